@@ -1,0 +1,31 @@
+"""The only door to the operating system: files, programs, clock, identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diskyard.host.clock import Clock
+from diskyard.host.commands import Commands, Finished, Limits
+from diskyard.host.files import FileEntry, Files
+from diskyard.host.identity import HostIdentity, ProcessIdentity, provably_gone, this_host
+
+__all__ = [
+    "Clock", "Commands", "FileEntry", "Files", "Finished", "Host", "HostIdentity", "Limits",
+    "ProcessIdentity", "provably_gone",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What Diskyard uses of the machine it runs on; tests replace single parts."""
+
+    identity: HostIdentity
+    files: Files
+    commands: Commands
+    clock: Clock
+
+    @classmethod
+    def real(cls) -> Host:
+        """This machine."""
+        identity = this_host()
+        return cls(identity=identity, files=Files(identity), commands=Commands(), clock=Clock())

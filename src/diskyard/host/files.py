@@ -1,0 +1,255 @@
+"""The only door to the file system's contents: every durable step is one method here.
+
+A simulator of crashes, power cuts and faults replaces :class:`Files` by a subclass
+that overrides the primitives; the two protocols for durable files,
+:meth:`Files.publish` and :meth:`Files.replace`, are written once, below them, and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import stat
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from diskyard.host.identity import HostIdentity, ProcessIdentity, this_process
+
+FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+_OFD_SETLK = 37  # linux/fcntl.h: F_OFD_SETLK; Python names it since 3.9 on Linux only
+_TEMPORARY_PREFIX = "tmp."
+_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One name in a folder."""
+
+    name: str
+    is_file: bool
+    size_bytes: int
+    allocated_bytes: int
+    modified_s: float
+
+
+def temporary_name(process: ProcessIdentity, counter: int) -> str:
+    """A name for a temporary file that tells which process made it."""
+    return (
+        f"{_TEMPORARY_PREFIX}{process.machine_id}.{process.boot_id}"
+        f".{process.pid}.{process.start_ticks}.{counter}"
+    )
+
+
+def temporary_owner(name: str) -> ProcessIdentity | None:
+    """The process that made a temporary file of this name; None if it is no such name."""
+    if not name.startswith(_TEMPORARY_PREFIX):
+        return None
+    parts = name.removeprefix(_TEMPORARY_PREFIX).split(".")
+    if len(parts) != 5 or not all(part.isascii() and part.isdigit() for part in parts[2:]):
+        return None
+    return ProcessIdentity(
+        machine_id=parts[0], boot_id=parts[1], pid=int(parts[2]), start_ticks=int(parts[3])
+    )
+
+
+class Files:
+    """Files of this host. Errors are the system's own :class:`OSError`."""
+
+    def __init__(self, host: HostIdentity) -> None:
+        self._host = host
+        self._counter = itertools.count()
+
+    # -- reading ---------------------------------------------------------------
+
+    def read(self, path: str, limit_bytes: int) -> bytes | None:
+        """The contents of a regular file, at most ``limit_bytes`` + 1 of them; None if absent.
+
+        A link, FIFO, device or folder in the file's place is an OSError, at once.
+        """
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "Not a regular file", path)
+            return file.read(limit_bytes + 1)
+
+    def list(self, folder: str) -> Iterator[FileEntry]:
+        """Every name in ``folder``, in no order; names that vanish meanwhile are left out."""
+        with os.scandir(folder) as names:
+            for name in names:
+                try:
+                    info = name.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                yield FileEntry(
+                    name=name.name,
+                    is_file=stat.S_ISREG(info.st_mode),
+                    size_bytes=info.st_size,
+                    allocated_bytes=info.st_blocks * _BLOCK_BYTES,
+                    modified_s=info.st_mtime,
+                )
+
+    def exists(self, path: str) -> bool:
+        """Whether anything has this name."""
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    # -- primitives: each changes one thing, and each is a step for the simulators ---
+
+    def create(self, path: str) -> int:
+        """Make an empty file that must not exist; its descriptor, for writing."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+
+    def open_for_writing(self, path: str) -> int:
+        """The descriptor of an existing regular file, for writing."""
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "Not a regular file", path)
+        return fd
+
+    def write(self, fd: int, data: bytes, offset_bytes: int = 0) -> None:
+        """Write all of ``data`` at an offset; not durable before :meth:`sync`."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(fd, view, offset_bytes)
+            view = view[written:]
+            offset_bytes += written
+
+    def truncate(self, fd: int, size_bytes: int) -> None:
+        """Set a file's length; not durable before :meth:`sync`."""
+        os.ftruncate(fd, size_bytes)
+
+    def preallocate(self, fd: int, size_bytes: int) -> None:
+        """Reserve blocks for the first ``size_bytes``, which read as before, or as zeros."""
+        os.posix_fallocate(fd, 0, size_bytes)
+
+    def clone(self, source_fd: int, target_fd: int) -> None:
+        """Make the target share all of the source's blocks (FICLONE); not durable before sync."""
+        fcntl.ioctl(target_fd, FICLONE, source_fd)
+
+    def sync(self, fd: int) -> None:
+        """Make a file's data and length durable."""
+        os.fsync(fd)
+
+    def sync_folder(self, folder: str) -> None:
+        """Make the names in a folder durable."""
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder that must not exist; its name is durable after its parent's sync."""
+        os.mkdir(path, 0o750)
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name, which must not exist: the file system's compare-and-swap."""
+        os.link(source, target, follow_symlinks=False)
+
+    def rename(self, source: str, target: str) -> None:
+        """Move a name over another, atomically."""
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        """Remove a name that must exist."""
+        os.unlink(path)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove an empty folder."""
+        os.rmdir(path)
+
+    # -- protocols -------------------------------------------------------------------
+
+    def write_temporary(self, folder: str, data: bytes) -> str:
+        """A new temporary file in ``folder`` with durable contents; its path.
+
+        A crash leaves a file that :func:`temporary_owner` recognises.
+        """
+        path = os.path.join(folder, temporary_name(this_process(self._host), next(self._counter)))
+        fd = self.create(path)
+        try:
+            self.write(fd, data)
+            self.sync(fd)
+        except BaseException:
+            self.discard(path)
+            raise
+        finally:
+            os.close(fd)
+        return path
+
+    def temporary_path(self, folder: str) -> str:
+        """A fresh path for a temporary file of this process; nothing is made."""
+        return os.path.join(folder, temporary_name(this_process(self._host), next(self._counter)))
+
+    def publish(self, paths: Sequence[str], data: bytes) -> bool:
+        """Make every one of ``paths``, all in one folder, hold ``data``, if the first is absent.
+
+        Of several publishers of the same first path one wins, and its answer is True. A later
+        path that is there already is left as it is. On return of True all is durable. A crash
+        leaves none of the names, or the first ones of them, and temporary files.
+
+        rename(2) would not do: of two writers that look and then rename, both succeed. With
+        link(2) the loser gets EEXIST.
+        """
+        folder = os.path.dirname(paths[0])
+        temporaries: list[str] = []
+        try:
+            for _ in paths:
+                temporaries.append(self.write_temporary(folder, data))
+            try:
+                self.link(temporaries[0], paths[0])
+            except FileExistsError:
+                return False
+            for temporary, path in zip(temporaries[1:], paths[1:], strict=True):
+                with contextlib.suppress(FileExistsError):
+                    self.link(temporary, path)
+        finally:
+            for temporary in temporaries:
+                self.discard(temporary)
+        self.sync_folder(folder)
+        return True
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Make ``path`` hold ``data``, durably; a crash leaves the old contents or the new."""
+        folder = os.path.dirname(path)
+        temporary = self.write_temporary(folder, data)
+        try:
+            self.rename(temporary, path)
+        except BaseException:
+            self.discard(temporary)
+            raise
+        self.sync_folder(folder)
+
+    def discard(self, path: str) -> None:
+        """Remove a temporary file if it is there; what cannot be removed is garbage for check."""
+        try:
+            self.unlink(path)
+        except OSError:
+            return
+
+    def try_lock_byte(self, fd: int, offset_bytes: int) -> bool:
+        """Lock one byte of an open file for its open file description; False if another has it.
+
+        An OFD lock (fcntl(2)) lives until the last descriptor of the description is closed,
+        a child's inherited one included.
+        """
+        request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset_bytes, 1, 0)
+        try:
+            fcntl.fcntl(fd, _OFD_SETLK, request)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True

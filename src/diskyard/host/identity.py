@@ -1,0 +1,96 @@
+"""Who this host is, and which of its processes live."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from diskyard import errors
+
+
+class HostIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A host is its machine and its boot; ``host_id`` is its name for people and callers."""
+
+    host_id: str
+    machine_id: str
+    boot_id: str
+
+
+class ProcessIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """One process of one boot of one machine: never the same again."""
+
+    machine_id: str
+    boot_id: str
+    pid: int
+    start_ticks: int
+
+
+def _machine_id() -> str:
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        try:
+            text = Path(path).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if text:
+            # machine-id(5) asks programs not to show the id itself.
+            return hashlib.blake2b(text.encode(), key=b"diskyard", digest_size=16).hexdigest()
+    raise errors.InternalError(
+        "This host has no machine id.",
+        advice="Create /etc/machine-id, for instance with systemd-machine-id-setup.",
+    )
+
+
+def this_host() -> HostIdentity:
+    """The identity of this host; ``$DISKYARD_HOST_ID`` names it otherwise than its machine id."""
+    machine_id = _machine_id()
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    host_id = os.environ.get("DISKYARD_HOST_ID") or machine_id
+    if len(host_id.encode(errors="replace")) > 255 or not host_id.isprintable():
+        raise errors.InvalidParameter("$DISKYARD_HOST_ID must be 1-255 bytes of printable text.")
+    return HostIdentity(host_id=host_id, machine_id=machine_id, boot_id=boot_id.replace("-", ""))
+
+
+def _start_ticks(pid: int) -> int | None:
+    """When a process of this host started, in clock ticks since boot; None if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    # The command name, in parentheses, may hold spaces and parentheses itself.
+    fields = stat.rpartition(")")[2].split()
+    # A zombie has ended: it waits for its parent only.
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def this_process(host: HostIdentity) -> ProcessIdentity:
+    """The identity of the calling process."""
+    pid = os.getpid()
+    start_ticks = _start_ticks(pid)
+    if start_ticks is None:
+        raise errors.InternalError("/proc does not show this process.")
+    return ProcessIdentity(
+        machine_id=host.machine_id, boot_id=host.boot_id, pid=pid, start_ticks=start_ticks
+    )
+
+
+def provably_gone(process: ProcessIdentity, host: HostIdentity) -> bool:
+    """Whether ``process`` certainly no longer runs; False whenever this host cannot know."""
+    if process.machine_id != host.machine_id:
+        return False
+    if process.boot_id != host.boot_id:
+        return True
+    return _start_ticks(process.pid) != process.start_ticks
+
+
+def new_uuid() -> str:
+    """A fresh random UUID, lower case with hyphens."""
+    return str(uuid.uuid4())
+
+
+def new_nonce() -> str:
+    """128 random bits in hexadecimal."""
+    return uuid.uuid4().hex

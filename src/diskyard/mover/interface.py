@@ -1,0 +1,61 @@
+"""What the movers are given and what they report: chains in, bytes moved, checkpoints out.
+
+Terms: a *layer* is one volume as QEMU's block layer opens it; a *chain* is layers from
+the top (what a guest writes) to the root; the *view* through a chain is what a guest
+reads from its top layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+VolumeFormat = Literal["raw", "qcow2"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One volume of a chain.
+
+    :param name: the volume's id, unique in a chain and the stem of its node names.
+    :param protocol: the QEMU blockdev of the storage below the format, for instance
+        ``{"driver": "file", "filename": "/…"}``; without node names.
+    :param path: the file, where the volume is one; for clones and durability.
+    :param size_bytes: the virtual size that the record gives it.
+    """
+
+    name: str
+    format: VolumeFormat
+    protocol: Mapping[str, object]
+    path: str | None
+    size_bytes: int
+
+
+Chain = tuple[Layer, ...]
+"""Layers, top first; never empty."""
+
+
+class Monitor(Protocol):
+    """How a mover tells what it has done, and learns what it may do."""
+
+    @property
+    def rate_limit_bytes_per_s(self) -> int:
+        """At most so many bytes a second; 0 for no limit."""
+
+    @property
+    def inherit_fds(self) -> Sequence[int]:
+        """Descriptors of leases that a child which moves data inherits."""
+
+    def advance(self, done_bytes: int, total_bytes: int) -> None:
+        """Report progress of the current stage, often (every 100 ms or 4 MiB is fine).
+
+        :raises Stopped: the work should stop here; the mover cleans up and lets it pass.
+        """
+
+    def checkpoint(self, durable_bytes: int) -> None:
+        """Report that everything below this offset of the target is durable."""
+
+
+class Stopped(Exception):
+    """The work was asked to stop; what is done stays, and can be resumed."""
