@@ -137,6 +137,12 @@ class StorageDaemon:
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._folder = None
 
+    def kill(self) -> None:
+        """End the daemon without flushing, for storage that hangs."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.end(gently=False)
+
     def command(self, name: str, arguments: Mapping[str, object] | None = None, *, doing: str) -> object:
         """One QMP command; see :meth:`diskyard.mover.qmp.QmpChild.command`."""
         if self._child is None:
@@ -305,8 +311,7 @@ class StorageDaemon:
                 self.command("job-cancel", {"id": "job"}, doing=doing)
                 cancelled = True
             if self._host.clock.monotonic_s() > deadline_s:
-                # The storage hangs: closing kills the daemon and so ends the job.
-                self.close()
+                self.kill()  # the storage hangs, and the job ends with the daemon
                 return
             self._host.clock.sleep(_POLL_FIRST_S)
 

@@ -22,7 +22,13 @@ Writes = Sequence[tuple[int, int, int]]
 class RecordingMonitor:
     """A monitor that keeps what it is told, and may stop the work or run something midway."""
 
-    def __init__(self, *, stop_after: int | None = None, rate_limit_bytes_per_s: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        stop_after: int | None = None,
+        stop_at_checkpoint: bool = False,
+        rate_limit_bytes_per_s: int = 0,
+    ) -> None:
         self.rate_limit_bytes_per_s = rate_limit_bytes_per_s
         self.inherit_fds: Sequence[int] = ()
         self.calls = 0
@@ -30,6 +36,7 @@ class RecordingMonitor:
         self.total_bytes = 0
         self.checkpoints: list[int] = []
         self._stop_after = stop_after
+        self._stop_at_checkpoint = stop_at_checkpoint
 
     def advance(self, done_bytes: int, total_bytes: int) -> None:
         self.calls += 1
@@ -39,6 +46,8 @@ class RecordingMonitor:
 
     def checkpoint(self, durable_bytes: int) -> None:
         self.checkpoints.append(durable_bytes)
+        if self._stop_at_checkpoint:
+            raise Stopped
 
 
 @dataclass
