@@ -226,7 +226,7 @@ class StorageDaemon:
         """
         if self._folder is None:
             self._folder = tempfile.mkdtemp(prefix="diskyard-")
-            address = {"type": "unix", "data": {"path": self._socket}}
+            address = {"type": "unix", "data": {"path": self.socket_path}}
             start = {"addr": address, "max-connections": 0}
             self.command("nbd-server-start", start, doing="starting an NBD server")
         export = {
@@ -238,7 +238,7 @@ class StorageDaemon:
             "allocation-depth": allocation_depth,
         }
         self.command("block-export-add", export, doing="exporting a volume")
-        return f"nbd+unix:///{node}?socket={self._socket}"
+        return f"nbd+unix:///{node}?socket={self.socket_path}"
 
     def unexport(self, node: str) -> None:
         """End an export whose clients have disconnected, so that jobs can use the node."""
@@ -248,7 +248,8 @@ class StorageDaemon:
             self._host.clock.sleep(_POLL_FIRST_S)
 
     @property
-    def _socket(self) -> str:
+    def socket_path(self) -> str:
+        """Where the NBD server listens, once something is exported."""
         return os.path.join(self._folder or "", "nbd")
 
     # -- jobs ------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from diskyard.mover.differences import (
 from diskyard.mover.durable import sync_layer
 from diskyard.mover.interface import Chain, Monitor
 from diskyard.mover.nbdclient import ALLOCATION, DEPTH, NbdClient
+from diskyard.mover.pace import Pace
 
 _WORKERS = 4
 _CHECKPOINT_BYTES = 256 << 20
@@ -168,14 +169,14 @@ class _Copy:
         self._moved_bytes = 0
         self._total_bytes: int | None = None
         self._offset_bytes = 0
-        self._checkpoint_s = self._start_s = host.clock.monotonic_s()
+        self._pace = Pace(host, monitor)
+        self._checkpoint_s = host.clock.monotonic_s()
         self._checkpoint_moved_bytes = 0
 
     def run(self, start_bytes: int) -> None:
         """Move everything from an offset on; durable through the target's writer on return."""
         self._offset_bytes = start_bytes
         self._total_bytes = self._count(start_bytes)
-        self._start_s = self._host.clock.monotonic_s()
         for window_bytes, moves in self._differences.windows(start_bytes):
             self._reached(window_bytes)
             for move in moves:
@@ -195,11 +196,12 @@ class _Copy:
 
     def _count(self, start_bytes: int) -> int | None:
         """How much there is to move; None if that cannot be told quickly."""
+        begin_s = self._host.clock.monotonic_s()
         total_bytes = 0
         for _, moves in self._differences.windows(start_bytes):
             total_bytes += moved_bytes(moves)
             self._advance()
-            if self._host.clock.monotonic_s() - self._start_s > _COUNTING_S:
+            if self._host.clock.monotonic_s() - begin_s > _COUNTING_S:
                 return None
         return total_bytes
 
@@ -225,7 +227,7 @@ class _Copy:
     def _admit(self, move: Move) -> None:
         self._drain(_WORKERS - 1)
         if not move.is_zero:
-            self._pace(move.length_bytes)
+            self._pace.admit(move.length_bytes, self._advance)
             self._moved_bytes += move.length_bytes
         self._in_flight.add(self._executor.submit(self._move, move))
 
@@ -235,16 +237,6 @@ class _Copy:
             done, self._in_flight = wait(self._in_flight, _WAIT_S, FIRST_COMPLETED)
             for future in done:
                 future.result()
-            self._advance()
-
-    def _pace(self, next_bytes: int) -> None:
-        """Wait until the rate limit, which may change meanwhile, allows the next bytes."""
-        while limit := self._monitor.rate_limit_bytes_per_s:
-            elapsed_s = self._host.clock.monotonic_s() - self._start_s
-            early_s = (self._moved_bytes + next_bytes) / limit - elapsed_s
-            if early_s <= 0:
-                return
-            self._host.clock.sleep(min(early_s, _WAIT_S))
             self._advance()
 
     def _move(self, move: Move) -> None:
