@@ -47,6 +47,7 @@ def parse_vmdk(read: ReadAt, file_size_bytes: int) -> int:
     head = read(0, _SECTOR_BYTES)
     capacity, descriptor_offset, descriptor_bytes, directory = _vmdk_header(head)
     if directory == _VMDK_AT_END:
+        _require(file_size_bytes >= 3 * _SECTOR_BYTES, "it is cut short")
         # QEMU goes on with the header in the footer, whatever the first one said.
         footer = read(file_size_bytes // _SECTOR_BYTES * _SECTOR_BYTES - 2 * _SECTOR_BYTES, _SECTOR_BYTES)
         last_capacity, *_ = _vmdk_header(footer)

@@ -91,8 +91,8 @@ def overlay_is_unwritten(read: ReadAt) -> bool:
         raise errors.StorageError("A volume is not the qcow2 image that its record says.")
     fields = _FIXED.unpack(head)
     l1_bytes, l1_offset = fields[7] * _L1_ENTRY_BYTES, fields[8]
-    if l1_bytes > _L1_MAX_BYTES:
-        raise errors.StorageError("A volume's qcow2 header is damaged: its L1 table is too large.")
+    if l1_bytes > _L1_MAX_BYTES or l1_offset > _SIZE_MAX_BYTES:
+        raise errors.StorageError("A volume's qcow2 header is damaged: its L1 table is impossible.")
     table = read(l1_offset, l1_bytes)
     if len(table) != l1_bytes:
         raise errors.StorageError("A volume's qcow2 image is cut short in its L1 table.")
