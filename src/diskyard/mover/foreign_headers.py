@@ -52,7 +52,7 @@ def parse_vmdk(read: ReadAt, file_size_bytes: int) -> int:
         footer = read(file_size_bytes // _SECTOR_BYTES * _SECTOR_BYTES - 2 * _SECTOR_BYTES, _SECTOR_BYTES)
         last_capacity, *_ = _vmdk_header(footer)
         _require(last_capacity == capacity, "its footer gives another size")
-    _require(0 < descriptor_offset and 0 < descriptor_bytes, "it has no descriptor")
+    _require(descriptor_offset > 0 and descriptor_bytes > 0, "it has no descriptor")
     _require(descriptor_bytes <= _VMDK_DESCRIPTOR_MOST_BYTES, "its descriptor is too large")
     _require(descriptor_offset + descriptor_bytes <= file_size_bytes, "its descriptor is not inside it")
     _check_descriptor(read(descriptor_offset, descriptor_bytes).partition(b"\0")[0])

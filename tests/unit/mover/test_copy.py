@@ -6,9 +6,10 @@ import itertools
 import os
 
 import pytest
-from conftest import MIB, Bench, RecordingMonitor, check
+
 from diskyard.mover.copy import copy_view
 from diskyard.mover.interface import Chain, Layer, Stopped
+from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, check
 
 ODD = 3 * MIB + 512
 

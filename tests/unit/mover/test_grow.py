@@ -6,8 +6,9 @@ import os
 from dataclasses import replace
 
 import pytest
-from conftest import MIB, Bench, check
+
 from diskyard.mover.grow import grow
+from tests.unit.mover.bench import MIB, Bench, check
 
 
 @pytest.mark.parametrize("preallocate", [True, False])

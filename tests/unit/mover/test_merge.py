@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Bench, RecordingMonitor, check, graph, run
+
 from diskyard import errors
 from diskyard.mover.interface import Chain, Layer, Stopped, VolumeFormat
 from diskyard.mover.merge import commit_down, stream_up
+from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, check, graph, run
 
 ODD = 3 * MIB + 512  # ends inside a cluster
 SIZES = (2 * MIB, ODD, 4 * MIB)

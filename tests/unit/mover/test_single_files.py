@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Bench, check, run
+
 from diskyard import errors
 from diskyard.mover.inspect import allocated_bytes, check_volume
 from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten
 from diskyard.mover.reflink import clone_file, extent_count, supports_reflink
+from tests.unit.mover.bench import MIB, Bench, check, run
 
 SIZES = (0, 512, 65536, 1 << 29, (1 << 29) + 512, 100 << 30, (1 << 40) + 512, 63 << 40)
 

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Bench, RecordingMonitor, graph, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from diskyard import errors
 from diskyard.mover.copy import copy_view
 from diskyard.mover.foreign_headers import parse_vdi, parse_vhdx, parse_vmdk
@@ -17,8 +19,7 @@ from diskyard.mover.interface import ImportFormat, Layer, Stopped
 from diskyard.mover.qcow2_header import READ_BYTES, empty_qcow2, parse_untrusted_qcow2
 from diskyard.mover.transfer import export_view, private_copy
 from diskyard.mover.untrusted import IMPORT_LIMITS, import_layer, inspect_import
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, graph, run
 
 FORMATS: tuple[ImportFormat, ...] = ("raw", "qcow2", "vmdk", "vdi", "vhdx")
 

@@ -1,0 +1,178 @@
+"""The storage daemon: explicit graphs, jobs, and every way in which it can fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diskyard import errors
+from diskyard.host import Commands, Host
+from diskyard.mover.blockgraph import StorageDaemon, blockdev_graph, layer_sizes_bytes
+from diskyard.mover.interface import Chain
+from diskyard.mover.nbdclient import NbdClient
+from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, run
+
+
+def deep_chain(bench: Bench, depth: int) -> Chain:
+    chain: Chain = ()
+    for index in range(depth):
+        chain = (bench.layer(f"layer{index}", "qcow2", MIB, chain), *chain)
+    return chain
+
+
+def test_reads_through_a_deep_chain(bench: Bench) -> None:
+    chain = deep_chain(bench, 60)
+    bench.fill(chain[-1:], [(0, MIB, 9)])
+    with StorageDaemon(bench.host) as daemon:
+        uri = daemon.export_nbd(daemon.open_chain(chain), writable=False)
+        with NbdClient(uri) as client:
+            assert client.read(0, MIB) == b"\x09" * MIB
+            assert client.size_bytes == MIB
+
+
+def test_the_folder_of_the_socket_is_private_and_goes(bench: Bench) -> None:
+    layer = bench.layer("root", "raw", MIB)
+    with StorageDaemon(bench.host) as daemon:
+        daemon.export_nbd(daemon.open_chain((layer,)), writable=False)
+        folder = os.path.dirname(daemon.socket_path)
+        assert os.stat(folder).st_mode & 0o077 == 0
+    assert not os.path.exists(folder)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_the_nested_graph_serves_every_tool(bench: Bench, direct: bool) -> None:
+    chain = deep_chain(bench, 3)
+    bench.fill(chain[1:], [(0, 65536, 4)])
+    name = "json:" + json.dumps(blockdev_graph(chain, read_only=True, direct=direct))
+    run("qemu-io", "-r", "-c", "read -P 4 0 65536", name)
+    run("qemu-img", "map", name)
+    run("qemu-img", "convert", "-O", "raw", name, str(bench.folder / "out"))
+    assert (bench.folder / "out").read_bytes() == b"\4" * 65536 + bytes(MIB - 65536)
+
+
+def test_headers_are_never_followed(bench: Bench) -> None:
+    layer = bench.layer("root", "raw", MIB)
+    bench.fill((layer,), [(0, MIB, 7)])
+    path = bench.folder / "top"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(layer.path), str(path))
+    top = replace(layer, name="top", format="qcow2", path=str(path))
+    top = replace(top, protocol={"driver": "file", "filename": str(path)})
+    with StorageDaemon(bench.host) as daemon:
+        with NbdClient(daemon.export_nbd(daemon.open_chain((top,)), writable=False)) as client:
+            assert client.read(0, MIB) == bytes(MIB)
+
+
+def test_raw_above_a_backing_is_refused(bench: Bench) -> None:
+    chain = (bench.layer("top", "raw", MIB), bench.layer("root", "raw", MIB))
+    with pytest.raises(errors.InternalError):
+        blockdev_graph(chain, read_only=True)
+    with StorageDaemon(bench.host) as daemon, pytest.raises(errors.InternalError):
+        daemon.open_chain(chain)
+
+
+def test_a_missing_file_is_named(bench: Bench) -> None:
+    layer = bench.layer("gone", "raw", MIB)
+    os.unlink(str(layer.path))
+    with pytest.raises(errors.StorageError, match="gone.*No such file"):
+        layer_sizes_bytes(bench.host, (layer,))
+
+
+def test_a_full_storage_is_no_space(bench: Bench) -> None:
+    source = bench.layer("source", "raw", MIB)
+    bench.fill((source,), [(0, MIB, 3)])
+    full = {"driver": "raw", "node-name": "full", "size": MIB, "file": "device"}
+    device = {"driver": "host_device", "filename": "/dev/full", "node-name": "device"}
+    with StorageDaemon(bench.host) as daemon:
+        node = daemon.open_chain((source,))
+        try:
+            daemon.command("blockdev-add", device, doing="opening")
+            daemon.command("blockdev-add", full, doing="opening")
+        except errors.StorageError:
+            pytest.skip("QEMU does not take /dev/full as a disk here")
+        arguments = {"device": node, "target": "full", "sync": "full"}
+        with pytest.raises(errors.NoSpace):
+            daemon.run_job("blockdev-mirror", arguments, RecordingMonitor(), doing="copying")
+
+
+class Impostor(Commands):
+    """Starts a Python program in the daemon's place."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self.children: list[subprocess.Popen[bytes]] = []
+
+    def start(self, words: Sequence[str], **options: object) -> subprocess.Popen[bytes]:
+        fd = next(word.rpartition("fd=")[2] for word in words if "fd=" in word)
+        child = super().start([sys.executable, "-c", self._program, fd], **options)  # type: ignore[arg-type]
+        self.children.append(child)
+        return child
+
+
+GREETING = (
+    '{"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}'
+)
+NEGOTIATE = f"""
+import socket, sys, time
+qmp = socket.socket(fileno=int(sys.argv[1]))
+qmp.sendall(b'{GREETING}\\n')
+qmp.recv(4096)
+qmp.sendall(b'{{"return": {{}}}}\\n')
+qmp.recv(4096)
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import sys; sys.exit('cannot start')",
+        "import time; time.sleep(60)",
+        "import os, sys, time; os.write(int(sys.argv[1]), b'garbage\\n' * 9999); time.sleep(60)",
+        "import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); import time; time.sleep(60)",
+        NEGOTIATE + "sys.exit('out of luck')",
+        NEGOTIATE + "time.sleep(60)",
+        NEGOTIATE + "qmp.sendall(b'][ garbage\\n'); time.sleep(60)",
+        NEGOTIATE + 'qmp.sendall(b\'{"return": 1, "id": "other"}\\n\'); time.sleep(60)',
+    ],
+)
+def test_a_daemon_that_fails_is_an_error_and_gone(bench: Bench, program: str) -> None:
+    commands = Impostor(program)
+    host = Host(bench.host.identity, bench.host.files, commands, bench.host.clock)
+    layer = bench.layer("root", "raw", MIB)
+    begin_s = host.clock.monotonic_s()
+    with pytest.raises(errors.StorageError), StorageDaemon(host, timeout_s=0.5) as daemon:
+        daemon.open_chain((layer,))
+    assert host.clock.monotonic_s() - begin_s < 20
+    assert commands.children[0].returncode is not None
+
+
+def test_the_last_words_are_in_the_error(bench: Bench) -> None:
+    host = replace(bench.host, commands=Impostor(NEGOTIATE + "sys.exit('out of luck')"))
+    with pytest.raises(errors.StorageError, match="out of luck"), StorageDaemon(host) as daemon:
+        daemon.open_chain((bench.layer("root", "raw", MIB),))
+
+
+def test_leases_are_inherited(bench: Bench) -> None:
+    lease = os.open(bench.folder / "lease", os.O_RDWR | os.O_CREAT)
+    assert bench.host.files.try_lock_byte(lease, 0)
+    other = os.open(bench.folder / "lease", os.O_RDWR)
+    with StorageDaemon(bench.host, inherit_fds=(lease,)):
+        os.close(lease)
+        assert not bench.host.files.try_lock_byte(other, 0)
+    assert bench.host.files.try_lock_byte(other, 0)
+    os.close(other)
+
+
+def test_no_process_and_no_descriptor_is_left(bench: Bench) -> None:
+    layer = bench.layer("root", "raw", MIB)
+    layer_sizes_bytes(bench.host, (layer,))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        layer_sizes_bytes(bench.host, (layer,))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
