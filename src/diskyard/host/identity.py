@@ -10,14 +10,7 @@ from pathlib import Path
 import msgspec
 
 from diskyard import errors
-
-
-class HostIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """A host is its machine and its boot; ``host_id`` is its name for people and callers."""
-
-    host_id: str
-    machine_id: str
-    boot_id: str
+from diskyard.model.identity import HostIdentity
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
