@@ -156,8 +156,10 @@ class Repository(Protocol):
         """Store both copies of an object if it is absent; False if it is there already.
 
         Of several callers with one number, on any hosts, exactly one gets True. A crash
-        leaves it absent, or there with one copy or both. An :class:`OSError` leaves open
-        which; the caller must treat the outcome as unknown.
+        leaves it absent, or there with one copy or both.
+
+        :raises diskyard.host.files.UncertainError: it may be there; the outcome is unknown.
+            Any other OSError means that it is not.
 
         :param use_reserve: may use space that is kept for entries which free some.
         """
