@@ -17,6 +17,10 @@ Index = Map[str, frozenset[str]]
 _NOTHING: frozenset[str] = frozenset()
 
 
+def _gone(members: Map[str, None], key: str) -> Map[str, None]:
+    return members.delete(key) if key in members else members
+
+
 def _with(index: Index, key: str | None, member: str) -> Index:
     return index if key is None else index.set(key, index.get(key, _NOTHING) | {member})
 
@@ -41,6 +45,7 @@ class State:
     """All records after entry ``version``.
 
     :param nonce: of that entry.
+    :param held: the ids of images that have holds.
     """
 
     marker: str
@@ -53,6 +58,7 @@ class State:
     _images_by_volume: Index = Map()
     _attachments_by_volume: Index = Map()
     _attachments_by_image: Index = Map()
+    held: Map[str, None] = Map()
 
     @classmethod
     def of(
@@ -77,6 +83,7 @@ class State:
             _images_by_volume=_index((i.volume_id, i.id) for i in image_list),
             _attachments_by_volume=_index((v, a.id) for a in attachment_list for v in a.volume_ids),
             _attachments_by_image=_index((a.image_id, a.id) for a in attachment_list),
+            held=Map({image.id: None for image in image_list if image.held_for}),
         )
 
     # -- changing ----------------------------------------------------------------
@@ -89,7 +96,12 @@ class State:
             if old is not None:
                 index = _without(index, old.volume_id, image.id)
             index = _with(index, image.volume_id, image.id)
-        return replace(self, images=self.images.set(image.id, image), _images_by_volume=index)
+        return replace(
+            self,
+            images=self.images.set(image.id, image),
+            _images_by_volume=index,
+            held=self.held.set(image.id, None) if image.held_for else _gone(self.held, image.id),
+        )
 
     def remove_image(self, image_id: str) -> State:
         """This state without an image that it has."""
@@ -99,6 +111,7 @@ class State:
             _images_by_volume=_without(
                 self._images_by_volume, self.images[image_id].volume_id, image_id
             ),
+            held=_gone(self.held, image_id),
         )
 
     def put_volume(self, volume: Volume) -> State:

@@ -31,6 +31,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from diskyard.model.capabilities import Capabilities
+
 LogKind = Literal["entry", "checkpoint"]
 Copies = tuple[bytes | None, bytes | None]
 
@@ -104,28 +106,6 @@ class Capacity:
 
     capacity_bytes: int
     free_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a format can do: planners and tests branch on these, never on a format's name.
-
-    :param reflink: :meth:`Repository.clone_volume` works.
-    :param preallocation: volumes can have their blocks reserved.
-    :param zeroed: a new volume reads zeros before anything is written to it.
-    :param shared: several hosts use one repository at a time.
-    :param needs_sdm: only the SDM creates, grows and deletes volumes.
-    :param overlays_grow: a guest's overlay needs growing while the guest runs.
-    :param enforced_leases: a lost lease's holder can no longer write.
-    """
-
-    reflink: bool = False
-    preallocation: bool = False
-    zeroed: bool = True
-    shared: bool = False
-    needs_sdm: bool = False
-    overlays_grow: bool = False
-    enforced_leases: bool = True
 
 
 class Lease(Protocol):

@@ -12,8 +12,9 @@ from diskyard.host import Host, provably_gone
 from diskyard.host.files import FileEntry, temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
 from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES
+from diskyard.model.capabilities import Capabilities
 from diskyard.repositories.interface import (
-    Capabilities, Capacity, Copies, Leftover, Located, LogKind, StoredVolume, VolumeName,
+    Capacity, Copies, Leftover, Located, LogKind, StoredVolume, VolumeName,
 )  # fmt: skip
 from diskyard.repositories.localfs import layout
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 
 from diskyard.host import Host
+from diskyard.model.capabilities import Capabilities
 from diskyard.repositories.interface import (
-    Capabilities, Capacity, Copies, Leftover, Located, LogKind, StoredVolume, VolumeName,
+    Capacity, Copies, Leftover, Located, LogKind, StoredVolume, VolumeName,
 )  # fmt: skip
 
 
