@@ -1,0 +1,156 @@
+"""The repositories connected on this host, and where in them an image is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.log.log import Log
+from diskyard.model.options import Options
+from diskyard.model.records import Image
+from diskyard.model.state import State
+from diskyard.opened import Opened
+from diskyard.repositories.registry import find_format
+
+
+class Connections:
+    """repoIds and the places they name, in the order of their connection.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._lock = threading.RLock()
+        self._opened: dict[str, Opened] = {}
+        self._parameters: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def connect(self, repo_id: str, format_name: str, parameters: Mapping[str, Any]) -> bool:
+        """Connect a place; False if that very connection was there already.
+
+        The same place under another repoId is an alias, and is searched once.
+
+        :raises diskyard.errors.RepositoryIdInUse: the repoId names another place.
+        """
+        if not repo_id.isprintable() or not 1 <= len(repo_id.encode(errors="replace")) <= 255:
+            raise errors.InvalidParameter(
+                "A repoId is 1-255 bytes of UTF-8 without control characters."
+            )
+        found = find_format(format_name)
+        with self._lock:
+            storage = found.connect(parameters, self._host)
+            existing = self._opened.get(repo_id)
+            if existing is not None:
+                if existing.marker == storage.marker:
+                    return False
+                raise errors.RepositoryIdInUse(
+                    f"{repo_id} names {existing.storage.place}.", repositoryId=repo_id
+                )
+            alias = self.by_marker(storage.marker)
+            log = Log(storage, self._host) if alias is None else alias.log
+            opened = Opened(repo_id, format_name, storage, log, self._host)
+            opened.state()
+            self._opened[repo_id] = opened
+            self._parameters[repo_id] = (format_name, dict(parameters))
+            return True
+
+    def disconnect(self, repo_id: str) -> Opened:
+        """Forget a connection; the repository itself is left as it is."""
+        with self._lock:
+            opened = self.get(repo_id)
+            del self._opened[repo_id]
+            del self._parameters[repo_id]
+            opened.storage.close()
+            return opened
+
+    def get(self, repo_id: str) -> Opened:
+        """The place that a repoId names.
+
+        :raises diskyard.errors.RepositoryNotConnected: none; the message lists those there are.
+        """
+        with self._lock:
+            opened = self._opened.get(repo_id)
+            known = ", ".join(self._opened) or "none"
+        if opened is None:
+            raise errors.RepositoryNotConnected(
+                f"No repository is connected as {repo_id!r:.80} (connected: {known}).",
+                repositoryId=repo_id[:255],
+            )
+        return opened
+
+    def named(self) -> dict[str, Opened]:
+        """Every repoId, aliases too, in the order of connection."""
+        with self._lock:
+            return dict(self._opened)
+
+    def remembered(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Format and parameters by repoId, to connect them again."""
+        with self._lock:
+            return dict(self._parameters)
+
+    def places(self) -> list[Opened]:
+        """Every place once, in the order of connection."""
+        seen: dict[str, Opened] = {}
+        for opened in self.named().values():
+            seen.setdefault(opened.marker, opened)
+        return list(seen.values())
+
+    def by_marker(self, marker: str) -> Opened | None:
+        """The connected place with this marker."""
+        return next((opened for opened in self.places() if opened.marker == marker), None)
+
+    # -- looking for images --------------------------------------------------------------
+
+    def find(
+        self, image_id: str, options: Options, first: Opened | None = None
+    ) -> tuple[Opened, State, Image]:
+        """The image with this id that verbs return, and where it is.
+
+        Looked for in ``first``, then in the others in the order of their connection;
+        ``participatingRepositories`` narrows that, and a hint names the only place. A
+        repository that does not answer is skipped. One where the image is usable is
+        preferred to one where it is not complete.
+
+        :raises diskyard.errors.ImageNotFound: names the repositories searched and those
+            that did not answer.
+        """
+        searched, silent = [], []
+        incomplete: tuple[Opened, State, Image] | None = None
+        for opened in self._search_order(image_id, options, first):
+            try:
+                state = opened.state()
+            except errors.DiskyardError as error:
+                silent.append(f"{opened.repo_id} ({error.message})")
+                continue
+            searched.append(opened.repo_id)
+            image = state.images.get(image_id)
+            if image is not None and image.is_strong:
+                if image.pending is None:
+                    return opened, state, image
+                incomplete = incomplete or (opened, state, image)
+        if incomplete is not None:
+            return incomplete
+        silence = f" These did not answer: {', '.join(silent)}." if silent else ""
+        raise errors.ImageNotFound(
+            f"Image {image_id} is in none of the repositories searched "
+            f"({', '.join(searched) or 'none'}).{silence}",
+            imageId=image_id,
+        )
+
+    def _search_order(self, image_id: str, options: Options, first: Opened | None) -> list[Opened]:
+        hint = options.image_hints.get(image_id)
+        if hint is not None:
+            return [self.get(hint)]
+        if options.participating_repositories is not None:
+            places = [self.get(repo_id) for repo_id in options.participating_repositories]
+        else:
+            places = self.places()
+            if first is not None:
+                places.insert(0, first)
+        once: dict[str, Opened] = {}
+        for opened in places:
+            once.setdefault(opened.marker, opened)
+        return list(once.values())
