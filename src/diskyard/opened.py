@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.interface import Chain, Layer
-from diskyard.mover.qcow2_header import empty_qcow2
+from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten
 from diskyard.planner.create_disk import NewVolume
 from diskyard.repositories.interface import Lease, Repository, StoredVolume, VolumeName
 
@@ -154,6 +155,23 @@ class Opened:
     def chain_of_volume(self, state: State, volume: Volume) -> Chain:
         """A volume and those it reads, top first."""
         return tuple(self.layer(found) for found in state.volume_chain(volume))
+
+    def is_unwritten(self, volume: Volume) -> bool:
+        """Whether nothing was ever written to a qcow2 volume that nobody has open."""
+        path = self.layer(volume).path
+        if path is None or volume.format != "qcow2":
+            return False
+        return overlay_is_unwritten(lambda offset, size: self.host.files.read_at(path, offset, size))
+
+    def resize_raw(self, layer: Layer, size_bytes: int) -> None:
+        """Make the file of a raw layer exactly so long, durably."""
+        assert layer.path is not None
+        fd = self.host.files.open_for_writing(layer.path)
+        try:
+            self.host.files.truncate(fd, size_bytes)
+            self.host.files.sync(fd)
+        finally:
+            os.close(fd)
 
     # -- progress -----------------------------------------------------------------------------------
 

@@ -79,6 +79,11 @@ def provably_gone(process: ProcessIdentity, host: HostIdentity) -> bool:
     return _start_ticks(process.pid) != process.start_ticks
 
 
+def provably_gone_host(other: HostIdentity, host: HostIdentity) -> bool:
+    """Whether a boot of a machine has certainly ended; False whenever this host cannot know."""
+    return other.machine_id == host.machine_id and other.boot_id != host.boot_id
+
+
 def new_uuid() -> str:
     """A fresh random UUID, lower case with hyphens."""
     return str(uuid.uuid4())

@@ -29,7 +29,7 @@ _HEADER_LIMIT_BYTES = 256
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class Checkpoint(Record, kw_only=True):
+class Checkpoint(Record, kw_only=True, frozen=True):
     """The state after entry ``version``, and the nonces of entries up to it.
 
     :param nonces: of the newest entries up to ``version``, the newest last, so that who
@@ -45,7 +45,7 @@ class Checkpoint(Record, kw_only=True):
     attachments: tuple[Attachment, ...]
 
 
-class RepositoryRecord(Record, kw_only=True):
+class RepositoryRecord(Record, kw_only=True, frozen=True):
     """What a place says of itself: written once, at creation.
 
     :param marker: random; names lock spaces and detects that two paths lead here.
@@ -55,7 +55,7 @@ class RepositoryRecord(Record, kw_only=True):
     format: str
 
 
-class Progress(Record, kw_only=True):
+class Progress(Record, kw_only=True, frozen=True):
     """How far the work on an image was, when somebody last wrote it down. It may be lost.
 
     :param fix: the fix's type.

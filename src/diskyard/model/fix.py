@@ -15,63 +15,63 @@ class Action(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What a fix does, named by what it is done to; everything else is planned anew when it runs."""
 
 
-class CleanVolume(Action, tag="cleanVolume"):
+class CleanVolume(Action, tag="cleanVolume", frozen=True):
     """Delete a doomed volume, or one whose work was abandoned, and forget its record."""
 
     volume_id: str
 
 
-class CleanGarbage(Action, tag="cleanGarbage"):
+class CleanGarbage(Action, tag="cleanGarbage", frozen=True):
     """Delete a volume that the log does not name."""
 
     name: str
 
 
-class CleanLeftover(Action, tag="cleanLeftover"):
+class CleanLeftover(Action, tag="cleanLeftover", frozen=True):
     """Delete a temporary file whose process is gone."""
 
     name: str
 
 
-class CleanProgress(Action, tag="cleanProgress"):
+class CleanProgress(Action, tag="cleanProgress", frozen=True):
     """Forget the progress of an image that is not worked on any more."""
 
     image_id: str
 
 
-class CleanAttachment(Action, tag="cleanAttachment"):
+class CleanAttachment(Action, tag="cleanAttachment", frozen=True):
     """Remove an attachment whose host is provably gone."""
 
     attachment_id: str
 
 
-class CleanHold(Action, tag="cleanHold"):
+class CleanHold(Action, tag="cleanHold", frozen=True):
     """Release a frozen image from a copy that is over."""
 
     image_id: str
     hold: AnyHold
 
 
-class CleanTwin(Action, tag="cleanTwin"):
+class CleanTwin(Action, tag="cleanTwin", frozen=True):
     """Write a missing or damaged copy of an entry or checkpoint again."""
 
     kind: Literal["entry", "checkpoint"]
     number: int
 
 
-class Merge(Action, tag="merge"):
+class Merge(Action, tag="merge", frozen=True):
     """Merge a weak image with the one volume that depends on it."""
 
     image_id: str
 
 
-class Optimize(Action, tag="optimize"):
+class Optimize(Action, tag="optimize", frozen=True):
     """Build the better representation of a degraded image."""
 
     image_id: str
 
 
-class Mend(Action, tag="mend"):
+class Mend(Action, tag="mend", frozen=True):
     """Complete a pending image, or restore one whose volume is missing or damaged."""
 
     image_id: str

@@ -45,13 +45,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     image_hints: dict[ImageId, RepoId] = {}
 
 
-class CreateSnapshotOptions(Options, kw_only=True):
+class CreateSnapshotOptions(Options, kw_only=True, frozen=True):
     """:param new_image_id: the caller's id; makes repeating the call safe."""
 
     new_image_id: ImageId | None = None
 
 
-class CreateDiskOptions(CreateSnapshotOptions, kw_only=True):
+class CreateDiskOptions(CreateSnapshotOptions, kw_only=True, frozen=True):
     """
     :param optimize_now: go on to optimized instead of stopping at the first usable state.
     :param rate_limit: bytes per second of the work after the commit, 0 for none.
@@ -61,25 +61,25 @@ class CreateDiskOptions(CreateSnapshotOptions, kw_only=True):
     rate_limit: RateLimit = 0
 
 
-class ImportOptions(CreateDiskOptions, kw_only=True):
+class ImportOptions(CreateDiskOptions, kw_only=True, frozen=True):
     """:param as_: ``snapshot`` makes the new image immutable."""
 
     as_: Literal["virtual_disk", "snapshot"] | None = None
 
 
-class CopyOptions(ImportOptions, kw_only=True):
+class CopyOptions(ImportOptions, kw_only=True, frozen=True):
     """:param track_changes: keep the freeze point, so that the next difference costs what changed."""
 
     track_changes: bool = False
 
 
-class RateOptions(Options, kw_only=True):
+class RateOptions(Options, kw_only=True, frozen=True):
     """:param rate_limit: bytes per second, 0 for none."""
 
     rate_limit: RateLimit = 0
 
 
-class CheckOptions(Options, kw_only=True):
+class CheckOptions(Options, kw_only=True, frozen=True):
     """
     :param deep: read every volume's own metadata and both copies of the log.
     :param types: only fixes of these types.
@@ -91,13 +91,13 @@ class CheckOptions(Options, kw_only=True):
     image_ids: tuple[ImageId, ...] | None = None
 
 
-class SetUserDataOptions(Options, kw_only=True):
+class SetUserDataOptions(Options, kw_only=True, frozen=True):
     """:param if_revision: change it only if the image still has this revision."""
 
     if_revision: int | None = None
 
 
-class PrepareOptions(Options, kw_only=True):
+class PrepareOptions(Options, kw_only=True, frozen=True):
     """
     :param read_only: a Snapshot is read-only whatever this says; default true for Snapshots.
     :param owner: the caller's name of the guest; the same owner gets the same attachment.
@@ -109,7 +109,7 @@ class PrepareOptions(Options, kw_only=True):
     serve: Literal["nbd"] | None = None
 
 
-class TeardownOptions(Options, kw_only=True):
+class TeardownOptions(Options, kw_only=True, frozen=True):
     """
     :param owner: whose attachment; the same default as prepareImage's.
     :param host_id: the host whose attachment it is; default this one.

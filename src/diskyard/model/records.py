@@ -27,11 +27,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of all that is stored in the log."""
 
 
-class Hold(Record, kw_only=True, tag_field="purpose"):
+class Hold(Record, kw_only=True, tag_field="purpose", frozen=True):
     """Who needs a frozen image: its bytes must stay though nobody may see it."""
 
 
-class CopyHold(Hold, tag="copy", kw_only=True):
+class CopyHold(Hold, tag="copy", kw_only=True, frozen=True):
     """A copy reads the image until it is sealed.
 
     :param target_marker: the repository that the copy is in.
@@ -44,7 +44,7 @@ class CopyHold(Hold, tag="copy", kw_only=True):
     work_id: str
 
 
-class TrackHold(Hold, tag="track", kw_only=True):
+class TrackHold(Hold, tag="track", kw_only=True, frozen=True):
     """A VirtualDisk tracks its changes since this image, for the next copy to a target.
 
     :param target_marker: the repository that the copies go to.
@@ -60,11 +60,11 @@ class TrackHold(Hold, tag="track", kw_only=True):
 AnyHold = CopyHold | TrackHold
 
 
-class Source(Record, kw_only=True, tag_field="kind"):
+class Source(Record, kw_only=True, tag_field="kind", frozen=True):
     """Where the bytes of a pending image come from."""
 
 
-class ImageSource(Source, tag="image", kw_only=True):
+class ImageSource(Source, tag="image", kw_only=True, frozen=True):
     """An image that cannot change: a Snapshot, or the frozen weak image of a VirtualDisk.
 
     :param marker: the repository in which the committer found it; a Snapshot's id may be
@@ -76,7 +76,7 @@ class ImageSource(Source, tag="image", kw_only=True):
     image_id: str
 
 
-class FileSource(Source, tag="file", kw_only=True):
+class FileSource(Source, tag="file", kw_only=True, frozen=True):
     """A file of one host.
 
     :param machine_id: the host that has the file.
@@ -90,7 +90,7 @@ class FileSource(Source, tag="file", kw_only=True):
     fingerprint: str
 
 
-class Pending(Record, kw_only=True):
+class Pending(Record, kw_only=True, frozen=True):
     """What must still be done before the image can be used.
 
     :param work_id: who may seal it: a takeover publishes a new one.
@@ -108,7 +108,7 @@ class Pending(Record, kw_only=True):
     tracked_disk_id: str | None = None
 
 
-class Origin(Record, kw_only=True):
+class Origin(Record, kw_only=True, frozen=True):
     """Which bytes an image was made from; kept while its own cannot have changed.
 
     :param image_id: the VirtualDisk or Snapshot copied.
@@ -120,7 +120,7 @@ class Origin(Record, kw_only=True):
     data_generation: int
 
 
-class Image(Record, kw_only=True):
+class Image(Record, kw_only=True, frozen=True):
     """A VirtualDisk or a Snapshot.
 
     :param visibility: no verb returns a weak image; it stays while something needs its bytes.
@@ -161,7 +161,7 @@ class Image(Record, kw_only=True):
         return self.visibility == "strong"
 
 
-class Building(Record, kw_only=True):
+class Building(Record, kw_only=True, frozen=True):
     """A volume that is being made: only the work of this id may seal it.
 
     :param image_id: the image whose work lease protects it.
@@ -171,7 +171,7 @@ class Building(Record, kw_only=True):
     image_id: str
 
 
-class Volume(Record, kw_only=True):
+class Volume(Record, kw_only=True, frozen=True):
     """Bytes on the storage, and the image whose bytes it reads where it holds none.
 
     :param parent_image_id: stored here and nowhere else that is trusted (I7).
@@ -191,7 +191,7 @@ class Volume(Record, kw_only=True):
     damage: str | None = None
 
 
-class Attachment(Record, kw_only=True):
+class Attachment(Record, kw_only=True, frozen=True):
     """A guest, or another reader, that uses an image.
 
     :param owner: the caller's name for it.

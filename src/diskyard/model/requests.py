@@ -20,7 +20,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of all requests."""
 
 
-class ConnectStorageRepository(Request, kw_only=True):
+class ConnectStorageRepository(Request, kw_only=True, frozen=True):
     """Connect a repository on this host under a name of the caller's."""
 
     repo_id: RepoId
@@ -28,30 +28,30 @@ class ConnectStorageRepository(Request, kw_only=True):
     connection_parameters: dict[str, Any] = {}
 
 
-class DisconnectStorageRepository(Request, kw_only=True):
+class DisconnectStorageRepository(Request, kw_only=True, frozen=True):
     """Disconnect a repository from this host."""
 
     repo_id: RepoId
 
 
-class CreateStorageRepository(Request, kw_only=True):
+class CreateStorageRepository(Request, kw_only=True, frozen=True):
     """Make an empty repository in an empty place."""
 
     repo_format: str
     connection_parameters: dict[str, Any] = {}
 
 
-class RemoveStorageRepository(Request, kw_only=True):
+class RemoveStorageRepository(Request, kw_only=True, frozen=True):
     """Remove a repository that holds no image."""
 
     repository_id: RepoId
 
 
-class ListStorageRepositories(Request, kw_only=True):
+class ListStorageRepositories(Request, kw_only=True, frozen=True):
     """List the repositories connected on this host, with their room."""
 
 
-class CreateVirtualDisk(Request, kw_only=True):
+class CreateVirtualDisk(Request, kw_only=True, frozen=True):
     """Create a VirtualDisk, empty or with a Snapshot's bytes."""
 
     target_repo_id: RepoId
@@ -61,7 +61,7 @@ class CreateVirtualDisk(Request, kw_only=True):
     options: CreateDiskOptions = CreateDiskOptions()
 
 
-class CreateSnapshot(Request, kw_only=True):
+class CreateSnapshot(Request, kw_only=True, frozen=True):
     """Keep what a VirtualDisk holds now as a Snapshot."""
 
     target_repo_id: RepoId
@@ -70,7 +70,7 @@ class CreateSnapshot(Request, kw_only=True):
     options: CreateSnapshotOptions = CreateSnapshotOptions()
 
 
-class CopyImage(Request, kw_only=True):
+class CopyImage(Request, kw_only=True, frozen=True):
     """Copy an image, all of it or as the difference to a base in the target repository."""
 
     target_repo_id: RepoId
@@ -80,7 +80,7 @@ class CopyImage(Request, kw_only=True):
     options: CopyOptions = CopyOptions()
 
 
-class RemoveImage(Request, kw_only=True):
+class RemoveImage(Request, kw_only=True, frozen=True):
     """Remove an image; others that read its bytes keep them."""
 
     repository_id: RepoId
@@ -88,21 +88,21 @@ class RemoveImage(Request, kw_only=True):
     options: Options = Options()
 
 
-class GetImageStatus(Request, kw_only=True):
+class GetImageStatus(Request, kw_only=True, frozen=True):
     """Ask whether an image is optimized, degraded or broken, and what works on it."""
 
     repository_id: RepoId
     image_id: ImageId
 
 
-class CheckStorageRepository(Request, kw_only=True):
+class CheckStorageRepository(Request, kw_only=True, frozen=True):
     """List the fixes that a repository needs; changes nothing."""
 
     repository_id: RepoId
     options: CheckOptions = CheckOptions()
 
 
-class FixStorageRepository(Request, kw_only=True):
+class FixStorageRepository(Request, kw_only=True, frozen=True):
     """Start a fix that check listed."""
 
     repository_id: RepoId
@@ -110,7 +110,7 @@ class FixStorageRepository(Request, kw_only=True):
     options: RateOptions = RateOptions()
 
 
-class ListImages(Request, kw_only=True):
+class ListImages(Request, kw_only=True, frozen=True):
     """List images, a page at a time, in the order of their ids."""
 
     repository_id: RepoId
@@ -121,14 +121,14 @@ class ListImages(Request, kw_only=True):
     cursor: str | None = None
 
 
-class GetImageInfo(Request, kw_only=True):
+class GetImageInfo(Request, kw_only=True, frozen=True):
     """Everything about one image that is for callers."""
 
     repository_id: RepoId
     image_id: ImageId
 
 
-class SetUserData(Request, kw_only=True):
+class SetUserData(Request, kw_only=True, frozen=True):
     """Replace an image's userData."""
 
     repository_id: RepoId
@@ -137,7 +137,7 @@ class SetUserData(Request, kw_only=True):
     options: SetUserDataOptions = SetUserDataOptions()
 
 
-class SetStrategy(Request, kw_only=True):
+class SetStrategy(Request, kw_only=True, frozen=True):
     """Change what an image is optimized for."""
 
     repository_id: RepoId
@@ -146,7 +146,7 @@ class SetStrategy(Request, kw_only=True):
     options: Options = Options()
 
 
-class ExtendVirtualDisk(Request, kw_only=True):
+class ExtendVirtualDisk(Request, kw_only=True, frozen=True):
     """Make a VirtualDisk larger; what is new reads zeros."""
 
     repository_id: RepoId
@@ -155,7 +155,7 @@ class ExtendVirtualDisk(Request, kw_only=True):
     options: Options = Options()
 
 
-class RevertVirtualDisk(Request, kw_only=True):
+class RevertVirtualDisk(Request, kw_only=True, frozen=True):
     """Give a VirtualDisk a Snapshot's bytes and size; it keeps its id."""
 
     repository_id: RepoId
@@ -164,7 +164,7 @@ class RevertVirtualDisk(Request, kw_only=True):
     options: Options = Options()
 
 
-class UntrackChanges(Request, kw_only=True):
+class UntrackChanges(Request, kw_only=True, frozen=True):
     """Stop tracking a VirtualDisk's changes since a copy, or since all copies."""
 
     repository_id: RepoId
@@ -172,7 +172,7 @@ class UntrackChanges(Request, kw_only=True):
     copy_image_id: ImageId | None = None
 
 
-class PrepareImage(Request, kw_only=True):
+class PrepareImage(Request, kw_only=True, frozen=True):
     """Attach an image: what QEMU and libvirt need to open it."""
 
     repository_id: RepoId
@@ -180,7 +180,7 @@ class PrepareImage(Request, kw_only=True):
     options: PrepareOptions = PrepareOptions()
 
 
-class TeardownImage(Request, kw_only=True):
+class TeardownImage(Request, kw_only=True, frozen=True):
     """End an attachment; if there is none, nothing happens."""
 
     repository_id: RepoId
@@ -188,7 +188,7 @@ class TeardownImage(Request, kw_only=True):
     options: TeardownOptions = TeardownOptions()
 
 
-class ImportImage(Request, kw_only=True):
+class ImportImage(Request, kw_only=True, frozen=True):
     """Make an image from a file of this host; its format is never guessed."""
 
     target_repo_id: RepoId
@@ -198,7 +198,7 @@ class ImportImage(Request, kw_only=True):
     options: ImportOptions = ImportOptions()
 
 
-class ExportImage(Request, kw_only=True):
+class ExportImage(Request, kw_only=True, frozen=True):
     """Write an image to a new file of this host, which gets its name when it is durable."""
 
     repository_id: RepoId
@@ -208,23 +208,23 @@ class ExportImage(Request, kw_only=True):
     options: RateOptions = RateOptions()
 
 
-class ListTasks(Request, kw_only=True):
+class ListTasks(Request, kw_only=True, frozen=True):
     """List this host's tasks of the last day, of every process."""
 
     image_id: ImageId | None = None
 
 
-class GetTask(Request, kw_only=True):
+class GetTask(Request, kw_only=True, frozen=True):
     """One task."""
 
     task_id: str
 
 
-class StopTask(Request, kw_only=True):
+class StopTask(Request, kw_only=True, frozen=True):
     """Stop a task; what it has done stays and its fix stays listed."""
 
     task_id: str
 
 
-class GetHostInfo(Request, kw_only=True):
+class GetHostInfo(Request, kw_only=True, frozen=True):
     """This host: its id, version, formats and what they can do."""

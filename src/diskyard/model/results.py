@@ -37,7 +37,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of the other results."""
 
 
-class RepositoryInfo(Result, kw_only=True):
+class RepositoryInfo(Result, kw_only=True, frozen=True):
     """
     :param capacity_bytes: of the file system or pool, as far as this user may fill it.
     :param used_bytes: by this repository's volumes and temporary files.
@@ -64,7 +64,7 @@ class RepositoryInfo(Result, kw_only=True):
     connection_parameters: dict[str, Any] = {}
 
 
-class AttachmentInfo(Result, kw_only=True):
+class AttachmentInfo(Result, kw_only=True, frozen=True):
     """Who has an image attached."""
 
     host_id: str
@@ -73,7 +73,7 @@ class AttachmentInfo(Result, kw_only=True):
     attached_at: str
 
 
-class ImageInfo(Result, kw_only=True):
+class ImageInfo(Result, kw_only=True, frozen=True):
     """
     :param exclusive_bytes: what removing the image would free, once cleaned.
     :param shared_bytes: what it reads besides, and others too.
@@ -96,14 +96,14 @@ class ImageInfo(Result, kw_only=True):
     attachments: tuple[AttachmentInfo, ...] = ()
 
 
-class ImagePage(Result, kw_only=True):
+class ImagePage(Result, kw_only=True, frozen=True):
     """:param next_cursor: for the next page; None if this is the last."""
 
     images: tuple[ImageInfo, ...]
     next_cursor: str | None
 
 
-class Attached(Result, kw_only=True):
+class Attached(Result, kw_only=True, frozen=True):
     """
     :param blockdev: the explicit graph, as QEMU's blockdev-add takes it.
     :param path: where one file is enough; ``format`` is its format then.
@@ -122,7 +122,7 @@ class Attached(Result, kw_only=True):
     libvirt_xml: str
 
 
-class Task(Result, kw_only=True):
+class Task(Result, kw_only=True, frozen=True):
     """
     :param verb: the verb or the type of fix that runs.
     :param changed: whether it changed anything; None until it has ended.
@@ -147,14 +147,14 @@ class Task(Result, kw_only=True):
     ended_at: str | None = None
 
 
-class FormatInfo(Result, kw_only=True):
+class FormatInfo(Result, kw_only=True, frozen=True):
     """A repository format of this host, with its connection parameters."""
 
     name: str
     parameters: dict[str, str]
 
 
-class HostInfo(Result, kw_only=True):
+class HostInfo(Result, kw_only=True, frozen=True):
     """This host."""
 
     host_id: str

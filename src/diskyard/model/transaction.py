@@ -9,7 +9,7 @@ from diskyard.model.records import Attachment, Image, Record, Volume
 from diskyard.model.state import State
 
 
-class Changes(Record, kw_only=True, omit_defaults=True):
+class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
     """Records put and removed together. Puts come first, so none is named by both."""
 
     put_images: tuple[Image, ...] = ()
@@ -35,7 +35,7 @@ class Changes(Record, kw_only=True, omit_defaults=True):
         )
 
 
-class Entry(Record, kw_only=True):
+class Entry(Record, kw_only=True, frozen=True):
     """One entry of the log.
 
     :param number: its place: valid only on top of entry ``number - 1``.

@@ -9,11 +9,15 @@ from typing import Any
 
 import msgspec
 
+from diskyard import errors
 from diskyard.connections import Connections
 from diskyard.host import Host
 from diskyard.log.log import Author
 from diskyard.model.fix import AnyAction
+from diskyard.model.records import USER_DATA_LIMIT_BYTES
+from diskyard.model.transaction import Draft
 from diskyard.opened import Opened
+from diskyard.planner.common import Superseded
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +77,27 @@ def request_digest(verb: str, request: Any) -> str:
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
+def require_user_data(user_data: Any) -> None:
+    """Refuse userData that cannot be kept as sent.
+
+    :raises diskyard.errors.InvalidParameter: over 16 KiB, or not JSON.
+    """
+    try:
+        size_bytes = len(msgspec.json.encode(user_data))
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise errors.InvalidParameter(f"userData is not JSON: {error}.") from error
+    if size_bytes > USER_DATA_LIMIT_BYTES:
+        raise errors.InvalidParameter(
+            f"userData has {size_bytes} bytes as JSON; at most {USER_DATA_LIMIT_BYTES} are kept."
+        )
+
+
+def seal(opened: Opened, plan: Callable[[Draft], None], author: Author) -> None:
+    """Commit what was prepared.
+
+    :raises diskyard.errors.LeaseHeld: other work has taken it over meanwhile.
+    """
+    try:
+        opened.commit(plan, author)
+    except Superseded as error:
+        raise errors.LeaseHeld(f"Another task has taken over: {error}.") from error

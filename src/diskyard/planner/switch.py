@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from diskyard.model.records import AnyHold, Image, Volume
+from diskyard.model.records import AnyHold, Image, Strategy, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import (
@@ -32,6 +32,7 @@ class Switch:
 
     :param image_id: of the frozen image.
     :param hold: who needs it; None for a Snapshot, which becomes strong.
+    :param strategy: of the Snapshot; None for the disk's.
     """
 
     disk_id: str
@@ -42,6 +43,7 @@ class Switch:
     hold: AnyHold | None = None
     user_data: Any = None
     request_digest: str | None = None
+    strategy: Strategy | None = None
 
 
 def begin(draft: Draft, request: Switch, missing: Collection[str]) -> Volume | None:
@@ -57,7 +59,7 @@ def begin(draft: Draft, request: Switch, missing: Collection[str]) -> Volume | N
     require_unattached(state, disk)
     frozen = new_image(
         draft, request.image_id, kind="snapshot", visibility="weak", size_bytes=disk.size_bytes,
-        volume_id=disk.volume_id, strategy=disk.strategy, user_data=request.user_data,
+        volume_id=disk.volume_id, strategy=request.strategy or disk.strategy, user_data=request.user_data,
         now=request.now, data_generation=disk.data_generation, captured_of=disk.id,
         origin=disk.origin, held_for=() if request.hold is None else (request.hold,),
         request_digest=request.request_digest,
@@ -110,6 +112,46 @@ def seal(draft: Draft, request: Switch, missing: Collection[str]) -> None:
         )
     )  # fmt: skip
     draft.put_image(replace(disk, volume_id=overlay.id))
+
+
+def begin_clone(
+    draft: Draft, request: Switch, missing: Collection[str]
+) -> tuple[Volume, Volume]:
+    """Put a volume for a frozen image that shares the disk's bytes, and the disk's own."""
+    disk = virtual_disk(draft.state, request.disk_id)
+    require_usable(draft.state, disk, missing)
+    require_unattached(draft.state, disk)
+    assert disk.volume_id is not None
+    source = draft.state.volumes[disk.volume_id]
+    clone = building_volume(
+        draft, request.volume_id, format="raw", parent_image_id=None,
+        size_bytes=source.size_bytes, work_id=request.work_id, image_id=request.image_id,
+    )  # fmt: skip
+    return clone, source
+
+
+def seal_clone(
+    draft: Draft, request: Switch, source: Volume, generation: int, missing: Collection[str]
+) -> None:
+    """The commit: a weak held image has the disk's bytes, if they have not changed since.
+
+    :raises Superseded: the disk may have been written to.
+    """
+    disk = virtual_disk(draft.state, request.disk_id)
+    require_usable(draft.state, disk, missing)
+    require_unattached(draft.state, disk)
+    clone = require_building(draft.state, request.volume_id, request.work_id)
+    if (disk.volume_id, disk.data_generation) != (source.id, generation):
+        raise Superseded(f"disk {disk.id} changed while it was frozen")
+    draft.put_volume(ready(clone))
+    draft.put_image(
+        new_image(
+            draft, request.image_id, kind="snapshot", visibility="weak",
+            size_bytes=disk.size_bytes, volume_id=clone.id, strategy=disk.strategy, user_data=None,
+            now=request.now, data_generation=disk.data_generation, captured_of=disk.id,
+            origin=disk.origin, held_for=() if request.hold is None else (request.hold,),
+        )
+    )  # fmt: skip
 
 
 def reusable_freeze_point(state: State, disk: Image) -> tuple[Image, Volume] | None:

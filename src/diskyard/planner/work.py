@@ -305,6 +305,13 @@ def set_last_error(draft: Draft, image_id: str, text: str | None) -> None:
         draft.put_image(replace(image, last_error=text))
 
 
+def set_damage(draft: Draft, volume_id: str, damage: str | None) -> None:
+    """Note what a deep check found wrong with a volume, or that it is whole again."""
+    volume = draft.state.volumes.get(volume_id)
+    if volume is not None and volume.state == "ready" and volume.damage != damage:
+        draft.put_volume(replace(volume, damage=damage))
+
+
 def keep_tracker(draft: Draft, frozen_id: str, hold: CopyHold, disk_id: str) -> None:
     """Turn the hold of a finished copy into the one tracker of its disk for that target."""
     frozen = draft.state.images.get(frozen_id)
