@@ -26,7 +26,7 @@ class Connections:
         self._host = host
         self._lock = threading.RLock()
         self._opened: dict[str, Opened] = {}
-        self._parameters: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._known: dict[str, tuple[str, dict[str, Any]]] = {}
 
     def connect(self, repo_id: str, format_name: str, parameters: Mapping[str, Any]) -> bool:
         """Connect a place; False if that very connection was there already.
@@ -39,57 +39,85 @@ class Connections:
             raise errors.InvalidParameter(
                 "A repoId is 1-255 bytes of UTF-8 without control characters."
             )
-        found = find_format(format_name)
         with self._lock:
-            storage = found.connect(parameters, self._host)
+            storage = find_format(format_name).connect(parameters, self._host)
+            known = self._known.get(repo_id)
             existing = self._opened.get(repo_id)
-            if existing is not None:
-                if existing.marker == storage.marker:
-                    return False
+            if existing is not None and existing.marker == storage.marker:
+                return False
+            if known is not None and known != (format_name, dict(parameters)):
                 raise errors.RepositoryIdInUse(
-                    f"{repo_id} names {existing.storage.place}.", repositoryId=repo_id
+                    f"{repo_id} names another place.", repositoryId=repo_id
                 )
             alias = self.by_marker(storage.marker)
             log = Log(storage, self._host) if alias is None else alias.log
             opened = Opened(repo_id, format_name, storage, log, self._host)
             opened.state()
+            self._known[repo_id] = (format_name, dict(parameters))
             self._opened[repo_id] = opened
-            self._parameters[repo_id] = (format_name, dict(parameters))
             return True
 
-    def disconnect(self, repo_id: str) -> Opened:
+    def remember(self, repo_id: str, format_name: str, parameters: Mapping[str, Any]) -> None:
+        """Note a connection of before, to be made when it is needed."""
+        with self._lock:
+            self._known[repo_id] = (format_name, dict(parameters))
+
+    def disconnect(self, repo_id: str) -> None:
         """Forget a connection; the repository itself is left as it is."""
         with self._lock:
-            opened = self.get(repo_id)
-            del self._opened[repo_id]
-            del self._parameters[repo_id]
-            opened.storage.close()
-            return opened
+            if repo_id not in self._known:
+                raise self._unknown(repo_id)
+            del self._known[repo_id]
+            opened = self._opened.pop(repo_id, None)
+            if opened is not None:
+                opened.storage.close()
 
     def get(self, repo_id: str) -> Opened:
         """The place that a repoId names.
 
         :raises diskyard.errors.RepositoryNotConnected: none; the message lists those there are.
+        :raises diskyard.errors.RepositoryUnavailable: it was connected before, and cannot be now.
         """
         with self._lock:
-            opened = self._opened.get(repo_id)
-            known = ", ".join(self._opened) or "none"
-        if opened is None:
-            raise errors.RepositoryNotConnected(
-                f"No repository is connected as {repo_id!r:.80} (connected: {known}).",
-                repositoryId=repo_id[:255],
-            )
-        return opened
+            if repo_id not in self._known:
+                raise self._unknown(repo_id)
+            if repo_id not in self._opened:
+                format_name, parameters = self._known[repo_id]
+                try:
+                    self.connect(repo_id, format_name, parameters)
+                except (errors.NotARepository, errors.StorageError) as error:
+                    raise errors.RepositoryUnavailable(
+                        f"{repo_id} cannot be connected again: {error.message}",
+                        repositoryId=repo_id,
+                    ) from error
+            return self._opened[repo_id]
+
+    def _unknown(self, repo_id: str) -> errors.RepositoryNotConnected:
+        known = ", ".join(self._known) or "none"
+        return errors.RepositoryNotConnected(
+            f"No repository is connected as {repo_id!r:.80} (connected: {known}).",
+            repositoryId=repo_id[:255],
+        )
+
+    def is_reachable(self, repo_id: str) -> bool:
+        """Whether a known connection can be used now."""
+        if repo_id not in self._known:
+            raise self._unknown(repo_id)
+        try:
+            self.get(repo_id)
+        except errors.DiskyardError:
+            return False
+        return True
 
     def named(self) -> dict[str, Opened]:
-        """Every repoId, aliases too, in the order of connection."""
+        """Every repoId that can be used, aliases too, in the order of connection."""
         with self._lock:
-            return dict(self._opened)
+            return {key: self._opened[key] for key in self._known if self.is_reachable(key)}
 
     def remembered(self) -> dict[str, tuple[str, dict[str, Any]]]:
-        """Format and parameters by repoId, to connect them again."""
+        """Format and parameters by repoId, also of those that cannot be used now."""
         with self._lock:
-            return dict(self._parameters)
+            return dict(self._known)
 
     def places(self) -> list[Opened]:
         """Every place once, in the order of connection."""
@@ -100,7 +128,13 @@ class Connections:
 
     def by_marker(self, marker: str) -> Opened | None:
         """The connected place with this marker."""
-        return next((opened for opened in self.places() if opened.marker == marker), None)
+        with self._lock:
+            for opened in self._opened.values():
+                if opened.marker == marker:
+                    return opened
+            if len(self._opened) == len(self._known):
+                return None
+            return next((opened for opened in self.places() if opened.marker == marker), None)
 
     # -- looking for images --------------------------------------------------------------
 

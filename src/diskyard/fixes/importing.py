@@ -10,7 +10,7 @@ from diskyard.host import Host, Limits
 from diskyard.model.records import FileSource
 from diskyard.mover.copy import copy_view
 from diskyard.mover.interface import Chain
-from diskyard.mover.untrusted import file_fingerprint, import_layer, inspect_import, private_copy
+from diskyard.mover.untrusted import import_layer, inspect_import, private_copy
 
 _UNTRUSTED = Limits(cpu_s=24 * 3600)
 
@@ -20,7 +20,7 @@ def file_waits_for(host: Host, source: FileSource) -> str | None:
     if source.machine_id != host.identity.machine_id:
         return "the file to import is on another host"
     try:
-        now = file_fingerprint(host, source.path)
+        now = host.files.fingerprint(source.path)
     except (OSError, errors.DiskyardError) as error:
         return f"the file to import cannot be read: {error}"
     return None if now == source.fingerprint else "the file to import has changed since"

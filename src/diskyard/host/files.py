@@ -120,6 +120,11 @@ class Files:
             return None
         return _file_entry(os.path.basename(path), info)
 
+    def fingerprint(self, path: str) -> str:
+        """What changes when a file does: device, inode, size, and time of change."""
+        info = os.stat(path)
+        return f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
+
     def exists(self, path: str) -> bool:
         """Whether anything has this name."""
         try:
