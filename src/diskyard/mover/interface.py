@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 VolumeFormat = Literal["raw", "qcow2"]
+ImportFormat = Literal["raw", "qcow2", "vmdk", "vdi", "vhdx"]
+"""What a file that is imported or exported may be; a volume is never one of the last three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Layer:
     """
 
     name: str
-    format: VolumeFormat
+    format: VolumeFormat | ImportFormat
     protocol: Mapping[str, object]
     path: str | None
     size_bytes: int

@@ -1,0 +1,323 @@
+"""Chains as QEMU opens them: a storage daemon per task, and graphs for other programs.
+
+Every graph is explicit: each layer's format, its storage, and its backing (a node, or
+none) are given, so that nothing written in an image decides what is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from diskyard import errors
+from diskyard.host import Host, Limits
+from diskyard.mover.durable import os_errors
+from diskyard.mover.interface import Chain, Layer, Monitor
+from diskyard.mover.qmp import QmpChild, failure
+
+_BACKED_FORMATS = ("qcow2", "vmdk")  # the drivers that take a "backing" of any kind
+_SECTOR_MOST_BYTES = 4096  # of any disk in use
+_POLL_FIRST_S = 0.002
+_POLL_LONGEST_S = 0.1
+_CANCEL_TIMEOUT_S = 30.0
+
+
+def blockdev_graph(chain: Chain, *, read_only: bool, direct: bool = True) -> dict[str, object]:
+    """The whole chain as one nested QEMU blockdev, for a guest or for ``json:{…}``.
+
+    :param read_only: of the top layer; those below are always read-only.
+    :param direct: past the page cache (O_DIRECT), which not every file system can.
+    """
+    graph: dict[str, object] | None = None
+    for index in reversed(range(len(chain))):
+        layer = chain[index]
+        _check_format(layer, is_root=index == len(chain) - 1)
+        protected = read_only or index > 0
+        cache = {"direct": direct}
+        file = {**layer.protocol, "read-only": protected, "cache": cache}
+        below = graph
+        graph = {"driver": layer.format, "read-only": protected, "cache": cache, "file": file}
+        if layer.format in _BACKED_FORMATS:
+            graph["backing"] = below
+    if graph is None:
+        raise errors.InternalError("A chain has no layer.")
+    return graph
+
+
+def _check_format(layer: Layer, *, is_root: bool) -> None:
+    # A raw node above a backing makes QEMU's mirror, stream and map lose what is below.
+    if not is_root and layer.format != "qcow2":
+        raise errors.InternalError(f"Volume {layer.name} is {layer.format} and has a parent.")
+
+
+def layer_sizes_bytes(host: Host, layers: Sequence[Layer], *, limits: Limits | None = None) -> list[int]:
+    """The virtual size that each layer's storage really has, whatever its record says.
+
+    In a daemon of their own and without their backing: QEMU 7.2 needs time that grows with
+    the square of the depth to tell the sizes in a chain (7 s at 200 layers).
+
+    :raises diskyard.errors.StorageError: a layer cannot be opened.
+    """
+    with StorageDaemon(host, limits=limits) as daemon:
+        return [daemon.size_bytes(daemon.open_chain((layer,))) for layer in layers]
+
+
+def _ends_inside_a_sector(layer: Layer) -> bool:
+    """Whether a raw file cannot be written past the page cache: QEMU would have to lengthen it."""
+    if layer.format != "raw" or layer.path is None:
+        return False
+    with os_errors("reading a volume's size"):
+        return os.stat(layer.path).st_size % _SECTOR_MOST_BYTES != 0
+
+
+class StorageDaemon:
+    """A qemu-storage-daemon for one task; a context manager, used by one thread.
+
+    It dies with this process, and holds the lease descriptors it inherits until then. On
+    leaving the context without an exception what it has open is flushed and closed; with
+    one it is killed if it does not end by itself. Nothing is left running, nor any socket.
+
+    :param inherit_fds: descriptors of leases (:attr:`Monitor.inherit_fds`).
+    :param limits: what it may use, where it opens a file that is not trusted.
+    :param timeout_s: how long one command may take before it counts as hung.
+    :raises diskyard.errors.StorageError: it does not start.
+    :raises diskyard.errors.Unsupported: it is not installed.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        inherit_fds: Sequence[int] = (),
+        limits: Limits | None = None,
+        timeout_s: float = 60.0,
+    ) -> None:
+        self._host = host
+        self._inherit_fds = inherit_fds
+        self._limits = limits
+        self._timeout_s = timeout_s
+        self._child: QmpChild | None = None
+        self._nodes: dict[tuple[str, bool], str] = {}
+        self._count = 0
+        self._folder: str | None = None
+
+    def __enter__(self) -> Self:
+        # QEMU makes the monitor when it reads the option: --chardev has to come first.
+        words = ("qemu-storage-daemon", "--chardev", "socket,id=qmp,fd={fd}", "--monitor", "chardev=qmp")
+        self._child = QmpChild(
+            self._host,
+            words,
+            inherit_fds=self._inherit_fds,
+            limits=self._limits,
+            timeout_s=self._timeout_s,
+        )
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the daemon, flushing what it has open; harmless when it has ended."""
+        child, self._child = self._child, None
+        try:
+            if child is not None:
+                child.end()
+        finally:
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder = None
+
+    def kill(self) -> None:
+        """End the daemon without flushing, for storage that hangs."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.end(gently=False)
+
+    def command(self, name: str, arguments: Mapping[str, object] | None = None, *, doing: str) -> object:
+        """One QMP command; see :meth:`diskyard.mover.qmp.QmpChild.command`."""
+        if self._child is None:
+            raise errors.InternalError("A storage daemon is used outside of its context.")
+        return self._child.command(name, arguments, doing=doing)
+
+    # -- nodes -----------------------------------------------------------------------
+
+    def open_chain(self, chain: Chain, *, writable: Collection[str] = ()) -> str:
+        """Open a chain, or what of it is not open yet, and return its top node's name.
+
+        A layer already open in the same mode is used again, so that chains with common
+        parents share nodes; each is backed by what was below it when it was opened first.
+
+        :param writable: the names of the layers opened for writing.
+        :raises diskyard.errors.StorageError: a layer cannot be opened; the message says which.
+        """
+        node: str | None = None
+        for index in reversed(range(len(chain))):
+            layer = chain[index]
+            _check_format(layer, is_root=index == len(chain) - 1)
+            node = self._open_layer(layer, node, layer.name in writable)
+        if node is None:
+            raise errors.InternalError("A chain has no layer.")
+        return node
+
+    def _open_layer(self, layer: Layer, backing: str | None, writable: bool) -> str:
+        known = self._nodes.get((layer.name, writable))
+        if known is not None:
+            return known
+        file = self._open_file(layer, writable)
+        node = self._fresh_name()
+        options: dict[str, object] = {
+            "driver": layer.format,
+            "node-name": node,
+            "read-only": not writable,
+            "file": file,
+        }
+        if layer.format in _BACKED_FORMATS:
+            options["backing"] = backing
+        self.command("blockdev-add", options, doing=f"opening volume {layer.name}")
+        self._nodes[layer.name, writable] = node
+        return node
+
+    def _open_file(self, layer: Layer, writable: bool) -> str:
+        node = self._fresh_name()
+        options = {**layer.protocol, "node-name": node, "read-only": not writable}
+        doing = f"opening the storage of volume {layer.name}"
+        if not (writable and _ends_inside_a_sector(layer)):
+            try:
+                self.command("blockdev-add", {**options, "cache": {"direct": True}}, doing=doing)
+            except errors.StorageError as error:
+                # Some file systems (tmpfs before Linux 6.6) have no O_DIRECT.
+                if "O_DIRECT" not in error.message:
+                    raise
+            else:
+                return node
+        self.command("blockdev-add", options, doing=doing)
+        return node
+
+    def _fresh_name(self) -> str:
+        # Node names have at most 31 characters: no room for a volume's id.
+        self._count += 1
+        return f"node{self._count}"
+
+    def size_bytes(self, node: str) -> int:
+        """The size of the view through a node; slow where the daemon has deep chains open."""
+        answer = self.command("query-named-block-nodes", {"flat": True}, doing="reading a size")
+        assert isinstance(answer, list)
+        for entry in answer:
+            if entry["node-name"] == node:
+                return int(entry["image"]["virtual-size"])
+        raise errors.InternalError(f"The storage daemon has no node {node}.")
+
+    # -- exports ---------------------------------------------------------------------
+
+    def export_nbd(self, node: str, *, writable: bool, allocation_depth: bool = True) -> str:
+        """Export a node and return its NBD URI; the export's name is the node's.
+
+        The socket lies in a folder that only this user can enter, removed at the end.
+        """
+        if self._folder is None:
+            self._folder = tempfile.mkdtemp(prefix="diskyard-")
+            address = {"type": "unix", "data": {"path": self.socket_path}}
+            start = {"addr": address, "max-connections": 0}
+            self.command("nbd-server-start", start, doing="starting an NBD server")
+        export = {
+            "type": "nbd",
+            "id": f"export-{node}",
+            "node-name": node,
+            "name": node,
+            "writable": writable,
+            "allocation-depth": allocation_depth,
+        }
+        self.command("block-export-add", export, doing="exporting a volume")
+        return f"nbd+unix:///{node}?socket={self.socket_path}"
+
+    def unexport(self, node: str) -> None:
+        """End an export whose clients have disconnected, so that jobs can use the node."""
+        remove = {"id": f"export-{node}", "mode": "hard"}
+        self.command("block-export-del", remove, doing="ending an export")
+        while self.command("query-block-exports", doing="ending an export"):
+            self._host.clock.sleep(_POLL_FIRST_S)
+
+    @property
+    def socket_path(self) -> str:
+        """Where the NBD server listens, once something is exported."""
+        return os.path.join(self._folder or "", "nbd")
+
+    # -- jobs ------------------------------------------------------------------------
+
+    def run_job(self, start: str, arguments: Mapping[str, object], monitor: Monitor, *, doing: str) -> None:
+        """Start a block job and wait for its end; a job that gets READY is completed.
+
+        :param start: the QMP command, for instance ``block-stream``.
+        :param arguments: its arguments, without id and speed.
+        :raises diskyard.errors.StorageError: it failed; QEMU's words are in the message.
+        :raises diskyard.errors.NoSpace: it failed because the storage is full.
+        :raises Stopped: from the monitor; the job is gone by then.
+        """
+        speed = monitor.rate_limit_bytes_per_s
+        own = {"job-id": "job", "auto-dismiss": False, "speed": speed}
+        self.command(start, {**arguments, **own}, doing=doing)
+        try:
+            self._follow_job(speed, monitor, doing)
+        except BaseException:
+            with contextlib.suppress(errors.DiskyardError):
+                self._cancel_job(doing)
+            raise
+
+    def _follow_job(self, speed: int, monitor: Monitor, doing: str) -> None:
+        pause_s = _POLL_FIRST_S
+        completing = False
+        while True:
+            job = self._query_job(doing)
+            if job is None:
+                raise errors.StorageError(f"QEMU lost the job that was {doing}.")
+            monitor.advance(_number(job, "current-progress"), _number(job, "total-progress"))
+            status = job["status"]
+            if status == "concluded":
+                self.command("job-dismiss", {"id": "job"}, doing=doing)
+                if "error" in job:
+                    raise failure(str(job["error"]), doing)
+                return
+            if status == "ready" and not completing:
+                self.command("job-complete", {"id": "job"}, doing=doing)
+                completing = True
+            elif monitor.rate_limit_bytes_per_s != speed:
+                speed = monitor.rate_limit_bytes_per_s
+                self.command("block-job-set-speed", {"device": "job", "speed": speed}, doing=doing)
+            self._host.clock.sleep(pause_s)
+            pause_s = min(pause_s * 2, _POLL_LONGEST_S)
+
+    def _query_job(self, doing: str) -> dict[str, object] | None:
+        answer = self.command("query-jobs", doing=doing)
+        assert isinstance(answer, list)
+        return next((job for job in answer if job["id"] == "job"), None)
+
+    def _cancel_job(self, doing: str) -> None:
+        deadline_s = self._host.clock.monotonic_s() + _CANCEL_TIMEOUT_S
+        cancelled = False
+        while (job := self._query_job(doing)) is not None:
+            if job["status"] == "concluded":
+                self.command("job-dismiss", {"id": "job"}, doing=doing)
+                return
+            if not cancelled:
+                self.command("job-cancel", {"id": "job"}, doing=doing)
+                cancelled = True
+            if self._host.clock.monotonic_s() > deadline_s:
+                self.kill()  # the storage hangs, and the job ends with the daemon
+                return
+            self._host.clock.sleep(_POLL_FIRST_S)
+
+
+def _number(job: Mapping[str, object], key: str) -> int:
+    value = job[key]
+    assert isinstance(value, int)
+    return value

@@ -1,0 +1,269 @@
+"""Copying a view: what differs goes into the target's top volume, in order, resumably.
+
+Two passes over the block status of source and base, neither of which reads data: the
+first adds up how much there is to move, the second moves it. Storage is read only where
+status cannot tell that both sides are equal.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from diskyard.host import Host, Limits
+from diskyard.mover.blockgraph import StorageDaemon
+from diskyard.mover.differences import (
+    MOVE_MOST_BYTES,
+    Differences,
+    Move,
+    Side,
+    changed_parts,
+    common_layers,
+    moved_bytes,
+)
+from diskyard.mover.durable import sync_layer
+from diskyard.mover.interface import Chain, Monitor
+from diskyard.mover.nbdclient import ALLOCATION, DEPTH, NbdClient
+from diskyard.mover.pace import Pace
+
+_WORKERS = 4
+_CHECKPOINT_BYTES = 256 << 20
+_CHECKPOINT_S = 2.0
+_COUNTING_S = 2.0
+_WAIT_S = 0.1
+_STUCK_S = 10.0
+_ZEROS = bytes(MOVE_MOST_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Uris:
+    source: str
+    base: str | None
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Connections:
+    """What one worker reads and writes with; a connection serves one thread at a time."""
+
+    source: NbdClient
+    base: NbdClient | None
+    target: NbdClient
+
+
+def copy_view(
+    host: Host,
+    source: Chain,
+    target: Chain,
+    size_bytes: int,
+    *,
+    start_bytes: int,
+    monitor: Monitor,
+    target_zeroed: bool,
+    source_limits: Limits | None = None,
+) -> None:
+    """Make the view through ``target`` equal to the view through ``source``.
+
+    The first ``size_bytes`` are compared; beyond its end the source is zero. On return all
+    is durable. Run again from the last checkpoint, or from any offset below it, with the same
+    source, it ends right. Layers that both chains end in are recognised by their names, and
+    what both sides read from them is neither read nor written.
+
+    :param target: the layer to write, of ``size_bytes`` at least, and its parents: only what
+        differs from what they show is stored.
+    :param start_bytes: everything below is durable already (0, or an earlier checkpoint).
+    :param target_zeroed: a target without parents reads as zeros wherever no earlier run of this
+        copy has written.
+    :param source_limits: what the daemon that opens the source may use, where the source is not
+        trusted.
+    :raises Stopped: from the monitor; go on from the last checkpoint.
+    :raises diskyard.errors.NoSpace: the target's storage is full.
+    :raises diskyard.errors.StorageError: reading or writing failed.
+    :raises diskyard.errors.Unsupported: libnbd is not installed.
+    """
+    with ExitStack() as stack:
+        writer = stack.enter_context(StorageDaemon(host, inherit_fds=monitor.inherit_fds))
+        reader = writer
+        if source_limits is not None:
+            reader = stack.enter_context(StorageDaemon(host, limits=source_limits))
+        uris = _export(reader, writer, source, target)
+        differences = _differences(stack, uris, source, target, size_bytes, target_zeroed)
+        workers = [_connect(stack, uris) for _ in range(_WORKERS)]
+        copy = _Copy(host, differences, workers, monitor, size_bytes, drop_zeros=target_zeroed)
+        try:
+            copy.run(start_bytes)
+        except BaseException:
+            # Storage that hangs holds the workers: without their servers they come back.
+            if not copy.settle(_STUCK_S):
+                reader.kill()
+                writer.kill()
+            raise
+    sync_layer(host, target[0])
+
+
+def _export(reader: StorageDaemon, writer: StorageDaemon, source: Chain, target: Chain) -> _Uris:
+    source_node = reader.open_chain(source)
+    target_node = writer.open_chain(target, writable=(target[0].name,))
+    base = None
+    if len(target) > 1:
+        base_node = writer.open_chain(target[1:])
+        # Where the source is the base's own top, one export serves both.
+        shared = reader is writer and base_node == source_node
+        base = None if shared else writer.export_nbd(base_node, writable=False)
+    source_uri = reader.export_nbd(source_node, writable=False)
+    return _Uris(
+        source=source_uri,
+        base=(base or source_uri) if len(target) > 1 else None,
+        target=writer.export_nbd(target_node, writable=True),
+    )
+
+
+def _connect(stack: ExitStack, uris: _Uris) -> _Connections:
+    return _Connections(
+        source=stack.enter_context(NbdClient(uris.source)),
+        base=stack.enter_context(NbdClient(uris.base)) if uris.base else None,
+        target=stack.enter_context(NbdClient(uris.target)),
+    )
+
+
+def _differences(
+    stack: ExitStack, uris: _Uris, source: Chain, target: Chain, size_bytes: int, target_zeroed: bool
+) -> Differences:
+    contexts = (ALLOCATION, DEPTH)
+    common = common_layers(source, target[1:])
+    base = None
+    if uris.base is not None:
+        base_client = stack.enter_context(NbdClient(uris.base, contexts))
+        base = Side(base_client, len(target) - 1 - common)
+    source_client = stack.enter_context(NbdClient(uris.source, contexts))
+    own_layers = len(source) - common
+    return Differences(Side(source_client, own_layers), base, size_bytes, base_is_zeroed=target_zeroed)
+
+
+class _Copy:
+    """The second pass: moves in flight, pace, progress and checkpoints."""
+
+    def __init__(
+        self,
+        host: Host,
+        differences: Differences,
+        workers: list[_Connections],
+        monitor: Monitor,
+        size_bytes: int,
+        *,
+        drop_zeros: bool,
+    ) -> None:
+        self._host = host
+        self._differences = differences
+        self._target = workers[0].target
+        self._free: SimpleQueue[_Connections] = SimpleQueue()
+        for worker in workers:
+            self._free.put(worker)
+        self._monitor = monitor
+        self._size_bytes = size_bytes
+        self._drop_zeros = drop_zeros
+        self._executor = ThreadPoolExecutor(len(workers), thread_name_prefix="copy")
+        self._in_flight: set[Future[None]] = set()
+        self._moved_bytes = 0
+        self._total_bytes: int | None = None
+        self._offset_bytes = 0
+        self._pace = Pace(host, monitor)
+        self._checkpoint_s = host.clock.monotonic_s()
+        self._checkpoint_moved_bytes = 0
+
+    def run(self, start_bytes: int) -> None:
+        """Move everything from an offset on; durable through the target's writer on return."""
+        self._offset_bytes = start_bytes
+        self._total_bytes = self._count(start_bytes)
+        for window_bytes, moves in self._differences.windows(start_bytes):
+            self._reached(window_bytes)
+            for move in moves:
+                self._reached(move.offset_bytes)
+                self._admit(move)
+        self._drain(0)
+        self._target.flush()
+        self._offset_bytes = self._size_bytes
+        self._monitor.checkpoint(self._size_bytes)
+        self._advance()
+        self._executor.shutdown()
+
+    def settle(self, timeout_s: float) -> bool:
+        """After a failure: let what is in flight end; False if it does not."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        return not wait(self._in_flight, timeout_s).not_done
+
+    def _count(self, start_bytes: int) -> int | None:
+        """How much there is to move; None if that cannot be told quickly."""
+        begin_s = self._host.clock.monotonic_s()
+        total_bytes = 0
+        for _, moves in self._differences.windows(start_bytes):
+            total_bytes += moved_bytes(moves)
+            self._advance()
+            if self._host.clock.monotonic_s() - begin_s > _COUNTING_S:
+                return None
+        return total_bytes
+
+    def _advance(self) -> None:
+        if self._total_bytes is None:
+            self._monitor.advance(self._offset_bytes, self._size_bytes)
+        else:
+            self._monitor.advance(self._moved_bytes, self._total_bytes)
+
+    def _reached(self, offset_bytes: int) -> None:
+        """Everything below ``offset_bytes`` is under way; make it durable if that is due."""
+        self._offset_bytes = max(self._offset_bytes, offset_bytes)
+        now_s = self._host.clock.monotonic_s()
+        new_bytes = self._moved_bytes - self._checkpoint_moved_bytes
+        if now_s - self._checkpoint_s >= _CHECKPOINT_S or new_bytes >= _CHECKPOINT_BYTES:
+            self._drain(0)
+            self._target.flush()
+            self._monitor.checkpoint(self._offset_bytes)
+            self._checkpoint_s = self._host.clock.monotonic_s()
+            self._checkpoint_moved_bytes = self._moved_bytes
+        self._advance()
+
+    def _admit(self, move: Move) -> None:
+        self._drain(_WORKERS - 1)
+        if not move.is_zero:
+            self._pace.admit(move.length_bytes, self._advance)
+            self._moved_bytes += move.length_bytes
+        self._in_flight.add(self._executor.submit(self._move, move))
+
+    def _drain(self, most: int) -> None:
+        """Wait until at most so many moves are in flight."""
+        while len(self._in_flight) > most:
+            done, self._in_flight = wait(self._in_flight, _WAIT_S, FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            self._advance()
+
+    def _move(self, move: Move) -> None:
+        connections = self._free.get()
+        try:
+            self._move_with(connections, move)
+        finally:
+            self._free.put(connections)
+
+    def _move_with(self, connections: _Connections, move: Move) -> None:
+        if move.is_zero:
+            connections.target.zero(move.offset_bytes, move.length_bytes)
+            return
+        data = _read(connections.source, move)
+        parts: list[tuple[int, int]] = [(0, len(data))]
+        if move.compare and connections.base is not None:
+            parts = list(changed_parts(data, _read(connections.base, move)))
+        elif connections.base is not None or self._drop_zeros:
+            parts = list(changed_parts(data, _ZEROS[: len(data)]))
+        for start, end in parts:
+            connections.target.write(data[start:end], move.offset_bytes + start)
+
+
+def _read(client: NbdClient, move: Move) -> bytearray:
+    """A move's bytes; zeros beyond the end of the view."""
+    available_bytes = min(move.length_bytes, client.size_bytes - move.offset_bytes)
+    data = client.read(move.offset_bytes, available_bytes)
+    if available_bytes < move.length_bytes:
+        data += bytes(move.length_bytes - available_bytes)
+    return data

@@ -1,0 +1,176 @@
+"""The headers of VMDK, VDI and VHDX files, as far as they decide what QEMU would open."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from diskyard import errors
+from diskyard.mover.qcow2_header import ReadAt
+
+_SECTOR_BYTES = 512
+_MIB = 1 << 20
+_SIZE_MAX_BYTES = 64 << 40  # VHDX's own limit; more than any of these formats is used for
+
+_VMDK = struct.Struct("<4sIIQQQQIQQQB4sH")
+_VMDK_AT_END = (1 << 64) - 1  # the grain directory is named by a second header, at the end
+_VMDK_DESCRIPTOR_MOST_BYTES = 64 << 10
+_VMDK_TYPES = (b"monolithicsparse", b"streamoptimized")
+
+_VDI = struct.Struct("<IIIII256sIIIIIIIQIIII16s16s16s16s")
+_VDI_OFFSET = 0x40
+
+_VHDX_HEADERS = (64 << 10, 128 << 10)
+_VHDX_HEADER = struct.Struct("<4sIQ16s16s16s")
+_VHDX_REGIONS_OFFSET = 192 << 10
+_VHDX_ENTRIES_MOST = 2047
+_VHDX_REGION = struct.Struct("<16sQII")
+_VHDX_METADATA = struct.Struct("<16sIII4x")
+_GUID_BAT = bytes.fromhex("6677c22d23f600429d64115e9bfd4a08")
+_GUID_METADATA = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
+_GUID_FILE_PARAMETERS = bytes.fromhex("3767a1ca36fa434db3b633f0aa44e76b")
+_GUID_VIRTUAL_SIZE = bytes.fromhex("2442a52f1bcd7648b2115dbed83bf4b8")
+_GUID_PARENT_LOCATOR = bytes.fromhex("2d5fd3a80bb34d45abf7d3d84834ab0c")
+
+
+def _require(condition: bool, words: str) -> None:
+    if not condition:
+        raise errors.UnsafeImage(f"The image is not safe to use: {words}.")
+
+
+def parse_vmdk(read: ReadAt, file_size_bytes: int) -> int:
+    """The virtual size of a VMDK file whose data is all in itself; else UnsafeImage.
+
+    A descriptor, as text or behind a header with capacity 0, makes QEMU open the files that
+    it names: only sparse extents with a capacity pass.
+    """
+    head = read(0, _SECTOR_BYTES)
+    capacity, descriptor_offset, descriptor_bytes, directory = _vmdk_header(head)
+    if directory == _VMDK_AT_END:
+        _require(file_size_bytes >= 3 * _SECTOR_BYTES, "it is cut short")
+        # QEMU goes on with the header in the footer, whatever the first one said.
+        footer = read(file_size_bytes // _SECTOR_BYTES * _SECTOR_BYTES - 2 * _SECTOR_BYTES, _SECTOR_BYTES)
+        last_capacity, *_ = _vmdk_header(footer)
+        _require(last_capacity == capacity, "its footer gives another size")
+    _require(0 < descriptor_offset and 0 < descriptor_bytes, "it has no descriptor")
+    _require(descriptor_bytes <= _VMDK_DESCRIPTOR_MOST_BYTES, "its descriptor is too large")
+    _require(descriptor_offset + descriptor_bytes <= file_size_bytes, "its descriptor is not inside it")
+    _check_descriptor(read(descriptor_offset, descriptor_bytes).partition(b"\0")[0])
+    return capacity
+
+
+def _vmdk_header(head: bytes) -> tuple[int, int, int, int]:
+    """Capacity, descriptor's offset and length in bytes, and the grain directory's sector."""
+    _require(len(head) >= _VMDK.size and head[:4] == b"KDMV", "it is no VMDK file that holds its own data")
+    fields = _VMDK.unpack_from(head)
+    (_, version, _, capacity, grain, descriptor, descriptor_sectors, entries) = fields[:8]
+    _require(1 <= version <= 3, f"it is a VMDK of version {version}")
+    _require(0 < capacity <= _SIZE_MAX_BYTES // _SECTOR_BYTES, "its capacity is impossible")
+    _require(8 <= grain <= 4096 and grain & (grain - 1) == 0, "its grains are of no known size")
+    _require(0 < entries <= 512, "its grain tables are of no known size")
+    _require(descriptor < 1 << 40 and descriptor_sectors < 1 << 40, "its descriptor is not inside it")
+    sector = _SECTOR_BYTES
+    return capacity * sector, descriptor * sector, descriptor_sectors * sector, fields[9]
+
+
+def _check_descriptor(text: bytes) -> None:
+    lower = text.lower()
+    _require(b"parentfilenamehint" not in lower, "it has a parent")
+    parents = re.findall(rb"^\s*parentcid\s*=\s*(\S+)", lower, re.MULTILINE)
+    _require(all(parent == b"ffffffff" for parent in parents), "it has a parent")
+    types = re.findall(rb'^\s*createtype\s*=\s*"([^"]*)"', lower, re.MULTILINE)
+    _require(
+        len(types) == 1 and types[0] in _VMDK_TYPES, "it is neither monolithicSparse nor streamOptimized"
+    )
+    extents = re.findall(rb"^\s*(?:rw|rdonly|noaccess)\s+\d+\s+(\S+)", lower, re.MULTILINE)
+    _require(extents == [b"sparse"], "its descriptor names extents in other files")
+
+
+def parse_vdi(read: ReadAt, file_size_bytes: int) -> int:
+    """The virtual size of a VDI file without a parent; else UnsafeImage."""
+    head = read(_VDI_OFFSET, _VDI.size)
+    _require(len(head) == _VDI.size, "it is no VDI file")
+    fields = _VDI.unpack(head)
+    signature, version, _, kind = fields[:4]
+    bitmap_offset, data_offset = fields[6:8]
+    sector_bytes, _, size_bytes, block_bytes, extra_bytes, blocks, allocated = fields[11:18]
+    _require(signature == 0xBEDA107F and version == 0x00010001, "it is no VDI file of version 1.1")
+    _require(kind in (1, 2), "it is neither dynamic nor fixed")
+    _require(fields[20] == fields[21] == bytes(16), "it has a parent")
+    _require(sector_bytes == _SECTOR_BYTES, "its sectors are not of 512 bytes")
+    _require(block_bytes == _MIB and extra_bytes == 0, "its blocks are not of 1 MiB")
+    _require(0 < size_bytes <= _SIZE_MAX_BYTES and size_bytes % _SECTOR_BYTES == 0, "its size is impossible")
+    _require(blocks == -(-size_bytes // block_bytes), "its size and its number of blocks differ")
+    _require(allocated <= blocks, "it has more blocks than its size")
+    _require(
+        bitmap_offset % _SECTOR_BYTES == 0 and data_offset % _SECTOR_BYTES == 0, "its tables are not aligned"
+    )
+    _require(_VDI_OFFSET + _VDI.size <= bitmap_offset, "its table lies on its header")
+    _require(bitmap_offset + 4 * blocks <= min(data_offset, file_size_bytes), "its table is not inside it")
+    return int(size_bytes)
+
+
+def parse_vhdx(read: ReadAt, file_size_bytes: int) -> int:
+    """The virtual size of a VHDX file without a parent, closed in order; else UnsafeImage."""
+    _require(read(0, 8) == b"vhdxfile", "it is no VHDX file")
+    _check_vhdx_log(read)
+    table = read(_VHDX_REGIONS_OFFSET, 64 << 10)
+    _require(len(table) == 64 << 10 and table[:4] == b"regi", "it has no region table")
+    (count,) = struct.unpack_from("<I", table, 8)
+    _require(count <= _VHDX_ENTRIES_MOST, "its region table is too large")
+    regions = {}
+    for index in range(count):
+        guid, offset, length, _ = _VHDX_REGION.unpack_from(table, 16 + index * _VHDX_REGION.size)
+        _require(guid not in regions and guid in (_GUID_BAT, _GUID_METADATA), "it has unknown regions")
+        _require(offset >= _MIB and offset + length <= file_size_bytes, "a region is not inside it")
+        regions[guid] = (offset, length)
+    _require(len(regions) == 2, "a region is missing")
+    return _vhdx_metadata(read, *regions[_GUID_METADATA], bat_bytes=regions[_GUID_BAT][1])
+
+
+def _check_vhdx_log(read: ReadAt) -> None:
+    headers = [read(offset, _VHDX_HEADER.size) for offset in _VHDX_HEADERS]
+    found = [_VHDX_HEADER.unpack(head) for head in headers if len(head) == _VHDX_HEADER.size]
+    current = max(
+        (fields for fields in found if fields[0] == b"head"), key=lambda fields: fields[2], default=None
+    )
+    if current is None:
+        raise errors.UnsafeImage("The image is not safe to use: it has no header.")
+    if current[5] != bytes(16):
+        raise errors.UnsafeImage(
+            "The VHDX file was not closed in order: its log has to be replayed.",
+            advice="Open and close it once where it was made, then import it again.",
+        )
+
+
+def _vhdx_metadata(read: ReadAt, offset_bytes: int, length_bytes: int, *, bat_bytes: int) -> int:
+    table = read(offset_bytes, min(length_bytes, 64 << 10))
+    _require(len(table) >= 32 and table[:8] == b"metadata", "it has no metadata")
+    (count,) = struct.unpack_from("<H", table, 10)
+    _require(count <= _VHDX_ENTRIES_MOST and 32 + count * 32 <= len(table), "its metadata is too large")
+    items = {}
+    for index in range(count):
+        guid, item_offset, item_bytes, _ = _VHDX_METADATA.unpack_from(table, 32 + index * 32)
+        _require(guid not in items, "it has a metadata item twice")
+        _require(item_offset + item_bytes <= length_bytes, "its metadata is not inside it")
+        items[guid] = (offset_bytes + item_offset, item_bytes)
+    _require(_GUID_PARENT_LOCATOR not in items, "it has a parent")
+    parameters = _vhdx_item(read, items, _GUID_FILE_PARAMETERS)
+    block_bytes, flags = struct.unpack("<II", parameters)
+    _require(flags & 2 == 0, "it has a parent")
+    _require(
+        _MIB <= block_bytes <= 256 * _MIB and block_bytes & (block_bytes - 1) == 0,
+        "its blocks are impossible",
+    )
+    (size_bytes,) = struct.unpack("<Q", _vhdx_item(read, items, _GUID_VIRTUAL_SIZE))
+    _require(0 < size_bytes <= _SIZE_MAX_BYTES and size_bytes % _SECTOR_BYTES == 0, "its size is impossible")
+    _require(bat_bytes >= 8 * -(-size_bytes // block_bytes), "its block table is too small for its size")
+    return int(size_bytes)
+
+
+def _vhdx_item(read: ReadAt, items: dict[bytes, tuple[int, int]], guid: bytes) -> bytes:
+    offset_bytes, length_bytes = items.get(guid, (0, 0))
+    _require(length_bytes == 8, "its metadata is not complete")
+    data = read(offset_bytes, 8)
+    _require(len(data) == 8, "its metadata is not inside it")
+    return data

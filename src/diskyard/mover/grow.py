@@ -1,0 +1,97 @@
+"""Setting a volume's size, so that what is added reads as zeros whatever lies below."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.mover.blockgraph import StorageDaemon, layer_sizes_bytes
+from diskyard.mover.durable import os_errors, sync_layer
+from diskyard.mover.interface import Chain
+from diskyard.mover.nbdclient import NbdClient
+from diskyard.mover.qcow2_header import CLUSTER_BYTES
+
+
+def grow(
+    host: Host,
+    chain: Chain,
+    new_size_bytes: int,
+    preallocate: bool,
+    *,
+    inherit_fds: Sequence[int] = (),
+) -> None:
+    """Make the top volume of an offline chain larger; what is added reads as zeros.
+
+    ``chain[0].size_bytes`` is the size in the record: on return the volume is durably of
+    ``new_size_bytes``, and everything from the recorded size on is zero. Cut anywhere, run
+    it again whole, with the same record.
+
+    :param preallocate: reserve the blocks of a raw file too.
+    :param inherit_fds: descriptors of leases.
+    :raises diskyard.errors.NoSpace: no room to preallocate, or for the tables.
+    :raises diskyard.errors.StorageError: the storage failed.
+    :raises diskyard.errors.Unsupported: zeros have to be stored and libnbd is not installed.
+    """
+    top = chain[0]
+    if new_size_bytes < top.size_bytes:
+        raise errors.InternalError(f"Volume {top.name} cannot shrink to {new_size_bytes} bytes.")
+    set_size(host, chain, new_size_bytes, inherit_fds=inherit_fds)
+    if preallocate and top.format == "raw" and top.path is not None:
+        with os_errors("preallocating a volume"):
+            fd = host.files.open_for_writing(top.path)
+            try:
+                host.files.preallocate(fd, new_size_bytes)
+            finally:
+                os.close(fd)
+    sync_layer(host, top)
+
+
+def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence[int]) -> None:
+    """Make the top volume of a chain exactly ``size_bytes``; not durable before its sync.
+
+    Bytes from the recorded size on read as zeros. A smaller size loses what is beyond it.
+    """
+    top = chain[0]
+    actual_bytes, *below_bytes = layer_sizes_bytes(host, chain[:2])
+    if top.format == "raw":
+        _set_raw_size(host, chain, actual_bytes, size_bytes)
+        return
+    zero_to_bytes = min(size_bytes, -(-top.size_bytes // CLUSTER_BYTES) * CLUSTER_BYTES)
+    if below_bytes and below_bytes[0] > top.size_bytes:
+        zero_to_bytes = size_bytes
+    if actual_bytes == size_bytes and zero_to_bytes <= top.size_bytes:
+        return
+    with StorageDaemon(host, inherit_fds=inherit_fds) as daemon:
+        # With the real backing open, QEMU itself stores zeros over a longer backing. But it
+        # writes the new size before these zeros are durable, and the end of the last cluster
+        # may hold bytes from before a shrinking: hence once more, from the recorded size on.
+        node = daemon.open_chain(chain, writable=(top.name,))
+        if actual_bytes != size_bytes:
+            resize = {"node-name": node, "size": size_bytes}
+            daemon.command("block_resize", resize, doing=f"resizing volume {top.name}")
+        if zero_to_bytes > top.size_bytes:
+            with NbdClient(daemon.export_nbd(node, writable=True)) as client:
+                client.zero(top.size_bytes, zero_to_bytes - top.size_bytes)
+                client.flush()
+
+
+def _set_raw_size(host: Host, chain: Chain, actual_bytes: int, size_bytes: int) -> None:
+    top = chain[0]
+    if top.path is None:
+        if actual_bytes < size_bytes:
+            raise errors.StorageError(
+                f"Volume {top.name} has {actual_bytes} bytes where {size_bytes} are needed.",
+                advice="Grow the device below it first.",
+            )
+        return
+    with os_errors("resizing a volume"):
+        fd = host.files.open_for_writing(top.path)
+        try:
+            # What an interrupted run left beyond the record's size goes, and comes back as zeros.
+            if os.fstat(fd).st_size > top.size_bytes:
+                host.files.truncate(fd, min(top.size_bytes, size_bytes))
+            host.files.truncate(fd, size_bytes)
+        finally:
+            os.close(fd)

@@ -1,0 +1,61 @@
+"""What one volume is like, without what is below it."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from diskyard.host import Host, Limits
+from diskyard.mover.blockgraph import blockdev_graph
+from diskyard.mover.durable import os_errors
+from diskyard.mover.interface import Chain, Layer
+from diskyard.mover.qmp import failure
+
+_CHECK_TIMEOUT_S = 3600.0
+_LIMITS = Limits(address_space_bytes=4 << 30, cpu_s=3600)  # the refcounts of 64 TiB take 2 GiB
+_CLEAN, _DAMAGED, _LEAKS = 0, 2, 3  # exit statuses of `qemu-img check`
+_BLOCK_BYTES = 512  # the unit of st_blocks
+
+
+def check_volume(host: Host, layer: Layer) -> str | None:
+    """Look for damage in one volume alone, reading all its tables; nothing is changed.
+
+    Leaked clusters waste space and are no damage.
+
+    :return: a sentence that says what is damaged, or None.
+    :raises diskyard.errors.StorageError: the check itself could not be done.
+    """
+    if layer.path is not None:
+        if not host.files.exists(layer.path):
+            return "Its file is missing."
+        with os_errors(f"checking volume {layer.name}"):
+            file_bytes = os.stat(layer.path).st_size
+        if layer.format == "raw" and file_bytes < layer.size_bytes:
+            return f"Its file has {file_bytes} bytes of {layer.size_bytes}."
+    if layer.format == "raw":
+        return None
+    graph = blockdev_graph((layer,), read_only=True, direct=False)
+    words = ["qemu-img", "check", "--output=json", "json:" + json.dumps(graph)]
+    finished = host.commands.run(words, timeout_s=_CHECK_TIMEOUT_S, limits=_LIMITS)
+    if finished.exit_status in (_CLEAN, _LEAKS):
+        return None
+    if finished.exit_status == _DAMAGED:
+        found = json.loads(finished.stdout)
+        return f"Its tables have {found.get('corruptions', 0)} errors (qemu-img check)."
+    if finished.exit_status == 1 and "Could not open" in finished.stderr:
+        return f"It cannot be opened: {finished.stderr.splitlines()[-1]}"
+    raise failure(finished.stderr, f"checking volume {layer.name}")
+
+
+def allocated_bytes(host: Host, chain: Chain) -> int:
+    """How much storage the top volume of a chain uses, without what is below it.
+
+    A volume that is no file uses its whole size.
+
+    :raises diskyard.errors.StorageError: its file is missing or does not answer.
+    """
+    top = chain[0]
+    if top.path is None:
+        return top.size_bytes
+    with os_errors(f"reading what volume {top.name} uses"):
+        return os.stat(top.path).st_blocks * _BLOCK_BYTES

@@ -1,0 +1,119 @@
+"""Merging two neighbouring volumes of a chain nobody writes to, by QEMU's block jobs.
+
+Neither way loses anything when it is cut: until its end the chain reads as before through
+the overlay, and run again whole it ends right, whatever part was done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.mover.blockgraph import StorageDaemon, blockdev_graph, layer_sizes_bytes
+from diskyard.mover.durable import sync_layer
+from diskyard.mover.grow import set_size
+from diskyard.mover.interface import Chain, Layer, Monitor
+from diskyard.mover.nbdclient import ALLOCATION, DEPTH, NbdClient
+from diskyard.mover.qmp import failure
+
+_CHECK_TIMEOUT_S = 3600.0
+_STATUS_BYTES = 1 << 30  # asked for at once: at most 16,384 extents
+_CLEAN_OR_LEAKS = (0, 3)  # exit statuses of `qemu-img check`
+
+
+def commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -> None:
+    """Merge an overlay's data into its parent, ``parents[0]``, raw or qcow2.
+
+    The view through the parent becomes the view through the overlay, its size included; on
+    return that is durable. The overlay is not changed. ``parents[0].size_bytes`` is the size
+    in the parent's record, from before the merge, in every rerun too.
+
+    :param parents: the parent and everything below it.
+    :raises Stopped: from the monitor; run it again whole.
+    :raises diskyard.errors.NoSpace: the parent's storage is full; nothing is lost.
+    :raises diskyard.errors.StorageError: QEMU or the storage failed.
+    """
+    target = parents[0]
+    repair_leaks(host, target, inherit_fds=monitor.inherit_fds)
+    set_size(host, parents, overlay.size_bytes, inherit_fds=monitor.inherit_fds)
+    with StorageDaemon(host, inherit_fds=monitor.inherit_fds) as daemon:
+        # The parent's own parents are open too: with none, clusters that the overlay fills in
+        # part would be completed with zeros.
+        top = daemon.open_chain((overlay, *parents), writable=(target.name,))
+        base = daemon.open_chain(parents, writable=(target.name,))
+        arguments = {"device": top, "base-node": base}
+        daemon.run_job("block-commit", arguments, monitor, doing=f"merging volume {overlay.name} down")
+    sync_layer(host, target)
+
+
+def stream_up(
+    host: Host,
+    overlay: Layer,
+    parents: Chain,
+    keep: Chain,
+    backing_name: str | None,
+    monitor: Monitor,
+) -> None:
+    """Copy into an overlay what it reads from its parents, down to the layers kept.
+
+    On return the overlay over ``keep`` durably shows what it showed over ``parents`` and
+    ``keep``, and its header names ``backing_name``. The parents are not changed.
+
+    :param parents: the layers merged into the overlay, top first.
+    :param keep: what remains below; empty if nothing does.
+    :param backing_name: for the overlay's header; given if and only if ``keep`` is.
+    :raises Stopped: from the monitor; run it again whole.
+    :raises diskyard.errors.NoSpace: the overlay's storage is full; nothing is lost.
+    :raises diskyard.errors.StorageError: QEMU or the storage failed.
+    """
+    if bool(keep) != bool(backing_name):
+        raise errors.InternalError("A backing name goes with layers that are kept.")
+    repair_leaks(host, overlay, inherit_fds=monitor.inherit_fds)
+    # Before the chain is open for writing: QEMU locks what it writes.
+    sizes_bytes = layer_sizes_bytes(host, (overlay, *parents, *keep[:1]))
+    with StorageDaemon(host, inherit_fds=monitor.inherit_fds) as daemon:
+        node = daemon.open_chain((overlay, *parents, *keep), writable=(overlay.name,))
+        arguments: dict[str, object] = {"device": node}
+        if keep:
+            end_bytes = min(sizes_bytes[0], sizes_bytes[-1])
+            _store_zeros(daemon, node, min(sizes_bytes[1:-1]), end_bytes)
+            # Without a name of ours QEMU writes its own, a json: of the whole graph.
+            arguments |= {"base-node": daemon.open_chain(keep), "backing-file": backing_name}
+        daemon.run_job("block-stream", arguments, monitor, doing=f"merging into volume {overlay.name}")
+    sync_layer(host, overlay)
+
+
+def _store_zeros(daemon: StorageDaemon, node: str, offset_bytes: int, end_bytes: int) -> None:
+    """Make the overlay hold the zeros that a parent shows because it ends there.
+
+    QEMU 7.2's block-stream does not copy them, and what is kept below would show through.
+
+    :param offset_bytes: where the shortest parent ends.
+    :param end_bytes: where the overlay, or what is kept, ends.
+    """
+    if offset_bytes >= end_bytes:
+        return
+    with NbdClient(daemon.export_nbd(node, writable=True), (ALLOCATION, DEPTH)) as client:
+        while offset_bytes < end_bytes:
+            for extent in client.extents(offset_bytes, min(_STATUS_BYTES, end_bytes - offset_bytes)):
+                if extent.is_zero and extent.depth != 1:
+                    client.zero(offset_bytes, extent.length_bytes)
+                offset_bytes += extent.length_bytes
+        client.flush()
+    daemon.unexport(node)
+
+
+def repair_leaks(host: Host, layer: Layer, *, inherit_fds: Sequence[int]) -> None:
+    """Free what a writer that was killed had allocated and not yet used; nothing else.
+
+    :raises diskyard.errors.StorageError: the volume is damaged, and was left as it is.
+    """
+    if layer.format != "qcow2":
+        return
+    graph = blockdev_graph((layer,), read_only=False, direct=False)
+    words = ["qemu-img", "check", "-q", "-r", "leaks", "json:" + json.dumps(graph)]
+    finished = host.commands.run(words, timeout_s=_CHECK_TIMEOUT_S, inherit_fds=inherit_fds)
+    if finished.exit_status not in _CLEAN_OR_LEAKS:
+        raise failure(finished.stderr or finished.stdout.decode(errors="replace"), f"checking {layer.name}")

@@ -1,0 +1,148 @@
+"""One child process that speaks QMP over a socket pair, without an event loop of the caller's.
+
+The protocol is `qemu.qmp`'s; here are the child's start and end, time-outs, and the
+translation of every way in which the child can fail into an error of the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import subprocess
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TypeVar
+
+from qemu.qmp import QMPClient, QMPError
+from qemu.qmp.qmp_client import ExecuteError
+
+from diskyard import errors
+from diskyard.host import Host, Limits
+
+# A daemon's death is reported once, by the error raised here; qemu.qmp would log it too.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+logging.getLogger("qemu.qmp").propagate = False
+
+_T = TypeVar("_T")
+_QUIT_TIMEOUT_S = 5.0
+_CONNECTION_ERRORS = (QMPError, OSError, EOFError, TimeoutError, ValueError)
+_NO_SPACE_WORDS = ("No space left on device", "Disk quota exceeded")
+
+# Glibc gives freed buffers back to the kernel and faults them in again for each request;
+# kept, an NBD stream rises from 0.9 to 2.7 GiB/s.
+_ENVIRONMENT = {
+    "GLIBC_TUNABLES": "glibc.malloc.top_pad=67108864"
+    ":glibc.malloc.trim_threshold=536870912"
+    ":glibc.malloc.mmap_threshold=33554432"
+}
+
+
+def failure(words: str, doing: str) -> errors.DiskyardError:
+    """The error of the table for what a QEMU program said when it failed.
+
+    :param words: QEMU's own words.
+    :param doing: what was being done, as in "merging a volume".
+    """
+    if any(part in words for part in _NO_SPACE_WORDS):
+        return errors.NoSpace(f"The storage is full while {doing}: {words}.")
+    return errors.StorageError(f"QEMU failed while {doing}: {words}.")
+
+
+class QmpChild:
+    """A running program and its QMP connection; to be used by the thread that made it.
+
+    :param words: the command line; ``{fd}`` in a word is replaced by the socket's descriptor.
+    :param timeout_s: how long each command may take before the child counts as hung.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        words: Sequence[str],
+        *,
+        inherit_fds: Sequence[int],
+        limits: Limits | None,
+        timeout_s: float,
+    ) -> None:
+        self._host = host
+        self._timeout_s = timeout_s
+        self._loop = asyncio.new_event_loop()
+        self._client = QMPClient("diskyard")
+        self._connected = False
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._child = host.commands.start(
+                    [word.replace("{fd}", str(theirs.fileno())) for word in words],
+                    limits=limits,
+                    inherit_fds=(*inherit_fds, theirs.fileno()),
+                    environment=None if limits else _ENVIRONMENT,
+                )
+        except BaseException:
+            ours.close()
+            self._loop.close()
+            raise
+        self._connect(ours)
+
+    def _connect(self, ours: socket.socket) -> None:
+        try:
+            self._wait(self._client.connect(ours), self._timeout_s)
+        except _CONNECTION_ERRORS as error:
+            ours.close()
+            words = self._last_words(error)
+            self.end()
+            raise errors.StorageError(f"qemu-storage-daemon did not start: {words}.") from error
+        except BaseException:
+            ours.close()
+            self.end()
+            raise
+        self._connected = True
+
+    def command(self, name: str, arguments: Mapping[str, object] | None = None, *, doing: str) -> object:
+        """Execute one QMP command and return its answer.
+
+        :param doing: for the error, as in "opening a volume".
+        :raises diskyard.errors.StorageError: QEMU refused it, died, or did not answer in time.
+        :raises diskyard.errors.NoSpace: QEMU's words say that the storage is full.
+        """
+        try:
+            request = self._client.execute(name, dict(arguments or {}))
+            answer: object = self._wait(request, self._timeout_s)
+        except ExecuteError as error:
+            raise failure(str(error), doing) from error
+        except TimeoutError as error:
+            raise errors.StorageError(
+                f"QEMU did not answer within {self._timeout_s:g} seconds while {doing}."
+            ) from error
+        except _CONNECTION_ERRORS as error:
+            words = self._last_words(error)
+            raise errors.StorageError(f"qemu-storage-daemon died while {doing}: {words}.") from error
+        return answer
+
+    def end(self, *, gently: bool = True) -> None:
+        """End the child, flushing what it has open if ``gently``; nothing is left running."""
+        if gently and self._connected:
+            with contextlib.suppress(*_CONNECTION_ERRORS):
+                self._wait(self._client.execute("quit"), _QUIT_TIMEOUT_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(_QUIT_TIMEOUT_S)
+        if self._child.poll() is None:
+            self._child.kill()
+        self._host.commands.stop(self._child)
+        with contextlib.suppress(*_CONNECTION_ERRORS):
+            self._wait(self._client.disconnect(), _QUIT_TIMEOUT_S)
+        self._loop.close()
+
+    def _wait(self, work: Coroutine[object, object, _T], timeout_s: float) -> _T:
+        return self._loop.run_until_complete(asyncio.wait_for(work, timeout_s))
+
+    def _last_words(self, error: BaseException) -> str:
+        """What a dying child printed, or else the error itself."""
+        try:
+            self._child.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return str(error) or type(error).__name__
+        stderr = self._child.stderr
+        printed = stderr.read(4096).decode(errors="replace").strip() if stderr else ""
+        return printed or str(error) or f"exit status {self._child.returncode}"

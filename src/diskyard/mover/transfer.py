@@ -1,0 +1,163 @@
+"""Files that come from, or go to, outside of any repository."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import select
+import subprocess
+from collections.abc import Iterator
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.mover.blockgraph import StorageDaemon
+from diskyard.mover.durable import os_errors, sync_path
+from diskyard.mover.interface import Chain, ImportFormat, Monitor
+from diskyard.mover.pace import Pace
+from diskyard.mover.qmp import failure
+from diskyard.mover.reflink import clone_into
+from diskyard.mover.untrusted import file_size_bytes, open_untrusted
+
+_PIECE_BYTES = 4 << 20
+_POLL_S = 0.1
+_PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
+
+
+def private_copy(host: Host, path: str, target_path: str, monitor: Monitor) -> None:
+    """Copy a file that is not trusted, so that nobody can change it while it is inspected.
+
+    By sharing blocks where the file system can, else by copying what is no hole. On return
+    the new file's data is durable; its name is once its folder is synced.
+
+    :param path: a regular file or a block device.
+    :param target_path: a new file; gone again after any failure.
+    :raises Stopped: from the monitor.
+    :raises diskyard.errors.UnsafeImage: the source is neither a file nor a block device.
+    :raises diskyard.errors.NoSpace: the target's storage is full.
+    :raises diskyard.errors.StorageError: reading or writing failed.
+    """
+    source_fd = open_untrusted(path, block_device=True)
+    try:
+        with os_errors(f"copying {path}"):
+            if clone_into(host, source_fd, target_path):
+                return
+            target_fd = host.files.create(target_path)
+            try:
+                _copy_data(host, source_fd, target_fd, monitor)
+                host.files.sync(target_fd)
+            except BaseException:
+                host.files.discard(target_path)
+                raise
+            finally:
+                os.close(target_fd)
+    finally:
+        os.close(source_fd)
+
+
+def _copy_data(host: Host, source_fd: int, target_fd: int, monitor: Monitor) -> None:
+    size_bytes = file_size_bytes(source_fd)
+    host.files.truncate(target_fd, size_bytes)
+    pace = Pace(host, monitor)
+    for start, end in _data_ranges(source_fd, size_bytes):
+        for offset in range(start, end, _PIECE_BYTES):
+
+            def advance(done_bytes: int = offset) -> None:
+                monitor.advance(done_bytes, size_bytes)
+
+            length = min(_PIECE_BYTES, end - offset)
+            pace.admit(length, advance)
+            host.files.write(target_fd, os.pread(source_fd, length, offset), offset)
+            advance()
+    monitor.advance(size_bytes, size_bytes)
+
+
+def _data_ranges(fd: int, size_bytes: int) -> Iterator[tuple[int, int]]:
+    """The start and end of everything that is no hole."""
+    offset = 0
+    while offset < size_bytes:
+        try:
+            start = os.lseek(fd, offset, os.SEEK_DATA)
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # a hole up to the end
+            if error.errno != errno.EINVAL:
+                raise
+            start, end = offset, size_bytes  # block devices have no holes
+        yield start, min(end, size_bytes)
+        offset = end
+
+
+def export_view(
+    host: Host,
+    chain: Chain,
+    size_bytes: int,
+    temporary_path: str,
+    format: ImportFormat,
+    monitor: Monitor,
+) -> None:
+    """Write the view through a chain to a new file, which refers to no other.
+
+    On return the file's data is durable; the caller gives it its final name.
+
+    :param size_bytes: the size of the view, at most that of the chain.
+    :param temporary_path: absolute, in an existing folder; gone again after any failure.
+    :raises Stopped: from the monitor.
+    :raises diskyard.errors.NoSpace: the file's storage is full.
+    :raises diskyard.errors.StorageError: QEMU or the storage failed.
+    """
+    with os_errors(f"creating {temporary_path}"):
+        # Made here so that no link in its place is followed.
+        os.close(host.files.create(temporary_path))
+    try:
+        with StorageDaemon(host, inherit_fds=monitor.inherit_fds) as daemon:
+            node = daemon.open_chain(chain)
+            daemon.export_nbd(node, writable=False)
+            view = {
+                "driver": "raw",
+                "size": size_bytes,
+                "file": {
+                    "driver": "nbd",
+                    "export": node,
+                    "server": {"type": "unix", "path": daemon.socket_path},
+                },
+            }
+            _convert(host, "json:" + json.dumps(view), size_bytes, temporary_path, format, monitor)
+        sync_path(host, temporary_path)
+    except BaseException:
+        host.files.discard(temporary_path)
+        raise
+
+
+def _convert(
+    host: Host, source: str, size_bytes: int, target_path: str, format: ImportFormat, monitor: Monitor
+) -> None:
+    words = ["qemu-img", "convert", "-p", "-t", "writeback", "-O", format]
+    if monitor.rate_limit_bytes_per_s:
+        words += ["-r", str(monitor.rate_limit_bytes_per_s)]
+    child = host.commands.start([*words, source, target_path], inherit_fds=monitor.inherit_fds, capture=True)
+    try:
+        _follow(child, size_bytes, monitor)
+        stderr = child.stderr.read() if child.stderr else b""
+        if child.wait() != 0:
+            raise failure(stderr.decode(errors="replace").strip(), "exporting an image")
+    finally:
+        host.commands.stop(child)
+
+
+def _follow(child: subprocess.Popen[bytes], size_bytes: int, monitor: Monitor) -> None:
+    """Report progress until the program closes its output."""
+    if child.stdout is None:
+        raise errors.InternalError("qemu-img was started without its output.")
+    done_bytes = 0
+    while True:
+        readable, _, _ = select.select([child.stdout], [], [], _POLL_S)
+        if readable:
+            printed = os.read(child.stdout.fileno(), 4096)
+            if not printed:
+                return
+            if percents := _PERCENT.findall(printed):
+                done_bytes = int(size_bytes * float(percents[-1]) / 100)
+        monitor.advance(done_bytes, size_bytes)

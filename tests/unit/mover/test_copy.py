@@ -1,0 +1,140 @@
+"""A copy shows what the source shows, stores only what differs, and resumes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import pytest
+from conftest import MIB, Bench, RecordingMonitor, check
+from diskyard.mover.copy import copy_view
+from diskyard.mover.interface import Chain, Layer, Stopped
+
+ODD = 3 * MIB + 512
+
+
+def copy(bench: Bench, source: Chain, target: Chain, **options: object) -> RecordingMonitor:
+    monitor = RecordingMonitor()
+    arguments: dict[str, object] = {"start_bytes": 0, "monitor": monitor, "target_zeroed": True, **options}
+    copy_view(bench.host, source, target, target[0].size_bytes, **arguments)  # type: ignore[arg-type]
+    return monitor
+
+
+def used(layer: Layer) -> int:
+    return os.stat(str(layer.path)).st_blocks * 512
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+@pytest.mark.parametrize("source_bytes", [2 * MIB, ODD, 4 * MIB])
+def test_full_copy(bench: Bench, format: str, source_bytes: int) -> None:
+    root = bench.layer("root", "raw", 4 * MIB)
+    bench.scatter((root,), 1)
+    top = bench.layer("top", "qcow2", source_bytes, (root,))
+    bench.scatter((top, root), 2)
+    target = bench.layer("target", format, ODD)  # type: ignore[arg-type]
+    monitor = copy(bench, (top, root), (target,))
+    assert bench.view((target,)) == bench.view((top, root), ODD)
+    assert monitor.checkpoints[-1] == ODD
+    assert monitor.done_bytes == monitor.total_bytes
+    check(target)
+
+
+def test_a_target_that_is_not_zero(bench: Bench) -> None:
+    source = bench.layer("source", "raw", 4 * MIB)
+    bench.scatter((source,), 1)
+    target = bench.layer("target", "raw", 4 * MIB)
+    bench.fill((target,), [(0, 4 * MIB, 7)])
+    copy(bench, (source,), (target,), target_zeroed=False)
+    assert bench.view((target,)) == bench.view((source,))
+
+
+@pytest.mark.parametrize("sizes", list(itertools.product((2 * MIB, ODD, 4 * MIB), repeat=2)))
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_difference(bench: Bench, sizes: tuple[int, int], is_shared: bool) -> None:
+    root = bench.layer("root", "raw", 4 * MIB)
+    bench.scatter((root,), 1)
+    middle = bench.layer("middle", "qcow2", sizes[0], (root,))
+    bench.scatter((middle, root), 2)
+    top = bench.layer("top", "qcow2", sizes[1], (middle, root))
+    bench.scatter((top, middle, root), 3)
+    base: Chain = (root,)
+    if not is_shared:
+        other = bench.layer("other", "raw", 4 * MIB)
+        bench.scatter((other,), 1)
+        bench.scatter((other,), 9, count=2)
+        base = (other,)
+    target = bench.layer("target", "qcow2", 4 * MIB, base)
+    for _ in range(2):
+        copy(bench, (top, middle, root), (target, *base))
+        assert bench.view((target, *base)) == bench.view((top, middle, root), 4 * MIB)
+    check(target)
+
+
+@pytest.mark.parametrize("base_bytes", [2 * MIB, ODD, 8 * MIB])
+def test_both_sides_over_a_common_root(bench: Bench, base_bytes: int) -> None:
+    root = bench.layer("root", "raw", 8 * MIB)
+    bench.scatter((root,), 1, count=40)
+    one = bench.layer("one", "qcow2", 8 * MIB, (root,))
+    bench.scatter((one, root), 2)
+    other = bench.layer("other", "qcow2", base_bytes, (root,))
+    bench.scatter((other, root), 3)
+    target = bench.layer("target", "qcow2", 8 * MIB, (other, root))
+    copy(bench, (one, root), (target, other, root))
+    assert bench.view((target, other, root)) == bench.view((one, root))
+
+
+def test_equal_bytes_are_not_stored(bench: Bench) -> None:
+    source = bench.layer("source", "raw", 64 * MIB)
+    base = bench.layer("base", "raw", 64 * MIB)
+    for layer in (source, base):
+        bench.fill((layer,), [(0, 32 * MIB, 5)])
+    bench.fill((source,), [(10 * MIB, 4096, 6), (40 * MIB, 4096, 6), (20 * MIB, 65536, 0)])
+    target = bench.layer("target", "qcow2", 64 * MIB, (base,))
+    copy(bench, (source,), (target, base))
+    assert bench.view((target, base)) == bench.view((source,))
+    assert used(target) < MIB
+
+
+def test_common_layers_are_not_read(bench: Bench) -> None:
+    root = bench.layer("root", "raw", 64 * MIB)
+    bench.fill((root,), [(0, 64 * MIB, 5)])
+    top = bench.layer("top", "qcow2", 64 * MIB, (root,))
+    bench.fill((top, root), [(MIB, MIB, 6)])
+    target = bench.layer("target", "qcow2", 64 * MIB, (root,))
+    monitor = copy(bench, (top, root), (target, root))
+    assert monitor.total_bytes == MIB
+    assert bench.view((target, root)) == bench.view((top, root))
+
+
+def test_a_source_that_is_the_base(bench: Bench) -> None:
+    root = bench.layer("root", "raw", 4 * MIB)
+    bench.scatter((root,), 1)
+    target = bench.layer("target", "qcow2", 8 * MIB, (root,))
+    monitor = copy(bench, (root,), (target, root))
+    assert monitor.total_bytes == 0
+    assert bench.view((target, root)) == bench.view((root,), 8 * MIB)
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_resumes_after_stopping(bench: Bench, format: str) -> None:
+    source = bench.layer("source", "raw", 64 * MIB)
+    bench.fill((source,), [(0, 60 * MIB, 5)])
+    target = bench.layer("target", format, 64 * MIB)  # type: ignore[arg-type]
+    first = RecordingMonitor(stop_at_checkpoint=True, rate_limit_bytes_per_s=12 * MIB)
+    with pytest.raises(Stopped):
+        copy(bench, (source,), (target,), monitor=first)
+    durable = first.checkpoints[-1]
+    assert 0 < durable < 64 * MIB
+    assert bench.view((target,))[:durable] == bench.view((source,))[:durable]
+    copy(bench, (source,), (target,), start_bytes=durable)
+    assert bench.view((target,)) == bench.view((source,))
+
+
+def test_the_rate_limit_holds(bench: Bench) -> None:
+    source = bench.layer("source", "raw", 16 * MIB)
+    bench.fill((source,), [(0, 16 * MIB, 5)])
+    target = bench.layer("target", "raw", 16 * MIB)
+    monitor = RecordingMonitor(rate_limit_bytes_per_s=16 * MIB)
+    begin = bench.host.clock.monotonic_s()
+    copy(bench, (source,), (target,), monitor=monitor)
+    assert bench.host.clock.monotonic_s() - begin > 0.8

@@ -1,0 +1,103 @@
+"""Headers, clones and checks of single volumes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import MIB, Bench, check, run
+from diskyard import errors
+from diskyard.mover.inspect import allocated_bytes, check_volume
+from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten
+from diskyard.mover.reflink import clone_file, extent_count, supports_reflink
+
+SIZES = (0, 512, 65536, 1 << 29, (1 << 29) + 512, 100 << 30, (1 << 40) + 512, 63 << 40)
+
+
+@pytest.mark.parametrize("size_bytes", SIZES)
+@pytest.mark.parametrize("name", [None, "diskyard:2f0e", "x" * 1023])
+def test_empty_qcow2_is_sound(tmp_path: Path, size_bytes: int, name: str | None) -> None:
+    path = tmp_path / "empty"
+    path.write_bytes(empty_qcow2(size_bytes, name))
+    options = f"driver=qcow2,file.driver=file,file.filename={path},backing="
+    run("qemu-img", "check", "--image-opts", options)
+    info = run("qemu-img", "info", "--output=json", "--image-opts", options)
+    assert f'"virtual-size": {size_bytes},' in info
+
+
+@pytest.mark.parametrize("size_bytes", [-512, 100, 1 << 60])
+def test_empty_qcow2_refuses(size_bytes: int) -> None:
+    with pytest.raises(errors.InvalidParameter):
+        empty_qcow2(size_bytes, None)
+
+
+def unwritten(path: str | None) -> bool:
+    with open(str(path), "rb") as file:
+        return overlay_is_unwritten(lambda offset, count: os.pread(file.fileno(), count, offset))
+
+
+def test_overlay_is_unwritten(bench: Bench) -> None:
+    root = bench.layer("root", "raw", 4 * MIB)
+    top = bench.layer("top", "qcow2", 4 * MIB, (root,))
+    assert unwritten(top.path)
+    bench.fill((top, root), [(0, 65536, 0)])
+    assert not unwritten(top.path)
+    with pytest.raises(errors.StorageError):
+        unwritten(root.path)
+
+
+def test_check_finds_damage(bench: Bench) -> None:
+    layer = bench.layer("top", "qcow2", 4 * MIB)
+    bench.fill((layer,), [(0, MIB, 3)])
+    assert check_volume(bench.host, layer) is None
+    check(layer)
+    with open(str(layer.path), "r+b") as file:
+        file.seek(2 * 65536 + 8)
+        file.write(bytes(16))
+    assert "errors" in str(check_volume(bench.host, layer))
+    Path(str(layer.path)).write_bytes(b"no image")
+    assert "cannot be opened" in str(check_volume(bench.host, layer))
+    os.unlink(str(layer.path))
+    assert check_volume(bench.host, layer) == "Its file is missing."
+
+
+def test_check_finds_a_short_raw_file(bench: Bench) -> None:
+    layer = bench.layer("root", "raw", MIB)
+    assert check_volume(bench.host, layer) is None
+    os.truncate(str(layer.path), 512)
+    assert check_volume(bench.host, layer) == "Its file has 512 bytes of 1048576."
+
+
+def test_allocated_bytes(bench: Bench) -> None:
+    layer = bench.layer("root", "raw", 4 * MIB)
+    assert allocated_bytes(bench.host, (layer,)) == 0
+    bench.fill((layer,), [(0, MIB, 3)])
+    assert allocated_bytes(bench.host, (layer,)) == MIB
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_clone(bench: Bench, is_new: bool) -> None:
+    source = bench.layer("source", "raw", MIB)
+    bench.fill((source,), [(0, MIB, 3)])
+    target = bench.folder / "target"
+    if not is_new:
+        target.write_bytes(b"x" * 2 * MIB)
+    cloned = clone_file(bench.host, str(source.path), str(target))
+    assert cloned == supports_reflink(bench.host, str(bench.folder))
+    if cloned:
+        assert target.read_bytes() == b"\3" * MIB
+    else:
+        assert target.exists() != is_new
+    names = {entry.name for entry in bench.folder.iterdir()}
+    assert names <= {"source", "target"}
+
+
+def test_extent_count(bench: Bench) -> None:
+    source = bench.layer("source", "raw", 64 * MIB)
+    bench.fill((source,), [(MIB, 4096, 1), (32 * MIB, 4096, 1)])
+    os.sync()
+    try:
+        assert extent_count(str(source.path)) == 2
+    except errors.Unsupported:
+        pytest.skip("this file system does not count extents")
