@@ -21,9 +21,13 @@ from dataclasses import dataclass
 from diskyard.host.identity import HostIdentity, ProcessIdentity, this_process
 
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
-_OFD_SETLK = 37  # linux/fcntl.h: F_OFD_SETLK; Python names it since 3.9 on Linux only
+_OFD_GETLK, _OFD_SETLK = 36, 37  # asm-generic/fcntl.h
 _TEMPORARY_PREFIX = "tmp."
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own
+
+
+class UncertainError(OSError):
+    """A publish failed where it may have happened all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,16 @@ def temporary_owner(name: str) -> ProcessIdentity | None:
     )
 
 
+def _file_entry(name: str, info: os.stat_result) -> FileEntry:
+    return FileEntry(
+        name=name,
+        is_file=stat.S_ISREG(info.st_mode),
+        size_bytes=info.st_size,
+        allocated_bytes=info.st_blocks * _BLOCK_BYTES,
+        modified_s=info.st_mtime,
+    )
+
+
 class Files:
     """Files of this host. Errors are the system's own :class:`OSError`."""
 
@@ -80,6 +94,14 @@ class Files:
                 raise OSError(errno.EINVAL, "Not a regular file", path)
             return file.read(limit_bytes + 1)
 
+    def read_at(self, path: str, offset_bytes: int, size_bytes: int) -> bytes:
+        """At most ``size_bytes`` of a regular file from an offset; less only at its end."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            return os.pread(fd, size_bytes, offset_bytes)
+        finally:
+            os.close(fd)
+
     def list(self, folder: str) -> Iterator[FileEntry]:
         """Every name in ``folder``, in no order; names that vanish meanwhile are left out."""
         with os.scandir(folder) as names:
@@ -88,13 +110,20 @@ class Files:
                     info = name.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                yield FileEntry(
-                    name=name.name,
-                    is_file=stat.S_ISREG(info.st_mode),
-                    size_bytes=info.st_size,
-                    allocated_bytes=info.st_blocks * _BLOCK_BYTES,
-                    modified_s=info.st_mtime,
-                )
+                yield _file_entry(name.name, info)
+
+    def look(self, path: str) -> FileEntry | None:
+        """One name as :meth:`list` shows it; None if nothing has it."""
+        try:
+            info = os.lstat(path)
+        except FileNotFoundError:
+            return None
+        return _file_entry(os.path.basename(path), info)
+
+    def fingerprint(self, path: str) -> str:
+        """What changes when a file does: device, inode, size, and time of change."""
+        info = os.stat(path)
+        return f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
 
     def exists(self, path: str) -> bool:
         """Whether anything has this name."""
@@ -202,12 +231,24 @@ class Files:
 
         rename(2) would not do: of two writers that look and then rename, both succeed. With
         link(2) the loser gets EEXIST.
+
+        :raises UncertainError: it failed where the name may be there; any other OSError means
+            that nothing was published.
         """
         folder = os.path.dirname(paths[0])
         temporaries: list[str] = []
         try:
             for _ in paths:
                 temporaries.append(self.write_temporary(folder, data))
+            return self._publish_written(folder, temporaries, paths)
+        finally:
+            for temporary in temporaries:
+                self.discard(temporary)
+
+    def _publish_written(
+        self, folder: str, temporaries: Sequence[str], paths: Sequence[str]
+    ) -> bool:
+        try:
             try:
                 self.link(temporaries[0], paths[0])
             except FileExistsError:
@@ -215,10 +256,9 @@ class Files:
             for temporary, path in zip(temporaries[1:], paths[1:], strict=True):
                 with contextlib.suppress(FileExistsError):
                     self.link(temporary, path)
-        finally:
-            for temporary in temporaries:
-                self.discard(temporary)
-        self.sync_folder(folder)
+            self.sync_folder(folder)
+        except OSError as error:
+            raise UncertainError(error.errno, error.strerror, paths[0]) from error
         return True
 
     def replace(self, path: str, data: bytes) -> None:
@@ -253,3 +293,10 @@ class Files:
                 return False
             raise
         return True
+
+    def byte_is_locked(self, fd: int, offset_bytes: int) -> bool:
+        """Whether another open file description has a lock on this byte of an open file."""
+        request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset_bytes, 1, 0)
+        answer = fcntl.fcntl(fd, _OFD_GETLK, request)
+        lock_type: int = struct.unpack("hhqqi", answer)[0]
+        return lock_type != fcntl.F_UNLCK

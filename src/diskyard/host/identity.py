@@ -10,14 +10,7 @@ from pathlib import Path
 import msgspec
 
 from diskyard import errors
-
-
-class HostIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """A host is its machine and its boot; ``host_id`` is its name for people and callers."""
-
-    host_id: str
-    machine_id: str
-    boot_id: str
+from diskyard.model.identity import HostIdentity
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -84,6 +77,11 @@ def provably_gone(process: ProcessIdentity, host: HostIdentity) -> bool:
     if process.boot_id != host.boot_id:
         return True
     return _start_ticks(process.pid) != process.start_ticks
+
+
+def provably_gone_host(other: HostIdentity, host: HostIdentity) -> bool:
+    """Whether a boot of a machine has certainly ended; False whenever this host cannot know."""
+    return other.machine_id == host.machine_id and other.boot_id != host.boot_id
 
 
 def new_uuid() -> str:

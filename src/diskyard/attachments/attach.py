@@ -1,0 +1,83 @@
+"""prepareImage and teardownImage."""
+
+from __future__ import annotations
+
+from diskyard.attachments.libvirt import disk_xml
+from diskyard.host.identity import new_uuid
+from diskyard.model.records import Attachment
+from diskyard.model.requests import PrepareImage, TeardownImage
+from diskyard.model.results import Attached
+from diskyard.model.state import State
+from diskyard.mover.blockgraph import blockdev_graph
+from diskyard.mover.interface import Chain
+from diskyard.opened import Opened
+from diskyard.operations.change import cleaning
+from diskyard.operations.engine import Engine, Outcome
+from diskyard.planner import attach as planner
+from diskyard.planner.common import strong_image
+
+DEFAULT_OWNER = "diskyard"
+_MERGE_WAIT_S = 2.0
+
+
+def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chain]:
+    """Attach an image for an owner on this host; durable on return.
+
+    The leases of the weak images below it are held meanwhile: a merge that works on them
+    has them, and what is given out must not be merged under its user.
+
+    :returns: what the caller is told, and the chain, for serving it.
+    :raises diskyard.errors.LeaseHeld: a merge works on the image's chain.
+    """
+    opened = engine.connections.get(request.repository_id)
+    owner = request.options.owner or DEFAULT_OWNER
+    while True:
+        state = opened.state()
+        weak = _weak_below(state, request.image_id)
+        with opened.work_on(weak, wait_s=_MERGE_WAIT_S):
+            if _weak_below(opened.state(), request.image_id) != weak:
+                continue  # a merge ended meanwhile: the chain is another
+            missing = opened.missing_below(opened.state(), request.image_id)
+            attachment = opened.commit(
+                lambda draft: planner.attach(
+                    draft, request.image_id, attachment_id=new_uuid(), host=engine.host.identity,
+                    owner=owner, read_only=request.options.read_only,
+                    now=engine.host.clock.now(), missing=missing,
+                ),
+                engine.author("prepareImage"),
+            )  # fmt: skip
+            return _answer(opened, attachment)
+
+
+def _weak_below(state: State, image_id: str) -> list[str]:
+    image = strong_image(state, image_id)
+    return [link.id for link, _ in state.chain(image) if not link.is_strong]
+
+
+def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
+    state = opened.state()
+    chain = tuple(opened.layer(state.volumes[key]) for key in attachment.volume_ids)
+    read_only = attachment.mode == "read_only"
+    single = len(chain) == 1 and chain[0].path is not None
+    attached = Attached(
+        image_id=attachment.image_id, host_id=attachment.host.host_id, owner=attachment.owner,
+        mode=attachment.mode, blockdev=blockdev_graph(chain, read_only=read_only),
+        path=chain[0].path if single else None, format=chain[0].format if single else None,
+        nbd_uri=None, libvirt_xml=disk_xml(chain, read_only=read_only),
+    )  # fmt: skip
+    return attached, chain
+
+
+def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
+    """End an attachment; durable on return. Nothing happens if there is none."""
+    opened = engine.connections.get(request.repository_id)
+    before = opened.state()
+    options = request.options
+    opened.commit(
+        lambda draft: planner.detach(
+            draft, request.image_id, host=engine.host.identity,
+            owner=options.owner or DEFAULT_OWNER, of_host_id=options.host_id, force=options.force,
+        ),
+        engine.author("teardownImage"),
+    )  # fmt: skip
+    return Outcome(request.image_id, cleaning(opened, before))

@@ -1,0 +1,190 @@
+"""The repositories connected on this host, and where in them an image is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.log.log import Log
+from diskyard.model.options import Options
+from diskyard.model.records import Image
+from diskyard.model.state import State
+from diskyard.opened import Opened
+from diskyard.repositories.registry import find_format
+
+
+class Connections:
+    """repoIds and the places they name, in the order of their connection.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._lock = threading.RLock()
+        self._opened: dict[str, Opened] = {}
+        self._known: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def connect(self, repo_id: str, format_name: str, parameters: Mapping[str, Any]) -> bool:
+        """Connect a place; False if that very connection was there already.
+
+        The same place under another repoId is an alias, and is searched once.
+
+        :raises diskyard.errors.RepositoryIdInUse: the repoId names another place.
+        """
+        if not repo_id.isprintable() or not 1 <= len(repo_id.encode(errors="replace")) <= 255:
+            raise errors.InvalidParameter(
+                "A repoId is 1-255 bytes of UTF-8 without control characters."
+            )
+        with self._lock:
+            storage = find_format(format_name).connect(parameters, self._host)
+            known = self._known.get(repo_id)
+            existing = self._opened.get(repo_id)
+            if existing is not None and existing.marker == storage.marker:
+                return False
+            if known is not None and known != (format_name, dict(parameters)):
+                raise errors.RepositoryIdInUse(
+                    f"{repo_id} names another place.", repositoryId=repo_id
+                )
+            alias = self.by_marker(storage.marker)
+            log = Log(storage, self._host) if alias is None else alias.log
+            opened = Opened(repo_id, format_name, storage, log, self._host)
+            opened.state()
+            self._known[repo_id] = (format_name, dict(parameters))
+            self._opened[repo_id] = opened
+            return True
+
+    def remember(self, repo_id: str, format_name: str, parameters: Mapping[str, Any]) -> None:
+        """Note a connection of before, to be made when it is needed."""
+        with self._lock:
+            self._known[repo_id] = (format_name, dict(parameters))
+
+    def disconnect(self, repo_id: str) -> None:
+        """Forget a connection; the repository itself is left as it is."""
+        with self._lock:
+            if repo_id not in self._known:
+                raise self._unknown(repo_id)
+            del self._known[repo_id]
+            opened = self._opened.pop(repo_id, None)
+            if opened is not None:
+                opened.storage.close()
+
+    def get(self, repo_id: str) -> Opened:
+        """The place that a repoId names.
+
+        :raises diskyard.errors.RepositoryNotConnected: none; the message lists those there are.
+        :raises diskyard.errors.RepositoryUnavailable: it was connected before, and cannot be now.
+        """
+        with self._lock:
+            if repo_id not in self._known:
+                raise self._unknown(repo_id)
+            if repo_id not in self._opened:
+                format_name, parameters = self._known[repo_id]
+                try:
+                    self.connect(repo_id, format_name, parameters)
+                except (errors.NotARepository, errors.StorageError) as error:
+                    raise errors.RepositoryUnavailable(
+                        f"{repo_id} cannot be connected again: {error.message}",
+                        repositoryId=repo_id,
+                    ) from error
+            return self._opened[repo_id]
+
+    def _unknown(self, repo_id: str) -> errors.RepositoryNotConnected:
+        known = ", ".join(self._known) or "none"
+        return errors.RepositoryNotConnected(
+            f"No repository is connected as {repo_id!r:.80} (connected: {known}).",
+            repositoryId=repo_id[:255],
+        )
+
+    def is_reachable(self, repo_id: str) -> bool:
+        """Whether a known connection can be used now."""
+        if repo_id not in self._known:
+            raise self._unknown(repo_id)
+        try:
+            self.get(repo_id)
+        except errors.DiskyardError:
+            return False
+        return True
+
+    def named(self) -> dict[str, Opened]:
+        """Every repoId that can be used, aliases too, in the order of connection."""
+        with self._lock:
+            return {key: self._opened[key] for key in self._known if self.is_reachable(key)}
+
+    def remembered(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Format and parameters by repoId, also of those that cannot be used now."""
+        with self._lock:
+            return dict(self._known)
+
+    def places(self) -> list[Opened]:
+        """Every place once, in the order of connection."""
+        seen: dict[str, Opened] = {}
+        for opened in self.named().values():
+            seen.setdefault(opened.marker, opened)
+        return list(seen.values())
+
+    def by_marker(self, marker: str) -> Opened | None:
+        """The connected place with this marker."""
+        with self._lock:
+            for opened in self._opened.values():
+                if opened.marker == marker:
+                    return opened
+            if len(self._opened) == len(self._known):
+                return None
+            return next((opened for opened in self.places() if opened.marker == marker), None)
+
+    # -- looking for images --------------------------------------------------------------
+
+    def find(
+        self, image_id: str, options: Options, first: Opened | None = None
+    ) -> tuple[Opened, State, Image]:
+        """The image with this id that verbs return, and where it is.
+
+        Looked for in ``first``, then in the others in the order of their connection;
+        ``participatingRepositories`` narrows that, and a hint names the only place. A
+        repository that does not answer is skipped. One where the image is usable is
+        preferred to one where it is not complete.
+
+        :raises diskyard.errors.ImageNotFound: names the repositories searched and those
+            that did not answer.
+        """
+        searched, silent = [], []
+        incomplete: tuple[Opened, State, Image] | None = None
+        for opened in self._search_order(image_id, options, first):
+            try:
+                state = opened.state()
+            except errors.DiskyardError as error:
+                silent.append(f"{opened.repo_id} ({error.message})")
+                continue
+            searched.append(opened.repo_id)
+            image = state.images.get(image_id)
+            if image is not None and image.is_strong:
+                if image.pending is None:
+                    return opened, state, image
+                incomplete = incomplete or (opened, state, image)
+        if incomplete is not None:
+            return incomplete
+        silence = f" These did not answer: {', '.join(silent)}." if silent else ""
+        raise errors.ImageNotFound(
+            f"Image {image_id} is in none of the repositories searched "
+            f"({', '.join(searched) or 'none'}).{silence}",
+            imageId=image_id,
+        )
+
+    def _search_order(self, image_id: str, options: Options, first: Opened | None) -> list[Opened]:
+        hint = options.image_hints.get(image_id)
+        if hint is not None:
+            return [self.get(hint)]
+        if options.participating_repositories is not None:
+            places = [self.get(repo_id) for repo_id in options.participating_repositories]
+        else:
+            places = self.places()
+            if first is not None:
+                places.insert(0, first)
+        once: dict[str, Opened] = {}
+        for opened in places:
+            once.setdefault(opened.marker, opened)
+        return list(once.values())

@@ -1,0 +1,113 @@
+"""clean: deletes what nothing needs, and writes again what should be there twice."""
+
+from __future__ import annotations
+
+from diskyard.fixes.judge import hold_is_over
+from diskyard.fixes.work import Work
+from diskyard.host import provably_gone_host
+from diskyard.log.twins import rewrite_twin
+from diskyard.model.fix import (
+    CleanAttachment, CleanGarbage, CleanHold, CleanLeftover, CleanProgress, CleanTwin, CleanVolume,
+    Merge,
+)  # fmt: skip
+from diskyard.opened import volume_name
+from diskyard.planner.attach import remove_attachment
+from diskyard.planner.switch import release
+from diskyard.planner.work import doom_abandoned, forget
+from diskyard.repositories.interface import VolumeName
+
+
+def clean_volume(work: Work, action: CleanVolume) -> bool:
+    """Delete a volume that is doomed, or whose making was abandoned; then forget its record.
+
+    A crash leaves the record, which says doomed, with the data or without it.
+    """
+    opened = work.opened
+    volume = opened.state().volumes.get(action.volume_id)
+    if volume is None or volume.state == "ready":
+        return False
+    leases_of = [volume.id] if volume.building is None else [volume.id, volume.building.image_id]
+    with opened.work_on(leases_of):
+        doomed = opened.commit(lambda draft: doom_abandoned(draft, volume.id), work.author)
+        if doomed is None:
+            return False
+        opened.log.require_writable()
+        opened.storage.delete_volume(volume_name(doomed))
+        return opened.commit(lambda draft: forget(draft, doomed.id), work.author)
+
+
+def clean_garbage(work: Work, action: CleanGarbage) -> bool:
+    """Delete a volume that the log does not name.
+
+    It was listed before the log was read anew, carries no number above the newest entry,
+    and is unnamed: it never will be named again. If the log is behind, nothing is deleted.
+    """
+    opened = work.opened
+    name = VolumeName.parse(action.name)
+    if name is None:
+        return False
+    if opened.storage.stored_volume(name) is None:
+        return False
+    state = opened.state()
+    opened.log.require_writable()
+    if name.volume_id in state.volumes or name.named_by > state.version:
+        return False
+    return opened.storage.delete_volume(name)
+
+
+def clean_leftover(work: Work, action: CleanLeftover) -> bool:
+    """Delete a temporary file whose process is gone."""
+    return work.opened.storage.delete_leftover(action.name)
+
+
+def clean_progress(work: Work, action: CleanProgress) -> bool:
+    """Forget the progress of an image that is not there any more."""
+    opened = work.opened
+    if action.image_id not in opened.storage.progress_image_ids():
+        return False
+    lease = opened.storage.try_lock(f"work:{action.image_id}")
+    if lease is None:
+        return False
+    try:
+        image = opened.state().images.get(action.image_id)
+        if image is not None and image.is_strong:
+            return False
+        opened.storage.remove_progress(action.image_id)
+        return True
+    finally:
+        lease.release()
+
+
+def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[FollowUp]]:
+    """Remove an attachment whose host is provably gone."""
+    before = work.opened.state()
+    attachment = before.attachments.get(action.attachment_id)
+    if attachment is None:
+        return False, []
+    if not provably_gone_host(attachment.host, work.engine.host.identity):
+        return False, []
+    changed = work.opened.commit(
+        lambda draft: remove_attachment(draft, action.attachment_id), work.author
+    )
+    return changed, cleaning(work.opened, before)
+
+
+def clean_hold(work: Work, action: CleanHold) -> tuple[bool, list[FollowUp]]:
+    """Release an image from a copy that is over; what it kept can be merged or deleted then."""
+    before = work.opened.state()
+    image = before.images.get(action.image_id)
+    if image is None or action.hold not in image.held_for:
+        return False, []
+    over, _ = hold_is_over(work.engine.connections, work.opened, action.hold)
+    if not over:
+        return False, []
+    changed = work.opened.commit(
+        lambda draft: release(draft, action.image_id, action.hold), work.author
+    )
+    merge = FollowUp(work.opened, Merge(image_id=action.image_id))
+    return changed, [merge, *cleaning(work.opened, before)]
+
+
+def clean_twin(work: Work, action: CleanTwin) -> bool:
+    """Write a missing or damaged copy again from the one that is whole."""
+    return rewrite_twin(work.opened.storage, work.opened.log, action.kind, action.number)

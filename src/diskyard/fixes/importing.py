@@ -1,0 +1,79 @@
+"""Reading a file of this host into a pending image."""
+
+from __future__ import annotations
+
+import os
+
+from diskyard import errors
+from diskyard.fixes.work import Work
+from diskyard.host import Host, Limits
+from diskyard.model.records import FileSource
+from diskyard.mover.copy import copy_view
+from diskyard.mover.interface import Chain
+from diskyard.mover.untrusted import import_layer, inspect_import, private_copy
+
+_UNTRUSTED = Limits(cpu_s=24 * 3600)
+
+
+def file_waits_for(host: Host, source: FileSource) -> str | None:
+    """Why a file cannot be read on this host now; None if it can."""
+    if source.machine_id != host.identity.machine_id:
+        return "the file to import is on another host"
+    try:
+        now = host.files.fingerprint(source.path)
+    except (OSError, errors.DiskyardError) as error:
+        return f"the file to import cannot be read: {error}"
+    return None if now == source.fingerprint else "the file to import has changed since"
+
+
+def copy_file(
+    work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int
+) -> None:
+    """Copy a file's bytes into a volume, resumably.
+
+    Any format but raw is copied privately first: what is checked is then what is read.
+
+    :raises diskyard.errors.UnsafeImage: the file is not, or no longer, what was committed.
+    """
+    waits_for = file_waits_for(work.engine.host, source)
+    if waits_for is not None:
+        raise errors.UnsafeImage(
+            f"{source.path} cannot be imported: {waits_for}.",
+            advice="Put the file back as it was and run the fix again, or remove the image.",
+        )
+    if source.format == "raw":
+        _copy_layer(work, source.path, source, size_bytes, target, start_bytes)
+    else:
+        _copy_privately(work, source, size_bytes, target, start_bytes)
+    if file_waits_for(work.engine.host, source) is not None:
+        raise errors.UnsafeImage(
+            f"{source.path} changed while it was imported.",
+            advice="Remove the image and import the file again when nothing writes to it.",
+        )
+
+
+def _copy_privately(
+    work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int
+) -> None:
+    path = work.opened.storage.private_path()
+    if path is None:
+        raise errors.Unsupported(f"{work.opened.storage.place} has no room for a private copy.")
+    work.stage = "1/2"
+    try:
+        private_copy(work.engine.host, source.path, path, work)
+        if inspect_import(work.engine.host, path, source.format) != size_bytes:
+            raise errors.UnsafeImage(f"{source.path} does not have the size it had.")
+        work.stage = "2/2"
+        _copy_layer(work, path, source, size_bytes, target, start_bytes)
+    finally:
+        if os.path.lexists(path):
+            work.engine.host.files.unlink(path)
+
+
+def _copy_layer(
+    work: Work, path: str, source: FileSource, size_bytes: int, target: Chain, start_bytes: int
+) -> None:
+    copy_view(
+        work.engine.host, (import_layer(path, source.format, size_bytes),), target, size_bytes,
+        start_bytes=start_bytes, monitor=work, target_zeroed=True, source_limits=_UNTRUSTED,
+    )  # fmt: skip

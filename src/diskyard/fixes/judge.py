@@ -1,0 +1,103 @@
+"""Judgements that need a look at other repositories: is a hold over, where is a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from diskyard import errors
+from diskyard.connections import Connections
+from diskyard.model.records import AnyHold, FileSource, Image, ImageSource, TrackHold
+from diskyard.model.state import State
+from diskyard.model.status import why_broken
+from diskyard.opened import Opened
+
+
+def hold_is_over(
+    connections: Connections, home: Opened, hold: AnyHold
+) -> tuple[bool, str | None]:
+    """Whether what a hold is for is provably over, or why that cannot be known here.
+
+    A copy is over when its work lease is free and the target's newest state has no such
+    pending copy. The lease is looked at first: who commits a copy has it from before the
+    hold until after the record.
+    """
+    if isinstance(hold, TrackHold):
+        disk = home.state().images.get(hold.disk_id)
+        return disk is None or not disk.is_strong, None
+    target = connections.by_marker(hold.target_marker)
+    if target is None:
+        return False, "the repository that the copy is in is not connected on this host"
+    try:
+        if target.is_locked(hold.copy_id):
+            return False, None
+        copy = target.state().images.get(hold.copy_id)
+        target.log.require_writable()
+    except errors.DiskyardError as error:
+        return False, f"the repository that the copy is in cannot be read: {error.message}"
+    return copy is None or copy.pending is None or not copy.is_strong, None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSource:
+    """Where the bytes of an image can be read now."""
+
+    opened: Opened
+    state: State
+    image: Image
+
+
+def find_source(
+    connections: Connections, target: Opened, image: Image, participating: list[Opened] | None = None
+) -> FoundSource | str:
+    """Where a mend of ``image`` can read, or what it waits for.
+
+    The bytes of a Snapshot are the same in every repository that has it whole.
+    """
+    source = None if image.pending is None else image.pending.source
+    if isinstance(source, FileSource):
+        raise errors.InternalError("A file is not looked for in repositories.")
+    image_id = image.id if source is None else source.image_id
+    places = connections.places() if participating is None else participating
+    if source is not None:
+        # The repository of the commit first: it holds the image for this copy.
+        places = sorted(places, key=lambda place: place.marker != source.marker)
+    reasons = []
+    for place in places:
+        if source is None and place.marker == target.marker:
+            continue
+        found = _whole(place, image_id)
+        if isinstance(found, FoundSource):
+            return found
+        if found is not None:
+            reasons.append(f"{place.repo_id}: {found}")
+    where = f" ({'; '.join(reasons)})" if reasons else ""
+    return f"image {image_id} is whole in no connected repository{where}"
+
+
+def _whole(place: Opened, image_id: str) -> FoundSource | str | None:
+    try:
+        state = place.state()
+        image = state.images.get(image_id)
+        if image is None or image.consumed_by is not None:
+            return None
+        why = why_broken(state, image, place.missing_of(state, image))
+    except (errors.DiskyardError, OSError) as error:
+        return str(error)
+    return FoundSource(place, state, image) if why is None else why
+
+
+def waits_for_base(target: Opened, state: State, image: Image) -> str | None:
+    """What a pending image's base lacks; None if the base is whole or not needed."""
+    if image.pending is None or image.pending.base_image_id is None:
+        return None
+    base = state.images.get(image.pending.base_image_id)
+    if base is None or base.consumed_by is not None:
+        return f"its base {image.pending.base_image_id} is not in this repository"
+    why = why_broken(state, base, target.missing_of(state, base))
+    return None if why is None else f"its base {base.id} cannot be read: {why}"
+
+
+def allocated_of(opened: Opened, state: State, image: Image, allocated: Mapping[str, int]) -> int:
+    """Bytes on the storage in an image's chain: at most so much is to be read of it."""
+    return sum(allocated.get(volume.id, 0) for _, volume in state.chain(image))

@@ -1,0 +1,177 @@
+"""One look at a repository's storage, log and neighbours, for ``find_fixes`` to judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+from diskyard.fixes.importing import file_waits_for
+from diskyard.fixes.judge import (
+    FoundSource, allocated_of, find_source, hold_is_over, waits_for_base,
+)  # fmt: skip
+from diskyard.host import provably_gone_host
+from diskyard.log.log import Author
+from diskyard.log.twins import look_at_twins
+from diskyard.model.fix import CleanTwin
+from diskyard.model.records import AnyHold, FileSource, Image
+from diskyard.model.state import State
+from diskyard.model.status import merge_dependent
+from diskyard.mover.inspect import check_volume
+from diskyard.opened import Opened
+from diskyard.operations.engine import Engine
+from diskyard.planner.find_fixes import Look, SourceView
+from diskyard.planner.work import needs_restore, set_damage
+
+
+def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | None) -> Look:
+    """Look at everything; the storage is listed before the log is read, in that order."""
+    listed = opened.storage.list_volumes()
+    leftovers = opened.storage.list_leftovers()
+    progress = opened.storage.progress_image_ids()
+    state = opened.state()
+    if deep:
+        _look_into_volumes(engine, opened, state)
+        state = opened.state()
+    allocated = {item.name.volume_id: item.allocated_bytes for item in listed}
+    missing = _missing(opened, state, allocated)
+    over, unknown = _holds(engine, opened, state)
+    return Look(
+        state=state,
+        capabilities=opened.storage.capabilities,
+        stored={str(item.name): item.allocated_bytes for item in listed},
+        allocated=allocated,
+        missing=missing,
+        leftovers={item.name: item.allocated_bytes for item in leftovers},
+        progress=tuple(progress),
+        locked=_locked(opened, state, progress),
+        gone_attachments=frozenset(
+            key
+            for key, attachment in state.attachments.items()
+            if provably_gone_host(attachment.host, engine.host.identity)
+        ),
+        holds_over=tuple(over),
+        holds_unknown=tuple(unknown),
+        twins=tuple(_twins(opened, state, deep=deep)),
+        sources=_sources(engine, opened, state, missing, allocated, places),
+        workers=_workers(opened, progress),
+    )
+
+
+def _missing(opened: Opened, state: State, allocated: Mapping[str, int]) -> frozenset[str]:
+    """Volumes named ready that are not on the storage; each is looked for once more.
+
+    One that was listed as absent may have been made between the listing and the reading.
+    """
+    return frozenset(
+        volume.id
+        for volume in state.volumes.values()
+        if volume.state == "ready"
+        and volume.id not in allocated
+        and opened.stored(volume) is None
+    )
+
+
+def _locked(opened: Opened, state: State, progress: list[str]) -> frozenset[str]:
+    """Of the images and volumes that a fix could be listed for, those being worked on."""
+    candidates = set(progress)
+    for volume in state.volumes.values():
+        if volume.state == "doomed":
+            candidates.add(volume.id)
+        elif volume.building is not None:
+            candidates.add(volume.building.image_id)
+    for image in state.images.values():
+        if image.pending is not None or image.strategy == "performance":
+            candidates.add(image.id)
+        dependent = None if image.is_strong else merge_dependent(state, image)
+        if dependent is not None:
+            candidates |= {image.id, *state.images_on(dependent.id)}
+    return frozenset(key for key in candidates if opened.is_locked(key))
+
+
+def _workers(opened: Opened, progress: list[str]) -> dict[str, str]:
+    found = {}
+    for image_id in progress:
+        seen = opened.progress(image_id)
+        if seen is not None:
+            found[image_id] = seen.host.host_id
+    return found
+
+
+def _holds(
+    engine: Engine, opened: Opened, state: State
+) -> tuple[list[tuple[str, AnyHold]], list[tuple[str, AnyHold, str]]]:
+    over: list[tuple[str, AnyHold]] = []
+    unknown: list[tuple[str, AnyHold, str]] = []
+    for image_id in state.held:
+        for hold in state.images[image_id].held_for:
+            ended, why_unknown = hold_is_over(engine.connections, opened, hold)
+            if ended:
+                over.append((image_id, hold))
+            elif why_unknown is not None:
+                unknown.append((image_id, hold, why_unknown))
+    return over, unknown
+
+
+def _twins(opened: Opened, state: State, *, deep: bool) -> Iterator[CleanTwin]:
+    """Objects with a bad copy: those that reading needs, or with ``deep`` all that are kept."""
+    checkpoints = sorted(opened.storage.numbers("checkpoint"))
+    first = 0 if deep or not checkpoints else checkpoints[-1]
+    for number in checkpoints if deep else checkpoints[-1:]:
+        if look_at_twins(opened.storage, "checkpoint", number) is not None:
+            yield CleanTwin(kind="checkpoint", number=number)
+    for number in sorted(opened.storage.numbers("entry")):
+        if first <= number <= state.version:
+            trouble = look_at_twins(opened.storage, "entry", number)
+            if trouble is not None and trouble.whole is not None:
+                yield CleanTwin(kind="entry", number=number)
+
+
+def _sources(
+    engine: Engine, opened: Opened, state: State, missing: frozenset[str],
+    allocated: Mapping[str, int], places: list[Opened] | None,
+) -> dict[str, SourceView]:  # fmt: skip
+    views = {}
+    for image in state.images.values():
+        if (image.is_strong and image.pending is not None) or needs_restore(state, image, missing):
+            views[image.id] = _source_view(engine, opened, state, image, places)
+    return views
+
+
+def _source_view(
+    engine: Engine, opened: Opened, state: State, image: Image, places: list[Opened] | None
+) -> SourceView:
+    waits_for = waits_for_base(opened, state, image)
+    if image.pending is not None and isinstance(image.pending.source, FileSource):
+        source = image.pending.source
+        return SourceView(waits_for or file_waits_for(engine.host, source), image.size_bytes)
+    found = find_source(engine.connections, opened, image, places)
+    if not isinstance(found, FoundSource):
+        return SourceView(waits_for or found, None)
+    allocated = {
+        volume.id: 0 if (stored := found.opened.stored(volume)) is None else stored.allocated_bytes
+        for _, volume in found.state.chain(found.image)
+    }
+    return SourceView(waits_for, allocated_of(found.opened, found.state, found.image, allocated))
+
+
+def _look_into_volumes(engine: Engine, opened: Opened, state: State) -> None:
+    """Read every ready volume's own metadata, and note in its record what is wrong with it.
+
+    Volumes that a guest may be writing to are left out: their metadata changes under us.
+    """
+    author: Author = engine.author("checkStorageRepository")
+    for volume in state.volumes.values():
+        if volume.state != "ready" or _may_change(opened, state, volume.id):
+            continue
+        if opened.stored(volume) is None:
+            continue  # missing: found without a note
+        damage = check_volume(engine.host, opened.layer(volume))
+        if damage != volume.damage:
+            opened.commit(partial(set_damage, volume_id=volume.id, damage=damage), author)
+
+
+def _may_change(opened: Opened, state: State, volume_id: str) -> bool:
+    writers = (state.attachments[key] for key in state.attachments_naming(volume_id))
+    if any(attachment.mode == "read_write" for attachment in writers):
+        return True
+    return any(opened.is_locked(key) for key in state.images_on(volume_id))

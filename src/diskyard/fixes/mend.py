@@ -1,0 +1,258 @@
+"""mend: sets up the data of a pending image, or restores a Snapshot from another repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from diskyard import errors
+from diskyard.fixes.importing import copy_file
+from diskyard.fixes.judge import FoundSource, find_source, waits_for_base
+from diskyard.fixes.work import Work, require_room
+from diskyard.host import provably_gone_host
+from diskyard.host.identity import new_uuid
+from diskyard.log.codec import Progress
+from diskyard.model.fix import CleanVolume, Mend, Merge
+from diskyard.model.records import CopyHold, FileSource, Image, Pending, Volume
+from diskyard.model.state import State
+from diskyard.model.transaction import Draft
+from diskyard.mover.copy import copy_view
+from diskyard.mover.interface import Chain, Stopped
+from diskyard.mover.merge import repair_leaks
+from diskyard.mover.reflink import clone_file
+from diskyard.opened import Opened
+from diskyard.operations.change import cleaning
+from diskyard.operations.engine import FollowUp
+from diskyard.operations.freeze import release_hold
+from diskyard.planner import work as planner
+from diskyard.planner.common import Superseded
+
+
+def mend(
+    work: Work, action: Mend, participating: list[Opened] | None
+) -> tuple[bool, list[FollowUp]]:
+    """Complete or restore an image.
+
+    :param participating: where a source is looked for; None for all that are connected.
+    :raises diskyard.errors.ImageBroken: it cannot run now; says what it waits for.
+    """
+    opened = work.opened
+    with opened.work_on([action.image_id]) as leases:
+        work.hold(leases)
+        work.image_id = action.image_id
+        state = opened.state()
+        image = state.images.get(action.image_id)
+        if image is None:
+            return False, []
+        try:
+            if image.pending is not None and image.is_strong:
+                return _complete(work, state, image, participating)
+            if planner.needs_restore(state, image, opened.missing_of(state, image)):
+                return _restore(work, state, image, participating)
+        except Superseded:
+            # Cancelled or taken over: what was made is left without anybody who wants it.
+            leftover = [] if work.volume_id is None else [CleanVolume(volume_id=work.volume_id)]
+            return False, [FollowUp(opened, action) for action in leftover]
+        except Stopped:
+            work.persist("stopped by the caller")
+            opened.commit(
+                lambda draft: planner.set_last_error(draft, action.image_id, "stopped"), work.author
+            )
+            raise
+        return False, []
+
+
+def _require_source(
+    work: Work, image: Image, participating: list[Opened] | None
+) -> FoundSource:
+    found = find_source(work.engine.connections, work.opened, image, participating)
+    if isinstance(found, str):
+        raise errors.ImageBroken(
+            f"Image {image.id} cannot be mended yet: {found}.", imageId=image.id,
+            advice="Connect a repository that has it, then run the fix again.",
+        )  # fmt: skip
+    return found
+
+
+def _complete(
+    work: Work, state: State, image: Image, participating: list[Opened] | None
+) -> tuple[bool, list[FollowUp]]:
+    opened = work.opened
+    assert image.pending is not None
+    waits_for = waits_for_base(opened, state, image)
+    if waits_for is not None:
+        raise errors.ImageBroken(
+            f"Image {image.id} cannot be mended yet: {waits_for}.", imageId=image.id,
+            advice="Copy the base to this repository, then run the fix again.",
+        )  # fmt: skip
+    source = image.pending.source
+    if isinstance(source, FileSource):
+        volume, start_bytes = _take_over(work, image, source.fingerprint)
+        copy_file(work, source, image.size_bytes, _target(opened, volume), start_bytes)
+        _seal(work, image.id, volume)
+        return True, []
+    found = _require_source(work, image, participating)
+    require_room(opened, _least_needed(found, image.pending), "The copy")
+    volume, start_bytes = _take_over(work, image, f"{found.image.id}/{found.image.data_generation}")
+    _copy(work, found, volume, image.size_bytes, start_bytes)
+    _seal(work, image.id, volume)
+    return True, _release_source(work, image.pending, image.id)
+
+
+def _seal(work: Work, image_id: str, volume: Volume) -> None:
+    work_id = work.work_id
+    assert work_id is not None
+    work.opened.commit(
+        lambda draft: planner.seal_pending(draft, image_id, volume_id=volume.id, work_id=work_id),
+        work.author,
+    )
+
+
+def _take_over(work: Work, image: Image, fingerprint: str) -> tuple[Volume, int]:
+    """Become the one work that may seal the image; its volume, and where to go on in it.
+
+    Another worker's volume is used again only if that worker can no longer write into it.
+    What it wrote came from the same source, which cannot change: it is overwritten with
+    the same bytes from the last checkpoint on.
+    """
+    opened = work.opened
+    progress = opened.progress(image.id)
+    safe = opened.storage.capabilities.enforced_leases or (
+        progress is not None and provably_gone_host(progress.host, work.engine.host.identity)
+    )
+    old = None if image.volume_id is None else opened.state().volumes[image.volume_id]
+    exists = old is not None and opened.stored(old) is not None
+    work_id, volume_id = new_uuid(), new_uuid()
+    _, volume = opened.commit(
+        lambda draft: planner.take_over(
+            draft, image.id, work_id=work_id, volume_id=volume_id, keep=safe or not exists
+        ),
+        work.author,
+    )  # fmt: skip
+    start_bytes = 0
+    if not exists or volume.id == volume_id:
+        opened.make_empty(volume)
+    else:
+        repair_leaks(work.engine.host, opened.layer(volume), inherit_fds=work.inherit_fds)
+        start_bytes = _resume_at(progress, old, fingerprint)
+    work.volume_id, work.work_id, work.fingerprint = volume.id, work_id, fingerprint
+    work.checkpoint(start_bytes)
+    return volume, start_bytes
+
+
+def _resume_at(progress: Progress | None, old: Volume | None, fingerprint: str) -> int:
+    """The last checkpoint, if it is of this volume, of the work that last had it, and source."""
+    if progress is None or old is None or old.building is None:
+        return 0
+    same = (progress.volume_id, progress.work_id, progress.fingerprint) == (
+        old.id, old.building.work_id, fingerprint,
+    )  # fmt: skip
+    return progress.durable_bytes if same else 0
+
+
+def _target(opened: Opened, volume: Volume) -> Chain:
+    return opened.chain_of_volume(opened.state(), volume)
+
+
+def _least_needed(found: FoundSource, pending: Pending) -> int:
+    """Room that a full copy needs at least; a difference may need next to nothing."""
+    if pending.base_image_id is not None:
+        return 0
+    return min(found.image.size_bytes, _allocated(found))
+
+
+def _allocated(found: FoundSource) -> int:
+    volume_id = found.image.volume_id
+    stored = None if volume_id is None else found.opened.stored(found.state.volumes[volume_id])
+    return 0 if stored is None else stored.allocated_bytes
+
+
+def _copy(
+    work: Work, found: FoundSource, volume: Volume, size_bytes: int, start_bytes: int
+) -> None:
+    """Move the bytes: a clone where storage can, else what differs, extent by extent."""
+    opened = work.opened
+    source = found.opened.chain(found.state, found.image)
+    target = _target(opened, volume)
+    if _share(work, source, target, size_bytes):
+        return
+    copy_view(
+        work.engine.host, source, target, size_bytes, start_bytes=start_bytes, monitor=work,
+        target_zeroed=opened.storage.capabilities.zeroed,
+    )  # fmt: skip
+
+
+def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:
+    """Clone one raw file into another of one reflink file system; False if that cannot be."""
+    single = len(source) == 1 == len(target) and source[0].format == "raw" == target[0].format
+    if not single or source[0].path is None or target[0].path is None:
+        return False
+    if not clone_file(work.engine.host, source[0].path, target[0].path):
+        return False
+    if source[0].size_bytes != size_bytes:
+        work.opened.resize_raw(target[0], size_bytes)
+    return True
+
+
+def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowUp]:
+    """Let go of what the copy has read, or keep it as the tracker; then it can be merged."""
+    source = pending.source
+    assert not isinstance(source, FileSource)
+    home = work.engine.connections.by_marker(source.marker)
+    frozen = None if home is None else home.state().images.get(source.image_id)
+    if home is None or frozen is None:
+        return []
+    before = home.state()
+    for hold in frozen.held_for:
+        if not isinstance(hold, CopyHold):
+            continue
+        if (hold.target_marker, hold.copy_id) != (work.opened.marker, image_id):
+            continue
+        if pending.track_changes and pending.tracked_disk_id is not None:
+            disk_id = pending.tracked_disk_id
+            home.commit(_tracker(frozen.id, hold, disk_id), work.author)
+        else:
+            release_hold(home, frozen.id, hold, work.author)
+    merges = [FollowUp(home, Merge(image_id=key)) for key in sorted(_freed(before, home.state()))]
+    return [*merges, *cleaning(home, before)]
+
+
+def _tracker(frozen_id: str, hold: CopyHold, disk_id: str) -> Callable[[Draft], None]:
+    return lambda draft: planner.keep_tracker(draft, frozen_id, hold, disk_id)
+
+
+def _freed(before: State, after: State) -> set[str]:
+    """Weak images that nothing holds any more."""
+    return {
+        key
+        for key in before.held
+        if key not in after.held and key in after.images and not after.images[key].is_strong
+    }
+
+
+def _restore(
+    work: Work, state: State, image: Image, participating: list[Opened] | None
+) -> tuple[bool, list[FollowUp]]:
+    """A Snapshot's volume is missing or damaged here, and the Snapshot whole elsewhere."""
+    opened = work.opened
+    found = _require_source(work, image, participating)
+    missing = opened.missing_of(state, image)
+    volume_id, work_id = new_uuid(), new_uuid()
+    image, volume = opened.commit(
+        lambda draft: planner.begin_restore(
+            draft, image.id, volume_id=volume_id, work_id=work_id, missing=missing
+        ),
+        work.author,
+    )  # fmt: skip
+    work.volume_id, work.work_id = volume.id, work_id
+    opened.make_empty(volume)
+    _copy(work, found, volume, image.size_bytes, 0)
+    old_volume_id = image.volume_id
+    assert old_volume_id is not None
+    opened.commit(
+        lambda draft: planner.seal_restore(
+            draft, image.id, old_volume_id=old_volume_id, volume_id=volume_id, work_id=work_id
+        ),
+        work.author,
+    )  # fmt: skip
+    return True, [FollowUp(opened, CleanVolume(volume_id=old_volume_id))]

@@ -1,0 +1,130 @@
+"""merge: a removed image that one volume still reads, and that volume, become one."""
+
+from __future__ import annotations
+
+from diskyard import errors
+from diskyard.fixes.work import Work, require_room
+from diskyard.host.identity import new_uuid
+from diskyard.model.fix import CleanVolume, Merge
+from diskyard.model.state import State
+from diskyard.mover.merge import commit_down, stream_up
+from diskyard.opened import Opened, backing_name
+from diskyard.operations.engine import FollowUp
+from diskyard.planner import work as planner
+from diskyard.planner.common import Superseded
+from diskyard.planner.work import MergePlan
+
+
+def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
+    """Merge a weak image with the one volume that reads it.
+
+    :returns: whether anything changed, and the clean of the volume that is left over.
+    """
+    opened = work.opened
+    while True:
+        plan = _plan(opened, opened.state(), action.image_id)
+        if plan is None:
+            return False, []
+        leases = planner.merge_lease_images(opened.state(), plan)
+        with opened.work_on(leases) as held:
+            work.hold(held)
+            state = opened.state()
+            plan = _plan(opened, state, action.image_id)
+            if plan is None:
+                return False, []
+            if planner.merge_lease_images(state, plan) != leases:
+                continue  # the disk was snapshotted meanwhile: other images to hold
+            _require_free(state, plan)
+            try:
+                return True, _merge(work, state, plan)
+            except Superseded:
+                return False, []
+
+
+def _plan(opened: Opened, state: State, image_id: str) -> MergePlan | None:
+    image = state.images.get(image_id)
+    if image is None:
+        return None
+    allocated: dict[str, int] = {}
+    involved = [key for key in (image.volume_id, *state.dependents(image_id)) if key is not None]
+    for volume_id in involved:
+        stored = opened.stored(state.volumes[volume_id])
+        allocated[volume_id] = 0 if stored is None else stored.allocated_bytes
+    return planner.plan_merge(state, image_id, allocated)
+
+
+def merge_is_free(opened: Opened, image_id: str) -> bool:
+    """Whether a merge can be done now by dropping an empty volume, moving nothing."""
+    state = opened.state()
+    plan = _plan(opened, state, image_id)
+    if plan is None or planner.merge_in_the_way(state, plan) is not None:
+        return False
+    return plan.image.consumed_by is None and _is_free(opened, plan)
+
+
+def _require_free(state: State, plan: MergePlan) -> None:
+    in_the_way = planner.merge_in_the_way(state, plan)
+    if in_the_way is not None:
+        raise errors.ImageInUse(f"The merge waits: {in_the_way}.")
+
+
+def _merge(work: Work, state: State, plan: MergePlan) -> list[FollowUp]:
+    opened = work.opened
+    work.image_id = next(iter(sorted(state.images_on(plan.dependent.id))), None)
+    if plan.image.consumed_by is None and _is_free(opened, plan):
+        if opened.is_unwritten(plan.dependent):
+            gone = _seal_down(work, plan.image.id, plan)
+        else:
+            gone = _seal_up(work, plan)
+    else:
+        require_room(opened, plan.moves_bytes, "The merge")
+        gone = _merge_down(work, plan) if plan.direction == "down" else _merge_up(work, state, plan)
+    return [FollowUp(opened, CleanVolume(volume_id=gone))]
+
+
+def _is_free(opened: Opened, plan: MergePlan) -> bool:
+    """Whether one of the two volumes is empty and of the right size: dropping it moves nothing."""
+    if plan.parent.size_bytes == plan.dependent.size_bytes and opened.is_unwritten(plan.dependent):
+        return True
+    return plan.parent.size_bytes >= plan.dependent.size_bytes and opened.is_unwritten(plan.parent)
+
+
+def _merge_down(work: Work, plan: MergePlan) -> str:
+    """The dependent's bytes into the parent.
+
+    From the first transaction on the parent's own view is going: its image can be read
+    only through the dependent, until the second gives the parent to the dependent's image.
+    """
+    opened, fresh_id = work.opened, new_uuid()
+    consumed_id = opened.commit(lambda draft: planner.consume(draft, plan, fresh_id), work.author)
+    state = opened.state()
+    parents = opened.chain_of_volume(state, state.volumes[plan.parent.id])
+    commit_down(work.engine.host, opened.layer(plan.dependent), parents, work)
+    return _seal_down(work, consumed_id, plan)
+
+
+def _seal_down(work: Work, image_id: str, plan: MergePlan) -> str:
+    work.opened.commit(
+        lambda draft: planner.seal_merge_down(draft, image_id, plan), work.author
+    )
+    return plan.dependent.id
+
+
+def _merge_up(work: Work, state: State, plan: MergePlan) -> str:
+    """The parent's bytes into the dependent, whose view does not change meanwhile."""
+    opened = work.opened
+    chain = opened.chain_of_volume(state, plan.parent)
+    stream_up(
+        work.engine.host, opened.layer(plan.dependent), chain, chain[1:],
+        backing_name(plan.parent.parent_image_id), work,
+    )  # fmt: skip
+    return _seal_up(work, plan)
+
+
+def _seal_up(work: Work, plan: MergePlan) -> str:
+    work.opened.commit(
+        lambda draft: planner.seal_merge_up(draft, plan.image.id, plan), work.author
+    )
+    return plan.parent.id
+
+

@@ -1,0 +1,81 @@
+"""optimize: builds the better volume beside the old one, then switches to it."""
+
+from __future__ import annotations
+
+from diskyard import errors
+from diskyard.fixes.work import Work, require_room
+from diskyard.host.identity import new_uuid
+from diskyard.model.fix import CleanVolume, Optimize
+from diskyard.mover.copy import copy_view
+from diskyard.opened import volume_name
+from diskyard.operations.engine import FollowUp
+from diskyard.planner import work as planner
+from diskyard.planner.common import Superseded
+from diskyard.planner.work import OptimizePlan
+
+
+def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
+    """Build the better representation of a degraded image.
+
+    What is built is of the moment at which it began: attaching the image for writing, or
+    any other change of its bytes, makes the seal fail and the fix stay listed.
+
+    :raises diskyard.errors.ImageInUse: the image is attached for writing.
+    """
+    opened = work.opened
+    with opened.work_on([action.image_id]) as leases:
+        work.hold(leases)
+        work.image_id = action.image_id
+        state = opened.state()
+        plan = planner.plan_optimize(state, action.image_id, opened.storage.capabilities)
+        if plan is None or opened.missing_of(state, plan.image):
+            return False, []
+        waits_for = planner.optimize_waits_for(state, plan)
+        if waits_for is not None:
+            raise errors.ImageInUse(f"The optimization waits: {waits_for}.", imageId=plan.image.id)
+        if plan.kind == "reserve":
+            return _reserve(work, plan), []
+        return _build(work, plan)
+
+
+def _reserve(work: Work, plan: OptimizePlan) -> bool:
+    stored = work.opened.stored(plan.volume)
+    allocated = 0 if stored is None else stored.allocated_bytes
+    require_room(work.opened, plan.volume.size_bytes - allocated, "Reserving the image's blocks")
+    work.opened.storage.grow_volume(
+        volume_name(plan.volume), length_bytes=plan.volume.size_bytes, preallocate=True
+    )
+    work.opened.commit(lambda draft: planner.seal_reserve(draft, plan), work.author)
+    return True
+
+
+def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
+    opened, volume_id, work_id = work.opened, new_uuid(), new_uuid()
+    state = opened.state()
+    if plan.kind == "flatten":
+        require_room(opened, plan.image.size_bytes, "The optimization")
+    volume = opened.commit(
+        lambda draft: planner.begin_optimize(
+            draft, plan, volume_id=volume_id, work_id=work_id,
+            capabilities=opened.storage.capabilities,
+        ),
+        work.author,
+    )  # fmt: skip
+    work.volume_id, work.work_id = volume.id, work_id
+    opened.make_empty(volume)
+    source = opened.chain(state, state.images[plan.image.id])
+    target = opened.chain_of_volume(opened.state(), volume)
+    copy_view(
+        work.engine.host, source, target, plan.image.size_bytes, start_bytes=0, monitor=work,
+        target_zeroed=opened.storage.capabilities.zeroed,
+    )  # fmt: skip
+    try:
+        opened.commit(
+            lambda draft: planner.seal_optimize(
+                draft, plan, volume_id=volume_id, work_id=work_id
+            ),
+            work.author,
+        )  # fmt: skip
+    except Superseded:
+        return False, [FollowUp(opened, CleanVolume(volume_id=volume_id))]
+    return True, [FollowUp(opened, CleanVolume(volume_id=plan.volume.id))]

@@ -1,0 +1,101 @@
+"""Running a fix, whichever it is, and the fixes that it leads to."""
+
+from __future__ import annotations
+
+from diskyard import errors
+from diskyard.fixes import clean
+from diskyard.fixes.merge import merge, merge_is_free
+from diskyard.fixes.mend import mend
+from diskyard.fixes.optimize import optimize
+from diskyard.fixes.work import NobodyWatches, Watcher, Work
+from diskyard.model.fix import (
+    AnyAction, CleanAttachment, CleanGarbage, CleanHold, CleanLeftover, CleanProgress, CleanTwin,
+    CleanVolume, Mend, Merge, Optimize, fix_type,
+)  # fmt: skip
+from diskyard.opened import Opened
+from diskyard.operations.engine import Engine, FollowUp
+
+_FOLLOW_UP_LIMIT = 10_000
+
+
+def run_fix(
+    engine: Engine,
+    opened: Opened,
+    action: AnyAction,
+    *,
+    watcher: Watcher | None = None,
+    rate_limit_bytes_per_s: int = 0,
+    participating: list[Opened] | None = None,
+) -> bool:
+    """Run a fix to its end, and the small ones that it makes due.
+
+    :returns: whether anything was changed; False also if it was done already.
+    :raises diskyard.errors.LeaseHeld: another host or task works on it.
+    :raises diskyard.mover.interface.Stopped: the watcher asked for it; what is done stays.
+    """
+    opened.log.require_writable()
+    work = Work(
+        engine, opened, engine.author(fix_type(action)), watcher or NobodyWatches(),
+        rate_limit_bytes_per_s, fix=fix_type(action),
+    )  # fmt: skip
+    try:
+        changed, follow_ups = _run(work, action, participating)
+    except OSError as error:
+        raise errors.from_os_error(error, f"running a {fix_type(action)} fix") from error
+    _forget_progress(work)
+    run_follow_ups(engine, follow_ups, watcher)
+    return changed
+
+
+def _run(
+    work: Work, action: AnyAction, participating: list[Opened] | None
+) -> tuple[bool, list[FollowUp]]:
+    match action:
+        case Mend():
+            return mend(work, action, participating)
+        case Merge():
+            return merge(work, action)
+        case Optimize():
+            return optimize(work, action)
+        case CleanVolume():
+            return clean.clean_volume(work, action), []
+        case CleanGarbage():
+            return clean.clean_garbage(work, action), []
+        case CleanLeftover():
+            return clean.clean_leftover(work, action), []
+        case CleanProgress():
+            return clean.clean_progress(work, action), []
+        case CleanAttachment():
+            return clean.clean_attachment(work, action)
+        case CleanHold():
+            return clean.clean_hold(work, action)
+        case CleanTwin():
+            return clean.clean_twin(work, action), []
+
+
+def _forget_progress(work: Work) -> None:
+    """Work that is done leaves 100 % to be seen, or nothing where its image is gone."""
+    if work.image_id is None or work.percent < 0:
+        return
+    if work.image_id in work.opened.state().images:
+        work.percent = 100
+        work.persist()
+    else:
+        work.opened.storage.remove_progress(work.image_id)
+
+
+def run_follow_ups(
+    engine: Engine, follow_ups: list[FollowUp], watcher: Watcher | None = None
+) -> None:
+    """Run what a fix made due, as far as it can be run: all of it stays listed by check.
+
+    Only cheap merges follow by themselves: one that moves data is for the caller to start.
+    """
+    for follow_up in follow_ups[:_FOLLOW_UP_LIMIT]:
+        if isinstance(follow_up.action, Merge) and not merge_is_free(follow_up.opened, follow_up.action.image_id):
+            continue
+        try:
+            run_fix(engine, follow_up.opened, follow_up.action, watcher=watcher)
+        except (errors.LeaseHeld, errors.ImageInUse):
+            continue  # somebody else is at it, or will be: check lists it
+

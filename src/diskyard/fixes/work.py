@@ -1,0 +1,130 @@
+"""What a running fix is given: where it works, who watches, and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from diskyard import errors
+from diskyard.log.codec import Progress
+from diskyard.log.log import Author
+from diskyard.mover.interface import Stopped
+from diskyard.opened import Opened
+from diskyard.operations.engine import Engine
+from diskyard.repositories.interface import Lease
+
+_PROGRESS_EVERY_S = 1.0
+
+
+class Watcher(Protocol):
+    """Who is told how a fix goes: a task of this host."""
+
+    def report(self, stage: str, done_bytes: int, total_bytes: int) -> None:
+        """Bytes of a stage."""
+
+    def stop_asked(self) -> bool:
+        """Whether the work should end here."""
+
+
+class NobodyWatches:
+    """For work that is short, or that nobody may stop."""
+
+    def report(self, stage: str, done_bytes: int, total_bytes: int) -> None:
+        """Nothing is kept."""
+
+    def stop_asked(self) -> bool:
+        """Never."""
+        return False
+
+
+@dataclass(slots=True)
+class Work:
+    """One fix at work in one repository; it is also the movers' monitor.
+
+    :param image_id: whose progress is persisted; None to persist none.
+    :param fix: the fix's type, as progress names it.
+    """
+
+    engine: Engine
+    opened: Opened
+    author: Author
+    watcher: Watcher = field(default_factory=NobodyWatches)
+    rate_limit_bytes_per_s: int = 0
+    image_id: str | None = None
+    fix: str = ""
+    stage: str = "1/1"
+    volume_id: str | None = None
+    work_id: str | None = None
+    fingerprint: str = ""
+    durable_bytes: int = 0
+    percent: int = -1
+    _leases: list[Lease] = field(default_factory=list)
+    _persisted_s: float = 0.0
+
+    @property
+    def inherit_fds(self) -> Sequence[int]:
+        """The leases' descriptors: a child that moves data holds them too."""
+        return [fd for lease in self._leases for fd in lease.descriptors()]
+
+    def hold(self, leases: list[Lease]) -> None:
+        """Hand the leases on to every child from now on."""
+        self._leases = leases
+
+    def advance(self, done_bytes: int, total_bytes: int) -> None:
+        """Report progress; persist it now and then; stop here if that was asked.
+
+        :raises Stopped: it was, or the work has been taken from us.
+        """
+        self.percent = min(100, done_bytes * 100 // total_bytes) if total_bytes else -1
+        self.watcher.report(self.stage, done_bytes, total_bytes)
+        now_s = self.engine.host.clock.monotonic_s()
+        if now_s - self._persisted_s >= _PROGRESS_EVERY_S:
+            self._persisted_s = now_s
+            self.persist()
+            self._require_wanted()
+        if self.watcher.stop_asked():
+            raise Stopped
+
+    def _require_wanted(self) -> None:
+        """Stop when the image is gone: removing it is how its making is cancelled."""
+        if self.work_id is None or self.volume_id is None:
+            return
+        volume = self.opened.state().volumes.get(self.volume_id)
+        image_gone = self.image_id is not None and self.image_id not in self.opened.state().images
+        if volume is None or volume.state == "doomed" or image_gone:
+            raise Stopped
+
+    def checkpoint(self, durable_bytes: int) -> None:
+        """Persist that everything below an offset is durable."""
+        self.durable_bytes = durable_bytes
+        self.persist()
+
+    def persist(self, error: str | None = None) -> None:
+        """Write the progress file; that it may be lost makes failing to no reason to stop."""
+        if self.image_id is None:
+            return
+        try:
+            self.opened.put_progress(
+                Progress(
+                    image_id=self.image_id, host=self.engine.host.identity, fix=self.fix,
+                    stage=self.stage, percent=self.percent, volume_id=self.volume_id,
+                    work_id=self.work_id, durable_bytes=self.durable_bytes,
+                    fingerprint=self.fingerprint, error=error,
+                )
+            )  # fmt: skip
+        except OSError:
+            return
+
+
+def require_room(opened: Opened, needs_bytes: int, doing: str) -> None:
+    """Refuse before starting what would only fail when the storage is full.
+
+    :raises diskyard.errors.NoSpace: says how much is needed and how much there is.
+    """
+    free_bytes = opened.storage.capacity().free_bytes
+    if needs_bytes > free_bytes:
+        raise errors.NoSpace(
+            f"{doing} needs {needs_bytes} bytes and {opened.storage.place} has {free_bytes} free.",
+            repositoryId=opened.repo_id,
+        )

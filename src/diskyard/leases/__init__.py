@@ -1,0 +1,1 @@
+"""Leases: who may work on what, held by the kernel or the storage, never by a record."""

@@ -1,0 +1,71 @@
+"""Leases of one machine: OFD locks (fcntl(2)) on single bytes of one file.
+
+The file is never deleted: an unlinked lock file would yield two holders. A lock lives
+until the last descriptor of its open file description is closed, so a child that
+inherited it keeps it after its parent's death, until it is dead itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+from diskyard.host import Host
+
+
+class LocalLease:
+    """A lock that this process holds, and every child that inherits its descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+
+    def descriptors(self) -> Sequence[int]:
+        """The descriptor that a child must inherit to hold the lock too."""
+        return () if self._fd is None else (self._fd,)
+
+    def release(self) -> None:
+        """Give it up; a second call does nothing."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+class LocalLeases:
+    """The leases of one lock file.
+
+    :param path: the file; it must exist and is never removed.
+    """
+
+    def __init__(self, host: Host, path: str) -> None:
+        self._host = host
+        self._path = path
+
+    def try_lock(self, name: str) -> LocalLease | None:
+        """Take the lease of this name at once, or None if somebody has it."""
+        fd = self._host.files.open_for_writing(self._path)
+        try:
+            locked = self._host.files.try_lock_byte(fd, lease_byte(name))
+        except BaseException:
+            os.close(fd)
+            raise
+        if not locked:
+            os.close(fd)
+            return None
+        return LocalLease(fd)
+
+    def is_locked(self, name: str) -> bool:
+        """Whether somebody has the lease of this name, without taking it."""
+        fd = self._host.files.open_for_writing(self._path)
+        try:
+            return self._host.files.byte_is_locked(fd, lease_byte(name))
+        finally:
+            os.close(fd)
+
+
+def lease_byte(name: str) -> int:
+    """The offset that stands for a name: 62 bits of a hash, so that no table is needed.
+
+    Two names that share a byte would only refuse each other.
+    """
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 2

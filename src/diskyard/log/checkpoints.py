@@ -1,0 +1,154 @@
+"""Checkpoints: the state written whole, so that reading does not begin at entry 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diskyard import errors
+from diskyard.log.codec import Checkpoint, Damaged, NewerMajor, decode, encode
+from diskyard.model.state import State
+from diskyard.repositories.interface import Repository
+
+CHECKPOINTS_KEPT = 3
+ENTRY_AGE_KEPT_S = 24 * 3600.0
+_NONCES_KEPT = 4096
+_ENTRIES_BETWEEN = 64
+
+
+def nonces_kept(nonces: Sequence[str]) -> list[str]:
+    """The newest nonces, as many as a checkpoint lists."""
+    return list(nonces[-_NONCES_KEPT:])
+
+
+class Checkpoints:
+    """The checkpoints of one repository.
+
+    :param entry_age_kept_s: entries younger than this are never trimmed.
+    """
+
+    def __init__(self, repository: Repository, entry_age_kept_s: float = ENTRY_AGE_KEPT_S) -> None:
+        self._repository = repository
+        self._entry_age_kept_s = entry_age_kept_s
+        self._folded_at: int | None = None
+
+    def newest(self) -> tuple[Checkpoint, bool]:
+        """The newest checkpoint that can be read, and whether a newer minor version wrote it.
+
+        An older one does as well as a newer that is damaged, since all entries after the
+        oldest checkpoint are kept.
+
+        :raises diskyard.errors.CorruptRecord: none can be read.
+        """
+        damage = "there is none"
+        for number in sorted(self._repository.numbers("checkpoint"), reverse=True):
+            try:
+                found = self.read(number)
+            except Damaged as error:
+                damage = f"checkpoint {number}: {error}"
+                continue
+            self._folded_at = number
+            return found
+        raise errors.CorruptRecord(
+            f"No checkpoint of {self._repository.place} can be read: {damage}."
+        )
+
+    def read(self, number: int) -> tuple[Checkpoint, bool]:
+        """One checkpoint, from whichever copy holds it.
+
+        :raises Damaged: neither does.
+        """
+        damage = Damaged("neither copy can be read")
+        for copy in self._repository.get("checkpoint", number):
+            if not copy:
+                continue
+            try:
+                checkpoint, newer = decode(copy, Checkpoint)
+                check_checkpoint(checkpoint, self._repository.marker, number)
+                return checkpoint, newer
+            except Damaged as error:
+                damage = error
+            except NewerMajor as error:
+                raise errors.NotARepository(
+                    f"{self._repository.place} was written by a newer Diskyard (format {error})."
+                ) from error
+        raise damage
+
+    def lists(self, number: int, nonce: str) -> bool:
+        """Whether a checkpoint shows that entry ``number`` stood with this nonce."""
+        for version in sorted(self._repository.numbers("checkpoint"), reverse=True):
+            if version < number:
+                continue
+            try:
+                checkpoint, _ = self.read(version)
+            except Damaged:
+                continue
+            if nonce in checkpoint.nonces:
+                return True
+        return False
+
+    def fold_if_due(self, state: State, nonces: Sequence[str]) -> None:
+        """Write a checkpoint, and trim, if enough entries have come since the last one.
+
+        How many is enough grows with the state, so that folding costs each entry a
+        constant share. A failure is left to the next writer: nothing depends on it.
+        """
+        since = state.version - (self._folded_at or 0)
+        if since < max(_ENTRIES_BETWEEN, (len(state.images) + len(state.volumes)) // 8):
+            return
+        try:
+            self.fold(state, nonces)
+            self.trim()
+        except (OSError, errors.DiskyardError):
+            # The entry that led here is durable and must be answered as done. On a full
+            # storage each later entry tries again, until one can.
+            return
+
+    def fold(self, state: State, nonces: Sequence[str]) -> None:
+        """Write the checkpoint of ``state``, durably."""
+        checkpoint = Checkpoint(
+            marker=state.marker, version=state.version, nonce=state.nonce, nonces=tuple(nonces),
+            images=tuple(state.images.values()), volumes=tuple(state.volumes.values()),
+            attachments=tuple(state.attachments.values()),
+        )  # fmt: skip
+        self._repository.put("checkpoint", state.version, encode(checkpoint))
+        self._folded_at = state.version
+
+    def trim(self) -> None:
+        """Remove checkpoints and entries that no reader needs, the lowest numbers first.
+
+        Kept: the newest three checkpoints that can be read, all entries from the oldest of
+        them on, and all entries of the last day. An entry that a suspended reader stands at
+        may go: it notices (``Log._read_forward``).
+        """
+        readable: list[int] = []
+        numbers = sorted(self._repository.numbers("checkpoint"))
+        for number in reversed(numbers):
+            try:
+                self.read(number)
+            except Damaged:
+                continue
+            readable.append(number)
+            if len(readable) == CHECKPOINTS_KEPT:
+                break
+        if len(readable) < CHECKPOINTS_KEPT:
+            return
+        oldest_kept = readable[-1]
+        for number in numbers:
+            if number < oldest_kept:
+                self._repository.delete("checkpoint", number)
+        for number, age_s in sorted(self._repository.numbers("entry").items()):
+            if number >= oldest_kept or age_s < self._entry_age_kept_s:
+                # Stopping at the first young one keeps the entries without a gap.
+                return
+            self._repository.delete("entry", number)
+
+
+def check_checkpoint(checkpoint: Checkpoint, marker: str, number: int) -> None:
+    """Refuse a checkpoint that was written for another place.
+
+    :raises Damaged: it belongs to another repository or number.
+    """
+    if checkpoint.marker != marker:
+        raise Damaged("it belongs to another repository")
+    if checkpoint.version != number:
+        raise Damaged(f"it is checkpoint {checkpoint.version}")

@@ -1,0 +1,170 @@
+"""Bytes of the log's objects: one line of header, one line of JSON, a checksum over both.
+
+The header is text, so that a person can read an object with any tool::
+
+    diskyard-entry 1.0 412 6f0c…\\n{"marker": …}\\n
+
+It names the kind, the format's version, the payload's length in bytes and the BLAKE2b
+checksum (256 bits) of kind, version and payload. Decoding is strict: a field unknown to
+this version is damage, unless the object says that a newer minor version wrote it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import typing
+from typing import Any, TypeVar
+
+import msgspec
+
+from diskyard.model.identity import HostIdentity
+from diskyard.model.records import Attachment, Image, Record, Volume
+from diskyard.model.transaction import Entry
+
+MAJOR, MINOR = 1, 0
+ENTRY_LIMIT_BYTES = 64 << 20
+CHECKPOINT_LIMIT_BYTES = 1 << 30
+_HEADER_LIMIT_BYTES = 256
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Checkpoint(Record, kw_only=True, frozen=True):
+    """The state after entry ``version``, and the nonces of entries up to it.
+
+    :param nonces: of the newest entries up to ``version``, the newest last, so that who
+        published one of them can tell that it stood though its neighbours are trimmed.
+    """
+
+    marker: str
+    version: int
+    nonce: str
+    nonces: tuple[str, ...]
+    images: tuple[Image, ...]
+    volumes: tuple[Volume, ...]
+    attachments: tuple[Attachment, ...]
+
+
+class RepositoryRecord(Record, kw_only=True, frozen=True):
+    """What a place says of itself: written once, at creation.
+
+    :param marker: random; names lock spaces and detects that two paths lead here.
+    """
+
+    marker: str
+    format: str
+
+
+class Progress(Record, kw_only=True, frozen=True):
+    """How far the work on an image was, when somebody last wrote it down. It may be lost.
+
+    :param fix: the fix's type.
+    :param stage: as "1/2".
+    :param percent: -1 if it cannot be told.
+    :param work_id: of the volume's building record; progress of other work is of no use.
+    :param durable_bytes: everything of the volume below this offset is durable.
+    :param fingerprint: of the source that the bytes came from.
+    :param error: why the work ended early, if not by I/O or a crash.
+    """
+
+    image_id: str
+    host: HostIdentity
+    fix: str
+    stage: str
+    percent: int
+    volume_id: str | None = None
+    work_id: str | None = None
+    durable_bytes: int = 0
+    fingerprint: str = ""
+    error: str | None = None
+
+
+_KINDS: dict[type[msgspec.Struct], bytes] = {
+    RepositoryRecord: b"diskyard-repository",
+    Entry: b"diskyard-entry",
+    Checkpoint: b"diskyard-checkpoint",
+    Progress: b"diskyard-progress",
+}
+
+
+class Damaged(Exception):
+    """The bytes are not what was written: said in words for people."""
+
+
+class NewerMajor(Exception):
+    """A newer major version of the format wrote this; this program must not touch it."""
+
+
+def _checksum(kind: bytes, version: bytes, payload: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=32)
+    for part in (kind, b" ", version, b"\n", payload):
+        digest.update(part)
+    return digest.hexdigest().encode()
+
+
+def encode(value: msgspec.Struct, *, version: tuple[int, int] = (MAJOR, MINOR)) -> bytes:
+    """The bytes of an entry, a checkpoint or a progress file."""
+    kind = _KINDS[type(value)]
+    payload = msgspec.json.encode(value)
+    words = b"%d.%d" % version
+    return b"%s %s %d %s\n%s\n" % (kind, words, len(payload), _checksum(kind, words, payload), payload)
+
+
+def decode(data: bytes, kind: type[T]) -> tuple[T, bool]:
+    """The value in ``data``, and whether a newer minor version wrote it.
+
+    :raises Damaged: it is not exactly what :func:`encode` wrote.
+    :raises NewerMajor: it cannot be read by this program.
+    """
+    header, newline, rest = data[:_HEADER_LIMIT_BYTES].partition(b"\n")
+    words = header.split(b" ")
+    if not newline or len(words) != 4 or words[0] != _KINDS[kind]:
+        raise Damaged("it does not begin with the header of its kind")
+    payload = data[len(header) + 1 : -1]
+    if data[-1:] != b"\n" or words[2] != b"%d" % len(payload):
+        raise Damaged("it is not as long as its header says")
+    if words[3] != _checksum(words[0], words[1], payload):
+        raise Damaged("its checksum does not match")
+    major, minor = _version(words[1])
+    if major > MAJOR:
+        raise NewerMajor(words[1].decode())
+    try:
+        if (major, minor) > (MAJOR, MINOR):
+            known = _without_unknown_fields(msgspec.json.decode(payload), kind)
+            return msgspec.convert(known, kind), True
+        return msgspec.json.decode(payload, type=kind), False
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Damaged(f"its contents are not of the format: {error}") from error
+
+
+def _version(words: bytes) -> tuple[int, int]:
+    major, _, minor = words.partition(b".")
+    try:
+        return int(major), int(minor)
+    except ValueError as error:
+        raise Damaged("its version is not a version") from error
+
+
+def _without_unknown_fields(value: Any, kind: Any) -> Any:
+    """``value`` without the fields that this version does not know, at any depth.
+
+    A tagged union whose tag is unknown is left to fail: what it means cannot be guessed.
+    """
+    members = [kind, *typing.get_args(kind)]
+    structs = [m for m in members if isinstance(m, type) and issubclass(m, msgspec.Struct)]
+    if isinstance(value, list):
+        return [_without_unknown_fields(item, kind) for item in value]
+    if not isinstance(value, dict) or not structs:
+        return value
+    struct = structs[0]
+    for candidate in structs:
+        config = candidate.__struct_config__
+        if config.tag_field is not None and value.get(config.tag_field) == config.tag:
+            struct = candidate
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+    tag_field = struct.__struct_config__.tag_field
+    return {
+        name: _without_unknown_fields(item, fields.get(name))
+        for name, item in value.items()
+        if name in fields or name == tag_field
+    }

@@ -1,0 +1,291 @@
+"""Reading the log forward, and publishing the next entry of it.
+
+The rules that make this safe with any number of readers, writers and trimmers, some of
+them suspended for hours, are in ``docs/format.md`` under the names used here.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from enum import Enum
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.host.files import UncertainError
+from diskyard.host.identity import new_nonce
+from diskyard.log.checkpoints import Checkpoints, nonces_kept
+from diskyard.log.codec import Damaged, NewerMajor, decode, encode
+from diskyard.model.state import State
+from diskyard.model.transaction import Changes, Entry, apply
+from diskyard.repositories.interface import Copies, Repository
+
+_RELOAD_ATTEMPTS = 100
+
+
+class Published(Enum):
+    """What became of a transaction."""
+
+    STANDS = "stands"
+    LOST = "lost"  # another writer had the number: plan again on what it wrote
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who publishes: kept in each entry, for the audit trail."""
+
+    verb: str
+    actor: str
+    request_digest: str | None = None
+
+
+class Log:
+    """The log of one connected repository, and the newest state that was read from it.
+
+    Safe to use from several threads.
+
+    :ivar damage: what could not be read from either copy; while it is not None the
+        repository is read-only and stands at the last state that could be read.
+    """
+
+    def __init__(self, repository: Repository, host: Host) -> None:
+        self._repository = repository
+        self._host = host
+        self._lock = threading.RLock()
+        self._checkpoints = Checkpoints(repository)
+        self._state: State | None = None
+        self._nonces: list[str] = []
+        self._twin_missing = False
+        self._synced = True
+        self.newer_minor = False
+        self.damage: str | None = None
+
+    # -- reading -------------------------------------------------------------------
+
+    def refresh(self) -> State:
+        """The newest state, durable: it may be answered from and acted on irreversibly.
+
+        :raises diskyard.errors.CorruptRecord: no state at all can be read.
+        :raises diskyard.errors.NotARepository: a newer major version wrote it.
+        """
+        with self._lock:
+            for _ in range(_RELOAD_ATTEMPTS):
+                if self._state is None:
+                    self._load_newest_checkpoint()
+                if self._read_forward() and not self._checkpoint_leads_past_damage():
+                    if not self._synced:
+                        # Its writer may not have got so far; who acts on it must know.
+                        self._repository.sync_log()
+                        self._synced = True
+                    assert self._state is not None
+                    return self._state
+                self._state = None
+            raise errors.RepositoryUnavailable(
+                f"The log of {self._repository.place} is trimmed faster than it can be read."
+            )
+
+    def _load_newest_checkpoint(self) -> None:
+        checkpoint, newer = self._checkpoints.newest()
+        self.newer_minor = newer
+        self._nonces = list(checkpoint.nonces)
+        self._synced = False
+        self._twin_missing = True  # not known, so looked at before the next entry
+        self._state = State.of(
+            checkpoint.marker, checkpoint.version, checkpoint.nonce,
+            checkpoint.images, checkpoint.volumes, checkpoint.attachments,
+        )  # fmt: skip
+
+    def _read_forward(self) -> bool:
+        """Read the entries after the state; False if what was read may be false news.
+
+        Trimming goes from the lowest number up. So if the entry that we began at is still
+        there afterwards, none of those read after it, and not the absence of the next
+        either, was the work of trimming, or of a writer that published into the gap.
+        """
+        assert self._state is not None
+        start = state = self._state
+        nonces: list[str] = []
+        damage, newer, twin_missing = None, False, self._twin_missing
+        while (copies := self._repository.get("entry", state.version + 1)) != (None, None):
+            try:
+                entry, entry_newer = self._valid_entry(state, copies)
+                state = apply(state, entry)
+            except (Damaged, KeyError) as error:
+                damage = f"entry {state.version + 1}: {error}"
+                break
+            nonces.append(entry.nonce)
+            newer = newer or entry_newer
+            twin_missing = copies[0] != copies[1]
+        if not self._still_there(start):
+            return False
+        self.damage = damage
+        self.newer_minor = self.newer_minor or newer
+        self._twin_missing = twin_missing
+        self._synced = self._synced and state is start
+        self._nonces = nonces_kept([*self._nonces, *nonces])
+        self._state = state
+        return True
+
+    def _checkpoint_leads_past_damage(self) -> bool:
+        """Whether what cannot be read is only history: a checkpoint has what came of it."""
+        assert self._state is not None
+        if self.damage is None:
+            return False
+        return self._checkpoints.newest()[0].version > self._state.version
+
+    def _valid_entry(self, state: State, copies: Copies) -> tuple[Entry, bool]:
+        """The entry after ``state`` from whichever copy holds it."""
+        damage = Damaged("neither copy can be read")
+        for copy in copies:
+            if not copy:
+                continue
+            try:
+                entry, newer = decode(copy, Entry)
+                check_place(entry, state.marker, state.version + 1)
+                if entry.previous != state.nonce:
+                    raise Damaged("it does not follow the entry before it")
+                return entry, newer
+            except Damaged as error:
+                damage = error
+            except NewerMajor as error:
+                raise errors.NotARepository(
+                    f"{self._repository.place} was written by a newer Diskyard (format {error})."
+                ) from error
+        raise damage
+
+    def _still_there(self, state: State) -> bool:
+        copies = self._repository.get("entry", state.version)
+        for copy in copies:
+            if copy:
+                try:
+                    entry, _ = decode(copy, Entry)
+                except Damaged:
+                    continue
+                return entry.nonce == state.nonce
+        # There, but unreadable, is not trimmed: check names it, and the state stands.
+        return copies != (None, None)
+
+    # -- publishing -------------------------------------------------------------------
+
+    def publish(self, changes: Changes, state: State, author: Author) -> Published:
+        """Publish changes that were planned on ``state``; durable when it answers STANDS.
+
+        :raises diskyard.errors.CorruptRecord: something cannot be read, so nothing is written.
+        :raises diskyard.errors.StorageError: the outcome is unknown; nothing made for the
+            changes may be removed, and they must not be published again without looking.
+        """
+        with self._lock:
+            if self._state is not state:
+                return Published.LOST  # another thread of this process was quicker
+            self.require_writable()
+            self._complete_twin(state)
+            entry = Entry(
+                marker=state.marker, number=state.version + 1, nonce=new_nonce(),
+                previous=state.nonce, time=self._host.clock.now(), verb=author.verb,
+                host=self._host.identity, actor=author.actor,
+                request_digest=author.request_digest, changes=changes,
+            )  # fmt: skip
+            if not self._put(entry):
+                return Published.LOST
+            self._require_stands(entry)
+            self._state = apply(state, entry)
+            self._nonces = nonces_kept([*self._nonces, entry.nonce])
+            self._checkpoints.fold_if_due(self._state, self._nonces)
+            return Published.STANDS
+
+    def require_writable(self) -> None:
+        """Refuse while anything is unreadable, or a newer program's fields would be lost.
+
+        :raises diskyard.errors.CorruptRecord: names what cannot be read.
+        :raises diskyard.errors.Unsupported: a newer minor version wrote the log.
+        """
+        if self.damage is not None:
+            raise errors.CorruptRecord(
+                f"The log of {self._repository.place} cannot be read: {self.damage}. "
+                "The repository is read-only until it can."
+            )
+        if self.newer_minor:
+            raise errors.Unsupported(
+                f"{self._repository.place} was written by a newer Diskyard and can only be read "
+                "by this one.",
+                advice="Upgrade Diskyard on this host.",
+            )
+
+    def _put(self, entry: Entry) -> bool:
+        try:
+            return self._repository.put(
+                "entry", entry.number, encode(entry), use_reserve=entry.changes.frees_space
+            )
+        except UncertainError as error:
+            self._state = None  # whether it stands is for the next reading to tell
+            raise self._unknown(entry, str(error)) from error
+        except OSError as error:
+            raise errors.from_os_error(error, "publishing the change; it was not made") from error
+
+    def _require_stands(self, entry: Entry) -> None:
+        """The look after publishing: no false loss, and no number used twice.
+
+        A writer that was suspended may publish into a place that was trimmed meanwhile.
+        """
+        before = self._repository.get("entry", entry.number - 1)
+        for copy in before:
+            if copy and _nonce_of(copy) == entry.previous:
+                return
+        if before != (None, None) and not any(_nonce_of(copy) for copy in before if copy):
+            return  # there, though unreadable: not trimmed
+        if self._checkpoints.lists(entry.number, entry.nonce):
+            self._state = None
+            return
+        self._state = None
+        raise self._unknown(entry, "the log was trimmed while this process was suspended")
+
+    def _unknown(self, entry: Entry, why: str) -> errors.StorageError:
+        return errors.StorageError(
+            f"Whether the change (entry {entry.number} of {self._repository.place}) was made "
+            f"is not known: {why}.",
+            advice="Look at the image before repeating the call; newImageId makes repeating safe.",
+            outcome="unknown",
+        )
+
+    def _complete_twin(self, state: State) -> None:
+        """Before N+1 is written, both copies of N must be there (docs/format.md, Twins)."""
+        if not self._twin_missing:
+            return
+        copies = self._repository.get("entry", state.version)
+        whole = next((c for c in copies if c and _nonce_of(c) == state.nonce), None)
+        if whole is not None:
+            for index, copy in enumerate(copies):
+                if copy != whole:
+                    self._repository.rewrite("entry", state.version, index, whole)
+        self._twin_missing = False
+
+    # -- what is known ------------------------------------------------------------
+
+    def newest_known(self) -> State:
+        """The newest state read or published by this process, without looking for news."""
+        with self._lock:
+            return self._state if self._state is not None else self.refresh()
+
+    def nonces(self) -> list[str]:
+        """The nonces of the newest entries, the newest last."""
+        with self._lock:
+            return list(self._nonces)
+
+
+def check_place(entry: Entry, marker: str, number: int) -> None:
+    """Refuse an entry that was written for another place.
+
+    :raises Damaged: it belongs to another repository or number.
+    """
+    if entry.marker != marker:
+        raise Damaged("it belongs to another repository")
+    if entry.number != number:
+        raise Damaged(f"it is entry {entry.number}")
+
+
+def _nonce_of(copy: bytes) -> str | None:
+    try:
+        return decode(copy, Entry)[0].nonce
+    except (Damaged, NewerMajor):
+        return None
+

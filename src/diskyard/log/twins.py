@@ -1,0 +1,65 @@
+"""Looking at both copies of the log's objects, and writing the bad one again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diskyard.log.checkpoints import check_checkpoint
+from diskyard.log.codec import Checkpoint, Damaged, NewerMajor, decode
+from diskyard.log.log import Log, check_place
+from diskyard.model.transaction import Entry
+from diskyard.repositories.interface import LogKind, Repository
+
+
+@dataclass(frozen=True, slots=True)
+class TwinTrouble:
+    """An object of the log of which a copy is missing or damaged.
+
+    :param whole: its bytes, if the other copy has them; None if neither does.
+    :param bad_copies: which copies are not as they should be.
+    """
+
+    kind: LogKind
+    number: int
+    whole: bytes | None
+    bad_copies: tuple[int, ...]
+
+
+def look_at_twins(storage: Repository, kind: LogKind, number: int) -> TwinTrouble | None:
+    """What is wrong with an object's copies; None if nothing, or if it is not there at all."""
+    copies = storage.get(kind, number)
+    if copies == (None, None):
+        return None
+    valid = [copy if _is_whole(storage, kind, number, copy) else None for copy in copies]
+    whole = next((copy for copy in valid if copy is not None), None)
+    bad = tuple(index for index, copy in enumerate(valid) if copy is None or copy != whole)
+    return TwinTrouble(kind, number, whole, bad) if bad else None
+
+
+def _is_whole(storage: Repository, kind: LogKind, number: int, copy: bytes | None) -> bool:
+    if not copy:
+        return False
+    try:
+        if kind == "entry":
+            check_place(decode(copy, Entry)[0], storage.marker, number)
+        else:
+            check_checkpoint(decode(copy, Checkpoint)[0], storage.marker, number)
+    except (Damaged, NewerMajor):
+        return False
+    return True
+
+
+def rewrite_twin(storage: Repository, log: Log, kind: LogKind, number: int) -> bool:
+    """Write the bad copy of an object again; False if nothing is wrong with it.
+
+    It is renamed over, never unlinked: at no moment is the object absent. A checkpoint
+    of which neither copy is whole is written from the state, if it is the newest.
+    """
+    trouble = look_at_twins(storage, kind, number)
+    if trouble is None:
+        return False
+    if trouble.whole is None:
+        return log.rewrite_checkpoint(number) if kind == "checkpoint" else False
+    for copy in trouble.bad_copies:
+        storage.rewrite(kind, number, copy, trouble.whole)
+    return True

@@ -1,0 +1,27 @@
+"""What a repository format can do, as data that planners branch on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a format can do: planners and tests branch on these, never on a format's name.
+
+    :param reflink: volumes can share blocks.
+    :param preallocation: volumes can have their blocks reserved.
+    :param zeroed: a new volume reads zeros before anything is written to it.
+    :param shared: several hosts use one repository at a time.
+    :param needs_sdm: only the SDM creates, grows and deletes volumes.
+    :param overlays_grow: a guest's overlay needs growing while the guest runs.
+    :param enforced_leases: a lost lease's holder can no longer write.
+    """
+
+    reflink: bool = False
+    preallocation: bool = False
+    zeroed: bool = True
+    shared: bool = False
+    needs_sdm: bool = False
+    overlays_grow: bool = False
+    enforced_leases: bool = True

@@ -1,0 +1,208 @@
+"""The three kinds of record that a repository's log puts and removes, and their parts.
+
+Every field is durable and is part of the format (``docs/format.md``): a change here is
+a new version of it. Records are frozen values; nothing in them is derived.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from diskyard.model.identity import HostIdentity
+
+ImageKind = Literal["virtual_disk", "snapshot"]
+Visibility = Literal["strong", "weak"]
+Strategy = Literal["space", "performance"]
+VolumeFormat = Literal["raw", "qcow2"]
+ImportFormat = Literal["raw", "qcow2", "vmdk", "vdi", "vhdx"]
+
+USER_DATA_LIMIT_BYTES = 16 * 1024
+SECTOR_BYTES = 512
+IMAGE_SIZE_LIMIT_BYTES = 63 << 40  # qcow2 overlays were checked up to here
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """Base of all that is stored in the log."""
+
+
+class Hold(Record, kw_only=True, tag_field="purpose", frozen=True):
+    """Who needs a frozen image: its bytes must stay though nobody may see it."""
+
+
+class CopyHold(Hold, tag="copy", kw_only=True, frozen=True):
+    """A copy reads the image until it is sealed.
+
+    :param target_marker: the repository that the copy is in.
+    :param copy_id: the copy's image id there.
+    :param work_id: the copy's work when the hold was made; tells two copies of one id apart.
+    """
+
+    target_marker: str
+    copy_id: str
+    work_id: str
+
+
+class TrackHold(Hold, tag="track", kw_only=True, frozen=True):
+    """A VirtualDisk tracks its changes since this image, for the next copy to a target.
+
+    :param target_marker: the repository that the copies go to.
+    :param disk_id: the VirtualDisk in this repository; the tracker ends with it.
+    :param copy_id: the copy that holds the bytes of this image.
+    """
+
+    target_marker: str
+    disk_id: str
+    copy_id: str
+
+
+AnyHold = CopyHold | TrackHold
+
+
+class Source(Record, kw_only=True, tag_field="kind", frozen=True):
+    """Where the bytes of a pending image come from."""
+
+
+class ImageSource(Source, tag="image", kw_only=True, frozen=True):
+    """An image that cannot change: a Snapshot, or the frozen weak image of a VirtualDisk.
+
+    :param marker: the repository in which the committer found it; a Snapshot's id may be
+        used in any other too.
+    :param image_id: the image there.
+    """
+
+    marker: str
+    image_id: str
+
+
+class FileSource(Source, tag="file", kw_only=True, frozen=True):
+    """A file of one host.
+
+    :param machine_id: the host that has the file.
+    :param fingerprint: device, inode, size and time of change when it was committed; the
+        file must not change until the mend is done.
+    """
+
+    machine_id: str
+    path: str
+    format: ImportFormat
+    fingerprint: str
+
+
+class Pending(Record, kw_only=True, frozen=True):
+    """What must still be done before the image can be used.
+
+    :param work_id: who may seal it: a takeover publishes a new one.
+    :param base_image_id: the image of this repository that the volume's parent must be.
+    :param rate_limit_bytes_per_s: 0 for none.
+    :param track_changes: turn the copy's hold into a tracker when it is sealed.
+    :param tracked_disk_id: the VirtualDisk that the source was frozen from.
+    """
+
+    work_id: str
+    source: ImageSource | FileSource
+    base_image_id: str | None = None
+    rate_limit_bytes_per_s: int = 0
+    track_changes: bool = False
+    tracked_disk_id: str | None = None
+
+
+class Origin(Record, kw_only=True, frozen=True):
+    """Which bytes an image was made from; kept while its own cannot have changed.
+
+    :param image_id: the VirtualDisk or Snapshot copied.
+    :param data_generation: its data_generation then.
+    """
+
+    marker: str
+    image_id: str
+    data_generation: int
+
+
+class Image(Record, kw_only=True, frozen=True):
+    """A VirtualDisk or a Snapshot.
+
+    :param visibility: no verb returns a weak image; it stays while something needs its bytes.
+    :param volume_id: the volume that holds its bytes; None only while it is pending and no
+        volume could be made yet.
+    :param pending: what must be done before it can be used; None if nothing.
+    :param captured_of: the VirtualDisk whose bytes a Snapshot or frozen image captured.
+    :param data_generation: the number of the entry that last let the bytes change.
+    :param held_for: who else needs its bytes.
+    :param consumed_by: the volume that a merge has begun to write into its own; the image can
+        be read only through that volume from then on, and never be strong or a base again.
+    :param request_digest: of the request that made it; answers a retry with the same id.
+    :param revision: the number of the entry that last changed what the caller sees.
+    """
+
+    id: str
+    kind: ImageKind
+    visibility: Visibility
+    size_bytes: int
+    volume_id: str | None
+    strategy: Strategy
+    user_data: Any
+    created_at: str
+    captured_at: str
+    data_generation: int
+    revision: int
+    pending: Pending | None = None
+    origin: Origin | None = None
+    captured_of: str | None = None
+    held_for: tuple[AnyHold, ...] = ()
+    consumed_by: str | None = None
+    request_digest: str | None = None
+    last_error: str | None = None
+
+    @property
+    def is_strong(self) -> bool:
+        """Whether verbs return it."""
+        return self.visibility == "strong"
+
+
+class Building(Record, kw_only=True, frozen=True):
+    """A volume that is being made: only the work of this id may seal it.
+
+    :param image_id: the image whose work lease protects it.
+    """
+
+    work_id: str
+    image_id: str
+
+
+class Volume(Record, kw_only=True, frozen=True):
+    """Bytes on the storage, and the image whose bytes it reads where it holds none.
+
+    :param parent_image_id: stored here and nowhere else that is trusted (I7).
+    :param preallocated: its blocks are reserved.
+    :param named_by: the number of the entry that first named it; part of its name there.
+    :param damage: what a deep check or a failed read found.
+    """
+
+    id: str
+    format: VolumeFormat
+    parent_image_id: str | None
+    size_bytes: int
+    named_by: int
+    preallocated: bool = False
+    state: Literal["building", "ready", "doomed"]
+    building: Building | None = None
+    damage: str | None = None
+
+
+class Attachment(Record, kw_only=True, frozen=True):
+    """A guest, or another reader, that uses an image.
+
+    :param owner: the caller's name for it.
+    :param volume_ids: every volume in the graph it was given, top first; none of them is
+        deleted or merged while it lasts.
+    """
+
+    id: str
+    image_id: str
+    host: HostIdentity
+    owner: str
+    mode: Literal["read_only", "read_write"]
+    volume_ids: tuple[str, ...]
+    attached_at: str

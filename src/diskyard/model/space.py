@@ -1,0 +1,97 @@
+"""Who occupies the storage: every allocated byte belongs to exactly one of these sums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from diskyard.model.records import Image
+from diskyard.model.state import State
+from diskyard.model.status import merge_dependent
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Allocated bytes of volumes by why they are there; ``total`` is their sum.
+
+    :param strong_bytes: volumes that a strong image points at.
+    :param retained_bytes: volumes of weak images that others need.
+    :param mergeable_bytes: volumes of weak images that a merge would do away with; a merge
+        frees at most so much.
+    :param building_bytes: volumes that are being made.
+    :param doomed_bytes: volumes that clean deletes.
+    :param garbage_bytes: volumes that the log does not name, and temporary files.
+    """
+
+    strong_bytes: int
+    retained_bytes: int
+    mergeable_bytes: int
+    building_bytes: int
+    doomed_bytes: int
+    garbage_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """The sum of all."""
+        return (
+            self.strong_bytes + self.retained_bytes + self.mergeable_bytes
+            + self.building_bytes + self.doomed_bytes + self.garbage_bytes
+        )  # fmt: skip
+
+    @property
+    def reclaimable_bytes(self) -> int:
+        """What clean gives back now."""
+        return self.doomed_bytes + self.garbage_bytes
+
+
+def usage(state: State, allocated: Mapping[str, int], leftovers_bytes: int) -> Usage:
+    """Sort every stored volume under one reason.
+
+    :param allocated: bytes by volume id, of every volume on the storage.
+    :param leftovers_bytes: of temporary files.
+    """
+    sums = dict.fromkeys(("strong", "retained", "mergeable", "building", "doomed", "garbage"), 0)
+    for volume_id, size_bytes in allocated.items():
+        sums[_reason(state, volume_id)] += size_bytes
+    sums["garbage"] += leftovers_bytes
+    return Usage(**{f"{name}_bytes": value for name, value in sums.items()})
+
+
+def _reason(state: State, volume_id: str) -> str:
+    volume = state.volumes.get(volume_id)
+    if volume is None:
+        return "garbage"
+    if volume.state != "ready":
+        return volume.state
+    images = [state.images[key] for key in state.images_on(volume_id)]
+    if any(image.is_strong for image in images):
+        return "strong"
+    if any(merge_dependent(state, image) is not None for image in images):
+        return "mergeable"
+    return "retained"
+
+
+def exclusive_and_shared(
+    state: State, image: Image, allocated: Mapping[str, int]
+) -> tuple[int, int]:
+    """Bytes that removing the image would free, and bytes that it reads besides.
+
+    Removing frees its own volume if nothing else reads that, and then every weak image's
+    below it that only this chain kept.
+    """
+    exclusive_bytes, shared_bytes = 0, 0
+    alone = True
+    reader: str | None = None
+    for link, volume in state.chain(image):
+        others = state.dependents(link.id) - {reader}
+        needed = bool(others or link.held_for or state.images_on(volume.id) - {link.id})
+        if link.id != image.id and link.is_strong:
+            needed = True
+        alone = alone and not needed
+        size_bytes = allocated.get(volume.id, 0)
+        if alone:
+            exclusive_bytes += size_bytes
+        else:
+            shared_bytes += size_bytes
+        reader = volume.id
+    return exclusive_bytes, shared_bytes

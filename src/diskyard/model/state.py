@@ -1,0 +1,206 @@
+"""The state of a repository at one version of its log: records, and indexes over them.
+
+A :class:`State` is a value: changing it makes another one that shares what is the same.
+Reference counts are indexes here, never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from immutables import Map
+
+from diskyard.model.records import Attachment, Image, Volume
+
+Index = Map[str, frozenset[str]]
+_NOTHING: frozenset[str] = frozenset()
+
+
+def _gone(members: Map[str, None], key: str) -> Map[str, None]:
+    return members.delete(key) if key in members else members
+
+
+def _with(index: Index, key: str | None, member: str) -> Index:
+    return index if key is None else index.set(key, index.get(key, _NOTHING) | {member})
+
+
+def _without(index: Index, key: str | None, member: str) -> Index:
+    if key is None:
+        return index
+    rest = index.get(key, _NOTHING) - {member}
+    return index.set(key, rest) if rest else index.delete(key)
+
+
+def _index(pairs: Iterable[tuple[str | None, str]]) -> Index:
+    members: dict[str, set[str]] = {}
+    for key, member in pairs:
+        if key is not None:
+            members.setdefault(key, set()).add(member)
+    return Map({key: frozenset(found) for key, found in members.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All records after entry ``version``.
+
+    :param nonce: of that entry.
+    :param held: the ids of images that have holds.
+    """
+
+    marker: str
+    version: int
+    nonce: str
+    images: Map[str, Image] = Map()
+    volumes: Map[str, Volume] = Map()
+    attachments: Map[str, Attachment] = Map()
+    _volumes_by_parent: Index = Map()
+    _images_by_volume: Index = Map()
+    _attachments_by_volume: Index = Map()
+    _attachments_by_image: Index = Map()
+    held: Map[str, None] = Map()
+
+    @classmethod
+    def of(
+        cls,
+        marker: str,
+        version: int,
+        nonce: str,
+        images: Iterable[Image] = (),
+        volumes: Iterable[Volume] = (),
+        attachments: Iterable[Attachment] = (),
+    ) -> State:
+        """The state with these records; quicker than adding them one by one."""
+        image_list, volume_list, attachment_list = list(images), list(volumes), list(attachments)
+        return cls(
+            marker=marker,
+            version=version,
+            nonce=nonce,
+            images=Map({image.id: image for image in image_list}),
+            volumes=Map({volume.id: volume for volume in volume_list}),
+            attachments=Map({attachment.id: attachment for attachment in attachment_list}),
+            _volumes_by_parent=_index((v.parent_image_id, v.id) for v in volume_list),
+            _images_by_volume=_index((i.volume_id, i.id) for i in image_list),
+            _attachments_by_volume=_index((v, a.id) for a in attachment_list for v in a.volume_ids),
+            _attachments_by_image=_index((a.image_id, a.id) for a in attachment_list),
+            held=Map({image.id: None for image in image_list if image.held_for}),
+        )
+
+    # -- changing ----------------------------------------------------------------
+
+    def put_image(self, image: Image) -> State:
+        """This state with a new or changed image."""
+        old = self.images.get(image.id)
+        index = self._images_by_volume
+        if old is None or old.volume_id != image.volume_id:
+            if old is not None:
+                index = _without(index, old.volume_id, image.id)
+            index = _with(index, image.volume_id, image.id)
+        return replace(
+            self,
+            images=self.images.set(image.id, image),
+            _images_by_volume=index,
+            held=self.held.set(image.id, None) if image.held_for else _gone(self.held, image.id),
+        )
+
+    def remove_image(self, image_id: str) -> State:
+        """This state without an image that it has."""
+        return replace(
+            self,
+            images=self.images.delete(image_id),
+            _images_by_volume=_without(
+                self._images_by_volume, self.images[image_id].volume_id, image_id
+            ),
+            held=_gone(self.held, image_id),
+        )
+
+    def put_volume(self, volume: Volume) -> State:
+        """This state with a new or changed volume."""
+        old = self.volumes.get(volume.id)
+        index = self._volumes_by_parent
+        if old is None or old.parent_image_id != volume.parent_image_id:
+            if old is not None:
+                index = _without(index, old.parent_image_id, volume.id)
+            index = _with(index, volume.parent_image_id, volume.id)
+        return replace(self, volumes=self.volumes.set(volume.id, volume), _volumes_by_parent=index)
+
+    def remove_volume(self, volume_id: str) -> State:
+        """This state without a volume that it has."""
+        return replace(
+            self,
+            volumes=self.volumes.delete(volume_id),
+            _volumes_by_parent=_without(
+                self._volumes_by_parent, self.volumes[volume_id].parent_image_id, volume_id
+            ),
+        )
+
+    def put_attachment(self, attachment: Attachment) -> State:
+        """This state with a new attachment; a changed one is removed first."""
+        state = self.remove_attachment(attachment.id) if attachment.id in self.attachments else self
+        by_volume = state._attachments_by_volume
+        for volume_id in attachment.volume_ids:
+            by_volume = _with(by_volume, volume_id, attachment.id)
+        return replace(
+            state,
+            attachments=state.attachments.set(attachment.id, attachment),
+            _attachments_by_volume=by_volume,
+            _attachments_by_image=_with(
+                state._attachments_by_image, attachment.image_id, attachment.id
+            ),
+        )
+
+    def remove_attachment(self, attachment_id: str) -> State:
+        """This state without an attachment that it has."""
+        attachment = self.attachments[attachment_id]
+        by_volume = self._attachments_by_volume
+        for volume_id in attachment.volume_ids:
+            by_volume = _without(by_volume, volume_id, attachment_id)
+        return replace(
+            self,
+            attachments=self.attachments.delete(attachment_id),
+            _attachments_by_volume=by_volume,
+            _attachments_by_image=_without(
+                self._attachments_by_image, attachment.image_id, attachment_id
+            ),
+        )
+
+    # -- asking --------------------------------------------------------------------
+
+    def dependents(self, image_id: str) -> frozenset[str]:
+        """Ids of the volumes that have the image as their parent."""
+        return self._volumes_by_parent.get(image_id, _NOTHING)
+
+    def images_on(self, volume_id: str) -> frozenset[str]:
+        """Ids of the images that point at the volume."""
+        return self._images_by_volume.get(volume_id, _NOTHING)
+
+    def attachments_naming(self, volume_id: str) -> frozenset[str]:
+        """Ids of the attachments whose graph has the volume."""
+        return self._attachments_by_volume.get(volume_id, _NOTHING)
+
+    def attachments_of(self, image_id: str) -> list[Attachment]:
+        """The attachments of an image, oldest first."""
+        found = [self.attachments[key] for key in self._attachments_by_image.get(image_id, _NOTHING)]
+        return sorted(found, key=lambda attachment: (attachment.attached_at, attachment.id))
+
+    def writer_of(self, image_id: str) -> Attachment | None:
+        """The attachment that may write to the image, if there is one."""
+        return next((a for a in self.attachments_of(image_id) if a.mode == "read_write"), None)
+
+    def chain(self, image: Image) -> Iterator[tuple[Image, Volume]]:
+        """The image and its volume, then that volume's parent and its volume, to the root.
+
+        It ends early where a parent has no volume yet: such a chain cannot be read.
+        """
+        current: Image | None = image
+        while current is not None and current.volume_id is not None:
+            volume = self.volumes[current.volume_id]
+            yield current, volume
+            parent_id = volume.parent_image_id
+            current = None if parent_id is None else self.images[parent_id]
+
+    def volume_chain(self, volume: Volume) -> list[Volume]:
+        """The volume and the volumes that it reads, top first."""
+        parent_id = volume.parent_image_id
+        below = [] if parent_id is None else [v for _, v in self.chain(self.images[parent_id])]
+        return [volume, *below]

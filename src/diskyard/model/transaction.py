@@ -1,0 +1,174 @@
+"""A transaction: the records one entry of the log puts and removes, and who did it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diskyard.model.identity import HostIdentity
+from diskyard.model.records import Attachment, Image, Record, Volume
+from diskyard.model.state import State
+
+
+class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
+    """Records put and removed together. Puts come first, so none is named by both."""
+
+    put_images: tuple[Image, ...] = ()
+    put_volumes: tuple[Volume, ...] = ()
+    put_attachments: tuple[Attachment, ...] = ()
+    remove_images: tuple[str, ...] = ()
+    remove_volumes: tuple[str, ...] = ()
+    remove_attachments: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return any(
+            (
+                self.put_images, self.put_volumes, self.put_attachments,
+                self.remove_images, self.remove_volumes, self.remove_attachments,
+            )
+        )  # fmt: skip
+
+    @property
+    def frees_space(self) -> bool:
+        """Whether it leads to less being stored: such a one may use the log's reserve."""
+        return bool(self.remove_volumes or self.remove_images) or any(
+            volume.state == "doomed" for volume in self.put_volumes
+        )
+
+
+class Entry(Record, kw_only=True, frozen=True):
+    """One entry of the log.
+
+    :param number: its place: valid only on top of entry ``number - 1``.
+    :param previous: the nonce of that entry; empty for entry 0.
+    :param nonce: tells this entry from any other that was ever meant for the same place.
+    :param request_digest: of the caller's request, for the audit trail.
+    """
+
+    marker: str
+    number: int
+    nonce: str
+    previous: str
+    time: str
+    verb: str
+    host: HostIdentity
+    actor: str
+    request_digest: str | None
+    changes: Changes
+
+
+class Draft:
+    """A state under change: what a planner writes on.
+
+    :ivar state: the state with all changes so far.
+    """
+
+    def __init__(self, state: State) -> None:
+        self.before = state
+        self.state = state
+        self.images_touched: dict[str, None] = {}
+        self.volumes_touched: dict[str, None] = {}
+        self._attachments_touched: dict[str, None] = {}
+
+    @property
+    def number(self) -> int:
+        """The number of the entry that these changes would become."""
+        return self.before.version + 1
+
+    def put_image(self, image: Image) -> None:
+        """Add or change an image."""
+        self.touch_image(image.id)
+        self.state = self.state.put_image(image)
+        self.touch_image(image.id)
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image."""
+        self.touch_image(image_id)
+        self.state = self.state.remove_image(image_id)
+
+    def put_volume(self, volume: Volume) -> None:
+        """Add or change a volume."""
+        self.touch_volume(volume.id)
+        self.state = self.state.put_volume(volume)
+        self.touch_volume(volume.id)
+
+    def remove_volume(self, volume_id: str) -> None:
+        """Remove a volume's record; its data must be gone."""
+        self.touch_volume(volume_id)
+        self.state = self.state.remove_volume(volume_id)
+
+    def put_attachment(self, attachment: Attachment) -> None:
+        """Add an attachment."""
+        self._attachments_touched[attachment.id] = None
+        self.state = self.state.put_attachment(attachment)
+
+    def remove_attachment(self, attachment_id: str) -> None:
+        """Remove an attachment; what it named may be free now."""
+        self._attachments_touched[attachment_id] = None
+        for volume_id in self.state.attachments[attachment_id].volume_ids:
+            if volume_id in self.state.volumes:
+                self.touch_volume(volume_id)
+                for image_id in self.state.images_on(volume_id):
+                    self.touch_image(image_id)
+        self.state = self.state.remove_attachment(attachment_id)
+
+    def touch_image(self, image_id: str) -> None:
+        """Note that an image, and the volume it points at, must be looked at again."""
+        self.images_touched[image_id] = None
+        image = self.state.images.get(image_id)
+        if image is not None and image.volume_id is not None:
+            self.volumes_touched[image.volume_id] = None
+
+    def touch_volume(self, volume_id: str) -> None:
+        """Note that a volume, and the parent it reads, must be looked at again."""
+        self.volumes_touched[volume_id] = None
+        volume = self.state.volumes.get(volume_id)
+        if volume is not None and volume.parent_image_id is not None:
+            self.images_touched[volume.parent_image_id] = None
+
+    def changes(self) -> Changes:
+        """What differs between the state before and the state now."""
+        before, after = self.before, self.state
+        images, volumes, attachments = self.images_touched, self.volumes_touched, self._attachments_touched
+        return Changes(
+            put_images=tuple(
+                after.images[key]
+                for key in images
+                if key in after.images and after.images[key] != before.images.get(key)
+            ),
+            put_volumes=tuple(
+                after.volumes[key]
+                for key in volumes
+                if key in after.volumes and after.volumes[key] != before.volumes.get(key)
+            ),
+            put_attachments=tuple(
+                after.attachments[key]
+                for key in attachments
+                if key in after.attachments and after.attachments[key] != before.attachments.get(key)
+            ),
+            remove_images=tuple(k for k in images if k in before.images and k not in after.images),
+            remove_volumes=tuple(k for k in volumes if k in before.volumes and k not in after.volumes),
+            remove_attachments=tuple(
+                k for k in attachments if k in before.attachments and k not in after.attachments
+            ),
+        )
+
+
+def apply(state: State, entry: Entry) -> State:
+    """The state after an entry that is valid on top of ``state``.
+
+    :raises KeyError: the entry removes a record that is not there.
+    """
+    changes = entry.changes
+    for image in changes.put_images:
+        state = state.put_image(image)
+    for volume in changes.put_volumes:
+        state = state.put_volume(volume)
+    for attachment in changes.put_attachments:
+        state = state.put_attachment(attachment)
+    for image_id in changes.remove_images:
+        state = state.remove_image(image_id)
+    for volume_id in changes.remove_volumes:
+        state = state.remove_volume(volume_id)
+    for attachment_id in changes.remove_attachments:
+        state = state.remove_attachment(attachment_id)
+    return replace(state, version=entry.number, nonce=entry.nonce)

@@ -1,0 +1,196 @@
+"""A connected repository: its storage, its log, and the chains of its images."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from diskyard import errors
+from diskyard.commit import commit
+from diskyard.host import Host
+from diskyard.log.codec import Damaged, NewerMajor, Progress, decode, encode
+from diskyard.log.log import Author, Log
+from diskyard.model.records import Image, Volume
+from diskyard.model.state import State
+from diskyard.model.transaction import Draft
+from diskyard.mover.interface import Chain, Layer
+from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten
+from diskyard.planner.create_disk import NewVolume
+from diskyard.repositories.interface import Lease, Repository, StoredVolume, VolumeName
+
+Result = TypeVar("Result")
+_LEASE_POLL_S = 0.02
+
+
+def volume_name(volume: Volume) -> VolumeName:
+    """The name that a volume has on the storage."""
+    return VolumeName(named_by=volume.named_by, volume_id=volume.id, format=volume.format)
+
+
+def backing_name(image_id: str | None) -> str | None:
+    """What a qcow2 header says of its parent: a name for people that no tool can open (I7)."""
+    return None if image_id is None else f"diskyard:{image_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """One place, under the first repoId that it was connected by."""
+
+    repo_id: str
+    format: str
+    storage: Repository
+    log: Log
+    host: Host
+
+    @property
+    def marker(self) -> str:
+        """The repository's own name, on every host."""
+        return self.storage.marker
+
+    def state(self) -> State:
+        """The newest state, durable."""
+        return self.log.refresh()
+
+    def commit(self, plan: Callable[[Draft], Result], author: Author) -> Result:
+        """Publish what ``plan`` writes; what it returned. See :func:`diskyard.commit.commit`."""
+        return commit(self.log, plan, author)[0]
+
+    # -- leases -------------------------------------------------------------------------
+
+    @contextmanager
+    def work_on(self, image_ids: Iterable[str], *, wait_s: float = 0.0) -> Iterator[list[Lease]]:
+        """Hold the work leases of images, taken in order of id.
+
+        :param wait_s: how long to try; work in the way may be short.
+        :raises diskyard.errors.LeaseHeld: names the host that works on it, where known.
+        """
+        leases: list[Lease] = []
+        try:
+            for image_id in sorted(set(image_ids)):
+                leases.append(self._lock(image_id, wait_s))
+            yield leases
+        finally:
+            for lease in reversed(leases):
+                lease.release()
+
+    def _lock(self, image_id: str, wait_s: float) -> Lease:
+        deadline_s = time.monotonic() + wait_s
+        while (lease := self.storage.try_lock(lease_name(image_id))) is None:
+            if time.monotonic() >= deadline_s:
+                progress = self.progress(image_id)
+                worker = "another task" if progress is None else f"host {progress.host.host_id}"
+                raise errors.LeaseHeld(
+                    f"Image {image_id} is being worked on by {worker}.",
+                    imageId=image_id,
+                    hostID=None if progress is None else progress.host.host_id,
+                )
+            time.sleep(_LEASE_POLL_S)
+        return lease
+
+    def is_locked(self, image_id: str) -> bool:
+        """Whether somebody works on the image now."""
+        return self.storage.is_locked(lease_name(image_id))
+
+    # -- volumes ------------------------------------------------------------------------------
+
+    def make(self, new: NewVolume) -> None:
+        """Make a volume that the log has as building; durable on return."""
+        if new.clone_of is not None and self._make_clone(new.clone_of, new.volume):
+            return
+        self.make_empty(new.volume)
+
+    def _make_clone(self, source: Volume, target: Volume) -> bool:
+        if not self.storage.clone_volume(volume_name(source), volume_name(target)):
+            raise errors.StorageError(
+                f"{self.storage.place} refused to share the bytes of volume {source.id}."
+            )
+        if target.size_bytes > source.size_bytes:
+            self.storage.grow_volume(volume_name(target), length_bytes=target.size_bytes)
+        return True
+
+    def make_empty(self, volume: Volume) -> None:
+        """Make an empty volume: a raw one that reads zeros, or a qcow2 that shows its parent."""
+        if volume.format == "raw":
+            self.storage.create_volume(
+                volume_name(volume), length_bytes=volume.size_bytes,
+                preallocate=volume.preallocated,
+            )  # fmt: skip
+            return
+        header = empty_qcow2(volume.size_bytes, backing_name(volume.parent_image_id))
+        self.storage.create_volume(volume_name(volume), length_bytes=len(header), initial=header)
+
+    def stored(self, volume: Volume) -> StoredVolume | None:
+        """What the storage says of a volume; None if it does not have it."""
+        return self.storage.stored_volume(volume_name(volume))
+
+    def missing_of(self, state: State, image: Image) -> frozenset[str]:
+        """Which volumes of an image's chain the storage does not have."""
+        return frozenset(
+            volume.id
+            for _, volume in state.chain(image)
+            if volume.state == "ready" and self.stored(volume) is None
+        )
+
+    def missing_below(self, state: State, image_id: str | None) -> frozenset[str]:
+        """The same for an image id that may not exist."""
+        image = state.images.get(image_id or "")
+        return frozenset() if image is None else self.missing_of(state, image)
+
+    def layer(self, volume: Volume) -> Layer:
+        """A volume as the movers open it."""
+        located = self.storage.locate_volume(volume_name(volume))
+        return Layer(
+            name=volume.id, format=volume.format, protocol=located.protocol, path=located.path,
+            size_bytes=volume.size_bytes,
+        )  # fmt: skip
+
+    def chain(self, state: State, image: Image) -> Chain:
+        """An image's volumes, top first."""
+        return tuple(self.layer(volume) for _, volume in state.chain(image))
+
+    def chain_of_volume(self, state: State, volume: Volume) -> Chain:
+        """A volume and those it reads, top first."""
+        return tuple(self.layer(found) for found in state.volume_chain(volume))
+
+    def is_unwritten(self, volume: Volume) -> bool:
+        """Whether nothing was ever written to a qcow2 volume that nobody has open."""
+        path = self.layer(volume).path
+        if path is None or volume.format != "qcow2":
+            return False
+        return overlay_is_unwritten(lambda offset, size: self.host.files.read_at(path, offset, size))
+
+    def resize_raw(self, layer: Layer, size_bytes: int) -> None:
+        """Make the file of a raw layer exactly so long, durably."""
+        assert layer.path is not None
+        fd = self.host.files.open_for_writing(layer.path)
+        try:
+            self.host.files.truncate(fd, size_bytes)
+            self.host.files.sync(fd)
+        finally:
+            os.close(fd)
+
+    # -- progress -----------------------------------------------------------------------------------
+
+    def progress(self, image_id: str) -> Progress | None:
+        """The last progress written of work on an image, if it can be read."""
+        data = self.storage.get_progress(image_id)
+        if data is None:
+            return None
+        try:
+            progress, _ = decode(data, Progress)
+        except (Damaged, NewerMajor):
+            return None
+        return progress if progress.image_id == image_id else None
+
+    def put_progress(self, progress: Progress) -> None:
+        """Write progress down; a crash leaves the old or the new."""
+        self.storage.put_progress(progress.image_id, encode(progress))
+
+
+def lease_name(image_id: str) -> str:
+    """The name of the work lease of an image, or of a volume that is being deleted."""
+    return f"work:{image_id}"

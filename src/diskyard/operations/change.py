@@ -1,0 +1,150 @@
+"""removeImage, extendVirtualDisk, revertVirtualDisk, setUserData, setStrategy, untrackChanges."""
+
+from __future__ import annotations
+
+from diskyard.host.identity import new_uuid
+from diskyard.model.fix import AnyAction, CleanHold, CleanVolume, Merge
+from diskyard.model.records import CopyHold, Image, ImageSource
+from diskyard.model.requests import (
+    ExtendVirtualDisk, RemoveImage, RevertVirtualDisk, SetStrategy, SetUserData, UntrackChanges,
+)  # fmt: skip
+from diskyard.model.state import State
+from diskyard.model.transaction import Draft
+from diskyard.mover.grow import grow
+from diskyard.opened import Opened
+from diskyard.operations.engine import Engine, FollowUp, Outcome, require_user_data, seal
+from diskyard.planner import change as planner
+from diskyard.planner.common import virtual_disk
+
+
+def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
+    """Remove an image; durable on return, and its space is given back by what follows."""
+    opened = engine.connections.get(request.repository_id)
+    author = engine.author("removeImage")
+    before = opened.state()
+    removed = opened.commit(lambda draft: planner.remove(draft, request.image_id), author)
+    follow_ups = cleaning(opened, before)
+    follow_ups += _holds_of_cancelled(engine, opened, removed)
+    return Outcome(request.image_id, follow_ups)
+
+
+def cleaning(opened: Opened, before: State) -> list[FollowUp]:
+    """The cleans that an operation made due: volumes doomed, or left by work, since ``before``."""
+    after = opened.state()
+    found: list[AnyAction] = []
+    for volume_id, volume in after.volumes.items():
+        old = before.volumes.get(volume_id)
+        if volume.state == "doomed" and (old is None or old.state != "doomed"):
+            found.append(CleanVolume(volume_id=volume_id))
+        elif volume.state == "building" and not after.images_on(volume_id) and before.images_on(volume_id):
+            found.append(CleanVolume(volume_id=volume_id))
+    return [FollowUp(opened, action) for action in found]
+
+
+def _holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[FollowUp]:
+    """A copy that is cancelled lets go of its source, where that is connected here."""
+    if removed.pending is None or not isinstance(removed.pending.source, ImageSource):
+        return []
+    source = removed.pending.source
+    home = engine.connections.by_marker(source.marker)
+    if home is None:
+        return []
+    image = home.state().images.get(source.image_id)
+    holds = () if image is None else image.held_for
+    follow_ups = []
+    for hold in holds:
+        if isinstance(hold, CopyHold) and (hold.target_marker, hold.copy_id) == (
+            opened.marker, removed.id,
+        ):  # fmt: skip
+            clean = CleanHold(image_id=source.image_id, hold=hold)
+            follow_ups += [FollowUp(home, clean), FollowUp(home, Merge(image_id=source.image_id))]
+    return follow_ups
+
+
+def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
+    """Make a disk larger; durable on return.
+
+    The volume grows first: a crash in between leaves a volume larger than the disk, which
+    the next extend uses and every reader of the disk is kept from by the disk's size.
+    """
+    opened = engine.connections.get(request.repository_id)
+    author = engine.author("extendVirtualDisk")
+    image_id, size_bytes = request.image_id, request.size
+    with opened.work_on([image_id], wait_s=1.0) as leases:
+        state = opened.state()
+        missing = opened.missing_below(state, image_id)
+        disk = planner.growable_disk(Draft(state), image_id, size_bytes, missing)
+        assert disk.volume_id is not None
+        volume = state.volumes[disk.volume_id]
+        if volume.size_bytes < size_bytes or disk.size_bytes < size_bytes:
+            fds = [fd for lease in leases for fd in lease.descriptors()]
+            grow(
+                engine.host, opened.chain(state, disk), size_bytes, volume.preallocated,
+                inherit_fds=fds,
+            )  # fmt: skip
+        seal(
+            opened,
+            lambda draft: planner.seal_extend(draft, image_id, size_bytes, volume.id, missing),
+            author,
+        )
+    return Outcome(image_id)
+
+
+def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
+    """Give a disk a Snapshot's bytes and size; durable on return."""
+    opened = engine.connections.get(request.repository_id)
+    author = engine.author("revertVirtualDisk")
+    disk_id, volume_id, work_id = request.image_id, new_uuid(), new_uuid()
+    before = opened.state()
+    virtual_disk(before, disk_id)
+    with opened.work_on([disk_id], wait_s=1.0):
+        missing = opened.missing_below(opened.state(), request.snapshot_id)
+        new = opened.commit(
+            lambda draft: planner.begin_revert(
+                draft, disk_id, request.snapshot_id, volume_id=volume_id, work_id=work_id,
+                capabilities=opened.storage.capabilities, missing=missing,
+            ),
+            author,
+        )  # fmt: skip
+        opened.make(new)
+        seal(
+            opened,
+            lambda draft: planner.seal_revert(draft, disk_id, volume_id=volume_id, work_id=work_id),
+            author,
+        )
+    return Outcome(disk_id, cleaning(opened, before))
+
+
+def set_user_data(engine: Engine, request: SetUserData) -> Outcome:
+    """Replace an image's userData; durable on return."""
+    require_user_data(request.user_data)
+    opened = engine.connections.get(request.repository_id)
+    opened.commit(
+        lambda draft: planner.set_user_data(
+            draft, request.image_id, request.user_data, request.options.if_revision
+        ),
+        engine.author("setUserData"),
+    )
+    return Outcome(request.image_id)
+
+
+def set_strategy(engine: Engine, request: SetStrategy) -> Outcome:
+    """Change what an image is optimized for; durable on return. What follows from it is listed."""
+    opened = engine.connections.get(request.repository_id)
+    opened.commit(
+        lambda draft: planner.set_strategy(draft, request.image_id, request.strategy),
+        engine.author("setStrategy"),
+    )
+    return Outcome(request.image_id)
+
+
+def untrack_changes(engine: Engine, request: UntrackChanges) -> Outcome:
+    """Stop tracking a disk's changes; durable on return. What was kept for it can be merged."""
+    opened = engine.connections.get(request.repository_id)
+    before = opened.state()
+    virtual_disk(before, request.image_id)
+    opened.commit(
+        lambda draft: planner.end_trackers(draft, request.image_id, request.copy_image_id),
+        engine.author("untrackChanges"),
+    )
+    return Outcome(request.image_id, cleaning(opened, before))

@@ -1,0 +1,205 @@
+"""copyImage: freeze the source, commit the copy, and leave its bytes to a mend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diskyard import errors
+from diskyard.host.identity import new_uuid
+from diskyard.log.log import Author
+from diskyard.model.fix import Mend, Optimize
+from diskyard.model.records import CopyHold, Image, ImageSource
+from diskyard.model.requests import CopyImage
+from diskyard.model.transaction import Draft
+from diskyard.opened import Opened
+from diskyard.operations.engine import (
+    Engine, FollowUp, Outcome, request_digest, require_user_data, seal,
+)  # fmt: skip
+from diskyard.operations.freeze import freeze_disk, hold_snapshot, release_hold, require_hold
+from diskyard.planner import copy as planner
+from diskyard.planner import switch
+from diskyard.planner.common import already_made, require_unattached, require_usable
+from diskyard.planner.copy import PendingImage
+from diskyard.planner.switch import Switch, SwitchAgain
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A copy with its image ids settled."""
+
+    engine: Engine
+    request: CopyImage
+    home: Opened
+    source: Image
+    target: Opened
+    image_id: str
+    digest: str
+
+    @property
+    def keeps_id(self) -> bool:
+        """A Snapshot is the same image wherever it is."""
+        return self.source.kind == "snapshot"
+
+    @property
+    def author(self) -> Author:
+        """Who writes the entries."""
+        return self.engine.author("copyImage", self.digest)
+
+
+def copy_image(engine: Engine, request: CopyImage) -> Outcome:
+    """Copy an image; the copy is durable on return, and its source can be used at once.
+
+    The result stores what differs from the base and reads the rest from it. A Snapshot keeps
+    its id: where the target has it already nothing is copied.
+
+    :raises diskyard.errors.ImageInUse: the source or the base is a VirtualDisk that is attached.
+    """
+    require_user_data(request.user_data)
+    target = engine.connections.get(request.target_repo_id)
+    digest = request_digest("copyImage", request)
+    home, _, source = engine.connections.find(request.image_id, request.options, target)
+    if source.kind == "snapshot":
+        if request.options.new_image_id not in (None, source.id):
+            raise errors.InvalidParameter(
+                "A copy of a Snapshot keeps its id: newImageId is for copies of VirtualDisks.",
+                imageId=source.id,
+            )
+        image_id = source.id
+    else:
+        image_id = request.options.new_image_id or new_uuid()
+    if request.base_image_id == image_id:
+        raise errors.InvalidParameter("An image cannot be its own base.", imageId=image_id)
+    asked = _Copy(engine, request, home, source, target, image_id, digest)
+    if asked.keeps_id and _is_here(asked):
+        return Outcome(image_id, _follow_ups(asked))
+    if not asked.keeps_id and already_made(target.state(), image_id, digest):
+        return Outcome(image_id, _follow_ups(asked))
+    with target.work_on([image_id]):
+        _commit_copy(asked)
+    return Outcome(image_id, _follow_ups(asked))
+
+
+def _follow_ups(asked: _Copy) -> list[FollowUp]:
+    options = asked.request.options
+    actions = [Mend(image_id=asked.image_id)]
+    found = [FollowUp(asked.target, a, asked.image_id, options.rate_limit) for a in actions]
+    if options.optimize_now:
+        optimize = Optimize(image_id=asked.image_id)
+        found.append(FollowUp(asked.target, optimize, asked.image_id, options.rate_limit))
+    return found
+
+
+def _is_here(asked: _Copy) -> bool:
+    return asked.target.commit(
+        lambda draft: planner.snapshot_is_here(
+            draft, asked.image_id, asked.request.user_data, asked.digest
+        ),
+        asked.author,
+    )
+
+
+def _commit_copy(asked: _Copy) -> None:
+    """Hold the source, then publish the copy, then look that the hold stands."""
+    base_id = asked.request.base_image_id
+    base = None if base_id is None else _find_base(asked, base_id)
+    work_id = new_uuid()
+    frozen = _hold_source(asked, work_id)
+    hold = CopyHold(target_marker=asked.target.marker, copy_id=asked.image_id, work_id=work_id)
+    try:
+        _publish(asked, frozen, work_id, base)
+    except errors.DiskyardError as error:
+        if error.details.get("outcome") != "unknown":
+            release_hold(asked.home, frozen.id, hold, asked.author)
+        raise
+    require_hold(asked.home, frozen.id, hold, asked.target, asked.image_id, asked.author)
+
+
+def _find_base(asked: _Copy, base_id: str) -> Image | None:
+    """The base in the target; None if it is a Snapshot that is not there yet.
+
+    :raises diskyard.errors.NotASnapshot: it is a VirtualDisk of another repository, which
+        can never come to the target under this id.
+    """
+    image = asked.target.state().images.get(base_id)
+    if image is not None and image.is_strong:
+        if image.kind == "virtual_disk":
+            require_unattached(asked.target.state(), image)
+            missing = asked.target.missing_of(asked.target.state(), image)
+            require_usable(asked.target.state(), image, missing)
+        return image
+    _, _, elsewhere = asked.engine.connections.find(base_id, asked.request.options)
+    if elsewhere.kind != "snapshot":
+        raise errors.NotASnapshot(
+            f"The base {base_id} is a VirtualDisk of another repository.",
+            advice="Use a base of the target repository, or a Snapshot.",
+            imageId=base_id,
+        )
+    return None
+
+
+def _hold_source(asked: _Copy, work_id: str) -> Image:
+    """An image that cannot change and has the source's bytes, held for this copy."""
+    home, source = asked.home, asked.source
+    missing = home.missing_of(home.state(), source)
+    planner.copy_source(home.state(), source.id, missing)
+    if source.kind == "snapshot":
+        hold_snapshot(home, source.id, asked.target, asked.image_id, work_id, asked.author)
+        return home.state().images[source.id]
+    hold = CopyHold(target_marker=asked.target.marker, copy_id=asked.image_id, work_id=work_id)
+    return freeze_disk(home, source.id, hold, asked.author)
+
+
+def _publish(asked: _Copy, frozen: Image, work_id: str, base: Image | None) -> None:
+    """The commit in the target; a VirtualDisk as base is frozen in the same transaction."""
+    request, source = asked.request, asked.source
+    now = asked.engine.host.clock.now()
+    base_id = request.base_image_id
+    switched = base is not None and base.kind == "virtual_disk"
+    pending = PendingImage(
+        image_id=asked.image_id, volume_id=new_uuid(), work_id=work_id,
+        kind="snapshot" if request.options.as_ == "snapshot" else source.kind,
+        size_bytes=frozen.size_bytes,
+        source=ImageSource(marker=asked.home.marker, image_id=frozen.id),
+        base_image_id=new_uuid() if switched else base_id,
+        strategy=request.options.strategy or "space", user_data=request.user_data,
+        request_digest=asked.digest, now=now, captured_at=frozen.captured_at,
+        origin=planner.origin_of(asked.home.state(), frozen),
+        rate_limit_bytes_per_s=request.options.rate_limit,
+        track_changes=request.options.track_changes,
+        tracked_disk_id=source.id if source.kind == "virtual_disk" else None,
+    )  # fmt: skip
+    if base is not None and switched:
+        _publish_on_disk(asked, pending, base)
+    else:
+        asked.target.commit(lambda draft: planner.begin(draft, pending), asked.author)
+
+
+def _publish_on_disk(asked: _Copy, pending: PendingImage, base: Image) -> None:
+    """Freeze the base and publish the copy that reads it, so that it always has a reader."""
+    assert pending.base_image_id is not None
+    target, author = asked.target, asked.author
+    switch_request = Switch(
+        disk_id=base.id, image_id=pending.base_image_id, volume_id=new_uuid(),
+        work_id=new_uuid(), now=pending.now,
+        hold=CopyHold(
+            target_marker=target.marker, copy_id=pending.image_id, work_id=pending.work_id
+        ),
+    )  # fmt: skip
+    missing = target.missing_of(target.state(), base)
+
+    def publish(draft: Draft) -> None:
+        switch.seal(draft, switch_request, missing)
+        planner.begin(draft, pending)
+        assert switch_request.hold is not None
+        switch.release(draft, switch_request.image_id, switch_request.hold)
+
+    with target.work_on([switch_request.image_id]):
+        overlay = target.commit(lambda draft: switch.begin(draft, switch_request, missing), author)
+        assert overlay is not None
+        target.make_empty(overlay)
+        try:
+            seal(target, publish, author)
+        except SwitchAgain as error:
+            raise errors.LeaseHeld(
+                f"The base {base.id} was extended at the same time.", imageId=base.id
+            ) from error

@@ -1,0 +1,108 @@
+"""createVirtualDisk and createSnapshot."""
+
+from __future__ import annotations
+
+from diskyard import errors
+from diskyard.host.identity import new_uuid
+from diskyard.model.fix import Mend, Optimize
+from diskyard.model.records import ImageSource
+from diskyard.model.requests import CreateSnapshot, CreateVirtualDisk
+from diskyard.opened import Opened
+from diskyard.operations.engine import (
+    Engine, FollowUp, Outcome, request_digest, require_user_data, seal,
+)  # fmt: skip
+from diskyard.operations.freeze import hold_snapshot, require_hold, switch_disk
+from diskyard.planner import copy as copy_planner
+from diskyard.planner import create_disk
+from diskyard.planner.common import already_made, snapshot
+from diskyard.planner.copy import PendingImage
+from diskyard.planner.create_disk import CreateDisk
+from diskyard.planner.switch import Switch
+
+
+def create_virtual_disk(engine: Engine, request: CreateVirtualDisk) -> Outcome:
+    """Create a VirtualDisk; it is durable, and unless its base is elsewhere usable, on return.
+
+    :raises diskyard.errors.ImageNotFound: the base is nowhere that was searched.
+    """
+    require_user_data(request.user_data)
+    target = engine.connections.get(request.target_repo_id)
+    image_id = request.options.new_image_id or new_uuid()
+    digest = request_digest("createVirtualDisk", request)
+    follow_ups: list[FollowUp] = []
+    if not already_made(target.state(), image_id, digest):
+        home = target
+        if request.base_snapshot_id is not None:
+            home, _, _ = engine.connections.find(request.base_snapshot_id, request.options, target)
+        make = _create_here if home.marker == target.marker else _create_from_elsewhere
+        follow_ups += make(engine, request, target, home, image_id, digest)
+    if request.options.optimize_now:
+        rate_limit = request.options.rate_limit
+        follow_ups.append(FollowUp(target, Optimize(image_id=image_id), image_id, rate_limit))
+    return Outcome(image_id, follow_ups)
+
+
+def _create_here(
+    engine: Engine, request: CreateVirtualDisk, target: Opened, home: Opened, image_id: str, digest: str
+) -> list[FollowUp]:
+    asked = CreateDisk(
+        image_id=image_id, volume_id=new_uuid(), work_id=new_uuid(), size_bytes=request.size,
+        base_snapshot_id=request.base_snapshot_id, strategy=request.options.strategy or "space",
+        user_data=request.user_data, request_digest=digest, now=engine.host.clock.now(),
+    )  # fmt: skip
+    author = engine.author("createVirtualDisk", digest)
+    capabilities = target.storage.capabilities
+    with target.work_on([image_id]):
+        missing = target.missing_below(target.state(), request.base_snapshot_id)
+        new = target.commit(
+            lambda draft: create_disk.begin(draft, asked, capabilities, missing), author
+        )
+        if new is not None:
+            target.make(new)
+            seal(target, lambda draft: create_disk.seal(draft, asked), author)
+    return []
+
+
+def _create_from_elsewhere(
+    engine: Engine, request: CreateVirtualDisk, target: Opened, home: Opened, image_id: str, digest: str
+) -> list[FollowUp]:
+    """A disk from a Snapshot of another repository: committed now, its bytes copied later."""
+    assert request.base_snapshot_id is not None
+    author = engine.author("createVirtualDisk", digest)
+    base = snapshot(home.state(), request.base_snapshot_id)
+    if request.size < base.size_bytes:
+        raise errors.InvalidParameter(
+            f"The size {request.size} is smaller than its base's, {base.size_bytes}.",
+            imageId=base.id,
+        )
+    now = engine.host.clock.now()
+    asked = PendingImage(
+        image_id=image_id, volume_id=new_uuid(), work_id=new_uuid(), kind="virtual_disk",
+        size_bytes=request.size, source=ImageSource(marker=home.marker, image_id=base.id),
+        base_image_id=None, strategy=request.options.strategy or "space",
+        user_data=request.user_data, request_digest=digest, now=now, captured_at=now,
+        rate_limit_bytes_per_s=request.options.rate_limit,
+    )  # fmt: skip
+    with target.work_on([image_id]):
+        hold = hold_snapshot(home, base.id, target, image_id, asked.work_id, author)
+        target.commit(lambda draft: copy_planner.begin(draft, asked), author)
+        require_hold(home, base.id, hold, target, image_id, author)
+    return [FollowUp(target, Mend(image_id=image_id), image_id, request.options.rate_limit)]
+
+
+def create_snapshot(engine: Engine, request: CreateSnapshot) -> Outcome:
+    """Keep a disk's bytes as a Snapshot; both are durable and usable on return."""
+    require_user_data(request.user_data)
+    target = engine.connections.get(request.target_repo_id)
+    image_id = request.options.new_image_id or new_uuid()
+    digest = request_digest("createSnapshot", request)
+    asked = Switch(
+        disk_id=request.base_virtual_disk_id, image_id=image_id, volume_id=new_uuid(),
+        work_id=new_uuid(), now=engine.host.clock.now(), user_data=request.user_data,
+        request_digest=digest, strategy=request.options.strategy,
+    )  # fmt: skip
+    with target.work_on([image_id]):
+        switch_disk(target, asked, engine.author("createSnapshot", digest))
+    return Outcome(image_id)
+
+

@@ -1,0 +1,103 @@
+"""What an operation works with, and what it answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from diskyard import errors
+from diskyard.connections import Connections
+from diskyard.host import Host
+from diskyard.log.log import Author
+from diskyard.model.fix import AnyAction
+from diskyard.model.records import USER_DATA_LIMIT_BYTES
+from diskyard.model.transaction import Draft
+from diskyard.opened import Opened
+from diskyard.planner.common import Superseded
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """This host's part of Diskyard: what operations and fixes are given.
+
+    :param actor: who calls, for the audit trail.
+    """
+
+    host: Host
+    connections: Connections
+    actor: str = ""
+
+    def author(self, verb: str, request_digest: str | None = None) -> Author:
+        """The author of entries that a verb or fix writes."""
+        return Author(verb, self.actor, request_digest)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """A fix that an operation starts after its commit."""
+
+    opened: Opened
+    action: AnyAction
+    image_id: str | None = None
+    rate_limit_bytes_per_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an operation has committed, and what is to be run next.
+
+    :param follow_ups: run after the commit unless AutoFix is false, in this order.
+    """
+
+    image_id: str = ""
+    follow_ups: list[FollowUp] = field(default_factory=list)
+
+
+_NOT_IN_DIGEST = frozenset(
+    ("targetRepoId", "repositoryId", "repoId", "AutoFix", "rateLimit", "participatingRepositories",
+     "imageHints")
+)  # fmt: skip
+
+
+def request_digest(verb: str, request: Any) -> str:
+    """What tells a repeated request from another: all of it but where and how it is run."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: strip(v) for k, v in value.items() if k not in _NOT_IN_DIGEST}
+        return value
+
+    fields = msgspec.to_builtins(request)
+    user_data = fields.pop("userData", None)
+    text = msgspec.json.encode([verb, strip(fields), user_data], order="sorted")
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def require_user_data(user_data: Any) -> None:
+    """Refuse userData that cannot be kept as sent.
+
+    :raises diskyard.errors.InvalidParameter: over 16 KiB, or not JSON.
+    """
+    try:
+        size_bytes = len(msgspec.json.encode(user_data))
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise errors.InvalidParameter(f"userData is not JSON: {error}.") from error
+    if size_bytes > USER_DATA_LIMIT_BYTES:
+        raise errors.InvalidParameter(
+            f"userData has {size_bytes} bytes as JSON; at most {USER_DATA_LIMIT_BYTES} are kept."
+        )
+
+
+def seal(opened: Opened, plan: Callable[[Draft], None], author: Author) -> None:
+    """Commit what was prepared.
+
+    :raises diskyard.errors.LeaseHeld: other work has taken it over meanwhile.
+    """
+    try:
+        opened.commit(plan, author)
+    except Superseded as error:
+        raise errors.LeaseHeld(f"Another task has taken over: {error}.") from error

@@ -1,0 +1,132 @@
+"""Freezing: a copy reads one moment of its source, however often it is resumed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diskyard import errors
+from diskyard.host.identity import new_uuid
+from diskyard.log.log import Author
+from diskyard.model.records import AnyHold, CopyHold, Image
+from diskyard.model.state import State
+from diskyard.opened import Opened
+from diskyard.operations.engine import seal
+from diskyard.planner import change, switch
+from diskyard.planner.common import virtual_disk
+from diskyard.planner.create_disk import NewVolume
+from diskyard.planner.switch import Switch, SwitchAgain
+
+
+def switch_disk(opened: Opened, asked: Switch, author: Author) -> None:
+    """Freeze a disk's bytes as an image, durable on return; the caller has that image's lease.
+
+    A crash between the intent and the seal leaves a weak image and an overlay that is
+    building, which check lists; the disk is as it was.
+    """
+    while True:
+        missing = opened.missing_below(opened.state(), asked.disk_id)
+        overlay = opened.commit(lambda draft: switch.begin(draft, asked, missing), author)
+        if overlay is None:
+            return
+        opened.make_empty(overlay)
+        try:
+            seal(opened, lambda draft: switch.seal(draft, asked, missing), author)
+        except SwitchAgain:
+            # The next intent discards this one.
+            asked = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
+            continue
+        return
+
+
+def freeze_disk(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> Image:
+    """A held image with the disk's bytes of now; the disk can be used at once.
+
+    From the cheapest: the freeze point that is there if nothing was written since; a
+    clone, where the disk is one raw volume and storage can share its bytes; a switch.
+    """
+    state = opened.state()
+    disk = virtual_disk(state, disk_id)
+    frozen = _hold_unwritten(opened, state, disk, hold, author)
+    if frozen is None:
+        frozen_id = new_uuid()
+        asked = Switch(
+            disk_id=disk_id, image_id=frozen_id, volume_id=new_uuid(), work_id=new_uuid(),
+            now=opened.host.clock.now(), hold=hold,
+        )  # fmt: skip
+        with opened.work_on([frozen_id]):
+            if _can_clone(opened, state, disk):
+                _freeze_by_clone(opened, asked, disk.data_generation, author)
+            else:
+                switch_disk(opened, asked, author)
+        frozen = opened.state().images[frozen_id]
+    return frozen
+
+
+def _hold_unwritten(
+    opened: Opened, state: State, disk: Image, hold: AnyHold, author: Author
+) -> Image | None:
+    found = switch.reusable_freeze_point(state, disk)
+    if found is None or not opened.is_unwritten(found[1]):
+        return None
+    frozen, overlay = found
+    held = opened.commit(
+        lambda draft: switch.hold_again(
+            draft, disk.id, frozen.id, overlay.id, disk.data_generation, hold
+        ),
+        author,
+    )
+    return opened.state().images[frozen.id] if held else None
+
+
+def _can_clone(opened: Opened, state: State, disk: Image) -> bool:
+    if not opened.storage.capabilities.reflink or disk.volume_id is None:
+        return False
+    volume = state.volumes[disk.volume_id]
+    return volume.format == "raw" and volume.parent_image_id is None
+
+
+def _freeze_by_clone(opened: Opened, asked: Switch, generation: int, author: Author) -> None:
+    """``generation``: of the disk's data before its bytes are shared."""
+    missing = opened.missing_below(opened.state(), asked.disk_id)
+    clone, source = opened.commit(lambda draft: switch.begin_clone(draft, asked, missing), author)
+    opened.make(NewVolume(clone, source))
+    seal(
+        opened,
+        lambda draft: switch.seal_clone(draft, asked, source, generation, missing),
+        author,
+    )
+
+
+def hold_snapshot(
+    home: Opened, image_id: str, target: Opened, copy_id: str, work_id: str, author: Author
+) -> CopyHold:
+    """Hold a Snapshot for a copy, before the copy's record is written in the target."""
+    hold = CopyHold(target_marker=target.marker, copy_id=copy_id, work_id=work_id)
+    missing = home.missing_below(home.state(), image_id)
+    home.commit(lambda draft: switch.hold(draft, image_id, hold, missing), author)
+    return hold
+
+
+def require_hold(
+    home: Opened, image_id: str, hold: AnyHold, target: Opened, copy_id: str, author: Author
+) -> None:
+    """The look after publishing a copy: its hold must still stand before the caller is told.
+
+    A cleaner could have released it in between only if this process had lost its lease.
+
+    :raises diskyard.errors.LeaseHeld: it does not; the copy is taken back.
+    """
+    image = home.state().images.get(image_id)
+    if image is not None and hold in image.held_for:
+        return
+    target.commit(lambda draft: change.remove(draft, copy_id), author)
+    raise errors.LeaseHeld(
+        f"The data that copy {copy_id} reads was released by another host meanwhile.",
+        advice="The copy was taken back; copy the image again.",
+        imageId=copy_id,
+    )
+
+
+def release_hold(home: Opened, image_id: str, hold: AnyHold, author: Author) -> bool:
+    """End a hold; False if it is gone already."""
+    return home.commit(lambda draft: switch.release(draft, image_id, hold), author)

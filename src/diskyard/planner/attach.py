@@ -1,0 +1,102 @@
+"""prepareImage and teardownImage: who uses what, in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from msgspec.structs import replace
+
+from diskyard import errors
+from diskyard.model.identity import HostIdentity
+from diskyard.model.records import Attachment
+from diskyard.model.transaction import Draft
+from diskyard.planner.common import require_usable, strong_image
+
+
+def attach(
+    draft: Draft,
+    image_id: str,
+    *,
+    attachment_id: str,
+    host: HostIdentity,
+    owner: str,
+    read_only: bool | None,
+    now: str,
+    missing: Collection[str],
+) -> Attachment:
+    """The attachment of this image for this host and owner: the one there is, or a new one.
+
+    A VirtualDisk has one writer, and no readers beside it; any number read when none writes.
+    Attaching for writing lets the bytes change from this entry on.
+
+    :raises diskyard.errors.ImageInUse: somebody else's attachment is in the way.
+    """
+    image = strong_image(draft.state, image_id)
+    require_usable(draft.state, image, missing)
+    if image.kind == "snapshot" and read_only is False:
+        raise errors.NotAVirtualDisk(
+            f"Image {image_id} is a Snapshot and cannot be written to.", imageId=image_id
+        )
+    writes = image.kind == "virtual_disk" and not read_only
+    for found in draft.state.attachments_of(image_id):
+        if found.host == host and found.owner == owner:
+            if (found.mode == "read_write") == writes:
+                return found
+            raise errors.ImageInUse(
+                f"Image {image_id} is attached for {owner} as {found.mode}.",
+                advice="Tear it down before attaching it in another mode.",
+                imageId=image_id, hostID=found.host.host_id, owner=owner,
+            )  # fmt: skip
+        if writes or found.mode == "read_write":
+            raise errors.ImageInUse(
+                f"Image {image_id} is attached on host {found.host.host_id} for {found.owner}.",
+                imageId=image_id, hostID=found.host.host_id, owner=found.owner,
+            )  # fmt: skip
+    attachment = Attachment(
+        id=attachment_id, image_id=image_id, host=host, owner=owner,
+        mode="read_write" if writes else "read_only",
+        volume_ids=tuple(volume.id for _, volume in draft.state.chain(image)), attached_at=now,
+    )  # fmt: skip
+    draft.put_attachment(attachment)
+    if writes:
+        draft.put_image(replace(image, data_generation=draft.number, origin=None))
+    return attachment
+
+
+def detach(
+    draft: Draft,
+    image_id: str,
+    *,
+    host: HostIdentity,
+    owner: str,
+    of_host_id: str | None,
+    force: bool,
+) -> bool:
+    """Remove the attachment of an owner; False if there is none, which is no error.
+
+    :raises diskyard.errors.ImageInUse: it is another host's, and not forced.
+    """
+    strong_image(draft.state, image_id)
+    host_id = of_host_id or host.host_id
+    for found in draft.state.attachments_of(image_id):
+        if found.owner != owner or found.host.host_id != host_id:
+            continue
+        mine = found.host.machine_id == host.machine_id and host_id == host.host_id
+        gone = found.host.machine_id == host.machine_id and found.host.boot_id != host.boot_id
+        if not (mine or gone or force):
+            raise errors.ImageInUse(
+                f"The attachment is host {host_id}'s, which may still be using the image.",
+                advice="Call that host, or pass force when you know that its guest has ended.",
+                imageId=image_id, hostID=host_id, owner=owner,
+            )  # fmt: skip
+        draft.remove_attachment(found.id)
+        return True
+    return False
+
+
+def remove_attachment(draft: Draft, attachment_id: str) -> bool:
+    """Remove an attachment whose host is gone; False if it is not there."""
+    if attachment_id not in draft.state.attachments:
+        return False
+    draft.remove_attachment(attachment_id)
+    return True

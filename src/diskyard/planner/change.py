@@ -1,0 +1,154 @@
+"""Verbs that change one image in one transaction: remove, extend, revert, userData, strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from msgspec.structs import replace
+
+from diskyard import errors
+from diskyard.model.capabilities import Capabilities
+from diskyard.model.records import Image, Strategy, TrackHold
+from diskyard.model.transaction import Draft
+from diskyard.planner.common import (
+    Superseded, require_unattached, require_usable, snapshot, strong_image, virtual_disk,
+)  # fmt: skip
+from diskyard.planner.create_disk import NewVolume, seal_from_base, volume_from_base
+
+
+def remove(draft: Draft, image_id: str) -> Image:
+    """Make the image weak: normalising removes it, or keeps it hidden while others need it.
+
+    Removing a disk ends its trackers. Removing a pending image cancels it.
+
+    :returns: the image as it was.
+    """
+    image = strong_image(draft.state, image_id)
+    require_unattached(draft.state, image)
+    end_trackers(draft, image_id)
+    draft.put_image(replace(image, visibility="weak", user_data=None))
+    return image
+
+
+def end_trackers(draft: Draft, disk_id: str, copy_id: str | None = None) -> bool:
+    """Release the freeze points that track a disk's changes, all or those for one copy."""
+    ended = False
+    for held_id in list(draft.state.held):
+        held = draft.state.images[held_id]
+        rest = tuple(
+            found
+            for found in held.held_for
+            if not (
+                isinstance(found, TrackHold)
+                and found.disk_id == disk_id
+                and copy_id in (None, found.copy_id)
+            )
+        )
+        if rest != held.held_for:
+            draft.put_image(replace(held, held_for=rest))
+            ended = True
+    return ended
+
+
+def set_user_data(
+    draft: Draft, image_id: str, user_data: Any, if_revision: int | None
+) -> None:
+    """Replace an image's userData.
+
+    :raises diskyard.errors.RevisionMismatch: the image changed since the caller read it.
+    """
+    image = strong_image(draft.state, image_id)
+    if if_revision is not None and image.revision != if_revision:
+        raise errors.RevisionMismatch(
+            f"Image {image_id} is at revision {image.revision}, not {if_revision}.",
+            imageId=image_id,
+        )
+    if image.user_data != user_data:
+        draft.put_image(replace(image, user_data=user_data, revision=draft.number))
+
+
+def set_strategy(draft: Draft, image_id: str, strategy: Strategy) -> None:
+    """Change what the image is to be optimized for."""
+    image = strong_image(draft.state, image_id)
+    if image.strategy != strategy:
+        draft.put_image(replace(image, strategy=strategy, revision=draft.number))
+
+
+def growable_disk(
+    draft: Draft, image_id: str, size_bytes: int, missing: Collection[str]
+) -> Image:
+    """The disk to extend, if it may be.
+
+    :raises diskyard.errors.InvalidParameter: it would shrink.
+    """
+    disk = virtual_disk(draft.state, image_id)
+    require_usable(draft.state, disk, missing)
+    require_unattached(draft.state, disk)
+    if size_bytes < disk.size_bytes:
+        raise errors.InvalidParameter(
+            f"The disk has {disk.size_bytes} bytes; it cannot be made smaller.", imageId=image_id
+        )
+    return disk
+
+
+def seal_extend(
+    draft: Draft, image_id: str, size_bytes: int, volume_id: str, missing: Collection[str]
+) -> None:
+    """The commit: the disk is as large as its volume has been made.
+
+    :raises Superseded: the disk is on another volume now.
+    """
+    disk = growable_disk(draft, image_id, size_bytes, missing)
+    if disk.volume_id != volume_id:
+        raise Superseded(f"disk {image_id} is on another volume now")
+    if disk.size_bytes == size_bytes:
+        return
+    volume = draft.state.volumes[volume_id]
+    draft.put_volume(replace(volume, size_bytes=max(size_bytes, volume.size_bytes)))
+    draft.put_image(
+        replace(
+            disk, size_bytes=size_bytes, revision=draft.number, data_generation=draft.number,
+            origin=None,
+        )
+    )  # fmt: skip
+
+
+def begin_revert(
+    draft: Draft,
+    disk_id: str,
+    snapshot_id: str,
+    *,
+    volume_id: str,
+    work_id: str,
+    capabilities: Capabilities,
+    missing: Collection[str],
+) -> NewVolume:
+    """Put the volume that shows the Snapshot's bytes as building."""
+    disk = virtual_disk(draft.state, disk_id)
+    require_unattached(draft.state, disk)
+    if disk.pending is not None:
+        raise errors.ImageBroken(
+            f"Disk {disk_id} is still being made; remove it instead of reverting it.",
+            imageId=disk_id,
+        )
+    base = snapshot(draft.state, snapshot_id)
+    require_usable(draft.state, base, missing)
+    return volume_from_base(
+        draft, base, volume_id=volume_id, size_bytes=base.size_bytes, work_id=work_id,
+        image_id=disk_id, capabilities=capabilities,
+    )  # fmt: skip
+
+
+def seal_revert(draft: Draft, disk_id: str, *, volume_id: str, work_id: str) -> None:
+    """The commit: the disk has the Snapshot's bytes and size; normalising dooms the old volume."""
+    disk = virtual_disk(draft.state, disk_id)
+    require_unattached(draft.state, disk)
+    volume = seal_from_base(draft.state, volume_id, work_id)
+    draft.put_volume(volume)
+    draft.put_image(
+        replace(
+            disk, volume_id=volume.id, size_bytes=volume.size_bytes, revision=draft.number,
+            data_generation=draft.number, origin=None,
+        )
+    )  # fmt: skip

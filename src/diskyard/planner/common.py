@@ -1,0 +1,151 @@
+"""What every planner needs: finding images, refusing what must be refused, new volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from msgspec.structs import replace
+
+from diskyard import errors
+from diskyard.model.records import Building, Image, ImageKind, Strategy, Volume, VolumeFormat
+from diskyard.model.state import State
+from diskyard.model.status import NONE_MISSING, why_broken
+from diskyard.model.transaction import Draft
+
+
+class Superseded(Exception):
+    """The work is no longer wanted: another worker, or a newer change, has come before it."""
+
+
+def strong_image(state: State, image_id: str) -> Image:
+    """The image of this id that verbs return.
+
+    :raises diskyard.errors.ImageNotFound: there is none in this repository.
+    """
+    image = state.images.get(image_id)
+    if image is None or not image.is_strong:
+        raise errors.ImageNotFound(f"There is no image {image_id} here.", imageId=image_id)
+    return image
+
+
+def virtual_disk(state: State, image_id: str) -> Image:
+    """The VirtualDisk of this id.
+
+    :raises diskyard.errors.NotAVirtualDisk: it is a Snapshot.
+    """
+    image = strong_image(state, image_id)
+    if image.kind != "virtual_disk":
+        raise errors.NotAVirtualDisk(f"Image {image_id} is a Snapshot.", imageId=image_id)
+    return image
+
+
+def snapshot(state: State, image_id: str) -> Image:
+    """The Snapshot of this id.
+
+    :raises diskyard.errors.NotASnapshot: it is a VirtualDisk.
+    """
+    image = strong_image(state, image_id)
+    if image.kind != "snapshot":
+        raise errors.NotASnapshot(f"Image {image_id} is a VirtualDisk.", imageId=image_id)
+    return image
+
+
+def require_usable(state: State, image: Image, missing: Collection[str] = NONE_MISSING) -> None:
+    """Refuse an image whose bytes cannot be read.
+
+    :raises diskyard.errors.ImageBroken: says why.
+    """
+    why = why_broken(state, image, missing)
+    if why is not None:
+        raise errors.ImageBroken(f"Image {image.id} cannot be read: {why}.", imageId=image.id)
+
+
+def require_unattached(state: State, image: Image, *, but_readers: bool = False) -> None:
+    """Refuse an image that a guest uses.
+
+    :param but_readers: attachments that only read do not matter.
+    :raises diskyard.errors.ImageInUse: names host and owner.
+    """
+    for attachment in state.attachments_of(image.id):
+        if but_readers and attachment.mode == "read_only":
+            continue
+        raise errors.ImageInUse(
+            f"Image {image.id} is attached on host {attachment.host.host_id} for "
+            f"{attachment.owner}.",
+            imageId=image.id, hostID=attachment.host.host_id, owner=attachment.owner,
+        )  # fmt: skip
+
+
+def already_made(state: State, image_id: str, request_digest: str) -> bool:
+    """Whether the same request has made this image: repeating it is a no-op then.
+
+    :raises diskyard.errors.ImageIdInUse: another request made it.
+    """
+    image = state.images.get(image_id)
+    if image is None:
+        return False
+    if image.is_strong and image.request_digest == request_digest:
+        return True
+    raise errors.ImageIdInUse(
+        f"Image id {image_id} belongs to an image that another request made.", imageId=image_id
+    )
+
+
+def building_volume(
+    draft: Draft,
+    volume_id: str,
+    *,
+    format: VolumeFormat,
+    parent_image_id: str | None,
+    size_bytes: int,
+    work_id: str,
+    image_id: str,
+    preallocated: bool = False,
+) -> Volume:
+    """Put a new volume that is to be made; the log must say so before it exists."""
+    volume = Volume(
+        id=volume_id, format=format, parent_image_id=parent_image_id, size_bytes=size_bytes,
+        named_by=draft.number, preallocated=preallocated, state="building",
+        building=Building(work_id=work_id, image_id=image_id),
+    )  # fmt: skip
+    draft.put_volume(volume)
+    return volume
+
+
+def require_building(state: State, volume_id: str, work_id: str) -> Volume:
+    """The volume that this work is making: the precondition of every seal.
+
+    :raises Superseded: it was cleaned, or taken over by other work.
+    """
+    volume = state.volumes.get(volume_id)
+    if volume is None or volume.building is None or volume.building.work_id != work_id:
+        raise Superseded(f"volume {volume_id} is no longer being built by this work")
+    return volume
+
+
+def ready(volume: Volume) -> Volume:
+    """A volume sealed."""
+    return replace(volume, state="ready", building=None, damage=None)
+
+
+def new_image(
+    draft: Draft,
+    image_id: str,
+    *,
+    kind: ImageKind,
+    size_bytes: int,
+    volume_id: str | None,
+    strategy: Strategy,
+    user_data: Any,
+    now: str,
+    **more: Any,
+) -> Image:
+    """A strong image that this entry makes, unless ``more`` says otherwise; it is not put."""
+    fields = {
+        "visibility": "strong", "captured_at": now, "data_generation": draft.number, **more
+    }  # fmt: skip
+    return Image(
+        id=image_id, kind=kind, size_bytes=size_bytes, volume_id=volume_id, strategy=strategy,
+        user_data=user_data, created_at=now, revision=draft.number, **fields,
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""copyImage, importImage and createVirtualDisk from elsewhere: commit now, data later."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from diskyard import errors
+from diskyard.model.records import (
+    FileSource, Image, ImageKind, ImageSource, Origin, Pending, Strategy,
+)  # fmt: skip
+from diskyard.model.state import State
+from diskyard.model.status import why_broken
+from diskyard.model.transaction import Draft
+from diskyard.planner.common import (
+    already_made, building_volume, new_image, require_unattached, require_usable, strong_image,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PendingImage:
+    """A request for an image whose bytes come later.
+
+    :param base_image_id: of the image in this repository that the volume is to read: a
+        Snapshot, which may not be here yet, or the frozen image of a VirtualDisk.
+    """
+
+    image_id: str
+    volume_id: str
+    work_id: str
+    kind: ImageKind
+    size_bytes: int
+    source: ImageSource | FileSource
+    base_image_id: str | None
+    strategy: Strategy
+    user_data: Any
+    request_digest: str
+    now: str
+    captured_at: str
+    origin: Origin | None = None
+    rate_limit_bytes_per_s: int = 0
+    track_changes: bool = False
+    tracked_disk_id: str | None = None
+
+
+def begin(draft: Draft, request: PendingImage) -> bool:
+    """The commit: the image exists, pending. False if it was made already.
+
+    The volume is put now where that is possible, so that where volumes need an SDM the
+    commit is all that does.
+    """
+    state = draft.state
+    if already_made(state, request.image_id, request.request_digest):
+        return False
+    base = _base(state, request)
+    volume_id = None
+    if request.base_image_id is None or base is not None:
+        volume_id = building_volume(
+            draft, request.volume_id, format="raw" if request.base_image_id is None else "qcow2",
+            parent_image_id=request.base_image_id, size_bytes=request.size_bytes,
+            work_id=request.work_id, image_id=request.image_id,
+        ).id  # fmt: skip
+    pending = Pending(
+        work_id=request.work_id, source=request.source, base_image_id=request.base_image_id,
+        rate_limit_bytes_per_s=request.rate_limit_bytes_per_s,
+        track_changes=request.track_changes, tracked_disk_id=request.tracked_disk_id,
+    )  # fmt: skip
+    draft.put_image(
+        new_image(
+            draft, request.image_id, kind=request.kind, size_bytes=request.size_bytes,
+            volume_id=volume_id, strategy=request.strategy, user_data=request.user_data,
+            now=request.now, captured_at=request.captured_at, pending=pending,
+            origin=request.origin, request_digest=request.request_digest,
+        )
+    )  # fmt: skip
+    return True
+
+
+def _base(state: State, request: PendingImage) -> Image | None:
+    """The base, if it is here and usable; waiting for one that waits for this is refused."""
+    base = state.images.get(request.base_image_id or "")
+    if base is None or base.consumed_by is not None:
+        return None
+    _refuse_cycle(state, base, request.image_id)
+    return base if why_broken(state, base) is None else None
+
+
+def _refuse_cycle(state: State, base: Image, image_id: str) -> None:
+    current: Image | None = base
+    seen: set[str] = set()
+    while current is not None and current.id not in seen:
+        seen.add(current.id)
+        waits_for = None if current.pending is None else current.pending.base_image_id
+        if image_id in (current.id, waits_for):
+            raise errors.InvalidParameter(
+                f"The base {base.id} itself waits for image {image_id}: neither could be completed.",
+                imageId=image_id,
+            )
+        current = state.images.get(waits_for or "")
+
+
+def snapshot_is_here(draft: Draft, image_id: str, user_data: Any, request_digest: str) -> bool:
+    """Whether the target has the Snapshot, in whatever condition; a weak one becomes strong.
+
+    Its mend is listed if it is broken. An existing copy keeps its userData; one that had
+    been removed is as good as new and takes the caller's.
+    """
+    image = draft.state.images.get(image_id)
+    if image is None or image.consumed_by is not None:
+        return False
+    if not image.is_strong:
+        draft.put_image(
+            replace(
+                image, visibility="strong", user_data=user_data, request_digest=request_digest,
+                revision=draft.number,
+            )
+        )  # fmt: skip
+    return True
+
+
+def copy_source(
+    state: State, image_id: str, missing: Collection[str], *, will_read: bool = True
+) -> Image:
+    """The image to copy: only a usable one is a source, and no guest may be writing to it.
+
+    :raises diskyard.errors.ImageBroken: it cannot be read.
+    :raises diskyard.errors.ImageInUse: it is a VirtualDisk that is attached.
+    """
+    image = strong_image(state, image_id)
+    if will_read:
+        require_usable(state, image, missing)
+    if image.kind == "virtual_disk":
+        require_unattached(state, image)
+    return image
+
+
+def origin_of(state: State, source: Image) -> Origin:
+    """Which bytes a copy of ``source`` is made of."""
+    return Origin(
+        marker=state.marker,
+        image_id=source.captured_of or source.id,
+        data_generation=source.data_generation,
+    )

@@ -1,0 +1,247 @@
+"""What is left to do in a repository: a pure function of its state and one look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from diskyard.model.capabilities import Capabilities
+from diskyard.model.fix import (
+    AnyAction, CleanAttachment, CleanGarbage, CleanHold, CleanLeftover, CleanProgress, CleanTwin,
+    CleanVolume, Fix, FixData, Mend, Merge, Optimize, fix_id, fix_type,
+)  # fmt: skip
+from diskyard.model.records import AnyHold, Image, Volume
+from diskyard.model.state import State
+from diskyard.model.status import merge_dependent
+from diskyard.planner.work import (
+    merge_in_the_way, merge_lease_images, needs_restore, optimize_waits_for, plan_merge,
+    plan_optimize, wanted,
+)  # fmt: skip
+
+_TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """Where a mend would read.
+
+    :param waits_for: why it cannot run now; None if it can.
+    :param moves_bytes: how much is to read, at most; None if not known.
+    """
+
+    waits_for: str | None
+    moves_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at a repository's storage found.
+
+    The storage was listed before ``state`` was read: what was listed then and is not named
+    now is not named by anything that is still to come either.
+
+    :param stored: allocated bytes by volume name.
+    :param allocated: allocated bytes by volume id.
+    :param missing: volumes that are named ready and are not on the storage.
+    :param leftovers: allocated bytes by name.
+    :param locked: the images whose work lease somebody has.
+    :param gone_attachments: attachments whose host is provably gone.
+    :param holds_over: holds whose copy is provably over.
+    :param holds_unknown: holds whose copy cannot be looked at, with the reason.
+    :param twins: objects of the log with a missing or damaged copy that can be rewritten.
+    :param sources: for images to mend.
+    :param workers: the host that last worked on an image.
+    """
+
+    state: State
+    capabilities: Capabilities
+    stored: Mapping[str, int] = field(default_factory=dict)
+    allocated: Mapping[str, int] = field(default_factory=dict)
+    missing: frozenset[str] = frozenset()
+    leftovers: Mapping[str, int] = field(default_factory=dict)
+    progress: tuple[str, ...] = ()
+    locked: frozenset[str] = frozenset()
+    gone_attachments: frozenset[str] = frozenset()
+    holds_over: tuple[tuple[str, AnyHold], ...] = ()
+    holds_unknown: tuple[tuple[str, AnyHold, str], ...] = ()
+    twins: tuple[CleanTwin, ...] = ()
+    sources: Mapping[str, SourceView] = field(default_factory=dict)
+    workers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    action: AnyAction
+    description: str
+    image_id: str | None = None
+    waits_for: str | None = None
+    held_by: str | None = None
+    frees_bytes: int | None = 0
+    moves_bytes: int | None = 0
+    needs_bytes: int | None = 0
+
+
+def find_fixes(look: Look) -> list[Fix]:
+    """Every fix there is to run now, mends first, then merges, optimizes and cleans."""
+    fixes = []
+    for found in _found(look):
+        data = FixData(look.state.marker, found.action)
+        fixes.append(
+            Fix(
+                fix_id=fix_id(data), type=fix_type(found.action), description=found.description,
+                image_id=found.image_id, runnable=not (found.waits_for or found.held_by),
+                waits_for=found.waits_for, held_by=found.held_by, frees_bytes=found.frees_bytes,
+                moves_bytes=found.moves_bytes, needs_bytes=found.needs_bytes, data=data,
+            )
+        )  # fmt: skip
+    return sorted(fixes, key=lambda fix: (_TYPE_ORDER[fix.type], fix.fix_id))
+
+
+def _found(look: Look) -> Iterator[_Found]:
+    for image in look.state.images.values():
+        yield from _of_image(look, image)
+    for volume in look.state.volumes.values():
+        if volume.state != "ready":
+            yield from _of_unready_volume(look, volume)
+    yield from _garbage(look)
+    yield from _bookkeeping(look)
+
+
+def _holder(look: Look, image_ids: list[str]) -> str | None:
+    """The host that works on one of the images now."""
+    for image_id in image_ids:
+        if image_id in look.locked:
+            return look.workers.get(image_id, "another task")
+    return None
+
+
+def _of_image(look: Look, image: Image) -> Iterator[_Found]:
+    visible = image.id if image.is_strong else None
+    if image.is_strong and image.pending is not None:
+        source = look.sources.get(image.id, SourceView("its source is not known", None))
+        yield _Found(
+            Mend(image_id=image.id), f"complete image {image.id}", visible, source.waits_for,
+            _holder(look, [image.id]), 0, source.moves_bytes, source.moves_bytes,
+        )  # fmt: skip
+    elif needs_restore(look.state, image, look.missing):
+        source = look.sources.get(image.id, SourceView("no repository has it whole", None))
+        yield _Found(
+            Mend(image_id=image.id), f"restore Snapshot {image.id} from another repository",
+            visible, source.waits_for, _holder(look, [image.id]), 0, source.moves_bytes,
+            source.moves_bytes,
+        )  # fmt: skip
+    if not image.is_strong and merge_dependent(look.state, image) is not None:
+        yield from _merge(look, image)
+    elif image.is_strong and image.strategy == "performance" or _is_deep(look, image):
+        yield from _optimize(look, image)
+
+
+def _is_deep(look: Look, image: Image) -> bool:
+    """Whether a chain may be too long; a cheap test before the exact one."""
+    return image.is_strong and plan_optimize(look.state, image.id, look.capabilities) is not None
+
+
+def _merge(look: Look, image: Image) -> Iterator[_Found]:
+    plan = plan_merge(look.state, image.id, look.allocated)
+    if plan is None:
+        return
+    shown = sorted(
+        key for key in look.state.images_on(plan.dependent.id) if look.state.images[key].is_strong
+    )
+    waits_for = merge_in_the_way(look.state, plan)
+    for volume in (plan.parent, plan.dependent):
+        if volume.id in look.missing or volume.damage is not None:
+            waits_for = f"volume {volume.id} cannot be read"
+    yield _Found(
+        Merge(image_id=image.id), f"merge a removed image {plan.direction} into what it is read with",
+        shown[0] if shown else None, waits_for,
+        _holder(look, merge_lease_images(look.state, plan)),
+        min(look.allocated.get(plan.parent.id, 0), look.allocated.get(plan.dependent.id, 0)),
+        plan.moves_bytes, plan.moves_bytes,
+    )  # fmt: skip
+
+
+def _optimize(look: Look, image: Image) -> Iterator[_Found]:
+    plan = plan_optimize(look.state, image.id, look.capabilities)
+    if plan is None or any(volume.id in look.missing for _, volume in look.state.chain(image)):
+        return
+    moves_bytes = sum(look.allocated.get(v.id, 0) for _, v in look.state.chain(image))
+    words = {
+        "reserve": "reserve the blocks of", "flatten": "give its own raw volume to",
+        "shorten": "shorten the chain of",
+    }  # fmt: skip
+    yield _Found(
+        Optimize(image_id=image.id), f"{words[plan.kind]} image {image.id}", image.id,
+        optimize_waits_for(look.state, plan), _holder(look, [image.id]), 0,
+        0 if plan.kind == "reserve" else moves_bytes,
+        moves_bytes if plan.kind == "shorten" else image.size_bytes,
+    )  # fmt: skip
+
+
+def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
+    frees_bytes = look.allocated.get(volume.id, 0)
+    if volume.state == "doomed":
+        yield _Found(
+            CleanVolume(volume_id=volume.id), "delete data that nothing needs",
+            held_by=_holder(look, [volume.id]), frees_bytes=frees_bytes,
+        )  # fmt: skip
+    elif volume.building is not None and not wanted(look.state, volume):
+        if volume.building.image_id in look.locked:
+            return  # its work goes on: that is not something to fix
+        yield _Found(
+            CleanVolume(volume_id=volume.id), "delete data whose making was abandoned",
+            frees_bytes=frees_bytes,
+        )  # fmt: skip
+
+
+def _garbage(look: Look) -> Iterator[_Found]:
+    for name, size_bytes in look.stored.items():
+        number, volume_id = int(name[:16], 16), name[17:53]
+        if volume_id in look.state.volumes:
+            continue
+        waits_for = None
+        if number > look.state.version:
+            waits_for = (
+                f"the volume was named by entry {number} and the log ends at "
+                f"{look.state.version}: it is older than its volumes"
+            )
+        yield _Found(
+            CleanGarbage(name=name), f"delete volume {name}, which nothing names",
+            waits_for=waits_for, frees_bytes=size_bytes,
+        )  # fmt: skip
+    for name, size_bytes in look.leftovers.items():
+        yield _Found(
+            CleanLeftover(name=name), "delete a temporary file of a process that has ended",
+            frees_bytes=size_bytes,
+        )  # fmt: skip
+
+
+def _bookkeeping(look: Look) -> Iterator[_Found]:
+    state = look.state
+    for image_id in look.progress:
+        image = state.images.get(image_id)
+        if image_id not in look.locked and (image is None or not _worked_on(image)):
+            yield _Found(CleanProgress(image_id=image_id), "forget the progress of work that is done")
+    for key in sorted(look.gone_attachments):
+        attachment = state.attachments[key]
+        yield _Found(
+            CleanAttachment(attachment_id=key),
+            f"remove the attachment of {attachment.owner}, whose host has restarted since",
+            attachment.image_id,
+        )  # fmt: skip
+    for image_id, hold in look.holds_over:
+        yield _Found(
+            CleanHold(image_id=image_id, hold=hold), "release data kept for a copy that is over"
+        )
+    for image_id, hold, why in look.holds_unknown:
+        yield _Found(
+            CleanHold(image_id=image_id, hold=hold), "release data kept for a copy",
+            waits_for=why, frees_bytes=None,
+        )  # fmt: skip
+    for twin in look.twins:
+        yield _Found(twin, f"write the missing or damaged copy of {twin.kind} {twin.number} again")
+
+
+def _worked_on(image: Image) -> bool:
+    """Whether an image's progress may still tell its caller something."""
+    return image.is_strong

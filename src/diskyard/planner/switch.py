@@ -1,0 +1,212 @@
+"""The switch: a VirtualDisk goes on in a new, empty overlay; what it was until now is frozen.
+
+createSnapshot makes the frozen image strong; a freeze for a copy makes it held. Two
+switches of one disk at a time do not refuse each other: the overlay's parent is the
+frozen *image*, and which volume that image points at is settled when it is sealed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from diskyard.model.records import AnyHold, Image, Strategy, Volume
+from diskyard.model.state import State
+from diskyard.model.transaction import Draft
+from diskyard.planner.common import (
+    Superseded, already_made, building_volume, new_image, ready, require_building, require_unattached,
+    require_usable, virtual_disk,
+)  # fmt: skip
+
+
+class SwitchAgain(Exception):
+    """The disk changed its size between the intent and the switch: it needs another overlay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A request to freeze a disk's bytes as an image.
+
+    :param image_id: of the frozen image.
+    :param hold: who needs it; None for a Snapshot, which becomes strong.
+    :param strategy: of the Snapshot; None for the disk's.
+    """
+
+    disk_id: str
+    image_id: str
+    volume_id: str
+    work_id: str
+    now: str
+    hold: AnyHold | None = None
+    user_data: Any = None
+    request_digest: str | None = None
+    strategy: Strategy | None = None
+
+
+def begin(draft: Draft, request: Switch, missing: Collection[str]) -> Volume | None:
+    """Put the weak frozen image and the overlay as building; None if it was done already."""
+    _discard_abandoned(draft, request)
+    state = draft.state
+    if request.request_digest is not None and already_made(
+        state, request.image_id, request.request_digest
+    ):
+        return None
+    disk = virtual_disk(state, request.disk_id)
+    require_usable(state, disk, missing)
+    require_unattached(state, disk)
+    frozen = new_image(
+        draft, request.image_id, kind="snapshot", visibility="weak", size_bytes=disk.size_bytes,
+        volume_id=disk.volume_id, strategy=request.strategy or disk.strategy, user_data=request.user_data,
+        now=request.now, data_generation=disk.data_generation, captured_of=disk.id,
+        origin=disk.origin, held_for=() if request.hold is None else (request.hold,),
+        request_digest=request.request_digest,
+    )  # fmt: skip
+    draft.put_image(frozen)
+    return building_volume(
+        draft, request.volume_id, format="qcow2", parent_image_id=frozen.id,
+        size_bytes=disk.size_bytes, work_id=request.work_id, image_id=frozen.id,
+    )  # fmt: skip
+
+
+def _discard_abandoned(draft: Draft, request: Switch) -> None:
+    """Undo what an earlier try of the same request left, whose lease is ours now."""
+    image = draft.state.images.get(request.image_id)
+    if image is None or image.is_strong or image.request_digest != request.request_digest:
+        return
+    dependents = [draft.state.volumes[key] for key in draft.state.dependents(image.id)]
+    if image.held_for or not all(volume.state == "building" for volume in dependents):
+        return  # it was a Snapshot and others need it: its id is in use
+    for volume in dependents:
+        draft.put_volume(replace(volume, state="doomed", parent_image_id=None, building=None))
+    draft.remove_image(image.id)
+
+
+def seal(draft: Draft, request: Switch, missing: Collection[str]) -> None:
+    """The commit: the disk goes on in the overlay, the frozen image is what it was.
+
+    The disk may have been switched by others since, or changed its volume; it must only
+    not have changed its size, which the overlay was made for, nor be attached.
+
+    :raises Superseded: the overlay or the frozen image is gone.
+    :raises SwitchAgain: the disk has another size now.
+    """
+    state = draft.state
+    disk = virtual_disk(state, request.disk_id)
+    require_usable(state, disk, missing)
+    require_unattached(state, disk)
+    overlay = require_building(state, request.volume_id, request.work_id)
+    frozen = state.images.get(request.image_id)
+    if frozen is None:
+        raise Superseded(f"the frozen image {request.image_id} is gone")
+    if overlay.size_bytes != disk.size_bytes:
+        raise SwitchAgain
+    draft.put_volume(ready(overlay))
+    draft.put_image(
+        replace(
+            frozen, volume_id=disk.volume_id, data_generation=disk.data_generation,
+            origin=disk.origin, captured_at=request.now, size_bytes=disk.size_bytes,
+            visibility="strong" if request.hold is None else "weak",
+        )
+    )  # fmt: skip
+    draft.put_image(replace(disk, volume_id=overlay.id))
+
+
+def begin_clone(
+    draft: Draft, request: Switch, missing: Collection[str]
+) -> tuple[Volume, Volume]:
+    """Put a volume for a frozen image that shares the disk's bytes, and the disk's own."""
+    disk = virtual_disk(draft.state, request.disk_id)
+    require_usable(draft.state, disk, missing)
+    require_unattached(draft.state, disk)
+    assert disk.volume_id is not None
+    source = draft.state.volumes[disk.volume_id]
+    clone = building_volume(
+        draft, request.volume_id, format="raw", parent_image_id=None,
+        size_bytes=source.size_bytes, work_id=request.work_id, image_id=request.image_id,
+    )  # fmt: skip
+    return clone, source
+
+
+def seal_clone(
+    draft: Draft, request: Switch, source: Volume, generation: int, missing: Collection[str]
+) -> None:
+    """The commit: a weak held image has the disk's bytes, if they have not changed since.
+
+    :raises Superseded: the disk may have been written to.
+    """
+    disk = virtual_disk(draft.state, request.disk_id)
+    require_usable(draft.state, disk, missing)
+    require_unattached(draft.state, disk)
+    clone = require_building(draft.state, request.volume_id, request.work_id)
+    if (disk.volume_id, disk.data_generation) != (source.id, generation):
+        raise Superseded(f"disk {disk.id} changed while it was frozen")
+    draft.put_volume(ready(clone))
+    draft.put_image(
+        new_image(
+            draft, request.image_id, kind="snapshot", visibility="weak",
+            size_bytes=disk.size_bytes, volume_id=clone.id, strategy=disk.strategy, user_data=None,
+            now=request.now, data_generation=disk.data_generation, captured_of=disk.id,
+            origin=disk.origin, held_for=() if request.hold is None else (request.hold,),
+        )
+    )  # fmt: skip
+
+
+def reusable_freeze_point(state: State, disk: Image) -> tuple[Image, Volume] | None:
+    """A frozen image that still has the disk's bytes if the disk's overlay is unwritten.
+
+    :returns: the image and the overlay, whose emptiness the caller must look at.
+    """
+    if disk.volume_id is None or disk.pending is not None:
+        return None
+    overlay = state.volumes[disk.volume_id]
+    frozen = state.images.get(overlay.parent_image_id or "")
+    if frozen is None or overlay.format != "qcow2" or state.attachments_of(disk.id):
+        return None
+    same = (
+        frozen.kind == "snapshot"
+        and frozen.consumed_by is None
+        and frozen.pending is None
+        and frozen.size_bytes == disk.size_bytes
+    )
+    return (frozen, overlay) if same else None
+
+
+def hold_again(
+    draft: Draft, disk_id: str, frozen_id: str, overlay_id: str, generation: int, hold: AnyHold
+) -> bool:
+    """Hold a freeze point found by :func:`reusable_freeze_point`; False if it is none any more."""
+    disk = virtual_disk(draft.state, disk_id)
+    found = reusable_freeze_point(draft.state, disk)
+    if found is None or (found[0].id, found[1].id) != (frozen_id, overlay_id):
+        return False
+    if disk.data_generation != generation:
+        return False
+    frozen = found[0]
+    draft.put_image(replace(frozen, held_for=(*frozen.held_for, hold)))
+    return True
+
+
+def hold(draft: Draft, image_id: str, new_hold: AnyHold, missing: Collection[str]) -> Image:
+    """Hold a Snapshot, weak or strong, so that its bytes stay.
+
+    :raises diskyard.errors.ImageBroken: it cannot be read.
+    """
+    image = draft.state.images[image_id]
+    require_usable(draft.state, image, missing)
+    if new_hold not in image.held_for:
+        image = replace(image, held_for=(*image.held_for, new_hold))
+        draft.put_image(image)
+    return image
+
+
+def release(draft: Draft, image_id: str, old_hold: AnyHold) -> bool:
+    """End a hold; False if it is not there."""
+    image = draft.state.images.get(image_id)
+    if image is None or old_hold not in image.held_for:
+        return False
+    rest = tuple(found for found in image.held_for if found != old_hold)
+    draft.put_image(replace(image, held_for=rest))
+    return True

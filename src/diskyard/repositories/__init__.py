@@ -1,0 +1,1 @@
+"""Where images are kept: one interface, and one package for each format."""

@@ -1,0 +1,235 @@
+"""What a repository format must do: a store for the log, volumes, and leases.
+
+Terms
+-----
+entry, checkpoint
+    The two kinds of numbered object in the log's store. Each exists as two *copies*,
+    0 and 1, stored so that one damaged block cannot take both.
+copy's value
+    Its bytes; ``None`` if it is absent; ``b""`` if it is there and cannot be read (a
+    copy with contents is never empty). A time-out is not "cannot be read": it is
+    :class:`~diskyard.errors.RepositoryUnavailable`.
+volume
+    An object that holds bytes at a name that :class:`VolumeName` defines.
+lease
+    An exclusive, named lock held by this process or a child that inherited it.
+
+Every method that changes something returns only when the change survives a power cut,
+and says in its docstring what a crash in it leaves. Errors of the system are raised as
+:class:`OSError`; callers turn them into errors of the table. The contract is tested by
+``diskyard.testing.repository_contract``, which a new format passes by naming itself.
+
+How it maps to other storage (checked on paper, ``docs/decisions/0003``): on clvm an entry
+is a frame in a ring on a logical volume, written under a lease; on rbd ``put`` is one
+exclusive create of an object with its contents.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from diskyard.model.capabilities import Capabilities
+
+LogKind = Literal["entry", "checkpoint"]
+Copies = tuple[bytes | None, bytes | None]
+
+_NAME = re.compile(
+    r"([0-9a-f]{16})-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(raw|qcow2)"
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class VolumeName:
+    """The name of a volume on the storage.
+
+    :param named_by: the number of the entry that first named it: a number above the newest
+        entry shows that the log is behind the volumes.
+    """
+
+    named_by: int
+    volume_id: str
+    format: str
+
+    def __str__(self) -> str:
+        return f"{self.named_by:016x}-{self.volume_id}.{self.format}"
+
+    @classmethod
+    def parse(cls, text: str) -> VolumeName | None:
+        """The name in ``text``; None if it does not have the form."""
+        found = _NAME.fullmatch(text)
+        if found is None:
+            return None
+        return cls(named_by=int(found[1], 16), volume_id=found[2], format=found[3])
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVolume:
+    """A volume as the storage lists it.
+
+    :param length_bytes: of the container (file, logical volume), not the virtual size.
+    """
+
+    name: VolumeName
+    length_bytes: int
+    allocated_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something of our making that is no volume and no log object: provably of no use.
+
+    :param name: to hand back to :meth:`Repository.delete_leftover`.
+    """
+
+    name: str
+    allocated_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a volume is, for QEMU and for this host.
+
+    :param protocol: the blockdev below the format, without node names.
+    :param path: a file or device of this host, where there is one.
+    """
+
+    protocol: Mapping[str, object]
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Room on the storage, in bytes."""
+
+    capacity_bytes: int
+    free_bytes: int
+
+
+class Lease(Protocol):
+    """A lock that is held until :meth:`release`, and while a child that inherited it lives."""
+
+    def descriptors(self) -> Sequence[int]:
+        """The file descriptors that a child must inherit to hold it too."""
+
+    def release(self) -> None:
+        """Give it up; a second call does nothing."""
+
+
+class Repository(Protocol):
+    """One connected place that stores images.
+
+    :ivar marker: random, written at creation; names lock spaces, orders locks and detects
+        that two connections reach the same place.
+    :ivar place: what people call the place in messages.
+    """
+
+    marker: str
+    place: str
+    capabilities: Capabilities
+
+    # -- the log's store ------------------------------------------------------------
+
+    def put(self, kind: LogKind, number: int, data: bytes, *, use_reserve: bool = False) -> bool:
+        """Store both copies of an object if it is absent; False if it is there already.
+
+        Of several callers with one number, on any hosts, exactly one gets True. A crash
+        leaves it absent, or there with one copy or both.
+
+        :raises diskyard.host.files.UncertainError: it may be there; the outcome is unknown.
+            Any other OSError means that it is not.
+
+        :param use_reserve: may use space that is kept for entries which free some.
+        """
+
+    def get(self, kind: LogKind, number: int) -> Copies:
+        """The two copies of an object. It is absent only if both are."""
+
+    def numbers(self, kind: LogKind) -> dict[int, float]:
+        """The numbers of the objects of which a copy is there, each with its age in seconds.
+
+        The age counts from the storage's own time of writing and is used for trimming only.
+        """
+
+    def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
+        """Make one copy hold ``data``, without a moment at which it is absent."""
+
+    def delete(self, kind: LogKind, number: int) -> None:
+        """Remove both copies. Callers remove lowest numbers first, and never the newest.
+
+        A crash leaves one copy or none.
+        """
+
+    def sync_log(self) -> None:
+        """Make durable what :meth:`get` has shown, also if another process wrote it."""
+
+    # -- volumes ------------------------------------------------------------------------
+
+    def create_volume(
+        self, name: VolumeName, *, length_bytes: int, initial: bytes = b"", preallocate: bool = False
+    ) -> None:
+        """Make a volume that starts with ``initial`` and then reads zeros, if ``zeroed``.
+
+        :param length_bytes: at least this long.
+        :raises FileExistsError: it is there.
+        """
+
+    def clone_volume(self, source: VolumeName, target: VolumeName) -> bool:
+        """Make a new volume with the source's bytes by sharing them; False if it cannot here."""
+
+    def grow_volume(self, name: VolumeName, *, length_bytes: int, preallocate: bool = False) -> None:
+        """Make a volume's container at least this long; what is new reads zeros."""
+
+    def delete_volume(self, name: VolumeName) -> bool:
+        """Remove a volume; False if it is not there."""
+
+    def list_volumes(self) -> list[StoredVolume]:
+        """Every volume on the storage, in one pass."""
+
+    def stored_volume(self, name: VolumeName) -> StoredVolume | None:
+        """One volume as :meth:`list_volumes` shows it; None if it is not there."""
+
+    def locate_volume(self, name: VolumeName) -> Located:
+        """Where a volume is; the volume need not exist."""
+
+    # -- small things beside the log ------------------------------------------------------
+
+    def put_progress(self, image_id: str, data: bytes) -> None:
+        """Replace the progress of an image's work; it may be lost."""
+
+    def get_progress(self, image_id: str) -> bytes | None:
+        """The last progress put; None if there is none or it cannot be read."""
+
+    def remove_progress(self, image_id: str) -> None:
+        """Forget an image's progress, if there is any."""
+
+    def progress_image_ids(self) -> list[str]:
+        """The images that have progress."""
+
+    def list_leftovers(self) -> list[Leftover]:
+        """What processes that are provably gone left behind."""
+
+    def delete_leftover(self, name: str) -> bool:
+        """Remove one of :meth:`list_leftovers` if it still is one."""
+
+    def private_path(self) -> str | None:
+        """A fresh path on this storage for a file of this process; None if it has no files.
+
+        What is made there and not removed is found by :meth:`list_leftovers`.
+        """
+
+    # -- leases, room, end ------------------------------------------------------------------
+
+    def try_lock(self, name: str) -> Lease | None:
+        """Take the lease of this name at once, or None if somebody has it."""
+
+    def is_locked(self, name: str) -> bool:
+        """Whether somebody has the lease of this name, without taking it."""
+
+    def capacity(self) -> Capacity:
+        """Room on the storage."""
+
+    def close(self) -> None:
+        """Let go of everything; leases held are given up."""

@@ -1,0 +1,2 @@
+"""localfs-1.0: a folder of a local file system (layout in docs/format.md)."""
+

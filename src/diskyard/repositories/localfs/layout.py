@@ -1,0 +1,39 @@
+"""Names inside a localfs repository; docs/format.md draws them."""
+
+from __future__ import annotations
+
+import os
+
+from diskyard.repositories.interface import LogKind
+
+LOG, CHECKPOINTS, VOLUMES, PROGRESS, TEMPORARY = "log", "checkpoints", "volumes", "progress", "temporary"
+FOLDERS = (LOG, CHECKPOINTS, VOLUMES, PROGRESS, TEMPORARY)
+LOCKS, RESERVE = "locks", "reserve"
+RESERVE_BYTES = 4 << 20
+
+_FOLDER_OF: dict[LogKind, str] = {"entry": LOG, "checkpoint": CHECKPOINTS}
+_COPIES = ("a", "b")
+
+
+def log_folder(root: str, kind: LogKind) -> str:
+    """The folder of the entries or of the checkpoints."""
+    return os.path.join(root, _FOLDER_OF[kind])
+
+
+def log_paths(root: str, kind: LogKind, number: int) -> tuple[str, str]:
+    """The paths of the two copies of an object of the log."""
+    stem = os.path.join(log_folder(root, kind), f"{number:016x}")
+    return f"{stem}.{_COPIES[0]}", f"{stem}.{_COPIES[1]}"
+
+
+def record_paths(root: str) -> tuple[str, str]:
+    """The paths of the two copies of the repository's own record."""
+    return os.path.join(root, "repository.a"), os.path.join(root, "repository.b")
+
+
+def log_number(name: str) -> int | None:
+    """The number in the name of a copy; None if it is no such name."""
+    stem, _, copy = name.partition(".")
+    if copy not in _COPIES or len(stem) != 16 or any(c not in "0123456789abcdef" for c in stem):
+        return None
+    return int(stem, 16)

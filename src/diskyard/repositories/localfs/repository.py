@@ -1,0 +1,305 @@
+"""One localfs repository: the interface's methods as files in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from diskyard import errors
+from diskyard.host import Host, provably_gone
+from diskyard.host.files import FileEntry, temporary_owner
+from diskyard.leases.local import LocalLease, LocalLeases
+from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES
+from diskyard.model.capabilities import Capabilities
+from diskyard.repositories.interface import (
+    Capacity, Copies, Leftover, Located, LogKind, StoredVolume, VolumeName,
+)  # fmt: skip
+from diskyard.repositories.localfs import layout
+
+_LIMITS_BYTES: dict[LogKind, int] = {
+    "entry": ENTRY_LIMIT_BYTES, "checkpoint": CHECKPOINT_LIMIT_BYTES,
+}  # fmt: skip
+_PROGRESS_LIMIT_BYTES = 64 << 10
+_CANNOT_CLONE = frozenset(
+    (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS)
+)
+
+
+class LocalRepository:
+    """Files below one folder; the layout is in ``docs/format.md``.
+
+    :param root: the folder, absolute and without links.
+    """
+
+    def __init__(self, host: Host, root: str, marker: str) -> None:
+        self._files = host.files
+        self._host = host
+        self.place = root
+        self.marker = marker
+        self._leases = LocalLeases(host, os.path.join(root, layout.LOCKS))
+        self.capabilities = Capabilities(
+            reflink=self._probe_reflink(), preallocation=True, zeroed=True, enforced_leases=True
+        )
+
+    def _folder(self, name: str) -> str:
+        return os.path.join(self.place, name)
+
+    def _probe_reflink(self) -> bool:
+        """Whether files here can share blocks, found by trying."""
+        source = self._files.temporary_path(self._folder(layout.TEMPORARY))
+        target = self._files.temporary_path(self._folder(layout.TEMPORARY))
+        try:
+            self._new_file(source, 4096, b"\1", preallocate=False)
+            return self._clone(source, target)
+        except OSError:
+            return False  # a full or read-only storage: what needs room will say so
+        finally:
+            self._files.discard(source)
+            self._files.discard(target)
+
+    # -- the log's store ---------------------------------------------------------------
+
+    def put(self, kind: LogKind, number: int, data: bytes, *, use_reserve: bool = False) -> bool:
+        """Link both copies to their names; see the interface."""
+        paths = layout.log_paths(self.place, kind, number)
+        # Copy 0 decides. One copy can be there alone if the other was lost to damage.
+        if self._files.exists(paths[1]):
+            return False
+        try:
+            return self._files.publish(paths, data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not use_reserve:
+                raise
+            if not self._release_reserve():
+                raise
+        return self._files.publish(paths, data)
+
+    def _release_reserve(self) -> bool:
+        """Give the reserve's blocks back to the file system, for an entry that frees more."""
+        path = self._folder(layout.RESERVE)
+        fd = self._files.open_for_writing(path)
+        try:
+            if os.fstat(fd).st_size == 0:
+                return False
+            self._files.truncate(fd, 0)
+            self._files.sync(fd)
+        finally:
+            os.close(fd)
+        return True
+
+    def _refill_reserve(self) -> None:
+        """Take the reserve again after something was freed; a full storage leaves it as it is."""
+        fd = self._files.open_for_writing(self._folder(layout.RESERVE))
+        try:
+            if os.fstat(fd).st_size == 0:
+                with contextlib.suppress(OSError):
+                    self._files.preallocate(fd, layout.RESERVE_BYTES)
+                    self._files.sync(fd)
+        finally:
+            os.close(fd)
+
+    def get(self, kind: LogKind, number: int) -> Copies:
+        """Both copies, each b"" where its name leads to nothing that can be read."""
+        first, second = layout.log_paths(self.place, kind, number)
+        limit_bytes = _LIMITS_BYTES[kind]
+        return self._read_copy(first, limit_bytes), self._read_copy(second, limit_bytes)
+
+    def _read_copy(self, path: str, limit_bytes: int) -> bytes | None:
+        try:
+            data = self._files.read(path, limit_bytes)
+        except OSError as error:
+            if error.errno in (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN):
+                raise errors.from_os_error(error, f"reading {path}") from error
+            return b""
+        return b"" if data is not None and len(data) > limit_bytes else data
+
+    def numbers(self, kind: LogKind) -> dict[int, float]:
+        """The numbers there are, with the age of the younger copy."""
+        now_s = self._host.clock.wall_s()
+        ages: dict[int, float] = {}
+        for item in self._files.list(layout.log_folder(self.place, kind)):
+            number = layout.log_number(item.name)
+            if number is not None:
+                age_s = now_s - item.modified_s
+                ages[number] = min(age_s, ages.get(number, age_s))
+        return ages
+
+    def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
+        """Rename a new copy over the old one."""
+        path = layout.log_paths(self.place, kind, number)[copy]
+        if os.path.isdir(path) and not os.path.islink(path):
+            self._files.remove_folder(path)  # only an empty one; the other copy is whole
+        self._files.replace(path, data)
+
+    def delete(self, kind: LogKind, number: int) -> None:
+        """Unlink both copies; the folder is synced so that lower numbers stay gone first."""
+        for path in layout.log_paths(self.place, kind, number):
+            with contextlib.suppress(FileNotFoundError):
+                self._files.unlink(path)
+        self._files.sync_folder(layout.log_folder(self.place, kind))
+
+    def sync_log(self) -> None:
+        """Sync the entries' folder; their contents were durable before they had names."""
+        self._files.sync_folder(self._folder(layout.LOG))
+
+    # -- volumes -----------------------------------------------------------------------------
+
+    def _volume_path(self, name: VolumeName) -> str:
+        return os.path.join(self._folder(layout.VOLUMES), str(name))
+
+    def _new_file(self, path: str, length_bytes: int, initial: bytes, *, preallocate: bool) -> None:
+        fd = self._files.create(path)
+        try:
+            if length_bytes > len(initial):
+                self._files.truncate(fd, length_bytes)
+            if preallocate and length_bytes:
+                self._files.preallocate(fd, length_bytes)
+            if initial:
+                self._files.write(fd, initial)
+            self._files.sync(fd)
+        finally:
+            os.close(fd)
+
+    def create_volume(
+        self, name: VolumeName, *, length_bytes: int, initial: bytes = b"", preallocate: bool = False
+    ) -> None:
+        """Make the file; a crash leaves it absent or incomplete under the name the log has."""
+        self._new_file(self._volume_path(name), length_bytes, initial, preallocate=preallocate)
+        self._files.sync_folder(self._folder(layout.VOLUMES))
+
+    def clone_volume(self, source: VolumeName, target: VolumeName) -> bool:
+        """Share the source's blocks (FICLONE) with a new file."""
+        if not self._clone(self._volume_path(source), self._volume_path(target)):
+            return False
+        self._files.sync_folder(self._folder(layout.VOLUMES))
+        return True
+
+    def _clone(self, source: str, target: str) -> bool:
+        source_fd = self._files.open_for_writing(source)
+        try:
+            target_fd = self._files.create(target)
+            try:
+                self._files.clone(source_fd, target_fd)
+                self._files.sync(target_fd)
+            except OSError as error:
+                if error.errno not in _CANNOT_CLONE:
+                    raise
+                self._files.unlink(target)
+                return False
+            finally:
+                os.close(target_fd)
+        finally:
+            os.close(source_fd)
+        return True
+
+    def grow_volume(self, name: VolumeName, *, length_bytes: int, preallocate: bool = False) -> None:
+        """Lengthen the file; never shortens it."""
+        fd = self._files.open_for_writing(self._volume_path(name))
+        try:
+            if os.fstat(fd).st_size < length_bytes:
+                self._files.truncate(fd, length_bytes)
+            if preallocate:
+                self._files.preallocate(fd, length_bytes)
+            self._files.sync(fd)
+        finally:
+            os.close(fd)
+
+    def delete_volume(self, name: VolumeName) -> bool:
+        """Unlink the file; its blocks are free when the last process closes it."""
+        try:
+            self._files.unlink(self._volume_path(name))
+        except FileNotFoundError:
+            return False
+        self._files.sync_folder(self._folder(layout.VOLUMES))
+        self._refill_reserve()
+        return True
+
+    def list_volumes(self) -> list[StoredVolume]:
+        """One pass over the folder; names that are not of our form are not ours to list."""
+        stored = []
+        for item in self._files.list(self._folder(layout.VOLUMES)):
+            name = VolumeName.parse(item.name)
+            if name is not None and item.is_file:
+                stored.append(StoredVolume(name, item.size_bytes, item.allocated_bytes))
+        return stored
+
+    def stored_volume(self, name: VolumeName) -> StoredVolume | None:
+        """One file's figures."""
+        item = self._files.look(self._volume_path(name))
+        if item is None or not item.is_file:
+            return None
+        return StoredVolume(name, item.size_bytes, item.allocated_bytes)
+
+    def locate_volume(self, name: VolumeName) -> Located:
+        """The file's path."""
+        path = self._volume_path(name)
+        return Located({"driver": "file", "filename": path}, path)
+
+    # -- small things beside the log -----------------------------------------------------------
+
+    def _progress_path(self, image_id: str) -> str:
+        return os.path.join(self._folder(layout.PROGRESS), image_id)
+
+    def put_progress(self, image_id: str, data: bytes) -> None:
+        """Replace the image's progress file."""
+        self._files.replace(self._progress_path(image_id), data)
+
+    def get_progress(self, image_id: str) -> bytes | None:
+        """The image's progress file, if it can be read."""
+        try:
+            return self._files.read(self._progress_path(image_id), _PROGRESS_LIMIT_BYTES)
+        except OSError:
+            return None
+
+    def remove_progress(self, image_id: str) -> None:
+        """Unlink the image's progress file."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.unlink(self._progress_path(image_id))
+
+    def progress_image_ids(self) -> list[str]:
+        """The names in the progress folder, but for temporary files."""
+        items = self._files.list(self._folder(layout.PROGRESS))
+        return [item.name for item in items if temporary_owner(item.name) is None]
+
+    def _temporaries(self) -> Iterator[tuple[str, FileEntry]]:
+        for folder in layout.FOLDERS:
+            for item in self._files.list(self._folder(folder)):
+                owner = temporary_owner(item.name)
+                if owner is not None and provably_gone(owner, self._host.identity):
+                    yield f"{folder}/{item.name}", item
+
+    def list_leftovers(self) -> list[Leftover]:
+        """Temporary files whose process has ended."""
+        return [Leftover(name, item.allocated_bytes) for name, item in self._temporaries()]
+
+    def delete_leftover(self, name: str) -> bool:
+        """Unlink one of them."""
+        if name not in {found for found, _ in self._temporaries()}:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            self._files.unlink(self._folder(name))
+        return True
+
+    def private_path(self) -> str | None:
+        """A name in the temporary folder."""
+        return self._files.temporary_path(self._folder(layout.TEMPORARY))
+
+    # -- leases, room, end ------------------------------------------------------------------------
+
+    def try_lock(self, name: str) -> LocalLease | None:
+        """An OFD lock on the byte of the lock file that stands for the name."""
+        return self._leases.try_lock(name)
+
+    def is_locked(self, name: str) -> bool:
+        """Whether that byte is locked."""
+        return self._leases.is_locked(name)
+
+    def capacity(self) -> Capacity:
+        """The file system's, as an unprivileged user sees it."""
+        info = os.statvfs(self.place)
+        return Capacity(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)
+
+    def close(self) -> None:
+        """Nothing is open between calls; leases belong to who took them."""

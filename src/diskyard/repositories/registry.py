@@ -1,0 +1,58 @@
+"""The formats there are: the one place that names a concrete one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.repositories.interface import Repository
+from diskyard.repositories.localfs import connect as localfs
+from diskyard.repositories.memory import connect as memory
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A repository format.
+
+    :param parameters: each connection parameter with a sentence for people.
+    :param remembered: a host can connect it again in another process.
+    """
+
+    name: str
+    parameters: Mapping[str, str]
+    create: Callable[[Mapping[str, Any], Host], None]
+    connect: Callable[[Mapping[str, Any], Host], Repository]
+    remove: Callable[[Any, Host], None]
+    remembered: bool = True
+
+
+FORMATS: dict[str, Format] = {
+    found.name: found
+    for found in (
+        Format(
+            name=localfs.FORMAT,
+            parameters={"path": "absolute path of a folder on a local file system"},
+            create=localfs.create, connect=localfs.connect, remove=localfs.remove,
+        ),
+        Format(
+            name=memory.FORMAT,
+            parameters={"name": "name of the repository, which ends with this process"},
+            create=memory.create, connect=memory.connect, remove=memory.remove, remembered=False,
+        ),
+    )
+}  # fmt: skip
+
+
+def find_format(name: str) -> Format:
+    """The format of this name.
+
+    :raises diskyard.errors.UnknownRepositoryFormat: there is none; the message lists those there are.
+    """
+    found = FORMATS.get(name)
+    if found is None:
+        known = ", ".join(sorted(FORMATS))
+        raise errors.UnknownRepositoryFormat(f"There is no format {name!r:.80}. Known: {known}.")
+    return found

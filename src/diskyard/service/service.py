@@ -1,0 +1,67 @@
+"""Diskyard on this host, embedded in this process."""
+
+from __future__ import annotations
+
+import os
+
+from diskyard.connections import Connections
+from diskyard.fixes.runner import run_fix
+from diskyard.host import Host
+from diskyard.model.fix import fix_type
+from diskyard.opened import Opened
+from diskyard.operations.engine import Engine, FollowUp, Outcome
+from diskyard.settings import Settings, default_state_folder
+from diskyard.tasks.records import TaskRecords
+from diskyard.tasks.runner import Job, TaskRunner, TaskWatcher
+
+
+class Service:
+    """What the verbs run on: connections, tasks, and this host.
+
+    :param host: this machine if not given.
+    :param state_folder: where connections and tasks are remembered; the default is
+        ``$DISKYARD_STATE_DIR``, or the usual place.
+    :param actor: who calls, for the audit trail.
+    """
+
+    def __init__(
+        self, host: Host | None = None, state_folder: str | None = None, actor: str = ""
+    ) -> None:
+        self.host = host or Host.real()
+        folder = state_folder or default_state_folder()
+        self.settings = Settings(self.host, folder)
+        self.connections = Connections(self.host)
+        self.engine = Engine(self.host, self.connections, actor)
+        self.records = TaskRecords(self.host, os.path.join(folder, "tasks"))
+        self.tasks = TaskRunner(self.records, self.host.clock)
+        for repo_id, known in self.settings.connections().items():
+            self.connections.remember(repo_id, known.format, known.parameters)
+
+    def close(self) -> None:
+        """Stop this process's tasks at their next checkpoint, and wait for that."""
+        self.tasks.close()
+
+    def finish(self, outcome: Outcome, *, auto_fix: bool) -> str:
+        """Start what an operation made due, unless the caller wants only the commit."""
+        if auto_fix and outcome.follow_ups:
+            self.tasks.start([self.job(follow_up) for follow_up in outcome.follow_ups])
+        return outcome.image_id
+
+    def job(self, follow_up: FollowUp, participating: list[Opened] | None = None) -> Job:
+        """A fix as a task."""
+
+        def run(watcher: TaskWatcher) -> bool:
+            return run_fix(
+                self.engine, follow_up.opened, follow_up.action, watcher=watcher,
+                rate_limit_bytes_per_s=follow_up.rate_limit_bytes_per_s,
+                participating=participating,
+            )  # fmt: skip
+
+        return Job(fix_type(follow_up.action), follow_up.opened.repo_id, follow_up.image_id, run)
+
+    def task_on(self, image_id: str) -> str | None:
+        """This host's running task on an image."""
+        for task in self.records.all():
+            if task.image_id == image_id and task.state in ("queued", "running"):
+                return task.task_id
+        return None

@@ -1,0 +1,97 @@
+"""Where this host's Diskyard remembers its connections and tasks."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from diskyard import errors
+from diskyard.host import Host
+
+_LIMIT_BYTES = 16 << 20
+
+
+def default_state_folder() -> str:
+    """``$DISKYARD_STATE_DIR``; else the system's for root, the XDG one for anybody else."""
+    given = os.environ.get("DISKYARD_STATE_DIR")
+    if given:
+        return os.path.abspath(given)
+    if os.geteuid() == 0:
+        return "/var/lib/diskyard"
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(base, "diskyard")
+
+
+class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One connection."""
+
+    format: str
+    parameters: dict[str, Any]
+
+
+class Settings:
+    """The state folder of this host; made if it is not there.
+
+    :raises diskyard.errors.StorageError: it cannot be made or read.
+    """
+
+    def __init__(self, host: Host, folder: str) -> None:
+        self._host = host
+        self.folder = folder
+        self._path = os.path.join(folder, "connections.json")
+        try:
+            self._make(folder)
+        except OSError as error:
+            raise errors.from_os_error(error, f"making the state folder {folder}") from error
+
+    def _make(self, folder: str) -> None:
+        if not self._host.files.exists(folder):
+            parent = os.path.dirname(folder)
+            if not self._host.files.exists(parent):
+                self._make(parent)
+            try:
+                self._host.files.make_folder(folder)
+            except FileExistsError:
+                return  # another process was quicker
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from changing the file between reading and writing it."""
+        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def connections(self) -> dict[str, Remembered]:
+        """The connections remembered, in the order in which they were made."""
+        data = self._host.files.read(self._path, _LIMIT_BYTES)
+        if data is None:
+            return {}
+        try:
+            return msgspec.json.decode(data, type=dict[str, Remembered])
+        except msgspec.MsgspecError as error:
+            raise errors.StorageError(
+                f"{self._path} cannot be read: {error}.",
+                advice="Remove the file and connect the repositories again.",
+            ) from error
+
+    def remember(self, repo_id: str, format_name: str, parameters: dict[str, Any]) -> None:
+        """Remember a connection, durably."""
+        with self._locked():
+            known = self.connections()
+            known[repo_id] = Remembered(format_name, parameters)
+            self._host.files.replace(self._path, msgspec.json.encode(known))
+
+    def forget(self, repo_id: str) -> None:
+        """Forget a connection, durably."""
+        with self._locked():
+            known = self.connections()
+            if known.pop(repo_id, None) is not None:
+                self._host.files.replace(self._path, msgspec.json.encode(known))

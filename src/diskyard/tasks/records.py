@@ -1,0 +1,110 @@
+"""Tasks as this host's processes show them to each other: one small file for each.
+
+The files are no part of any repository. Losing them loses nothing but what was to be
+shown: what a task had to do is in the log, and what it has done is on the volumes.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from diskyard import errors
+from diskyard.host import Host, ProcessIdentity, provably_gone
+from diskyard.host.identity import this_process
+from diskyard.model.results import Task
+
+KEPT_S = 24 * 3600.0
+_LIMIT_BYTES = 1 << 20
+_ENDED = ("done", "failed", "stopped")
+
+
+class TaskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A task and the process that runs it."""
+
+    task: Task
+    process: ProcessIdentity
+
+
+class TaskRecords:
+    """The task files of one state folder.
+
+    :param folder: made if it is not there.
+    """
+
+    def __init__(self, host: Host, folder: str) -> None:
+        self._host = host
+        self._folder = folder
+        self._process = this_process(host.identity)
+        if not host.files.exists(folder):
+            host.files.make_folder(folder)
+
+    def _path(self, task_id: str, suffix: str) -> str:
+        return os.path.join(self._folder, f"{task_id}.{suffix}")
+
+    def put(self, task: Task) -> None:
+        """Show a task as it is now; not durable, and never seen half."""
+        data = msgspec.json.encode(TaskRecord(task, self._process))
+        temporary = self._host.files.temporary_path(self._folder)
+        fd = self._host.files.create(temporary)
+        try:
+            self._host.files.write(fd, data)
+        finally:
+            os.close(fd)
+        self._host.files.rename(temporary, self._path(task.task_id, "task"))
+
+    def all(self) -> list[Task]:
+        """Every task of the last day, the oldest first; those of ended processes have ended."""
+        tasks = []
+        now_s = self._host.clock.wall_s()
+        for item in self._host.files.list(self._folder):
+            if now_s - item.modified_s > KEPT_S:
+                self._forget_old(item.name)
+            elif item.name.endswith(".task"):
+                task = self._read(os.path.join(self._folder, item.name))
+                if task is not None:
+                    tasks.append(task)
+        return sorted(tasks, key=lambda task: (task.queued_at, task.task_id))
+
+    def _forget_old(self, name: str) -> None:
+        task = self._read(os.path.join(self._folder, name)) if name.endswith(".task") else None
+        if task is None or task.state in _ENDED:
+            self._host.files.discard(os.path.join(self._folder, name))
+
+    def get(self, task_id: str) -> Task:
+        """One task.
+
+        :raises diskyard.errors.TaskNotFound: there is none of that id.
+        """
+        valid = task_id.isascii() and task_id.replace("-", "").isalnum() and len(task_id) <= 64
+        task = self._read(self._path(task_id, "task")) if valid else None
+        if task is None:
+            raise errors.TaskNotFound(f"There is no task {task_id!r:.80}.", taskId=task_id[:64])
+        return task
+
+    def _read(self, path: str) -> Task | None:
+        data = self._host.files.read(path, _LIMIT_BYTES)
+        if data is None:
+            return None
+        try:
+            record = msgspec.json.decode(data, type=TaskRecord)
+        except msgspec.MsgspecError:
+            return None  # of another version; it is forgotten within a day
+        if record.task.state not in _ENDED and provably_gone(record.process, self._host.identity):
+            return msgspec.structs.replace(record.task, state="stopped")
+        return record.task
+
+    def ask_to_stop(self, task_id: str) -> None:
+        """Ask the process that runs a task to stop it."""
+        path = self._path(task_id, "stop")
+        if not self._host.files.exists(path):
+            os.close(self._host.files.create(path))
+
+    def stop_asked(self, task_id: str) -> bool:
+        """Whether somebody asked for a task to stop."""
+        return self._host.files.exists(self._path(task_id, "stop"))
+
+    def forget_stop(self, task_id: str) -> None:
+        """The task has ended: nobody needs the request to stop it."""
+        self._host.files.discard(self._path(task_id, "stop"))
