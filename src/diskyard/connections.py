@@ -49,7 +49,7 @@ class Connections:
                 raise errors.RepositoryIdInUse(
                     f"{repo_id} names another place.", repositoryId=repo_id
                 )
-            alias = self.by_marker(storage.marker)
+            alias = next((o for o in self._opened.values() if o.marker == storage.marker), None)
             log = Log(storage, self._host) if alias is None else alias.log
             opened = Opened(repo_id, format_name, storage, log, self._host)
             opened.state()
@@ -128,13 +128,7 @@ class Connections:
 
     def by_marker(self, marker: str) -> Opened | None:
         """The connected place with this marker."""
-        with self._lock:
-            for opened in self._opened.values():
-                if opened.marker == marker:
-                    return opened
-            if len(self._opened) == len(self._known):
-                return None
-            return next((opened for opened in self.places() if opened.marker == marker), None)
+        return next((opened for opened in self.places() if opened.marker == marker), None)
 
     # -- looking for images --------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from diskyard.host import Host, Limits
 from diskyard.model.records import FileSource
 from diskyard.mover.copy import copy_view
 from diskyard.mover.interface import Chain
-from diskyard.mover.untrusted import import_layer, inspect_import, private_copy
+from diskyard.mover.transfer import private_copy
+from diskyard.mover.untrusted import import_layer, inspect_import
 
 _UNTRUSTED = Limits(cpu_s=24 * 3600)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from diskyard.attachments.serve import Servers
 from diskyard.connections import Connections
 from diskyard.fixes.runner import run_fix
 from diskyard.host import Host
@@ -34,12 +35,17 @@ class Service:
         self.engine = Engine(self.host, self.connections, actor)
         self.records = TaskRecords(self.host, os.path.join(folder, "tasks"))
         self.tasks = TaskRunner(self.records, self.host.clock)
+        self.servers = Servers(self.host, os.path.join(folder, "nbd"))
         for repo_id, known in self.settings.connections().items():
             self.connections.remember(repo_id, known.format, known.parameters)
 
     def close(self) -> None:
-        """Stop this process's tasks at their next checkpoint, and wait for that."""
+        """Stop this process's tasks at their next checkpoint and wait for that; stop serving.
+
+        Attachments stay: they end by teardownImage.
+        """
         self.tasks.close()
+        self.servers.close()
 
     def finish(self, outcome: Outcome, *, auto_fix: bool) -> str:
         """Start what an operation made due, unless the caller wants only the commit."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from diskyard import errors
-from diskyard.attachments.attach import prepare_image, teardown_image
+from diskyard.attachments.attach import DEFAULT_OWNER, prepare_image, teardown_image
 from diskyard.fixes.look import look
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix, fix_id
@@ -164,10 +164,15 @@ def _untrack(service: Service, request: ask.UntrackChanges) -> None:
 
 
 def _prepare(service: Service, request: ask.PrepareImage) -> Attached:
-    return prepare_image(service.engine, request)
+    attached, chain = prepare_image(service.engine, request)
+    if request.options.serve is None:
+        return attached
+    return service.servers.serve(attached, chain)
 
 
 def _teardown(service: Service, request: ask.TeardownImage) -> None:
+    # The server goes first: what it has open is the attachment's.
+    service.servers.stop(request.image_id, request.options.owner or DEFAULT_OWNER)
     outcome = teardown_image(service.engine, request)
     service.finish(outcome, auto_fix=request.options.auto_fix)
 
