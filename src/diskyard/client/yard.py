@@ -14,8 +14,14 @@ from diskyard.model import requests as ask
 from diskyard.model.fix import Fix
 from diskyard.model.options import wire_name
 from diskyard.model.results import (
-    Attached, HostInfo, ImageInfo, ImagePage, ImageStatus, RepositoryInfo, Task,
-)  # fmt: skip
+    Attached,
+    HostInfo,
+    ImageInfo,
+    ImagePage,
+    ImageStatus,
+    RepositoryInfo,
+    Task,
+)
 from diskyard.service import Service, run
 
 _POLL_S = 0.05
@@ -70,14 +76,13 @@ class Diskyard:
 
     # -- repositories ---------------------------------------------------------------
 
-    def create_storage_repository(
-        self, repo_format: str, connection_parameters: Mapping[str, Any]
-    ) -> None:
+    def create_storage_repository(self, repo_format: str, connection_parameters: Mapping[str, Any]) -> None:
         """Make an empty repository in an empty place."""
         self._run(
-            ask.CreateStorageRepository, repo_format=repo_format,
+            ask.CreateStorageRepository,
+            repo_format=repo_format,
             connection_parameters=connection_parameters,
-        )  # fmt: skip
+        )
 
     def remove_storage_repository(self, repository_id: str) -> None:
         """Remove a repository that holds no image."""
@@ -88,9 +93,11 @@ class Diskyard:
     ) -> None:
         """Connect a repository on this host under a name of the caller's."""
         self._run(
-            ask.ConnectStorageRepository, repo_id=repo_id, repo_format=repo_format,
+            ask.ConnectStorageRepository,
+            repo_id=repo_id,
+            repo_format=repo_format,
             connection_parameters=connection_parameters,
-        )  # fmt: skip
+        )
 
     def disconnect_storage_repository(self, repo_id: str) -> None:
         """Disconnect a repository from this host."""
@@ -113,9 +120,13 @@ class Diskyard:
     ) -> str:
         """Create a VirtualDisk of ``size`` bytes, empty or with a Snapshot's bytes; its id."""
         answer: str = self._run(
-            ask.CreateVirtualDisk, target_repo_id=target_repo_id, size=size,
-            base_snapshot_id=base_snapshot_id, user_data=_or_empty(user_data), options=options,
-        )  # fmt: skip
+            ask.CreateVirtualDisk,
+            target_repo_id=target_repo_id,
+            size=size,
+            base_snapshot_id=base_snapshot_id,
+            user_data=_or_empty(user_data),
+            options=options,
+        )
         return answer
 
     def create_snapshot(
@@ -127,10 +138,12 @@ class Diskyard:
     ) -> str:
         """Keep what a VirtualDisk holds now as a Snapshot; its id."""
         answer: str = self._run(
-            ask.CreateSnapshot, target_repo_id=target_repo_id,
-            base_virtual_disk_id=base_virtual_disk_id, user_data=_or_empty(user_data),
+            ask.CreateSnapshot,
+            target_repo_id=target_repo_id,
+            base_virtual_disk_id=base_virtual_disk_id,
+            user_data=_or_empty(user_data),
             options=options,
-        )  # fmt: skip
+        )
         return answer
 
     def copy_image(
@@ -143,24 +156,22 @@ class Diskyard:
     ) -> str:
         """Copy an image, all of it or as the difference to a base in the target; the copy's id."""
         answer: str = self._run(
-            ask.CopyImage, target_repo_id=target_repo_id, image_id=image_id,
-            base_image_id=base_image_id, user_data=_or_empty(user_data), options=options,
-        )  # fmt: skip
+            ask.CopyImage,
+            target_repo_id=target_repo_id,
+            image_id=image_id,
+            base_image_id=base_image_id,
+            user_data=_or_empty(user_data),
+            options=options,
+        )
         return answer
 
-    def remove_image(
-        self, repository_id: str, image_id: str, options: Options | None = None
-    ) -> None:
+    def remove_image(self, repository_id: str, image_id: str, options: Options | None = None) -> None:
         """Remove an image; others that read its bytes keep them."""
-        self._run(
-            ask.RemoveImage, repository_id=repository_id, image_id=image_id, options=options
-        )
+        self._run(ask.RemoveImage, repository_id=repository_id, image_id=image_id, options=options)
 
     def get_image_status(self, repository_id: str, image_id: str) -> ImageStatus:
         """Whether an image is optimized, degraded or broken, and what works on it."""
-        answer: ImageStatus = self._run(
-            ask.GetImageStatus, repository_id=repository_id, image_id=image_id
-        )
+        answer: ImageStatus = self._run(ask.GetImageStatus, repository_id=repository_id, image_id=image_id)
         return answer
 
     def list_images(
@@ -174,16 +185,19 @@ class Diskyard:
     ) -> ImagePage:
         """One page of images, in the order of their ids."""
         answer: ImagePage = self._run(
-            ask.ListImages, repository_id=repository_id, kind=kind, status=status,
-            image_ids=image_ids, limit=limit, cursor=cursor,
-        )  # fmt: skip
+            ask.ListImages,
+            repository_id=repository_id,
+            kind=kind,
+            status=status,
+            image_ids=image_ids,
+            limit=limit,
+            cursor=cursor,
+        )
         return answer
 
     def get_image_info(self, repository_id: str, image_id: str) -> ImageInfo:
         """Everything about one image that is for callers."""
-        answer: ImageInfo = self._run(
-            ask.GetImageInfo, repository_id=repository_id, image_id=image_id
-        )
+        answer: ImageInfo = self._run(ask.GetImageInfo, repository_id=repository_id, image_id=image_id)
         return answer
 
     def set_user_data(
@@ -191,27 +205,36 @@ class Diskyard:
     ) -> None:
         """Replace an image's userData."""
         self._run(
-            ask.SetUserData, repository_id=repository_id, image_id=image_id, user_data=user_data,
+            ask.SetUserData,
+            repository_id=repository_id,
+            image_id=image_id,
+            user_data=user_data,
             options=options,
-        )  # fmt: skip
+        )
 
     def set_strategy(
         self, repository_id: str, image_id: str, strategy: str, options: Options | None = None
     ) -> None:
         """Change what an image is optimized for."""
         self._run(
-            ask.SetStrategy, repository_id=repository_id, image_id=image_id, strategy=strategy,
+            ask.SetStrategy,
+            repository_id=repository_id,
+            image_id=image_id,
+            strategy=strategy,
             options=options,
-        )  # fmt: skip
+        )
 
     def extend_virtual_disk(
         self, repository_id: str, image_id: str, size: int, options: Options | None = None
     ) -> None:
         """Make a VirtualDisk ``size`` bytes large; what is new reads zeros."""
         self._run(
-            ask.ExtendVirtualDisk, repository_id=repository_id, image_id=image_id, size=size,
+            ask.ExtendVirtualDisk,
+            repository_id=repository_id,
+            image_id=image_id,
+            size=size,
             options=options,
-        )  # fmt: skip
+        )
 
     def revert_virtual_disk(
         self,
@@ -222,35 +245,32 @@ class Diskyard:
     ) -> None:
         """Give a VirtualDisk a Snapshot's bytes and size; it keeps its id."""
         self._run(
-            ask.RevertVirtualDisk, repository_id=repository_id, image_id=image_id,
-            snapshot_id=snapshot_id, options=options,
-        )  # fmt: skip
+            ask.RevertVirtualDisk,
+            repository_id=repository_id,
+            image_id=image_id,
+            snapshot_id=snapshot_id,
+            options=options,
+        )
 
-    def untrack_changes(
-        self, repository_id: str, image_id: str, copy_image_id: str | None = None
-    ) -> None:
+    def untrack_changes(self, repository_id: str, image_id: str, copy_image_id: str | None = None) -> None:
         """Stop tracking a VirtualDisk's changes since a copy, or since all copies."""
         self._run(
-            ask.UntrackChanges, repository_id=repository_id, image_id=image_id,
+            ask.UntrackChanges,
+            repository_id=repository_id,
+            image_id=image_id,
             copy_image_id=copy_image_id,
-        )  # fmt: skip
+        )
 
-    def prepare_image(
-        self, repository_id: str, image_id: str, options: Options | None = None
-    ) -> Attached:
+    def prepare_image(self, repository_id: str, image_id: str, options: Options | None = None) -> Attached:
         """Attach an image: what QEMU and libvirt need to open it."""
         answer: Attached = self._run(
             ask.PrepareImage, repository_id=repository_id, image_id=image_id, options=options
         )
         return answer
 
-    def teardown_image(
-        self, repository_id: str, image_id: str, options: Options | None = None
-    ) -> None:
+    def teardown_image(self, repository_id: str, image_id: str, options: Options | None = None) -> None:
         """End an attachment; if there is none, nothing happens."""
-        self._run(
-            ask.TeardownImage, repository_id=repository_id, image_id=image_id, options=options
-        )
+        self._run(ask.TeardownImage, repository_id=repository_id, image_id=image_id, options=options)
 
     def import_image(
         self,
@@ -262,9 +282,13 @@ class Diskyard:
     ) -> str:
         """Make an image from a file of this host; its id."""
         answer: str = self._run(
-            ask.ImportImage, target_repo_id=target_repo_id, path=path, format=format,
-            user_data=_or_empty(user_data), options=options,
-        )  # fmt: skip
+            ask.ImportImage,
+            target_repo_id=target_repo_id,
+            path=path,
+            format=format,
+            user_data=_or_empty(user_data),
+            options=options,
+        )
         return answer
 
     def export_image(
@@ -277,16 +301,18 @@ class Diskyard:
     ) -> Task:
         """Write an image to a new file of this host, which gets its name when it is durable."""
         answer: Task = self._run(
-            ask.ExportImage, repository_id=repository_id, image_id=image_id, path=path,
-            format=format, options=options,
-        )  # fmt: skip
+            ask.ExportImage,
+            repository_id=repository_id,
+            image_id=image_id,
+            path=path,
+            format=format,
+            options=options,
+        )
         return answer
 
     # -- fixes, tasks, host ---------------------------------------------------------------
 
-    def check_storage_repository(
-        self, repository_id: str, options: Options | None = None
-    ) -> list[Fix]:
+    def check_storage_repository(self, repository_id: str, options: Options | None = None) -> list[Fix]:
         """The fixes that a repository needs."""
         answer: list[Fix] = self._run(
             ask.CheckStorageRepository, repository_id=repository_id, options=options

@@ -27,9 +27,7 @@ def file_waits_for(host: Host, source: FileSource) -> str | None:
     return None if now == source.fingerprint else "the file to import has changed since"
 
 
-def copy_file(
-    work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int
-) -> None:
+def copy_file(work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int) -> None:
     """Copy a file's bytes into a volume, resumably.
 
     Any format but raw is copied privately first: what is checked is then what is read.
@@ -53,9 +51,7 @@ def copy_file(
         )
 
 
-def _copy_privately(
-    work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int
-) -> None:
+def _copy_privately(work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int) -> None:
     path = work.opened.storage.private_path()
     if path is None:
         raise errors.Unsupported(f"{work.opened.storage.place} has no room for a private copy.")
@@ -75,6 +71,12 @@ def _copy_layer(
     work: Work, path: str, source: FileSource, size_bytes: int, target: Chain, start_bytes: int
 ) -> None:
     copy_view(
-        work.engine.host, (import_layer(path, source.format, size_bytes),), target, size_bytes,
-        start_bytes=start_bytes, monitor=work, target_zeroed=True, source_limits=_UNTRUSTED,
-    )  # fmt: skip
+        work.engine.host,
+        (import_layer(path, source.format, size_bytes),),
+        target,
+        size_bytes,
+        start_bytes=start_bytes,
+        monitor=work,
+        target_zeroed=True,
+        source_limits=_UNTRUSTED,
+    )

@@ -25,9 +25,7 @@ class Service:
     :param actor: who calls, for the audit trail.
     """
 
-    def __init__(
-        self, host: Host | None = None, state_folder: str | None = None, actor: str = ""
-    ) -> None:
+    def __init__(self, host: Host | None = None, state_folder: str | None = None, actor: str = "") -> None:
         self.host = host or Host.real()
         folder = state_folder or default_state_folder()
         self.settings = Settings(self.host, folder)
@@ -58,10 +56,13 @@ class Service:
 
         def run(watcher: TaskWatcher) -> bool:
             return run_fix(
-                self.engine, follow_up.opened, follow_up.action, watcher=watcher,
+                self.engine,
+                follow_up.opened,
+                follow_up.action,
+                watcher=watcher,
                 rate_limit_bytes_per_s=follow_up.rate_limit_bytes_per_s,
                 participating=participating,
-            )  # fmt: skip
+            )
 
         return Job(fix_type(follow_up.action), follow_up.opened.repo_id, follow_up.image_id, run)
 
