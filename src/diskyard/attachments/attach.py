@@ -8,6 +8,7 @@ from diskyard.model.records import Attachment
 from diskyard.model.requests import PrepareImage, TeardownImage
 from diskyard.model.results import Attached
 from diskyard.model.state import State
+from diskyard.model.transaction import Draft
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.interface import Chain
 from diskyard.opened import Opened
@@ -31,27 +32,35 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
     """
     opened = engine.connections.get(request.repository_id)
     owner = request.options.owner or DEFAULT_OWNER
-    while True:
-        state = opened.state()
-        weak = _weak_below(state, request.image_id)
+    attachment = None
+    while attachment is None:
+        weak = _weak_below(opened.state(), request.image_id)
         with opened.work_on(weak, wait_s=_MERGE_WAIT_S):
-            if _weak_below(opened.state(), request.image_id) != weak:
-                continue  # a merge ended meanwhile: the chain is another
-            missing = opened.missing_below(opened.state(), request.image_id)
-            attachment = opened.commit(
-                lambda draft: planner.attach(
-                    draft,
-                    request.image_id,
-                    attachment_id=new_uuid(),
-                    host=engine.host.identity,
-                    owner=owner,
-                    read_only=request.options.read_only,
-                    now=engine.host.clock.now(),
-                    missing=missing,
-                ),
-                engine.author("prepareImage"),
-            )
-            return _answer(opened, attachment)
+            attachment = _attach(engine, opened, request, owner, weak)
+    return _answer(opened, attachment)
+
+
+def _attach(
+    engine: Engine, opened: Opened, request: PrepareImage, owner: str, weak: list[str]
+) -> Attachment | None:
+    """Attach, unless the chain has other weak images than those whose leases are held."""
+    missing = opened.missing_below(opened.state(), request.image_id)
+
+    def plan(draft: Draft) -> Attachment | None:
+        if _weak_below(draft.state, request.image_id) != weak:
+            return None
+        return planner.attach(
+            draft,
+            request.image_id,
+            attachment_id=new_uuid(),
+            host=engine.host.identity,
+            owner=owner,
+            read_only=request.options.read_only,
+            now=engine.host.clock.now(),
+            missing=missing,
+        )
+
+    return opened.commit(plan, engine.author("prepareImage"))
 
 
 def _weak_below(state: State, image_id: str) -> list[str]:

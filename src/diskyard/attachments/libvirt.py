@@ -6,28 +6,28 @@ stops libvirt from following the names in qcow2 headers; the schema does not ask
 
 from __future__ import annotations
 
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from diskyard.mover.interface import Chain, Layer
 
 
 def disk_xml(chain: Chain, *, read_only: bool, device: str = "vda") -> str:
     """The element for a chain of files."""
-    disk = ElementTree.Element("disk", type="file", device="disk")
-    ElementTree.SubElement(disk, "driver", name="qemu", type=chain[0].format, cache="none")
+    disk = ET.Element("disk", type="file", device="disk")
+    ET.SubElement(disk, "driver", name="qemu", type=chain[0].format, cache="none")
     _add_source(disk, chain[0])
     below = disk
     for layer in chain[1:]:
-        below = ElementTree.SubElement(below, "backingStore", type="file")
-        ElementTree.SubElement(below, "format", type=layer.format)
+        below = ET.SubElement(below, "backingStore", type="file")
+        ET.SubElement(below, "format", type=layer.format)
         _add_source(below, layer)
-    ElementTree.SubElement(below, "backingStore")
-    ElementTree.SubElement(disk, "target", dev=device, bus="virtio")
+    ET.SubElement(below, "backingStore")
+    ET.SubElement(disk, "target", dev=device, bus="virtio")
     if read_only:
-        ElementTree.SubElement(disk, "readonly")
-    ElementTree.indent(disk)
-    return ElementTree.tostring(disk, encoding="unicode")
+        ET.SubElement(disk, "readonly")
+    ET.indent(disk)
+    return ET.tostring(disk, encoding="unicode")
 
 
-def _add_source(parent: ElementTree.Element, layer: Layer) -> None:
-    ElementTree.SubElement(parent, "source", file=layer.path or "")
+def _add_source(parent: ET.Element, layer: Layer) -> None:
+    ET.SubElement(parent, "source", file=layer.path or "")

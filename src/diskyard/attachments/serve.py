@@ -56,7 +56,7 @@ class Servers:
             self._host.files.make_folder(self._folder)
         path = os.path.join(self._folder, image_id)
         self._host.files.discard(path)
-        os.symlink(socket_path, path)
+        self._host.files.symlink(socket_path, path)
         return path
 
     def stop(self, image_id: str, owner: str) -> None:

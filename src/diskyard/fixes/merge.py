@@ -96,11 +96,14 @@ def _merge_down(work: Work, plan: MergePlan) -> str:
     only through the dependent, until the second gives the parent to the dependent's image.
     """
     opened, fresh_id = work.opened, new_uuid()
-    consumed_id = opened.commit(lambda draft: planner.consume(draft, plan, fresh_id), work.author)
-    state = opened.state()
-    parents = opened.chain_of_volume(state, state.volumes[plan.parent.id])
-    commit_down(work.engine.host, opened.layer(plan.dependent), parents, work)
-    return _seal_down(work, consumed_id, plan)
+    # Who prepares the image above holds the leases of weak images by the ids they have then.
+    with opened.work_on([fresh_id]) as lease:
+        work.hold([*work.leases, *lease])
+        consumed_id = opened.commit(lambda draft: planner.consume(draft, plan, fresh_id), work.author)
+        state = opened.state()
+        parents = opened.chain_of_volume(state, state.volumes[plan.parent.id])
+        commit_down(work.engine.host, opened.layer(plan.dependent), parents, work)
+        return _seal_down(work, consumed_id, plan)
 
 
 def _seal_down(work: Work, image_id: str, plan: MergePlan) -> str:

@@ -59,17 +59,17 @@ class Work:
     fingerprint: str = ""
     durable_bytes: int = 0
     percent: int = -1
-    _leases: list[Lease] = field(default_factory=list)
+    leases: list[Lease] = field(default_factory=list)
     _persisted_s: float = 0.0
 
     @property
     def inherit_fds(self) -> Sequence[int]:
         """The leases' descriptors: a child that moves data holds them too."""
-        return [fd for lease in self._leases for fd in lease.descriptors()]
+        return [fd for lease in self.leases for fd in lease.descriptors()]
 
     def hold(self, leases: list[Lease]) -> None:
         """Hand the leases on to every child from now on."""
-        self._leases = leases
+        self.leases = leases
 
     def advance(self, done_bytes: int, total_bytes: int) -> None:
         """Report progress; persist it now and then; stop here if that was asked.

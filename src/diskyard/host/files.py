@@ -18,7 +18,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from diskyard.host.identity import HostIdentity, ProcessIdentity, this_process
+from diskyard.host.identity import ProcessIdentity, this_process
+from diskyard.model.identity import HostIdentity
 
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _OFD_GETLK, _OFD_SETLK = 36, 37  # asm-generic/fcntl.h
@@ -186,6 +187,10 @@ class Files:
     def link(self, source: str, target: str) -> None:
         """Give a file a second name, which must not exist: the file system's compare-and-swap."""
         os.link(source, target, follow_symlinks=False)
+
+    def symlink(self, target: str, path: str) -> None:
+        """Make a name that must not exist lead to ``target``."""
+        os.symlink(target, path)
 
     def rename(self, source: str, target: str) -> None:
         """Move a name over another, atomically."""

@@ -1,8 +1,8 @@
-"""Bytes of the log's objects: one line of header, one line of JSON, a checksum over both.
+r"""Bytes of the log's objects: one line of header, one line of JSON, a checksum over both.
 
 The header is text, so that a person can read an object with any tool::
 
-    diskyard-entry 1.0 412 6f0c…\\n{"marker": …}\\n
+    diskyard-entry 1.0 412 6f0c…\n{"marker": …}\n
 
 It names the kind, the format's version, the payload's length in bytes and the BLAKE2b
 checksum (256 bits) of kind, version and payload. Decoding is strict: a field unknown to
@@ -116,7 +116,7 @@ def decode(data: bytes, kind: type[T]) -> tuple[T, bool]:
     :raises Damaged: it is not exactly what :func:`encode` wrote.
     :raises NewerMajor: it cannot be read by this program.
     """
-    header, newline, rest = data[:_HEADER_LIMIT_BYTES].partition(b"\n")
+    header, newline, _ = data[:_HEADER_LIMIT_BYTES].partition(b"\n")
     words = header.split(b" ")
     if not newline or len(words) != 4 or words[0] != _KINDS[kind]:
         raise Damaged("it does not begin with the header of its kind")

@@ -52,13 +52,18 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class CreateSnapshotOptions(Options, kw_only=True, frozen=True):
-    """:param new_image_id: the caller's id; makes repeating the call safe."""
+    """Options of what makes an image.
+
+    :param new_image_id: the caller's id; makes repeating the call safe.
+    """
 
     new_image_id: ImageId | None = None
 
 
 class CreateDiskOptions(CreateSnapshotOptions, kw_only=True, frozen=True):
-    """:param optimize_now: go on to optimized instead of stopping at the first usable state.
+    """Options of createVirtualDisk.
+
+    :param optimize_now: go on to optimized instead of stopping at the first usable state.
     :param rate_limit: bytes per second of the work after the commit, 0 for none.
     """
 
@@ -67,25 +72,36 @@ class CreateDiskOptions(CreateSnapshotOptions, kw_only=True, frozen=True):
 
 
 class ImportOptions(CreateDiskOptions, kw_only=True, frozen=True):
-    """:param as_: ``snapshot`` makes the new image immutable."""
+    """Options of importImage.
+
+    :param as_: ``snapshot`` makes the new image immutable.
+    """
 
     as_: Literal["virtual_disk", "snapshot"] | None = None
 
 
 class CopyOptions(ImportOptions, kw_only=True, frozen=True):
-    """:param track_changes: keep the freeze point, so that the next difference costs what changed."""
+    """Options of copyImage.
+
+    :param track_changes: keep the freeze point, so that the next difference costs what changed.
+    """
 
     track_changes: bool = False
 
 
 class RateOptions(Options, kw_only=True, frozen=True):
-    """:param rate_limit: bytes per second, 0 for none."""
+    """Options of what moves bytes in a task.
+
+    :param rate_limit: bytes per second, 0 for none.
+    """
 
     rate_limit: RateLimit = 0
 
 
 class CheckOptions(Options, kw_only=True, frozen=True):
-    """:param deep: read every volume's own metadata and both copies of the log.
+    """Options of checkStorageRepository.
+
+    :param deep: read every volume's own metadata and both copies of the log.
     :param types: only fixes of these types.
     :param image_ids: only fixes of these images.
     """
@@ -96,13 +112,18 @@ class CheckOptions(Options, kw_only=True, frozen=True):
 
 
 class SetUserDataOptions(Options, kw_only=True, frozen=True):
-    """:param if_revision: change it only if the image still has this revision."""
+    """Options of setUserData.
+
+    :param if_revision: change it only if the image still has this revision.
+    """
 
     if_revision: int | None = None
 
 
 class PrepareOptions(Options, kw_only=True, frozen=True):
-    """:param read_only: a Snapshot is read-only whatever this says; default true for Snapshots.
+    """Options of prepareImage.
+
+    :param read_only: a Snapshot is read-only whatever this says; default true for Snapshots.
     :param owner: the caller's name of the guest; the same owner gets the same attachment.
     :param serve: ``nbd``: serve the image on a Unix socket while the caller stays.
     """
@@ -113,7 +134,9 @@ class PrepareOptions(Options, kw_only=True, frozen=True):
 
 
 class TeardownOptions(Options, kw_only=True, frozen=True):
-    """:param owner: whose attachment; the same default as prepareImage's.
+    """Options of teardownImage.
+
+    :param owner: whose attachment; the same default as prepareImage's.
     :param host_id: the host whose attachment it is; default this one.
     :param force: also if that host may still be using it: the caller answers for that.
     """

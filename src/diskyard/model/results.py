@@ -17,7 +17,9 @@ def _status_name(name: str) -> str:
 
 
 class ImageStatus(msgspec.Struct, frozen=True, kw_only=True, rename=_status_name):
-    """:param host_id: the last host that tried to optimize or mend the image.
+    """Whether an image can be used, and what was last done about it.
+
+    :param host_id: the last host that tried to optimize or mend the image.
     :param stage: the last persisted stage of that, as "1/2".
     :param percent_complete: of that stage; -1 if it cannot be told.
     :param last_error: why it ended early, if not by I/O or a crash.
@@ -37,7 +39,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class RepositoryInfo(Result, kw_only=True, frozen=True):
-    """:param capacity_bytes: of the file system or pool, as far as this user may fill it.
+    """A connected repository: its room, and whether it is well.
+
+    :param capacity_bytes: of the file system or pool, as far as this user may fill it.
     :param used_bytes: by this repository's volumes and temporary files.
     :param provisioned_bytes: the sizes of all images.
     :param reclaimable_bytes: what running the clean fixes gives back now.
@@ -72,7 +76,9 @@ class AttachmentInfo(Result, kw_only=True, frozen=True):
 
 
 class ImageInfo(Result, kw_only=True, frozen=True):
-    """:param exclusive_bytes: what removing the image would free, once cleaned.
+    """What callers may know of an image.
+
+    :param exclusive_bytes: what removing the image would free, once cleaned.
     :param shared_bytes: what it reads besides, and others too.
     :param revision: for setUserData's ifRevision.
     :param tracking: the copies since which the disk's changes are tracked.
@@ -94,14 +100,19 @@ class ImageInfo(Result, kw_only=True, frozen=True):
 
 
 class ImagePage(Result, kw_only=True, frozen=True):
-    """:param next_cursor: for the next page; None if this is the last."""
+    """One page of images.
+
+    :param next_cursor: for the next page; None if this is the last.
+    """
 
     images: tuple[ImageInfo, ...]
     next_cursor: str | None
 
 
 class Attached(Result, kw_only=True, frozen=True):
-    """:param blockdev: the explicit graph, as QEMU's blockdev-add takes it.
+    """An attachment: what QEMU and libvirt need to open the image.
+
+    :param blockdev: the explicit graph, as QEMU's blockdev-add takes it.
     :param path: where one file is enough; ``format`` is its format then.
     :param nbd_uri: where it is served.
     :param libvirt_xml: a <disk> element with its backing chain spelled out.
@@ -119,7 +130,9 @@ class Attached(Result, kw_only=True, frozen=True):
 
 
 class Task(Result, kw_only=True, frozen=True):
-    """:param verb: the verb or the type of fix that runs.
+    """Something that runs, or ran within the last day, on this host.
+
+    :param verb: the verb or the type of fix that runs.
     :param changed: whether it changed anything; None until it has ended.
     :param rate_bytes_per_s: over the last seconds.
     :param error: as an error of the API, if it failed.

@@ -1,0 +1,1 @@
+"""Moving bytes between volumes: by sharing blocks, by QEMU's jobs, or extent by extent."""

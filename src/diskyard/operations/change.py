@@ -39,7 +39,9 @@ def cleaning(opened: Opened, before: State) -> list[FollowUp]:
     found: list[AnyAction] = []
     for volume_id, volume in after.volumes.items():
         old = before.volumes.get(volume_id)
-        if (volume.state == "doomed" and (old is None or old.state != "doomed")) or (volume.state == "building" and not after.images_on(volume_id) and before.images_on(volume_id)):
+        if (volume.state == "doomed" and (old is None or old.state != "doomed")) or (
+            volume.state == "building" and not after.images_on(volume_id) and before.images_on(volume_id)
+        ):
             found.append(CleanVolume(volume_id=volume_id))
     return [FollowUp(opened, action) for action in found]
 

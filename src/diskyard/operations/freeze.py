@@ -23,19 +23,22 @@ def switch_disk(opened: Opened, asked: Switch, author: Author) -> None:
     A crash between the intent and the seal leaves a weak image and an overlay that is
     building, which check lists; the disk is as it was.
     """
-    while True:
-        missing = opened.missing_below(opened.state(), asked.disk_id)
-        overlay = opened.commit(lambda draft: switch.begin(draft, asked, missing), author)
-        if overlay is None:
-            return
-        opened.make_empty(overlay)
-        try:
-            seal(opened, lambda draft: switch.seal(draft, asked, missing), author)
-        except SwitchAgain:
-            # The next intent discards this one.
-            asked = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
-            continue
-        return
+    while not _switch_once(opened, asked, author):
+        # Extended meanwhile. The next intent discards this one.
+        asked = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
+
+
+def _switch_once(opened: Opened, asked: Switch, author: Author) -> bool:
+    missing = opened.missing_below(opened.state(), asked.disk_id)
+    overlay = opened.commit(lambda draft: switch.begin(draft, asked, missing), author)
+    if overlay is None:
+        return True
+    opened.make_empty(overlay)
+    try:
+        seal(opened, lambda draft: switch.seal(draft, asked, missing), author)
+    except SwitchAgain:
+        return False
+    return True
 
 
 def freeze_disk(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> Image:

@@ -139,7 +139,7 @@ class TaskRunner:
             watcher.show(state="stopped", changed=True, ended_at=self._clock.now())
         except errors.DiskyardError as error:
             watcher.show(state="failed", error=error.to_json(), ended_at=self._clock.now())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - see the comment
             # The last resort of a background thread: shown to whoever asks for the task.
             defect = errors.InternalError(f"{type(error).__name__}: {error}")
             watcher.show(state="failed", error=defect.to_json(), ended_at=self._clock.now())
