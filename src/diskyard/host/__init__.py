@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diskyard.host.clock import Clock
-from diskyard.host.commands import Commands, Finished, Limits
+from diskyard.host.commands import Child, Commands, Finished, Limits
 from diskyard.host.files import FileEntry, Files
 from diskyard.host.identity import (
     ProcessIdentity, provably_gone, provably_gone_host, this_host,
@@ -13,7 +13,7 @@ from diskyard.host.identity import (
 from diskyard.model.identity import HostIdentity
 
 __all__ = [
-    "Clock", "Commands", "FileEntry", "Files", "Finished", "Host", "HostIdentity", "Limits",
+    "Child", "Clock", "Commands", "FileEntry", "Files", "Finished", "Host", "HostIdentity", "Limits",
     "ProcessIdentity", "provably_gone", "provably_gone_host",
 ]  # fmt: skip
 

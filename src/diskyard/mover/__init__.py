@@ -1,0 +1,1 @@
+"""Moving bytes: chains as QEMU opens them, merges, copies, imports and exports."""

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import subprocess
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TypeVar
 
@@ -125,8 +124,7 @@ class QmpChild:
         if gently and self._connected:
             with contextlib.suppress(*_CONNECTION_ERRORS):
                 self._wait(self._client.execute("quit"), _QUIT_TIMEOUT_S)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(_QUIT_TIMEOUT_S)
+            self._host.commands.wait(self._child, _QUIT_TIMEOUT_S)
         if self._child.poll() is None:
             self._child.kill()
         self._host.commands.stop(self._child)
@@ -139,9 +137,7 @@ class QmpChild:
 
     def _last_words(self, error: BaseException) -> str:
         """What a dying child printed, or else the error itself."""
-        try:
-            self._child.wait(1.0)
-        except subprocess.TimeoutExpired:
+        if not self._host.commands.wait(self._child, 1.0):
             return str(error) or type(error).__name__
         stderr = self._child.stderr
         printed = stderr.read(4096).decode(errors="replace").strip() if stderr else ""
