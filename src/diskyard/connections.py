@@ -36,9 +36,7 @@ class Connections:
         :raises diskyard.errors.RepositoryIdInUse: the repoId names another place.
         """
         if not repo_id.isprintable() or not 1 <= len(repo_id.encode(errors="replace")) <= 255:
-            raise errors.InvalidParameter(
-                "A repoId is 1-255 bytes of UTF-8 without control characters."
-            )
+            raise errors.InvalidParameter("A repoId is 1-255 bytes of UTF-8 without control characters.")
         with self._lock:
             storage = find_format(format_name).connect(parameters, self._host)
             known = self._known.get(repo_id)
@@ -46,10 +44,8 @@ class Connections:
             if existing is not None and existing.marker == storage.marker:
                 return False
             if known is not None and known != (format_name, dict(parameters)):
-                raise errors.RepositoryIdInUse(
-                    f"{repo_id} names another place.", repositoryId=repo_id
-                )
-            alias = self.by_marker(storage.marker)
+                raise errors.RepositoryIdInUse(f"{repo_id} names another place.", repositoryId=repo_id)
+            alias = next((o for o in self._opened.values() if o.marker == storage.marker), None)
             log = Log(storage, self._host) if alias is None else alias.log
             opened = Opened(repo_id, format_name, storage, log, self._host)
             opened.state()
@@ -128,13 +124,7 @@ class Connections:
 
     def by_marker(self, marker: str) -> Opened | None:
         """The connected place with this marker."""
-        with self._lock:
-            for opened in self._opened.values():
-                if opened.marker == marker:
-                    return opened
-            if len(self._opened) == len(self._known):
-                return None
-            return next((opened for opened in self.places() if opened.marker == marker), None)
+        return next((opened for opened in self.places() if opened.marker == marker), None)
 
     # -- looking for images --------------------------------------------------------------
 

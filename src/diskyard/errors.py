@@ -204,7 +204,9 @@ class NoSpace(DiskyardError):
     """The storage is full, or has less room than the work needs."""
 
     http_status, exit_status = 507, 27
-    default_advice = "Free space (diskyard repo check lists what clean and merge would give back), then run the fix."
+    default_advice = (
+        "Free space (diskyard repo check lists what clean and merge would give back), then run the fix."
+    )
 
 
 class UnsafeImage(DiskyardError):
@@ -284,20 +286,45 @@ class InternalError(DiskyardError):
     """A defect of Diskyard."""
 
     http_status, exit_status = 500, 38
-    default_advice = "Report it with the message and what was called. Nothing is lost; run checkStorageRepository."
+    default_advice = (
+        "Report it with the message and what was called. Nothing is lost; run checkStorageRepository."
+    )
 
 
 CODES: dict[str, type[DiskyardError]] = {
     error.__name__: error
     for error in (
-        InvalidParameter, UnknownRepositoryFormat, NotARepository, NotEmpty, RepositoryIdInUse,
-        RepositoryInUse, RepositoryNotConnected, RepositoryUnavailable, ImageNotFound,
-        ImageIdInUse, NotAVirtualDisk, NotASnapshot, ImageBroken, ImageInUse, LeaseHeld,
-        RevisionMismatch, NotSDM, NoSpace, UnsafeImage, PathNotAllowed, CorruptRecord,
-        TaskNotFound, Unsupported, Unauthorized, Forbidden, RequestTooLarge, TooManyRequests,
-        StorageError, InternalError,
+        InvalidParameter,
+        UnknownRepositoryFormat,
+        NotARepository,
+        NotEmpty,
+        RepositoryIdInUse,
+        RepositoryInUse,
+        RepositoryNotConnected,
+        RepositoryUnavailable,
+        ImageNotFound,
+        ImageIdInUse,
+        NotAVirtualDisk,
+        NotASnapshot,
+        ImageBroken,
+        ImageInUse,
+        LeaseHeld,
+        RevisionMismatch,
+        NotSDM,
+        NoSpace,
+        UnsafeImage,
+        PathNotAllowed,
+        CorruptRecord,
+        TaskNotFound,
+        Unsupported,
+        Unauthorized,
+        Forbidden,
+        RequestTooLarge,
+        TooManyRequests,
+        StorageError,
+        InternalError,
     )
-}  # fmt: skip
+}
 
 
 def from_os_error(error: OSError, doing: str) -> DiskyardError:

@@ -116,9 +116,10 @@ class Opened:
         """Make an empty volume: a raw one that reads zeros, or a qcow2 that shows its parent."""
         if volume.format == "raw":
             self.storage.create_volume(
-                volume_name(volume), length_bytes=volume.size_bytes,
+                volume_name(volume),
+                length_bytes=volume.size_bytes,
                 preallocate=volume.preallocated,
-            )  # fmt: skip
+            )
             return
         header = empty_qcow2(volume.size_bytes, backing_name(volume.parent_image_id))
         self.storage.create_volume(volume_name(volume), length_bytes=len(header), initial=header)
@@ -144,9 +145,12 @@ class Opened:
         """A volume as the movers open it."""
         located = self.storage.locate_volume(volume_name(volume))
         return Layer(
-            name=volume.id, format=volume.format, protocol=located.protocol, path=located.path,
+            name=volume.id,
+            format=volume.format,
+            protocol=located.protocol,
+            path=located.path,
             size_bytes=volume.size_bytes,
-        )  # fmt: skip
+        )
 
     def chain(self, state: State, image: Image) -> Chain:
         """An image's volumes, top first."""

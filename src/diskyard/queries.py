@@ -8,8 +8,12 @@ from diskyard import errors
 from diskyard.model.records import Image, TrackHold
 from diskyard.model.requests import ListImages
 from diskyard.model.results import (
-    AttachmentInfo, ImageInfo, ImagePage, ImageStatus, RepositoryInfo,
-)  # fmt: skip
+    AttachmentInfo,
+    ImageInfo,
+    ImagePage,
+    ImageStatus,
+    RepositoryInfo,
+)
 from diskyard.model.space import exclusive_and_shared, usage
 from diskyard.model.state import State
 from diskyard.model.status import image_status
@@ -59,19 +63,28 @@ def _info(
     ]
     exclusive_bytes, shared_bytes = exclusive_and_shared(state, image, allocated)
     return ImageInfo(
-        image_id=image.id, kind=image.kind, size_bytes=image.size_bytes,
-        exclusive_bytes=exclusive_bytes, shared_bytes=shared_bytes, strategy=image.strategy,
+        image_id=image.id,
+        kind=image.kind,
+        size_bytes=image.size_bytes,
+        exclusive_bytes=exclusive_bytes,
+        shared_bytes=shared_bytes,
+        strategy=image.strategy,
         status=image_status(state, image, opened.storage.capabilities, missing),
-        created_at=image.created_at, captured_at=image.captured_at, user_data=image.user_data,
-        revision=image.revision, tracking=tuple(sorted(trackers.get(image.id, ()))),
+        created_at=image.created_at,
+        captured_at=image.captured_at,
+        user_data=image.user_data,
+        revision=image.revision,
+        tracking=tuple(sorted(trackers.get(image.id, ()))),
         attachments=tuple(
             AttachmentInfo(
-                host_id=found.host.host_id, owner=found.owner, mode=found.mode,
+                host_id=found.host.host_id,
+                owner=found.owner,
+                mode=found.mode,
                 attached_at=found.attached_at,
             )
             for found in state.attachments_of(image.id)
         ),
-    )  # fmt: skip
+    )
 
 
 def _allocated(opened: Opened) -> dict[str, int]:
@@ -79,7 +92,7 @@ def _allocated(opened: Opened) -> dict[str, int]:
 
 
 def image_info(opened: Opened, image_id: str) -> ImageInfo:
-    """getImageInfo."""
+    """GetImageInfo."""
     state = opened.state()
     image = strong_image(state, image_id)
     allocated = {}
@@ -130,12 +143,17 @@ def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, objec
     capacity = opened.storage.capacity()
     strong = [image for image in state.images.values() if image.is_strong]
     return RepositoryInfo(
-        repo_id=repo_id, repo_format=opened.format, capacity_bytes=capacity.capacity_bytes,
-        free_bytes=capacity.free_bytes, used_bytes=used.total_bytes,
+        repo_id=repo_id,
+        repo_format=opened.format,
+        capacity_bytes=capacity.capacity_bytes,
+        free_bytes=capacity.free_bytes,
+        used_bytes=used.total_bytes,
         provisioned_bytes=sum(image.size_bytes for image in strong),
-        reclaimable_bytes=used.reclaimable_bytes, mergeable_bytes=used.mergeable_bytes,
-        retained_bytes=used.retained_bytes, strong_bytes=used.strong_bytes,
+        reclaimable_bytes=used.reclaimable_bytes,
+        mergeable_bytes=used.mergeable_bytes,
+        retained_bytes=used.retained_bytes,
+        strong_bytes=used.strong_bytes,
         building_bytes=used.building_bytes,
         health="ok" if opened.log.damage is None else f"read-only: {opened.log.damage}",
         connection_parameters=dict(parameters),
-    )  # fmt: skip
+    )

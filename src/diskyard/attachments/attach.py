@@ -40,12 +40,17 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
             missing = opened.missing_below(opened.state(), request.image_id)
             attachment = opened.commit(
                 lambda draft: planner.attach(
-                    draft, request.image_id, attachment_id=new_uuid(), host=engine.host.identity,
-                    owner=owner, read_only=request.options.read_only,
-                    now=engine.host.clock.now(), missing=missing,
+                    draft,
+                    request.image_id,
+                    attachment_id=new_uuid(),
+                    host=engine.host.identity,
+                    owner=owner,
+                    read_only=request.options.read_only,
+                    now=engine.host.clock.now(),
+                    missing=missing,
                 ),
                 engine.author("prepareImage"),
-            )  # fmt: skip
+            )
             return _answer(opened, attachment)
 
 
@@ -60,11 +65,16 @@ def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
     read_only = attachment.mode == "read_only"
     single = len(chain) == 1 and chain[0].path is not None
     attached = Attached(
-        image_id=attachment.image_id, host_id=attachment.host.host_id, owner=attachment.owner,
-        mode=attachment.mode, blockdev=blockdev_graph(chain, read_only=read_only),
-        path=chain[0].path if single else None, format=chain[0].format if single else None,
-        nbd_uri=None, libvirt_xml=disk_xml(chain, read_only=read_only),
-    )  # fmt: skip
+        image_id=attachment.image_id,
+        host_id=attachment.host.host_id,
+        owner=attachment.owner,
+        mode=attachment.mode,
+        blockdev=blockdev_graph(chain, read_only=read_only),
+        path=chain[0].path if single else None,
+        format=chain[0].format if single else None,
+        nbd_uri=None,
+        libvirt_xml=disk_xml(chain, read_only=read_only),
+    )
     return attached, chain
 
 
@@ -75,9 +85,13 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
     options = request.options
     opened.commit(
         lambda draft: planner.detach(
-            draft, request.image_id, host=engine.host.identity,
-            owner=options.owner or DEFAULT_OWNER, of_host_id=options.host_id, force=options.force,
+            draft,
+            request.image_id,
+            host=engine.host.identity,
+            owner=options.owner or DEFAULT_OWNER,
+            of_host_id=options.host_id,
+            force=options.force,
         ),
         engine.author("teardownImage"),
-    )  # fmt: skip
+    )
     return Outcome(request.image_id, cleaning(opened, before))

@@ -7,9 +7,15 @@ from diskyard.fixes.work import Work
 from diskyard.host import provably_gone_host
 from diskyard.log.twins import rewrite_twin
 from diskyard.model.fix import (
-    CleanAttachment, CleanGarbage, CleanHold, CleanLeftover, CleanProgress, CleanTwin, CleanVolume,
+    CleanAttachment,
+    CleanGarbage,
+    CleanHold,
+    CleanLeftover,
+    CleanProgress,
+    CleanTwin,
+    CleanVolume,
     Merge,
-)  # fmt: skip
+)
 from diskyard.opened import volume_name
 from diskyard.planner.attach import remove_attachment
 from diskyard.planner.switch import release
@@ -86,9 +92,7 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
         return False, []
     if not provably_gone_host(attachment.host, work.engine.host.identity):
         return False, []
-    changed = work.opened.commit(
-        lambda draft: remove_attachment(draft, action.attachment_id), work.author
-    )
+    changed = work.opened.commit(lambda draft: remove_attachment(draft, action.attachment_id), work.author)
     return changed, cleaning(work.opened, before)
 
 
@@ -101,9 +105,7 @@ def clean_hold(work: Work, action: CleanHold) -> tuple[bool, list[FollowUp]]:
     over, _ = hold_is_over(work.engine.connections, work.opened, action.hold)
     if not over:
         return False, []
-    changed = work.opened.commit(
-        lambda draft: release(draft, action.image_id, action.hold), work.author
-    )
+    changed = work.opened.commit(lambda draft: release(draft, action.image_id, action.hold), work.author)
     merge = FollowUp(work.opened, Merge(image_id=action.image_id))
     return changed, [merge, *cleaning(work.opened, before)]
 

@@ -10,7 +10,8 @@ from diskyard.host import Host, Limits
 from diskyard.model.records import FileSource
 from diskyard.mover.copy import copy_view
 from diskyard.mover.interface import Chain
-from diskyard.mover.untrusted import import_layer, inspect_import, private_copy
+from diskyard.mover.transfer import private_copy
+from diskyard.mover.untrusted import import_layer, inspect_import
 
 _UNTRUSTED = Limits(cpu_s=24 * 3600)
 
@@ -26,9 +27,7 @@ def file_waits_for(host: Host, source: FileSource) -> str | None:
     return None if now == source.fingerprint else "the file to import has changed since"
 
 
-def copy_file(
-    work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int
-) -> None:
+def copy_file(work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int) -> None:
     """Copy a file's bytes into a volume, resumably.
 
     Any format but raw is copied privately first: what is checked is then what is read.
@@ -52,9 +51,7 @@ def copy_file(
         )
 
 
-def _copy_privately(
-    work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int
-) -> None:
+def _copy_privately(work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int) -> None:
     path = work.opened.storage.private_path()
     if path is None:
         raise errors.Unsupported(f"{work.opened.storage.place} has no room for a private copy.")
@@ -74,6 +71,12 @@ def _copy_layer(
     work: Work, path: str, source: FileSource, size_bytes: int, target: Chain, start_bytes: int
 ) -> None:
     copy_view(
-        work.engine.host, (import_layer(path, source.format, size_bytes),), target, size_bytes,
-        start_bytes=start_bytes, monitor=work, target_zeroed=True, source_limits=_UNTRUSTED,
-    )  # fmt: skip
+        work.engine.host,
+        (import_layer(path, source.format, size_bytes),),
+        target,
+        size_bytes,
+        start_bytes=start_bytes,
+        monitor=work,
+        target_zeroed=True,
+        source_limits=_UNTRUSTED,
+    )

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 from diskyard import errors
 from diskyard.connections import Connections
-from diskyard.model.records import AnyHold, FileSource, Image, ImageSource, TrackHold
+from diskyard.model.records import AnyHold, FileSource, Image, TrackHold
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.opened import Opened
 
 
-def hold_is_over(
-    connections: Connections, home: Opened, hold: AnyHold
-) -> tuple[bool, str | None]:
+def hold_is_over(connections: Connections, home: Opened, hold: AnyHold) -> tuple[bool, str | None]:
     """Whether what a hold is for is provably over, or why that cannot be known here.
 
     A copy is over when its work lease is free and the target's newest state has no such

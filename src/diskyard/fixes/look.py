@@ -7,8 +7,12 @@ from functools import partial
 
 from diskyard.fixes.importing import file_waits_for
 from diskyard.fixes.judge import (
-    FoundSource, allocated_of, find_source, hold_is_over, waits_for_base,
-)  # fmt: skip
+    FoundSource,
+    allocated_of,
+    find_source,
+    hold_is_over,
+    waits_for_base,
+)
 from diskyard.host import provably_gone_host
 from diskyard.log.log import Author
 from diskyard.log.twins import look_at_twins
@@ -65,9 +69,7 @@ def _missing(opened: Opened, state: State, allocated: Mapping[str, int]) -> froz
     return frozenset(
         volume.id
         for volume in state.volumes.values()
-        if volume.state == "ready"
-        and volume.id not in allocated
-        and opened.stored(volume) is None
+        if volume.state == "ready" and volume.id not in allocated and opened.stored(volume) is None
     )
 
 
@@ -127,9 +129,13 @@ def _twins(opened: Opened, state: State, *, deep: bool) -> Iterator[CleanTwin]:
 
 
 def _sources(
-    engine: Engine, opened: Opened, state: State, missing: frozenset[str],
-    allocated: Mapping[str, int], places: list[Opened] | None,
-) -> dict[str, SourceView]:  # fmt: skip
+    engine: Engine,
+    opened: Opened,
+    state: State,
+    missing: frozenset[str],
+    allocated: Mapping[str, int],
+    places: list[Opened] | None,
+) -> dict[str, SourceView]:
     views = {}
     for image in state.images.values():
         if (image.is_strong and image.pending is not None) or needs_restore(state, image, missing):

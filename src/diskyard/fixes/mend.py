@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from diskyard import errors
 from diskyard.fixes.importing import copy_file
@@ -28,9 +27,7 @@ from diskyard.planner import work as planner
 from diskyard.planner.common import Superseded
 
 
-def mend(
-    work: Work, action: Mend, participating: list[Opened] | None
-) -> tuple[bool, list[FollowUp]]:
+def mend(work: Work, action: Mend, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
     """Complete or restore an image.
 
     :param participating: where a source is looked for; None for all that are connected.
@@ -62,15 +59,14 @@ def mend(
         return False, []
 
 
-def _require_source(
-    work: Work, image: Image, participating: list[Opened] | None
-) -> FoundSource:
+def _require_source(work: Work, image: Image, participating: list[Opened] | None) -> FoundSource:
     found = find_source(work.engine.connections, work.opened, image, participating)
     if isinstance(found, str):
         raise errors.ImageBroken(
-            f"Image {image.id} cannot be mended yet: {found}.", imageId=image.id,
+            f"Image {image.id} cannot be mended yet: {found}.",
+            imageId=image.id,
             advice="Connect a repository that has it, then run the fix again.",
-        )  # fmt: skip
+        )
     return found
 
 
@@ -82,9 +78,10 @@ def _complete(
     waits_for = waits_for_base(opened, state, image)
     if waits_for is not None:
         raise errors.ImageBroken(
-            f"Image {image.id} cannot be mended yet: {waits_for}.", imageId=image.id,
+            f"Image {image.id} cannot be mended yet: {waits_for}.",
+            imageId=image.id,
             advice="Copy the base to this repository, then run the fix again.",
-        )  # fmt: skip
+        )
     source = image.pending.source
     if isinstance(source, FileSource):
         volume, start_bytes = _take_over(work, image, source.fingerprint)
@@ -128,7 +125,7 @@ def _take_over(work: Work, image: Image, fingerprint: str) -> tuple[Volume, int]
             draft, image.id, work_id=work_id, volume_id=volume_id, keep=safe or not exists
         ),
         work.author,
-    )  # fmt: skip
+    )
     start_bytes = 0
     if not exists or volume.id == volume_id:
         opened.make_empty(volume)
@@ -145,8 +142,10 @@ def _resume_at(progress: Progress | None, old: Volume | None, fingerprint: str) 
     if progress is None or old is None or old.building is None:
         return 0
     same = (progress.volume_id, progress.work_id, progress.fingerprint) == (
-        old.id, old.building.work_id, fingerprint,
-    )  # fmt: skip
+        old.id,
+        old.building.work_id,
+        fingerprint,
+    )
     return progress.durable_bytes if same else 0
 
 
@@ -167,9 +166,7 @@ def _allocated(found: FoundSource) -> int:
     return 0 if stored is None else stored.allocated_bytes
 
 
-def _copy(
-    work: Work, found: FoundSource, volume: Volume, size_bytes: int, start_bytes: int
-) -> None:
+def _copy(work: Work, found: FoundSource, volume: Volume, size_bytes: int, start_bytes: int) -> None:
     """Move the bytes: a clone where storage can, else what differs, extent by extent."""
     opened = work.opened
     source = found.opened.chain(found.state, found.image)
@@ -177,9 +174,14 @@ def _copy(
     if _share(work, source, target, size_bytes):
         return
     copy_view(
-        work.engine.host, source, target, size_bytes, start_bytes=start_bytes, monitor=work,
+        work.engine.host,
+        source,
+        target,
+        size_bytes,
+        start_bytes=start_bytes,
+        monitor=work,
         target_zeroed=opened.storage.capabilities.zeroed,
-    )  # fmt: skip
+    )
 
 
 def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:
@@ -243,7 +245,7 @@ def _restore(
             draft, image.id, volume_id=volume_id, work_id=work_id, missing=missing
         ),
         work.author,
-    )  # fmt: skip
+    )
     work.volume_id, work.work_id = volume.id, work_id
     opened.make_empty(volume)
     _copy(work, found, volume, image.size_bytes, 0)
@@ -254,5 +256,5 @@ def _restore(
             draft, image.id, old_volume_id=old_volume_id, volume_id=volume_id, work_id=work_id
         ),
         work.author,
-    )  # fmt: skip
+    )
     return True, [FollowUp(opened, CleanVolume(volume_id=old_volume_id))]

@@ -104,9 +104,7 @@ def _merge_down(work: Work, plan: MergePlan) -> str:
 
 
 def _seal_down(work: Work, image_id: str, plan: MergePlan) -> str:
-    work.opened.commit(
-        lambda draft: planner.seal_merge_down(draft, image_id, plan), work.author
-    )
+    work.opened.commit(lambda draft: planner.seal_merge_down(draft, image_id, plan), work.author)
     return plan.dependent.id
 
 
@@ -115,16 +113,16 @@ def _merge_up(work: Work, state: State, plan: MergePlan) -> str:
     opened = work.opened
     chain = opened.chain_of_volume(state, plan.parent)
     stream_up(
-        work.engine.host, opened.layer(plan.dependent), chain, chain[1:],
-        backing_name(plan.parent.parent_image_id), work,
-    )  # fmt: skip
+        work.engine.host,
+        opened.layer(plan.dependent),
+        chain,
+        chain[1:],
+        backing_name(plan.parent.parent_image_id),
+        work,
+    )
     return _seal_up(work, plan)
 
 
 def _seal_up(work: Work, plan: MergePlan) -> str:
-    work.opened.commit(
-        lambda draft: planner.seal_merge_up(draft, plan.image.id, plan), work.author
-    )
+    work.opened.commit(lambda draft: planner.seal_merge_up(draft, plan.image.id, plan), work.author)
     return plan.parent.id
-
-

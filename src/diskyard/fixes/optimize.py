@@ -56,26 +56,32 @@ def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
         require_room(opened, plan.image.size_bytes, "The optimization")
     volume = opened.commit(
         lambda draft: planner.begin_optimize(
-            draft, plan, volume_id=volume_id, work_id=work_id,
+            draft,
+            plan,
+            volume_id=volume_id,
+            work_id=work_id,
             capabilities=opened.storage.capabilities,
         ),
         work.author,
-    )  # fmt: skip
+    )
     work.volume_id, work.work_id = volume.id, work_id
     opened.make_empty(volume)
     source = opened.chain(state, state.images[plan.image.id])
     target = opened.chain_of_volume(opened.state(), volume)
     copy_view(
-        work.engine.host, source, target, plan.image.size_bytes, start_bytes=0, monitor=work,
+        work.engine.host,
+        source,
+        target,
+        plan.image.size_bytes,
+        start_bytes=0,
+        monitor=work,
         target_zeroed=opened.storage.capabilities.zeroed,
-    )  # fmt: skip
+    )
     try:
         opened.commit(
-            lambda draft: planner.seal_optimize(
-                draft, plan, volume_id=volume_id, work_id=work_id
-            ),
+            lambda draft: planner.seal_optimize(draft, plan, volume_id=volume_id, work_id=work_id),
             work.author,
-        )  # fmt: skip
+        )
     except Superseded:
         return False, [FollowUp(opened, CleanVolume(volume_id=volume_id))]
     return True, [FollowUp(opened, CleanVolume(volume_id=plan.volume.id))]

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from diskyard import errors
 from diskyard.fixes import clean
-from diskyard.fixes.merge import merge, merge_is_free
 from diskyard.fixes.mend import mend
+from diskyard.fixes.merge import merge, merge_is_free
 from diskyard.fixes.optimize import optimize
 from diskyard.fixes.work import NobodyWatches, Watcher, Work
 from diskyard.model.fix import (
-    AnyAction, CleanAttachment, CleanGarbage, CleanHold, CleanLeftover, CleanProgress, CleanTwin,
-    CleanVolume, Mend, Merge, Optimize, fix_type,
-)  # fmt: skip
+    AnyAction,
+    CleanAttachment,
+    CleanGarbage,
+    CleanHold,
+    CleanLeftover,
+    CleanProgress,
+    CleanTwin,
+    CleanVolume,
+    Mend,
+    Merge,
+    Optimize,
+    fix_type,
+)
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp
 
@@ -35,9 +45,13 @@ def run_fix(
     """
     opened.log.require_writable()
     work = Work(
-        engine, opened, engine.author(fix_type(action)), watcher or NobodyWatches(),
-        rate_limit_bytes_per_s, fix=fix_type(action),
-    )  # fmt: skip
+        engine,
+        opened,
+        engine.author(fix_type(action)),
+        watcher or NobodyWatches(),
+        rate_limit_bytes_per_s,
+        fix=fix_type(action),
+    )
     try:
         changed, follow_ups = _run(work, action, participating)
     except OSError as error:
@@ -47,9 +61,7 @@ def run_fix(
     return changed
 
 
-def _run(
-    work: Work, action: AnyAction, participating: list[Opened] | None
-) -> tuple[bool, list[FollowUp]]:
+def _run(work: Work, action: AnyAction, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
     match action:
         case Mend():
             return mend(work, action, participating)
@@ -84,18 +96,17 @@ def _forget_progress(work: Work) -> None:
         work.opened.storage.remove_progress(work.image_id)
 
 
-def run_follow_ups(
-    engine: Engine, follow_ups: list[FollowUp], watcher: Watcher | None = None
-) -> None:
+def run_follow_ups(engine: Engine, follow_ups: list[FollowUp], watcher: Watcher | None = None) -> None:
     """Run what a fix made due, as far as it can be run: all of it stays listed by check.
 
     Only cheap merges follow by themselves: one that moves data is for the caller to start.
     """
     for follow_up in follow_ups[:_FOLLOW_UP_LIMIT]:
-        if isinstance(follow_up.action, Merge) and not merge_is_free(follow_up.opened, follow_up.action.image_id):
+        if isinstance(follow_up.action, Merge) and not merge_is_free(
+            follow_up.opened, follow_up.action.image_id
+        ):
             continue
         try:
             run_fix(engine, follow_up.opened, follow_up.action, watcher=watcher)
         except (errors.LeaseHeld, errors.ImageInUse):
             continue  # somebody else is at it, or will be: check lists it
-

@@ -107,12 +107,18 @@ class Work:
         try:
             self.opened.put_progress(
                 Progress(
-                    image_id=self.image_id, host=self.engine.host.identity, fix=self.fix,
-                    stage=self.stage, percent=self.percent, volume_id=self.volume_id,
-                    work_id=self.work_id, durable_bytes=self.durable_bytes,
-                    fingerprint=self.fingerprint, error=error,
+                    image_id=self.image_id,
+                    host=self.engine.host.identity,
+                    fix=self.fix,
+                    stage=self.stage,
+                    percent=self.percent,
+                    volume_id=self.volume_id,
+                    work_id=self.work_id,
+                    durable_bytes=self.durable_bytes,
+                    fingerprint=self.fingerprint,
+                    error=error,
                 )
-            )  # fmt: skip
+            )
         except OSError:
             return
 

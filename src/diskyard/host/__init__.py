@@ -8,14 +8,27 @@ from diskyard.host.clock import Clock
 from diskyard.host.commands import Child, Commands, Finished, Limits
 from diskyard.host.files import FileEntry, Files
 from diskyard.host.identity import (
-    ProcessIdentity, provably_gone, provably_gone_host, this_host,
-)  # fmt: skip
+    ProcessIdentity,
+    provably_gone,
+    provably_gone_host,
+    this_host,
+)
 from diskyard.model.identity import HostIdentity
 
 __all__ = [
-    "Child", "Clock", "Commands", "FileEntry", "Files", "Finished", "Host", "HostIdentity", "Limits",
-    "ProcessIdentity", "provably_gone", "provably_gone_host",
-]  # fmt: skip
+    "Child",
+    "Clock",
+    "Commands",
+    "FileEntry",
+    "Files",
+    "Finished",
+    "Host",
+    "HostIdentity",
+    "Limits",
+    "ProcessIdentity",
+    "provably_gone",
+    "provably_gone_host",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,9 +265,7 @@ class Files:
             for temporary in temporaries:
                 self.discard(temporary)
 
-    def _publish_written(
-        self, folder: str, temporaries: Sequence[str], paths: Sequence[str]
-    ) -> bool:
+    def _publish_written(self, folder: str, temporaries: Sequence[str], paths: Sequence[str]) -> bool:
         try:
             try:
                 self.link(temporaries[0], paths[0])

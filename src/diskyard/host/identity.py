@@ -65,9 +65,7 @@ def this_process(host: HostIdentity) -> ProcessIdentity:
     start_ticks = _start_ticks(pid)
     if start_ticks is None:
         raise errors.InternalError("/proc does not show this process.")
-    return ProcessIdentity(
-        machine_id=host.machine_id, boot_id=host.boot_id, pid=pid, start_ticks=start_ticks
-    )
+    return ProcessIdentity(machine_id=host.machine_id, boot_id=host.boot_id, pid=pid, start_ticks=start_ticks)
 
 
 def provably_gone(process: ProcessIdentity, host: HostIdentity) -> bool:

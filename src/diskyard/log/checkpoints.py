@@ -48,9 +48,7 @@ class Checkpoints:
                 continue
             self._folded_at = number
             return found
-        raise errors.CorruptRecord(
-            f"No checkpoint of {self._repository.place} can be read: {damage}."
-        )
+        raise errors.CorruptRecord(f"No checkpoint of {self._repository.place} can be read: {damage}.")
 
     def read(self, number: int) -> tuple[Checkpoint, bool]:
         """One checkpoint, from whichever copy holds it.
@@ -106,10 +104,14 @@ class Checkpoints:
     def fold(self, state: State, nonces: Sequence[str]) -> None:
         """Write the checkpoint of ``state``, durably."""
         checkpoint = Checkpoint(
-            marker=state.marker, version=state.version, nonce=state.nonce, nonces=tuple(nonces),
-            images=tuple(state.images.values()), volumes=tuple(state.volumes.values()),
+            marker=state.marker,
+            version=state.version,
+            nonce=state.nonce,
+            nonces=tuple(nonces),
+            images=tuple(state.images.values()),
+            volumes=tuple(state.volumes.values()),
             attachments=tuple(state.attachments.values()),
-        )  # fmt: skip
+        )
         self._repository.put("checkpoint", state.version, encode(checkpoint))
         self._folded_at = state.version
 

@@ -11,12 +11,24 @@ from diskyard.model.transaction import Changes, Entry
 def genesis(marker: str, host: Host) -> tuple[bytes, bytes]:
     """Entry 0 and checkpoint 0 of a new repository."""
     entry = Entry(
-        marker=marker, number=0, nonce=new_nonce(), previous="", time=host.clock.now(),
-        verb="createStorageRepository", host=host.identity, actor="", request_digest=None,
+        marker=marker,
+        number=0,
+        nonce=new_nonce(),
+        previous="",
+        time=host.clock.now(),
+        verb="createStorageRepository",
+        host=host.identity,
+        actor="",
+        request_digest=None,
         changes=Changes(),
-    )  # fmt: skip
+    )
     checkpoint = Checkpoint(
-        marker=marker, version=0, nonce=entry.nonce, nonces=(entry.nonce,),
-        images=(), volumes=(), attachments=(),
-    )  # fmt: skip
+        marker=marker,
+        version=0,
+        nonce=entry.nonce,
+        nonces=(entry.nonce,),
+        images=(),
+        volumes=(),
+        attachments=(),
+    )
     return encode(entry), encode(checkpoint)

@@ -91,9 +91,13 @@ class Log:
         self._synced = False
         self._twin_missing = True  # not known, so looked at before the next entry
         self._state = State.of(
-            checkpoint.marker, checkpoint.version, checkpoint.nonce,
-            checkpoint.images, checkpoint.volumes, checkpoint.attachments,
-        )  # fmt: skip
+            checkpoint.marker,
+            checkpoint.version,
+            checkpoint.nonce,
+            checkpoint.images,
+            checkpoint.volumes,
+            checkpoint.attachments,
+        )
 
     def _read_forward(self) -> bool:
         """Read the entries after the state; False if what was read may be false news.
@@ -180,11 +184,17 @@ class Log:
             self.require_writable()
             self._complete_twin(state)
             entry = Entry(
-                marker=state.marker, number=state.version + 1, nonce=new_nonce(),
-                previous=state.nonce, time=self._host.clock.now(), verb=author.verb,
-                host=self._host.identity, actor=author.actor,
-                request_digest=author.request_digest, changes=changes,
-            )  # fmt: skip
+                marker=state.marker,
+                number=state.version + 1,
+                nonce=new_nonce(),
+                previous=state.nonce,
+                time=self._host.clock.now(),
+                verb=author.verb,
+                host=self._host.identity,
+                actor=author.actor,
+                request_digest=author.request_digest,
+                changes=changes,
+            )
             if not self._put(entry):
                 return Published.LOST
             self._require_stands(entry)
@@ -206,8 +216,7 @@ class Log:
             )
         if self.newer_minor:
             raise errors.Unsupported(
-                f"{self._repository.place} was written by a newer Diskyard and can only be read "
-                "by this one.",
+                f"{self._repository.place} was written by a newer Diskyard and can only be read by this one.",
                 advice="Upgrade Diskyard on this host.",
             )
 
@@ -288,4 +297,3 @@ def _nonce_of(copy: bytes) -> str | None:
         return decode(copy, Entry)[0].nonce
     except (Damaged, NewerMajor):
         return None
-

@@ -11,7 +11,9 @@ from diskyard.model.options import FixType
 from diskyard.model.records import AnyHold
 
 
-class Action(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel", tag_field="do"):
+class Action(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel", tag_field="do"
+):
     """What a fix does, named by what it is done to; everything else is planned anew when it runs."""
 
 
@@ -78,9 +80,17 @@ class Mend(Action, tag="mend", frozen=True):
 
 
 AnyAction = (
-    CleanVolume | CleanGarbage | CleanLeftover | CleanProgress | CleanAttachment | CleanHold
-    | CleanTwin | Merge | Optimize | Mend
-)  # fmt: skip
+    CleanVolume
+    | CleanGarbage
+    | CleanLeftover
+    | CleanProgress
+    | CleanAttachment
+    | CleanHold
+    | CleanTwin
+    | Merge
+    | Optimize
+    | Mend
+)
 
 
 class FixData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

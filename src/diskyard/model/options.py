@@ -10,13 +10,19 @@ import msgspec
 from diskyard.model.records import IMAGE_SIZE_LIMIT_BYTES, SECTOR_BYTES, ImportFormat, Strategy
 
 _UUID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
-RepoId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, description="the caller's name of a repository")]
+RepoId = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=255, description="the caller's name of a repository")
+]
 ImageId = Annotated[str, msgspec.Meta(pattern=_UUID, description="a UUID in lower case")]
 SizeBytes = Annotated[
     int,
-    msgspec.Meta(ge=SECTOR_BYTES, le=IMAGE_SIZE_LIMIT_BYTES, multiple_of=SECTOR_BYTES,
-                 description="bytes, a multiple of 512"),
-]  # fmt: skip
+    msgspec.Meta(
+        ge=SECTOR_BYTES,
+        le=IMAGE_SIZE_LIMIT_BYTES,
+        multiple_of=SECTOR_BYTES,
+        description="bytes, a multiple of 512",
+    ),
+]
 Owner = Annotated[str, msgspec.Meta(min_length=1, max_length=255, description="the caller's name of a guest")]
 RateLimit = Annotated[int, msgspec.Meta(ge=0, le=1 << 62, description="bytes per second, 0 for none")]
 FixType = Literal["clean", "optimize", "merge", "mend"]
@@ -52,8 +58,7 @@ class CreateSnapshotOptions(Options, kw_only=True, frozen=True):
 
 
 class CreateDiskOptions(CreateSnapshotOptions, kw_only=True, frozen=True):
-    """
-    :param optimize_now: go on to optimized instead of stopping at the first usable state.
+    """:param optimize_now: go on to optimized instead of stopping at the first usable state.
     :param rate_limit: bytes per second of the work after the commit, 0 for none.
     """
 
@@ -80,8 +85,7 @@ class RateOptions(Options, kw_only=True, frozen=True):
 
 
 class CheckOptions(Options, kw_only=True, frozen=True):
-    """
-    :param deep: read every volume's own metadata and both copies of the log.
+    """:param deep: read every volume's own metadata and both copies of the log.
     :param types: only fixes of these types.
     :param image_ids: only fixes of these images.
     """
@@ -98,8 +102,7 @@ class SetUserDataOptions(Options, kw_only=True, frozen=True):
 
 
 class PrepareOptions(Options, kw_only=True, frozen=True):
-    """
-    :param read_only: a Snapshot is read-only whatever this says; default true for Snapshots.
+    """:param read_only: a Snapshot is read-only whatever this says; default true for Snapshots.
     :param owner: the caller's name of the guest; the same owner gets the same attachment.
     :param serve: ``nbd``: serve the image on a Unix socket while the caller stays.
     """
@@ -110,8 +113,7 @@ class PrepareOptions(Options, kw_only=True, frozen=True):
 
 
 class TeardownOptions(Options, kw_only=True, frozen=True):
-    """
-    :param owner: whose attachment; the same default as prepareImage's.
+    """:param owner: whose attachment; the same default as prepareImage's.
     :param host_id: the host whose attachment it is; default this one.
     :param force: also if that host may still be using it: the caller answers for that.
     """
@@ -122,8 +124,22 @@ class TeardownOptions(Options, kw_only=True, frozen=True):
 
 
 __all__ = [
-    "CheckOptions", "CopyOptions", "CreateDiskOptions", "CreateSnapshotOptions", "FixType",
-    "ImageId", "ImportFormat", "ImportOptions", "Options", "Owner", "PrepareOptions",
-    "RateLimit", "RateOptions", "RepoId", "SetUserDataOptions", "SizeBytes", "TeardownOptions",
+    "CheckOptions",
+    "CopyOptions",
+    "CreateDiskOptions",
+    "CreateSnapshotOptions",
+    "FixType",
+    "ImageId",
+    "ImportFormat",
+    "ImportOptions",
+    "Options",
+    "Owner",
+    "PrepareOptions",
+    "RateLimit",
+    "RateOptions",
+    "RepoId",
+    "SetUserDataOptions",
+    "SizeBytes",
+    "TeardownOptions",
     "wire_name",
-]  # fmt: skip
+]

@@ -8,10 +8,21 @@ import msgspec
 
 from diskyard.model.fix import Fix
 from diskyard.model.options import (
-    CheckOptions, CopyOptions, CreateDiskOptions, CreateSnapshotOptions, ImageId, ImportOptions,
-    Options, PrepareOptions, RateOptions, RepoId, SetUserDataOptions, SizeBytes, TeardownOptions,
+    CheckOptions,
+    CopyOptions,
+    CreateDiskOptions,
+    CreateSnapshotOptions,
+    ImageId,
+    ImportOptions,
+    Options,
+    PrepareOptions,
+    RateOptions,
+    RepoId,
+    SetUserDataOptions,
+    SizeBytes,
+    TeardownOptions,
     wire_name,
-)  # fmt: skip
+)
 from diskyard.model.records import ImageKind, ImportFormat, Strategy
 from diskyard.model.status import Status
 

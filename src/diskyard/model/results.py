@@ -17,8 +17,7 @@ def _status_name(name: str) -> str:
 
 
 class ImageStatus(msgspec.Struct, frozen=True, kw_only=True, rename=_status_name):
-    """
-    :param host_id: the last host that tried to optimize or mend the image.
+    """:param host_id: the last host that tried to optimize or mend the image.
     :param stage: the last persisted stage of that, as "1/2".
     :param percent_complete: of that stage; -1 if it cannot be told.
     :param last_error: why it ended early, if not by I/O or a crash.
@@ -38,8 +37,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class RepositoryInfo(Result, kw_only=True, frozen=True):
-    """
-    :param capacity_bytes: of the file system or pool, as far as this user may fill it.
+    """:param capacity_bytes: of the file system or pool, as far as this user may fill it.
     :param used_bytes: by this repository's volumes and temporary files.
     :param provisioned_bytes: the sizes of all images.
     :param reclaimable_bytes: what running the clean fixes gives back now.
@@ -74,8 +72,7 @@ class AttachmentInfo(Result, kw_only=True, frozen=True):
 
 
 class ImageInfo(Result, kw_only=True, frozen=True):
-    """
-    :param exclusive_bytes: what removing the image would free, once cleaned.
+    """:param exclusive_bytes: what removing the image would free, once cleaned.
     :param shared_bytes: what it reads besides, and others too.
     :param revision: for setUserData's ifRevision.
     :param tracking: the copies since which the disk's changes are tracked.
@@ -104,8 +101,7 @@ class ImagePage(Result, kw_only=True, frozen=True):
 
 
 class Attached(Result, kw_only=True, frozen=True):
-    """
-    :param blockdev: the explicit graph, as QEMU's blockdev-add takes it.
+    """:param blockdev: the explicit graph, as QEMU's blockdev-add takes it.
     :param path: where one file is enough; ``format`` is its format then.
     :param nbd_uri: where it is served.
     :param libvirt_xml: a <disk> element with its backing chain spelled out.
@@ -123,8 +119,7 @@ class Attached(Result, kw_only=True, frozen=True):
 
 
 class Task(Result, kw_only=True, frozen=True):
-    """
-    :param verb: the verb or the type of fix that runs.
+    """:param verb: the verb or the type of fix that runs.
     :param changed: whether it changed anything; None until it has ended.
     :param rate_bytes_per_s: over the last seconds.
     :param error: as an error of the API, if it failed.
@@ -160,5 +155,3 @@ class HostInfo(Result, kw_only=True, frozen=True):
     host_id: str
     version: str
     formats: tuple[FormatInfo, ...]
-
-

@@ -34,9 +34,13 @@ class Usage:
     def total_bytes(self) -> int:
         """The sum of all."""
         return (
-            self.strong_bytes + self.retained_bytes + self.mergeable_bytes
-            + self.building_bytes + self.doomed_bytes + self.garbage_bytes
-        )  # fmt: skip
+            self.strong_bytes
+            + self.retained_bytes
+            + self.mergeable_bytes
+            + self.building_bytes
+            + self.doomed_bytes
+            + self.garbage_bytes
+        )
 
     @property
     def reclaimable_bytes(self) -> int:
@@ -71,9 +75,7 @@ def _reason(state: State, volume_id: str) -> str:
     return "retained"
 
 
-def exclusive_and_shared(
-    state: State, image: Image, allocated: Mapping[str, int]
-) -> tuple[int, int]:
+def exclusive_and_shared(state: State, image: Image, allocated: Mapping[str, int]) -> tuple[int, int]:
     """Bytes that removing the image would free, and bytes that it reads besides.
 
     Removing frees its own volume if nothing else reads that, and then every weak image's

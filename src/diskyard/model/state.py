@@ -108,9 +108,7 @@ class State:
         return replace(
             self,
             images=self.images.delete(image_id),
-            _images_by_volume=_without(
-                self._images_by_volume, self.images[image_id].volume_id, image_id
-            ),
+            _images_by_volume=_without(self._images_by_volume, self.images[image_id].volume_id, image_id),
             held=_gone(self.held, image_id),
         )
 
@@ -144,9 +142,7 @@ class State:
             state,
             attachments=state.attachments.set(attachment.id, attachment),
             _attachments_by_volume=by_volume,
-            _attachments_by_image=_with(
-                state._attachments_by_image, attachment.image_id, attachment.id
-            ),
+            _attachments_by_image=_with(state._attachments_by_image, attachment.image_id, attachment.id),
         )
 
     def remove_attachment(self, attachment_id: str) -> State:
@@ -159,9 +155,7 @@ class State:
             self,
             attachments=self.attachments.delete(attachment_id),
             _attachments_by_volume=by_volume,
-            _attachments_by_image=_without(
-                self._attachments_by_image, attachment.image_id, attachment_id
-            ),
+            _attachments_by_image=_without(self._attachments_by_image, attachment.image_id, attachment_id),
         )
 
     # -- asking --------------------------------------------------------------------

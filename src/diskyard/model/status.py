@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
+from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
-from diskyard.model.capabilities import Capabilities
 
 Status = Literal["optimized", "degraded", "broken"]
 CHAIN_DEPTH_LIMIT = 32

@@ -22,10 +22,14 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
     def __bool__(self) -> bool:
         return any(
             (
-                self.put_images, self.put_volumes, self.put_attachments,
-                self.remove_images, self.remove_volumes, self.remove_attachments,
+                self.put_images,
+                self.put_volumes,
+                self.put_attachments,
+                self.remove_images,
+                self.remove_volumes,
+                self.remove_attachments,
             )
-        )  # fmt: skip
+        )
 
     @property
     def frees_space(self) -> bool:

@@ -219,8 +219,10 @@ class StorageDaemon:
 
     # -- exports ---------------------------------------------------------------------
 
-    def export_nbd(self, node: str, *, writable: bool, allocation_depth: bool = True) -> str:
-        """Export a node and return its NBD URI; the export's name is the node's.
+    def export_nbd(
+        self, node: str, *, writable: bool, allocation_depth: bool = True, name: str | None = None
+    ) -> str:
+        """Export a node and return its NBD URI; the export's name is the node's if not given.
 
         The socket lies in a folder that only this user can enter, removed at the end.
         """
@@ -233,12 +235,12 @@ class StorageDaemon:
             "type": "nbd",
             "id": f"export-{node}",
             "node-name": node,
-            "name": node,
+            "name": name or node,
             "writable": writable,
             "allocation-depth": allocation_depth,
         }
         self.command("block-export-add", export, doing="exporting a volume")
-        return f"nbd+unix:///{node}?socket={self.socket_path}"
+        return f"nbd+unix:///{name or node}?socket={self.socket_path}"
 
     def unexport(self, node: str) -> None:
         """End an export whose clients have disconnected, so that jobs can use the node."""

@@ -6,8 +6,13 @@ from diskyard.host.identity import new_uuid
 from diskyard.model.fix import AnyAction, CleanHold, CleanVolume, Merge
 from diskyard.model.records import CopyHold, Image, ImageSource
 from diskyard.model.requests import (
-    ExtendVirtualDisk, RemoveImage, RevertVirtualDisk, SetStrategy, SetUserData, UntrackChanges,
-)  # fmt: skip
+    ExtendVirtualDisk,
+    RemoveImage,
+    RevertVirtualDisk,
+    SetStrategy,
+    SetUserData,
+    UntrackChanges,
+)
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.grow import grow
@@ -34,9 +39,7 @@ def cleaning(opened: Opened, before: State) -> list[FollowUp]:
     found: list[AnyAction] = []
     for volume_id, volume in after.volumes.items():
         old = before.volumes.get(volume_id)
-        if volume.state == "doomed" and (old is None or old.state != "doomed"):
-            found.append(CleanVolume(volume_id=volume_id))
-        elif volume.state == "building" and not after.images_on(volume_id) and before.images_on(volume_id):
+        if (volume.state == "doomed" and (old is None or old.state != "doomed")) or (volume.state == "building" and not after.images_on(volume_id) and before.images_on(volume_id)):
             found.append(CleanVolume(volume_id=volume_id))
     return [FollowUp(opened, action) for action in found]
 
@@ -54,8 +57,9 @@ def _holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[
     follow_ups = []
     for hold in holds:
         if isinstance(hold, CopyHold) and (hold.target_marker, hold.copy_id) == (
-            opened.marker, removed.id,
-        ):  # fmt: skip
+            opened.marker,
+            removed.id,
+        ):
             clean = CleanHold(image_id=source.image_id, hold=hold)
             follow_ups += [FollowUp(home, clean), FollowUp(home, Merge(image_id=source.image_id))]
     return follow_ups
@@ -79,9 +83,12 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         if volume.size_bytes < size_bytes or disk.size_bytes < size_bytes:
             fds = [fd for lease in leases for fd in lease.descriptors()]
             grow(
-                engine.host, opened.chain(state, disk), size_bytes, volume.preallocated,
+                engine.host,
+                opened.chain(state, disk),
+                size_bytes,
+                volume.preallocated,
                 inherit_fds=fds,
-            )  # fmt: skip
+            )
         seal(
             opened,
             lambda draft: planner.seal_extend(draft, image_id, size_bytes, volume.id, missing),
@@ -101,11 +108,16 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
         missing = opened.missing_below(opened.state(), request.snapshot_id)
         new = opened.commit(
             lambda draft: planner.begin_revert(
-                draft, disk_id, request.snapshot_id, volume_id=volume_id, work_id=work_id,
-                capabilities=opened.storage.capabilities, missing=missing,
+                draft,
+                disk_id,
+                request.snapshot_id,
+                volume_id=volume_id,
+                work_id=work_id,
+                capabilities=opened.storage.capabilities,
+                missing=missing,
             ),
             author,
-        )  # fmt: skip
+        )
         opened.make(new)
         seal(
             opened,

@@ -13,8 +13,13 @@ from diskyard.model.requests import CopyImage
 from diskyard.model.transaction import Draft
 from diskyard.opened import Opened
 from diskyard.operations.engine import (
-    Engine, FollowUp, Outcome, request_digest, require_user_data, seal,
-)  # fmt: skip
+    Engine,
+    FollowUp,
+    Outcome,
+    request_digest,
+    require_user_data,
+    seal,
+)
 from diskyard.operations.freeze import freeze_disk, hold_snapshot, release_hold, require_hold
 from diskyard.planner import copy as planner
 from diskyard.planner import switch
@@ -91,9 +96,7 @@ def _follow_ups(asked: _Copy) -> list[FollowUp]:
 
 def _is_here(asked: _Copy) -> bool:
     return asked.target.commit(
-        lambda draft: planner.snapshot_is_here(
-            draft, asked.image_id, asked.request.user_data, asked.digest
-        ),
+        lambda draft: planner.snapshot_is_here(draft, asked.image_id, asked.request.user_data, asked.digest),
         asked.author,
     )
 
@@ -156,18 +159,23 @@ def _publish(asked: _Copy, frozen: Image, work_id: str, base: Image | None) -> N
     base_id = request.base_image_id
     switched = base is not None and base.kind == "virtual_disk"
     pending = PendingImage(
-        image_id=asked.image_id, volume_id=new_uuid(), work_id=work_id,
+        image_id=asked.image_id,
+        volume_id=new_uuid(),
+        work_id=work_id,
         kind="snapshot" if request.options.as_ == "snapshot" else source.kind,
         size_bytes=frozen.size_bytes,
         source=ImageSource(marker=asked.home.marker, image_id=frozen.id),
         base_image_id=new_uuid() if switched else base_id,
-        strategy=request.options.strategy or "space", user_data=request.user_data,
-        request_digest=asked.digest, now=now, captured_at=frozen.captured_at,
+        strategy=request.options.strategy or "space",
+        user_data=request.user_data,
+        request_digest=asked.digest,
+        now=now,
+        captured_at=frozen.captured_at,
         origin=planner.origin_of(asked.home.state(), frozen),
         rate_limit_bytes_per_s=request.options.rate_limit,
         track_changes=request.options.track_changes,
         tracked_disk_id=source.id if source.kind == "virtual_disk" else None,
-    )  # fmt: skip
+    )
     if base is not None and switched:
         _publish_on_disk(asked, pending, base)
     else:
@@ -179,12 +187,13 @@ def _publish_on_disk(asked: _Copy, pending: PendingImage, base: Image) -> None:
     assert pending.base_image_id is not None
     target, author = asked.target, asked.author
     switch_request = Switch(
-        disk_id=base.id, image_id=pending.base_image_id, volume_id=new_uuid(),
-        work_id=new_uuid(), now=pending.now,
-        hold=CopyHold(
-            target_marker=target.marker, copy_id=pending.image_id, work_id=pending.work_id
-        ),
-    )  # fmt: skip
+        disk_id=base.id,
+        image_id=pending.base_image_id,
+        volume_id=new_uuid(),
+        work_id=new_uuid(),
+        now=pending.now,
+        hold=CopyHold(target_marker=target.marker, copy_id=pending.image_id, work_id=pending.work_id),
+    )
     missing = target.missing_of(target.state(), base)
 
     def publish(draft: Draft) -> None:

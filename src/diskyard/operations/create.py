@@ -9,8 +9,13 @@ from diskyard.model.records import ImageSource
 from diskyard.model.requests import CreateSnapshot, CreateVirtualDisk
 from diskyard.opened import Opened
 from diskyard.operations.engine import (
-    Engine, FollowUp, Outcome, request_digest, require_user_data, seal,
-)  # fmt: skip
+    Engine,
+    FollowUp,
+    Outcome,
+    request_digest,
+    require_user_data,
+    seal,
+)
 from diskyard.operations.freeze import hold_snapshot, require_hold, switch_disk
 from diskyard.planner import copy as copy_planner
 from diskyard.planner import create_disk
@@ -46,17 +51,21 @@ def _create_here(
     engine: Engine, request: CreateVirtualDisk, target: Opened, home: Opened, image_id: str, digest: str
 ) -> list[FollowUp]:
     asked = CreateDisk(
-        image_id=image_id, volume_id=new_uuid(), work_id=new_uuid(), size_bytes=request.size,
-        base_snapshot_id=request.base_snapshot_id, strategy=request.options.strategy or "space",
-        user_data=request.user_data, request_digest=digest, now=engine.host.clock.now(),
-    )  # fmt: skip
+        image_id=image_id,
+        volume_id=new_uuid(),
+        work_id=new_uuid(),
+        size_bytes=request.size,
+        base_snapshot_id=request.base_snapshot_id,
+        strategy=request.options.strategy or "space",
+        user_data=request.user_data,
+        request_digest=digest,
+        now=engine.host.clock.now(),
+    )
     author = engine.author("createVirtualDisk", digest)
     capabilities = target.storage.capabilities
     with target.work_on([image_id]):
         missing = target.missing_below(target.state(), request.base_snapshot_id)
-        new = target.commit(
-            lambda draft: create_disk.begin(draft, asked, capabilities, missing), author
-        )
+        new = target.commit(lambda draft: create_disk.begin(draft, asked, capabilities, missing), author)
         if new is not None:
             target.make(new)
             seal(target, lambda draft: create_disk.seal(draft, asked), author)
@@ -77,12 +86,20 @@ def _create_from_elsewhere(
         )
     now = engine.host.clock.now()
     asked = PendingImage(
-        image_id=image_id, volume_id=new_uuid(), work_id=new_uuid(), kind="virtual_disk",
-        size_bytes=request.size, source=ImageSource(marker=home.marker, image_id=base.id),
-        base_image_id=None, strategy=request.options.strategy or "space",
-        user_data=request.user_data, request_digest=digest, now=now, captured_at=now,
+        image_id=image_id,
+        volume_id=new_uuid(),
+        work_id=new_uuid(),
+        kind="virtual_disk",
+        size_bytes=request.size,
+        source=ImageSource(marker=home.marker, image_id=base.id),
+        base_image_id=None,
+        strategy=request.options.strategy or "space",
+        user_data=request.user_data,
+        request_digest=digest,
+        now=now,
+        captured_at=now,
         rate_limit_bytes_per_s=request.options.rate_limit,
-    )  # fmt: skip
+    )
     with target.work_on([image_id]):
         hold = hold_snapshot(home, base.id, target, image_id, asked.work_id, author)
         target.commit(lambda draft: copy_planner.begin(draft, asked), author)
@@ -97,12 +114,15 @@ def create_snapshot(engine: Engine, request: CreateSnapshot) -> Outcome:
     image_id = request.options.new_image_id or new_uuid()
     digest = request_digest("createSnapshot", request)
     asked = Switch(
-        disk_id=request.base_virtual_disk_id, image_id=image_id, volume_id=new_uuid(),
-        work_id=new_uuid(), now=engine.host.clock.now(), user_data=request.user_data,
-        request_digest=digest, strategy=request.options.strategy,
-    )  # fmt: skip
+        disk_id=request.base_virtual_disk_id,
+        image_id=image_id,
+        volume_id=new_uuid(),
+        work_id=new_uuid(),
+        now=engine.host.clock.now(),
+        user_data=request.user_data,
+        request_digest=digest,
+        strategy=request.options.strategy,
+    )
     with target.work_on([image_id]):
         switch_disk(target, asked, engine.author("createSnapshot", digest))
     return Outcome(image_id)
-
-

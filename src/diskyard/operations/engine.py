@@ -58,9 +58,16 @@ class Outcome:
 
 
 _NOT_IN_DIGEST = frozenset(
-    ("targetRepoId", "repositoryId", "repoId", "AutoFix", "rateLimit", "participatingRepositories",
-     "imageHints")
-)  # fmt: skip
+    (
+        "targetRepoId",
+        "repositoryId",
+        "repoId",
+        "AutoFix",
+        "rateLimit",
+        "participatingRepositories",
+        "imageHints",
+    )
+)
 
 
 def request_digest(verb: str, request: Any) -> str:

@@ -50,9 +50,13 @@ def freeze_disk(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> 
     if frozen is None:
         frozen_id = new_uuid()
         asked = Switch(
-            disk_id=disk_id, image_id=frozen_id, volume_id=new_uuid(), work_id=new_uuid(),
-            now=opened.host.clock.now(), hold=hold,
-        )  # fmt: skip
+            disk_id=disk_id,
+            image_id=frozen_id,
+            volume_id=new_uuid(),
+            work_id=new_uuid(),
+            now=opened.host.clock.now(),
+            hold=hold,
+        )
         with opened.work_on([frozen_id]):
             if _can_clone(opened, state, disk):
                 _freeze_by_clone(opened, asked, disk.data_generation, author)
@@ -62,17 +66,13 @@ def freeze_disk(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> 
     return frozen
 
 
-def _hold_unwritten(
-    opened: Opened, state: State, disk: Image, hold: AnyHold, author: Author
-) -> Image | None:
+def _hold_unwritten(opened: Opened, state: State, disk: Image, hold: AnyHold, author: Author) -> Image | None:
     found = switch.reusable_freeze_point(state, disk)
     if found is None or not opened.is_unwritten(found[1]):
         return None
     frozen, overlay = found
     held = opened.commit(
-        lambda draft: switch.hold_again(
-            draft, disk.id, frozen.id, overlay.id, disk.data_generation, hold
-        ),
+        lambda draft: switch.hold_again(draft, disk.id, frozen.id, overlay.id, disk.data_generation, hold),
         author,
     )
     return opened.state().images[frozen.id] if held else None

@@ -16,8 +16,12 @@ from diskyard.mover.transfer import export_view
 from diskyard.mover.untrusted import inspect_import
 from diskyard.opened import Opened
 from diskyard.operations.engine import (
-    Engine, FollowUp, Outcome, request_digest, require_user_data,
-)  # fmt: skip
+    Engine,
+    FollowUp,
+    Outcome,
+    request_digest,
+    require_user_data,
+)
 from diskyard.operations.freeze import freeze_disk, hold_snapshot, release_hold
 from diskyard.planner import copy as planner
 from diskyard.planner.common import already_made
@@ -51,21 +55,27 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
         size_bytes = inspect_import(engine.host, path, request.format)
         now = engine.host.clock.now()
         asked = PendingImage(
-            image_id=image_id, volume_id=new_uuid(), work_id=new_uuid(),
+            image_id=image_id,
+            volume_id=new_uuid(),
+            work_id=new_uuid(),
             kind="snapshot" if request.options.as_ == "snapshot" else "virtual_disk",
             size_bytes=size_bytes,
             source=FileSource(
-                machine_id=engine.host.identity.machine_id, path=path, format=request.format,
+                machine_id=engine.host.identity.machine_id,
+                path=path,
+                format=request.format,
                 fingerprint=fingerprint,
             ),
-            base_image_id=None, strategy=request.options.strategy or "space",
-            user_data=request.user_data, request_digest=digest, now=now, captured_at=now,
+            base_image_id=None,
+            strategy=request.options.strategy or "space",
+            user_data=request.user_data,
+            request_digest=digest,
+            now=now,
+            captured_at=now,
             rate_limit_bytes_per_s=request.options.rate_limit,
-        )  # fmt: skip
+        )
         with target.work_on([image_id]):
-            target.commit(
-                lambda draft: planner.begin(draft, asked), engine.author("importImage", digest)
-            )
+            target.commit(lambda draft: planner.begin(draft, asked), engine.author("importImage", digest))
     rate_limit = request.options.rate_limit
     follow_ups = [FollowUp(target, Mend(image_id=image_id), image_id, rate_limit)]
     if request.options.optimize_now:
@@ -93,21 +103,15 @@ def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bo
     return lambda watcher: _export(engine, opened, request, path, watcher)
 
 
-def _export(
-    engine: Engine, opened: Opened, request: ExportImage, path: str, watcher: Watcher
-) -> bool:
+def _export(engine: Engine, opened: Opened, request: ExportImage, path: str, watcher: Watcher) -> bool:
     author = engine.author("exportImage")
     export_id, work_id = new_uuid(), new_uuid()
-    work = Work(
-        engine, opened, author, watcher, request.options.rate_limit, fix="export"
-    )  # fmt: skip
+    work = Work(engine, opened, author, watcher, request.options.rate_limit, fix="export")
     hold = CopyHold(target_marker=opened.marker, copy_id=export_id, work_id=work_id)
     with opened.work_on([export_id]) as leases:
         work.hold(leases)
         state = opened.state()
-        image = planner.copy_source(
-            state, request.image_id, opened.missing_below(state, request.image_id)
-        )
+        image = planner.copy_source(state, request.image_id, opened.missing_below(state, request.image_id))
         if image.kind == "snapshot":
             hold_snapshot(opened, image.id, opened, export_id, work_id, author)
         else:

@@ -45,18 +45,26 @@ def attach(
             raise errors.ImageInUse(
                 f"Image {image_id} is attached for {owner} as {found.mode}.",
                 advice="Tear it down before attaching it in another mode.",
-                imageId=image_id, hostID=found.host.host_id, owner=owner,
-            )  # fmt: skip
+                imageId=image_id,
+                hostID=found.host.host_id,
+                owner=owner,
+            )
         if writes or found.mode == "read_write":
             raise errors.ImageInUse(
                 f"Image {image_id} is attached on host {found.host.host_id} for {found.owner}.",
-                imageId=image_id, hostID=found.host.host_id, owner=found.owner,
-            )  # fmt: skip
+                imageId=image_id,
+                hostID=found.host.host_id,
+                owner=found.owner,
+            )
     attachment = Attachment(
-        id=attachment_id, image_id=image_id, host=host, owner=owner,
+        id=attachment_id,
+        image_id=image_id,
+        host=host,
+        owner=owner,
         mode="read_write" if writes else "read_only",
-        volume_ids=tuple(volume.id for _, volume in draft.state.chain(image)), attached_at=now,
-    )  # fmt: skip
+        volume_ids=tuple(volume.id for _, volume in draft.state.chain(image)),
+        attached_at=now,
+    )
     draft.put_attachment(attachment)
     if writes:
         draft.put_image(replace(image, data_generation=draft.number, origin=None))
@@ -87,8 +95,10 @@ def detach(
             raise errors.ImageInUse(
                 f"The attachment is host {host_id}'s, which may still be using the image.",
                 advice="Call that host, or pass force when you know that its guest has ended.",
-                imageId=image_id, hostID=host_id, owner=owner,
-            )  # fmt: skip
+                imageId=image_id,
+                hostID=host_id,
+                owner=owner,
+            )
         draft.remove_attachment(found.id)
         return True
     return False

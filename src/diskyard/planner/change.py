@@ -12,8 +12,13 @@ from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, Strategy, TrackHold
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import (
-    Superseded, require_unattached, require_usable, snapshot, strong_image, virtual_disk,
-)  # fmt: skip
+    Superseded,
+    require_unattached,
+    require_usable,
+    snapshot,
+    strong_image,
+    virtual_disk,
+)
 from diskyard.planner.create_disk import NewVolume, seal_from_base, volume_from_base
 
 
@@ -40,9 +45,7 @@ def end_trackers(draft: Draft, disk_id: str, copy_id: str | None = None) -> bool
             found
             for found in held.held_for
             if not (
-                isinstance(found, TrackHold)
-                and found.disk_id == disk_id
-                and copy_id in (None, found.copy_id)
+                isinstance(found, TrackHold) and found.disk_id == disk_id and copy_id in (None, found.copy_id)
             )
         )
         if rest != held.held_for:
@@ -51,9 +54,7 @@ def end_trackers(draft: Draft, disk_id: str, copy_id: str | None = None) -> bool
     return ended
 
 
-def set_user_data(
-    draft: Draft, image_id: str, user_data: Any, if_revision: int | None
-) -> None:
+def set_user_data(draft: Draft, image_id: str, user_data: Any, if_revision: int | None) -> None:
     """Replace an image's userData.
 
     :raises diskyard.errors.RevisionMismatch: the image changed since the caller read it.
@@ -75,9 +76,7 @@ def set_strategy(draft: Draft, image_id: str, strategy: Strategy) -> None:
         draft.put_image(replace(image, strategy=strategy, revision=draft.number))
 
 
-def growable_disk(
-    draft: Draft, image_id: str, size_bytes: int, missing: Collection[str]
-) -> Image:
+def growable_disk(draft: Draft, image_id: str, size_bytes: int, missing: Collection[str]) -> Image:
     """The disk to extend, if it may be.
 
     :raises diskyard.errors.InvalidParameter: it would shrink.
@@ -108,10 +107,13 @@ def seal_extend(
     draft.put_volume(replace(volume, size_bytes=max(size_bytes, volume.size_bytes)))
     draft.put_image(
         replace(
-            disk, size_bytes=size_bytes, revision=draft.number, data_generation=draft.number,
+            disk,
+            size_bytes=size_bytes,
+            revision=draft.number,
+            data_generation=draft.number,
             origin=None,
         )
-    )  # fmt: skip
+    )
 
 
 def begin_revert(
@@ -135,9 +137,14 @@ def begin_revert(
     base = snapshot(draft.state, snapshot_id)
     require_usable(draft.state, base, missing)
     return volume_from_base(
-        draft, base, volume_id=volume_id, size_bytes=base.size_bytes, work_id=work_id,
-        image_id=disk_id, capabilities=capabilities,
-    )  # fmt: skip
+        draft,
+        base,
+        volume_id=volume_id,
+        size_bytes=base.size_bytes,
+        work_id=work_id,
+        image_id=disk_id,
+        capabilities=capabilities,
+    )
 
 
 def seal_revert(draft: Draft, disk_id: str, *, volume_id: str, work_id: str) -> None:
@@ -148,7 +155,11 @@ def seal_revert(draft: Draft, disk_id: str, *, volume_id: str, work_id: str) -> 
     draft.put_volume(volume)
     draft.put_image(
         replace(
-            disk, volume_id=volume.id, size_bytes=volume.size_bytes, revision=draft.number,
-            data_generation=draft.number, origin=None,
+            disk,
+            volume_id=volume.id,
+            size_bytes=volume.size_bytes,
+            revision=draft.number,
+            data_generation=draft.number,
+            origin=None,
         )
-    )  # fmt: skip
+    )

@@ -71,10 +71,11 @@ def require_unattached(state: State, image: Image, *, but_readers: bool = False)
         if but_readers and attachment.mode == "read_only":
             continue
         raise errors.ImageInUse(
-            f"Image {image.id} is attached on host {attachment.host.host_id} for "
-            f"{attachment.owner}.",
-            imageId=image.id, hostID=attachment.host.host_id, owner=attachment.owner,
-        )  # fmt: skip
+            f"Image {image.id} is attached on host {attachment.host.host_id} for {attachment.owner}.",
+            imageId=image.id,
+            hostID=attachment.host.host_id,
+            owner=attachment.owner,
+        )
 
 
 def already_made(state: State, image_id: str, request_digest: str) -> bool:
@@ -105,10 +106,15 @@ def building_volume(
 ) -> Volume:
     """Put a new volume that is to be made; the log must say so before it exists."""
     volume = Volume(
-        id=volume_id, format=format, parent_image_id=parent_image_id, size_bytes=size_bytes,
-        named_by=draft.number, preallocated=preallocated, state="building",
+        id=volume_id,
+        format=format,
+        parent_image_id=parent_image_id,
+        size_bytes=size_bytes,
+        named_by=draft.number,
+        preallocated=preallocated,
+        state="building",
         building=Building(work_id=work_id, image_id=image_id),
-    )  # fmt: skip
+    )
     draft.put_volume(volume)
     return volume
 
@@ -142,10 +148,15 @@ def new_image(
     **more: Any,
 ) -> Image:
     """A strong image that this entry makes, unless ``more`` says otherwise; it is not put."""
-    fields = {
-        "visibility": "strong", "captured_at": now, "data_generation": draft.number, **more
-    }  # fmt: skip
+    fields = {"visibility": "strong", "captured_at": now, "data_generation": draft.number, **more}
     return Image(
-        id=image_id, kind=kind, size_bytes=size_bytes, volume_id=volume_id, strategy=strategy,
-        user_data=user_data, created_at=now, revision=draft.number, **fields,
-    )  # fmt: skip
+        id=image_id,
+        kind=kind,
+        size_bytes=size_bytes,
+        volume_id=volume_id,
+        strategy=strategy,
+        user_data=user_data,
+        created_at=now,
+        revision=draft.number,
+        **fields,
+    )

@@ -10,14 +10,25 @@ from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.model.records import (
-    FileSource, Image, ImageKind, ImageSource, Origin, Pending, Strategy,
-)  # fmt: skip
+    FileSource,
+    Image,
+    ImageKind,
+    ImageSource,
+    Origin,
+    Pending,
+    Strategy,
+)
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import (
-    already_made, building_volume, new_image, require_unattached, require_usable, strong_image,
-)  # fmt: skip
+    already_made,
+    building_volume,
+    new_image,
+    require_unattached,
+    require_usable,
+    strong_image,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +70,38 @@ def begin(draft: Draft, request: PendingImage) -> bool:
     volume_id = None
     if request.base_image_id is None or base is not None:
         volume_id = building_volume(
-            draft, request.volume_id, format="raw" if request.base_image_id is None else "qcow2",
-            parent_image_id=request.base_image_id, size_bytes=request.size_bytes,
-            work_id=request.work_id, image_id=request.image_id,
-        ).id  # fmt: skip
+            draft,
+            request.volume_id,
+            format="raw" if request.base_image_id is None else "qcow2",
+            parent_image_id=request.base_image_id,
+            size_bytes=request.size_bytes,
+            work_id=request.work_id,
+            image_id=request.image_id,
+        ).id
     pending = Pending(
-        work_id=request.work_id, source=request.source, base_image_id=request.base_image_id,
+        work_id=request.work_id,
+        source=request.source,
+        base_image_id=request.base_image_id,
         rate_limit_bytes_per_s=request.rate_limit_bytes_per_s,
-        track_changes=request.track_changes, tracked_disk_id=request.tracked_disk_id,
-    )  # fmt: skip
+        track_changes=request.track_changes,
+        tracked_disk_id=request.tracked_disk_id,
+    )
     draft.put_image(
         new_image(
-            draft, request.image_id, kind=request.kind, size_bytes=request.size_bytes,
-            volume_id=volume_id, strategy=request.strategy, user_data=request.user_data,
-            now=request.now, captured_at=request.captured_at, pending=pending,
-            origin=request.origin, request_digest=request.request_digest,
+            draft,
+            request.image_id,
+            kind=request.kind,
+            size_bytes=request.size_bytes,
+            volume_id=volume_id,
+            strategy=request.strategy,
+            user_data=request.user_data,
+            now=request.now,
+            captured_at=request.captured_at,
+            pending=pending,
+            origin=request.origin,
+            request_digest=request.request_digest,
         )
-    )  # fmt: skip
+    )
     return True
 
 
@@ -114,16 +140,17 @@ def snapshot_is_here(draft: Draft, image_id: str, user_data: Any, request_digest
     if not image.is_strong:
         draft.put_image(
             replace(
-                image, visibility="strong", user_data=user_data, request_digest=request_digest,
+                image,
+                visibility="strong",
+                user_data=user_data,
+                request_digest=request_digest,
                 revision=draft.number,
             )
-        )  # fmt: skip
+        )
     return True
 
 
-def copy_source(
-    state: State, image_id: str, missing: Collection[str], *, will_read: bool = True
-) -> Image:
+def copy_source(state: State, image_id: str, missing: Collection[str], *, will_read: bool = True) -> Image:
     """The image to copy: only a usable one is a source, and no guest may be writing to it.
 
     :raises diskyard.errors.ImageBroken: it cannot be read.

@@ -14,8 +14,14 @@ from diskyard.model.records import Image, Strategy, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import (
-    already_made, building_volume, new_image, ready, require_building, require_usable, snapshot,
-)  # fmt: skip
+    already_made,
+    building_volume,
+    new_image,
+    ready,
+    require_building,
+    require_usable,
+    snapshot,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +67,16 @@ def volume_from_base(
     """
     assert base.volume_id is not None
     base_volume = draft.state.volumes[base.volume_id]
-    clone = (
-        capabilities.reflink
-        and base_volume.format == "raw"
-        and base_volume.parent_image_id is None
-    )
+    clone = capabilities.reflink and base_volume.format == "raw" and base_volume.parent_image_id is None
     volume = building_volume(
-        draft, volume_id, format="raw" if clone else "qcow2", parent_image_id=base.id,
-        size_bytes=size_bytes, work_id=work_id, image_id=image_id,
-    )  # fmt: skip
+        draft,
+        volume_id,
+        format="raw" if clone else "qcow2",
+        parent_image_id=base.id,
+        size_bytes=size_bytes,
+        work_id=work_id,
+        image_id=image_id,
+    )
     return NewVolume(volume, base_volume if clone else None)
 
 
@@ -90,11 +97,15 @@ def begin(
         return None
     if request.base_snapshot_id is None:
         volume = building_volume(
-            draft, request.volume_id, format="raw" if capabilities.zeroed else "qcow2",
-            parent_image_id=None, size_bytes=request.size_bytes, work_id=request.work_id,
+            draft,
+            request.volume_id,
+            format="raw" if capabilities.zeroed else "qcow2",
+            parent_image_id=None,
+            size_bytes=request.size_bytes,
+            work_id=request.work_id,
             image_id=request.image_id,
             preallocated=request.strategy == "performance" and capabilities.preallocation,
-        )  # fmt: skip
+        )
         return NewVolume(volume, None)
     base = snapshot(draft.state, request.base_snapshot_id)
     require_usable(draft.state, base, missing)
@@ -104,9 +115,14 @@ def begin(
             imageId=base.id,
         )
     return volume_from_base(
-        draft, base, volume_id=request.volume_id, size_bytes=request.size_bytes,
-        work_id=request.work_id, image_id=request.image_id, capabilities=capabilities,
-    )  # fmt: skip
+        draft,
+        base,
+        volume_id=request.volume_id,
+        size_bytes=request.size_bytes,
+        work_id=request.work_id,
+        image_id=request.image_id,
+        capabilities=capabilities,
+    )
 
 
 def seal(draft: Draft, request: CreateDisk) -> None:
@@ -114,8 +130,14 @@ def seal(draft: Draft, request: CreateDisk) -> None:
     draft.put_volume(seal_from_base(draft.state, request.volume_id, request.work_id))
     draft.put_image(
         new_image(
-            draft, request.image_id, kind="virtual_disk", size_bytes=request.size_bytes,
-            volume_id=request.volume_id, strategy=request.strategy, user_data=request.user_data,
-            now=request.now, request_digest=request.request_digest,
+            draft,
+            request.image_id,
+            kind="virtual_disk",
+            size_bytes=request.size_bytes,
+            volume_id=request.volume_id,
+            strategy=request.strategy,
+            user_data=request.user_data,
+            now=request.now,
+            request_digest=request.request_digest,
         )
-    )  # fmt: skip
+    )

@@ -7,16 +7,34 @@ from dataclasses import dataclass, field
 
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.fix import (
-    AnyAction, CleanAttachment, CleanGarbage, CleanHold, CleanLeftover, CleanProgress, CleanTwin,
-    CleanVolume, Fix, FixData, Mend, Merge, Optimize, fix_id, fix_type,
-)  # fmt: skip
+    AnyAction,
+    CleanAttachment,
+    CleanGarbage,
+    CleanHold,
+    CleanLeftover,
+    CleanProgress,
+    CleanTwin,
+    CleanVolume,
+    Fix,
+    FixData,
+    Mend,
+    Merge,
+    Optimize,
+    fix_id,
+    fix_type,
+)
 from diskyard.model.records import AnyHold, Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
 from diskyard.planner.work import (
-    merge_in_the_way, merge_lease_images, needs_restore, optimize_waits_for, plan_merge,
-    plan_optimize, wanted,
-)  # fmt: skip
+    merge_in_the_way,
+    merge_lease_images,
+    needs_restore,
+    optimize_waits_for,
+    plan_merge,
+    plan_optimize,
+    wanted,
+)
 
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
 
@@ -88,12 +106,19 @@ def find_fixes(look: Look) -> list[Fix]:
         data = FixData(look.state.marker, found.action)
         fixes.append(
             Fix(
-                fix_id=fix_id(data), type=fix_type(found.action), description=found.description,
-                image_id=found.image_id, runnable=not (found.waits_for or found.held_by),
-                waits_for=found.waits_for, held_by=found.held_by, frees_bytes=found.frees_bytes,
-                moves_bytes=found.moves_bytes, needs_bytes=found.needs_bytes, data=data,
+                fix_id=fix_id(data),
+                type=fix_type(found.action),
+                description=found.description,
+                image_id=found.image_id,
+                runnable=not (found.waits_for or found.held_by),
+                waits_for=found.waits_for,
+                held_by=found.held_by,
+                frees_bytes=found.frees_bytes,
+                moves_bytes=found.moves_bytes,
+                needs_bytes=found.needs_bytes,
+                data=data,
             )
-        )  # fmt: skip
+        )
     return sorted(fixes, key=lambda fix: (_TYPE_ORDER[fix.type], fix.fix_id))
 
 
@@ -120,19 +145,30 @@ def _of_image(look: Look, image: Image) -> Iterator[_Found]:
     if image.is_strong and image.pending is not None:
         source = look.sources.get(image.id, SourceView("its source is not known", None))
         yield _Found(
-            Mend(image_id=image.id), f"complete image {image.id}", visible, source.waits_for,
-            _holder(look, [image.id]), 0, source.moves_bytes, source.moves_bytes,
-        )  # fmt: skip
+            Mend(image_id=image.id),
+            f"complete image {image.id}",
+            visible,
+            source.waits_for,
+            _holder(look, [image.id]),
+            0,
+            source.moves_bytes,
+            source.moves_bytes,
+        )
     elif needs_restore(look.state, image, look.missing):
         source = look.sources.get(image.id, SourceView("no repository has it whole", None))
         yield _Found(
-            Mend(image_id=image.id), f"restore Snapshot {image.id} from another repository",
-            visible, source.waits_for, _holder(look, [image.id]), 0, source.moves_bytes,
+            Mend(image_id=image.id),
+            f"restore Snapshot {image.id} from another repository",
+            visible,
+            source.waits_for,
+            _holder(look, [image.id]),
+            0,
             source.moves_bytes,
-        )  # fmt: skip
+            source.moves_bytes,
+        )
     if not image.is_strong and merge_dependent(look.state, image) is not None:
         yield from _merge(look, image)
-    elif image.is_strong and image.strategy == "performance" or _is_deep(look, image):
+    elif (image.is_strong and image.strategy == "performance") or _is_deep(look, image):
         yield from _optimize(look, image)
 
 
@@ -145,20 +181,21 @@ def _merge(look: Look, image: Image) -> Iterator[_Found]:
     plan = plan_merge(look.state, image.id, look.allocated)
     if plan is None:
         return
-    shown = sorted(
-        key for key in look.state.images_on(plan.dependent.id) if look.state.images[key].is_strong
-    )
+    shown = sorted(key for key in look.state.images_on(plan.dependent.id) if look.state.images[key].is_strong)
     waits_for = merge_in_the_way(look.state, plan)
     for volume in (plan.parent, plan.dependent):
         if volume.id in look.missing or volume.damage is not None:
             waits_for = f"volume {volume.id} cannot be read"
     yield _Found(
-        Merge(image_id=image.id), f"merge a removed image {plan.direction} into what it is read with",
-        shown[0] if shown else None, waits_for,
+        Merge(image_id=image.id),
+        f"merge a removed image {plan.direction} into what it is read with",
+        shown[0] if shown else None,
+        waits_for,
         _holder(look, merge_lease_images(look.state, plan)),
         min(look.allocated.get(plan.parent.id, 0), look.allocated.get(plan.dependent.id, 0)),
-        plan.moves_bytes, plan.moves_bytes,
-    )  # fmt: skip
+        plan.moves_bytes,
+        plan.moves_bytes,
+    )
 
 
 def _optimize(look: Look, image: Image) -> Iterator[_Found]:
@@ -167,31 +204,39 @@ def _optimize(look: Look, image: Image) -> Iterator[_Found]:
         return
     moves_bytes = sum(look.allocated.get(v.id, 0) for _, v in look.state.chain(image))
     words = {
-        "reserve": "reserve the blocks of", "flatten": "give its own raw volume to",
+        "reserve": "reserve the blocks of",
+        "flatten": "give its own raw volume to",
         "shorten": "shorten the chain of",
-    }  # fmt: skip
+    }
     yield _Found(
-        Optimize(image_id=image.id), f"{words[plan.kind]} image {image.id}", image.id,
-        optimize_waits_for(look.state, plan), _holder(look, [image.id]), 0,
+        Optimize(image_id=image.id),
+        f"{words[plan.kind]} image {image.id}",
+        image.id,
+        optimize_waits_for(look.state, plan),
+        _holder(look, [image.id]),
+        0,
         0 if plan.kind == "reserve" else moves_bytes,
         moves_bytes if plan.kind == "shorten" else image.size_bytes,
-    )  # fmt: skip
+    )
 
 
 def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
     frees_bytes = look.allocated.get(volume.id, 0)
     if volume.state == "doomed":
         yield _Found(
-            CleanVolume(volume_id=volume.id), "delete data that nothing needs",
-            held_by=_holder(look, [volume.id]), frees_bytes=frees_bytes,
-        )  # fmt: skip
+            CleanVolume(volume_id=volume.id),
+            "delete data that nothing needs",
+            held_by=_holder(look, [volume.id]),
+            frees_bytes=frees_bytes,
+        )
     elif volume.building is not None and not wanted(look.state, volume):
         if volume.building.image_id in look.locked:
             return  # its work goes on: that is not something to fix
         yield _Found(
-            CleanVolume(volume_id=volume.id), "delete data whose making was abandoned",
+            CleanVolume(volume_id=volume.id),
+            "delete data whose making was abandoned",
             frees_bytes=frees_bytes,
-        )  # fmt: skip
+        )
 
 
 def _garbage(look: Look) -> Iterator[_Found]:
@@ -206,14 +251,17 @@ def _garbage(look: Look) -> Iterator[_Found]:
                 f"{look.state.version}: it is older than its volumes"
             )
         yield _Found(
-            CleanGarbage(name=name), f"delete volume {name}, which nothing names",
-            waits_for=waits_for, frees_bytes=size_bytes,
-        )  # fmt: skip
+            CleanGarbage(name=name),
+            f"delete volume {name}, which nothing names",
+            waits_for=waits_for,
+            frees_bytes=size_bytes,
+        )
     for name, size_bytes in look.leftovers.items():
         yield _Found(
-            CleanLeftover(name=name), "delete a temporary file of a process that has ended",
+            CleanLeftover(name=name),
+            "delete a temporary file of a process that has ended",
             frees_bytes=size_bytes,
-        )  # fmt: skip
+        )
 
 
 def _bookkeeping(look: Look) -> Iterator[_Found]:
@@ -228,16 +276,16 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
             CleanAttachment(attachment_id=key),
             f"remove the attachment of {attachment.owner}, whose host has restarted since",
             attachment.image_id,
-        )  # fmt: skip
-    for image_id, hold in look.holds_over:
-        yield _Found(
-            CleanHold(image_id=image_id, hold=hold), "release data kept for a copy that is over"
         )
+    for image_id, hold in look.holds_over:
+        yield _Found(CleanHold(image_id=image_id, hold=hold), "release data kept for a copy that is over")
     for image_id, hold, why in look.holds_unknown:
         yield _Found(
-            CleanHold(image_id=image_id, hold=hold), "release data kept for a copy",
-            waits_for=why, frees_bytes=None,
-        )  # fmt: skip
+            CleanHold(image_id=image_id, hold=hold),
+            "release data kept for a copy",
+            waits_for=why,
+            frees_bytes=None,
+        )
     for twin in look.twins:
         yield _Found(twin, f"write the missing or damaged copy of {twin.kind} {twin.number} again")
 

@@ -34,9 +34,7 @@ def normalise(draft: Draft) -> None:
             if volume is not None and _nothing_points_at(draft.state, volume):
                 if volume.parent_image_id is not None:
                     images.append(volume.parent_image_id)
-                draft.put_volume(
-                    replace(volume, state="doomed", parent_image_id=None, building=None)
-                )
+                draft.put_volume(replace(volume, state="doomed", parent_image_id=None, building=None))
 
 
 def _nothing_needs(state: State, image: Image) -> bool:
@@ -49,9 +47,7 @@ def _nothing_needs(state: State, image: Image) -> bool:
 def _nothing_points_at(state: State, volume: Volume) -> bool:
     """Whether a volume becomes doomed. One that is building belongs to its work."""
     return (
-        volume.state == "ready"
-        and not state.images_on(volume.id)
-        and not state.attachments_naming(volume.id)
+        volume.state == "ready" and not state.images_on(volume.id) and not state.attachments_naming(volume.id)
     )
 
 

@@ -17,9 +17,16 @@ from diskyard.model.records import AnyHold, Image, Strategy, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import (
-    Superseded, already_made, building_volume, new_image, ready, require_building, require_unattached,
-    require_usable, virtual_disk,
-)  # fmt: skip
+    Superseded,
+    already_made,
+    building_volume,
+    new_image,
+    ready,
+    require_building,
+    require_unattached,
+    require_usable,
+    virtual_disk,
+)
 
 
 class SwitchAgain(Exception):
@@ -50,25 +57,37 @@ def begin(draft: Draft, request: Switch, missing: Collection[str]) -> Volume | N
     """Put the weak frozen image and the overlay as building; None if it was done already."""
     _discard_abandoned(draft, request)
     state = draft.state
-    if request.request_digest is not None and already_made(
-        state, request.image_id, request.request_digest
-    ):
+    if request.request_digest is not None and already_made(state, request.image_id, request.request_digest):
         return None
     disk = virtual_disk(state, request.disk_id)
     require_usable(state, disk, missing)
     require_unattached(state, disk)
     frozen = new_image(
-        draft, request.image_id, kind="snapshot", visibility="weak", size_bytes=disk.size_bytes,
-        volume_id=disk.volume_id, strategy=request.strategy or disk.strategy, user_data=request.user_data,
-        now=request.now, data_generation=disk.data_generation, captured_of=disk.id,
-        origin=disk.origin, held_for=() if request.hold is None else (request.hold,),
+        draft,
+        request.image_id,
+        kind="snapshot",
+        visibility="weak",
+        size_bytes=disk.size_bytes,
+        volume_id=disk.volume_id,
+        strategy=request.strategy or disk.strategy,
+        user_data=request.user_data,
+        now=request.now,
+        data_generation=disk.data_generation,
+        captured_of=disk.id,
+        origin=disk.origin,
+        held_for=() if request.hold is None else (request.hold,),
         request_digest=request.request_digest,
-    )  # fmt: skip
+    )
     draft.put_image(frozen)
     return building_volume(
-        draft, request.volume_id, format="qcow2", parent_image_id=frozen.id,
-        size_bytes=disk.size_bytes, work_id=request.work_id, image_id=frozen.id,
-    )  # fmt: skip
+        draft,
+        request.volume_id,
+        format="qcow2",
+        parent_image_id=frozen.id,
+        size_bytes=disk.size_bytes,
+        work_id=request.work_id,
+        image_id=frozen.id,
+    )
 
 
 def _discard_abandoned(draft: Draft, request: Switch) -> None:
@@ -106,17 +125,19 @@ def seal(draft: Draft, request: Switch, missing: Collection[str]) -> None:
     draft.put_volume(ready(overlay))
     draft.put_image(
         replace(
-            frozen, volume_id=disk.volume_id, data_generation=disk.data_generation,
-            origin=disk.origin, captured_at=request.now, size_bytes=disk.size_bytes,
+            frozen,
+            volume_id=disk.volume_id,
+            data_generation=disk.data_generation,
+            origin=disk.origin,
+            captured_at=request.now,
+            size_bytes=disk.size_bytes,
             visibility="strong" if request.hold is None else "weak",
         )
-    )  # fmt: skip
+    )
     draft.put_image(replace(disk, volume_id=overlay.id))
 
 
-def begin_clone(
-    draft: Draft, request: Switch, missing: Collection[str]
-) -> tuple[Volume, Volume]:
+def begin_clone(draft: Draft, request: Switch, missing: Collection[str]) -> tuple[Volume, Volume]:
     """Put a volume for a frozen image that shares the disk's bytes, and the disk's own."""
     disk = virtual_disk(draft.state, request.disk_id)
     require_usable(draft.state, disk, missing)
@@ -124,9 +145,14 @@ def begin_clone(
     assert disk.volume_id is not None
     source = draft.state.volumes[disk.volume_id]
     clone = building_volume(
-        draft, request.volume_id, format="raw", parent_image_id=None,
-        size_bytes=source.size_bytes, work_id=request.work_id, image_id=request.image_id,
-    )  # fmt: skip
+        draft,
+        request.volume_id,
+        format="raw",
+        parent_image_id=None,
+        size_bytes=source.size_bytes,
+        work_id=request.work_id,
+        image_id=request.image_id,
+    )
     return clone, source
 
 
@@ -146,12 +172,21 @@ def seal_clone(
     draft.put_volume(ready(clone))
     draft.put_image(
         new_image(
-            draft, request.image_id, kind="snapshot", visibility="weak",
-            size_bytes=disk.size_bytes, volume_id=clone.id, strategy=disk.strategy, user_data=None,
-            now=request.now, data_generation=disk.data_generation, captured_of=disk.id,
-            origin=disk.origin, held_for=() if request.hold is None else (request.hold,),
+            draft,
+            request.image_id,
+            kind="snapshot",
+            visibility="weak",
+            size_bytes=disk.size_bytes,
+            volume_id=clone.id,
+            strategy=disk.strategy,
+            user_data=None,
+            now=request.now,
+            data_generation=disk.data_generation,
+            captured_of=disk.id,
+            origin=disk.origin,
+            held_for=() if request.hold is None else (request.hold,),
         )
-    )  # fmt: skip
+    )
 
 
 def reusable_freeze_point(state: State, disk: Image) -> tuple[Image, Volume] | None:

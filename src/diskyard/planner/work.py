@@ -12,11 +12,13 @@ from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import CopyHold, Image, TrackHold, Volume
 from diskyard.model.state import State
 from diskyard.model.status import (
-    CHAIN_DEPTH_LIMIT, better_representation, merge_dependent, why_broken,
-)  # fmt: skip
+    CHAIN_DEPTH_LIMIT,
+    better_representation,
+    merge_dependent,
+    why_broken,
+)
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import Superseded, building_volume, ready, require_building
-
 
 # -- merge ---------------------------------------------------------------------------
 
@@ -55,9 +57,7 @@ def plan_merge(state: State, image_id: str, allocated: Mapping[str, int]) -> Mer
         down = False
     if image.consumed_by is not None:
         down = True
-    return MergePlan(
-        image, parent, dependent, "down" if down else "up", down_bytes if down else up_bytes
-    )
+    return MergePlan(image, parent, dependent, "down" if down else "up", down_bytes if down else up_bytes)
 
 
 def merge_in_the_way(state: State, plan: MergePlan) -> str | None:
@@ -82,9 +82,7 @@ def consume(draft: Draft, plan: MergePlan, fresh_id: str) -> str:
     if plan.image.consumed_by is not None:
         return plan.image.id
     draft.put_image(
-        replace(
-            plan.image, id=fresh_id, consumed_by=plan.dependent.id, origin=None, captured_of=None
-        )
+        replace(plan.image, id=fresh_id, consumed_by=plan.dependent.id, origin=None, captured_of=None)
     )
     draft.put_volume(replace(plan.dependent, parent_image_id=fresh_id))
     draft.remove_image(plan.image.id)
@@ -175,10 +173,15 @@ def begin_optimize(
     """Put the better volume as building."""
     flatten = plan.kind == "flatten"
     return building_volume(
-        draft, volume_id, format="raw" if flatten and capabilities.zeroed else "qcow2",
-        parent_image_id=plan.parent_image_id, size_bytes=plan.image.size_bytes, work_id=work_id,
-        image_id=plan.image.id, preallocated=flatten and capabilities.preallocation,
-    )  # fmt: skip
+        draft,
+        volume_id,
+        format="raw" if flatten and capabilities.zeroed else "qcow2",
+        parent_image_id=plan.parent_image_id,
+        size_bytes=plan.image.size_bytes,
+        work_id=work_id,
+        image_id=plan.image.id,
+        preallocated=flatten and capabilities.preallocation,
+    )
 
 
 def seal_optimize(draft: Draft, plan: OptimizePlan, *, volume_id: str, work_id: str) -> None:
@@ -199,8 +202,10 @@ def _require_unchanged(state: State, plan: OptimizePlan) -> Image:
     if image is None or not image.is_strong:
         raise Superseded(f"image {plan.image.id} was removed")
     if (image.volume_id, image.size_bytes, image.data_generation) != (
-        plan.volume.id, plan.image.size_bytes, plan.image.data_generation,
-    ):  # fmt: skip
+        plan.volume.id,
+        plan.image.size_bytes,
+        plan.image.data_generation,
+    ):
         raise Superseded(f"image {plan.image.id} changed meanwhile")
     if state.writer_of(image.id) is not None:
         raise Superseded(f"image {plan.image.id} was attached meanwhile")
@@ -228,14 +233,20 @@ def take_over(
         draft.put_volume(volume)
     else:
         volume = building_volume(
-            draft, volume_id, format="raw" if base_id is None else "qcow2",
-            parent_image_id=base_id, size_bytes=image.size_bytes, work_id=work_id,
+            draft,
+            volume_id,
+            format="raw" if base_id is None else "qcow2",
+            parent_image_id=base_id,
+            size_bytes=image.size_bytes,
+            work_id=work_id,
             image_id=image_id,
-        )  # fmt: skip
+        )
     image = replace(
-        image, volume_id=volume.id, last_error=None,
+        image,
+        volume_id=volume.id,
+        last_error=None,
         pending=replace(image.pending, work_id=work_id),
-    )  # fmt: skip
+    )
     draft.put_image(image)
     return image, volume
 
@@ -272,10 +283,14 @@ def begin_restore(
     if parent is None or parent.consumed_by or why_broken(draft.state, parent, missing):
         parent_id = None
     volume = building_volume(
-        draft, volume_id, format="raw" if parent_id is None else "qcow2",
-        parent_image_id=parent_id, size_bytes=image.size_bytes, work_id=work_id,
+        draft,
+        volume_id,
+        format="raw" if parent_id is None else "qcow2",
+        parent_image_id=parent_id,
+        size_bytes=image.size_bytes,
+        work_id=work_id,
         image_id=image_id,
-    )  # fmt: skip
+    )
     return image, volume
 
 
@@ -287,9 +302,7 @@ def needs_restore(state: State, image: Image, missing: Collection[str]) -> bool:
     return image.consumed_by is None and (volume.id in missing or volume.damage is not None)
 
 
-def seal_restore(
-    draft: Draft, image_id: str, *, old_volume_id: str, volume_id: str, work_id: str
-) -> None:
+def seal_restore(draft: Draft, image_id: str, *, old_volume_id: str, volume_id: str, work_id: str) -> None:
     """The Snapshot, and all that read it, read the fresh volume."""
     image = draft.state.images.get(image_id)
     if image is None or image.volume_id != old_volume_id:
@@ -317,9 +330,7 @@ def keep_tracker(draft: Draft, frozen_id: str, hold: CopyHold, disk_id: str) -> 
     frozen = draft.state.images.get(frozen_id)
     if frozen is None or hold not in frozen.held_for or disk_id not in draft.state.images:
         return
-    tracker = TrackHold(
-        target_marker=hold.target_marker, disk_id=disk_id, copy_id=hold.copy_id
-    )
+    tracker = TrackHold(target_marker=hold.target_marker, disk_id=disk_id, copy_id=hold.copy_id)
     for held_id in list(draft.state.held):
         held = draft.state.images[held_id]
         rest = tuple(

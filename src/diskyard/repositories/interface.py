@@ -36,9 +36,7 @@ from diskyard.model.capabilities import Capabilities
 LogKind = Literal["entry", "checkpoint"]
 Copies = tuple[bytes | None, bytes | None]
 
-_NAME = re.compile(
-    r"([0-9a-f]{16})-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(raw|qcow2)"
-)
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(raw|qcow2)")
 
 
 @dataclass(frozen=True, slots=True, order=True)

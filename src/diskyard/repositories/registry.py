@@ -35,15 +35,20 @@ FORMATS: dict[str, Format] = {
         Format(
             name=localfs.FORMAT,
             parameters={"path": "absolute path of a folder on a local file system"},
-            create=localfs.create, connect=localfs.connect, remove=localfs.remove,
+            create=localfs.create,
+            connect=localfs.connect,
+            remove=localfs.remove,
         ),
         Format(
             name=memory.FORMAT,
             parameters={"name": "name of the repository, which ends with this process"},
-            create=memory.create, connect=memory.connect, remove=memory.remove, remembered=False,
+            create=memory.create,
+            connect=memory.connect,
+            remove=memory.remove,
+            remembered=False,
         ),
     )
-}  # fmt: skip
+}
 
 
 def find_format(name: str) -> Format:

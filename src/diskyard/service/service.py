@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from diskyard.attachments.serve import Servers
 from diskyard.connections import Connections
 from diskyard.fixes.runner import run_fix
 from diskyard.host import Host
@@ -24,9 +25,7 @@ class Service:
     :param actor: who calls, for the audit trail.
     """
 
-    def __init__(
-        self, host: Host | None = None, state_folder: str | None = None, actor: str = ""
-    ) -> None:
+    def __init__(self, host: Host | None = None, state_folder: str | None = None, actor: str = "") -> None:
         self.host = host or Host.real()
         folder = state_folder or default_state_folder()
         self.settings = Settings(self.host, folder)
@@ -34,12 +33,17 @@ class Service:
         self.engine = Engine(self.host, self.connections, actor)
         self.records = TaskRecords(self.host, os.path.join(folder, "tasks"))
         self.tasks = TaskRunner(self.records, self.host.clock)
+        self.servers = Servers(self.host, os.path.join(folder, "nbd"))
         for repo_id, known in self.settings.connections().items():
             self.connections.remember(repo_id, known.format, known.parameters)
 
     def close(self) -> None:
-        """Stop this process's tasks at their next checkpoint, and wait for that."""
+        """Stop this process's tasks at their next checkpoint and wait for that; stop serving.
+
+        Attachments stay: they end by teardownImage.
+        """
         self.tasks.close()
+        self.servers.close()
 
     def finish(self, outcome: Outcome, *, auto_fix: bool) -> str:
         """Start what an operation made due, unless the caller wants only the commit."""
@@ -52,10 +56,13 @@ class Service:
 
         def run(watcher: TaskWatcher) -> bool:
             return run_fix(
-                self.engine, follow_up.opened, follow_up.action, watcher=watcher,
+                self.engine,
+                follow_up.opened,
+                follow_up.action,
+                watcher=watcher,
                 rate_limit_bytes_per_s=follow_up.rate_limit_bytes_per_s,
                 participating=participating,
-            )  # fmt: skip
+            )
 
         return Job(fix_type(follow_up.action), follow_up.opened.repo_id, follow_up.image_id, run)
 

@@ -9,13 +9,20 @@ from typing import Any
 import msgspec
 
 from diskyard import errors
-from diskyard.attachments.attach import prepare_image, teardown_image
+from diskyard.attachments.attach import DEFAULT_OWNER, prepare_image, teardown_image
 from diskyard.fixes.look import look
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix, fix_id
 from diskyard.model.results import (
-    Attached, FormatInfo, HostInfo, ImageInfo, ImagePage, ImageStatus, RepositoryInfo, Task,
-)  # fmt: skip
+    Attached,
+    FormatInfo,
+    HostInfo,
+    ImageInfo,
+    ImagePage,
+    ImageStatus,
+    RepositoryInfo,
+    Task,
+)
 from diskyard.operations import change, create, transfer
 from diskyard.operations.copy import copy_image
 from diskyard.operations.engine import FollowUp
@@ -25,7 +32,6 @@ from diskyard.repositories.registry import FORMATS, find_format
 from diskyard.service.service import Service
 from diskyard.tasks.runner import Job
 from diskyard.version import VERSION
-
 
 # -- repositories ----------------------------------------------------------------------
 
@@ -74,9 +80,10 @@ def _remove_repository(service: Service, request: ask.RemoveStorageRepository) -
     strong = sum(image.is_strong for image in opened.state().images.values())
     if strong:
         raise errors.NotEmpty(
-            f"{request.repository_id} holds {strong} images.", repositoryId=request.repository_id,
+            f"{request.repository_id} holds {strong} images.",
+            repositoryId=request.repository_id,
             advice="Remove its images first.",
-        )  # fmt: skip
+        )
     opened.log.require_writable()
     _require_idle(service, request.repository_id)
     find_format(opened.format).remove(opened.storage, service.host)
@@ -86,9 +93,7 @@ def _remove_repository(service: Service, request: ask.RemoveStorageRepository) -
             service.settings.forget(repo_id)
 
 
-def _list_repositories(
-    service: Service, request: ask.ListStorageRepositories
-) -> list[RepositoryInfo]:
+def _list_repositories(service: Service, request: ask.ListStorageRepositories) -> list[RepositoryInfo]:
     answer = []
     for repo_id, (format_name, parameters) in service.connections.remembered().items():
         try:
@@ -97,12 +102,21 @@ def _list_repositories(
         except (errors.DiskyardError, OSError) as error:
             answer.append(
                 RepositoryInfo(
-                    repo_id=repo_id, repo_format=format_name, capacity_bytes=None, used_bytes=None,
-                    free_bytes=None, provisioned_bytes=None, reclaimable_bytes=None,
-                    mergeable_bytes=None, retained_bytes=None, strong_bytes=None,
-                    building_bytes=None, health=str(error), connection_parameters=parameters,
+                    repo_id=repo_id,
+                    repo_format=format_name,
+                    capacity_bytes=None,
+                    used_bytes=None,
+                    free_bytes=None,
+                    provisioned_bytes=None,
+                    reclaimable_bytes=None,
+                    mergeable_bytes=None,
+                    retained_bytes=None,
+                    strong_bytes=None,
+                    building_bytes=None,
+                    health=str(error),
+                    connection_parameters=parameters,
                 )
-            )  # fmt: skip
+            )
     return answer
 
 
@@ -164,10 +178,15 @@ def _untrack(service: Service, request: ask.UntrackChanges) -> None:
 
 
 def _prepare(service: Service, request: ask.PrepareImage) -> Attached:
-    return prepare_image(service.engine, request)
+    attached, chain = prepare_image(service.engine, request)
+    if request.options.serve is None:
+        return attached
+    return service.servers.serve(attached, chain)
 
 
 def _teardown(service: Service, request: ask.TeardownImage) -> None:
+    # The server goes first: what it has open is the attachment's.
+    service.servers.stop(request.image_id, request.options.owner or DEFAULT_OWNER)
     outcome = teardown_image(service.engine, request)
     service.finish(outcome, auto_fix=request.options.auto_fix)
 

@@ -52,9 +52,12 @@ class TaskWatcher:
         rate = (self._moved_bytes - first_bytes) / (now_s - first_s) if now_s > first_s else 0
         percent = min(100, done_bytes * 100 // total_bytes) if total_bytes else -1
         self.show(
-            stage=stage, percent=percent, done_bytes=done_bytes, total_bytes=total_bytes,
+            stage=stage,
+            percent=percent,
+            done_bytes=done_bytes,
+            total_bytes=total_bytes,
             rate_bytes_per_s=int(rate),
-        )  # fmt: skip
+        )
 
     def stop_asked(self) -> bool:
         """Whether this process is closing, or anybody asked for the task to stop."""
@@ -96,9 +99,13 @@ class TaskRunner:
         watchers = []
         for job in jobs:
             task = Task(
-                task_id=new_uuid(), verb=job.verb, repository_id=job.repository_id,
-                image_id=job.image_id, state="queued", queued_at=self._clock.now(),
-            )  # fmt: skip
+                task_id=new_uuid(),
+                verb=job.verb,
+                repository_id=job.repository_id,
+                image_id=job.image_id,
+                state="queued",
+                queued_at=self._clock.now(),
+            )
             self._records.put(task)
             watchers.append(TaskWatcher(task, self._records, self._clock, self._closing))
         with self._idle:

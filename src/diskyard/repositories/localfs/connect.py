@@ -20,9 +20,24 @@ FORMAT = "localfs-1.0"
 # As /proc/self/mountinfo names them: other machines may write to these as well, and
 # would not see this one's locks.
 _NETWORK_FILE_SYSTEMS = frozenset(
-    ("nfs", "nfs4", "cifs", "smb3", "ceph", "gfs2", "ocfs2", "9p", "afs", "beegfs", "lustre",
-     "glusterfs", "fuse.glusterfs", "fuse.sshfs", "fuse.ceph")
-)  # fmt: skip
+    (
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "ceph",
+        "gfs2",
+        "ocfs2",
+        "9p",
+        "afs",
+        "beegfs",
+        "lustre",
+        "glusterfs",
+        "fuse.glusterfs",
+        "fuse.sshfs",
+        "fuse.ceph",
+    )
+)
 _RECORD_LIMIT_BYTES = 4096
 
 

@@ -14,17 +14,22 @@ from diskyard.leases.local import LocalLease, LocalLeases
 from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES
 from diskyard.model.capabilities import Capabilities
 from diskyard.repositories.interface import (
-    Capacity, Copies, Leftover, Located, LogKind, StoredVolume, VolumeName,
-)  # fmt: skip
+    Capacity,
+    Copies,
+    Leftover,
+    Located,
+    LogKind,
+    StoredVolume,
+    VolumeName,
+)
 from diskyard.repositories.localfs import layout
 
 _LIMITS_BYTES: dict[LogKind, int] = {
-    "entry": ENTRY_LIMIT_BYTES, "checkpoint": CHECKPOINT_LIMIT_BYTES,
-}  # fmt: skip
+    "entry": ENTRY_LIMIT_BYTES,
+    "checkpoint": CHECKPOINT_LIMIT_BYTES,
+}
 _PROGRESS_LIMIT_BYTES = 64 << 10
-_CANNOT_CLONE = frozenset(
-    (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS)
-)
+_CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
 
 
 class LocalRepository:

@@ -11,8 +11,14 @@ from tempfile import TemporaryDirectory
 from diskyard.host import Host
 from diskyard.model.capabilities import Capabilities
 from diskyard.repositories.interface import (
-    Capacity, Copies, Leftover, Located, LogKind, StoredVolume, VolumeName,
-)  # fmt: skip
+    Capacity,
+    Copies,
+    Leftover,
+    Located,
+    LogKind,
+    StoredVolume,
+    VolumeName,
+)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,1 @@
+"""The Python form of the API: the verbs as methods, in snake_case."""

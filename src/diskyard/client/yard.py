@@ -1,0 +1,396 @@
+"""The class that Python programs use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from diskyard import errors
+from diskyard.model import requests as ask
+from diskyard.model.fix import Fix
+from diskyard.model.options import wire_name
+from diskyard.model.results import (
+    Attached,
+    HostInfo,
+    ImageInfo,
+    ImagePage,
+    ImageStatus,
+    RepositoryInfo,
+    Task,
+)
+from diskyard.service import Service, run
+
+_POLL_S = 0.05
+Options = Mapping[str, Any]
+
+
+class Diskyard:
+    """Storage repositories and their images, embedded in this process.
+
+    Every method is a verb of the API: its parameters, results and errors are those of the
+    verb, in snake_case. ``options`` takes the verb's options, in snake_case too, as in
+    ``options={"auto_fix": False, "new_image_id": …}``.
+
+    Leaving a ``with`` block waits for the tasks that it started; leaving it by an exception,
+    or :meth:`close`, stops them at their next checkpoint: their fixes stay listed.
+
+    :param state_folder: where connections and tasks are remembered; by default
+        ``$DISKYARD_STATE_DIR``, or the usual place of this user.
+    """
+
+    def __init__(self, *, state_folder: str | None = None) -> None:
+        self.service = Service(state_folder=state_folder, actor="python")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.service.tasks.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Stop the tasks of this process at their next checkpoint, and wait for that."""
+        self.service.close()
+
+    def _run(self, request: type[ask.Request], **parameters: Any) -> Any:
+        words: dict[str, Any] = {}
+        for name, value in parameters.items():
+            if name == "options":
+                value = {wire_name(key): found for key, found in (value or {}).items()}
+            words[wire_name(name)] = value
+        try:
+            decoded = msgspec.convert(msgspec.to_builtins(words), request)
+        except (msgspec.ValidationError, TypeError, RecursionError) as error:
+            raise errors.InvalidParameter(f"{request.__name__}: {error}.") from error
+        return run(self.service, decoded)
+
+    # -- repositories ---------------------------------------------------------------
+
+    def create_storage_repository(self, repo_format: str, connection_parameters: Mapping[str, Any]) -> None:
+        """Make an empty repository in an empty place."""
+        self._run(
+            ask.CreateStorageRepository,
+            repo_format=repo_format,
+            connection_parameters=connection_parameters,
+        )
+
+    def remove_storage_repository(self, repository_id: str) -> None:
+        """Remove a repository that holds no image."""
+        self._run(ask.RemoveStorageRepository, repository_id=repository_id)
+
+    def connect_storage_repository(
+        self, repo_id: str, repo_format: str, connection_parameters: Mapping[str, Any]
+    ) -> None:
+        """Connect a repository on this host under a name of the caller's."""
+        self._run(
+            ask.ConnectStorageRepository,
+            repo_id=repo_id,
+            repo_format=repo_format,
+            connection_parameters=connection_parameters,
+        )
+
+    def disconnect_storage_repository(self, repo_id: str) -> None:
+        """Disconnect a repository from this host."""
+        self._run(ask.DisconnectStorageRepository, repo_id=repo_id)
+
+    def list_storage_repositories(self) -> list[RepositoryInfo]:
+        """The repositories connected on this host, with their room."""
+        answer: list[RepositoryInfo] = self._run(ask.ListStorageRepositories)
+        return answer
+
+    # -- images -----------------------------------------------------------------------
+
+    def create_virtual_disk(
+        self,
+        target_repo_id: str,
+        size: int,
+        base_snapshot_id: str | None = None,
+        user_data: Any = msgspec.UNSET,
+        options: Options | None = None,
+    ) -> str:
+        """Create a VirtualDisk of ``size`` bytes, empty or with a Snapshot's bytes; its id."""
+        answer: str = self._run(
+            ask.CreateVirtualDisk,
+            target_repo_id=target_repo_id,
+            size=size,
+            base_snapshot_id=base_snapshot_id,
+            user_data=_or_empty(user_data),
+            options=options,
+        )
+        return answer
+
+    def create_snapshot(
+        self,
+        target_repo_id: str,
+        base_virtual_disk_id: str,
+        user_data: Any = msgspec.UNSET,
+        options: Options | None = None,
+    ) -> str:
+        """Keep what a VirtualDisk holds now as a Snapshot; its id."""
+        answer: str = self._run(
+            ask.CreateSnapshot,
+            target_repo_id=target_repo_id,
+            base_virtual_disk_id=base_virtual_disk_id,
+            user_data=_or_empty(user_data),
+            options=options,
+        )
+        return answer
+
+    def copy_image(
+        self,
+        target_repo_id: str,
+        image_id: str,
+        base_image_id: str | None = None,
+        user_data: Any = msgspec.UNSET,
+        options: Options | None = None,
+    ) -> str:
+        """Copy an image, all of it or as the difference to a base in the target; the copy's id."""
+        answer: str = self._run(
+            ask.CopyImage,
+            target_repo_id=target_repo_id,
+            image_id=image_id,
+            base_image_id=base_image_id,
+            user_data=_or_empty(user_data),
+            options=options,
+        )
+        return answer
+
+    def remove_image(self, repository_id: str, image_id: str, options: Options | None = None) -> None:
+        """Remove an image; others that read its bytes keep them."""
+        self._run(ask.RemoveImage, repository_id=repository_id, image_id=image_id, options=options)
+
+    def get_image_status(self, repository_id: str, image_id: str) -> ImageStatus:
+        """Whether an image is optimized, degraded or broken, and what works on it."""
+        answer: ImageStatus = self._run(ask.GetImageStatus, repository_id=repository_id, image_id=image_id)
+        return answer
+
+    def list_images(
+        self,
+        repository_id: str,
+        kind: str | None = None,
+        status: str | None = None,
+        image_ids: list[str] | None = None,
+        limit: int = 1000,
+        cursor: str | None = None,
+    ) -> ImagePage:
+        """One page of images, in the order of their ids."""
+        answer: ImagePage = self._run(
+            ask.ListImages,
+            repository_id=repository_id,
+            kind=kind,
+            status=status,
+            image_ids=image_ids,
+            limit=limit,
+            cursor=cursor,
+        )
+        return answer
+
+    def get_image_info(self, repository_id: str, image_id: str) -> ImageInfo:
+        """Everything about one image that is for callers."""
+        answer: ImageInfo = self._run(ask.GetImageInfo, repository_id=repository_id, image_id=image_id)
+        return answer
+
+    def set_user_data(
+        self, repository_id: str, image_id: str, user_data: Any, options: Options | None = None
+    ) -> None:
+        """Replace an image's userData."""
+        self._run(
+            ask.SetUserData,
+            repository_id=repository_id,
+            image_id=image_id,
+            user_data=user_data,
+            options=options,
+        )
+
+    def set_strategy(
+        self, repository_id: str, image_id: str, strategy: str, options: Options | None = None
+    ) -> None:
+        """Change what an image is optimized for."""
+        self._run(
+            ask.SetStrategy,
+            repository_id=repository_id,
+            image_id=image_id,
+            strategy=strategy,
+            options=options,
+        )
+
+    def extend_virtual_disk(
+        self, repository_id: str, image_id: str, size: int, options: Options | None = None
+    ) -> None:
+        """Make a VirtualDisk ``size`` bytes large; what is new reads zeros."""
+        self._run(
+            ask.ExtendVirtualDisk,
+            repository_id=repository_id,
+            image_id=image_id,
+            size=size,
+            options=options,
+        )
+
+    def revert_virtual_disk(
+        self,
+        repository_id: str,
+        image_id: str,
+        snapshot_id: str,
+        options: Options | None = None,
+    ) -> None:
+        """Give a VirtualDisk a Snapshot's bytes and size; it keeps its id."""
+        self._run(
+            ask.RevertVirtualDisk,
+            repository_id=repository_id,
+            image_id=image_id,
+            snapshot_id=snapshot_id,
+            options=options,
+        )
+
+    def untrack_changes(self, repository_id: str, image_id: str, copy_image_id: str | None = None) -> None:
+        """Stop tracking a VirtualDisk's changes since a copy, or since all copies."""
+        self._run(
+            ask.UntrackChanges,
+            repository_id=repository_id,
+            image_id=image_id,
+            copy_image_id=copy_image_id,
+        )
+
+    def prepare_image(self, repository_id: str, image_id: str, options: Options | None = None) -> Attached:
+        """Attach an image: what QEMU and libvirt need to open it."""
+        answer: Attached = self._run(
+            ask.PrepareImage, repository_id=repository_id, image_id=image_id, options=options
+        )
+        return answer
+
+    def teardown_image(self, repository_id: str, image_id: str, options: Options | None = None) -> None:
+        """End an attachment; if there is none, nothing happens."""
+        self._run(ask.TeardownImage, repository_id=repository_id, image_id=image_id, options=options)
+
+    def import_image(
+        self,
+        target_repo_id: str,
+        path: str,
+        format: str,
+        user_data: Any = msgspec.UNSET,
+        options: Options | None = None,
+    ) -> str:
+        """Make an image from a file of this host; its id."""
+        answer: str = self._run(
+            ask.ImportImage,
+            target_repo_id=target_repo_id,
+            path=path,
+            format=format,
+            user_data=_or_empty(user_data),
+            options=options,
+        )
+        return answer
+
+    def export_image(
+        self,
+        repository_id: str,
+        image_id: str,
+        path: str,
+        format: str,
+        options: Options | None = None,
+    ) -> Task:
+        """Write an image to a new file of this host, which gets its name when it is durable."""
+        answer: Task = self._run(
+            ask.ExportImage,
+            repository_id=repository_id,
+            image_id=image_id,
+            path=path,
+            format=format,
+            options=options,
+        )
+        return answer
+
+    # -- fixes, tasks, host ---------------------------------------------------------------
+
+    def check_storage_repository(self, repository_id: str, options: Options | None = None) -> list[Fix]:
+        """The fixes that a repository needs."""
+        answer: list[Fix] = self._run(
+            ask.CheckStorageRepository, repository_id=repository_id, options=options
+        )
+        return answer
+
+    def fix_storage_repository(
+        self, repository_id: str, fix: Fix | Mapping[str, Any], options: Options | None = None
+    ) -> Task:
+        """Start a fix that check listed."""
+        answer: Task = self._run(
+            ask.FixStorageRepository, repository_id=repository_id, fix=fix, options=options
+        )
+        return answer
+
+    def list_tasks(self, image_id: str | None = None) -> list[Task]:
+        """This host's tasks of the last day, of every process."""
+        answer: list[Task] = self._run(ask.ListTasks, image_id=image_id)
+        return answer
+
+    def get_task(self, task_id: str) -> Task:
+        """One task."""
+        answer: Task = self._run(ask.GetTask, task_id=task_id)
+        return answer
+
+    def stop_task(self, task_id: str) -> None:
+        """Stop a task; what it has done stays and its fix stays listed."""
+        self._run(ask.StopTask, task_id=task_id)
+
+    def get_host_info(self) -> HostInfo:
+        """This host: its id, version and formats."""
+        answer: HostInfo = self._run(ask.GetHostInfo)
+        return answer
+
+    # -- waiting -----------------------------------------------------------------------------
+
+    def wait_for_tasks(self, timeout_s: float | None = None) -> bool:
+        """Wait for the tasks that this object started; False if the time ran out."""
+        return self.service.tasks.wait(timeout_s=timeout_s)
+
+    def wait_for_task(self, task_id: str, timeout_s: float | None = None) -> Task:
+        """Wait for a task, also of another process, and return how it ended.
+
+        :raises diskyard.errors.DiskyardError: the error that it failed with.
+        :raises TimeoutError: it has not ended within the time.
+        """
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while (task := self.get_task(task_id)).state in ("queued", "running"):
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                raise TimeoutError(f"Task {task_id} is still {task.state}.")
+            time.sleep(_POLL_S)
+        if task.state == "failed" and task.error is not None:
+            kind = errors.CODES.get(str(task.error.get("code")), errors.InternalError)
+            raise kind(str(task.error.get("message")), advice=str(task.error.get("advice")))
+        return task
+
+    def wait_for_image(
+        self, repository_id: str, image_id: str, timeout_s: float | None = None
+    ) -> ImageStatus:
+        """Wait until an image is usable and no task of this host works on it.
+
+        :raises diskyard.errors.ImageBroken: nothing works on it, and it is broken.
+        :raises TimeoutError: it is not usable within the time.
+        """
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            status = self.get_image_status(repository_id, image_id)
+            if status.task_id is None:
+                if status.status != "broken":
+                    return status
+                raise errors.ImageBroken(
+                    f"Image {image_id} is broken and nothing works on it. {status.last_error}",
+                    imageId=image_id,
+                )
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                raise TimeoutError(f"Image {image_id} is still {status.status}.")
+            time.sleep(_POLL_S)
+
+
+def _or_empty(user_data: Any) -> Any:
+    return {} if user_data is msgspec.UNSET else user_data
