@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diskyard.host.clock import Clock
-from diskyard.host.commands import Commands, Finished, Limits
+from diskyard.host.commands import Child, Commands, Finished, Limits
 from diskyard.host.files import FileEntry, Files
 from diskyard.host.identity import (
     ProcessIdentity,
@@ -16,6 +16,7 @@ from diskyard.host.identity import (
 from diskyard.model.identity import HostIdentity
 
 __all__ = [
+    "Child",
     "Clock",
     "Commands",
     "FileEntry",

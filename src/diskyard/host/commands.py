@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 from diskyard import errors
 
+Child = subprocess.Popen[bytes]
+"""A program that was started, with its pipes."""
+
 _TERMINATION_GRACE_S = 5.0
 
 
@@ -81,7 +84,7 @@ class Commands:
         inherit_fds: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
         capture: bool = False,
-    ) -> subprocess.Popen[bytes]:
+    ) -> Child:
         """Start a program; the caller ends it with :meth:`stop`.
 
         The file-descriptor limit is raised to its hard limit, for deep backing chains.
@@ -107,7 +110,15 @@ class Commands:
                 advice="Install it (Debian: qemu-utils for QEMU's tools, util-linux for setpriv and prlimit).",
             ) from error
 
-    def stop(self, child: subprocess.Popen[bytes]) -> None:
+    def wait(self, child: Child, timeout_s: float) -> bool:
+        """Wait for a program to end by itself; whether it did."""
+        try:
+            child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self, child: Child) -> None:
         """End a program if it still runs, and reap it; nothing is left running on return."""
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)

@@ -15,6 +15,7 @@ import itertools
 import os
 import stat
 import struct
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -103,6 +104,21 @@ class Files:
         finally:
             os.close(fd)
 
+    def open_to_read(self, path: str, *, block_device: bool = False) -> int:
+        """The descriptor of a regular file, or of a block device if allowed, for reading.
+
+        Anything else is an OSError (EINVAL) and is not opened: a FIFO would hang, a character
+        device may act on being opened. A link in the file's own place is not followed.
+        """
+        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(handle).st_mode
+            if not (stat.S_ISREG(mode) or (block_device and stat.S_ISBLK(mode))):
+                raise OSError(errno.EINVAL, "Not a regular file", path)
+            return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        finally:
+            os.close(handle)
+
     def list(self, folder: str) -> Iterator[FileEntry]:
         """Every name in ``folder``, in no order; names that vanish meanwhile are left out."""
         with os.scandir(folder) as names:
@@ -183,6 +199,10 @@ class Files:
     def make_folder(self, path: str) -> None:
         """Make a folder that must not exist; its name is durable after its parent's sync."""
         os.mkdir(path, 0o750)
+
+    def make_private_folder(self) -> str:
+        """The path of a new folder outside of any storage that only this user enters: for sockets."""
+        return tempfile.mkdtemp(prefix="diskyard-")
 
     def link(self, source: str, target: str) -> None:
         """Give a file a second name, which must not exist: the file system's compare-and-swap."""

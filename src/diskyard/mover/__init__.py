@@ -1,1 +1,1 @@
-"""Moving bytes between volumes: by sharing blocks, by QEMU's jobs, or extent by extent."""
+"""Moving bytes: chains as QEMU opens them, merges, copies, imports and exports."""

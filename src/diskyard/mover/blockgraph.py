@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -134,7 +132,9 @@ class StorageDaemon:
                 child.end()
         finally:
             if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                self._host.files.discard(self.socket_path)
+                with os_errors("removing a socket's folder"):
+                    self._host.files.remove_folder(self._folder)
                 self._folder = None
 
     def kill(self) -> None:
@@ -227,7 +227,7 @@ class StorageDaemon:
         The socket lies in a folder that only this user can enter, removed at the end.
         """
         if self._folder is None:
-            self._folder = tempfile.mkdtemp(prefix="diskyard-")
+            self._folder = self._host.files.make_private_folder()
             address = {"type": "unix", "data": {"path": self.socket_path}}
             start = {"addr": address, "max-connections": 0}
             self.command("nbd-server-start", start, doing="starting an NBD server")

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import subprocess
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TypeVar
 
@@ -70,6 +69,7 @@ class QmpChild:
         self._loop = asyncio.new_event_loop()
         self._client = QMPClient("diskyard")
         self._connected = False
+        self._failed = False
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -112,21 +112,22 @@ class QmpChild:
         except ExecuteError as error:
             raise failure(str(error), doing) from error
         except TimeoutError as error:
+            self._failed = True
             raise errors.StorageError(
                 f"QEMU did not answer within {self._timeout_s:g} seconds while {doing}."
             ) from error
         except _CONNECTION_ERRORS as error:
+            self._failed = True
             words = self._last_words(error)
             raise errors.StorageError(f"qemu-storage-daemon died while {doing}: {words}.") from error
         return answer
 
     def end(self, *, gently: bool = True) -> None:
         """End the child, flushing what it has open if ``gently``; nothing is left running."""
-        if gently and self._connected:
+        if gently and self._connected and not self._failed:
             with contextlib.suppress(*_CONNECTION_ERRORS):
                 self._wait(self._client.execute("quit"), _QUIT_TIMEOUT_S)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(_QUIT_TIMEOUT_S)
+            self._host.commands.wait(self._child, _QUIT_TIMEOUT_S)
         if self._child.poll() is None:
             self._child.kill()
         self._host.commands.stop(self._child)
@@ -139,9 +140,7 @@ class QmpChild:
 
     def _last_words(self, error: BaseException) -> str:
         """What a dying child printed, or else the error itself."""
-        try:
-            self._child.wait(1.0)
-        except subprocess.TimeoutExpired:
+        if not self._host.commands.wait(self._child, 1.0):
             return str(error) or type(error).__name__
         stderr = self._child.stderr
         printed = stderr.read(4096).decode(errors="replace").strip() if stderr else ""

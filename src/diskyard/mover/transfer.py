@@ -7,11 +7,10 @@ import json
 import os
 import re
 import select
-import subprocess
 from collections.abc import Iterator
 
 from diskyard import errors
-from diskyard.host import Host
+from diskyard.host import Child, Host
 from diskyard.mover.blockgraph import StorageDaemon
 from diskyard.mover.durable import os_errors, sync_path
 from diskyard.mover.interface import Chain, ImportFormat, Monitor
@@ -38,7 +37,7 @@ def private_copy(host: Host, path: str, target_path: str, monitor: Monitor) -> N
     :raises diskyard.errors.NoSpace: the target's storage is full.
     :raises diskyard.errors.StorageError: reading or writing failed.
     """
-    source_fd = open_untrusted(path, block_device=True)
+    source_fd = open_untrusted(host, path, block_device=True)
     try:
         with os_errors(f"copying {path}"):
             if clone_into(host, source_fd, target_path):
@@ -147,7 +146,7 @@ def _convert(
         host.commands.stop(child)
 
 
-def _follow(child: subprocess.Popen[bytes], size_bytes: int, monitor: Monitor) -> None:
+def _follow(child: Child, size_bytes: int, monitor: Monitor) -> None:
     """Report progress until the program closes its output."""
     if child.stdout is None:
         raise errors.InternalError("qemu-img was started without its output.")

@@ -6,6 +6,7 @@ names other files; what QEMU then does with the rest happens under limits.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -32,24 +33,20 @@ _PARSERS = {
 }
 
 
-def open_untrusted(path: str, *, block_device: bool) -> int:
+def open_untrusted(host: Host, path: str, *, block_device: bool) -> int:
     """A descriptor to read a file that may be anything.
 
-    Nothing but a regular file, or a block device if allowed, is opened: a FIFO would hang and
-    a character device may act on being opened. A link in the file's own place is refused.
-
-    :raises diskyard.errors.UnsafeImage: it is something else.
+    :param block_device: whether it may be one.
+    :raises diskyard.errors.UnsafeImage: it is a link, a FIFO, or anything else that is no file.
     :raises diskyard.errors.StorageError: it is absent or cannot be read.
     """
     with os_errors(f"opening {path}"):
-        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            mode = os.fstat(handle).st_mode
-            if not (stat.S_ISREG(mode) or (block_device and stat.S_ISBLK(mode))):
-                raise errors.UnsafeImage(f"{path} is not a regular file.")
-            return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        finally:
-            os.close(handle)
+            return host.files.open_to_read(path, block_device=block_device)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise errors.UnsafeImage(f"{path} is not a regular file.") from error
+            raise
 
 
 def file_size_bytes(fd: int) -> int:
@@ -67,7 +64,7 @@ def inspect_import(host: Host, path: str, format: ImportFormat) -> int:
         or lies about itself; or QEMU cannot read it within bounds of time and memory.
     :raises diskyard.errors.StorageError: it cannot be read.
     """
-    fd = open_untrusted(path, block_device=format == "raw")
+    fd = open_untrusted(host, path, block_device=format == "raw")
     try:
         with os_errors(f"reading {path}"):
             size_bytes = file_size_bytes(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -64,9 +65,11 @@ def test_headers_are_never_followed(bench: Bench) -> None:
     run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(layer.path), str(path))
     top = replace(layer, name="top", format="qcow2", path=str(path))
     top = replace(top, protocol={"driver": "file", "filename": str(path)})
-    with StorageDaemon(bench.host) as daemon:
-        with NbdClient(daemon.export_nbd(daemon.open_chain((top,)), writable=False)) as client:
-            assert client.read(0, MIB) == bytes(MIB)
+    with (
+        StorageDaemon(bench.host) as daemon,
+        NbdClient(daemon.export_nbd(daemon.open_chain((top,)), writable=False)) as client,
+    ):
+        assert client.read(0, MIB) == bytes(MIB)
 
 
 def test_raw_above_a_backing_is_refused(bench: Bench) -> None:
@@ -80,22 +83,22 @@ def test_raw_above_a_backing_is_refused(bench: Bench) -> None:
 def test_a_missing_file_is_named(bench: Bench) -> None:
     layer = bench.layer("gone", "raw", MIB)
     os.unlink(str(layer.path))
-    with pytest.raises(errors.StorageError, match="gone.*No such file"):
+    with pytest.raises(errors.StorageError, match=r"gone.*No such file"):
         layer_sizes_bytes(bench.host, (layer,))
 
 
 def test_a_full_storage_is_no_space(bench: Bench) -> None:
-    source = bench.layer("source", "raw", MIB)
+    source, target = bench.layer("source", "raw", MIB), bench.layer("target", "raw", MIB)
     bench.fill((source,), [(0, MIB, 3)])
-    full = {"driver": "raw", "node-name": "full", "size": MIB, "file": "device"}
-    device = {"driver": "host_device", "filename": "/dev/full", "node-name": "device"}
+    full = {
+        "driver": "blkdebug",
+        "node-name": "full",
+        "image": dict(target.protocol),
+        "inject-error": [{"event": "pwritev", "errno": errno.ENOSPC}],
+    }
     with StorageDaemon(bench.host) as daemon:
         node = daemon.open_chain((source,))
-        try:
-            daemon.command("blockdev-add", device, doing="opening")
-            daemon.command("blockdev-add", full, doing="opening")
-        except errors.StorageError:
-            pytest.skip("QEMU does not take /dev/full as a disk here")
+        daemon.command("blockdev-add", full, doing="opening")
         arguments = {"device": node, "target": "full", "sync": "full"}
         with pytest.raises(errors.NoSpace):
             daemon.run_job("blockdev-mirror", arguments, RecordingMonitor(), doing="copying")

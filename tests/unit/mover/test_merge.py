@@ -110,22 +110,24 @@ def big_pair(bench: Bench) -> tuple[Layer, Layer]:
     return top, root
 
 
+def merge(bench: Bench, top: Layer, root: Layer, down: bool, monitor: RecordingMonitor) -> Layer:
+    """Merge two layers one way or the other; the one that then has it all."""
+    if down:
+        commit_down(bench.host, top, (root,), monitor)
+        return root
+    stream_up(bench.host, top, (root,), (), None, monitor)
+    return top
+
+
 @pytest.mark.parametrize("down", [True, False])
 def test_stopped_then_run_again(bench: Bench, down: bool) -> None:
     top, root = big_pair(bench)
     before = bench.view((top, root))
-
-    def merge(monitor: RecordingMonitor) -> None:
-        if down:
-            commit_down(bench.host, top, (root,), monitor)
-        else:
-            stream_up(bench.host, top, (root,), (), None, monitor)
-
+    slow = RecordingMonitor(stop_after=2, rate_limit_bytes_per_s=8 * MIB)
     with pytest.raises(Stopped):
-        merge(RecordingMonitor(stop_after=2, rate_limit_bytes_per_s=8 * MIB))
+        merge(bench, top, root, down, slow)
     assert bench.view((top, root)) == before
-    merge(RecordingMonitor())
-    merged = root if down else top
+    merged = merge(bench, top, root, down, RecordingMonitor())
     assert bench.view((merged,)) == before
     check(merged)
 
@@ -136,20 +138,13 @@ def test_killed_then_run_again(bench: Bench, down: bool, after_s: float) -> None
     top, root = big_pair(bench)
     before = bench.view((top, root))
     killer = threading.Thread(target=kill_daemon, args=(after_s,))
-    monitor = RecordingMonitor(rate_limit_bytes_per_s=16 * MIB)
+    slow = RecordingMonitor(rate_limit_bytes_per_s=16 * MIB)
     killer.start()
     with pytest.raises(errors.StorageError):
-        if down:
-            commit_down(bench.host, top, (root,), monitor)
-        else:
-            stream_up(bench.host, top, (root,), (), None, monitor)
+        merge(bench, top, root, down, slow)
     killer.join()
     assert bench.view((top, root)) == before
-    if down:
-        commit_down(bench.host, top, (root,), RecordingMonitor())
-    else:
-        stream_up(bench.host, top, (root,), (), None, RecordingMonitor())
-    merged = root if down else top
+    merged = merge(bench, top, root, down, RecordingMonitor())
     assert bench.view((merged,)) == before
     check(merged)
 

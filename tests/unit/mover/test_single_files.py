@@ -99,6 +99,6 @@ def test_extent_count(bench: Bench) -> None:
     bench.fill((source,), [(MIB, 4096, 1), (32 * MIB, 4096, 1)])
     os.sync()
     try:
-        assert extent_count(str(source.path)) == 2
+        assert extent_count(bench.host, str(source.path)) == 2
     except errors.Unsupported:
         pytest.skip("this file system does not count extents")

@@ -6,6 +6,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -120,17 +121,17 @@ def test_what_is_no_file_is_refused_at_once(bench: Bench, format: ImportFormat) 
     (bench.folder / "link").symlink_to("/etc/passwd")
     for name in ("fifo", "link", ".", "/dev/zero"):
         with pytest.raises(errors.UnsafeImage):
-            within(5, lambda name=name: inspect_import(bench.host, str(bench.folder / name), format))
+            within(5, partial(inspect_import, bench.host, str(bench.folder / name), format))
 
 
 def within(timeout_s: float, work: Callable[[], object]) -> None:
     """Fail if ``work`` hangs; raise what it raises."""
-    raised: list[BaseException] = []
+    raised: list[errors.DiskyardError] = []
 
     def target() -> None:
         try:
             work()
-        except BaseException as error:
+        except errors.DiskyardError as error:
             raised.append(error)
 
     thread = threading.Thread(target=target, daemon=True)
