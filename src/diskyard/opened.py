@@ -24,6 +24,7 @@ from diskyard.repositories.interface import Lease, Repository, StoredVolume, Vol
 
 Result = TypeVar("Result")
 _LEASE_POLL_S = 0.02
+QCOW2_SIZE_FIELD = (24, 8)  # offset and length in bytes: docs/interop/qcow2.txt of QEMU
 
 
 def volume_name(volume: Volume) -> VolumeName:
@@ -166,6 +167,14 @@ class Opened:
         if path is None or volume.format != "qcow2":
             return False
         return overlay_is_unwritten(lambda offset, size: self.host.files.read_at(path, offset, size))
+
+    def actual_size_bytes(self, volume: Volume) -> int:
+        """The virtual size that a volume has on the storage, whatever its record says."""
+        layer = self.layer(volume)
+        if volume.format == "raw" or layer.path is None:
+            stored = self.stored(volume)
+            return volume.size_bytes if stored is None else stored.length_bytes
+        return int.from_bytes(self.host.files.read_at(layer.path, *QCOW2_SIZE_FIELD), "big")
 
     def resize_raw(self, layer: Layer, size_bytes: int) -> None:
         """Make the file of a raw layer exactly so long, durably."""

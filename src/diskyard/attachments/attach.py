@@ -12,7 +12,7 @@ from diskyard.model.transaction import Draft
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.interface import Chain
 from diskyard.opened import Opened
-from diskyard.operations.change import cleaning
+from diskyard.operations.change import cleaning, settle_size, size_lease
 from diskyard.operations.engine import Engine, Outcome
 from diskyard.planner import attach as planner
 from diskyard.planner.common import strong_image
@@ -35,7 +35,10 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
     attachment = None
     while attachment is None:
         weak = _weak_below(opened.state(), request.image_id)
-        with opened.work_on(weak, wait_s=_MERGE_WAIT_S):
+        names = [size_lease(request.image_id), *weak]
+        with opened.work_on(names, wait_s=_MERGE_WAIT_S) as leases:
+            fds = [fd for lease in leases for fd in lease.descriptors()]
+            settle_size(opened, request.image_id, fds)
             attachment = _attach(engine, opened, request, owner, weak)
     return _answer(opened, attachment)
 

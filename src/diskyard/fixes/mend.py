@@ -173,6 +173,7 @@ def _copy(work: Work, found: FoundSource, volume: Volume, size_bytes: int, start
     target = _target(opened, volume)
     if _share(work, source, target, size_bytes):
         return
+    base = opened.state().images.get(volume.parent_image_id or "")
     copy_view(
         work.engine.host,
         source,
@@ -181,6 +182,7 @@ def _copy(work: Work, found: FoundSource, volume: Volume, size_bytes: int, start
         start_bytes=start_bytes,
         monitor=work,
         target_zeroed=opened.storage.capabilities.zeroed,
+        changed_layers=None if base is None else planner.changed_layers(found.state, found.image, base),
     )
 
 

@@ -12,6 +12,7 @@ from diskyard.log.log import Author
 from diskyard.mover.interface import Stopped
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine
+from diskyard.planner.common import Superseded
 from diskyard.repositories.interface import Lease
 
 _PROGRESS_EVERY_S = 1.0
@@ -74,7 +75,8 @@ class Work:
     def advance(self, done_bytes: int, total_bytes: int) -> None:
         """Report progress; persist it now and then; stop here if that was asked.
 
-        :raises Stopped: it was, or the work has been taken from us.
+        :raises Stopped: it was.
+        :raises Superseded: the image was removed: that is how its making is cancelled.
         """
         self.percent = min(100, done_bytes * 100 // total_bytes) if total_bytes else -1
         self.watcher.report(self.stage, done_bytes, total_bytes)
@@ -87,13 +89,13 @@ class Work:
             raise Stopped
 
     def _require_wanted(self) -> None:
-        """Stop when the image is gone: removing it is how its making is cancelled."""
+        """Go no further for an image or a volume that nobody wants any more."""
         if self.work_id is None or self.volume_id is None:
             return
         volume = self.opened.state().volumes.get(self.volume_id)
         image_gone = self.image_id is not None and self.image_id not in self.opened.state().images
         if volume is None or volume.state == "doomed" or image_gone:
-            raise Stopped
+            raise Superseded(f"volume {self.volume_id} is not wanted any more")
 
     def checkpoint(self, durable_bytes: int) -> None:
         """Persist that everything below an offset is durable."""

@@ -63,6 +63,7 @@ def copy_view(
     monitor: Monitor,
     target_zeroed: bool,
     source_limits: Limits | None = None,
+    changed_layers: int | None = None,
 ) -> None:
     """Make the view through ``target`` equal to the view through ``source``.
 
@@ -76,6 +77,9 @@ def copy_view(
     :param start_bytes: everything below is durable already (0, or an earlier checkpoint).
     :param target_zeroed: a target without parents reads as zeros wherever no earlier run of this
         copy has written.
+    :param changed_layers: how many of the source's layers, from the top, hold all in which it
+        can differ from what the target's parents show: known where the base is a copy of what
+        the layers below them show.
     :param source_limits: what the daemon that opens the source may use, where the source is not
         trusted.
     :raises Stopped: from the monitor; go on from the last checkpoint.
@@ -89,7 +93,8 @@ def copy_view(
         if source_limits is not None:
             reader = stack.enter_context(StorageDaemon(host, limits=source_limits))
         uris = _export(reader, writer, source, target)
-        differences = _differences(stack, uris, source, target, size_bytes, target_zeroed)
+        own = _own_layers(source, target[1:], changed_layers)
+        differences = _differences(stack, uris, own, size_bytes, target_zeroed)
         workers = [_connect(stack, uris) for _ in range(_WORKERS)]
         copy = _Copy(host, differences, workers, monitor, size_bytes, drop_zeros=target_zeroed)
         try:
@@ -128,18 +133,23 @@ def _connect(stack: ExitStack, uris: _Uris) -> _Connections:
     )
 
 
+def _own_layers(source: Chain, base: Chain, changed_layers: int | None) -> tuple[int, int]:
+    """How many layers of the source and of the base, from the top, the other does not show."""
+    if changed_layers is not None:
+        return changed_layers, 0
+    common = common_layers(source, base)
+    return len(source) - common, len(base) - common
+
+
 def _differences(
-    stack: ExitStack, uris: _Uris, source: Chain, target: Chain, size_bytes: int, target_zeroed: bool
+    stack: ExitStack, uris: _Uris, own: tuple[int, int], size_bytes: int, target_zeroed: bool
 ) -> Differences:
     contexts = (ALLOCATION, DEPTH)
-    common = common_layers(source, target[1:])
     base = None
     if uris.base is not None:
-        base_client = stack.enter_context(NbdClient(uris.base, contexts))
-        base = Side(base_client, len(target) - 1 - common)
-    source_client = stack.enter_context(NbdClient(uris.source, contexts))
-    own_layers = len(source) - common
-    return Differences(Side(source_client, own_layers), base, size_bytes, base_is_zeroed=target_zeroed)
+        base = Side(stack.enter_context(NbdClient(uris.base, contexts)), own[1])
+    source = Side(stack.enter_context(NbdClient(uris.source, contexts)), own[0])
+    return Differences(source, base, size_bytes, base_is_zeroed=target_zeroed)
 
 
 class _Copy:

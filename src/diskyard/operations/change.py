@@ -19,7 +19,7 @@ from diskyard.mover.grow import grow
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp, Outcome, require_user_data, seal
 from diskyard.planner import change as planner
-from diskyard.planner.common import virtual_disk
+from diskyard.planner.common import strong_image, virtual_disk
 
 
 def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
@@ -70,13 +70,13 @@ def _holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[
 def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
     """Make a disk larger; durable on return.
 
-    The volume grows first: a crash in between leaves a volume larger than the disk, which
-    the next extend uses and every reader of the disk is kept from by the disk's size.
+    The volume grows first: a crash in between leaves a volume larger than the disk. The next
+    extend uses that, and prepareImage cuts it back before a guest can see it.
     """
     opened = engine.connections.get(request.repository_id)
     author = engine.author("extendVirtualDisk")
     image_id, size_bytes = request.image_id, request.size
-    with opened.work_on([image_id], wait_s=1.0) as leases:
+    with opened.work_on([image_id, size_lease(image_id)], wait_s=1.0) as leases:
         state = opened.state()
         missing = opened.missing_below(state, image_id)
         disk = planner.growable_disk(Draft(state), image_id, size_bytes, missing)
@@ -97,6 +97,29 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
             author,
         )
     return Outcome(image_id)
+
+
+def size_lease(image_id: str) -> str:
+    """The name of the lease of an image's size: a guest must not be attached while it changes."""
+    return f"{image_id}/size"
+
+
+def settle_size(opened: Opened, image_id: str, inherit_fds: list[int]) -> None:
+    """Make a disk's volume as long as its record says; the caller has the lease of its size.
+
+    It is longer only after an extend that was cut before its commit: nothing was ever
+    written to what is beyond the record.
+    """
+    state = opened.state()
+    image = strong_image(state, image_id)
+    if image.pending is not None or image.volume_id is None or state.attachments_of(image_id):
+        return
+    volume = state.volumes[image.volume_id]
+    shared = state.images_on(volume.id) != {image_id}
+    if shared or opened.stored(volume) is None or opened.actual_size_bytes(volume) == volume.size_bytes:
+        return
+    chain = opened.chain(state, image)
+    grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=inherit_fds)
 
 
 def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:

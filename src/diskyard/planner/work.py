@@ -348,6 +348,25 @@ def keep_tracker(draft: Draft, frozen_id: str, hold: CopyHold, disk_id: str) -> 
     draft.put_image(replace(frozen, held_for=(*rest, tracker)))
 
 
+def changed_layers(state: State, source: Image, base: Image) -> int | None:
+    """How many volumes of the source's chain, from the top, hold all that differs from a base.
+
+    Known where the base's origin is the source or an image that it still reads: the bytes
+    of that image were those of the base, and nothing has let either change since.
+
+    :param state: of the source's repository; the base may be in another.
+    :returns: None if ancestry does not tell.
+    """
+    origin = base.origin
+    if origin is None or origin.marker != state.marker:
+        return None
+    for count, (image, _) in enumerate(state.chain(source)):
+        same = origin.image_id in (image.id, image.captured_of)
+        if same and image.data_generation == origin.data_generation and not image.consumed_by:
+            return count
+    return None
+
+
 # -- clean ------------------------------------------------------------------------------
 
 
