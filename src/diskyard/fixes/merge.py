@@ -118,7 +118,7 @@ def _merge_up(work: Work, state: State, plan: MergePlan) -> str:
     stream_up(
         work.engine.host,
         opened.layer(plan.dependent),
-        chain,
+        chain[:1],
         chain[1:],
         backing_name(plan.parent.parent_image_id),
         work,
