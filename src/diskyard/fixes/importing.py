@@ -6,14 +6,12 @@ import os
 
 from diskyard import errors
 from diskyard.fixes.work import Work
-from diskyard.host import Host, Limits
+from diskyard.host import Host
 from diskyard.model.records import FileSource
 from diskyard.mover.copy import copy_view
 from diskyard.mover.interface import Chain
 from diskyard.mover.transfer import private_copy
-from diskyard.mover.untrusted import import_layer, inspect_import
-
-_UNTRUSTED = Limits(cpu_s=24 * 3600)
+from diskyard.mover.untrusted import IMPORT_LIMITS, import_layer, inspect_import
 
 
 def file_waits_for(host: Host, source: FileSource) -> str | None:
@@ -78,5 +76,5 @@ def _copy_layer(
         start_bytes=start_bytes,
         monitor=work,
         target_zeroed=True,
-        source_limits=_UNTRUSTED,
+        source_limits=IMPORT_LIMITS,
     )

@@ -8,6 +8,7 @@ Descriptors of leases are inherited, so that a lease stays held until the child 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,12 @@ class Finished:
     exit_status: int
     stdout: bytes
     stderr: str
+
+
+def _raise_descriptor_limit() -> list[str]:
+    """A deep backing chain needs more descriptors than a shell's usual limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return [] if soft == hard else ["prlimit", f"--nofile={hard}:{hard}", "--"]
 
 
 class Commands:
@@ -91,7 +98,15 @@ class Commands:
 
         :param capture: keep what it prints on stdout too; stderr is always a pipe.
         """
-        command = ["setpriv", "--pdeathsig", "KILL", "--", *(limits.prefix() if limits else ()), *words]
+        command = [
+            *_raise_descriptor_limit(),
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "--",
+            *(limits.prefix() if limits else ()),
+            *words,
+        ]
         merged = {**os.environ, "LC_ALL": "C", **(environment or {})}
         try:
             return subprocess.Popen(

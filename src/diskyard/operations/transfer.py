@@ -10,7 +10,13 @@ from diskyard.fixes.runner import run_follow_ups
 from diskyard.fixes.work import Watcher, Work
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import Mend, Merge, Optimize
-from diskyard.model.records import CopyHold, FileSource, Image
+from diskyard.model.records import (
+    IMAGE_SIZE_LIMIT_BYTES,
+    SECTOR_BYTES,
+    CopyHold,
+    FileSource,
+    Image,
+)
 from diskyard.model.requests import ExportImage, ImportImage
 from diskyard.mover.transfer import export_view
 from diskyard.mover.untrusted import inspect_import
@@ -53,6 +59,8 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
         except OSError as error:
             raise errors.InvalidParameter(f"{path} cannot be read: {error.strerror}.") from error
         size_bytes = inspect_import(engine.host, path, request.format)
+        if not SECTOR_BYTES <= size_bytes <= IMAGE_SIZE_LIMIT_BYTES:
+            raise errors.UnsafeImage(f"{path} is an image of {size_bytes} bytes.")
         now = engine.host.clock.now()
         asked = PendingImage(
             image_id=image_id,

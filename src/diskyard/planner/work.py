@@ -78,14 +78,16 @@ def consume(draft: Draft, plan: MergePlan, fresh_id: str) -> str:
     """Mark the weak image as consumed, under a fresh id; the id it has from now on.
 
     Its own id is free to come back by a copy: its bytes will not.
+
+    :raises Superseded: it is held, used or read otherwise since the merge was planned.
     """
-    if plan.image.consumed_by is not None:
-        return plan.image.id
-    draft.put_image(
-        replace(plan.image, id=fresh_id, consumed_by=plan.dependent.id, origin=None, captured_of=None)
-    )
-    draft.put_volume(replace(plan.dependent, parent_image_id=fresh_id))
-    draft.remove_image(plan.image.id)
+    _, dependent = _require_same_merge(draft.state, plan.image.id, plan)
+    image = draft.state.images[plan.image.id]
+    if image.consumed_by is not None:
+        return image.id
+    draft.put_image(replace(image, id=fresh_id, consumed_by=dependent.id, origin=None, captured_of=None))
+    draft.put_volume(replace(dependent, parent_image_id=fresh_id))
+    draft.remove_image(image.id)
     return fresh_id
 
 
