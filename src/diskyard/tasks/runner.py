@@ -136,8 +136,6 @@ class TaskRunner:
     def _run(self, job: Job, watcher: TaskWatcher) -> bool:
         watcher.show(state="running", started_at=self._clock.now())
         try:
-            if watcher.stop_asked():
-                raise Stopped
             changed = job.run(watcher)
             watcher.show_end(state="done", percent=100, changed=changed)
             return True
