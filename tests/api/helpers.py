@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -279,3 +280,21 @@ def code_of(action: Callable[[], object]) -> str:
     assert caught.value.message
     assert caught.value.advice
     return caught.value.code
+
+
+def clean_up(yard: Diskyard, repo: str) -> Callable[[], None]:
+    """Check and run all that can be run, from another host: what is held by a lease is refused."""
+
+    def run() -> None:
+        for fix in fixes(yard, repo):
+            try:
+                run_fix(yard, repo, fix)
+            except (errors.LeaseHeld, errors.ImageInUse, errors.ImageBroken):
+                continue
+
+    return run
+
+
+def fix_module(name: str) -> Any:
+    """A module of the fixes: what it imported is replaced there."""
+    return importlib.importfix_module(f"diskyard.fixes.{name}")
