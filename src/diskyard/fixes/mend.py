@@ -16,7 +16,7 @@ from diskyard.model.records import CopyHold, FileSource, Image, Pending, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.copy import copy_view
-from diskyard.mover.interface import Chain, Stopped
+from diskyard.mover.interface import Chain
 from diskyard.mover.merge import repair_leaks
 from diskyard.mover.reflink import clone_file
 from diskyard.opened import Opened, volume_name
@@ -50,12 +50,6 @@ def mend(work: Work, action: Mend, participating: list[Opened] | None) -> tuple[
             # Cancelled or taken over: what was made is left without anybody who wants it.
             leftover = [] if work.volume_id is None else [CleanVolume(volume_id=work.volume_id)]
             return False, [FollowUp(opened, action) for action in leftover]
-        except Stopped:
-            work.persist("stopped by the caller")
-            opened.commit(
-                lambda draft: planner.set_last_error(draft, action.image_id, "stopped"), work.author
-            )
-            raise
         return False, []
 
 
