@@ -40,10 +40,11 @@ class Diskyard:
 
     :param state_folder: where connections and tasks are remembered; by default
         ``$DISKYARD_STATE_DIR``, or the usual place of this user.
+    :param actor: who calls, as the repositories' audit trail names it.
     """
 
-    def __init__(self, *, state_folder: str | None = None) -> None:
-        self.service = Service(state_folder=state_folder, actor="python")
+    def __init__(self, *, state_folder: str | None = None, actor: str = "python") -> None:
+        self.service = Service(state_folder=state_folder, actor=actor)
 
     def __enter__(self) -> Self:
         return self
@@ -107,6 +108,10 @@ class Diskyard:
         """The repositories connected on this host, with their room."""
         answer: list[RepositoryInfo] = self._run(ask.ListStorageRepositories)
         return answer
+
+    def connected(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Format and parameters of every connection by its repoId; no storage is asked."""
+        return self.service.connections.remembered()
 
     # -- images -----------------------------------------------------------------------
 
@@ -352,6 +357,14 @@ class Diskyard:
     def wait_for_tasks(self, timeout_s: float | None = None) -> bool:
         """Wait for the tasks that this object started; False if the time ran out."""
         return self.service.tasks.wait(timeout_s=timeout_s)
+
+    def unfinished_tasks(self) -> list[Task]:
+        """The tasks that this object started and that have not ended, as they are now."""
+        return [self.get_task(task.task_id) for task in self.service.tasks.unfinished()]
+
+    def take_started(self) -> list[str]:
+        """The ids of the tasks that this object started since this was last asked."""
+        return self.service.tasks.take_started()
 
     def wait_for_task(self, task_id: str, timeout_s: float | None = None) -> Task:
         """Wait for a task, also of another process, and return how it ended.
