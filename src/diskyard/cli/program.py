@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from typing import TextIO, cast
 
 import click
-from click.utils import PacifyFlushWrapper
 
 from diskyard import errors
 from diskyard.cli import base, session
@@ -77,9 +75,6 @@ def run(arguments: Sequence[str]) -> int:
     except errors.DiskyardError as error:
         print_error(error, as_json=as_json)
         return error.exit_status
-    except BrokenPipeError:
-        sys.stdout = cast(TextIO, PacifyFlushWrapper(sys.stdout))
-        return _EXIT_OTHER
     except OSError as error:
         failed = errors.from_os_error(error, f"running diskyard {' '.join(options[:2])}")
         print_error(failed, as_json=as_json)
