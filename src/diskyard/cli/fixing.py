@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import click
 
 from diskyard import errors
 from diskyard.cli.base import wants_json
+from diskyard.cli.find import name_of
 from diskyard.cli.output import note, print_json, print_table
 from diskyard.cli.session import refuse, wait
 from diskyard.cli.values import human_size, shown
@@ -36,13 +37,34 @@ class Fixed:
     left: list[Fix] = field(default_factory=list)
 
 
-def print_fixes(fixes: Sequence[Fix]) -> None:
+def names_of(yard: Diskyard, repo: str, fixes: Sequence[Fix]) -> dict[str, str]:
+    """The names of the images that fixes are about, by their ids."""
+    ids = sorted({fix.image_id for fix in fixes if fix.image_id is not None})
+    found = yard.list_images(repo, image_ids=ids, limit=max(1, len(ids))).images if ids else ()
+    return {info.image_id: name for info in found if (name := name_of(info.user_data)) is not None}
+
+
+def _described(repo: str, fix: Fix, names: Mapping[str, str]) -> str:
+    """What a fix does, with its image called by its name."""
+    name = names.get(fix.image_id or "")
+    if name is None or fix.image_id is None:
+        return fix.description
+    return fix.description.replace(f"image {fix.image_id}", f"{repo}/{name}")
+
+
+def print_fixes(repo: str, fixes: Sequence[Fix], names: Mapping[str, str]) -> None:
     """A table of fixes; what waits, with why."""
-    columns = ["FIX", "WHAT", ">FREES", ">MOVES", "STATE"]
+    columns = ["FIX", "~WHAT", ">FREES", ">MOVES", "~STATE"]
     print_table(
         columns,
         [
-            (fix.fix_id, fix.description, _bytes(fix.frees_bytes), _bytes(fix.moves_bytes), _state(fix))
+            (
+                fix.fix_id,
+                _described(repo, fix, names),
+                _bytes(fix.frees_bytes),
+                _bytes(fix.moves_bytes),
+                _state(fix),
+            )
             for fix in fixes
         ],
     )
@@ -104,7 +126,7 @@ def run_fixes(
         note(f"{repo} needs no fix.")
     elif left:
         click.echo(f"{len(left)} still listed:")
-        print_fixes(left)
+        print_fixes(repo, left, names_of(yard, repo, left))
     if outcome.failed is not None:
         raise outcome.failed
 
@@ -131,13 +153,14 @@ def fix_until_done(
         ]
         if not due:
             break
+        names = names_of(yard, repo, due)
         for fix in due:
-            failed = _run(yard, repo, fix, rate, outcome)
+            failed = _run(yard, repo, fix, _described(repo, fix, names), rate, outcome)
             runs[fix.fix_id] = _RUNS_LIMIT if failed else runs.get(fix.fix_id, 0) + 1
     return outcome
 
 
-def _run(yard: Diskyard, repo: str, fix: Fix, rate: int, outcome: Fixed) -> bool:
+def _run(yard: Diskyard, repo: str, fix: Fix, title: str, rate: int, outcome: Fixed) -> bool:
     """Run one fix to its end; whether it failed."""
     error: errors.DiskyardError | None = None
     changed: bool | None = None
@@ -158,6 +181,6 @@ def _run(yard: Diskyard, repo: str, fix: Fix, rate: int, outcome: Fixed) -> bool
         }
     )
     if not wants_json():
-        click.echo(f"{shown(fix.description)}: {words}")
+        click.echo(f"{shown(title)}: {words}")
     outcome.failed = outcome.failed or error
     return error is not None

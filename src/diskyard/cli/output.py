@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from diskyard.cli.base import wants_json
 from diskyard.cli.values import shown
 from diskyard.errors import DiskyardError
+
+if TYPE_CHECKING:
+    from rich.console import JustifyMethod
 
 
 def print_json(value: Any, *, err: bool = False) -> None:
@@ -54,15 +57,16 @@ def on_terminal() -> bool:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table; a column whose title starts with ``>`` is aligned to the right.
+    """A table; a column is aligned to the right if its title starts with ``>``.
 
-    On a terminal it is drawn to its width; else columns are two spaces apart.
+    On a terminal it is drawn to its width, and columns whose titles start with ``~`` may be
+    folded for that; else columns are two spaces apart.
     """
-    titles = [column.removeprefix(">") for column in columns]
+    titles = [column.lstrip(">~") for column in columns]
     right = [column.startswith(">") for column in columns]
     cells = [[shown("" if cell is None else cell) for cell in row] for row in rows]
     if on_terminal():
-        _draw(titles, right, cells)
+        _draw(columns, cells)
         return
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
     for row in [titles, *cells]:
@@ -73,15 +77,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         click.echo("  ".join(aligned).rstrip())
 
 
-def _draw(titles: Sequence[str], right: Sequence[bool], cells: Iterable[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
+def _draw(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title, is_right in zip(titles, right, strict=True):
-        table.add_column(title, justify="right" if is_right else "left", overflow="fold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in columns:
+        justify: JustifyMethod = "right" if column.startswith(">") else "left"
+        folds = column.startswith("~")
+        table.add_column(column.lstrip(">~"), justify=justify, no_wrap=not folds, overflow="fold")
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

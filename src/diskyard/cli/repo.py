@@ -9,7 +9,7 @@ import click
 
 from diskyard.cli.base import Group, rate, wants_json
 from diskyard.cli.complete import complete_repo
-from diskyard.cli.fixing import choose_fixes, print_fixes, run_fixes
+from diskyard.cli.fixing import choose_fixes, names_of, print_fixes, run_fixes
 from diskyard.cli.output import answer, note, print_fields, print_json, print_table
 from diskyard.cli.session import open_yard, refuse
 from diskyard.cli.values import human_size, key_values
@@ -84,7 +84,7 @@ def list_() -> None:
     if wants_json():
         print_json(found)
         return
-    columns = ["REPO", "FORMAT", ">USED", ">FREE", ">PROVISIONED", "HEALTH", "PLACE"]
+    columns = ["REPO", "FORMAT", ">USED", ">FREE", ">PROVISIONED", "~HEALTH", "~PLACE"]
     print_table(
         columns,
         [
@@ -147,10 +147,11 @@ def check(context: click.Context, repo: str, deep: bool, types: tuple[str, ...],
     """List the fixes that a repository needs. Changes nothing, and no fix is urgent."""
     with open_yard() as yard:
         fixes = yard.check_storage_repository(repo, {"deep": deep, "types": types or None})
+        names = {} if wants_json() else names_of(yard, repo, fixes)
     if wants_json():
         print_json(fixes)
     elif fixes:
-        print_fixes(fixes)
+        print_fixes(repo, fixes, names)
     else:
         note(f"{repo} needs no fix.")
     if exit_code and fixes:

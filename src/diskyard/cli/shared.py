@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _KINDS = {"virtual_disk": "disk", "snapshot": "snapshot"}
 _SHORT_ID = 8
+_DATE, _MINUTE = len("2026-01-31"), len("2026-01-31T12:00")
 _STATUSES = click.Choice(["optimized", "degraded", "broken"])
 
 
@@ -73,7 +74,7 @@ def _print_list(found: list[Found]) -> None:
     if wants_json():
         print_json([{"repoId": image.repo_id, **_builtins(image.info)} for image in found])
         return
-    columns = ["IMAGE", "KIND", ">SIZE", ">OWN", ">SHARED", "STATUS", "CREATED", "ID"]
+    columns = ["~IMAGE", "KIND", ">SIZE", ">OWN", ">SHARED", "STATUS", "CREATED", "ID"]
     found.sort(key=lambda image: (image.repo_id, name_of(image.info.user_data) or "~", image.info.created_at))
     print_table(
         columns,
@@ -85,7 +86,7 @@ def _print_list(found: list[Found]) -> None:
                 human_size(image.info.exclusive_bytes),
                 human_size(image.info.shared_bytes),
                 image.info.status + (", attached" if image.info.attachments else ""),
-                image.info.created_at[:16],
+                image.info.created_at[: _DATE if on_terminal() else _MINUTE].replace("T", " "),
                 image.image_id[:_SHORT_ID] if on_terminal() else image.image_id,
             )
             for image in found

@@ -37,7 +37,7 @@ def list_(image: str | None, running: bool) -> None:
     if wants_json():
         print_json(tasks)
         return
-    columns = ["TASK", "WHAT", "REPO", "IMAGE", "STATE", ">DONE", ">RATE", "QUEUED"]
+    columns = ["TASK", "WHAT", "~REPO", "IMAGE", "STATE", ">DONE", ">RATE", "QUEUED"]
     length = _SHORT_ID if on_terminal() else None
     print_table(
         columns,
@@ -50,7 +50,7 @@ def list_(image: str | None, running: bool) -> None:
                 found.state,
                 _percent(found),
                 f"{human_size(found.rate_bytes_per_s)}/s" if found.state == "running" else "",
-                found.queued_at[:19],
+                found.queued_at[:19].replace("T", " "),
             )
             for found in tasks
         ],
