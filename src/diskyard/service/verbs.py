@@ -86,8 +86,7 @@ def _remove_repository(service: Service, request: ask.RemoveStorageRepository) -
             advice="Remove its images first.",
         )
     held = sum(
-        any(isinstance(hold, CopyHold) for hold in image.held_for)
-        for image in opened.state().images.values()
+        any(isinstance(hold, CopyHold) for hold in image.held_for) for image in opened.state().images.values()
     )
     if held:
         raise errors.NotEmpty(
