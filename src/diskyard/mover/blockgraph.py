@@ -10,13 +10,16 @@ import contextlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from diskyard import errors
 from diskyard.host import Host, Limits
 from diskyard.mover.durable import os_errors
+from diskyard.mover.failures import failure
 from diskyard.mover.interface import Chain, Layer, Monitor
-from diskyard.mover.qmp import QmpChild, failure
+
+if TYPE_CHECKING:
+    from diskyard.mover.qmp import QmpChild
 
 _BACKED_FORMATS = ("qcow2", "vmdk")  # the drivers that take a "backing" of any kind
 _SECTOR_MOST_BYTES = 4096  # of any disk in use
@@ -106,6 +109,9 @@ class StorageDaemon:
         self._folder: str | None = None
 
     def __enter__(self) -> Self:
+        # Not above: asyncio is slow to import, and what moves no data needs none.
+        from diskyard.mover.qmp import QmpChild
+
         # QEMU makes the monitor when it reads the option: --chardev has to come first.
         words = ("qemu-storage-daemon", "--chardev", "socket,id=qmp,fd={fd}", "--monitor", "chardev=qmp")
         self._child = QmpChild(

@@ -33,7 +33,7 @@ from diskyard.queries import image_info, list_images, repository_info, status_of
 from diskyard.repositories.registry import FORMATS, find_format
 from diskyard.service.service import Service
 from diskyard.tasks.runner import Job
-from diskyard.version import VERSION
+from diskyard.version import version
 
 # -- repositories ----------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ def _host_info(service: Service, request: ask.GetHostInfo) -> HostInfo:
     formats = tuple(
         FormatInfo(name=found.name, parameters=dict(found.parameters)) for found in FORMATS.values()
     )
-    return HostInfo(host_id=service.host.identity.host_id, version=VERSION, formats=formats)
+    return HostInfo(host_id=service.host.identity.host_id, version=version(), formats=formats)
 
 
 @dataclass(frozen=True, slots=True)

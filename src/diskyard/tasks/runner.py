@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from diskyard.tasks.records import TaskRecords
 
 _SHOW_EVERY_S = 0.5
 _RATE_WINDOW_S = 5.0
+_STARTED_LIMIT = 10_000
 
 
 class TaskWatcher:
@@ -96,6 +98,7 @@ class TaskRunner:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="diskyard-task")
         self._idle = threading.Condition()
         self._unfinished: dict[str, Task] = {}
+        self._started: deque[str] = deque(maxlen=_STARTED_LIMIT)
 
     def start(self, jobs: Sequence[Job]) -> list[Task]:
         """Queue jobs that run one after the other; a job that fails ends the rest.
@@ -116,6 +119,7 @@ class TaskRunner:
             watchers.append(TaskWatcher(task, self._records, self._clock, self._closing))
         with self._idle:
             self._unfinished.update({w.task.task_id: w.task for w in watchers})
+            self._started.extend(w.task.task_id for w in watchers)
         if jobs:
             self._pool.submit(self._run_all, list(zip(jobs, watchers, strict=True)))
         return [watcher.task for watcher in watchers]
@@ -155,6 +159,13 @@ class TaskRunner:
         """Tasks of this process that are queued or running."""
         with self._idle:
             return list(self._unfinished.values())
+
+    def take_started(self) -> list[str]:
+        """The ids of the tasks started since this was last asked: of many, only the latest."""
+        with self._idle:
+            taken = list(self._started)
+            self._started.clear()
+            return taken
 
     def wait(self, task_ids: Sequence[str] | None = None, timeout_s: float | None = None) -> bool:
         """Wait until the tasks, or all of this process, have ended; False if time ran out."""
