@@ -1,8 +1,23 @@
 """Diskyard keeps the disk images of virtual machines, and does not lose them."""
 
-from diskyard.client.yard import Diskyard
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from diskyard.errors import DiskyardError
+
+if TYPE_CHECKING:
+    from diskyard.client.yard import Diskyard
 
 KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 __all__ = ["Diskyard", "DiskyardError", "GiB", "KiB", "MiB", "TiB"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is large when it is used: a command line's help needs none of it."""
+    if name == "Diskyard":
+        from diskyard.client.yard import Diskyard
+
+        return Diskyard
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,9 +61,8 @@ class Settings:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other processes from changing the file between reading and writing it."""
-        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = self._host.files.lock_folder(self.folder)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)

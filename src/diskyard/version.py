@@ -1,8 +1,13 @@
 """The version of this program."""
 
-from importlib.metadata import PackageNotFoundError, version
+from __future__ import annotations
 
-try:
-    VERSION = version("diskyard")
-except PackageNotFoundError:  # run from a source tree that was not installed
-    VERSION = "0"
+
+def version() -> str:
+    """As it is installed; "0" in a source tree that is not."""
+    from importlib import metadata  # slow to import
+
+    try:
+        return metadata.version("diskyard")
+    except metadata.PackageNotFoundError:
+        return "0"

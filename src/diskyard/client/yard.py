@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +9,7 @@ from typing import Any, Self
 import msgspec
 
 from diskyard import errors
+from diskyard.client.waiting import Waiting
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix
 from diskyard.model.options import wire_name
@@ -24,11 +24,10 @@ from diskyard.model.results import (
 )
 from diskyard.service import Service, run
 
-_POLL_S = 0.05
 Options = Mapping[str, Any]
 
 
-class Diskyard:
+class Diskyard(Waiting):
     """Storage repositories and their images, embedded in this process.
 
     Every method is a verb of the API: its parameters, results and errors are those of the
@@ -40,10 +39,11 @@ class Diskyard:
 
     :param state_folder: where connections and tasks are remembered; by default
         ``$DISKYARD_STATE_DIR``, or the usual place of this user.
+    :param actor: who calls, as the repositories' audit trail names it.
     """
 
-    def __init__(self, *, state_folder: str | None = None) -> None:
-        self.service = Service(state_folder=state_folder, actor="python")
+    def __init__(self, *, state_folder: str | None = None, actor: str = "python") -> None:
+        self.service = Service(state_folder=state_folder, actor=actor)
 
     def __enter__(self) -> Self:
         return self
@@ -107,6 +107,10 @@ class Diskyard:
         """The repositories connected on this host, with their room."""
         answer: list[RepositoryInfo] = self._run(ask.ListStorageRepositories)
         return answer
+
+    def connected(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Format and parameters of every connection by its repoId; no storage is asked."""
+        return self.service.connections.remembered()
 
     # -- images -----------------------------------------------------------------------
 
@@ -346,50 +350,6 @@ class Diskyard:
         """This host: its id, version and formats."""
         answer: HostInfo = self._run(ask.GetHostInfo)
         return answer
-
-    # -- waiting -----------------------------------------------------------------------------
-
-    def wait_for_tasks(self, timeout_s: float | None = None) -> bool:
-        """Wait for the tasks that this object started; False if the time ran out."""
-        return self.service.tasks.wait(timeout_s=timeout_s)
-
-    def wait_for_task(self, task_id: str, timeout_s: float | None = None) -> Task:
-        """Wait for a task, also of another process, and return how it ended.
-
-        :raises diskyard.errors.DiskyardError: the error that it failed with.
-        :raises TimeoutError: it has not ended within the time.
-        """
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while (task := self.get_task(task_id)).state in ("queued", "running"):
-            if deadline_s is not None and time.monotonic() > deadline_s:
-                raise TimeoutError(f"Task {task_id} is still {task.state}.")
-            time.sleep(_POLL_S)
-        if task.state == "failed" and task.error is not None:
-            kind = errors.CODES.get(str(task.error.get("code")), errors.InternalError)
-            raise kind(str(task.error.get("message")), advice=str(task.error.get("advice")))
-        return task
-
-    def wait_for_image(
-        self, repository_id: str, image_id: str, timeout_s: float | None = None
-    ) -> ImageStatus:
-        """Wait until an image is usable and no task of this host works on it.
-
-        :raises diskyard.errors.ImageBroken: nothing works on it, and it is broken.
-        :raises TimeoutError: it is not usable within the time.
-        """
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            status = self.get_image_status(repository_id, image_id)
-            if status.task_id is None:
-                if status.status != "broken":
-                    return status
-                raise errors.ImageBroken(
-                    f"Image {image_id} is broken and nothing works on it. {status.last_error}",
-                    imageId=image_id,
-                )
-            if deadline_s is not None and time.monotonic() > deadline_s:
-                raise TimeoutError(f"Image {image_id} is still {status.status}.")
-            time.sleep(_POLL_S)
 
 
 def _or_empty(user_data: Any) -> Any:

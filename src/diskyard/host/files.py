@@ -324,6 +324,16 @@ class Files:
             raise
         return True
 
+    def lock_folder(self, folder: str) -> int:
+        """Wait for the one lock on a folder (flock(2)); it ends when the descriptor is closed."""
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
     def byte_is_locked(self, fd: int, offset_bytes: int) -> bool:
         """Whether another open file description has a lock on this byte of an open file."""
         request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset_bytes, 1, 0)

@@ -10,13 +10,16 @@ import contextlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from diskyard import errors
 from diskyard.host import Host, Limits
 from diskyard.mover.durable import os_errors
+from diskyard.mover.failures import failure
 from diskyard.mover.interface import Chain, Layer, Monitor
-from diskyard.mover.qmp import QmpChild, failure
+
+if TYPE_CHECKING:
+    from diskyard.mover.qmp import QmpChild
 
 _BACKED_FORMATS = ("qcow2", "vmdk")  # the drivers that take a "backing" of any kind
 _SECTOR_MOST_BYTES = 4096  # of any disk in use
@@ -29,14 +32,15 @@ def blockdev_graph(chain: Chain, *, read_only: bool, direct: bool = True) -> dic
     """The whole chain as one nested QEMU blockdev, for a guest or for ``json:{…}``.
 
     :param read_only: of the top layer; those below are always read-only.
-    :param direct: past the page cache (O_DIRECT), which not every file system can.
+    :param direct: past the page cache (O_DIRECT), which not every file system can, and QEMU
+        cannot for writing to a file that ends inside a sector.
     """
     graph: dict[str, object] | None = None
     for index in reversed(range(len(chain))):
         layer = chain[index]
         _check_format(layer, is_root=index == len(chain) - 1)
         protected = read_only or index > 0
-        cache = {"direct": direct}
+        cache = {"direct": direct and (protected or not ends_inside_a_sector(layer))}
         file = {**layer.protocol, "read-only": protected, "cache": cache}
         below = graph
         graph = {"driver": layer.format, "read-only": protected, "cache": cache, "file": file}
@@ -65,7 +69,7 @@ def layer_sizes_bytes(host: Host, layers: Sequence[Layer], *, limits: Limits | N
         return [daemon.size_bytes(daemon.open_chain((layer,))) for layer in layers]
 
 
-def _ends_inside_a_sector(layer: Layer) -> bool:
+def ends_inside_a_sector(layer: Layer) -> bool:
     """Whether a raw file cannot be written past the page cache: QEMU would have to lengthen it."""
     if layer.format != "raw" or layer.path is None:
         return False
@@ -105,6 +109,9 @@ class StorageDaemon:
         self._folder: str | None = None
 
     def __enter__(self) -> Self:
+        # Not above: asyncio is slow to import, and what moves no data needs none.
+        from diskyard.mover.qmp import QmpChild
+
         # QEMU makes the monitor when it reads the option: --chardev has to come first.
         words = ("qemu-storage-daemon", "--chardev", "socket,id=qmp,fd={fd}", "--monitor", "chardev=qmp")
         self._child = QmpChild(
@@ -191,7 +198,7 @@ class StorageDaemon:
         node = self._fresh_name()
         options = {**layer.protocol, "node-name": node, "read-only": not writable}
         doing = f"opening the storage of volume {layer.name}"
-        if not (writable and _ends_inside_a_sector(layer)):
+        if not (writable and ends_inside_a_sector(layer)):
             try:
                 self.command("blockdev-add", {**options, "cache": {"direct": True}}, doing=doing)
             except errors.StorageError as error:

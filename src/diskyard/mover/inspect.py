@@ -8,8 +8,8 @@ import os
 from diskyard.host import Host, Limits
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
+from diskyard.mover.failures import failure
 from diskyard.mover.interface import Chain, Layer
-from diskyard.mover.qmp import failure
 
 _CHECK_TIMEOUT_S = 3600.0
 _LIMITS = Limits(address_space_bytes=4 << 30, cpu_s=3600)  # the refcounts of 64 TiB take 2 GiB

@@ -13,10 +13,10 @@ from diskyard import errors
 from diskyard.host import Host
 from diskyard.mover.blockgraph import StorageDaemon, blockdev_graph, layer_sizes_bytes
 from diskyard.mover.durable import sync_layer
+from diskyard.mover.failures import failure
 from diskyard.mover.grow import set_size
 from diskyard.mover.interface import Chain, Layer, Monitor
 from diskyard.mover.nbdclient import ALLOCATION, DEPTH, NbdClient
-from diskyard.mover.qmp import failure
 
 _CHECK_TIMEOUT_S = 3600.0
 _STATUS_BYTES = 1 << 30  # asked for at once: at most 16,384 extents

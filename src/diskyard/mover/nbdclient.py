@@ -10,11 +10,6 @@ from typing import Self
 
 from diskyard import errors
 
-try:
-    import nbd
-except ImportError:  # Debian's python3-libnbd; not on PyPI
-    nbd = None  # type: ignore[assignment]
-
 ALLOCATION = "base:allocation"
 DEPTH = "qemu:allocation-depth"
 _STATE_ZERO = 2  # NBD_STATE_ZERO of the protocol
@@ -37,6 +32,8 @@ class Extent:
 
 @contextmanager
 def _failures(doing: str) -> Iterator[None]:
+    import nbd
+
     try:
         yield
     except nbd.Error as error:
@@ -55,11 +52,14 @@ class NbdClient:
     """
 
     def __init__(self, uri: str, contexts: Sequence[str] = ()) -> None:
-        if nbd is None:
+        # Not above: it is slow to import, and what moves no data needs none.
+        try:
+            import nbd
+        except ImportError as error:  # Debian's python3-libnbd; not on PyPI
             raise errors.Unsupported(
                 "Python's binding of libnbd is not installed.",
                 advice="Install python3-libnbd (Debian) where Diskyard's interpreter finds it.",
-            )
+            ) from error
         self._handle = nbd.NBD()
         self._contexts = tuple(contexts)
         with _failures("connecting"):
@@ -77,6 +77,8 @@ class NbdClient:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        import nbd
+
         try:
             self._handle.shutdown()
         except nbd.Error:

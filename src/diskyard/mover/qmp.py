@@ -18,6 +18,7 @@ from qemu.qmp.qmp_client import ExecuteError
 
 from diskyard import errors
 from diskyard.host import Host, Limits
+from diskyard.mover.failures import failure
 
 # A daemon's death is reported once, by the error raised here; qemu.qmp would log it too.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
@@ -26,7 +27,6 @@ logging.getLogger("qemu.qmp").propagate = False
 _T = TypeVar("_T")
 _QUIT_TIMEOUT_S = 5.0
 _CONNECTION_ERRORS = (QMPError, OSError, EOFError, TimeoutError, ValueError)
-_NO_SPACE_WORDS = ("No space left on device", "Disk quota exceeded")
 
 # Glibc gives freed buffers back to the kernel and faults them in again for each request;
 # kept, an NBD stream rises from 0.9 to 2.7 GiB/s.
@@ -35,17 +35,6 @@ _ENVIRONMENT = {
     ":glibc.malloc.trim_threshold=536870912"
     ":glibc.malloc.mmap_threshold=33554432"
 }
-
-
-def failure(words: str, doing: str) -> errors.DiskyardError:
-    """The error of the table for what a QEMU program said when it failed.
-
-    :param words: QEMU's own words.
-    :param doing: what was being done, as in "merging a volume".
-    """
-    if any(part in words for part in _NO_SPACE_WORDS):
-        return errors.NoSpace(f"The storage is full while {doing}: {words}.")
-    return errors.StorageError(f"QEMU failed while {doing}: {words}.")
 
 
 class QmpChild:

@@ -13,9 +13,9 @@ from diskyard import errors
 from diskyard.host import Child, Host
 from diskyard.mover.blockgraph import StorageDaemon
 from diskyard.mover.durable import os_errors, sync_path
+from diskyard.mover.failures import failure
 from diskyard.mover.interface import Chain, ImportFormat, Monitor
 from diskyard.mover.pace import Pace
-from diskyard.mover.qmp import failure
 from diskyard.mover.reflink import clone_into
 from diskyard.mover.untrusted import file_size_bytes, open_untrusted
 

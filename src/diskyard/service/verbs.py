@@ -13,6 +13,7 @@ from diskyard.attachments.attach import DEFAULT_OWNER, prepare_image, teardown_i
 from diskyard.fixes.look import look
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix, fix_id
+from diskyard.model.records import CopyHold
 from diskyard.model.results import (
     Attached,
     FormatInfo,
@@ -31,7 +32,7 @@ from diskyard.queries import image_info, list_images, repository_info, status_of
 from diskyard.repositories.registry import FORMATS, find_format
 from diskyard.service.service import Service
 from diskyard.tasks.runner import Job
-from diskyard.version import VERSION
+from diskyard.version import version
 
 # -- repositories ----------------------------------------------------------------------
 
@@ -83,6 +84,16 @@ def _remove_repository(service: Service, request: ask.RemoveStorageRepository) -
             f"{request.repository_id} holds {strong} images.",
             repositoryId=request.repository_id,
             advice="Remove its images first.",
+        )
+    held = sum(
+        any(isinstance(hold, CopyHold) for hold in image.held_for)
+        for image in opened.state().images.values()
+    )
+    if held:
+        raise errors.NotEmpty(
+            f"{request.repository_id} holds the data of {held} images that copies elsewhere are made from.",
+            repositoryId=request.repository_id,
+            advice="Complete the copies with the mend fixes of their repositories, or remove them.",
         )
     opened.log.require_writable()
     _require_idle(service, request.repository_id)
@@ -263,7 +274,7 @@ def _host_info(service: Service, request: ask.GetHostInfo) -> HostInfo:
     formats = tuple(
         FormatInfo(name=found.name, parameters=dict(found.parameters)) for found in FORMATS.values()
     )
-    return HostInfo(host_id=service.host.identity.host_id, version=VERSION, formats=formats)
+    return HostInfo(host_id=service.host.identity.host_id, version=version(), formats=formats)
 
 
 @dataclass(frozen=True, slots=True)

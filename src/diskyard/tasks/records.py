@@ -37,6 +37,7 @@ class TaskRecords:
         self._host = host
         self._folder = folder
         self._process = this_process(host.identity)
+        self._ended: dict[str, Task] = {}
         if not host.files.exists(folder):
             host.files.make_folder(folder)
 
@@ -62,14 +63,21 @@ class TaskRecords:
             if now_s - item.modified_s > KEPT_S:
                 self._forget_old(item.name)
             elif item.name.endswith(".task"):
-                task = self._read(os.path.join(self._folder, item.name))
+                task = self._ended.get(item.name) or self._look(item.name)
                 if task is not None:
                     tasks.append(task)
         return sorted(tasks, key=lambda task: (task.queued_at, task.task_id))
 
+    def _look(self, name: str) -> Task | None:
+        task = self._read(os.path.join(self._folder, name))
+        if task is not None and task.state in _ENDED:
+            self._ended[name] = task  # it will not change any more
+        return task
+
     def _forget_old(self, name: str) -> None:
         task = self._read(os.path.join(self._folder, name)) if name.endswith(".task") else None
         if task is None or task.state in _ENDED:
+            self._ended.pop(name, None)
             self._host.files.discard(os.path.join(self._folder, name))
 
     def get(self, task_id: str) -> Task:

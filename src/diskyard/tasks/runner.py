@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from diskyard.tasks.records import TaskRecords
 
 _SHOW_EVERY_S = 0.5
 _RATE_WINDOW_S = 5.0
+_STARTED_LIMIT = 10_000
 
 
 class TaskWatcher:
@@ -29,6 +31,7 @@ class TaskWatcher:
         self._clock = clock
         self._closing = closing
         self._shown_s = 0.0
+        self._reported: dict[str, object] = {}
         self._samples: list[tuple[float, int]] = []
         self._last_done_bytes = 0
         self._moved_bytes = 0
@@ -38,9 +41,14 @@ class TaskWatcher:
         self.task = replace(self.task, **changes)
         self._records.put(self.task)
 
+    def show_end(self, **changes: object) -> None:
+        """Show that the task has ended, and what was reported last."""
+        self.show(**self._reported, rate_bytes_per_s=0, ended_at=self._clock.now(), **changes)
+
     def report(self, stage: str, done_bytes: int, total_bytes: int) -> None:
         """Bytes of a stage; shown at most twice a second."""
         now_s = self._clock.monotonic_s()
+        self._reported = {"stage": stage, "done_bytes": done_bytes, "total_bytes": total_bytes}
         self._moved_bytes += max(0, done_bytes - self._last_done_bytes)
         self._last_done_bytes = done_bytes
         if now_s - self._shown_s < _SHOW_EVERY_S:
@@ -90,6 +98,7 @@ class TaskRunner:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="diskyard-task")
         self._idle = threading.Condition()
         self._unfinished: dict[str, Task] = {}
+        self._started: deque[str] = deque(maxlen=_STARTED_LIMIT)
 
     def start(self, jobs: Sequence[Job]) -> list[Task]:
         """Queue jobs that run one after the other; a job that fails ends the rest.
@@ -110,6 +119,7 @@ class TaskRunner:
             watchers.append(TaskWatcher(task, self._records, self._clock, self._closing))
         with self._idle:
             self._unfinished.update({w.task.task_id: w.task for w in watchers})
+            self._started.extend(w.task.task_id for w in watchers)
         if jobs:
             self._pool.submit(self._run_all, list(zip(jobs, watchers, strict=True)))
         return [watcher.task for watcher in watchers]
@@ -119,7 +129,7 @@ class TaskRunner:
         for job, watcher in jobs:
             try:
                 if failed:
-                    watcher.show(state="stopped", ended_at=self._clock.now())
+                    watcher.show_end(state="stopped")
                 else:
                     failed = not self._run(job, watcher)
             finally:
@@ -130,19 +140,17 @@ class TaskRunner:
     def _run(self, job: Job, watcher: TaskWatcher) -> bool:
         watcher.show(state="running", started_at=self._clock.now())
         try:
-            if watcher.stop_asked():
-                raise Stopped
             changed = job.run(watcher)
-            watcher.show(state="done", percent=100, changed=changed, ended_at=self._clock.now())
+            watcher.show_end(state="done", percent=100, changed=changed)
             return True
         except Stopped:
-            watcher.show(state="stopped", changed=True, ended_at=self._clock.now())
+            watcher.show_end(state="stopped", changed=True)
         except errors.DiskyardError as error:
-            watcher.show(state="failed", error=error.to_json(), ended_at=self._clock.now())
+            watcher.show_end(state="failed", error=error.to_json())
         except Exception as error:  # noqa: BLE001 - see the comment
             # The last resort of a background thread: shown to whoever asks for the task.
             defect = errors.InternalError(f"{type(error).__name__}: {error}")
-            watcher.show(state="failed", error=defect.to_json(), ended_at=self._clock.now())
+            watcher.show_end(state="failed", error=defect.to_json())
         finally:
             self._records.forget_stop(watcher.task.task_id)
         return False
@@ -151,6 +159,13 @@ class TaskRunner:
         """Tasks of this process that are queued or running."""
         with self._idle:
             return list(self._unfinished.values())
+
+    def take_started(self) -> list[str]:
+        """The ids of the tasks started since this was last asked: of many, only the latest."""
+        with self._idle:
+            taken = list(self._started)
+            self._started.clear()
+            return taken
 
     def wait(self, task_ids: Sequence[str] | None = None, timeout_s: float | None = None) -> bool:
         """Wait until the tasks, or all of this process, have ended; False if time ran out."""

@@ -1,0 +1,5 @@
+"""``python -m diskyard.cli`` is the program ``diskyard``."""
+
+from diskyard.cli import main
+
+main()

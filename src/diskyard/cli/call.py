@@ -1,0 +1,83 @@
+"""``diskyard call``: every verb of the API, for scripts."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Any
+
+import click
+
+from diskyard import errors
+from diskyard.cli.base import Command
+from diskyard.cli.complete import complete_verb
+from diskyard.cli.output import print_json
+from diskyard.cli.session import open_yard, refuse
+
+_LIMIT_BYTES = 16 << 20
+_RUNS_HERE = ("exportImage", "fixStorageRepository")
+
+
+@click.command(
+    cls=Command,
+    example='diskyard call listImages \'{"repositoryId": "fast"}\'\n'
+    'echo \'{"repositoryId": "fast", "imageId": "…"}\' | diskyard call getImageStatus -',
+)
+@click.argument("verb", shell_complete=complete_verb)
+@click.argument("parameters", default="{}", metavar="['JSON' | -]")
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Exit as soon as the change is committed. Nothing would run what it made due, so AutoFix is "
+    "false, and the fixes stay listed by checkStorageRepository. For verbs whose result is a Task "
+    "of this process it is refused.",
+)
+def call(verb: str, parameters: str, no_wait: bool) -> None:
+    """Call a VERB of the API with its parameters as a JSON object, or - to read it from stdin.
+
+    The result is one JSON value on stdout, printed as soon as it is committed; an error is
+    one JSON object on stderr, and its code's exit status. Then the command waits for the
+    tasks that the verb started, and a task that fails ends it with the task's error. After
+    prepareImage with serve, it stays and serves until it is interrupted.
+    """
+    from diskyard.service import call as run
+
+    words = _decode(_stdin() if parameters == "-" else parameters.encode())
+    if no_wait:
+        words = _without_fixes(verb, words)
+    with open_yard() as yard:
+        result = run(yard.service, verb, words)
+        print_json(result)
+        sys.stdout.flush()
+        if isinstance(result, dict) and result.get("nbdUri"):
+            while True:
+                signal.pause()
+
+
+def _stdin() -> bytes:
+    data = sys.stdin.buffer.read(_LIMIT_BYTES + 1)
+    if len(data) > _LIMIT_BYTES:
+        raise refuse("The parameters are longer than 16 MiB.", "Send a smaller request.")
+    return data
+
+
+def _decode(data: bytes) -> Any:
+    import msgspec
+
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.InvalidParameter(f"The parameters are no JSON: {error}.") from error
+
+
+def _without_fixes(verb: str, words: Any) -> Any:
+    """The parameters with AutoFix false, for a verb that has options."""
+    from diskyard.service import VERBS
+
+    if verb in _RUNS_HERE:
+        raise refuse(f"{verb} runs in this process: nobody would do its work.", "Call it without --no-wait.")
+    if verb not in VERBS or "options" not in VERBS[verb].request.__struct_fields__:
+        return words
+    if not isinstance(words, dict) or not isinstance(words.get("options", {}), dict):
+        return words  # the verb's own error says what is wrong with them
+    return {**words, "options": {**words.get("options", {}), "AutoFix": False}}

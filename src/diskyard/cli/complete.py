@@ -1,0 +1,50 @@
+"""What a shell is offered where a repository, an image or a verb is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+from click.shell_completion import CompletionItem
+
+from diskyard import errors
+
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def _starting(words: list[str], typed: str) -> list[CompletionItem]:
+    return [CompletionItem(word) for word in words if word.startswith(typed)]
+
+
+def complete_verb(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Verbs of the API."""
+    from diskyard.service import VERBS
+
+    return _starting(list(VERBS), typed)
+
+
+def complete_repo(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Connected repositories."""
+    from diskyard.client import Diskyard
+
+    try:
+        with Diskyard(actor="cli") as yard:
+            return _starting(list(yard.connected()), typed)
+    except (errors.DiskyardError, OSError):
+        return []  # a shell that completes is no place for an error
+
+
+def complete_image(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Images as REPO/NAME; the repositories first."""
+    from diskyard.cli.find import Found, images_of
+    from diskyard.client import Diskyard
+
+    try:
+        with Diskyard(actor="cli") as yard:
+            named = [repo_id for repo_id in yard.connected() if typed.startswith(f"{repo_id}/")]
+            if not named:
+                return _starting([f"{repo_id}/" for repo_id in yard.connected()], typed)
+            images = [Found(repo, info).title for repo in named for info in images_of(yard, repo)]
+            return _starting(images, typed)
+    except (errors.DiskyardError, OSError):
+        return []

@@ -1,0 +1,101 @@
+"""``diskyard disk``: VirtualDisks, which can be written."""
+
+from __future__ import annotations
+
+import click
+
+from diskyard.cli.base import Group, describing, new_id, no_wait, optimize, rate, strategy
+from diskyard.cli.complete import complete_image, complete_repo
+from diskyard.cli.find import described, find, require_free_name
+from diskyard.cli.output import answer
+from diskyard.cli.session import open_yard, refuse
+from diskyard.cli.shared import add_shared_commands
+from diskyard.cli.values import NEW_SIZE, SIZE, human_size
+
+
+@click.group("disk", cls=Group)
+def disk() -> None:
+    """Disks: images that can be written. See also 'diskyard image'."""
+
+
+add_shared_commands(disk, "virtual_disk")
+
+
+@disk.command(
+    example="diskyard disk create fast 10G --name web\n"
+    "diskyard disk create fast --from fast/web-installed --name web-1"
+)
+@click.argument("repo", shell_complete=complete_repo)
+@click.argument("size", type=SIZE, required=False)
+@click.option(
+    "--from", "base", metavar="SNAPSHOT", shell_complete=complete_image, help="Begin with its bytes."
+)
+@describing
+@strategy
+@optimize
+@rate
+@new_id
+@no_wait
+def create(
+    repo: str,
+    size: int | None,
+    base: str | None,
+    name: str | None,
+    description: str | None,
+    labels: dict[str, str],
+    strategy: str | None,
+    optimize_now: bool,
+    rate: int,
+    new_image_id: str | None,
+    no_wait: bool,
+) -> None:
+    """Create a disk of SIZE, empty or with a snapshot's bytes; prints its id.
+
+    With --from, SIZE is the snapshot's if it is not given.
+    """
+    options = {
+        "strategy": strategy,
+        "optimize_now": optimize_now,
+        "rate_limit": rate,
+        "new_image_id": new_image_id,
+        "auto_fix": not no_wait,
+    }
+    with open_yard() as yard:
+        user_data = described(name, description, labels)
+        require_free_name(yard, repo, name, [new_image_id])
+        found = None if base is None else find(yard, base, "snapshot", prefer=repo)
+        if size is None:
+            if found is None:
+                raise refuse("A disk needs a size.", "Give SIZE, as 10G, or --from SNAPSHOT.")
+            size = found.info.size_bytes
+        base_id = None if found is None else found.image_id
+        created = yard.create_virtual_disk(repo, size, base_id, user_data, options)
+        answer({"imageId": created}, created)
+
+
+@disk.command(example="diskyard disk extend fast/web +20G")
+@click.argument("disk", shell_complete=complete_image)
+@click.argument("size", type=NEW_SIZE, metavar="[+]SIZE")
+def extend(disk: str, size: tuple[int, bool]) -> None:
+    """Make a disk SIZE large, or larger by +SIZE; what is new reads zeros."""
+    with open_yard() as yard:
+        found = find(yard, disk, "virtual_disk")
+        new_size = size[0] + (found.info.size_bytes if size[1] else 0)
+        yard.extend_virtual_disk(found.repo_id, found.image_id, new_size)
+        answer(
+            {"imageId": found.image_id, "sizeBytes": new_size},
+            f"{found.title} is {human_size(new_size)} large.",
+        )
+
+
+@disk.command(example="diskyard disk revert fast/web fast/web-installed")
+@click.argument("disk", shell_complete=complete_image)
+@click.argument("snapshot", shell_complete=complete_image)
+@no_wait
+def revert(disk: str, snapshot: str, no_wait: bool) -> None:
+    """Give a disk a snapshot's bytes and size; it keeps its id. What it held is gone."""
+    with open_yard() as yard:
+        found = find(yard, disk, "virtual_disk")
+        base = find(yard, snapshot, "snapshot", prefer=found.repo_id)
+        yard.revert_virtual_disk(found.repo_id, found.image_id, base.image_id, {"auto_fix": not no_wait})
+        answer({"imageId": found.image_id}, f"{found.title} holds what {base.title} holds.")

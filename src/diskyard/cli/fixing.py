@@ -1,0 +1,186 @@
+"""Running fixes for people: until none that can run is listed, and each one's outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diskyard import errors
+from diskyard.cli.base import wants_json
+from diskyard.cli.find import name_of
+from diskyard.cli.output import note, print_json, print_table
+from diskyard.cli.session import refuse, wait
+from diskyard.cli.values import human_size, shown
+
+if TYPE_CHECKING:
+    from diskyard.client import Diskyard
+    from diskyard.model.fix import Fix
+
+_RUNS_LIMIT = 3
+_ROUNDS_LIMIT = 10_000
+
+
+@dataclass(slots=True)
+class Fixed:
+    """What a run of fixes came to.
+
+    :param ran: each fix with its outcome, in order.
+    :param failed: the first error.
+    :param left: what is listed afterwards.
+    """
+
+    ran: list[dict[str, Any]] = field(default_factory=list)
+    failed: errors.DiskyardError | None = None
+    left: list[Fix] = field(default_factory=list)
+
+
+def names_of(yard: Diskyard, repo: str, fixes: Sequence[Fix]) -> dict[str, str]:
+    """The names of the images that fixes are about, by their ids."""
+    ids = sorted({fix.image_id for fix in fixes if fix.image_id is not None})
+    found = yard.list_images(repo, image_ids=ids, limit=max(1, len(ids))).images if ids else ()
+    return {info.image_id: name for info in found if (name := name_of(info.user_data)) is not None}
+
+
+def _described(repo: str, fix: Fix, names: Mapping[str, str]) -> str:
+    """What a fix does, with its image called by its name."""
+    name = names.get(fix.image_id or "")
+    if name is None or fix.image_id is None:
+        return fix.description
+    return fix.description.replace(f"image {fix.image_id}", f"{repo}/{name}")
+
+
+def print_fixes(repo: str, fixes: Sequence[Fix], names: Mapping[str, str]) -> None:
+    """A table of fixes; what waits, with why."""
+    columns = ["FIX", "~WHAT", ">FREES", ">MOVES", "~STATE"]
+    print_table(
+        columns,
+        [
+            (
+                fix.fix_id,
+                _described(repo, fix, names),
+                _bytes(fix.frees_bytes),
+                _bytes(fix.moves_bytes),
+                _state(fix),
+            )
+            for fix in fixes
+        ],
+    )
+
+
+def _bytes(size: int | None) -> str:
+    return "" if size is None else human_size(size)
+
+
+def _state(fix: Fix) -> str:
+    if fix.runnable:
+        return "can run"
+    why = fix.waits_for or (f"{fix.held_by} works on it" if fix.held_by else "")
+    return f"waits: {why}" if why else "waits"
+
+
+def choose_fixes(
+    yard: Diskyard, repo: str, typed: Sequence[str], types: Sequence[str], deep: bool
+) -> frozenset[str] | None:
+    """The ids of the fixes that a person typed; None for all.
+
+    :raises diskyard.errors.InvalidParameter: one is not listed, or cannot run now.
+    """
+    if not typed:
+        return None
+    listed = yard.check_storage_repository(repo, {"deep": deep, "types": types or None})
+    chosen = set()
+    for text in typed:
+        found = [fix for fix in listed if fix.fix_id.startswith(text)]
+        found = [fix for fix in found if fix.fix_id == text] or found
+        if len(found) != 1:
+            problem = "not listed: it is done, or never was" if not found else "the beginning of several"
+            raise refuse(f"{shown(text)!r:.80} is {problem}.", f"See 'diskyard repo check {repo}'.")
+        if not found[0].runnable:
+            raise refuse(
+                f"{found[0].fix_id} cannot run now: {_state(found[0])}.", "Do first what it waits for."
+            )
+        chosen.add(found[0].fix_id)
+    return frozenset(chosen)
+
+
+def run_fixes(
+    yard: Diskyard,
+    repo: str,
+    chosen: Collection[str] | None,
+    types: Sequence[str] = (),
+    deep: bool = False,
+    rate: int = 0,
+) -> None:
+    """Run the chosen fixes, or all, and print what came of it.
+
+    :raises diskyard.errors.DiskyardError: the first failure, after all others have run.
+    """
+    outcome = fix_until_done(yard, repo, chosen, types, deep, rate)
+    left = [fix for fix in outcome.left if chosen is None or fix.fix_id in chosen]
+    if wants_json():
+        print_json({"ran": outcome.ran, "left": left})
+    elif not outcome.ran and not left:
+        note(f"{repo} needs no fix.")
+    elif left:
+        click.echo(f"{len(left)} still listed:")
+        print_fixes(repo, left, names_of(yard, repo, left))
+    if outcome.failed is not None:
+        raise outcome.failed
+
+
+def fix_until_done(
+    yard: Diskyard,
+    repo: str,
+    chosen: Collection[str] | None,
+    types: Sequence[str] = (),
+    deep: bool = False,
+    rate: int = 0,
+) -> Fixed:
+    """Run fixes that can run until none is listed; a fix that comes back thrice is left."""
+    outcome = Fixed()
+    runs: dict[str, int] = {}
+    for _ in range(_ROUNDS_LIMIT):
+        outcome.left = yard.check_storage_repository(repo, {"deep": deep, "types": types or None})
+        due = [
+            fix
+            for fix in outcome.left
+            if fix.runnable
+            and runs.get(fix.fix_id, 0) < _RUNS_LIMIT
+            and (chosen is None or fix.fix_id in chosen)
+        ]
+        if not due:
+            break
+        names = names_of(yard, repo, due)
+        for fix in due:
+            failed = _run(yard, repo, fix, _described(repo, fix, names), rate, outcome)
+            runs[fix.fix_id] = _RUNS_LIMIT if failed else runs.get(fix.fix_id, 0) + 1
+    return outcome
+
+
+def _run(yard: Diskyard, repo: str, fix: Fix, title: str, rate: int, outcome: Fixed) -> bool:
+    """Run one fix to its end; whether it failed."""
+    error: errors.DiskyardError | None = None
+    changed: bool | None = None
+    try:
+        task_id = yard.fix_storage_repository(repo, fix, {"rate_limit": rate}).task_id
+        wait(yard)
+        changed = yard.get_task(task_id).changed
+    except errors.DiskyardError as raised:
+        error = raised
+    words = "failed" if error else "done" if changed else "was done already"
+    outcome.ran.append(
+        {
+            "fixId": fix.fix_id,
+            "type": fix.type,
+            "description": fix.description,
+            "changed": changed,
+            "error": None if error is None else error.to_json(),
+        }
+    )
+    if not wants_json():
+        click.echo(f"{shown(title)}: {words}")
+    outcome.failed = outcome.failed or error
+    return error is not None

@@ -1,0 +1,100 @@
+"""What commands print: JSON, tables, lines, errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diskyard.cli.base import wants_json
+from diskyard.cli.values import shown
+from diskyard.errors import DiskyardError
+
+if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
+
+def print_json(value: Any, *, err: bool = False) -> None:
+    """One JSON value on a line of its own, at once."""
+    import msgspec
+
+    click.echo(msgspec.json.encode(value), err=err)
+
+
+def print_error(error: DiskyardError, *, as_json: bool) -> None:
+    """An error on stderr: as one JSON object, or its sentence and its advice."""
+    if as_json:
+        print_json(error.to_json(), err=True)
+        return
+    click.echo(f"diskyard: {_lines(error.message)}", err=True)
+    if error.advice:
+        click.echo(f"  {_lines(error.advice)}", err=True)
+
+
+def _lines(text: str) -> str:
+    return "\n  ".join(shown(line) for line in text.splitlines())
+
+
+def note(text: str) -> None:
+    """A remark for people, on stderr: what is on stdout may be read by a program."""
+    if not wants_json():
+        click.echo(_lines(text), err=True)
+
+
+def answer(value: Any, text: str) -> None:
+    """The one thing that a command answers: as JSON, or as text for people."""
+    if wants_json():
+        print_json(value)
+    else:
+        click.echo(text)
+
+
+def on_terminal() -> bool:
+    """Whether what is printed goes to a terminal."""
+    return sys.stdout.isatty()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table; a column is aligned to the right if its title starts with ``>``.
+
+    On a terminal it is drawn to its width, and columns whose titles start with ``~`` may be
+    folded for that; else columns are two spaces apart.
+    """
+    titles = [column.lstrip(">~") for column in columns]
+    right = [column.startswith(">") for column in columns]
+    cells = [[shown("" if cell is None else cell) for cell in row] for row in rows]
+    if on_terminal():
+        _draw(columns, cells)
+        return
+    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    for row in [titles, *cells]:
+        aligned = [
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(row, widths, right, strict=True)
+        ]
+        click.echo("  ".join(aligned).rstrip())
+
+
+def _draw(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in columns:
+        justify: JustifyMethod = "right" if column.startswith(">") else "left"
+        folds = column.startswith("~")
+        table.add_column(column.lstrip(">~"), justify=justify, no_wrap=not folds, overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """Names and values, one pair a line; pairs without a value are left out."""
+    pairs = [(name, shown(value)) for name, value in fields if value not in (None, "", (), {})]
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
+        click.echo(f"{name:<{width}}  {value}")

@@ -1,0 +1,112 @@
+"""``diskyard image prepare`` and ``teardown``: images that guests use."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from diskyard.cli.base import Command, no_wait, wants_json
+from diskyard.cli.complete import complete_image
+from diskyard.cli.find import Found, find
+from diskyard.cli.output import answer, note, print_fields, print_json
+from diskyard.cli.session import Interrupted, open_yard, refuse
+
+if TYPE_CHECKING:
+    from diskyard.client import Diskyard
+    from diskyard.model.results import Attached
+
+_owner = click.option("--owner", help="The guest it is for; each has an attachment of its own.")
+
+
+@click.command(
+    cls=Command,
+    example="diskyard image prepare fast/web-1\n"
+    "diskyard image prepare fast/web-1 --format libvirt\n"
+    "diskyard image prepare fast/web-installed --serve nbd",
+)
+@click.argument("image", shell_complete=complete_image)
+@click.option("--read-only", is_flag=True, help="Do not write to it; a snapshot is read-only anyway.")
+@_owner
+@click.option(
+    "--serve", type=click.Choice(["nbd"]), help="Serve it, print its URI, and tear it down at Ctrl-C."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "blockdev", "libvirt"]),
+    help="All as JSON; what QEMU's blockdev-add takes; libvirt's <disk>.",
+)
+def prepare(image: str, read_only: bool, owner: str | None, serve: str | None, form: str | None) -> None:
+    """Attach an image on this host: print what QEMU or libvirt needs to open it.
+
+    Until 'diskyard image teardown' no other host can write to it, and it is kept as it is.
+    """
+    if serve is not None and form is not None and form != "json":
+        raise refuse("What is served is opened by its URI.", "Leave --format out.")
+    options = {"read_only": True if read_only else None, "owner": owner, "serve": serve}
+    with open_yard() as yard:
+        found = find(yard, image)
+        if serve is not None:
+            _serve(yard, found, options, owner, form)
+            return
+        attached = yard.prepare_image(found.repo_id, found.image_id, options)
+        _print(attached, found, form)
+
+
+def _print(attached: Attached, found: Found, form: str | None) -> None:
+    if form == "json" or (form is None and wants_json()):
+        print_json(attached)
+    elif form == "blockdev":
+        print_json(attached.blockdev)
+    elif form == "libvirt":
+        answer({"libvirtXml": attached.libvirt_xml}, attached.libvirt_xml.rstrip())
+    else:
+        import msgspec
+
+        blockdev = msgspec.json.encode(attached.blockdev).decode()
+        print_fields(
+            [
+                ("image", found.title),
+                ("mode", attached.mode),
+                ("owner", attached.owner),
+                ("path", attached.path),
+                ("format", attached.format),
+                ("QEMU", f"json:{blockdev}"),
+            ]
+        )
+        click.echo(f"libvirt\n{attached.libvirt_xml.rstrip()}")
+
+
+def _serve(
+    yard: Diskyard, found: Found, options: Mapping[str, object], owner: str | None, form: str | None
+) -> None:
+    """Serve until Ctrl-C or SIGTERM, which is how it is meant to end: that is a success."""
+    try:
+        attached = yard.prepare_image(found.repo_id, found.image_id, options)
+        if form == "json" or wants_json():
+            print_json(attached)
+        else:
+            click.echo(attached.nbd_uri)
+            note(f"Serving {found.title}; Ctrl-C ends it.")
+        while True:
+            signal.pause()
+    except Interrupted:
+        yard.teardown_image(found.repo_id, found.image_id, {"owner": owner})
+
+
+@click.command(cls=Command, example="diskyard image teardown fast/web-1")
+@click.argument("image", shell_complete=complete_image)
+@_owner
+@click.option("--host", "host_id", help="The host whose attachment it is; else this one.")
+@click.option("--force", is_flag=True, help="Also if that host may still use it; you answer for that.")
+@no_wait
+def teardown(image: str, owner: str | None, host_id: str | None, force: bool, no_wait: bool) -> None:
+    """End an attachment; if there is none, nothing happens."""
+    options = {"owner": owner, "host_id": host_id, "force": force, "auto_fix": not no_wait}
+    with open_yard() as yard:
+        found = find(yard, image)
+        yard.teardown_image(found.repo_id, found.image_id, options)
+        answer({"imageId": found.image_id}, f"{found.title} is torn down.")

@@ -1,0 +1,98 @@
+"""The program: its groups of commands, and how every way to end it looks to the caller."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+
+import click
+
+from diskyard import errors
+from diskyard.cli import base, session
+from diskyard.cli.call import call
+from diskyard.cli.completion import completion
+from diskyard.cli.disk import disk
+from diskyard.cli.image import image
+from diskyard.cli.output import print_error
+from diskyard.cli.repo import repo
+from diskyard.cli.snapshot import snapshot
+from diskyard.cli.task import task
+
+_EXIT_OTHER = 1
+_EXIT_USAGE = 2
+
+
+def _print_version(context: click.Context, _: click.Parameter, given: bool) -> None:
+    if given:
+        from importlib.metadata import version
+
+        click.echo(f"diskyard {version('diskyard')}")
+        context.exit()
+
+
+@click.group(
+    cls=base.Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Images are named as REPO/NAME, as REPO/ID, by an id or at least four of its first characters,
+or by NAME alone where only one image has it. Sizes: 10G, 512M, 1T, or bytes.
+
+\b
+Exit status: 0 success; 1 a task was stopped, or --exit-code found something; 2 a command line
+that cannot be read; 10 to 38 an error (docs/errors.md); 130, 143 interrupted.
+
+\b
+Environment:
+  DISKYARD_STATE_DIR  where this host remembers connections and tasks
+  DISKYARD_HOST_ID    this host's name for other hosts
+""",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Its version."
+)
+def program() -> None:
+    """Manage the disk images of virtual machines: disks, snapshots, and copies of them."""
+
+
+for _command in (repo, image, disk, snapshot, task, call, completion):
+    program.add_command(_command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; the exit status. Nothing but a defect of Diskyard shows a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    session.catch_signals()
+    # For errors in reading the command line itself; what follows -- is no option.
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    as_json = "--json" in options or "call" in options[:1]
+    try:
+        _require_text(arguments)
+        status = program.main(list(arguments), prog_name="diskyard", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except errors.DiskyardError as error:
+        print_error(error, as_json=as_json)
+        return error.exit_status
+    except OSError as error:
+        failed = errors.from_os_error(error, f"running diskyard {' '.join(options[:2])}")
+        print_error(failed, as_json=as_json)
+        return failed.exit_status
+    except click.ClickException as error:
+        error.show()
+        return _EXIT_USAGE
+    except session.StoppedByOther as stopped:
+        click.echo(f"diskyard: {stopped}; its fix stays listed for 'diskyard repo fix'.", err=True)
+        return _EXIT_OTHER
+    except session.Interrupted as interrupted:
+        session.say_interrupted(as_json=as_json)
+        return interrupted.exit_status
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise errors.InvalidParameter(f"{argument!r:.80} is not UTF-8.") from None

@@ -1,0 +1,74 @@
+"""Removing an image, and telling what of it stays for others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diskyard.cli.find import Found
+from diskyard.cli.fixing import fix_until_done
+from diskyard.cli.output import answer, note
+from diskyard.cli.session import refuse, wait
+from diskyard.cli.values import human_size
+
+if TYPE_CHECKING:
+    from diskyard.client import Diskyard
+    from diskyard.model.results import RepositoryInfo
+
+
+def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, auto_fix: bool) -> None:
+    """Remove an image; say how much is held until a merge, or run the merge."""
+    if merge and not auto_fix:
+        raise refuse("Both --merge and --no-wait are given.", "Leave one of them out.")
+    repo = found.repo_id
+    merges_before = set(_merges(yard, repo))
+    before = _space(yard, repo)
+    yard.remove_image(repo, found.image_id, {"auto_fix": auto_fix})
+    note(f"{found.title} is removed.")
+    wait(yard)
+    due = _merges(yard, repo)
+    new = [key for key in due if key not in merges_before]
+    failed, ran = None, []
+    if merge and new:
+        outcome = fix_until_done(yard, repo, new, ["merge"], rate=rate)
+        failed, ran = outcome.failed, outcome.ran
+    after = _space(yard, repo)
+    mergeable, retained, used = (
+        _difference(before, after, field) for field in ("mergeable_bytes", "retained_bytes", "used_bytes")
+    )
+    answer(
+        {
+            "imageId": found.image_id,
+            "freedBytes": max(0, -used),
+            "mergeableBytes": max(0, mergeable),
+            "retainedBytes": max(0, retained),
+            "merges": ran,
+        },
+        _told(repo, used, mergeable, retained),
+    )
+    for key, why in _merges(yard, repo).items():
+        if merge and key in new and why:
+            note(f"{key} waits: {why}")
+    if failed is not None:
+        raise failed
+
+
+def _merges(yard: Diskyard, repo: str) -> dict[str, str | None]:
+    """The merges that are listed, each with why it waits."""
+    return {fix.fix_id: fix.waits_for for fix in yard.check_storage_repository(repo, {"types": ["merge"]})}
+
+
+def _space(yard: Diskyard, repo: str) -> RepositoryInfo:
+    return next(info for info in yard.list_storage_repositories() if info.repo_id == repo)
+
+
+def _difference(before: RepositoryInfo, after: RepositoryInfo, field: str) -> int:
+    return (getattr(after, field) or 0) - (getattr(before, field) or 0)
+
+
+def _told(repo: str, used: int, mergeable: int, retained: int) -> str:
+    lines = [f"{human_size(max(0, -used))} given back."]
+    if mergeable > 0:
+        lines.append(f"{human_size(mergeable)} stay until a merge: 'diskyard repo fix {repo} --type merge'.")
+    if retained > 0:
+        lines.append(f"{human_size(retained)} stay for images that need them.")
+    return "\n".join(lines)

@@ -1,0 +1,215 @@
+"""Commands that images, disks and snapshots have in common: list, show, copy, remove."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from diskyard import errors
+from diskyard.cli.base import (
+    Group,
+    describing,
+    new_id,
+    no_wait,
+    optimize,
+    rate,
+    strategy,
+    wants_json,
+)
+from diskyard.cli.complete import complete_image, complete_repo
+from diskyard.cli.find import Found, Kind, described, find, images_of, name_of, require_free_name
+from diskyard.cli.output import answer, on_terminal, print_fields, print_json, print_table
+from diskyard.cli.removing import remove_and_tell
+from diskyard.cli.session import open_yard
+from diskyard.cli.values import human_size
+
+if TYPE_CHECKING:
+    from diskyard.client import Diskyard
+
+_KINDS = {"virtual_disk": "disk", "snapshot": "snapshot"}
+_SHORT_ID = 8
+_DATE, _MINUTE = len("2026-01-31"), len("2026-01-31T12:00")
+_STATUSES = click.Choice(["optimized", "degraded", "broken"])
+
+
+def add_shared_commands(group: Group, kind: Kind | None) -> None:
+    """Add the commands to a group, for images of one kind or of any."""
+    word = "image" if kind is None else _KINDS[kind]
+    _add_list(group, word, kind)
+    _add_show(group, word, kind)
+    _add_copy(group, word, kind)
+    _add_remove(group, word, kind)
+
+
+def _add_list(group: Group, word: str, kind: Kind | None) -> None:
+    @group.command(
+        "list",
+        help=f"List the {word}s of a REPO, or of all. OWN is what removing one would free.",
+        example=f"diskyard {word} list fast",
+    )
+    @click.argument("repo", required=False, shell_complete=complete_repo)
+    @click.option("--status", type=_STATUSES, help="Only those with this status.")
+    def list_(repo: str | None, status: str | None) -> None:
+        _list(repo, status, kind)
+
+
+def _list(repo: str | None, status: str | None, kind: Kind | None) -> None:
+    found: list[Found] = []
+    failed: errors.DiskyardError | None = None
+    with open_yard() as yard:
+        for repo_id in list(yard.connected()) if repo is None else [repo]:
+            try:
+                images = images_of(yard, repo_id, kind=kind, status=status)
+                found += [Found(repo_id, info) for info in images]
+            except errors.DiskyardError as error:
+                failed = error
+    if failed is None or repo is None:
+        _print_list(found)
+    if failed is not None:
+        raise failed
+
+
+def _print_list(found: list[Found]) -> None:
+    if wants_json():
+        print_json([{"repoId": image.repo_id, **_builtins(image.info)} for image in found])
+        return
+    columns = ["~IMAGE", "KIND", ">SIZE", ">OWN", ">SHARED", "STATUS", "CREATED", "ID"]
+    found.sort(key=lambda image: (image.repo_id, name_of(image.info.user_data) or "~", image.info.created_at))
+    print_table(
+        columns,
+        [
+            (
+                f"{image.repo_id}/{name_of(image.info.user_data) or '-'}",
+                _KINDS[image.info.kind],
+                human_size(image.info.size_bytes),
+                human_size(image.info.exclusive_bytes),
+                human_size(image.info.shared_bytes),
+                image.info.status + (", attached" if image.info.attachments else ""),
+                image.info.created_at[: _DATE if on_terminal() else _MINUTE].replace("T", " "),
+                image.image_id[:_SHORT_ID] if on_terminal() else image.image_id,
+            )
+            for image in found
+        ],
+    )
+
+
+def _builtins(value: object) -> dict[str, object]:
+    import msgspec
+
+    builtins: dict[str, object] = msgspec.to_builtins(value)
+    return builtins
+
+
+def _add_show(group: Group, word: str, kind: Kind | None) -> None:
+    @group.command(
+        "show",
+        help=f"Show everything about one {word}.",
+        example=f"diskyard {word} show fast/web",
+    )
+    @click.argument("image", shell_complete=complete_image)
+    def show(image: str) -> None:
+        with open_yard() as yard:
+            found = find(yard, image, kind)
+        if wants_json():
+            print_json({"repoId": found.repo_id, **_builtins(found.info)})
+        else:
+            _show(found)
+
+
+def _show(found: Found) -> None:
+    info = found.info
+    data = info.user_data if isinstance(info.user_data, dict) else {"userData": info.user_data}
+    labels = data.get("labels")
+    others = {key: value for key, value in data.items() if key not in ("name", "description", "labels")}
+    print_fields(
+        [
+            ("image", found.title),
+            ("id", info.image_id),
+            ("kind", _KINDS[info.kind]),
+            ("description", data.get("description")),
+            ("labels", _pairs(labels) if isinstance(labels, dict) else labels),
+            ("other data", _pairs(others)),
+            ("size", f"{human_size(info.size_bytes)} ({info.size_bytes:,} B)"),
+            ("own", f"{human_size(info.exclusive_bytes)}, which removing it would free"),
+            ("shared", f"{human_size(info.shared_bytes)}, which others read too"),
+            ("status", info.status),
+            ("strategy", info.strategy),
+            ("created", info.created_at),
+            ("captured", info.captured_at),
+            ("revision", info.revision),
+            ("tracking since", ", ".join(info.tracking)),
+            *(
+                ("attached", f"{at.mode} for {at.owner} on {at.host_id} since {at.attached_at}")
+                for at in info.attachments
+            ),
+        ]
+    )
+
+
+def _pairs(pairs: dict[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in pairs.items())
+
+
+def _add_copy(group: Group, word: str, kind: Kind | None) -> None:
+    @group.command(
+        "copy",
+        help=f"Copy a {word} to a REPO, whole or as the difference to a base there.\n\n"
+        "The copy of a snapshot has the same id; where it is there already nothing is done.",
+        example=f"diskyard {word} copy fast/web backup --name monday\n"
+        f"diskyard {word} copy fast/web backup --base backup/monday --name tuesday",
+    )
+    @click.argument("image", shell_complete=complete_image)
+    @click.argument("repo", shell_complete=complete_repo)
+    @click.option("--base", shell_complete=complete_image, help="Store only the difference to this image.")
+    @describing
+    @click.option("--snapshot", "as_snapshot", is_flag=True, help="Make the copy of a disk a snapshot.")
+    @click.option(
+        "--track", is_flag=True, help="Keep the point of copy, so that the next difference is quick."
+    )
+    @strategy
+    @optimize
+    @rate
+    @new_id
+    @no_wait
+    def copy(image: str, repo: str, base: str | None, **given: object) -> None:
+        with open_yard() as yard:
+            _copy(yard, find(yard, image, kind, prefer=image.rpartition("/")[0]), repo, base, given)
+
+
+def _copy(yard: Diskyard, source: Found, repo: str, base: str | None, given: dict[str, object]) -> None:
+    name = given["name"]
+    assert name is None or isinstance(name, str)
+    user_data = described(name, given["description"], given["labels"])  # type: ignore[arg-type]
+    require_free_name(yard, repo, name, [source.image_id, given["new_image_id"]])  # type: ignore[list-item]
+    options = {
+        "strategy": given["strategy"],
+        "optimize_now": given["optimize_now"],
+        "rate_limit": given["rate"],
+        "new_image_id": given["new_image_id"],
+        "as_": "snapshot" if given["as_snapshot"] else None,
+        "track_changes": given["track"],
+        "auto_fix": not given["no_wait"],
+        "image_hints": {source.image_id: source.repo_id},
+    }
+    base_id = None if base is None else find(yard, base, prefer=repo).image_id
+    copied = yard.copy_image(repo, source.image_id, base_id, user_data, options)
+    answer({"imageId": copied}, copied)
+
+
+def _add_remove(group: Group, word: str, kind: Kind | None) -> None:
+    @group.command(
+        "remove",
+        help=f"Remove a {word}. What others are based on stays for them until it is merged; the "
+        "command says how much.",
+        example=f"diskyard {word} remove fast/web --merge",
+    )
+    @click.argument("image", shell_complete=complete_image)
+    @click.option(
+        "--merge", is_flag=True, help="Merge what others need into them, which gives back the rest."
+    )
+    @rate
+    @no_wait
+    def remove(image: str, merge: bool, rate: int, no_wait: bool) -> None:
+        with open_yard() as yard:
+            remove_and_tell(yard, find(yard, image, kind), merge=merge, rate=rate, auto_fix=not no_wait)

@@ -1,0 +1,95 @@
+"""Values as people type them: sizes, rates, KEY=VALUE; and sizes as people read them."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import click
+
+_UNITS = "KMGTPE"
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGTPE])(?:iB)?|B)?(?:/s)?", re.IGNORECASE | re.ASCII)
+_DIGITS_LIMIT = 30
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 10G, 1.5T, 512MiB or 4096; a unit is a power of 1024.
+
+    :raises ValueError: it is none, or no whole number of bytes.
+    """
+    match = _SIZE.fullmatch(text.strip()) if len(text) <= _DIGITS_LIMIT else None
+    if match is None:
+        raise ValueError(f"{text!r:.80} is no size; say it as 10G, 512M, 1T or in bytes")
+    power = _UNITS.index(match[2].upper()) + 1 if match[2] else 0
+    size = Fraction(match[1]) * 1024**power
+    if size.denominator != 1:
+        raise ValueError(f"{text!r} is no whole number of bytes")
+    return int(size)
+
+
+class Size(click.ParamType[int]):
+    """A size, as a number of bytes.
+
+    :param name: how help texts name it.
+    """
+
+    def __init__(self, name: str = "size") -> None:
+        self.name = name
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes."""
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
+class NewSize(click.ParamType[tuple[int, bool]]):
+    """A size, or with a ``+`` what is added to one: ``(bytes, whether it is added)``."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, bool]:
+        """Bytes, and whether they are added."""
+        if isinstance(value, tuple):
+            return value
+        text = str(value).strip()
+        return Size().convert(text.removeprefix("+"), param, ctx), text.startswith("+")
+
+
+SIZE, RATE, NEW_SIZE = Size(), Size("rate"), NewSize()
+
+
+def key_values(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """A dictionary of arguments such as KEY=VALUE; as the callback of an option."""
+    found: dict[str, str] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE.", context, parameter)
+        if key in found:
+            raise click.BadParameter(f"{key} is given twice.", context, parameter)
+        found[key] = value
+    return found
+
+
+def human_size(size_bytes: int | None) -> str:
+    """A size for people: 10 GiB, 1.5 MiB, 512 B."""
+    if size_bytes is None:
+        return "?"
+    size, unit = float(size_bytes), "B"
+    for letter in _UNITS:
+        if abs(size) < 1024:
+            break
+        size, unit = size / 1024, f"{letter}iB"
+    digits = 0 if unit == "B" or size == int(size) or size >= 100 else 1
+    return f"{size:.{digits}f} {unit}"
+
+
+def shown(text: object) -> str:
+    """Text that others wrote, without what would move a terminal's cursor or more."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
