@@ -103,16 +103,7 @@ class Checkpoints:
 
     def fold(self, state: State, nonces: Sequence[str]) -> None:
         """Write the checkpoint of ``state``, durably."""
-        checkpoint = Checkpoint(
-            marker=state.marker,
-            version=state.version,
-            nonce=state.nonce,
-            nonces=tuple(nonces),
-            images=tuple(state.images.values()),
-            volumes=tuple(state.volumes.values()),
-            attachments=tuple(state.attachments.values()),
-        )
-        self._repository.put("checkpoint", state.version, encode(checkpoint))
+        self._repository.put("checkpoint", state.version, encode(checkpoint_of(state, nonces)))
         self._folded_at = state.version
 
     def trim(self) -> None:
@@ -143,6 +134,19 @@ class Checkpoints:
                 # Stopping at the first young one keeps the entries without a gap.
                 return
             self._repository.delete("entry", number)
+
+
+def checkpoint_of(state: State, nonces: Sequence[str]) -> Checkpoint:
+    """The checkpoint of a state."""
+    return Checkpoint(
+        marker=state.marker,
+        version=state.version,
+        nonce=state.nonce,
+        nonces=tuple(nonces),
+        images=tuple(state.images.values()),
+        volumes=tuple(state.volumes.values()),
+        attachments=tuple(state.attachments.values()),
+    )
 
 
 def check_checkpoint(checkpoint: Checkpoint, marker: str, number: int) -> None:
