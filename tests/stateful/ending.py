@@ -55,6 +55,7 @@ def settle(machine: ImageMachine) -> None:
 
 def fix_all(machine: ImageMachine) -> None:
     """Run whatever can be run, by the hosts in turn, until nothing can."""
+    fixes: list[tuple[str, Fix]] = []
     for turn in range(_ROUNDS):
         fixes = [
             (repo, fix)

@@ -10,7 +10,7 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from diskyard.host import Files, Host
 from diskyard.model.identity import HostIdentity
@@ -142,11 +142,8 @@ def with_files(host: Host, files: Files) -> Host:
     return replace(host, files=files)
 
 
-class Hook(Protocol):
-    """What a test runs around the calls of a repository; it may raise."""
-
-    def __call__(self, method: str, words: Sequence[object]) -> None:
-        """Run it."""
+Hook = Callable[[str, Sequence[object]], None]
+"""What a test runs around the calls of a repository, given method and words; it may raise."""
 
 
 def nothing(method: str, words: Sequence[object]) -> None:
