@@ -218,6 +218,12 @@ class Files:
         """Make a folder that must not exist; its name is durable after its parent's sync."""
         os.mkdir(path, 0o750)
 
+    def ensure_folder(self, path: str) -> None:
+        """Make a folder unless something has its name, be it since this moment."""
+        if not self.exists(path):
+            with contextlib.suppress(FileExistsError):
+                self.make_folder(path)
+
     def make_private_folder(self) -> str:
         """The path of a new folder outside of any storage that only this user enters: for sockets."""
         return tempfile.mkdtemp(prefix="diskyard-")
