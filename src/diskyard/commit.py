@@ -15,6 +15,21 @@ Result = TypeVar("Result")
 _ATTEMPTS = 10_000
 
 
+def refresh(log: Log) -> State:
+    """The newest state, durable.
+
+    :raises diskyard.errors.RepositoryUnavailable: the storage does not show it: it is gone, not
+        mounted, or sick.
+    """
+    try:
+        return log.refresh()
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise errors.RepositoryUnavailable(
+            f"The repository does not answer: {error.strerror or error}{where}."
+        ) from error
+
+
 def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> tuple[Result, State]:
     """Plan on the newest state and publish; on losing the number, again.
 
@@ -24,7 +39,7 @@ def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> tuple[R
     :raises diskyard.errors.StorageError: the outcome is unknown (see :meth:`Log.publish`).
     """
     for _ in range(_ATTEMPTS):
-        state = log.refresh()
+        state = refresh(log)
         draft = Draft(state)
         result = plan(draft)
         normalise(draft)
