@@ -13,7 +13,7 @@ from diskyard.attachments.attach import DEFAULT_OWNER, prepare_image, teardown_i
 from diskyard.fixes.look import look
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix, fix_id
-from diskyard.model.options import TeardownOptions
+from diskyard.model.options import TeardownOptions, wire_name
 from diskyard.model.records import CopyHold
 from diskyard.model.results import (
     Attached,
@@ -189,12 +189,13 @@ def _untrack(service: Service, request: ask.UntrackChanges) -> None:
 
 
 def _prepare(service: Service, request: ask.PrepareImage) -> Attached:
-    before = service.connections.get(request.repository_id).state().attachments
+    opened = service.connections.get(request.repository_id)
+    before = opened.state().attachments
     attached, chain = prepare_image(service.engine, request)
     if request.options.serve is None:
         return attached
     try:
-        return service.servers.serve(attached, chain)
+        return service.servers.serve(opened, attached, chain)
     except BaseException:
         key = (attached.image_id, service.host.identity, attached.owner)
         if key not in {(found.image_id, found.host, found.owner) for found in before.values()}:
@@ -208,7 +209,9 @@ def _prepare(service: Service, request: ask.PrepareImage) -> Attached:
 
 def _teardown(service: Service, request: ask.TeardownImage) -> None:
     # The server goes first: what it has open is the attachment's.
-    service.servers.stop(request.image_id, request.options.owner or DEFAULT_OWNER)
+    if request.options.host_id in (None, service.host.identity.host_id):
+        marker = service.connections.get(request.repository_id).marker
+        service.servers.stop(marker, request.image_id, request.options.owner or DEFAULT_OWNER)
     outcome = teardown_image(service.engine, request)
     service.finish(outcome, auto_fix=request.options.auto_fix)
 
@@ -260,7 +263,7 @@ def _fix(service: Service, request: ask.FixStorageRepository) -> Task:
     if options.participating_repositories is not None:
         places = [service.connections.get(key) for key in options.participating_repositories]
     follow_up = FollowUp(opened, data.action, request.fix.image_id, options.rate_limit)
-    return service.tasks.start([service.job(follow_up, places)])[0]
+    return service.tasks.start([service.job(follow_up, places, force=options.force)])[0]
 
 
 # -- tasks and host ---------------------------------------------------------------------------
@@ -283,7 +286,12 @@ def _stop_task(service: Service, request: ask.StopTask) -> None:
 
 def _host_info(service: Service, request: ask.GetHostInfo) -> HostInfo:
     formats = tuple(
-        FormatInfo(name=found.name, parameters=dict(found.parameters)) for found in FORMATS.values()
+        FormatInfo(
+            name=found.name,
+            parameters=dict(found.parameters),
+            capabilities={wire_name(key): can for key, can in found.capabilities.items()},
+        )
+        for found in FORMATS.values()
     )
     return HostInfo(host_id=service.host.identity.host_id, version=version(), formats=formats)
 
@@ -341,12 +349,20 @@ VERBS: dict[str, Verb] = {verb.name: verb for verb in BY_REQUEST.values()}
 
 
 def run(service: Service, request: ask.Request) -> Any:
-    """Run a decoded request; errors of the system become errors of the table."""
+    """Run a decoded request.
+
+    :raises diskyard.errors.DiskyardError: of the table; errors of the system become such too,
+        and what nobody expected is an InternalError that has it as its cause.
+    """
     verb = BY_REQUEST[type(request)]
     try:
         return verb.run(service, request)
+    except errors.DiskyardError:
+        raise
     except OSError as error:
         raise errors.from_os_error(error, f"running {verb.name}") from error
+    except Exception as error:
+        raise errors.unexpected(error) from error
 
 
 def call(service: Service, name: str, parameters: Any) -> Any:
