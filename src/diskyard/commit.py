@@ -36,10 +36,12 @@ def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> tuple[R
     :param plan: writes on the draft what must change, or raises an error of the table, or
         leaves it as it is: then nothing is published. It may be called any number of times.
     :returns: what ``plan`` returned, and the state with its changes, which is durable.
+    :raises diskyard.errors.NotARepository: the repository is being removed.
     :raises diskyard.errors.StorageError: the outcome is unknown (see :meth:`Log.publish`).
     """
     for _ in range(_ATTEMPTS):
         state = refresh(log)
+        _require_open(state)
         draft = Draft(state)
         result = plan(draft)
         normalise(draft)
@@ -52,3 +54,12 @@ def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> tuple[R
     raise errors.RepositoryUnavailable(
         "Other writers were quicker every time.", advice="Try again when there is less load."
     )
+
+
+def _require_open(state: State) -> None:
+    """Refuse to plan on the last entry there can be."""
+    if state.closed:
+        raise errors.NotARepository(
+            "The repository is being removed: nothing can be changed in it any more.",
+            advice="Finish with removeStorageRepository, then create a repository there.",
+        )

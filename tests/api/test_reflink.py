@@ -183,3 +183,14 @@ def test_a_performance_clone_is_reserved(reflink: Rig) -> None:
     assert reflink.allocated("a", disk) >= SIZE
     reflink.expect("a", disk, picture(SIZE, ONE))
     assert fixes(yard, "a") == []
+
+
+def test_an_export_leaves_no_clone(reflink: Rig) -> None:
+    """What was cloned for it is deleted when it ends, and nothing is left for check."""
+    disk = reflink.disk("a", ONE)
+    path = reflink.folder / "out.raw"
+    task = reflink.yard.export_image("a", disk, str(path), "raw")
+    assert reflink.yard.wait_for_task(task.task_id, 60).state == "done"
+    assert path.read_bytes() == picture(SIZE, ONE)
+    assert fixes(reflink.yard, "a") == []
+    assert len(reflink.files("a")) == 1

@@ -28,7 +28,11 @@ from diskyard.planner.work import needs_restore, set_damage
 
 
 def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | None) -> Look:
-    """Look at everything; the storage is listed before the log is read, in that order."""
+    """Look at everything; the storage is listed before the log is read, in that order.
+
+    :raises diskyard.errors.RepositoryUnavailable: the storage does not show its log.
+    """
+    opened.state()
     listed = opened.storage.list_volumes()
     leftovers = opened.storage.list_leftovers()
     progress = opened.storage.progress_image_ids()

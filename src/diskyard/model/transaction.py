@@ -10,7 +10,10 @@ from diskyard.model.state import State
 
 
 class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
-    """Records put and removed together. Puts come first, so none is named by both."""
+    """Records put and removed together. Puts come first, so none is named by both.
+
+    :param closes: nothing is published after this entry: the repository is being removed.
+    """
 
     put_images: tuple[Image, ...] = ()
     put_volumes: tuple[Volume, ...] = ()
@@ -18,6 +21,7 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
     remove_images: tuple[str, ...] = ()
     remove_volumes: tuple[str, ...] = ()
     remove_attachments: tuple[str, ...] = ()
+    closes: bool = False
 
     def __bool__(self) -> bool:
         return any(
@@ -28,13 +32,14 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
                 self.remove_images,
                 self.remove_volumes,
                 self.remove_attachments,
+                self.closes,
             )
         )
 
     @property
     def frees_space(self) -> bool:
         """Whether it leads to less being stored: such a one may use the log's reserve."""
-        return bool(self.remove_volumes or self.remove_images) or any(
+        return bool(self.remove_volumes or self.remove_images or self.closes) or any(
             volume.state == "doomed" for volume in self.put_volumes
         )
 
@@ -115,6 +120,10 @@ class Draft:
                     self.touch_image(image_id)
         self.state = self.state.remove_attachment(attachment_id)
 
+    def close(self) -> None:
+        """Let nothing be published after these changes."""
+        self.state = replace(self.state, closed=True)
+
     def touch_image(self, image_id: str) -> None:
         """Note that an image, and the volume it points at, must be looked at again."""
         self.images_touched[image_id] = None
@@ -154,6 +163,7 @@ class Draft:
             remove_attachments=tuple(
                 k for k in attachments if k in before.attachments and k not in after.attachments
             ),
+            closes=after.closed and not before.closed,
         )
 
 
@@ -175,4 +185,5 @@ def apply(state: State, entry: Entry) -> State:
         state = state.remove_volume(volume_id)
     for attachment_id in changes.remove_attachments:
         state = state.remove_attachment(attachment_id)
-    return replace(state, version=entry.number, nonce=entry.nonce)
+    closed = state.closed or changes.closes
+    return replace(state, version=entry.number, nonce=entry.nonce, closed=closed)
