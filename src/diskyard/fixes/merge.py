@@ -8,11 +8,11 @@ from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Merge
 from diskyard.model.state import State
 from diskyard.mover.merge import commit_down, stream_up
-from diskyard.opened import Opened, backing_name
+from diskyard.opened import Opened, backing_name, is_missing
 from diskyard.operations.engine import FollowUp
-from diskyard.planner import work as planner
+from diskyard.planner import merge as planner
 from diskyard.planner.common import Superseded
-from diskyard.planner.work import MergePlan
+from diskyard.planner.merge import MergePlan
 
 
 def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
@@ -35,6 +35,7 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
             if planner.merge_lease_images(state, plan) != leases:
                 continue  # the disk was snapshotted meanwhile: other images to hold
             _require_free(state, plan)
+            _require_whole(opened, state, plan)
             try:
                 return True, _merge(work, state, plan)
             except Superseded:
@@ -43,11 +44,10 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
 
 def _plan(opened: Opened, state: State, image_id: str) -> MergePlan | None:
     image = state.images.get(image_id)
-    if image is None:
+    if image is None or image.volume_id is None:
         return None
     allocated: dict[str, int] = {}
-    involved = [key for key in (image.volume_id, *state.dependents(image_id)) if key is not None]
-    for volume_id in involved:
+    for volume_id in (image.volume_id, *state.dependents(image_id)):
         stored = opened.stored(state.volumes[volume_id])
         allocated[volume_id] = 0 if stored is None else stored.allocated_bytes
     return planner.plan_merge(state, image_id, allocated)
@@ -66,6 +66,16 @@ def _require_free(state: State, plan: MergePlan) -> None:
     in_the_way = planner.merge_in_the_way(state, plan)
     if in_the_way is not None:
         raise errors.ImageInUse(f"The merge waits: {in_the_way}.")
+
+
+def _require_whole(opened: Opened, state: State, plan: MergePlan) -> None:
+    """Refuse to write bytes that may be wrong into a volume that is right."""
+    for volume in state.volume_chain(plan.dependent):
+        if volume.damage is not None or is_missing(volume, opened.stored(volume)):
+            raise errors.ImageBroken(
+                f"The merge waits: volume {volume.id} cannot be read.",
+                advice="Mend the images that read it first; check lists how.",
+            )
 
 
 def _merge(work: Work, state: State, plan: MergePlan) -> list[FollowUp]:

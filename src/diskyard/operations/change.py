@@ -116,7 +116,8 @@ def settle_size(opened: Opened, image_id: str, inherit_fds: list[int]) -> None:
         return
     volume = state.volumes[image.volume_id]
     shared = state.images_on(volume.id) != {image_id}
-    if shared or opened.stored(volume) is None or opened.actual_size_bytes(volume) == volume.size_bytes:
+    # A shorter one has lost data: it is damaged, and must not be made to look whole.
+    if shared or opened.stored(volume) is None or opened.actual_size_bytes(volume) <= volume.size_bytes:
         return
     chain = opened.chain(state, image)
     grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=inherit_fds)
