@@ -73,11 +73,19 @@ def wait(yard: Diskyard) -> None:
         _draw_progress(yard)
     ended = [yard.get_task(task_id) for task_id in yard.take_started()]
     for task in ended:
+        if _is_others_work(task):
+            note("Somebody still works on it; the rest stays listed for 'diskyard repo fix'.")
+            return
         if task.state == "failed":
             yard.wait_for_task(task.task_id)
     stopped = [task.task_id for task in ended if task.state == "stopped"]
     if stopped:
         raise StoppedByOther(f"task {stopped[0]} was stopped")
+
+
+def _is_others_work(task: Task) -> bool:
+    """Whether a clean, and what was to follow it, is left to whoever still uses what it deletes."""
+    return task.verb == "clean" and (task.error or {}).get("code") == errors.LeaseHeld.__name__
 
 
 def _draw_progress(yard: Diskyard) -> None:

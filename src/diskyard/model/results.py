@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from diskyard.model.options import wire_name
 from diskyard.model.records import ImageKind, Strategy
 from diskyard.model.status import Status
 
@@ -34,7 +35,7 @@ class ImageStatus(msgspec.Struct, frozen=True, kw_only=True, rename=_status_name
     task_id: str | None
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class Result(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name):
     """Base of the other results."""
 
 
