@@ -42,6 +42,7 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     return Look(
         state=state,
         capabilities=opened.storage.capabilities,
+        read_only=opened.log.read_only_because(),
         stored={str(item.name): item.allocated_bytes for item in listed},
         allocated=allocated,
         missing=missing,

@@ -16,10 +16,10 @@ from diskyard.model.records import CopyHold, FileSource, Image, Pending, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.copy import copy_view
-from diskyard.mover.interface import Chain, Stopped
+from diskyard.mover.interface import Chain
 from diskyard.mover.merge import repair_leaks
 from diskyard.mover.reflink import clone_file
-from diskyard.opened import Opened
+from diskyard.opened import Opened, volume_name
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.freeze import release_hold
@@ -50,12 +50,6 @@ def mend(work: Work, action: Mend, participating: list[Opened] | None) -> tuple[
             # Cancelled or taken over: what was made is left without anybody who wants it.
             leftover = [] if work.volume_id is None else [CleanVolume(volume_id=work.volume_id)]
             return False, [FollowUp(opened, action) for action in leftover]
-        except Stopped:
-            work.persist("stopped by the caller")
-            opened.commit(
-                lambda draft: planner.set_last_error(draft, action.image_id, "stopped"), work.author
-            )
-            raise
         return False, []
 
 
@@ -110,7 +104,8 @@ def _take_over(work: Work, image: Image, fingerprint: str) -> tuple[Volume, int]
 
     Another worker's volume is used again only if that worker can no longer write into it.
     What it wrote came from the same source, which cannot change: it is overwritten with
-    the same bytes from the last checkpoint on.
+    the same bytes from the last checkpoint on. The first checkpoint says that the volume
+    was made; one without any is made again.
     """
     opened = work.opened
     progress = opened.progress(image.id)
@@ -126,27 +121,29 @@ def _take_over(work: Work, image: Image, fingerprint: str) -> tuple[Volume, int]
         ),
         work.author,
     )
-    start_bytes = 0
-    if not exists or volume.id == volume_id:
+    kept = exists and volume.id != volume_id
+    start_bytes = _resume_at(progress, old, fingerprint) if kept else None
+    if start_bytes is None:
+        # Without a checkpoint it is not known that the volume was ever made whole.
+        opened.storage.delete_volume(volume_name(volume))
         opened.make_empty(volume)
     else:
         repair_leaks(work.engine.host, opened.layer(volume), inherit_fds=work.inherit_fds)
-        start_bytes = _resume_at(progress, old, fingerprint)
     work.volume_id, work.work_id, work.fingerprint = volume.id, work_id, fingerprint
-    work.checkpoint(start_bytes)
-    return volume, start_bytes
+    work.checkpoint(start_bytes or 0)
+    return volume, work.durable_bytes
 
 
-def _resume_at(progress: Progress | None, old: Volume | None, fingerprint: str) -> int:
+def _resume_at(progress: Progress | None, old: Volume | None, fingerprint: str) -> int | None:
     """The last checkpoint, if it is of this volume, of the work that last had it, and source."""
     if progress is None or old is None or old.building is None:
-        return 0
+        return None
     same = (progress.volume_id, progress.work_id, progress.fingerprint) == (
         old.id,
         old.building.work_id,
         fingerprint,
     )
-    return progress.durable_bytes if same else 0
+    return progress.durable_bytes if same else None
 
 
 def _target(opened: Opened, volume: Volume) -> Chain:

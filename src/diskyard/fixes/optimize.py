@@ -45,7 +45,10 @@ def _reserve(work: Work, plan: OptimizePlan) -> bool:
     work.opened.storage.grow_volume(
         volume_name(plan.volume), length_bytes=plan.volume.size_bytes, preallocate=True
     )
-    work.opened.commit(lambda draft: planner.seal_reserve(draft, plan), work.author)
+    try:
+        work.opened.commit(lambda draft: planner.seal_reserve(draft, plan), work.author)
+    except Superseded:
+        return False
     return True
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from diskyard import errors
 from diskyard.fixes import clean
 from diskyard.fixes.mend import mend
@@ -22,10 +24,20 @@ from diskyard.model.fix import (
     Optimize,
     fix_type,
 )
+from diskyard.mover.interface import Stopped
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp
+from diskyard.planner.work import set_last_error
 
 _FOLLOW_UP_LIMIT = 10_000
+#: The storage's failures, and others at work: neither says anything of the image.
+_PASSING = (
+    errors.CorruptRecord,
+    errors.ImageInUse,
+    errors.LeaseHeld,
+    errors.RepositoryUnavailable,
+    errors.StorageError,
+)
 
 
 def run_fix(
@@ -53,12 +65,30 @@ def run_fix(
         fix=fix_type(action),
     )
     try:
+        if work.watcher.stop_asked():
+            raise Stopped
         changed, follow_ups = _run(work, action, participating)
+    except Stopped:
+        _keep_why(work, action, "stopped")
+        raise
+    except errors.DiskyardError as error:
+        if not isinstance(error, _PASSING):
+            _keep_why(work, action, error.message)
+        raise
     except OSError as error:
         raise errors.from_os_error(error, f"running a {fix_type(action)} fix") from error
     _forget_progress(work)
     run_follow_ups(engine, follow_ups, watcher)
     return changed
+
+
+def _keep_why(work: Work, action: AnyAction, text: str) -> None:
+    """Keep why work on an image ended early, where getImageStatus shows it."""
+    if not isinstance(action, Mend | Optimize):
+        return
+    work.persist(text)
+    with contextlib.suppress(errors.DiskyardError):  # the caller is told the first error
+        work.opened.commit(lambda draft: set_last_error(draft, action.image_id, text), work.author)
 
 
 def _run(work: Work, action: AnyAction, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:

@@ -268,6 +268,12 @@ class Log:
                     self._repository.rewrite("entry", state.version, index, whole)
         self._twin_missing = False
 
+    def read_only_because(self) -> str | None:
+        """Why :meth:`require_writable` would refuse, for people; None if it would not."""
+        if self.damage is not None:
+            return f"the log cannot be read: {self.damage}"
+        return "a newer Diskyard wrote the log" if self.newer_minor else None
+
     # -- what is known ------------------------------------------------------------
 
     def newest_known(self) -> State:

@@ -32,14 +32,15 @@ def blockdev_graph(chain: Chain, *, read_only: bool, direct: bool = True) -> dic
     """The whole chain as one nested QEMU blockdev, for a guest or for ``json:{…}``.
 
     :param read_only: of the top layer; those below are always read-only.
-    :param direct: past the page cache (O_DIRECT), which not every file system can.
+    :param direct: past the page cache (O_DIRECT), which not every file system can, and QEMU
+        cannot for writing to a file that ends inside a sector.
     """
     graph: dict[str, object] | None = None
     for index in reversed(range(len(chain))):
         layer = chain[index]
         _check_format(layer, is_root=index == len(chain) - 1)
         protected = read_only or index > 0
-        cache = {"direct": direct}
+        cache = {"direct": direct and (protected or not ends_inside_a_sector(layer))}
         file = {**layer.protocol, "read-only": protected, "cache": cache}
         below = graph
         graph = {"driver": layer.format, "read-only": protected, "cache": cache, "file": file}
@@ -68,7 +69,7 @@ def layer_sizes_bytes(host: Host, layers: Sequence[Layer], *, limits: Limits | N
         return [daemon.size_bytes(daemon.open_chain((layer,))) for layer in layers]
 
 
-def _ends_inside_a_sector(layer: Layer) -> bool:
+def ends_inside_a_sector(layer: Layer) -> bool:
     """Whether a raw file cannot be written past the page cache: QEMU would have to lengthen it."""
     if layer.format != "raw" or layer.path is None:
         return False
@@ -197,7 +198,7 @@ class StorageDaemon:
         node = self._fresh_name()
         options = {**layer.protocol, "node-name": node, "read-only": not writable}
         doing = f"opening the storage of volume {layer.name}"
-        if not (writable and _ends_inside_a_sector(layer)):
+        if not (writable and ends_inside_a_sector(layer)):
             try:
                 self.command("blockdev-add", {**options, "cache": {"direct": True}}, doing=doing)
             except errors.StorageError as error:

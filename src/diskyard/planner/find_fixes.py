@@ -58,6 +58,7 @@ class Look:
     The storage was listed before ``state`` was read: what was listed then and is not named
     now is not named by anything that is still to come either.
 
+    :param read_only: why nothing can be changed here now; None if it can.
     :param stored: allocated bytes by volume name.
     :param allocated: allocated bytes by volume id.
     :param missing: volumes that are named ready and are not on the storage.
@@ -73,6 +74,7 @@ class Look:
 
     state: State
     capabilities: Capabilities
+    read_only: str | None = None
     stored: Mapping[str, int] = field(default_factory=dict)
     allocated: Mapping[str, int] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
@@ -104,14 +106,15 @@ def find_fixes(look: Look) -> list[Fix]:
     fixes = []
     for found in _found(look):
         data = FixData(look.state.marker, found.action)
+        waits_for = look.read_only or found.waits_for
         fixes.append(
             Fix(
                 fix_id=fix_id(data),
                 type=fix_type(found.action),
                 description=found.description,
                 image_id=found.image_id,
-                runnable=not (found.waits_for or found.held_by),
-                waits_for=found.waits_for,
+                runnable=not (waits_for or found.held_by),
+                waits_for=waits_for,
                 held_by=found.held_by,
                 frees_bytes=found.frees_bytes,
                 moves_bytes=found.moves_bytes,

@@ -190,13 +190,14 @@ def seal_optimize(draft: Draft, plan: OptimizePlan, *, volume_id: str, work_id: 
     """Switch to the better volume, if the image's bytes are still those it was built from."""
     image = _require_unchanged(draft.state, plan)
     draft.put_volume(ready(require_building(draft.state, volume_id, work_id)))
-    draft.put_image(replace(image, volume_id=volume_id))
+    draft.put_image(replace(image, volume_id=volume_id, last_error=None))
 
 
 def seal_reserve(draft: Draft, plan: OptimizePlan) -> None:
     """Note that the volume's blocks are reserved."""
-    _require_unchanged(draft.state, plan)
+    image = _require_unchanged(draft.state, plan)
     draft.put_volume(replace(draft.state.volumes[plan.volume.id], preallocated=True))
+    draft.put_image(replace(image, last_error=None))
 
 
 def _require_unchanged(state: State, plan: OptimizePlan) -> Image:
@@ -310,7 +311,7 @@ def seal_restore(draft: Draft, image_id: str, *, old_volume_id: str, volume_id: 
     if image is None or image.volume_id != old_volume_id:
         raise Superseded(f"image {image_id} changed meanwhile")
     draft.put_volume(ready(require_building(draft.state, volume_id, work_id)))
-    draft.put_image(replace(image, volume_id=volume_id))
+    draft.put_image(replace(image, volume_id=volume_id, last_error=None))
 
 
 def set_last_error(draft: Draft, image_id: str, text: str | None) -> None:

@@ -13,6 +13,7 @@ from diskyard.attachments.attach import DEFAULT_OWNER, prepare_image, teardown_i
 from diskyard.fixes.look import look
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix, fix_id
+from diskyard.model.records import CopyHold
 from diskyard.model.results import (
     Attached,
     FormatInfo,
@@ -83,6 +84,16 @@ def _remove_repository(service: Service, request: ask.RemoveStorageRepository) -
             f"{request.repository_id} holds {strong} images.",
             repositoryId=request.repository_id,
             advice="Remove its images first.",
+        )
+    held = sum(
+        any(isinstance(hold, CopyHold) for hold in image.held_for)
+        for image in opened.state().images.values()
+    )
+    if held:
+        raise errors.NotEmpty(
+            f"{request.repository_id} holds the data of {held} images that copies elsewhere are made from.",
+            repositoryId=request.repository_id,
+            advice="Complete the copies with the mend fixes of their repositories, or remove them.",
         )
     opened.log.require_writable()
     _require_idle(service, request.repository_id)

@@ -31,6 +31,7 @@ class TaskWatcher:
         self._clock = clock
         self._closing = closing
         self._shown_s = 0.0
+        self._reported: dict[str, object] = {}
         self._samples: list[tuple[float, int]] = []
         self._last_done_bytes = 0
         self._moved_bytes = 0
@@ -40,9 +41,14 @@ class TaskWatcher:
         self.task = replace(self.task, **changes)
         self._records.put(self.task)
 
+    def show_end(self, **changes: object) -> None:
+        """Show that the task has ended, and what was reported last."""
+        self.show(**self._reported, rate_bytes_per_s=0, ended_at=self._clock.now(), **changes)
+
     def report(self, stage: str, done_bytes: int, total_bytes: int) -> None:
         """Bytes of a stage; shown at most twice a second."""
         now_s = self._clock.monotonic_s()
+        self._reported = {"stage": stage, "done_bytes": done_bytes, "total_bytes": total_bytes}
         self._moved_bytes += max(0, done_bytes - self._last_done_bytes)
         self._last_done_bytes = done_bytes
         if now_s - self._shown_s < _SHOW_EVERY_S:
@@ -123,7 +129,7 @@ class TaskRunner:
         for job, watcher in jobs:
             try:
                 if failed:
-                    watcher.show(state="stopped", ended_at=self._clock.now())
+                    watcher.show_end(state="stopped")
                 else:
                     failed = not self._run(job, watcher)
             finally:
@@ -134,19 +140,17 @@ class TaskRunner:
     def _run(self, job: Job, watcher: TaskWatcher) -> bool:
         watcher.show(state="running", started_at=self._clock.now())
         try:
-            if watcher.stop_asked():
-                raise Stopped
             changed = job.run(watcher)
-            watcher.show(state="done", percent=100, changed=changed, ended_at=self._clock.now())
+            watcher.show_end(state="done", percent=100, changed=changed)
             return True
         except Stopped:
-            watcher.show(state="stopped", changed=True, ended_at=self._clock.now())
+            watcher.show_end(state="stopped", changed=True)
         except errors.DiskyardError as error:
-            watcher.show(state="failed", error=error.to_json(), ended_at=self._clock.now())
+            watcher.show_end(state="failed", error=error.to_json())
         except Exception as error:  # noqa: BLE001 - see the comment
             # The last resort of a background thread: shown to whoever asks for the task.
             defect = errors.InternalError(f"{type(error).__name__}: {error}")
-            watcher.show(state="failed", error=defect.to_json(), ended_at=self._clock.now())
+            watcher.show_end(state="failed", error=defect.to_json())
         finally:
             self._records.forget_stop(watcher.task.task_id)
         return False

@@ -1,0 +1,300 @@
+"""What the tests of the API share: hosts with two repositories, and bytes seen by QEMU's tools."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diskyard import Diskyard, KiB, MiB, errors
+from diskyard.model.fix import Fix
+from diskyard.model.results import Attached, Task
+from diskyard.opened import Opened
+from diskyard.service import call
+
+SIZE = 4 * MiB
+COMMIT_ONLY = {"auto_fix": False}
+_WAIT_S = 60.0
+_ROUNDS = 50
+
+#: A stretch of one byte: pattern, offset, length.
+Stretch = tuple[int, int, int]
+
+
+class Killed(Exception):
+    """Raised by a test in the middle of an operation, as if the process had ended there."""
+
+
+def picture(size_bytes: int, *stretches: Stretch) -> bytes:
+    """The bytes of a disk that was written so, one stretch after the other."""
+    data = bytearray(size_bytes)
+    for pattern, offset_bytes, length_bytes in stretches:
+        data[offset_bytes : offset_bytes + length_bytes] = bytes([pattern]) * length_bytes
+    return bytes(data)
+
+
+def run(*words: str, env: Mapping[str, str] | None = None, check: bool = True) -> str:
+    """Run a program and return what it printed on stdout."""
+    done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
+    assert not check or done.returncode == 0, (words[:3], done.stdout, done.stderr)
+    return done.stdout
+
+
+def graph(attached: Attached) -> str:
+    """The file name with which QEMU's tools open an attachment."""
+    return "json:" + json.dumps(attached.blockdev)
+
+
+def qemu_io(attached: Attached, *commands: str) -> str:
+    """Run commands of qemu-io on an attachment."""
+    read_only = ["-r"] if attached.mode == "read_only" else []
+    words = [word for command in commands for word in ("-c", command)]
+    out = run("qemu-io", *read_only, *words, graph(attached))
+    assert "failed" not in out, out
+    return out
+
+
+class Rig:
+    """A host with the empty repositories ``a`` and ``b``, and more hosts on the same ones.
+
+    :ivar yard: the first host.
+    """
+
+    def __init__(self, folder: Path, repository_folder: Path | None = None) -> None:
+        self.folder = folder
+        self.repositories = repository_folder or folder
+        self._hosts: list[Diskyard] = []
+        self.yard = self.host("one", connect=())
+        for name in ("a", "b"):
+            self.yard.create_storage_repository("localfs-1.0", self.place(name))
+            self.yard.connect_storage_repository(name, "localfs-1.0", self.place(name))
+
+    def place(self, name: str) -> dict[str, str]:
+        """The connection parameters of a repository."""
+        return {"path": str(self.repositories / f"repo-{name}")}
+
+    def environment(self, name: str) -> dict[str, str]:
+        """The environment of a process of a host."""
+        words = {"DISKYARD_HOST_ID": name, "DISKYARD_STATE_DIR": str(self.folder / f"state-{name}")}
+        return {**os.environ, **words}
+
+    def host(self, name: str, connect: tuple[str, ...] = ("a", "b")) -> Diskyard:
+        """Another host, connected to the same repositories."""
+        before = os.environ.get("DISKYARD_HOST_ID")
+        os.environ["DISKYARD_HOST_ID"] = name
+        try:
+            yard = Diskyard(state_folder=str(self.folder / f"state-{name}"))
+        finally:
+            del os.environ["DISKYARD_HOST_ID"]
+            if before is not None:
+                os.environ["DISKYARD_HOST_ID"] = before
+        self._hosts.append(yard)
+        for repo in connect:
+            yard.connect_storage_repository(repo, "localfs-1.0", self.place(repo))
+        return yard
+
+    def close(self) -> None:
+        """End all hosts."""
+        for yard in self._hosts:
+            yard.close()
+
+    def call(self, verb: str, **parameters: Any) -> Any:
+        """Call a verb of the first host as the wire does."""
+        return json.loads(json.dumps(call(self.yard.service, verb, parameters)))
+
+    def opened(self, repo: str, yard: Diskyard | None = None) -> Opened:
+        """A host's connection to a repository."""
+        return (yard or self.yard).service.connections.get(repo)
+
+    # -- bytes ---------------------------------------------------------------------------
+
+    def write(self, repo: str, image: str, *stretches: Stretch, yard: Diskyard | None = None) -> None:
+        """Write to a disk as a guest does."""
+        yard = yard or self.yard
+        attached = yard.prepare_image(repo, image)
+        try:
+            qemu_io(
+                attached, *(f"write -P {p} {offset} {length}" for p, offset, length in stretches), "flush"
+            )
+        finally:
+            yard.teardown_image(repo, image)
+
+    def read(self, repo: str, image: str, yard: Diskyard | None = None) -> bytes:
+        """All bytes of an image, as QEMU reads them."""
+        yard = yard or self.yard
+        attached = yard.prepare_image(repo, image, options={"read_only": True, "owner": "reader"})
+        try:
+            return self.convert(graph(attached))
+        finally:
+            yard.teardown_image(repo, image, options={"owner": "reader"})
+
+    def convert(self, source: str, source_format: str | None = None) -> bytes:
+        """All bytes of what qemu-img opens."""
+        out = self.folder / "converted.raw"
+        given = ["-f", source_format] if source_format else []
+        run("qemu-img", "convert", *given, "-O", "raw", source, str(out))
+        data = out.read_bytes()
+        out.unlink()
+        return data
+
+    def expect(self, repo: str, image: str, wanted: bytes, yard: Diskyard | None = None) -> None:
+        """The image holds exactly these bytes."""
+        same_bytes(self.read(repo, image, yard), wanted)
+
+    def expect_in_use(self, repo: str, image: str) -> None:
+        """Another owner cannot attach the image."""
+        attach = {"owner": "somebody else"}
+        assert code_of(lambda: self.yard.prepare_image(repo, image, options=attach)) == "ImageInUse"
+
+    def allocated(self, repo: str, image: str) -> int:
+        """Bytes that the image's own top volume occupies, by the file system."""
+        opened = self.opened(repo)
+        state = opened.state()
+        stored = opened.stored(state.volumes[state.images[image].volume_id or ""])
+        assert stored is not None
+        return stored.allocated_bytes
+
+    def volume_path(self, repo: str, image: str) -> Path:
+        """The file of an image's own volume."""
+        opened = self.opened(repo)
+        state = opened.state()
+        path = opened.layer(state.volumes[state.images[image].volume_id or ""]).path
+        assert path is not None
+        return Path(path)
+
+    def files(self, repo: str) -> list[Path]:
+        """The volumes on the storage."""
+        return sorted((Path(self.place(repo)["path"]) / "volumes").iterdir())
+
+    # -- work -----------------------------------------------------------------------------
+
+    def wait(self) -> None:
+        """Until the first host's tasks have ended; none may have failed."""
+        assert self.yard.wait_for_tasks(_WAIT_S)
+        assert [task.error for task in self.yard.list_tasks() if task.error] == []
+
+    def disk(self, repo: str, *stretches: Stretch, size: int = SIZE, **options: Any) -> str:
+        """A new disk that was written so."""
+        image = self.yard.create_virtual_disk(repo, size, options=options)
+        if stretches:
+            self.write(repo, image, *stretches)
+        return image
+
+    def clean_slate(self, *repos: str) -> None:
+        """Nothing is left to do, and the storage has just what the log names."""
+        for repo in repos:
+            assert self.yard.check_storage_repository(repo, options={"deep": True}) == []
+            assert len(self.files(repo)) == len(self.opened(repo).state().volumes)
+
+
+def same_bytes(found: bytes, wanted: bytes) -> None:
+    """Compare, and say where the difference is rather than what it is."""
+    assert len(found) == len(wanted)
+    if found != wanted:
+        step = 4 * KiB
+        offsets = [o for o in range(0, len(wanted), step) if found[o : o + step] != wanted[o : o + step]]
+        first = next(o for o in range(offsets[0], len(wanted)) if found[o] != wanted[o])
+        pytest.fail(f"{len(offsets)} blocks differ, from {first}: {found[first]} for {wanted[first]}")
+
+
+def run_fix(yard: Diskyard, repo: str, fix: Fix) -> Task:
+    """Run a fix to its end."""
+    return yard.wait_for_task(yard.fix_storage_repository(repo, fix).task_id, _WAIT_S)
+
+
+def settle(yard: Diskyard, *repos: str) -> None:
+    """Run fixes until none can be run; each must end well, or find that it is done."""
+    for _ in range(_ROUNDS):
+        found = [(repo, fix) for repo in repos for fix in yard.check_storage_repository(repo) if fix.runnable]
+        if not found:
+            return
+        for repo, fix in found:
+            run_fix(yard, repo, fix)
+    raise AssertionError(f"still to do: {[fix.description for _, fix in found]}")
+
+
+def fixes(yard: Diskyard, repo: str, kind: str | None = None) -> list[Fix]:
+    """What check lists, or what of a type."""
+    return yard.check_storage_repository(repo, options={"types": [kind]} if kind else None)
+
+
+def intercept(
+    patch: pytest.MonkeyPatch,
+    target: object,
+    name: str,
+    before: Callable[[], object] | None = None,
+    after: Callable[[], object] | None = None,
+    times: int = 1,
+) -> list[int]:
+    """Do something before or after the next calls of a method; the list counts them."""
+    original = getattr(target, name)
+    calls: list[int] = []
+
+    def wrapper(*arguments: Any, **words: Any) -> Any:
+        mine = len(calls) < times
+        calls.append(1)
+        if mine and before is not None:
+            before()
+        result = original(*arguments, **words)
+        if mine and after is not None:
+            after()
+        return result
+
+    patch.setattr(target, name, wrapper)
+    return calls
+
+
+def kill() -> None:
+    """End what is running, here."""
+    raise Killed
+
+
+def python(rig: Rig, host: str, program: str) -> subprocess.Popen[str]:
+    """Start a process of a host that runs a program with a ``yard``."""
+    head = f"""
+from diskyard import *
+yard = Diskyard()
+for name, place in {[(name, rig.place(name)) for name in "ab"]!r}:
+    yard.connect_storage_repository(name, "localfs-1.0", place)
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", head + program],
+        env=rig.environment(host),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def code_of(action: Callable[[], object]) -> str:
+    """The code of the error that an action raises."""
+    with pytest.raises(errors.DiskyardError) as caught:
+        action()
+    assert caught.value.message
+    assert caught.value.advice
+    return caught.value.code
+
+
+def clean_up(yard: Diskyard, repo: str) -> Callable[[], None]:
+    """Check and run all that can be run, from another host: what is held by a lease is refused."""
+
+    def run() -> None:
+        for fix in fixes(yard, repo):
+            try:
+                run_fix(yard, repo, fix)
+            except (errors.LeaseHeld, errors.ImageInUse, errors.ImageBroken):
+                continue
+
+    return run
+
+
+def fix_module(name: str) -> Any:
+    """A module of the fixes: what it imported is replaced there."""
+    return importlib.importfix_module(f"diskyard.fixes.{name}")
