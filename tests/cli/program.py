@@ -64,6 +64,11 @@ class Program:
         ended = self.run("call", verb, json.dumps(parameters), status=status)
         return json.loads(ended.err) if status else ended.json
 
+    def disk(self, repo: str, name: str) -> str:
+        """A disk of 1 MiB, made without the program: its id."""
+        with Diskyard() as yard:
+            return yard.create_virtual_disk(repo, 1 << 20, user_data={"name": name})
+
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*PROGRAM, *words],
@@ -108,9 +113,10 @@ class Program:
         self._with_image(image, "read", f"read -P {pattern} {offset} {length}", read_only=True)
 
     def _with_image(self, image: str, word: str, command: str, *, read_only: bool) -> None:
-        image_id = self.run("image", "show", image, "--json").json["imageId"]
-        repo = image.partition("/")[0]
+        repo, _, name = image.partition("/")
         with Diskyard() as yard:
+            images = yard.list_images(repo).images
+            (image_id,) = (found.image_id for found in images if found.user_data.get("name") == name)
             attached = yard.prepare_image(repo, image_id, {"read_only": read_only})
             done = subprocess.run(
                 [

@@ -25,6 +25,9 @@ def test_an_interrupted_import_stays_listed_and_is_completed(
     program.run("repo", "check", "fast", "--exit-code")
     program.run("image", "export", "noise", "out.raw", "--format", "raw")
     assert (program.folder / "out.raw").read_bytes() == noise.read_bytes()
+    # Removed, it leaves nothing behind: no volume, and no progress of what made it.
+    program.run("image", "remove", "noise")
+    program.run("repo", "check", "fast", "--exit-code")
 
 
 def test_a_task_stopped_from_another_terminal(program: Program, noise: Path) -> None:

@@ -7,7 +7,7 @@ from tests.cli.program import Program
 
 
 def test_every_way_to_name_an_image(program: Program) -> None:
-    image_id = program.run("disk", "create", "fast", "1M", "--name", "web").id
+    image_id = program.disk("fast", "web")
     for text in ("web", image_id, f"fast/{image_id}", image_id[:8], f"fast/{image_id[:6]}"):
         assert program.run("image", "show", text, "--json").json["imageId"] == image_id
     program.run("image", "show", image_id[:3], status=18)
@@ -17,10 +17,10 @@ def test_every_way_to_name_an_image(program: Program) -> None:
 
 
 def test_a_name_is_given_once_in_a_repository(program: Program) -> None:
-    program.run("disk", "create", "fast", "1M", "--name", "web")
+    program.disk("fast", "web")
     again = program.run("disk", "create", "fast", "1M", "--name", "web", status=10)
     assert "has an image called 'web' already" in again.err
-    program.run("disk", "create", "backup", "1M", "--name", "web")
+    program.disk("backup", "web")
     ambiguous = json.loads(program.run("image", "show", "web", "--json", status=10).err)
     assert ambiguous["code"] == "InvalidParameter"
     assert "fast/web (" in ambiguous["message"]
@@ -36,13 +36,13 @@ def test_repeating_a_creation_with_its_id_is_no_second_image(program: Program) -
 
 def test_slashes_and_aliases(program: Program) -> None:
     program.run("repo", "connect", "fast/too", "localfs-1.0", "path=fast")
-    image_id = program.run("disk", "create", "fast", "1M", "--name", "a/b").id
+    image_id = program.disk("fast", "a/b")
     for text in ("a/b", "fast/a/b", "fast/too/a/b"):
         assert program.run("image", "show", text, "--json").json["imageId"] == image_id
 
 
 def test_a_snapshot_and_its_copy_have_one_id(program: Program) -> None:
-    program.run("disk", "create", "fast", "1M", "--name", "web")
+    program.disk("fast", "web")
     snapshot = program.run("snapshot", "create", "web", "--name", "one").id
     assert program.run("snapshot", "copy", "one", "backup", "--name", "one").id == snapshot
     # The copy is there already: the same command again is no second image of that name.
@@ -54,7 +54,7 @@ def test_a_snapshot_and_its_copy_have_one_id(program: Program) -> None:
 
 
 def test_kinds_are_told_apart(program: Program) -> None:
-    program.run("disk", "create", "fast", "1M", "--name", "web")
+    program.disk("fast", "web")
     program.run("snapshot", "create", "web", "--name", "one")
     program.run("snapshot", "create", "one", status=20)
     program.run("disk", "create", "fast", "--from", "web", status=21)
@@ -62,7 +62,7 @@ def test_kinds_are_told_apart(program: Program) -> None:
 
 
 def test_a_repository_that_does_not_answer_is_named(program: Program) -> None:
-    program.run("disk", "create", "fast", "1M", "--name", "web")
+    program.disk("fast", "web")
     (program.folder / "backup").rename(program.folder / "gone")
     assert program.run("image", "show", "web").err == ""
     assert "These did not answer: backup" in program.run("image", "show", "wob", status=18).err

@@ -9,7 +9,7 @@ from tests.cli.program import Program
 
 def test_what_qemu_and_libvirt_need(program: Program) -> None:
     run = program.run
-    run("disk", "create", "fast", "1M", "--name", "web")
+    program.disk("fast", "web")
     shown = run("image", "prepare", "web").out
     assert "QEMU" in shown
     assert "<disk " in shown
@@ -31,7 +31,7 @@ def test_what_qemu_and_libvirt_need(program: Program) -> None:
 
 
 def test_serving_in_the_foreground(program: Program) -> None:
-    program.run("disk", "create", "fast", "1M", "--name", "web")
+    program.disk("fast", "web")
     program.run("image", "prepare", "web", "--serve", "nbd", "--format", "libvirt", status=10)
     child = program.start("image", "prepare", "web", "--serve", "nbd", "--owner", "vm1")
     assert child.stdout is not None

@@ -79,7 +79,7 @@ def test_a_reader_that_goes_away(program: Program) -> None:
 
 
 def test_a_terminal_gets_tables_that_fit_it(program: Program) -> None:
-    program.run("disk", "create", "fast", "1M", "--name", "web")
+    program.disk("fast", "web")
     sent = program.on_terminal("image", "list")
     assert "fast/web" in sent
     assert "\x1b[1m" in sent
@@ -94,7 +94,7 @@ def test_a_progress_bar_is_drawn_on_a_terminal_only(program: Program, noise: Pat
 
 
 def test_completion(program: Program) -> None:
-    program.run("disk", "create", "fast", "1M", "--name", "web")
+    program.disk("fast", "web")
     assert "_DISKYARD_COMPLETE=bash_complete" in program.run("completion", "bash").out
 
     def offered(line: str) -> list[str]:

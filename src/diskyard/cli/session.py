@@ -36,6 +36,10 @@ class Interrupted(BaseException):
 class StoppedByOther(Exception):
     """A task that was waited for was stopped by somebody else."""
 
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"task {task_id} was stopped")
+        self.task_id = task_id
+
 
 def catch_signals() -> None:
     """Let Ctrl-C and SIGTERM end the command in order; a second one ends it at once."""
@@ -80,7 +84,7 @@ def wait(yard: Diskyard) -> None:
             yard.wait_for_task(task.task_id)
     stopped = [task.task_id for task in ended if task.state == "stopped"]
     if stopped:
-        raise StoppedByOther(f"task {stopped[0]} was stopped")
+        raise StoppedByOther(stopped[0])
 
 
 def _is_others_work(task: Task) -> bool:
