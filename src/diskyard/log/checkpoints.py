@@ -103,6 +103,20 @@ class Checkpoints:
 
     def fold(self, state: State, nonces: Sequence[str]) -> None:
         """Write the checkpoint of ``state``, durably."""
+        self._repository.put("checkpoint", state.version, self._encoded(state, nonces))
+        self._folded_at = state.version
+
+    def replace(self, number: int, state: State, nonces: Sequence[str]) -> None:
+        """Write the checkpoint of ``state`` in the place of one of which neither copy is whole."""
+        if number == state.version:
+            for copy in (0, 1):
+                self._repository.rewrite("checkpoint", number, copy, self._encoded(state, nonces))
+            self._folded_at = number
+            return
+        self.fold(state, nonces)
+        self._repository.delete("checkpoint", number)
+
+    def _encoded(self, state: State, nonces: Sequence[str]) -> bytes:
         checkpoint = Checkpoint(
             marker=state.marker,
             version=state.version,
@@ -112,8 +126,7 @@ class Checkpoints:
             volumes=tuple(state.volumes.values()),
             attachments=tuple(state.attachments.values()),
         )
-        self._repository.put("checkpoint", state.version, encode(checkpoint))
-        self._folded_at = state.version
+        return encode(checkpoint)
 
     def trim(self) -> None:
         """Remove checkpoints and entries that no reader needs, the lowest numbers first.

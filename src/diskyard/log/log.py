@@ -274,6 +274,13 @@ class Log:
             return f"the log cannot be read: {self.damage}"
         return "a newer Diskyard wrote the log" if self.newer_minor else None
 
+    def replace_checkpoint(self, number: int) -> None:
+        """Put a checkpoint of the newest state in the place of one that cannot be read."""
+        with self._lock:
+            state = self.refresh()
+            self.require_writable()
+            self._checkpoints.replace(number, state, self._nonces)
+
     # -- what is known ------------------------------------------------------------
 
     def newest_known(self) -> State:
