@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,16 @@ from tests.cli.program import Program
 
 
 @pytest.fixture
-def unconnected(tmp_path: Path) -> Program:
-    """The program, with two empty folders where repositories could be."""
-    return Program(tmp_path)
+def unconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
+    """The program, with two empty folders where repositories could be.
+
+    Its state folder has a short name: sockets in it must not be longer than the kernel takes.
+    """
+    with tempfile.TemporaryDirectory(prefix="diskyard-") as state_folder:
+        monkeypatch.setenv("DISKYARD_STATE_DIR", state_folder)
+        made = Program(tmp_path)
+        yield made
+        made.end()
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ class Program:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._children: list[subprocess.Popen[str]] = []
         for name in ("fast", "backup"):
             (folder / name).mkdir()
 
@@ -70,13 +71,22 @@ class Program:
             return yard.create_virtual_disk(repo, 1 << 20, user_data={"name": name})
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [*PROGRAM, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.folder,
         )
+        self._children.append(child)
+        return child
+
+    def end(self) -> None:
+        """End what a test that failed left running."""
+        for child in self._children:
+            if child.poll() is None:
+                child.kill()
+            child.communicate()
 
     def on_terminal(self, *words: str, columns: int = 80) -> str:
         """What a terminal of this width is sent."""
