@@ -25,6 +25,7 @@ from diskyard.model.identity import HostIdentity
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _OFD_GETLK, _OFD_SETLK = 36, 37  # asm-generic/fcntl.h
 _TEMPORARY_PREFIX = "tmp."
+_counter = itertools.count()  # of the process: several doors may write into one folder
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own
 
 
@@ -78,23 +79,29 @@ class Files:
 
     def __init__(self, host: HostIdentity) -> None:
         self._host = host
-        self._counter = itertools.count()
 
     # -- reading ---------------------------------------------------------------
 
     def read(self, path: str, limit_bytes: int) -> bytes | None:
-        """The contents of a regular file, at most ``limit_bytes`` + 1 of them; None if absent.
+        """The contents of a regular file; None if absent.
 
-        A link, FIFO, device or folder in the file's place is an OSError, at once.
+        A link, FIFO, device or folder in the file's place is an OSError, at once, and so is
+        a file of more than ``limit_bytes``, which is not read.
         """
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
                 raise OSError(errno.EINVAL, "Not a regular file", path)
-            return file.read(limit_bytes + 1)
+            if info.st_size > limit_bytes:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                return file.read(limit_bytes + 1)
+        finally:
+            os.close(fd)
 
     def read_at(self, path: str, offset_bytes: int, size_bytes: int) -> bytes:
         """At most ``size_bytes`` of a regular file from an offset; less only at its end."""
@@ -231,7 +238,7 @@ class Files:
 
         A crash leaves a file that :func:`temporary_owner` recognises.
         """
-        path = os.path.join(folder, temporary_name(this_process(self._host), next(self._counter)))
+        path = os.path.join(folder, temporary_name(this_process(self._host), next(_counter)))
         fd = self.create(path)
         try:
             self.write(fd, data)
@@ -245,7 +252,7 @@ class Files:
 
     def temporary_path(self, folder: str) -> str:
         """A fresh path for a temporary file of this process; nothing is made."""
-        return os.path.join(folder, temporary_name(this_process(self._host), next(self._counter)))
+        return os.path.join(folder, temporary_name(this_process(self._host), next(_counter)))
 
     def publish(self, paths: Sequence[str], data: bytes) -> bool:
         """Make every one of ``paths``, all in one folder, hold ``data``, if the first is absent.

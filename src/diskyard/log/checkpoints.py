@@ -103,30 +103,8 @@ class Checkpoints:
 
     def fold(self, state: State, nonces: Sequence[str]) -> None:
         """Write the checkpoint of ``state``, durably."""
-        self._repository.put("checkpoint", state.version, self._encoded(state, nonces))
+        self._repository.put("checkpoint", state.version, encode(checkpoint_of(state, nonces)))
         self._folded_at = state.version
-
-    def replace(self, number: int, state: State, nonces: Sequence[str]) -> None:
-        """Write the checkpoint of ``state`` in the place of one of which neither copy is whole."""
-        if number == state.version:
-            for copy in (0, 1):
-                self._repository.rewrite("checkpoint", number, copy, self._encoded(state, nonces))
-            self._folded_at = number
-            return
-        self.fold(state, nonces)
-        self._repository.delete("checkpoint", number)
-
-    def _encoded(self, state: State, nonces: Sequence[str]) -> bytes:
-        checkpoint = Checkpoint(
-            marker=state.marker,
-            version=state.version,
-            nonce=state.nonce,
-            nonces=tuple(nonces),
-            images=tuple(state.images.values()),
-            volumes=tuple(state.volumes.values()),
-            attachments=tuple(state.attachments.values()),
-        )
-        return encode(checkpoint)
 
     def trim(self) -> None:
         """Remove checkpoints and entries that no reader needs, the lowest numbers first.
@@ -156,6 +134,19 @@ class Checkpoints:
                 # Stopping at the first young one keeps the entries without a gap.
                 return
             self._repository.delete("entry", number)
+
+
+def checkpoint_of(state: State, nonces: Sequence[str]) -> Checkpoint:
+    """The checkpoint of a state."""
+    return Checkpoint(
+        marker=state.marker,
+        version=state.version,
+        nonce=state.nonce,
+        nonces=tuple(nonces),
+        images=tuple(state.images.values()),
+        volumes=tuple(state.volumes.values()),
+        attachments=tuple(state.attachments.values()),
+    )
 
 
 def check_checkpoint(checkpoint: Checkpoint, marker: str, number: int) -> None:

@@ -19,6 +19,7 @@ import msgspec
 
 from diskyard.model.identity import HostIdentity
 from diskyard.model.records import Attachment, Image, Record, Volume
+from diskyard.model.state import State
 from diskyard.model.transaction import Entry
 
 MAJOR, MINOR = 1, 0
@@ -43,6 +44,10 @@ class Checkpoint(Record, kw_only=True, frozen=True):
     images: tuple[Image, ...]
     volumes: tuple[Volume, ...]
     attachments: tuple[Attachment, ...]
+
+    def state(self) -> State:
+        """The state that it holds."""
+        return State.of(self.marker, self.version, self.nonce, self.images, self.volumes, self.attachments)
 
 
 class RepositoryRecord(Record, kw_only=True, frozen=True):
@@ -133,7 +138,7 @@ def decode(data: bytes, kind: type[T]) -> tuple[T, bool]:
             known = _without_unknown_fields(msgspec.json.decode(payload), kind)
             return msgspec.convert(known, kind), True
         return msgspec.json.decode(payload, type=kind), False
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(f"its contents are not of the format: {error}") from error
 
 
@@ -150,8 +155,7 @@ def _without_unknown_fields(value: Any, kind: Any) -> Any:
 
     A tagged union whose tag is unknown is left to fail: what it means cannot be guessed.
     """
-    members = [kind, *typing.get_args(kind)]
-    structs = [m for m in members if isinstance(m, type) and issubclass(m, msgspec.Struct)]
+    structs = _structs_in(kind)
     if isinstance(value, list):
         return [_without_unknown_fields(item, kind) for item in value]
     if not isinstance(value, dict) or not structs:
@@ -168,3 +172,10 @@ def _without_unknown_fields(value: Any, kind: Any) -> Any:
         for name, item in value.items()
         if name in fields or name == tag_field
     }
+
+
+def _structs_in(kind: Any) -> list[type[msgspec.Struct]]:
+    """The structs that a type is, or that its parts are: of ``tuple[A | B, ...]`` A and B."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return [kind]
+    return [struct for part in typing.get_args(kind) for struct in _structs_in(part)]

@@ -14,7 +14,7 @@ from diskyard import errors
 from diskyard.host import Host
 from diskyard.host.files import UncertainError
 from diskyard.host.identity import new_nonce
-from diskyard.log.checkpoints import Checkpoints, nonces_kept
+from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, Checkpoints, checkpoint_of, nonces_kept
 from diskyard.log.codec import Damaged, NewerMajor, decode, encode
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Entry, apply
@@ -44,15 +44,18 @@ class Log:
 
     Safe to use from several threads.
 
+    :param entry_age_kept_s: entries younger than this are never trimmed.
     :ivar damage: what could not be read from either copy; while it is not None the
         repository is read-only and stands at the last state that could be read.
     """
 
-    def __init__(self, repository: Repository, host: Host) -> None:
+    def __init__(
+        self, repository: Repository, host: Host, *, entry_age_kept_s: float = ENTRY_AGE_KEPT_S
+    ) -> None:
         self._repository = repository
         self._host = host
         self._lock = threading.RLock()
-        self._checkpoints = Checkpoints(repository)
+        self._checkpoints = Checkpoints(repository, entry_age_kept_s)
         self._state: State | None = None
         self._nonces: list[str] = []
         self._twin_missing = False
@@ -90,14 +93,7 @@ class Log:
         self._nonces = list(checkpoint.nonces)
         self._synced = False
         self._twin_missing = True  # not known, so looked at before the next entry
-        self._state = State.of(
-            checkpoint.marker,
-            checkpoint.version,
-            checkpoint.nonce,
-            checkpoint.images,
-            checkpoint.volumes,
-            checkpoint.attachments,
-        )
+        self._state = checkpoint.state()
 
     def _read_forward(self) -> bool:
         """Read the entries after the state; False if what was read may be false news.
@@ -274,12 +270,50 @@ class Log:
             return f"the log cannot be read: {self.damage}"
         return "a newer Diskyard wrote the log" if self.newer_minor else None
 
-    def replace_checkpoint(self, number: int) -> None:
-        """Put a checkpoint of the newest state in the place of one that cannot be read."""
+    # -- mending ------------------------------------------------------------------
+
+    def rewrite_checkpoint(self, number: int) -> bool:
+        """Write both copies of a checkpoint again that cannot be read from either.
+
+        From an older checkpoint and the entries after it. Where those are gone too, but a
+        newer checkpoint can be read, no reader needs this one: it is removed, as trimming
+        would have done. False if it is not there, or only it could tell the state.
+        """
         with self._lock:
-            state = self.refresh()
-            self.require_writable()
-            self._checkpoints.replace(number, state, self._nonces)
+            if self._repository.get("checkpoint", number) == (None, None):
+                return False
+            rebuilt = self._rebuild(number)
+            if rebuilt is not None:
+                for copy in (0, 1):
+                    self._repository.rewrite("checkpoint", number, copy, rebuilt)
+                return True
+            try:
+                newest, _ = self._checkpoints.newest()
+            except errors.CorruptRecord:
+                return False
+            if newest.version <= number:
+                return False
+            self._repository.delete("checkpoint", number)
+            return True
+
+    def _rebuild(self, number: int) -> bytes | None:
+        """The bytes of a checkpoint, made anew; None if something it needs cannot be read."""
+        for older in sorted(self._repository.numbers("checkpoint"), reverse=True):
+            if older >= number:
+                continue
+            try:
+                checkpoint, newer = self._checkpoints.read(older)
+                state, nonces = checkpoint.state(), list(checkpoint.nonces)
+                while state.version < number and not newer:
+                    copies = self._repository.get("entry", state.version + 1)
+                    entry, newer = self._valid_entry(state, copies)
+                    state = apply(state, entry)
+                    nonces.append(entry.nonce)
+            except (Damaged, KeyError):
+                continue
+            # A newer program's fields would be lost in what this one writes.
+            return None if newer else encode(checkpoint_of(state, nonces_kept(nonces)))
+        return None
 
     # -- what is known ------------------------------------------------------------
 

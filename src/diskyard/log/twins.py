@@ -53,16 +53,13 @@ def rewrite_twin(storage: Repository, log: Log, kind: LogKind, number: int) -> b
     """Write the bad copy of an object again; False if nothing is wrong with it.
 
     It is renamed over, never unlinked: at no moment is the object absent. A checkpoint
-    of which neither copy is whole is replaced by one of the newest state.
+    of which neither copy is whole is made again from an older one and the entries.
     """
     trouble = look_at_twins(storage, kind, number)
     if trouble is None:
         return False
     if trouble.whole is None:
-        if kind == "entry":
-            return False
-        log.replace_checkpoint(number)
-        return True
+        return kind == "checkpoint" and log.rewrite_checkpoint(number)
     for copy in trouble.bad_copies:
         storage.rewrite(kind, number, copy, trouble.whole)
     return True

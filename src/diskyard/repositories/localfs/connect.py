@@ -9,6 +9,7 @@ from typing import Any
 
 from diskyard import errors
 from diskyard.host import Host
+from diskyard.host.files import temporary_owner
 from diskyard.host.identity import new_nonce
 from diskyard.leases.local import LocalLeases
 from diskyard.log.codec import Damaged, NewerMajor, RepositoryRecord, decode, encode
@@ -85,7 +86,7 @@ def _make_folders(host: Host, root: str) -> None:
         files.make_folder(root)
         files.sync_folder(os.path.dirname(root))
     _refuse_network(root)
-    names = {entry.name for entry in files.list(root)}
+    names = {entry.name for entry in files.list(root) if temporary_owner(entry.name) is None}
     if names - {*layout.FOLDERS, layout.LOCKS, layout.RESERVE}:
         raise errors.NotEmpty(f"{root} is not empty.")
     for folder in layout.FOLDERS:
@@ -104,14 +105,22 @@ def _make_folders(host: Host, root: str) -> None:
 
 
 def _seed(host: Host, root: str) -> None:
-    """Write entry 0, checkpoint 0 and the repository's record."""
+    """Write entry 0, checkpoint 0 and the repository's record; the caller has the lease.
+
+    What an interrupted creation left, temporary files too, is removed first: with the lease,
+    and as long as there is no record, nobody else can be at work here.
+    """
     files = host.files
+    if any(files.exists(path) for path in layout.record_paths(root)):
+        raise errors.NotEmpty(f"{root} is a repository already.")
     interrupted: list[str] = []
-    for folder in layout.FOLDERS:
+    for folder in ("", *layout.FOLDERS):
         for item in files.list(os.path.join(root, folder)):
-            if folder not in (layout.LOG, layout.CHECKPOINTS) or layout.log_number(item.name) != 0:
+            in_log = folder in (layout.LOG, layout.CHECKPOINTS)
+            if temporary_owner(item.name) or (in_log and layout.log_number(item.name) == 0):
+                interrupted.append(os.path.join(root, folder, item.name))
+            elif folder:
                 raise errors.NotEmpty(f"{root} is not empty: it holds {folder}/{item.name}.")
-            interrupted.append(os.path.join(root, folder, item.name))
     for path in interrupted:
         files.unlink(path)
     record = RepositoryRecord(marker=new_nonce(), format=FORMAT)

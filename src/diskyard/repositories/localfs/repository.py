@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from diskyard import errors
 from diskyard.host import Host, provably_gone
-from diskyard.host.files import FileEntry, temporary_owner
+from diskyard.host.files import FileEntry, UncertainError, temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
 from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES
 from diskyard.model.capabilities import Capabilities
@@ -30,6 +30,10 @@ _LIMITS_BYTES: dict[LogKind, int] = {
 }
 _PROGRESS_LIMIT_BYTES = 64 << 10
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
+
+
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 class LocalRepository:
@@ -74,6 +78,8 @@ class LocalRepository:
             return False
         try:
             return self._files.publish(paths, data)
+        except UncertainError:
+            raise  # it may be there: trying again would call our own entry another's
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not use_reserve:
                 raise
@@ -134,7 +140,7 @@ class LocalRepository:
     def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
         """Rename a new copy over the old one."""
         path = layout.log_paths(self.place, kind, number)[copy]
-        if os.path.isdir(path) and not os.path.islink(path):
+        if _is_folder(path):
             self._files.remove_folder(path)  # only an empty one; the other copy is whole
         self._files.replace(path, data)
 
@@ -142,7 +148,10 @@ class LocalRepository:
         """Unlink both copies; the folder is synced so that lower numbers stay gone first."""
         for path in layout.log_paths(self.place, kind, number):
             with contextlib.suppress(FileNotFoundError):
-                self._files.unlink(path)
+                if _is_folder(path):
+                    self._files.remove_folder(path)
+                else:
+                    self._files.unlink(path)
         self._files.sync_folder(layout.log_folder(self.place, kind))
 
     def sync_log(self) -> None:

@@ -38,6 +38,7 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
         entry, checkpoint = genesis(store.marker, host)
         store.objects["entry", 0] = [entry, entry]
         store.objects["checkpoint", 0] = [checkpoint, checkpoint]
+        store.written_s = dict.fromkeys(store.objects, host.clock.wall_s())
         _stores[name] = store
 
 

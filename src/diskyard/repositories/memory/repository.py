@@ -146,14 +146,16 @@ class MemoryRepository:
         found = []
         for item in self._host.files.list(self.store.folder.name):
             name = VolumeName.parse(item.name)
-            if name is not None:
+            if name is not None and item.is_file:
                 found.append(StoredVolume(name, item.size_bytes, item.allocated_bytes))
         return found
 
     def stored_volume(self, name: VolumeName) -> StoredVolume | None:
         """One volume's file."""
         item = self._host.files.look(self._path(name))
-        return None if item is None else StoredVolume(name, item.size_bytes, item.allocated_bytes)
+        if item is None or not item.is_file:
+            return None
+        return StoredVolume(name, item.size_bytes, item.allocated_bytes)
 
     def locate_volume(self, name: VolumeName) -> Located:
         """The file's path."""

@@ -1,0 +1,1 @@
+"""Shipped tests: what every repository format must pass, faults to inject, and a model to compare with."""

@@ -1,0 +1,283 @@
+"""Faults on purpose: a door to the files that fails or crashes, a repository that is watched.
+
+``files`` of a :class:`~diskyard.host.Host` may be one of the doors here; a
+:class:`WatchedRepository` stands before any other one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from diskyard.host import Files, Host
+from diskyard.model.identity import HostIdentity
+from diskyard.repositories.interface import (
+    Capacity,
+    Copies,
+    Leftover,
+    Located,
+    LogKind,
+    Repository,
+    StoredVolume,
+    VolumeName,
+)
+
+STEPS = (
+    "create",
+    "write",
+    "truncate",
+    "preallocate",
+    "clone",
+    "sync",
+    "sync_folder",
+    "make_folder",
+    "link",
+    "rename",
+    "unlink",
+    "remove_folder",
+)
+"""The primitives of the door to the files that change something."""
+
+
+class Crash(BaseException):
+    """The process is dead from here on: only tests catch it."""
+
+
+class SteppedFiles(Files):
+    """A door that tells each change of the file system before and after it is made.
+
+    :ivar steps: how many there were.
+    """
+
+    def __init__(self, host: HostIdentity) -> None:
+        super().__init__(host)
+        self.steps = 0
+
+    def before(self, step: str, words: Sequence[object]) -> None:
+        """What a test does before a step; it may raise instead."""
+
+    def after(self, step: str, words: Sequence[object]) -> None:
+        """What a test does after a step; it may raise as if the answer were lost."""
+
+
+def _stepped(name: str) -> Callable[..., Any]:
+    primitive = getattr(Files, name)
+
+    def method(self: SteppedFiles, *words: Any, **named: Any) -> Any:
+        self.steps += 1
+        self.before(name, words)
+        value = primitive(self, *words, **named)
+        try:
+            self.after(name, words)
+        except BaseException:
+            if name == "create":
+                os.close(value)
+            raise
+        return value
+
+    return method
+
+
+for _name in STEPS:
+    setattr(SteppedFiles, _name, _stepped(_name))
+
+
+class CrashingFiles(SteppedFiles):
+    """Crashes before the n-th step, counted from 1; nothing is changed from then on."""
+
+    def __init__(self, host: HostIdentity, crash_at: int) -> None:
+        super().__init__(host)
+        self._crash_at = crash_at
+
+    def before(self, step: str, words: Sequence[object]) -> None:
+        """Crash."""
+        if self.steps >= self._crash_at:
+            raise Crash(f"before step {self._crash_at}, {step}")
+
+
+class FailingFiles(SteppedFiles):
+    """Fails chosen steps with an error of the system.
+
+    :param fails: given a step and its words: the errno to fail with, or None.
+    :param afterwards: the step is made, and its answer is the error all the same.
+    """
+
+    def __init__(
+        self,
+        host: HostIdentity,
+        fails: Callable[[str, Sequence[object]], int | None],
+        *,
+        afterwards: bool = False,
+    ) -> None:
+        super().__init__(host)
+        self._fails = fails
+        self._afterwards = afterwards
+
+    def _fail(self, step: str, words: Sequence[object]) -> None:
+        number = self._fails(step, words)
+        if number is not None:
+            raise OSError(number, os.strerror(number), *[str(word) for word in words[:1]])
+
+    def before(self, step: str, words: Sequence[object]) -> None:
+        """Fail instead of the step."""
+        if not self._afterwards:
+            self._fail(step, words)
+
+    def after(self, step: str, words: Sequence[object]) -> None:
+        """Fail in spite of the step."""
+        if self._afterwards:
+            self._fail(step, words)
+
+
+def no_space(step: str, words: Sequence[object]) -> int | None:
+    """Fails what needs room, as a full storage does."""
+    return errno.ENOSPC if step in ("create", "write", "preallocate", "clone", "make_folder") else None
+
+
+def with_files(host: Host, files: Files) -> Host:
+    """The host with another door to its files."""
+    return replace(host, files=files)
+
+
+Hook = Callable[[str, Sequence[object]], None]
+"""What a test runs around the calls of a repository, given method and words; it may raise."""
+
+
+def nothing(method: str, words: Sequence[object]) -> None:
+    """The hook that does nothing."""
+
+
+class WatchedRepository(Repository):
+    """A repository whose every call is shown to a test, before and after it is made.
+
+    :ivar before: called first; what it raises is raised instead of the call.
+    :ivar after: called with the call made; what it raises is as if the answer were lost.
+    :ivar calls: the names of the methods called.
+    """
+
+    def __init__(self, inner: Repository) -> None:
+        self.inner = inner
+        self.marker = inner.marker
+        self.place = inner.place
+        self.capabilities = inner.capabilities
+        self.before: Hook = nothing
+        self.after: Hook = nothing
+        self.calls: list[str] = []
+
+    def _call(self, method: str, *words: Any, **named: Any) -> Any:
+        self.calls.append(method)
+        self.before(method, words)
+        value = getattr(self.inner, method)(*words, **named)
+        self.after(method, words)
+        return value
+
+    def put(self, kind: LogKind, number: int, data: bytes, *, use_reserve: bool = False) -> bool:
+        """Watched."""
+        return bool(self._call("put", kind, number, data, use_reserve=use_reserve))
+
+    def get(self, kind: LogKind, number: int) -> Copies:
+        """Watched."""
+        copies: Copies = self._call("get", kind, number)
+        return copies
+
+    def numbers(self, kind: LogKind) -> dict[int, float]:
+        """Watched."""
+        found: dict[int, float] = self._call("numbers", kind)
+        return found
+
+    def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
+        """Watched."""
+        self._call("rewrite", kind, number, copy, data)
+
+    def delete(self, kind: LogKind, number: int) -> None:
+        """Watched."""
+        self._call("delete", kind, number)
+
+    def sync_log(self) -> None:
+        """Watched."""
+        self._call("sync_log")
+
+    def create_volume(
+        self, name: VolumeName, *, length_bytes: int, initial: bytes = b"", preallocate: bool = False
+    ) -> None:
+        """Watched."""
+        self._call("create_volume", name, length_bytes=length_bytes, initial=initial, preallocate=preallocate)
+
+    def clone_volume(self, source: VolumeName, target: VolumeName) -> bool:
+        """Watched."""
+        return bool(self._call("clone_volume", source, target))
+
+    def grow_volume(self, name: VolumeName, *, length_bytes: int, preallocate: bool = False) -> None:
+        """Watched."""
+        self._call("grow_volume", name, length_bytes=length_bytes, preallocate=preallocate)
+
+    def delete_volume(self, name: VolumeName) -> bool:
+        """Watched."""
+        return bool(self._call("delete_volume", name))
+
+    def list_volumes(self) -> list[StoredVolume]:
+        """Watched."""
+        found: list[StoredVolume] = self._call("list_volumes")
+        return found
+
+    def stored_volume(self, name: VolumeName) -> StoredVolume | None:
+        """Watched."""
+        found: StoredVolume | None = self._call("stored_volume", name)
+        return found
+
+    def locate_volume(self, name: VolumeName) -> Located:
+        """Watched."""
+        found: Located = self._call("locate_volume", name)
+        return found
+
+    def put_progress(self, image_id: str, data: bytes) -> None:
+        """Watched."""
+        self._call("put_progress", image_id, data)
+
+    def get_progress(self, image_id: str) -> bytes | None:
+        """Watched."""
+        found: bytes | None = self._call("get_progress", image_id)
+        return found
+
+    def remove_progress(self, image_id: str) -> None:
+        """Watched."""
+        self._call("remove_progress", image_id)
+
+    def progress_image_ids(self) -> list[str]:
+        """Watched."""
+        found: list[str] = self._call("progress_image_ids")
+        return found
+
+    def list_leftovers(self) -> list[Leftover]:
+        """Watched."""
+        found: list[Leftover] = self._call("list_leftovers")
+        return found
+
+    def delete_leftover(self, name: str) -> bool:
+        """Watched."""
+        return bool(self._call("delete_leftover", name))
+
+    def private_path(self) -> str | None:
+        """Watched."""
+        found: str | None = self._call("private_path")
+        return found
+
+    def try_lock(self, name: str) -> Any:
+        """Watched."""
+        return self._call("try_lock", name)
+
+    def is_locked(self, name: str) -> bool:
+        """Watched."""
+        return bool(self._call("is_locked", name))
+
+    def capacity(self) -> Capacity:
+        """Watched."""
+        found: Capacity = self._call("capacity")
+        return found
+
+    def close(self) -> None:
+        """Watched."""
+        self._call("close")

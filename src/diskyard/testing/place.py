@@ -1,0 +1,44 @@
+"""A repository format under test: what the contract suite is given by the format's own test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diskyard.host import Host
+from diskyard.host.identity import new_uuid
+from diskyard.repositories.interface import LogKind, Repository, VolumeName
+from diskyard.repositories.registry import find_format
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a test makes a repository of its own.
+
+    :param parameters: the connection parameters of a place that is empty.
+    :param other_processes: whether another process can connect it too.
+    :param copy_path: the file that holds a copy of an object of the log, for formats that
+        have one: its tests put other things in its place.
+    :param fill: put something foreign into an empty place, which creating must then refuse.
+    """
+
+    format: str
+    parameters: Mapping[str, Any]
+    other_processes: bool = False
+    copy_path: Callable[[LogKind, int, int], Path] | None = None
+    fill: Callable[[], None] | None = None
+
+    def create(self, host: Host | None = None) -> None:
+        """Make the repository."""
+        find_format(self.format).create(self.parameters, host or Host.real())
+
+    def connect(self, host: Host | None = None) -> Repository:
+        """Connect it, as a process or host of its own would."""
+        return find_format(self.format).connect(self.parameters, host or Host.real())
+
+
+def fresh_name(named_by: int = 1, format: str = "raw") -> VolumeName:
+    """The name of a volume that nothing else has."""
+    return VolumeName(named_by=named_by, volume_id=new_uuid(), format=format)

@@ -1,0 +1,222 @@
+"""The contract suite's second part: volumes, progress, leftovers and room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diskyard.host import Host
+from diskyard.repositories.interface import Repository, StoredVolume, VolumeName
+from diskyard.testing import other_process
+from diskyard.testing.place import Place, fresh_name
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def _stored(repository: Repository, name: VolumeName) -> StoredVolume:
+    found = repository.stored_volume(name)
+    assert found is not None
+    return found
+
+
+def _path(repository: Repository, name: VolumeName) -> Path:
+    """Where the volume's bytes are; formats that give no path are read by their own tests."""
+    path = repository.locate_volume(name).path
+    if path is None:
+        pytest.skip("the format gives no paths")
+    return Path(path)
+
+
+class VolumeContract:
+    """What the methods on volumes promise, and those on small things beside the log."""
+
+    def test_a_new_repository_has_none(self, repository: Repository) -> None:
+        """Nor anything else."""
+        assert repository.list_volumes() == []
+        assert repository.progress_image_ids() == []
+        assert repository.list_leftovers() == []
+
+    def test_create_and_list(self, repository: Repository, place: Place) -> None:
+        """Another connection sees it in one pass, as it is looked at singly."""
+        names = [fresh_name(number) for number in (1, 2, 300)]
+        for name in names:
+            repository.create_volume(name, length_bytes=64 * KIB)
+        other = place.connect()
+        listed = {item.name: item for item in other.list_volumes()}
+        assert set(listed) == set(names)
+        for name in names:
+            assert listed[name] == other.stored_volume(name)
+            assert listed[name].length_bytes >= 64 * KIB
+
+    def test_a_volume_begins_with_its_bytes_and_goes_on_with_zeros(self, repository: Repository) -> None:
+        """``initial``, then zeros up to the length, where the format zeroes."""
+        name = fresh_name()
+        repository.create_volume(name, length_bytes=128 * KIB, initial=b"head" * 100)
+        data = _path(repository, name).read_bytes()
+        assert data[:400] == b"head" * 100
+        if repository.capabilities.zeroed:
+            assert not any(data[400:])
+
+    def test_initial_bytes_longer_than_the_length(self, repository: Repository) -> None:
+        """The length is a lower bound."""
+        name = fresh_name(format="qcow2")
+        repository.create_volume(name, length_bytes=1, initial=b"x" * 5000)
+        assert _stored(repository, name).length_bytes >= 5000
+        assert _path(repository, name).read_bytes()[:5000] == b"x" * 5000
+
+    def test_preallocated_blocks_are_allocated(self, repository: Repository) -> None:
+        """Where the capability is there."""
+        if not repository.capabilities.preallocation:
+            pytest.skip("the format cannot preallocate")
+        sparse, reserved = fresh_name(), fresh_name()
+        repository.create_volume(sparse, length_bytes=MIB)
+        repository.create_volume(reserved, length_bytes=MIB, preallocate=True)
+        assert _stored(repository, sparse).allocated_bytes < MIB
+        assert _stored(repository, reserved).allocated_bytes >= MIB
+        repository.grow_volume(sparse, length_bytes=MIB, preallocate=True)
+        assert _stored(repository, sparse).allocated_bytes >= MIB
+
+    def test_a_name_is_given_once(self, repository: Repository) -> None:
+        """A volume that is there is left as it is."""
+        name = fresh_name()
+        repository.create_volume(name, length_bytes=4096, initial=b"first")
+        with pytest.raises(FileExistsError):
+            repository.create_volume(name, length_bytes=4096, initial=b"second")
+        assert _path(repository, name).read_bytes()[:5] == b"first"
+
+    def test_grow(self, repository: Repository) -> None:
+        """What was there stays, what is new reads zeros, and nothing is shortened."""
+        name = fresh_name()
+        repository.create_volume(name, length_bytes=4096, initial=b"a" * 4096)
+        repository.grow_volume(name, length_bytes=256 * KIB)
+        repository.grow_volume(name, length_bytes=8192)
+        assert _stored(repository, name).length_bytes >= 256 * KIB
+        data = _path(repository, name).read_bytes()
+        assert data[:4096] == b"a" * 4096
+        assert not any(data[4096:])
+
+    def test_growing_what_is_not_there_fails(self, repository: Repository) -> None:
+        """And makes nothing."""
+        name = fresh_name()
+        with pytest.raises(OSError):  # noqa: PT011 - which one is the system's
+            repository.grow_volume(name, length_bytes=4096)
+        assert repository.stored_volume(name) is None
+
+    def test_delete(self, repository: Repository) -> None:
+        """Once: the second time it is not there."""
+        name, other = fresh_name(), fresh_name()
+        repository.create_volume(name, length_bytes=4096)
+        repository.create_volume(other, length_bytes=4096)
+        assert repository.delete_volume(name) is True
+        assert repository.delete_volume(name) is False
+        assert repository.stored_volume(name) is None
+        assert [item.name for item in repository.list_volumes()] == [other]
+
+    def test_clone(self, repository: Repository) -> None:
+        """Where blocks can be shared: the same bytes, apart from then on; else False and nothing."""
+        source, target = fresh_name(), fresh_name()
+        repository.create_volume(source, length_bytes=MIB, initial=b"shared" * 1000)
+        cloned = repository.clone_volume(source, target)
+        assert cloned is repository.capabilities.reflink
+        if not cloned:
+            assert repository.stored_volume(target) is None
+            return
+        assert _path(repository, target).read_bytes() == _path(repository, source).read_bytes()
+        with _path(repository, source).open("r+b") as file:
+            file.write(b"changed")
+        assert _path(repository, target).read_bytes()[:6] == b"shared"
+
+    def test_locate_needs_no_volume(self, repository: Repository) -> None:
+        """A blockdev's driver and place, without node names."""
+        protocol = repository.locate_volume(fresh_name()).protocol
+        assert "driver" in protocol
+        assert "node-name" not in protocol
+
+    @pytest.mark.parametrize("named_by", [0, 1, 2**63 - 1])
+    @pytest.mark.parametrize("format", ["raw", "qcow2"])
+    def test_names_come_back(self, repository: Repository, named_by: int, format: str) -> None:
+        """The number of the entry and the format are in the name."""
+        name = fresh_name(named_by, format)
+        assert VolumeName.parse(str(name)) == name
+        repository.create_volume(name, length_bytes=4096)
+        assert [item.name for item in repository.list_volumes()] == [name]
+
+    def test_what_is_not_ours_is_not_listed(self, repository: Repository) -> None:
+        """Foreign names among the volumes are left alone."""
+        folder = _path(repository, fresh_name()).parent
+        (folder / "notes.txt").write_text("mine")
+        (folder / str(fresh_name())).mkdir()
+        assert repository.list_volumes() == []
+
+    # -- progress -------------------------------------------------------------------------------
+
+    def test_progress(self, repository: Repository, place: Place) -> None:
+        """The last one put is read by every connection, until it is removed."""
+        name = fresh_name().volume_id
+        assert repository.get_progress(name) is None
+        repository.put_progress(name, b"10 %")
+        repository.put_progress(name, b"20 %")
+        assert place.connect().get_progress(name) == b"20 %"
+        assert repository.progress_image_ids() == [name]
+        repository.remove_progress(name)
+        repository.remove_progress(name)
+        assert repository.get_progress(name) is None
+        assert repository.progress_image_ids() == []
+
+    # -- leftovers --------------------------------------------------------------------------------
+
+    def test_private_paths_are_fresh_and_their_files_no_leftovers_yet(self, repository: Repository) -> None:
+        """While their process lives they are its own."""
+        first, second = repository.private_path(), repository.private_path()
+        if first is None or second is None:
+            pytest.skip("the format has no files")
+        assert first != second
+        Path(first).write_bytes(b"mine")
+        assert repository.list_leftovers() == []
+        assert repository.list_volumes() == []
+        assert repository.delete_leftover(Path(first).name) is False
+        Path(first).unlink()
+
+    def test_what_a_dead_process_left(self, repository: Repository, place: Place) -> None:
+        """It is a leftover once the process is gone, and goes when it is deleted."""
+        if not place.other_processes:
+            pytest.skip("the format lives in one process")
+        process = other_process.start(place, "litter")
+        path = other_process.answer(process)
+        if path is None:
+            other_process.end(process)
+            pytest.skip("the format has no files")
+        assert repository.list_leftovers() == []
+        other_process.end(process, kill=True)
+        (left,) = repository.list_leftovers()
+        assert left.allocated_bytes >= 8192
+        assert repository.delete_leftover("no/such/name") is False
+        assert repository.delete_leftover(left.name) is True
+        assert repository.delete_leftover(left.name) is False
+        assert repository.list_leftovers() == []
+        assert not Path(path).exists()
+
+    def test_a_volume_outlives_its_process(self, repository: Repository, place: Place) -> None:
+        """It is no leftover."""
+        if not place.other_processes:
+            pytest.skip("the format lives in one process")
+        process = other_process.start(place, "make_volume")
+        name = other_process.answer(process)
+        other_process.end(process, kill=True)
+        assert [str(item.name) for item in repository.list_volumes()] == [name]
+        assert repository.list_leftovers() == []
+
+    # -- room ---------------------------------------------------------------------------------------
+
+    def test_capacity(self, repository: Repository) -> None:
+        """Some, and no more of it free than there is."""
+        room = repository.capacity()
+        assert 0 < room.free_bytes <= room.capacity_bytes
+
+    def test_close(self, repository: Repository, place: Place) -> None:
+        """Another connection goes on; closing twice does nothing."""
+        first, second = place.connect(Host.real()), place.connect(Host.real())
+        first.close()
+        first.close()
+        assert second.get("entry", 0) != (None, None)

@@ -1,0 +1,105 @@
+"""localfs-1.0 keeps the contract; what only it has is at the end."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.host.files import UncertainError
+from diskyard.log.codec import decode
+from diskyard.model.transaction import Entry
+from diskyard.repositories.localfs import connect, layout
+from diskyard.testing.faults import FailingFiles, no_space, with_files
+from diskyard.testing.lease_contract import first_file
+from diskyard.testing.place import fresh_name
+from diskyard.testing.repository_contract import Place, RepositoryContract
+
+
+class TestLocalfs(RepositoryContract):
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Place:
+        root = tmp_path / "repository"
+        return Place(
+            "localfs-1.0",
+            {"path": str(root)},
+            other_processes=True,
+            copy_path=lambda kind, number, copy: Path(layout.log_paths(str(root), kind, number)[copy]),
+            fill=lambda: first_file(root),
+        )
+
+    @pytest.mark.parametrize("server", ["nfs.example", ""])
+    def test_parameters_of_a_network_are_refused(self, place: Place, server: str) -> None:
+        with pytest.raises(errors.InvalidParameter):
+            Place(place.format, {**place.parameters, "server": server}).create()
+
+    def test_a_network_file_system_is_refused(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        place.create()
+        mounts = Path("/proc/self/mountinfo").read_text()
+        as_nfs = re.sub(r" - \S+ ", " - nfs4 ", mounts)
+        monkeypatch.setattr(Path, "read_text", lambda self, **words: as_nfs)
+        with pytest.raises(errors.Unsupported):
+            place.connect()
+
+    def test_a_creation_that_was_overtaken_changes_nothing(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The other creation ends between this one's look at the folder and its lease.
+        make_folders = connect._make_folders
+
+        def overtaken(host: Host, root: str) -> None:
+            make_folders(host, root)
+            monkeypatch.setattr(connect, "_make_folders", make_folders)
+            place.create()
+
+        monkeypatch.setattr(connect, "_make_folders", overtaken)
+        with pytest.raises(errors.NotEmpty):
+            place.create()
+        repository = place.connect()
+        entry, _ = decode(repository.get("entry", 0)[0] or b"", Entry)
+        assert entry.marker == repository.marker
+
+    def test_a_full_storage_leaves_the_number_free(self, place: Place) -> None:
+        place.create()
+        host = Host.real()
+        full = place.connect(with_files(host, FailingFiles(host.identity, no_space)))
+        with pytest.raises(OSError, match="space") as caught:
+            full.put("entry", 1, b"one")
+        assert not isinstance(caught.value, UncertainError)
+        assert place.connect().put("entry", 1, b"another") is True
+
+    def test_no_room_after_the_name_was_given_is_uncertain(self, place: Place) -> None:
+        # With the reserve too: a second try would find the first one's entry and call it lost.
+        place.create()
+        host = Host.real()
+        files = FailingFiles(
+            host.identity,
+            lambda step, words: errno.ENOSPC if step == "sync_folder" else None,
+            afterwards=True,
+        )
+        failing = place.connect(with_files(host, files))
+        with pytest.raises(UncertainError):
+            failing.put("entry", 1, b"one", use_reserve=True)
+        assert place.connect().get("entry", 1) == (b"one", b"one")
+
+    def test_the_reserve_lets_an_entry_through_that_frees_space(self, place: Place, tmp_path: Path) -> None:
+        place.create()
+        host = Host.real()
+        reserve = tmp_path / "repository" / layout.RESERVE
+
+        def full_while_reserved(step: str, words: Sequence[object]) -> int | None:
+            return no_space(step, words) if reserve.stat().st_size else None
+
+        full = place.connect(with_files(host, FailingFiles(host.identity, full_while_reserved)))
+        with pytest.raises(OSError, match="space"):
+            full.put("entry", 1, b"one")
+        assert full.put("entry", 1, b"one", use_reserve=True) is True
+        name = fresh_name()
+        full.create_volume(name, length_bytes=4096)
+        full.delete_volume(name)
+        assert reserve.stat().st_size == layout.RESERVE_BYTES

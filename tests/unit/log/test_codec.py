@@ -1,0 +1,164 @@
+"""Bytes of the log's objects: exactly what was written, or Damaged."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diskyard.log.codec import (
+    Checkpoint,
+    Damaged,
+    NewerMajor,
+    Progress,
+    RepositoryRecord,
+    _checksum,
+    decode,
+    encode,
+)
+from diskyard.model.transaction import Changes, Entry
+from tests.unit.records import HOST, MARKER, NOW, attachment, building, copy_hold, disk, volume, weak
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def entry(**changes: object) -> Entry:
+    return Entry(
+        marker=MARKER,
+        number=7,
+        nonce="n7",
+        previous="n6",
+        time=NOW,
+        verb="test",
+        host=HOST,
+        actor="",
+        request_digest=None,
+        changes=msgspec.structs.replace(Changes(), **changes),
+    )
+
+
+def raw(kind: bytes, version: bytes, payload: bytes) -> bytes:
+    """Bytes with a right checksum, whatever they say."""
+    return b"%s %s %d %s\n%s\n" % (kind, version, len(payload), _checksum(kind, version, payload), payload)
+
+
+RICH = entry(
+    put_images=(disk("d", "v", user_data={"é": [1, None]}), weak("w", "p", held_for=(copy_hold(),))),
+    put_volumes=(volume("v", "w"), building("b", "d")),
+    put_attachments=(attachment("a", "d", "v", "p"),),
+    remove_images=("i",),
+)
+
+
+@given(user_data=JSON, size=st.integers(0, 2**62), name=st.text())
+def test_what_is_decoded_is_what_was_encoded(user_data: object, size: int, name: str) -> None:
+    for value in (
+        entry(put_images=(disk(name, None, user_data=user_data, size_bytes=size),)),
+        Checkpoint(
+            marker=name, version=size, nonce="", nonces=(name,), images=(), volumes=(), attachments=()
+        ),
+        RepositoryRecord(marker=name, format=name),
+        Progress(image_id=name, host=HOST, fix="mend", stage="1/2", percent=-1),
+    ):
+        assert decode(encode(value), type(value)) == (value, False)
+
+
+def test_every_byte_that_is_changed_is_found() -> None:
+    data = encode(RICH)
+    for at in range(len(data)):
+        for value in {data[at] ^ 1, data[at] ^ 0x80, 0, 0x20, 0x0A, 0xFF} - {data[at]}:
+            with pytest.raises(Damaged):
+                decode(data[:at] + bytes([value]) + data[at + 1 :], Entry)
+
+
+def test_every_length_but_its_own_is_found() -> None:
+    data = encode(RICH)
+    for length in range(len(data)):
+        with pytest.raises(Damaged):
+            decode(data[:length], Entry)
+    for more in (b"\n", b"\0", b" ", data):
+        with pytest.raises(Damaged):
+            decode(data + more, Entry)
+        with pytest.raises(Damaged):
+            decode(more + data, Entry)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=600))
+def test_any_bytes(data: bytes) -> None:
+    for prefix in (b"", b"diskyard-entry ", b"diskyard-entry 1.0 4 "):
+        with pytest.raises(Damaged):
+            decode(prefix + data, Entry)
+
+
+@settings(max_examples=300)
+@given(version=st.binary(max_size=8), payload=st.binary(max_size=100))
+def test_any_payload_with_a_right_checksum(version: bytes, payload: bytes) -> None:
+    for words in (b"1.0", b"1.7", version):
+        with pytest.raises((Damaged, NewerMajor)):
+            decode(raw(b"diskyard-entry", words, payload), Entry)
+
+
+def test_deep_nesting_is_damage() -> None:
+    for version in (b"1.0", b"1.1"):
+        for depth in (200, 100_000):
+            payload = b'{"marker": ' + b"[" * depth + b"]" * depth + b"}"
+            with pytest.raises(Damaged):
+                decode(raw(b"diskyard-entry", version, payload), Entry)
+
+
+def test_one_kind_is_not_another() -> None:
+    with pytest.raises(Damaged):
+        decode(encode(RICH), Checkpoint)
+    with pytest.raises(Damaged):
+        decode(encode(RepositoryRecord(marker="m", format="f")), Entry)
+
+
+def test_a_field_that_is_not_known_is_damage_in_this_version() -> None:
+    payload = msgspec.json.encode({**msgspec.to_builtins(RICH), "colour": "blue"})
+    with pytest.raises(Damaged):
+        decode(raw(b"diskyard-entry", b"1.0", payload), Entry)
+
+
+def with_strange_fields(value: object) -> object:
+    """Every object in it with one more field."""
+    if isinstance(value, dict):
+        return {**{key: with_strange_fields(item) for key, item in value.items()}, "colour": {"a": [1]}}
+    if isinstance(value, list):
+        return [with_strange_fields(item) for item in value]
+    return value
+
+
+def test_fields_of_a_newer_minor_version_are_dropped_at_any_depth() -> None:
+    plain = msgspec.structs.replace(RICH, changes=msgspec.structs.replace(RICH.changes, put_images=()))
+    for value in (plain, RICH):
+        builtins = msgspec.json.decode(msgspec.json.encode(value))
+        strange = with_strange_fields(builtins)
+        if value is RICH:  # userData is the caller's: nothing of it is dropped
+            strange["changes"]["putImages"][0]["userData"] = {"é": [1, None]}  # type: ignore[index]
+            strange["changes"]["putImages"][1]["userData"] = {}  # type: ignore[index]
+        data = raw(b"diskyard-entry", b"1.1", msgspec.json.encode(strange))
+        assert decode(data, Entry) == (value, True)
+
+
+def test_user_data_is_kept_whole_by_a_newer_minor_version() -> None:
+    value = entry(put_images=(disk("d", "v", user_data={"colour": {"do": [{"x": 1}]}}),))
+    payload = msgspec.json.encode(value)
+    assert decode(raw(b"diskyard-entry", b"1.9", payload), Entry) == (value, True)
+
+
+def test_an_unknown_tag_of_a_newer_minor_version_is_damage() -> None:
+    builtins = msgspec.json.decode(msgspec.json.encode(RICH))
+    builtins["changes"]["putImages"][1]["heldFor"][0]["purpose"] = "backup"
+    with pytest.raises(Damaged):
+        decode(raw(b"diskyard-entry", b"1.1", msgspec.json.encode(builtins)), Entry)
+
+
+def test_a_newer_major_version_is_refused_by_name() -> None:
+    with pytest.raises(NewerMajor, match=r"2\.3"):
+        decode(encode(RICH, version=(2, 3)), Entry)
