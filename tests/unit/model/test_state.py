@@ -113,7 +113,7 @@ def test_a_draft_that_ends_as_it_began_changes_nothing() -> None:
 def test_removing_what_is_not_there_is_an_error_of_the_entry() -> None:
     for name in ("remove_images", "remove_volumes", "remove_attachments"):
         with pytest.raises(KeyError):
-            apply(state(), entry_of(Changes(**{name: ("none",)})))
+            apply(state(), entry_of(msgspec.structs.replace(Changes(), **{name: ("none",)})))
 
 
 def test_a_chain_ends_where_a_parent_has_no_volume_yet() -> None:
