@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -281,8 +282,10 @@ def _quietly(words: list[str]) -> str:
 
 
 def _folders(path: str) -> list[Path]:
-    """The folders in a folder, in the order of their names."""
-    return [entry for entry in sorted(Path(path).iterdir()) if entry.is_dir() and not entry.is_symlink()]
+    """The folders in a folder, those of the largest files first: fewer files to compare."""
+    folders = [entry for entry in sorted(Path(path).iterdir()) if entry.is_dir() and not entry.is_symlink()]
+    sizes = {folder: (_tree_bytes(folder), sum(1 for _ in folder.rglob("*")) + 1) for folder in folders}
+    return sorted(folders, key=lambda folder: -sizes[folder][0] / sizes[folder][1])
 
 
 def _tree_bytes(tree: Path) -> int:
@@ -308,9 +311,10 @@ def _file_blocks(image: Path, name: str) -> tuple[int, int] | None:
         (int(w) for line in text.splitlines() if " Size: " in line for w in line.split("Size: ")[1:2]), 0
     )
     extents = text.partition("EXTENTS:\n")[2].strip()
-    if size < 64 << 10 or "," in extents or "-" not in extents or "ETB" in extents:
-        return None
-    return int(extents.partition(":")[2].partition("-")[0]), size
+    found = re.fullmatch(r"\(0-(\d+)\):(\d+)-\d+", extents)
+    if found is None or not 64 << 10 <= size <= (int(found[1]) + 1) * BLOCK_BYTES:
+        return None  # small, scattered, or with holes
+    return int(found[2]), size
 
 
 def main() -> None:

@@ -109,6 +109,10 @@ class Rig:
         """Call a verb of the first host as the wire does."""
         return json.loads(json.dumps(call(self.yard.service, verb, parameters)))
 
+    def refusal(self, verb: str, **parameters: Any) -> str:
+        """The code of the error with which a verb refuses parameters."""
+        return code_of(lambda: self.call(verb, **parameters))
+
     def opened(self, repo: str, yard: Diskyard | None = None) -> Opened:
         """A host's connection to a repository."""
         return (yard or self.yard).service.connections.get(repo)
@@ -211,6 +215,7 @@ def run_fix(yard: Diskyard, repo: str, fix: Fix) -> Task:
 
 def settle(yard: Diskyard, *repos: str) -> None:
     """Run fixes until none can be run; each must end well, or find that it is done."""
+    found: list[tuple[str, Fix]] = []
     for _ in range(_ROUNDS):
         found = [(repo, fix) for repo in repos for fix in yard.check_storage_repository(repo) if fix.runnable]
         if not found:
@@ -229,22 +234,22 @@ def intercept(
     patch: pytest.MonkeyPatch,
     target: object,
     name: str,
-    before: Callable[[], object] | None = None,
-    after: Callable[[], object] | None = None,
     times: int = 1,
+    /,
+    **actions: Callable[[], object],
 ) -> list[int]:
-    """Do something before or after the next calls of a method; the list counts them."""
+    """Do something ``before`` or ``after`` the next calls of a method; the list counts them."""
     original = getattr(target, name)
     calls: list[int] = []
 
     def wrapper(*arguments: Any, **words: Any) -> Any:
         mine = len(calls) < times
         calls.append(1)
-        if mine and before is not None:
-            before()
+        if mine and "before" in actions:
+            actions["before"]()
         result = original(*arguments, **words)
-        if mine and after is not None:
-            after()
+        if mine and "after" in actions:
+            actions["after"]()
         return result
 
     patch.setattr(target, name, wrapper)
@@ -297,4 +302,4 @@ def clean_up(yard: Diskyard, repo: str) -> Callable[[], None]:
 
 def fix_module(name: str) -> Any:
     """A module of the fixes: what it imported is replaced there."""
-    return importlib.importfix_module(f"diskyard.fixes.{name}")
+    return importlib.import_module(f"diskyard.fixes.{name}")

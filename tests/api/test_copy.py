@@ -177,7 +177,7 @@ def test_participating_repositories_and_hints(rig: Rig) -> None:
     rig.wait()
     rig.expect("c", snapshot, picture(SIZE, ONE))
     base = {"targetRepoId": "b", "size": SIZE, "baseSnapshotId": snapshot}
-    refused = code_of(lambda: rig.call("createVirtualDisk", **base, options={"imageHints": {snapshot: "b"}}))
+    refused = rig.refusal("createVirtualDisk", **base, options={"imageHints": {snapshot: "b"}})
     assert refused == "ImageNotFound"
     disk = rig.call("createVirtualDisk", **base, options={"imageHints": {snapshot: "c"}})
     rig.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_a_disk_from_a_snapshot(rig: Rig) -> None:
     rig.expect("a", disk, picture(SIZE, ONE, THREE))
     rig.expect("a", base, picture(SIZE, ONE))
     too_small = {"targetRepoId": "a", "size": SIZE - 512, "baseSnapshotId": base}
-    assert code_of(lambda: rig.call("createVirtualDisk", **too_small)) == "InvalidParameter"
+    assert rig.refusal("createVirtualDisk", **too_small) == "InvalidParameter"
     rig.clean_slate("a")
 
 
@@ -53,7 +54,7 @@ def test_a_disk_from_a_snapshot_elsewhere(rig: Rig) -> None:
     assert rig.yard.wait_for_image("b", disk, 30).status == "optimized"
     rig.expect("b", disk, picture(2 * SIZE, ONE))
     too_small = {"targetRepoId": "b", "size": SIZE - 512, "baseSnapshotId": base}
-    assert code_of(lambda: rig.call("createVirtualDisk", **too_small)) == "InvalidParameter"
+    assert rig.refusal("createVirtualDisk", **too_small) == "InvalidParameter"
     rig.wait()
     rig.clean_slate("a", "b")
 
@@ -78,12 +79,13 @@ def test_new_image_id_makes_repeating_safe(rig: Rig, verb: str, tmp_path: Path) 
     """The same request is a no-op, wherever it is sent; another with the id is refused."""
     disk, image = rig.disk("a", ONE), new_id()
     (tmp_path / "file.raw").write_bytes(picture(SIZE, ONE))
-    words = {
+    calls: dict[str, dict[str, Any]] = {
         "createVirtualDisk": {"targetRepoId": "b", "size": SIZE},
         "createSnapshot": {"targetRepoId": "a", "baseVirtualDiskId": disk},
         "copyImage": {"targetRepoId": "b", "imageId": disk},
         "importImage": {"targetRepoId": "b", "path": str(tmp_path / "file.raw"), "format": "raw"},
-    }[verb]
+    }
+    words = calls[verb]
     options = {"newImageId": image}
     repo = str(words["targetRepoId"])
     assert rig.call(verb, **words, userData={"x": 1}, options=options) == image
@@ -92,10 +94,10 @@ def test_new_image_id_makes_repeating_safe(rig: Rig, verb: str, tmp_path: Path) 
     again = {"newImageId": image, "AutoFix": False, "imageHints": {}}
     assert rig.call(verb, **words, userData={"x": 1}, options=again) == image
     assert rig.opened(repo).state().version == version
-    other = code_of(lambda: rig.call(verb, **words, userData={"x": 2}, options=options))
+    other = rig.refusal(verb, **words, userData={"x": 2}, options=options)
     assert other == "ImageIdInUse"
     used = {"newImageId": image, "strategy": "performance"}
-    assert code_of(lambda: rig.call(verb, **words, userData={"x": 1}, options=used)) == "ImageIdInUse"
+    assert rig.refusal(verb, **words, userData={"x": 1}, options=used) == "ImageIdInUse"
     rig.expect(repo, image, bytes(SIZE) if verb == "createVirtualDisk" else picture(SIZE, ONE))
     rig.wait()
 
@@ -108,12 +110,13 @@ def test_killed_before_the_commit_and_asked_again(
     disk, image = rig.disk("a", ONE), new_id()
     base = rig.yard.create_snapshot("a", disk)
     rig.write("a", disk, TWO)
-    words = {
+    calls: dict[str, dict[str, Any]] = {
         "createVirtualDisk": {"targetRepoId": "a", "size": SIZE, "baseSnapshotId": base},
         "createSnapshot": {"targetRepoId": "a", "baseVirtualDiskId": disk},
         "copyImage": {"targetRepoId": "b", "imageId": disk},
         "revertVirtualDisk": {"repositoryId": "a", "imageId": disk, "snapshotId": base},
-    }[verb]
+    }
+    words = calls[verb]
     if verb != "revertVirtualDisk":
         words["options"] = {"newImageId": image}
     with monkeypatch.context() as patch:
@@ -237,7 +240,7 @@ def test_set_user_data_if_revision(rig: Rig) -> None:
     read = rig.yard.get_image_info("a", disk).revision
     rig.call("setUserData", repositoryId="a", imageId=disk, userData=[2], options={"ifRevision": read})
     late = {"repositoryId": "a", "imageId": disk, "userData": 3, "options": {"ifRevision": read}}
-    assert code_of(lambda: rig.call("setUserData", **late)) == "RevisionMismatch"
+    assert rig.refusal("setUserData", **late) == "RevisionMismatch"
     assert rig.yard.get_image_info("a", disk).user_data == [2]
     rig.call("setUserData", repositoryId="a", imageId=disk, userData=None)
     assert rig.yard.get_image_info("a", disk).user_data is None
@@ -270,8 +273,9 @@ def test_list_images_pages_and_filters(rig: Rig) -> None:
     assert listed("b", status="optimized") == []
     assert listed(imageIds=[disks[1], new_id()]) == [disks[1]]
     assert listed(imageIds=[]) == []
-    for bad in ({"limit": 0}, {"limit": 10**6}, {"kind": "disk"}, {"status": "fine"}):
-        assert code_of(lambda bad=bad: listed(**bad)) == "InvalidParameter"
+    wrong: list[dict[str, Any]] = [{"limit": 0}, {"limit": 10**6}, {"kind": "disk"}, {"status": "fine"}]
+    for bad in wrong:
+        assert rig.refusal("listImages", repositoryId="a", **bad) == "InvalidParameter"
 
 
 def test_set_strategy(rig: Rig) -> None:

@@ -109,7 +109,7 @@ def test_a_fix_that_was_changed_is_refused(rig: Rig, change: dict[str, Any]) -> 
     left_work(rig)
     fix = {**rig.call("checkStorageRepository", repositoryId="b")[0], **change}
     words = {"repositoryId": "b", "fix": fix}
-    assert code_of(lambda: rig.call("fixStorageRepository", **words)) == "InvalidParameter"
+    assert rig.refusal("fixStorageRepository", **words) == "InvalidParameter"
     assert rig.yard.list_tasks() == []
 
 
@@ -245,9 +245,7 @@ def test_unknown_tasks(rig: Rig) -> None:
     """A task that never was is TaskNotFound, whatever its name looks like."""
     for task_id in ("none", "", "../connections", "a" * 5000, "\0"):
         for verb in ("getTask", "stopTask"):
-            assert (
-                code_of(lambda verb=verb, task_id=task_id: rig.call(verb, taskId=task_id)) == "TaskNotFound"
-            )
+            assert rig.refusal(verb, taskId=task_id) == "TaskNotFound"
 
 
 def test_closing_stops_tasks_and_leaves_their_fixes(rig: Rig) -> None:

@@ -40,7 +40,7 @@ def test_a_second_host_cleans_while_a_volume_is_made(
     reader = rig.disk("a", THREE)
     clean = clean_up(other, "a")
     words = {moment: clean}
-    calls = intercept(monkeypatch, rig.opened("a").storage, "create_volume", **words, times=9)
+    calls = intercept(monkeypatch, rig.opened("a").storage, "create_volume", 9, **words)
     run: dict[str, Callable[[], str | None]] = {
         "snapshot": lambda: yard.create_snapshot("a", disk),
         "disk": lambda: yard.create_virtual_disk("a", SIZE, base),

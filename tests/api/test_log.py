@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.api.helpers import (
     fixes,
     intercept,
     picture,
+    run_fix,
     settle,
 )
 
@@ -82,7 +84,7 @@ def test_a_damaged_log_entry_while_a_clean_is_due(rig: Rig) -> None:
     before = rig.files("a")
     fresh = rig.host("two")
     for fix in due:
-        assert code_of(lambda fix=fix: fresh.fix_storage_repository("a", fix)) == "CorruptRecord"
+        assert code_of(partial(fresh.fix_storage_repository, "a", fix)) == "CorruptRecord"
     for verb in (
         lambda: fresh.create_virtual_disk("a", MiB),
         lambda: fresh.create_snapshot("a", disk),
@@ -120,4 +122,24 @@ def test_one_copy_of_a_log_entry_is_enough(rig: Rig, copy: int, damage: str) -> 
     rig.expect("a", disk, picture(SIZE, ONE), yard=other)
     settle(other, "a")
     assert [path.read_bytes() == good for path in paths] == [True, True]
+    rig.clean_slate("a")
+
+
+@pytest.mark.parametrize("newer", [0, 3])
+def test_a_checkpoint_that_cannot_be_read_is_replaced(rig: Rig, newer: int) -> None:
+    """An older checkpoint and the entries after it do meanwhile; check lists it and a fix mends it."""
+    disk = rig.disk("a", ONE)
+    folder = Path(rig.place("a")["path"]) / "checkpoints"
+    while len(list(folder.iterdir())) == 2:
+        rig.yard.set_user_data("a", disk, len(list((folder.parent / "log").iterdir())))
+    for number in range(newer):
+        rig.yard.set_user_data("a", disk, f"newer {number}")
+    for path in (max(folder.glob("*.a")), max(folder.glob("*.b"))):
+        path.write_bytes(b"x")
+    info = rig.yard.get_image_info("a", disk)
+    other = rig.host("two")
+    (fix,) = other.check_storage_repository("a", options={"deep": True})
+    assert run_fix(other, "a", fix).changed
+    assert rig.host("three").get_image_info("a", disk) == info
+    rig.expect("a", disk, picture(SIZE, ONE))
     rig.clean_slate("a")

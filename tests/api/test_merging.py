@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from diskyard import KiB, MiB, errors
@@ -109,7 +111,7 @@ def test_two_hosts_merge_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch, down
         for found in fixes(other, "a", "merge"):
             assert not found.runnable
             assert found.held_by
-            seen.append(code_of(lambda found=found: run_fix(other, "a", found)))
+            seen.append(code_of(partial(run_fix, other, "a", found)))
 
     intercept(monkeypatch, fix_module("merge"), MOVERS[down], before=second)
     assert run_fix(yard, "a", fix).changed

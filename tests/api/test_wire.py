@@ -48,7 +48,12 @@ PARAMETERS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "getHostInfo": ([], {}),
 }
 
-COMMON = {"AutoFix": True, "strategy": None, "participatingRepositories": None, "imageHints": {}}
+COMMON: dict[str, Any] = {
+    "AutoFix": True,
+    "strategy": None,
+    "participatingRepositories": None,
+    "imageHints": {},
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "createVirtualDisk": {"newImageId": None, "optimizeNow": False, "rateLimit": 0},
     "createSnapshot": {"newImageId": None},
@@ -133,13 +138,13 @@ def test_an_unknown_parameter_is_refused(rig: Rig, verb: str) -> None:
     good = valid(verb)
     if "fix" in good:
         good["fix"] = FIX
-    assert code_of(lambda: rig.call(verb, **good, nonsense=1)) == "InvalidParameter"
+    assert rig.refusal(verb, **good, nonsense=1) == "InvalidParameter"
     if "options" in PARAMETERS[verb][1]:
-        assert code_of(lambda: rig.call(verb, **good, options={"nonsense": 1})) == "InvalidParameter"
-        assert code_of(lambda: rig.call(verb, **good, options={"auto_fix": False})) == "InvalidParameter"
+        assert rig.refusal(verb, **good, options={"nonsense": 1}) == "InvalidParameter"
+        assert rig.refusal(verb, **good, options={"auto_fix": False}) == "InvalidParameter"
     for name in good:
         rest = {key: value for key, value in good.items() if key != name}
-        assert code_of(lambda rest=rest: rig.call(verb, **rest)) == "InvalidParameter"
+        assert rig.refusal(verb, **rest) == "InvalidParameter"
 
 
 @pytest.mark.parametrize("parameters", [None, [], "text", 1])
@@ -158,10 +163,10 @@ def test_an_unknown_verb_is_refused(rig: Rig) -> None:
 @pytest.mark.parametrize("size", [0, -512, 511, 513, 1.5, "1G", True, (64 << 40), 1 << 63, None])
 def test_bad_sizes(rig: Rig, size: object) -> None:
     """Sizes are positive multiples of 512 that every format can have."""
-    assert code_of(lambda: rig.call("createVirtualDisk", targetRepoId="a", size=size)) == "InvalidParameter"
+    assert rig.refusal("createVirtualDisk", targetRepoId="a", size=size) == "InvalidParameter"
     disk = rig.disk("a")
     parameters = {"repositoryId": "a", "imageId": disk, "size": size}
-    assert code_of(lambda: rig.call("extendVirtualDisk", **parameters)) == "InvalidParameter"
+    assert rig.refusal("extendVirtualDisk", **parameters) == "InvalidParameter"
     assert rig.files("a") == [rig.volume_path("a", disk)]
 
 
@@ -185,9 +190,9 @@ def test_bad_ids(rig: Rig, bad: object) -> None:
             "copyImageId",
         } & {*required, *defaults}:
             words = {**valid(verb), name: bad}
-            assert code_of(lambda verb=verb, words=words: rig.call(verb, **words)) == "InvalidParameter"
+            assert rig.refusal(verb, **words) == "InvalidParameter"
     options = {"newImageId": bad}
-    assert code_of(lambda: rig.call("createVirtualDisk", targetRepoId="a", size=MiB, options=options)) == (
+    assert rig.refusal("createVirtualDisk", targetRepoId="a", size=MiB, options=options) == (
         "InvalidParameter"
     )
 
@@ -205,14 +210,15 @@ def test_too_much_user_data_is_refused(rig: Rig) -> None:
     """One byte more than 16 KiB is refused by every verb that takes userData, and nothing is made."""
     disk = rig.disk("a")
     too_much = "x" * (16 * 1024 - 1)
-    for verb, words in {
+    calls: dict[str, dict[str, Any]] = {
         "createVirtualDisk": {"targetRepoId": "a", "size": MiB},
         "createSnapshot": {"targetRepoId": "a", "baseVirtualDiskId": disk},
         "copyImage": {"targetRepoId": "b", "imageId": disk},
         "importImage": {"targetRepoId": "a", "path": str(rig.volume_path("a", disk)), "format": "raw"},
         "setUserData": {"repositoryId": "a", "imageId": disk},
-    }.items():
-        refused = code_of(lambda verb=verb, words=words: rig.call(verb, **words, userData=too_much))
+    }
+    for verb, words in calls.items():
+        refused = rig.refusal(verb, **words, userData=too_much)
         assert refused == "InvalidParameter"
     assert len(rig.files("a")) == 1
     assert rig.files("b") == []
@@ -249,14 +255,15 @@ def test_wrong_kinds(rig: Rig) -> None:
     disk = rig.disk("a")
     snapshot = rig.yard.create_snapshot("a", disk)
     yard = rig.yard
-    for verb, words in {
+    calls: dict[str, dict[str, Any]] = {
         "createSnapshot": {"targetRepoId": "a", "baseVirtualDiskId": snapshot},
         "extendVirtualDisk": {"repositoryId": "a", "imageId": snapshot, "size": 64 * MiB},
         "revertVirtualDisk": {"repositoryId": "a", "imageId": snapshot, "snapshotId": snapshot},
         "untrackChanges": {"repositoryId": "a", "imageId": snapshot},
         "prepareImage": {"repositoryId": "a", "imageId": snapshot, "options": {"readOnly": False}},
-    }.items():
-        assert code_of(lambda verb=verb, words=words: rig.call(verb, **words)) == "NotAVirtualDisk"
+    }
+    for verb, words in calls.items():
+        assert rig.refusal(verb, **words) == "NotAVirtualDisk"
     assert code_of(lambda: yard.create_virtual_disk("a", 8 * MiB, disk)) == "NotASnapshot"
     assert code_of(lambda: yard.revert_virtual_disk("a", disk, disk)) == "NotASnapshot"
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 
 from msgspec.structs import replace
 
+from diskyard import errors
 from diskyard.host import Host
 from diskyard.model.results import Attached
 from diskyard.mover.blockgraph import StorageDaemon
 from diskyard.mover.interface import Chain
+
+_SOCKET_PATH_LIMIT_BYTES = 107  # unix(7)
 
 
 class Servers:
@@ -45,16 +49,22 @@ class Servers:
             writes = attached.mode == "read_write"
             node = daemon.open_chain(chain, writable=(chain[0].name,) if writes else ())
             daemon.export_nbd(node, writable=writes, name=attached.image_id)
-            return daemon, self._name_socket(attached.image_id, daemon.socket_path)
+            return daemon, self._name_socket(attached, daemon.socket_path)
         except BaseException:
             daemon.close()
             raise
 
-    def _name_socket(self, image_id: str, socket_path: str) -> str:
-        """A name that the socket keeps whenever the image is served again."""
+    def _name_socket(self, attached: Attached, socket_path: str) -> str:
+        """A name that the socket keeps whenever the image is served again to this owner."""
         if not self._host.files.exists(self._folder):
             self._host.files.make_folder(self._folder)
-        path = os.path.join(self._folder, image_id)
+        owner = hashlib.blake2b(attached.owner.encode(), digest_size=4).hexdigest()
+        path = os.path.join(self._folder, f"{attached.image_id}.{owner}")
+        if len(path.encode()) > _SOCKET_PATH_LIMIT_BYTES:
+            raise errors.Unsupported(
+                f"The name of the socket, {path}, is longer than {_SOCKET_PATH_LIMIT_BYTES} bytes.",
+                advice="Use a state folder with a shorter name ($DISKYARD_STATE_DIR).",
+            )
         self._host.files.discard(path)
         self._host.files.symlink(socket_path, path)
         return path

@@ -53,13 +53,13 @@ def rewrite_twin(storage: Repository, log: Log, kind: LogKind, number: int) -> b
     """Write the bad copy of an object again; False if nothing is wrong with it.
 
     It is renamed over, never unlinked: at no moment is the object absent. A checkpoint
-    of which neither copy is whole is written from the state, if it is the newest.
+    of which neither copy is whole is made again from an older one and the entries.
     """
     trouble = look_at_twins(storage, kind, number)
     if trouble is None:
         return False
     if trouble.whole is None:
-        return log.rewrite_checkpoint(number) if kind == "checkpoint" else False
+        return kind == "checkpoint" and log.rewrite_checkpoint(number)
     for copy in trouble.bad_copies:
         storage.rewrite(kind, number, copy, trouble.whole)
     return True

@@ -13,6 +13,7 @@ from diskyard.attachments.attach import DEFAULT_OWNER, prepare_image, teardown_i
 from diskyard.fixes.look import look
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix, fix_id
+from diskyard.model.options import TeardownOptions
 from diskyard.model.records import CopyHold
 from diskyard.model.results import (
     Attached,
@@ -86,8 +87,7 @@ def _remove_repository(service: Service, request: ask.RemoveStorageRepository) -
             advice="Remove its images first.",
         )
     held = sum(
-        any(isinstance(hold, CopyHold) for hold in image.held_for)
-        for image in opened.state().images.values()
+        any(isinstance(hold, CopyHold) for hold in image.held_for) for image in opened.state().images.values()
     )
     if held:
         raise errors.NotEmpty(
@@ -189,10 +189,21 @@ def _untrack(service: Service, request: ask.UntrackChanges) -> None:
 
 
 def _prepare(service: Service, request: ask.PrepareImage) -> Attached:
+    before = service.connections.get(request.repository_id).state().attachments
     attached, chain = prepare_image(service.engine, request)
     if request.options.serve is None:
         return attached
-    return service.servers.serve(attached, chain)
+    try:
+        return service.servers.serve(attached, chain)
+    except BaseException:
+        key = (attached.image_id, service.host.identity, attached.owner)
+        if key not in {(found.image_id, found.host, found.owner) for found in before.values()}:
+            options = TeardownOptions(owner=attached.owner)
+            again = ask.TeardownImage(
+                repository_id=request.repository_id, image_id=request.image_id, options=options
+            )
+            teardown_image(service.engine, again)
+        raise
 
 
 def _teardown(service: Service, request: ask.TeardownImage) -> None:

@@ -1,0 +1,182 @@
+"""importImage and exportImage: five formats, sparse, safe against the file, named when durable."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from diskyard import KiB, MiB, errors
+from tests.api.helpers import (
+    COMMIT_ONLY,
+    SIZE,
+    Rig,
+    code_of,
+    fixes,
+    picture,
+    run,
+    run_fix,
+    same_bytes,
+    settle,
+)
+
+ONE = (1, MiB, MiB)
+TWO = (2, 3 * MiB, 64 * KiB)
+QEMU_NAMES = {"raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "vdi": "vdi", "vhdx": "vhdx"}
+FORMATS = list(QEMU_NAMES)
+
+
+def foreign(rig: Rig, name: str, data: bytes) -> Path:
+    """A file of another format with these bytes."""
+    raw, file = rig.folder / "source.raw", rig.folder / f"source.{name}"
+    raw.write_bytes(data)
+    if name != "raw":
+        run("qemu-img", "convert", "-f", "raw", "-O", QEMU_NAMES[name], str(raw), str(file))
+    return file
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_import(rig: Rig, name: str) -> None:
+    """The image has the file's bytes, is sparse where they are zero, and the file is let go."""
+    file = foreign(rig, name, picture(SIZE, ONE, TWO))
+    image = rig.yard.import_image("a", str(file), name, {"from": name})
+    rig.wait()
+    info = rig.yard.get_image_info("a", image)
+    assert (info.kind, info.user_data, info.size_bytes) == ("virtual_disk", {"from": name}, SIZE)
+    assert info.exclusive_bytes <= 2 * MiB
+    file.unlink()
+    rig.expect("a", image, picture(SIZE, ONE, TWO))
+    rig.write("a", image, (3, 0, MiB))
+    rig.expect("a", image, picture(SIZE, ONE, TWO, (3, 0, MiB)))
+    rig.clean_slate("a")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_export(rig: Rig, name: str) -> None:
+    """Any QEMU tool reads what a chain of volumes held; the disk can be written meanwhile."""
+    disk = rig.disk("a", ONE)
+    rig.yard.create_snapshot("a", disk)
+    rig.write("a", disk, TWO)
+    path = rig.folder / f"out.{name}"
+    task = rig.yard.export_image("a", disk, str(path), name)
+    assert rig.yard.wait_for_task(task.task_id, 60).state == "done"
+    same_bytes(rig.convert(str(path), QEMU_NAMES[name]), picture(SIZE, ONE, TWO))
+    assert path.stat().st_blocks * 512 <= 3 * MiB
+    assert [item.name for item in rig.folder.iterdir() if item.name.startswith("tmp.")] == []
+    settle(rig.yard, "a")
+    rig.expect("a", disk, picture(SIZE, ONE, TWO))
+    rig.clean_slate("a")
+
+
+def test_export_overwrites_nothing(rig: Rig) -> None:
+    """A path that exists, or has no folder, or is not absolute, is refused at once."""
+    disk = rig.disk("a", ONE)
+    mine = rig.folder / "mine"
+    mine.write_text("mine")
+    (rig.folder / "link").symlink_to(rig.folder / "nowhere")
+    for path, code in {
+        str(mine): "NotEmpty",
+        str(rig.folder / "link"): "NotEmpty",
+        str(rig.folder / "no" / "out"): "InvalidParameter",
+        "out.raw": "InvalidParameter",
+        "": "InvalidParameter",
+        str(rig.folder / "x\0y"): "InvalidParameter",
+    }.items():
+        words = {"repositoryId": "a", "imageId": disk, "path": path, "format": "raw"}
+        assert rig.refusal("exportImage", **words) == code
+    assert mine.read_text() == "mine"
+    assert rig.refusal("exportImage", repositoryId="a", imageId=disk, path="/x", format="vpc") == (
+        "InvalidParameter"
+    )
+
+
+def test_import_as_snapshot_of_an_odd_size(rig: Rig) -> None:
+    """An immutable image; a file that does not end at a sector is filled up with zeros."""
+    file = rig.folder / "odd.raw"
+    file.write_bytes(b"\1" * 1000)
+    image = rig.yard.import_image("a", str(file), "raw", options={"as": "snapshot"})
+    rig.wait()
+    assert rig.yard.get_image_info("a", image).kind == "snapshot"
+    rig.expect("a", image, b"\1" * 1000 + bytes(24))
+
+
+def test_files_that_cannot_be_imported(rig: Rig) -> None:
+    """Not there, a folder, empty, not of the format: each refused before anything is made."""
+    text = rig.folder / "text"
+    text.write_text("no image at all")
+    empty = rig.folder / "empty"
+    empty.touch()
+    for path, name in (
+        (rig.folder / "missing", "raw"),
+        (rig.folder, "raw"),
+        (empty, "raw"),
+        (text, "qcow2"),
+        (text, "vmdk"),
+        (Path("/dev/zero"), "raw"),
+    ):
+        words = {"targetRepoId": "a", "path": str(path), "format": name}
+        assert rig.refusal("importImage", **words) in ("InvalidParameter", "UnsafeImage")
+    assert rig.files("a") == []
+    assert rig.yard.list_images("a").images == ()
+
+
+def hostile(rig: Rig, kind: str) -> Path:
+    """A qcow2 file that refers to another file."""
+    secret, file = rig.folder / "secret", rig.folder / "hostile.qcow2"
+    secret.write_bytes(b"s" * MiB)
+    words = ["qemu-img", "create", "-q", "-f", "qcow2"]
+    if kind == "backing":
+        run(*words, "-b", str(secret), "-F", "raw", str(file))
+    else:
+        run(*words, "-o", f"data_file={rig.folder / 'data'}", str(file), "1M")
+    return file
+
+
+@pytest.mark.parametrize("kind", ["backing", "data file"])
+def test_hostile_files_are_refused(rig: Rig, kind: str) -> None:
+    """A file that refers to others is UnsafeImage, and nothing of those is read."""
+    file = hostile(rig, kind)
+    words = {"targetRepoId": "a", "path": str(file), "format": "qcow2"}
+    assert rig.refusal("importImage", **words) == "UnsafeImage"
+    assert rig.yard.list_images("a").images == ()
+    assert rig.files("a") == []
+
+
+def test_a_raw_file_is_never_probed(rig: Rig) -> None:
+    """A qcow2 imported as raw stays what it is, byte for byte."""
+    file = foreign(rig, "qcow2", picture(SIZE, ONE))
+    data = file.read_bytes()
+    image = rig.yard.import_image("a", str(file), "raw")
+    rig.wait()
+    rig.expect("a", image, data + bytes(-len(data) % 512))
+
+
+def test_a_file_that_changes_before_it_is_read(rig: Rig) -> None:
+    """The image is not completed from other bytes than those committed, and says why."""
+    file = foreign(rig, "raw", picture(SIZE, ONE))
+    image = rig.yard.import_image("a", str(file), "raw", options=COMMIT_ONLY)
+    (fix,) = fixes(rig.yard, "a")
+    file.write_bytes(picture(SIZE, TWO))
+    os.utime(file, (1, 1))
+    (listed,) = fixes(rig.yard, "a")
+    assert not listed.runnable
+    assert "changed" in (listed.waits_for or "")
+    with pytest.raises(errors.UnsafeImage, match="changed"):
+        run_fix(rig.host("two"), "a", fix)
+    status = rig.yard.get_image_status("a", image)
+    assert (status.status, "changed" in status.last_error) == ("broken", True)
+    rig.yard.remove_image("a", image)
+    rig.wait()
+    settle(rig.yard, "a")
+    rig.clean_slate("a")
+
+
+def test_import_left_to_another_process(rig: Rig) -> None:
+    """It is committed with the id, and completed by whoever runs its mend on this machine."""
+    file = foreign(rig, "vmdk", picture(SIZE, ONE))
+    image = rig.yard.import_image("a", str(file), "vmdk", options=COMMIT_ONLY)
+    assert code_of(lambda: rig.yard.prepare_image("a", image)) == "ImageBroken"
+    settle(rig.host("two"), "a")
+    rig.expect("a", image, picture(SIZE, ONE))
+    rig.clean_slate("a")
