@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from diskyard import errors
 from diskyard.fixes.work import Work, require_room
 from diskyard.host.identity import new_uuid
@@ -59,7 +61,7 @@ def merge_is_free(opened: Opened, image_id: str) -> bool:
     plan = _plan(opened, state, image_id)
     if plan is None or planner.merge_in_the_way(state, plan) is not None:
         return False
-    return plan.image.consumed_by is None and _is_free(opened, plan)
+    return plan.image.consumed_by is None and _free_direction(opened, plan) is not None
 
 
 def _require_free(state: State, plan: MergePlan) -> None:
@@ -81,22 +83,25 @@ def _require_whole(opened: Opened, state: State, plan: MergePlan) -> None:
 def _merge(work: Work, state: State, plan: MergePlan) -> list[FollowUp]:
     opened = work.opened
     work.image_id = next(iter(sorted(state.images_on(plan.dependent.id))), None)
-    if plan.image.consumed_by is None and _is_free(opened, plan):
-        if opened.is_unwritten(plan.dependent):
-            gone = _seal_down(work, plan.image.id, plan)
-        else:
-            gone = _seal_up(work, plan)
+    free = None if plan.image.consumed_by is not None else _free_direction(opened, plan)
+    if free is not None:
+        gone = _seal_down(work, plan.image.id, plan) if free == "down" else _seal_up(work, plan)
     else:
         require_room(opened, plan.moves_bytes, "The merge")
         gone = _merge_down(work, plan) if plan.direction == "down" else _merge_up(work, state, plan)
     return [FollowUp(opened, CleanVolume(volume_id=gone))]
 
 
-def _is_free(opened: Opened, plan: MergePlan) -> bool:
-    """Whether one of the two volumes is empty and of the right size: dropping it moves nothing."""
+def _free_direction(opened: Opened, plan: MergePlan) -> Literal["down", "up"] | None:
+    """How to merge by dropping a volume that is empty, which moves nothing; None if that cannot be.
+
+    The one that stays must show the image's bytes and no more: its own size counts.
+    """
     if plan.parent.size_bytes == plan.dependent.size_bytes and opened.is_unwritten(plan.dependent):
-        return True
-    return plan.parent.size_bytes >= plan.dependent.size_bytes and opened.is_unwritten(plan.parent)
+        return "down"
+    if plan.parent.size_bytes >= plan.dependent.size_bytes and opened.is_unwritten(plan.parent):
+        return "up"
+    return None
 
 
 def _merge_down(work: Work, plan: MergePlan) -> str:
