@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Draft, Entry, apply
-from tests.unit.records import HOST, NOW, attachment, building, copy_hold, disk, image, state, volume, weak
+from tests.unit.records import HOST, NOW, attachment, building, copy_hold, disk, image, state, volume
 
 IMAGES, VOLUMES, ATTACHMENTS = ["i", "j", "k"], ["u", "v", "w"], ["a", "b"]
 SOME_IMAGE = st.builds(
@@ -122,8 +122,20 @@ def test_a_chain_ends_where_a_parent_has_no_volume_yet() -> None:
     assert [v.id for v in found.volume_chain(found.volumes["v"])] == ["v"]
 
 
-def test_what_frees_space_may_use_the_reserve() -> None:
-    assert Changes(remove_volumes=("v",)).frees_space
-    assert Changes(remove_images=("i",)).frees_space
-    assert Changes(put_volumes=(volume("v", state="doomed"),)).frees_space
-    assert not Changes(put_images=(weak("w", "v"),), put_volumes=(volume("v"),)).frees_space
+def test_what_leads_to_less_may_use_the_reserve() -> None:
+    before = state(disk("d", "v"), volume("v", None), disk("e", "w"), volume("w", None))
+    removed = Draft(before)
+    removed.remove_image("d")
+    assert removed.leads_to_less()
+    weakened = Draft(before)
+    weakened.put_image(msgspec.structs.replace(before.images["d"], visibility="weak"))
+    assert weakened.leads_to_less()
+    doomed = Draft(before)
+    doomed.put_volume(msgspec.structs.replace(before.volumes["v"], state="doomed"))
+    assert doomed.leads_to_less()
+    renamed = Draft(before)
+    renamed.put_image(msgspec.structs.replace(before.images["d"], user_data="more"))
+    assert not renamed.leads_to_less()
+    grown = Draft(before)
+    grown.put_image(disk("f", "v"))
+    assert not grown.leads_to_less()
