@@ -17,9 +17,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 
 from diskyard import Diskyard, MiB
 from diskyard.host import Host
+from diskyard.host.identity import new_uuid
 
 ENTRY = b"x" * 1500
 HEADER = b"x" * (256 << 10)
@@ -92,17 +94,18 @@ def measure(folder: str, rounds: int) -> dict[str, list[float]]:
         times.setdefault(name, []).append(timed(work))
 
     def verbs() -> None:
-        made: list[str] = []
-        note("createVirtualDisk", lambda: made.append(yard.create_virtual_disk("r", 64 * MiB)))
-        note("createSnapshot", lambda: made.append(yard.create_snapshot("r", made[0])))
+        disk = new_uuid()
+        asked = {"new_image_id": disk}
+        note("createVirtualDisk", lambda: yard.create_virtual_disk("r", 64 * MiB, options=asked))
+        note("createSnapshot", lambda: yard.create_snapshot("r", disk))
         commit_only = {"auto_fix": False}
-        note("removeImage", lambda: yard.remove_image("r", made[0], options=commit_only))
+        note("removeImage", lambda: yard.remove_image("r", disk, options=commit_only))
 
     for number in range(rounds):
         verbs()
-        note("bare transaction", lambda n=number: bare_transaction(host, folder, n))
-        note("bare volume", lambda n=number: bare_volume(host, folder, n))
-        note("qemu-img create", lambda n=number: qemu_img(folder, n))
+        note("bare transaction", partial(bare_transaction, host, folder, number))
+        note("bare volume", partial(bare_volume, host, folder, number))
+        note("qemu-img create", partial(qemu_img, folder, number))
     yard.close()
     return times
 

@@ -27,8 +27,18 @@ _LIMITS_BYTES: dict[LogKind, int] = {
     "entry": ENTRY_LIMIT_BYTES,
     "checkpoint": CHECKPOINT_LIMIT_BYTES,
 }
+# What says of a copy that it cannot be read: damaged, or not a file of ours.
 _UNREADABLE = frozenset(
-    (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO)
+    (
+        errno.EIO,
+        errno.EUCLEAN,
+        errno.EBADMSG,
+        errno.ELOOP,
+        errno.EISDIR,
+        errno.EINVAL,
+        errno.ENXIO,
+        errno.EFBIG,
+    )
 )
 _PROGRESS_LIMIT_BYTES = 64 << 10
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
