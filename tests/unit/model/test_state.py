@@ -122,8 +122,25 @@ def test_a_chain_ends_where_a_parent_has_no_volume_yet() -> None:
     assert [v.id for v in found.volume_chain(found.volumes["v"])] == ["v"]
 
 
-def test_what_frees_space_may_use_the_reserve() -> None:
-    assert Changes(remove_volumes=("v",)).frees_space
-    assert Changes(remove_images=("i",)).frees_space
-    assert Changes(put_volumes=(volume("v", state="doomed"),)).frees_space
-    assert not Changes(put_images=(weak("w", "v"),), put_volumes=(volume("v"),)).frees_space
+def test_what_leads_to_less_may_use_the_reserve() -> None:
+    found = state(
+        disk("d", "v"), volume("v"), weak("w", "p", held_for=(copy_hold(),)), volume("p"),
+        attachment("a", "d", "v"), volume("x", state="doomed"),
+    )  # fmt: skip
+
+    def less(*changes: tuple[str, Any]) -> bool:
+        draft = Draft(found)
+        for verb, word in changes:
+            getattr(draft, verb)(word)
+        return draft.leads_to_less()
+
+    assert less(("remove_volume", "x"))
+    assert less(("remove_attachment", "a"))
+    assert less(("put_image", weak("d", "v", kind="virtual_disk")))
+    assert less(("put_image", weak("w", "p")))
+    assert less(("put_volume", volume("p", state="doomed")))
+    assert not less()
+    assert not less(("put_image", disk("d", "v", user_data={"a": 1})))
+    assert not less(("put_volume", volume("n")))
+    assert not less(("put_image", disk("n", "v")), ("put_volume", volume("p", state="doomed")))
+    assert not less(("put_attachment", attachment("b", "d", "v")), ("remove_volume", "x"))

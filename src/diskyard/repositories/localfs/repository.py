@@ -28,7 +28,16 @@ _LIMITS_BYTES: dict[LogKind, int] = {
     "checkpoint": CHECKPOINT_LIMIT_BYTES,
 }
 _UNREADABLE = frozenset(
-    (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO)
+    (
+        errno.EIO,
+        errno.EUCLEAN,
+        errno.EBADMSG,
+        errno.ELOOP,
+        errno.EISDIR,
+        errno.EINVAL,
+        errno.ENXIO,
+        errno.EFBIG,  # longer than any object of its kind
+    )
 )
 _PROGRESS_LIMIT_BYTES = 64 << 10
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
@@ -121,12 +130,11 @@ class LocalRepository:
 
     def _read_copy(self, path: str, limit_bytes: int) -> bytes | None:
         try:
-            data = self._files.read(path, limit_bytes)
+            return self._files.read(path, limit_bytes)
         except OSError as error:
             if error.errno not in _UNREADABLE:
                 raise  # of this process or the connection, and no word about the copy
             return b""
-        return b"" if data is not None and len(data) > limit_bytes else data
 
     def numbers(self, kind: LogKind) -> dict[int, float]:
         """The numbers there are, with the age of the younger copy."""
