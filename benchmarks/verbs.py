@@ -91,12 +91,15 @@ def measure(folder: str, rounds: int) -> dict[str, list[float]]:
     def note(name: str, work: Callable[[], object]) -> None:
         times.setdefault(name, []).append(timed(work))
 
-    commit_only = {"auto_fix": False}
-    for number in range(rounds):
+    def verbs() -> None:
         made: list[str] = []
         note("createVirtualDisk", lambda: made.append(yard.create_virtual_disk("r", 64 * MiB)))
         note("createSnapshot", lambda: made.append(yard.create_snapshot("r", made[0])))
+        commit_only = {"auto_fix": False}
         note("removeImage", lambda: yard.remove_image("r", made[0], options=commit_only))
+
+    for number in range(rounds):
+        verbs()
         note("bare transaction", lambda n=number: bare_transaction(host, folder, n))
         note("bare volume", lambda n=number: bare_volume(host, folder, n))
         note("qemu-img create", lambda n=number: qemu_img(folder, n))
