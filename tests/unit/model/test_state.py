@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Draft, Entry, apply
-from tests.unit.records import HOST, NOW, attachment, building, copy_hold, disk, image, state, volume
+from tests.unit.records import HOST, NOW, attachment, building, copy_hold, disk, image, state, volume, weak
 
 IMAGES, VOLUMES, ATTACHMENTS = ["i", "j", "k"], ["u", "v", "w"], ["a", "b"]
 SOME_IMAGE = st.builds(
@@ -123,19 +123,24 @@ def test_a_chain_ends_where_a_parent_has_no_volume_yet() -> None:
 
 
 def test_what_leads_to_less_may_use_the_reserve() -> None:
-    before = state(disk("d", "v"), volume("v", None), disk("e", "w"), volume("w", None))
-    removed = Draft(before)
-    removed.remove_image("d")
-    assert removed.leads_to_less()
-    weakened = Draft(before)
-    weakened.put_image(msgspec.structs.replace(before.images["d"], visibility="weak"))
-    assert weakened.leads_to_less()
-    doomed = Draft(before)
-    doomed.put_volume(msgspec.structs.replace(before.volumes["v"], state="doomed"))
-    assert doomed.leads_to_less()
-    renamed = Draft(before)
-    renamed.put_image(msgspec.structs.replace(before.images["d"], user_data="more"))
-    assert not renamed.leads_to_less()
-    grown = Draft(before)
-    grown.put_image(disk("f", "v"))
-    assert not grown.leads_to_less()
+    found = state(
+        disk("d", "v"), volume("v"), weak("w", "p", held_for=(copy_hold(),)), volume("p"),
+        attachment("a", "d", "v"), volume("x", state="doomed"),
+    )  # fmt: skip
+
+    def less(*changes: tuple[str, Any]) -> bool:
+        draft = Draft(found)
+        for verb, word in changes:
+            getattr(draft, verb)(word)
+        return draft.leads_to_less()
+
+    assert less(("remove_volume", "x"))
+    assert less(("remove_attachment", "a"))
+    assert less(("put_image", weak("d", "v", kind="virtual_disk")))
+    assert less(("put_image", weak("w", "p")))
+    assert less(("put_volume", volume("p", state="doomed")))
+    assert not less()
+    assert not less(("put_image", disk("d", "v", user_data={"a": 1})))
+    assert not less(("put_volume", volume("n")))
+    assert not less(("put_image", disk("n", "v")), ("put_volume", volume("p", state="doomed")))
+    assert not less(("put_attachment", attachment("b", "d", "v")), ("remove_volume", "x"))

@@ -27,7 +27,6 @@ _LIMITS_BYTES: dict[LogKind, int] = {
     "entry": ENTRY_LIMIT_BYTES,
     "checkpoint": CHECKPOINT_LIMIT_BYTES,
 }
-# What says of a copy that it cannot be read: damaged, or not a file of ours.
 _UNREADABLE = frozenset(
     (
         errno.EIO,
@@ -37,7 +36,7 @@ _UNREADABLE = frozenset(
         errno.EISDIR,
         errno.EINVAL,
         errno.ENXIO,
-        errno.EFBIG,
+        errno.EFBIG,  # longer than any object of its kind
     )
 )
 _PROGRESS_LIMIT_BYTES = 64 << 10
@@ -131,12 +130,11 @@ class LocalRepository:
 
     def _read_copy(self, path: str, limit_bytes: int) -> bytes | None:
         try:
-            data = self._files.read(path, limit_bytes)
+            return self._files.read(path, limit_bytes)
         except OSError as error:
             if error.errno not in _UNREADABLE:
                 raise  # of this process or the connection, and no word about the copy
             return b""
-        return b"" if data is not None and len(data) > limit_bytes else data
 
     def numbers(self, kind: LogKind) -> dict[int, float]:
         """The numbers there are, with the age of the younger copy."""
