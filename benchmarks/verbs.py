@@ -51,9 +51,7 @@ def qemu_img(folder: str, number: int) -> None:
     """The peer: an overlay made by QEMU's own tool, which does not sync it."""
     base = os.path.join(folder, "base.raw")
     path = os.path.join(folder, f"{number}.qcow2")
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, path], check=True
-    )
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, path], check=True)
 
 
 def main() -> None:

@@ -26,15 +26,10 @@ from diskyard.model.fix import (
 from diskyard.model.records import AnyHold, Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
-from diskyard.planner.work import (
-    merge_in_the_way,
-    merge_lease_images,
-    needs_restore,
-    optimize_waits_for,
-    plan_merge,
-    plan_optimize,
-    wanted,
-)
+from diskyard.planner.clean import wanted
+from diskyard.planner.mend import needs_restore
+from diskyard.planner.merge import merge_in_the_way, merge_lease_images, plan_merge
+from diskyard.planner.optimize import optimize_waits_for, plan_optimize
 
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
 
