@@ -12,15 +12,13 @@ WRITES = 50
 
 
 def write_whole_clusters(rig: Rig, disk: str, stretch: Stretch) -> None:
-    """Write to the top of a chain without opening what is below, which QEMU does very slowly."""
+    """Write to the top of a chain alone: the whole of it is too deep to be opened."""
     pattern, offset, length = stretch
-    rig.yard.prepare_image("a", disk)
     path = rig.volume_path("a", disk)
     top: dict[str, object] = {"driver": path.suffix[1:], "file": {"driver": "file", "filename": str(path)}}
     if path.suffix == ".qcow2":
         top["backing"] = None
     run("qemu-io", "-c", f"write -P {pattern} {offset} {length}", "json:" + json.dumps(top))
-    rig.yard.teardown_image("a", disk)
 
 
 def test_a_thousand_snapshots(rig: Rig) -> None:
@@ -37,6 +35,9 @@ def test_a_thousand_snapshots(rig: Rig) -> None:
                 write_whole_clusters(rig, disk, stretch)
         snapshots.append(yard.create_snapshot("a", disk, {"number": number}))
     assert len(yard.list_images("a", kind="snapshot").images) == COUNT
+    refused = rig.refusal("prepareImage", repositoryId="a", imageId=disk)
+    assert refused == "Unsupported"
+    assert yard.get_image_info("a", disk).attachments == ()
     # Some from the middle and some from the end, in turn.
     while snapshots:
         yard.remove_image("a", snapshots.pop(len(snapshots) // 2 if len(snapshots) % 2 else -1))
