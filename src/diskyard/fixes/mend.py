@@ -21,7 +21,7 @@ from diskyard.mover.interface import Chain
 from diskyard.mover.merge import repair_leaks
 from diskyard.mover.reflink import clone_file
 from diskyard.opened import Opened, volume_name
-from diskyard.operations.change import cleaning
+from diskyard.operations.change import cleaning, holds_of_cancelled
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.freeze import hold_snapshot, release_hold
 from diskyard.planner import mend as planner
@@ -49,9 +49,17 @@ def mend(work: Work, action: Mend, participating: list[Opened] | None) -> tuple[
                 return _restore(work, state, image, participating)
         except Superseded:
             # Cancelled or taken over: what was made is left without anybody who wants it.
-            leftover = [] if work.volume_id is None else [CleanVolume(volume_id=work.volume_id)]
-            return False, [FollowUp(opened, action) for action in leftover]
+            return False, _left_behind(work, image)
         return False, []
+
+
+def _left_behind(work: Work, image: Image) -> list[FollowUp]:
+    """What a mend that was cancelled leaves for others: its volume, and the hold on its source."""
+    opened, volume_id = work.opened, work.volume_id
+    follow_ups = [] if volume_id is None else [FollowUp(opened, CleanVolume(volume_id=volume_id))]
+    if image.id not in opened.state().images:
+        follow_ups += holds_of_cancelled(work.engine, opened, image)
+    return follow_ups
 
 
 def _require_source(work: Work, image: Image, participating: list[Opened] | None) -> FoundSource:

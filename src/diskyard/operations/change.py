@@ -29,7 +29,7 @@ def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
     before = opened.state()
     removed = opened.commit(lambda draft: planner.remove(draft, request.image_id), author)
     follow_ups = cleaning(opened, before)
-    follow_ups += _holds_of_cancelled(engine, opened, removed)
+    follow_ups += holds_of_cancelled(engine, opened, removed)
     if opened.progress(request.image_id) is not None:
         follow_ups.append(FollowUp(opened, CleanProgress(image_id=request.image_id)))
     return Outcome(request.image_id, follow_ups)
@@ -48,7 +48,7 @@ def cleaning(opened: Opened, before: State) -> list[FollowUp]:
     return [FollowUp(opened, action) for action in found]
 
 
-def _holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[FollowUp]:
+def holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[FollowUp]:
     """A copy that is cancelled lets go of its source, where that is connected here."""
     if removed.pending is None or not isinstance(removed.pending.source, ImageSource):
         return []
