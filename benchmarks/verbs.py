@@ -17,9 +17,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 
 from diskyard import Diskyard, MiB
 from diskyard.host import Host
+from diskyard.host.identity import new_uuid
 
 ENTRY = b"x" * 1500
 HEADER = b"x" * (256 << 10)
@@ -51,9 +53,7 @@ def qemu_img(folder: str, number: int) -> None:
     """The peer: an overlay made by QEMU's own tool, which does not sync it."""
     base = os.path.join(folder, "base.raw")
     path = os.path.join(folder, f"{number}.qcow2")
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, path], check=True
-    )
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, path], check=True)
 
 
 def main() -> None:
@@ -93,15 +93,19 @@ def measure(folder: str, rounds: int) -> dict[str, list[float]]:
     def note(name: str, work: Callable[[], object]) -> None:
         times.setdefault(name, []).append(timed(work))
 
-    commit_only = {"auto_fix": False}
+    def verbs() -> None:
+        disk = new_uuid()
+        asked = {"new_image_id": disk}
+        note("createVirtualDisk", lambda: yard.create_virtual_disk("r", 64 * MiB, options=asked))
+        note("createSnapshot", lambda: yard.create_snapshot("r", disk))
+        commit_only = {"auto_fix": False}
+        note("removeImage", lambda: yard.remove_image("r", disk, options=commit_only))
+
     for number in range(rounds):
-        made: list[str] = []
-        note("createVirtualDisk", lambda: made.append(yard.create_virtual_disk("r", 64 * MiB)))
-        note("createSnapshot", lambda: made.append(yard.create_snapshot("r", made[0])))
-        note("removeImage", lambda: yard.remove_image("r", made[0], options=commit_only))
-        note("bare transaction", lambda n=number: bare_transaction(host, folder, n))
-        note("bare volume", lambda n=number: bare_volume(host, folder, n))
-        note("qemu-img create", lambda n=number: qemu_img(folder, n))
+        verbs()
+        note("bare transaction", partial(bare_transaction, host, folder, number))
+        note("bare volume", partial(bare_volume, host, folder, number))
+        note("qemu-img create", partial(qemu_img, folder, number))
     yard.close()
     return times
 

@@ -49,7 +49,7 @@ def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> tuple[R
         changes = draft.changes()
         if not changes:
             return result, state
-        if log.publish(changes, state, author) is Published.STANDS:
+        if log.publish(changes, state, author, use_reserve=draft.leads_to_less()) is Published.STANDS:
             return result, log.newest_known()
     raise errors.RepositoryUnavailable(
         "Other writers were quicker every time.", advice="Try again when there is less load."

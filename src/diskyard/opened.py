@@ -37,6 +37,15 @@ def backing_name(image_id: str | None) -> str | None:
     return None if image_id is None else f"diskyard:{image_id}"
 
 
+def is_missing(volume: Volume, stored: StoredVolume | None) -> bool:
+    """Whether a volume that must be on the storage is not, or is cut short."""
+    if volume.state != "ready":
+        return False
+    if stored is None:
+        return True
+    return volume.format == "raw" and stored.length_bytes < volume.size_bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """One place, under the first repoId that it was connected by."""
@@ -133,11 +142,9 @@ class Opened:
         return self.storage.stored_volume(volume_name(volume))
 
     def missing_of(self, state: State, image: Image) -> frozenset[str]:
-        """Which volumes of an image's chain the storage does not have."""
+        """Which volumes of an image's chain the storage does not have whole."""
         return frozenset(
-            volume.id
-            for _, volume in state.chain(image)
-            if volume.state == "ready" and self.stored(volume) is None
+            volume.id for _, volume in state.chain(image) if is_missing(volume, self.stored(volume))
         )
 
     def missing_below(self, state: State, image_id: str | None) -> frozenset[str]:

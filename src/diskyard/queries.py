@@ -17,8 +17,9 @@ from diskyard.model.results import (
 from diskyard.model.space import exclusive_and_shared, usage
 from diskyard.model.state import State
 from diskyard.model.status import image_status
-from diskyard.opened import Opened
+from diskyard.opened import Opened, is_missing
 from diskyard.planner.common import strong_image
+from diskyard.repositories.interface import StoredVolume
 
 PAGE_LIMIT = 10_000
 
@@ -53,14 +54,12 @@ def _info(
     opened: Opened,
     state: State,
     image: Image,
-    allocated: Mapping[str, int],
+    stored: Mapping[str, StoredVolume],
     trackers: Mapping[str, list[str]],
 ) -> ImageInfo:
-    missing = [
-        volume.id
-        for _, volume in state.chain(image)
-        if volume.state == "ready" and volume.id not in allocated
-    ]
+    chain = [volume for _, volume in state.chain(image)]
+    missing = [volume.id for volume in chain if is_missing(volume, stored.get(volume.id))]
+    allocated = {v.id: stored[v.id].allocated_bytes for v in chain if v.id in stored}
     exclusive_bytes, shared_bytes = exclusive_and_shared(state, image, allocated)
     return ImageInfo(
         image_id=image.id,
@@ -87,20 +86,17 @@ def _info(
     )
 
 
-def _allocated(opened: Opened) -> dict[str, int]:
-    return {item.name.volume_id: item.allocated_bytes for item in opened.storage.list_volumes()}
+def _stored(opened: Opened) -> dict[str, StoredVolume]:
+    return {item.name.volume_id: item for item in opened.storage.list_volumes()}
 
 
 def image_info(opened: Opened, image_id: str) -> ImageInfo:
     """GetImageInfo."""
     state = opened.state()
     image = strong_image(state, image_id)
-    allocated = {}
-    for _, volume in state.chain(image):
-        stored = opened.stored(volume)
-        if stored is not None:
-            allocated[volume.id] = stored.allocated_bytes
-    return _info(opened, state, image, allocated, _trackers(state))
+    found = {volume.id: opened.stored(volume) for _, volume in state.chain(image)}
+    stored = {key: item for key, item in found.items() if item is not None}
+    return _info(opened, state, image, stored, _trackers(state))
 
 
 def list_images(opened: Opened, request: ListImages) -> ImagePage:
@@ -111,10 +107,10 @@ def list_images(opened: Opened, request: ListImages) -> ImagePage:
     if not 1 <= request.limit <= PAGE_LIMIT:
         raise errors.InvalidParameter(f"limit must be from 1 to {PAGE_LIMIT}.")
     state = opened.state()
-    allocated, trackers = _allocated(opened), _trackers(state)
+    stored, trackers = _stored(opened), _trackers(state)
     page: list[ImageInfo] = []
     for image in _candidates(state, request):
-        info = _info(opened, state, image, allocated, trackers)
+        info = _info(opened, state, image, stored, trackers)
         if request.status is not None and info.status != request.status:
             continue
         if len(page) == request.limit:
@@ -139,7 +135,8 @@ def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, objec
     """One line of listStorageRepositories; the sums of :class:`Usage` add up to used_bytes."""
     state = opened.state()
     leftovers_bytes = sum(item.allocated_bytes for item in opened.storage.list_leftovers())
-    used = usage(state, _allocated(opened), leftovers_bytes)
+    allocated = {key: item.allocated_bytes for key, item in _stored(opened).items()}
+    used = usage(state, allocated, leftovers_bytes)
     capacity = opened.storage.capacity()
     strong = [image for image in state.images.values() if image.is_strong]
     return RepositoryInfo(

@@ -172,7 +172,7 @@ def test_a_difference_between_clones_is_found_without_reading(reflink: Rig) -> N
 
 
 def test_a_performance_clone_is_reserved(reflink: Rig) -> None:
-    """Its shared blocks are its own after the optimize, and nothing shows but its bytes."""
+    """Its holes are filled by the optimize, and nothing shows but its bytes."""
     yard = reflink.yard
     base = yard.create_snapshot("a", reflink.disk("a", ONE))
     disk = yard.create_virtual_disk("a", SIZE, base, options={"strategy": "performance"})

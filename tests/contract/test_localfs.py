@@ -87,6 +87,20 @@ class TestLocalfs(RepositoryContract):
             failing.put("entry", 1, b"one", use_reserve=True)
         assert place.connect().get("entry", 1) == (b"one", b"one")
 
+    def test_a_folder_without_room_for_the_name_is_certain(self, place: Place, tmp_path: Path) -> None:
+        place.create()
+        host = Host.real()
+        reserve = tmp_path / "repository" / layout.RESERVE
+
+        def no_room_for_names(step: str, words: Sequence[object]) -> int | None:
+            return errno.ENOSPC if step == "link" and reserve.stat().st_size else None
+
+        full = place.connect(with_files(host, FailingFiles(host.identity, no_room_for_names)))
+        with pytest.raises(OSError, match="space") as caught:
+            full.put("entry", 1, b"one")
+        assert not isinstance(caught.value, UncertainError)
+        assert full.put("entry", 1, b"one", use_reserve=True) is True
+
     def test_the_reserve_lets_an_entry_through_that_frees_space(self, place: Place, tmp_path: Path) -> None:
         place.create()
         host = Host.real()

@@ -143,6 +143,57 @@ def prepare_base(world: World, service: Service) -> None:
     world.write(service, "a", "d", 9, 1024 * KiB, 64 * KiB)
 
 
+def prepare_file(world: World, service: Service) -> Path:
+    """A file to import, outside of the repositories."""
+    path = world.folder / "import.raw"
+    path.write_bytes(bytes_to_import(world))
+    return path
+
+
+def bytes_to_import(world: World) -> bytes:
+    """What that file holds."""
+    return bytes([7]) * (256 * KiB) + bytes(SIZE_BYTES - 256 * KiB)
+
+
+def import_file(world: World, service: Service) -> Any:
+    """Commit an import of the file."""
+    parameters = {"targetRepoId": "a", "path": str(prepare_file(world, service)), "format": "raw"}
+    return call(service, "importImage", {**parameters, "options": NEW})
+
+
+def prepare_imported(world: World, service: Service) -> None:
+    """An import committed, its data not moved yet."""
+    import_file(world, service)
+
+
+def prepare_lost(world: World, service: Service) -> None:
+    """A Snapshot that is whole in b, and whose volume in a is gone."""
+    world.chain(service, "a")
+    snapshot_id = world.names["s2"]
+    parameters = {"targetRepoId": "b", "imageId": snapshot_id, "options": LATER}
+    call(service, "copyImage", parameters)
+    world.fix_all(service, 0)
+    world.images["b", snapshot_id] = world.images["a", snapshot_id]
+    state = service.connections.get("a").state()
+    volume = state.volumes[str(state.images[snapshot_id].volume_id)]
+    next((world.folder / "a" / "volumes").glob(f"*{volume.id}*")).unlink()
+
+
+def prepare_many_entries(world: World, service: Service) -> None:
+    """A log that is about to be folded into a checkpoint, and trimmed."""
+    world.disk(service, "a", "d")
+    opened = service.connections.get("a")
+    while opened.state().version % 64 != 63 or opened.state().version < 4 * 64:
+        change_user_data(world, service)
+
+
+def change_user_data(world: World, service: Service) -> None:
+    """An entry that changes nothing of the bytes."""
+    version = service.connections.get("a").state().version
+    asked = {"repositoryId": "a", "imageId": world.names["d"], "userData": version}
+    call(service, "setUserData", asked)
+
+
 NEW = {**LATER, "newImageId": NEW_ID}
 OTHER_ID = "22222222-2222-4333-8444-555555555555"
 SCENARIOS = [
@@ -197,6 +248,13 @@ SCENARIOS = [
     Scenario("merge down into raw", prepare_removed_root, fix_first("a", "merge"), same),
     Scenario("merge up", prepare_small_parent, fix_first("a", "merge"), same),
     Scenario("optimize", prepare_performance, fix_first("a", "optimize"), same),
+    Scenario("import", prepare_chain, import_file, with_new("a", bytes_to_import)),
+    Scenario("mend an import", prepare_imported, fix_first("a", "mend"), with_new("a", bytes_to_import)),
+    Scenario("restore", prepare_lost, fix_first("a", "mend"), same),
+    Scenario(
+        "prepare", prepare_chain, verb("prepareImage", repositoryId="a", imageId="@d"), same,
+    ),
+    Scenario("fold and trim", prepare_many_entries, change_user_data, same),
     Scenario("mend", prepare_copied, fix_first("b", "mend"), with_new("b", bytes_of("d"))),
 ]  # fmt: skip
 

@@ -13,7 +13,7 @@ from tests.stateful.machine import Counts, ImageMachine
 
 TORTURE_HOURS = float(os.environ.get("DISKYARD_TORTURE_HOURS", "0"))
 STEPS = 40
-STORIES = 15
+STORIES = 25
 FORMATS = ("memory-1.0", "localfs-1.0")
 ALL_CHECKS = list(HealthCheck)
 

@@ -63,7 +63,7 @@ def _together(*options: Callable[[Decorated], Decorated]) -> Callable[[Decorated
 
 
 describing = _together(
-    click.option("--name", help="A name for people; one of its kind in the repository."),
+    click.option("--name", help="A name, which no other image of the repository has."),
     click.option("--description", help="A sentence for people."),
     click.option(
         "--label", "labels", multiple=True, metavar="KEY=VALUE", callback=key_values, help="A label."

@@ -20,6 +20,7 @@ _RUNS_HERE = ("exportImage", "fixStorageRepository")
 
 @click.command(
     cls=Command,
+    short_help="Call a verb of the API, for scripts.",
     example='diskyard call listImages \'{"repositoryId": "fast"}\'\n'
     'echo \'{"repositoryId": "fast", "imageId": "…"}\' | diskyard call getImageStatus -',
 )

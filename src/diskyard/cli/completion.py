@@ -12,6 +12,7 @@ _VARIABLE = "_DISKYARD_COMPLETE"
 
 @click.command(
     cls=Command,
+    short_help="Print a shell's completion script.",
     example="diskyard completion bash > ~/.local/share/bash-completion/completions/diskyard\n"
     "source <(diskyard completion zsh)        # in ~/.zshrc\ndiskyard completion fish | source",
 )

@@ -14,7 +14,7 @@ from diskyard.cli.call import call
 from diskyard.cli.completion import completion
 from diskyard.cli.disk import disk
 from diskyard.cli.image import image
-from diskyard.cli.output import print_error
+from diskyard.cli.output import print_error, print_json
 from diskyard.cli.repo import repo
 from diskyard.cli.snapshot import snapshot
 from diskyard.cli.task import task
@@ -83,7 +83,11 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return _EXIT_USAGE
     except session.StoppedByOther as stopped:
-        click.echo(f"diskyard: {stopped}; its fix stays listed for 'diskyard repo fix'.", err=True)
+        words = f"{stopped}; its fix stays listed for 'diskyard repo fix'."
+        if as_json:
+            print_json({"message": words, "taskId": stopped.task_id}, err=True)
+        else:
+            click.echo(f"diskyard: {words}", err=True)
         return _EXIT_OTHER
     except session.Interrupted as interrupted:
         session.say_interrupted(as_json=as_json)

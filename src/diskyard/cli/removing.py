@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diskyard.cli.find import Found
-from diskyard.cli.fixing import fix_until_done
+from diskyard.cli.fixing import Fixed, fix_until_done
 from diskyard.cli.output import answer, note
 from diskyard.cli.session import refuse, wait
 from diskyard.cli.values import human_size
@@ -20,17 +20,16 @@ def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, aut
     if merge and not auto_fix:
         raise refuse("Both --merge and --no-wait are given.", "Leave one of them out.")
     repo = found.repo_id
-    merges_before = set(_merges(yard, repo))
+    merges_before = set(_merges(yard, repo)) if merge else set()
     before = _space(yard, repo)
     yard.remove_image(repo, found.image_id, {"auto_fix": auto_fix})
     note(f"{found.title} is removed.")
     wait(yard)
-    due = _merges(yard, repo)
-    new = [key for key in due if key not in merges_before]
-    failed, ran = None, []
-    if merge and new:
+    outcome = Fixed()
+    if merge:
+        new = set(_merges(yard, repo)) - merges_before
         outcome = fix_until_done(yard, repo, new, ["merge"], rate=rate)
-        failed, ran = outcome.failed, outcome.ran
+        outcome.left = [fix for fix in outcome.left if fix.fix_id in new]
     after = _space(yard, repo)
     mergeable, retained, used = (
         _difference(before, after, field) for field in ("mergeable_bytes", "retained_bytes", "used_bytes")
@@ -41,20 +40,19 @@ def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, aut
             "freedBytes": max(0, -used),
             "mergeableBytes": max(0, mergeable),
             "retainedBytes": max(0, retained),
-            "merges": ran,
+            "merges": outcome.ran,
         },
         _told(repo, used, mergeable, retained),
     )
-    for key, why in _merges(yard, repo).items():
-        if merge and key in new and why:
-            note(f"{key} waits: {why}")
-    if failed is not None:
-        raise failed
+    for fix in outcome.left:
+        note(f"{fix.fix_id} waits: {fix.waits_for or fix.held_by}")
+    if outcome.failed is not None:
+        raise outcome.failed
 
 
-def _merges(yard: Diskyard, repo: str) -> dict[str, str | None]:
-    """The merges that are listed, each with why it waits."""
-    return {fix.fix_id: fix.waits_for for fix in yard.check_storage_repository(repo, {"types": ["merge"]})}
+def _merges(yard: Diskyard, repo: str) -> list[str]:
+    """The ids of the merges that are listed."""
+    return [fix.fix_id for fix in yard.check_storage_repository(repo, {"types": ["merge"]})]
 
 
 def _space(yard: Diskyard, repo: str) -> RepositoryInfo:

@@ -24,7 +24,7 @@ _parameters = click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...", c
 _types = click.option("--type", "types", type=_TYPES, multiple=True, help="Only fixes of this type.")
 
 
-@click.group("repo", cls=Group)
+@click.group("repo", cls=Group, short_help="Repositories, their room and fixes.")
 def repo() -> None:
     """Repositories: create, connect, check and fix them, and see what fills them."""
 

@@ -36,6 +36,10 @@ class Interrupted(BaseException):
 class StoppedByOther(Exception):
     """A task that was waited for was stopped by somebody else."""
 
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"task {task_id} was stopped")
+        self.task_id = task_id
+
 
 def catch_signals() -> None:
     """Let Ctrl-C and SIGTERM end the command in order; a second one ends it at once."""
@@ -73,11 +77,19 @@ def wait(yard: Diskyard) -> None:
         _draw_progress(yard)
     ended = [yard.get_task(task_id) for task_id in yard.take_started()]
     for task in ended:
+        if _is_others_work(task):
+            note("Somebody still works on it; the rest stays listed for 'diskyard repo fix'.")
+            return
         if task.state == "failed":
             yard.wait_for_task(task.task_id)
     stopped = [task.task_id for task in ended if task.state == "stopped"]
     if stopped:
-        raise StoppedByOther(f"task {stopped[0]} was stopped")
+        raise StoppedByOther(stopped[0])
+
+
+def _is_others_work(task: Task) -> bool:
+    """Whether a clean, and what was to follow it, is left to whoever still uses what it deletes."""
+    return task.verb == "clean" and (task.error or {}).get("code") == errors.LeaseHeld.__name__
 
 
 def _draw_progress(yard: Diskyard) -> None:

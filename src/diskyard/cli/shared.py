@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from diskyard import errors
 from diskyard.cli.base import (
     Group,
-    describing,
-    new_id,
     no_wait,
-    optimize,
     rate,
-    strategy,
     wants_json,
 )
 from diskyard.cli.complete import complete_image, complete_repo
-from diskyard.cli.find import Found, Kind, described, find, images_of, name_of, require_free_name
-from diskyard.cli.output import answer, on_terminal, print_fields, print_json, print_table
+from diskyard.cli.copying import add_copy
+from diskyard.cli.find import Found, Kind, find, images_of, name_of
+from diskyard.cli.output import on_terminal, print_fields, print_json, print_table
 from diskyard.cli.removing import remove_and_tell
 from diskyard.cli.session import open_yard
 from diskyard.cli.values import human_size
-
-if TYPE_CHECKING:
-    from diskyard.client import Diskyard
 
 _KINDS = {"virtual_disk": "disk", "snapshot": "snapshot"}
 _SHORT_ID = 8
@@ -38,7 +30,7 @@ def add_shared_commands(group: Group, kind: Kind | None) -> None:
     word = "image" if kind is None else _KINDS[kind]
     _add_list(group, word, kind)
     _add_show(group, word, kind)
-    _add_copy(group, word, kind)
+    add_copy(group, word, kind)
     _add_remove(group, word, kind)
 
 
@@ -151,56 +143,12 @@ def _pairs(pairs: dict[str, object]) -> str:
     return ", ".join(f"{key}={value}" for key, value in pairs.items())
 
 
-def _add_copy(group: Group, word: str, kind: Kind | None) -> None:
-    @group.command(
-        "copy",
-        help=f"Copy a {word} to a REPO, whole or as the difference to a base there.\n\n"
-        "The copy of a snapshot has the same id; where it is there already nothing is done.",
-        example=f"diskyard {word} copy fast/web backup --name monday\n"
-        f"diskyard {word} copy fast/web backup --base backup/monday --name tuesday",
-    )
-    @click.argument("image", shell_complete=complete_image)
-    @click.argument("repo", shell_complete=complete_repo)
-    @click.option("--base", shell_complete=complete_image, help="Store only the difference to this image.")
-    @describing
-    @click.option("--snapshot", "as_snapshot", is_flag=True, help="Make the copy of a disk a snapshot.")
-    @click.option(
-        "--track", is_flag=True, help="Keep the point of copy, so that the next difference is quick."
-    )
-    @strategy
-    @optimize
-    @rate
-    @new_id
-    @no_wait
-    def copy(image: str, repo: str, base: str | None, **given: object) -> None:
-        with open_yard() as yard:
-            _copy(yard, find(yard, image, kind, prefer=image.rpartition("/")[0]), repo, base, given)
-
-
-def _copy(yard: Diskyard, source: Found, repo: str, base: str | None, given: dict[str, object]) -> None:
-    name = given["name"]
-    assert name is None or isinstance(name, str)
-    user_data = described(name, given["description"], given["labels"])  # type: ignore[arg-type]
-    require_free_name(yard, repo, name, [source.image_id, given["new_image_id"]])  # type: ignore[list-item]
-    options = {
-        "strategy": given["strategy"],
-        "optimize_now": given["optimize_now"],
-        "rate_limit": given["rate"],
-        "new_image_id": given["new_image_id"],
-        "as_": "snapshot" if given["as_snapshot"] else None,
-        "track_changes": given["track"],
-        "auto_fix": not given["no_wait"],
-        "image_hints": {source.image_id: source.repo_id},
-    }
-    base_id = None if base is None else find(yard, base, prefer=repo).image_id
-    copied = yard.copy_image(repo, source.image_id, base_id, user_data, options)
-    answer({"imageId": copied}, copied)
-
-
 def _add_remove(group: Group, word: str, kind: Kind | None) -> None:
+    one = "an image" if kind is None else f"a {word}"
+
     @group.command(
         "remove",
-        help=f"Remove a {word}. What others are based on stays for them until it is merged; the "
+        help=f"Remove {one}. What others are based on stays for them until it is merged; the "
         "command says how much.",
         example=f"diskyard {word} remove fast/web --merge",
     )

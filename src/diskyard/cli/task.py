@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SHORT_ID = 8
 
 
-@click.group("task", cls=Group)
+@click.group("task", cls=Group, short_help="What runs on this host, or did.")
 def task() -> None:
     """Tasks of this host, of every process: those that run, and those of the last day."""
 

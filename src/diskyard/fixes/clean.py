@@ -20,8 +20,8 @@ from diskyard.opened import volume_name
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import FollowUp
 from diskyard.planner.attach import remove_attachment
+from diskyard.planner.clean import doom_abandoned, forget
 from diskyard.planner.switch import release
-from diskyard.planner.work import doom_abandoned, forget
 from diskyard.repositories.interface import VolumeName
 
 

@@ -21,10 +21,11 @@ from diskyard.model.records import AnyHold, FileSource, Image
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
 from diskyard.mover.inspect import check_volume
-from diskyard.opened import Opened
+from diskyard.opened import Opened, is_missing
 from diskyard.operations.engine import Engine
 from diskyard.planner.find_fixes import Look, SourceView
-from diskyard.planner.work import needs_restore, set_damage
+from diskyard.planner.mend import needs_restore, set_damage
+from diskyard.repositories.interface import StoredVolume
 
 
 def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | None) -> Look:
@@ -37,11 +38,11 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     leftovers = opened.storage.list_leftovers()
     progress = opened.storage.progress_image_ids()
     state = opened.state()
-    if deep:
+    if deep and opened.log.read_only_because() is None:
         _look_into_volumes(engine, opened, state)
         state = opened.state()
     allocated = {item.name.volume_id: item.allocated_bytes for item in listed}
-    missing = _missing(opened, state, allocated)
+    missing = _missing(opened, state, {item.name.volume_id: item for item in listed})
     over, unknown = _holds(engine, opened, state)
     return Look(
         state=state,
@@ -66,15 +67,15 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     )
 
 
-def _missing(opened: Opened, state: State, allocated: Mapping[str, int]) -> frozenset[str]:
-    """Volumes named ready that are not on the storage; each is looked for once more.
+def _missing(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -> frozenset[str]:
+    """Volumes named ready that are not on the storage whole; each is looked for once more.
 
     One that was listed as absent may have been made between the listing and the reading.
     """
     return frozenset(
         volume.id
         for volume in state.volumes.values()
-        if volume.state == "ready" and volume.id not in allocated and opened.stored(volume) is None
+        if is_missing(volume, listed.get(volume.id)) and is_missing(volume, opened.stored(volume))
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from diskyard import errors
 from diskyard.fixes.importing import copy_file, require_room_to_import
@@ -20,10 +21,10 @@ from diskyard.mover.interface import Chain
 from diskyard.mover.merge import repair_leaks
 from diskyard.mover.reflink import clone_file
 from diskyard.opened import Opened, volume_name
-from diskyard.operations.change import cleaning
+from diskyard.operations.change import cleaning, holds_of_cancelled
 from diskyard.operations.engine import FollowUp
-from diskyard.operations.freeze import release_hold
-from diskyard.planner import work as planner
+from diskyard.operations.freeze import hold_snapshot, release_hold
+from diskyard.planner import mend as planner
 from diskyard.planner.common import Superseded
 
 
@@ -48,9 +49,17 @@ def mend(work: Work, action: Mend, participating: list[Opened] | None) -> tuple[
                 return _restore(work, state, image, participating)
         except Superseded:
             # Cancelled or taken over: what was made is left without anybody who wants it.
-            leftover = [] if work.volume_id is None else [CleanVolume(volume_id=work.volume_id)]
-            return False, [FollowUp(opened, action) for action in leftover]
+            return False, _left_behind(work, image)
         return False, []
+
+
+def _left_behind(work: Work, image: Image) -> list[FollowUp]:
+    """What a mend that was cancelled leaves for others: its volume, and the hold on its source."""
+    opened, volume_id = work.opened, work.volume_id
+    follow_ups = [] if volume_id is None else [FollowUp(opened, CleanVolume(volume_id=volume_id))]
+    if image.id not in opened.state().images:
+        follow_ups += holds_of_cancelled(work.engine, opened, image)
+    return follow_ups
 
 
 def _require_source(work: Work, image: Image, participating: list[Opened] | None) -> FoundSource:
@@ -87,7 +96,8 @@ def _complete(
     found = _require_source(work, image, participating)
     require_room(opened, _least_needed(found, image.pending) - filled_bytes(opened, image), "The copy")
     volume, start_bytes = _take_over(work, image, f"{found.image.id}/{found.image.data_generation}")
-    _copy(work, found, volume, image.size_bytes, start_bytes)
+    with _reading(work, found, image.id) as held:
+        _copy(work, held, volume, image.size_bytes, start_bytes)
     _seal(work, image.id, volume)
     return True, _release_source(work, image.pending, image.id)
 
@@ -163,6 +173,27 @@ def _allocated(found: FoundSource) -> int:
     volume_id = found.image.volume_id
     stored = None if volume_id is None else found.opened.stored(found.state.volumes[volume_id])
     return 0 if stored is None else stored.allocated_bytes
+
+
+@contextmanager
+def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[FoundSource]:
+    """The source, held for as long as it is read: its bytes stay though it be removed.
+
+    The hold of the copy's commit does that already; but a Snapshot may be found whole in
+    another repository than that, and one that is restored has no commit. A crash leaves the
+    hold, which is over as soon as this work's lease is free.
+    """
+    place, copy = found.opened, (work.opened.marker, image_id)
+    holds = [hold for hold in found.image.held_for if isinstance(hold, CopyHold)]
+    if any((hold.target_marker, hold.copy_id) == copy for hold in holds):
+        yield found
+        return
+    hold = hold_snapshot(place, found.image.id, work.opened, image_id, new_uuid(), work.author)
+    try:
+        state = place.state()
+        yield FoundSource(place, state, state.images[found.image.id])
+    finally:
+        release_hold(place, found.image.id, hold, work.author)
 
 
 def _copy(work: Work, found: FoundSource, volume: Volume, size_bytes: int, start_bytes: int) -> None:
@@ -250,7 +281,8 @@ def _restore(
     )
     work.volume_id, work.work_id = volume.id, work_id
     opened.make_empty(volume)
-    _copy(work, found, volume, image.size_bytes, 0)
+    with _reading(work, found, image.id) as held:
+        _copy(work, held, volume, image.size_bytes, 0)
     old_volume_id = image.volume_id
     assert old_volume_id is not None
     opened.commit(

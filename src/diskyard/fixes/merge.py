@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from diskyard import errors
 from diskyard.fixes.work import Work, require_room
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Merge
 from diskyard.model.state import State
 from diskyard.mover.merge import commit_down, stream_up
-from diskyard.opened import Opened, backing_name
+from diskyard.opened import Opened, backing_name, is_missing
 from diskyard.operations.engine import FollowUp
-from diskyard.planner import work as planner
+from diskyard.planner import merge as planner
 from diskyard.planner.common import Superseded
-from diskyard.planner.work import MergePlan
+from diskyard.planner.merge import MergePlan
 
 
 def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
@@ -35,6 +37,7 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
             if planner.merge_lease_images(state, plan) != leases:
                 continue  # the disk was snapshotted meanwhile: other images to hold
             _require_free(state, plan)
+            _require_whole(opened, state, plan)
             try:
                 return True, _merge(work, state, plan)
             except Superseded:
@@ -43,11 +46,10 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
 
 def _plan(opened: Opened, state: State, image_id: str) -> MergePlan | None:
     image = state.images.get(image_id)
-    if image is None:
+    if image is None or image.volume_id is None:
         return None
     allocated: dict[str, int] = {}
-    involved = [key for key in (image.volume_id, *state.dependents(image_id)) if key is not None]
-    for volume_id in involved:
+    for volume_id in (image.volume_id, *state.dependents(image_id)):
         stored = opened.stored(state.volumes[volume_id])
         allocated[volume_id] = 0 if stored is None else stored.allocated_bytes
     return planner.plan_merge(state, image_id, allocated)
@@ -59,7 +61,7 @@ def merge_is_free(opened: Opened, image_id: str) -> bool:
     plan = _plan(opened, state, image_id)
     if plan is None or planner.merge_in_the_way(state, plan) is not None:
         return False
-    return plan.image.consumed_by is None and _is_free(opened, plan)
+    return plan.image.consumed_by is None and _free_direction(opened, plan) is not None
 
 
 def _require_free(state: State, plan: MergePlan) -> None:
@@ -68,25 +70,38 @@ def _require_free(state: State, plan: MergePlan) -> None:
         raise errors.ImageInUse(f"The merge waits: {in_the_way}.")
 
 
+def _require_whole(opened: Opened, state: State, plan: MergePlan) -> None:
+    """Refuse to write bytes that may be wrong into a volume that is right."""
+    for volume in state.volume_chain(plan.dependent):
+        if volume.damage is not None or is_missing(volume, opened.stored(volume)):
+            raise errors.ImageBroken(
+                f"The merge waits: volume {volume.id} cannot be read.",
+                advice="Mend the images that read it first; check lists how.",
+            )
+
+
 def _merge(work: Work, state: State, plan: MergePlan) -> list[FollowUp]:
     opened = work.opened
     work.image_id = next(iter(sorted(state.images_on(plan.dependent.id))), None)
-    if plan.image.consumed_by is None and _is_free(opened, plan):
-        if opened.is_unwritten(plan.dependent):
-            gone = _seal_down(work, plan.image.id, plan)
-        else:
-            gone = _seal_up(work, plan)
+    free = None if plan.image.consumed_by is not None else _free_direction(opened, plan)
+    if free is not None:
+        gone = _seal_down(work, plan.image.id, plan) if free == "down" else _seal_up(work, plan)
     else:
         require_room(opened, plan.moves_bytes, "The merge")
         gone = _merge_down(work, plan) if plan.direction == "down" else _merge_up(work, state, plan)
     return [FollowUp(opened, CleanVolume(volume_id=gone))]
 
 
-def _is_free(opened: Opened, plan: MergePlan) -> bool:
-    """Whether one of the two volumes is empty and of the right size: dropping it moves nothing."""
+def _free_direction(opened: Opened, plan: MergePlan) -> Literal["down", "up"] | None:
+    """How to merge by dropping a volume that is empty, which moves nothing; None if that cannot be.
+
+    The one that stays must show the image's bytes and no more: its own size counts.
+    """
     if plan.parent.size_bytes == plan.dependent.size_bytes and opened.is_unwritten(plan.dependent):
-        return True
-    return plan.parent.size_bytes >= plan.dependent.size_bytes and opened.is_unwritten(plan.parent)
+        return "down"
+    if plan.parent.size_bytes >= plan.dependent.size_bytes and opened.is_unwritten(plan.parent):
+        return "up"
+    return None
 
 
 def _merge_down(work: Work, plan: MergePlan) -> str:

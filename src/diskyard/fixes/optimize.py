@@ -6,12 +6,14 @@ from diskyard import errors
 from diskyard.fixes.work import Work, require_room
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Optimize
+from diskyard.model.records import Volume
+from diskyard.model.state import State
 from diskyard.mover.copy import copy_view
 from diskyard.opened import volume_name
 from diskyard.operations.engine import FollowUp
-from diskyard.planner import work as planner
+from diskyard.planner import optimize as planner
 from diskyard.planner.common import Superseded
-from diskyard.planner.work import OptimizePlan
+from diskyard.planner.optimize import OptimizePlan
 
 
 def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
@@ -57,30 +59,23 @@ def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
     state = opened.state()
     if plan.kind == "flatten":
         require_room(opened, plan.image.size_bytes, "The optimization")
-    volume = opened.commit(
-        lambda draft: planner.begin_optimize(
-            draft,
-            plan,
-            volume_id=volume_id,
-            work_id=work_id,
-            capabilities=opened.storage.capabilities,
-        ),
-        work.author,
-    )
-    work.volume_id, work.work_id = volume.id, work_id
-    opened.make_empty(volume)
-    source = opened.chain(state, state.images[plan.image.id])
-    target = opened.chain_of_volume(opened.state(), volume)
-    copy_view(
-        work.engine.host,
-        source,
-        target,
-        plan.image.size_bytes,
-        start_bytes=0,
-        monitor=work,
-        target_zeroed=opened.storage.capabilities.zeroed,
-    )
     try:
+        volume = opened.commit(
+            lambda draft: planner.begin_optimize(
+                draft,
+                plan,
+                volume_id=volume_id,
+                work_id=work_id,
+                capabilities=opened.storage.capabilities,
+            ),
+            work.author,
+        )
+    except Superseded:
+        return False, []
+    work.volume_id, work.work_id = volume.id, work_id
+    try:
+        opened.make_empty(volume)
+        _fill(work, state, plan, volume)
         opened.commit(
             lambda draft: planner.seal_optimize(draft, plan, volume_id=volume_id, work_id=work_id),
             work.author,
@@ -88,3 +83,16 @@ def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
     except Superseded:
         return False, [FollowUp(opened, CleanVolume(volume_id=volume_id))]
     return True, [FollowUp(opened, CleanVolume(volume_id=plan.volume.id))]
+
+
+def _fill(work: Work, state: State, plan: OptimizePlan, volume: Volume) -> None:
+    opened = work.opened
+    copy_view(
+        work.engine.host,
+        opened.chain(state, state.images[plan.image.id]),
+        opened.chain_of_volume(opened.state(), volume),
+        plan.image.size_bytes,
+        start_bytes=0,
+        monitor=work,
+        target_zeroed=opened.storage.capabilities.zeroed,
+    )

@@ -27,7 +27,7 @@ from diskyard.model.fix import (
 from diskyard.mover.interface import Stopped
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp
-from diskyard.planner.work import set_last_error
+from diskyard.planner.mend import set_last_error
 
 _FOLLOW_UP_LIMIT = 10_000
 #: The storage's failures, and others at work: neither says anything of the image.
@@ -58,6 +58,7 @@ def run_fix(
     :raises diskyard.errors.LeaseHeld: another host or task works on it.
     :raises diskyard.mover.interface.Stopped: the watcher asked for it; what is done stays.
     """
+    opened.state()  # what could not be read before may be whole again
     opened.log.require_writable()
     work = Work(
         engine,

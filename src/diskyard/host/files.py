@@ -296,10 +296,14 @@ class Files:
 
     def _publish_written(self, folder: str, temporaries: Sequence[str], paths: Sequence[str]) -> bool:
         try:
-            try:
-                self.link(temporaries[0], paths[0])
-            except FileExistsError:
-                return False
+            self.link(temporaries[0], paths[0])
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # the folder had no room for the name: it is certainly not there
+            raise UncertainError(error.errno, error.strerror, paths[0]) from error
+        try:
             for temporary, path in zip(temporaries[1:], paths[1:], strict=True):
                 with contextlib.suppress(FileExistsError):
                     self.link(temporary, path)

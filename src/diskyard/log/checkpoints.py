@@ -39,15 +39,17 @@ class Checkpoints:
 
         :raises diskyard.errors.CorruptRecord: none can be read.
         """
-        damage = "there is none"
-        for number in sorted(self._repository.numbers("checkpoint"), reverse=True):
-            try:
-                found = self.read(number)
-            except Damaged as error:
-                damage = f"checkpoint {number}: {error}"
-                continue
-            self._folded_at = number
-            return found
+        damage, seen = "there is none", list[int]()
+        while (numbers := sorted(self._repository.numbers("checkpoint"), reverse=True)) != seen:
+            seen = numbers  # newer ones may take the place of these while they are read
+            for number in numbers:
+                try:
+                    found = self.read(number)
+                except Damaged as error:
+                    damage = f"checkpoint {number}: {error}"
+                    continue
+                self._folded_at = number
+                return found
         raise errors.CorruptRecord(f"No checkpoint of {self._repository.place} can be read: {damage}.")
 
     def read(self, number: int) -> tuple[Checkpoint, bool]:
@@ -70,6 +72,15 @@ class Checkpoints:
                     f"{self._repository.place} was written by a newer Diskyard (format {error})."
                 ) from error
         raise damage
+
+    def trimmed_past(self, number: int) -> bool:
+        """Whether entry ``number`` may have been trimmed.
+
+        Entries go only after every checkpoint at or below them has: while one of those is
+        there, the entry is what it always was. An entry alone does not show that, because a
+        suspended writer may have put a copy of it back.
+        """
+        return min(self._repository.numbers("checkpoint"), default=0) > number
 
     def lists(self, number: int, nonce: str) -> bool:
         """Whether a checkpoint shows that entry ``number`` stood with this nonce."""

@@ -154,6 +154,8 @@ class Log:
         raise damage
 
     def _still_there(self, state: State) -> bool:
+        if self._checkpoints.trimmed_past(state.version):
+            return False
         copies = self._repository.get("entry", state.version)
         for copy in copies:
             if copy:
@@ -167,9 +169,12 @@ class Log:
 
     # -- publishing -------------------------------------------------------------------
 
-    def publish(self, changes: Changes, state: State, author: Author) -> Published:
+    def publish(
+        self, changes: Changes, state: State, author: Author, *, use_reserve: bool = False
+    ) -> Published:
         """Publish changes that were planned on ``state``; durable when it answers STANDS.
 
+        :param use_reserve: the changes lead to less being stored.
         :raises diskyard.errors.CorruptRecord: something cannot be read, so nothing is written.
         :raises diskyard.errors.StorageError: the outcome is unknown; nothing made for the
             changes may be removed, and they must not be published again without looking.
@@ -191,7 +196,7 @@ class Log:
                 request_digest=author.request_digest,
                 changes=changes,
             )
-            if not self._put(entry):
+            if not self._put(entry, use_reserve=use_reserve):
                 return Published.LOST
             self._require_stands(entry)
             self._state = apply(state, entry)
@@ -216,11 +221,9 @@ class Log:
                 advice="Upgrade Diskyard on this host.",
             )
 
-    def _put(self, entry: Entry) -> bool:
+    def _put(self, entry: Entry, *, use_reserve: bool) -> bool:
         try:
-            return self._repository.put(
-                "entry", entry.number, encode(entry), use_reserve=entry.changes.frees_space
-            )
+            return self._repository.put("entry", entry.number, encode(entry), use_reserve=use_reserve)
         except UncertainError as error:
             self._state = None  # whether it stands is for the next reading to tell
             raise self._unknown(entry, str(error)) from error
@@ -233,11 +236,11 @@ class Log:
         A writer that was suspended may publish into a place that was trimmed meanwhile.
         """
         before = self._repository.get("entry", entry.number - 1)
-        for copy in before:
-            if copy and _nonce_of(copy) == entry.previous:
-                return
-        if before != (None, None) and not any(_nonce_of(copy) for copy in before if copy):
-            return  # there, though unreadable: not trimmed
+        nonces = [_nonce_of(copy) for copy in before if copy is not None]
+        # What is there and cannot be read was not trimmed either.
+        there = bool(nonces) and set(nonces) <= {entry.previous, None}
+        if there and not self._checkpoints.trimmed_past(entry.number - 1):
+            return
         if self._checkpoints.lists(entry.number, entry.nonce):
             self._state = None
             return

@@ -36,13 +36,6 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
             )
         )
 
-    @property
-    def frees_space(self) -> bool:
-        """Whether it leads to less being stored: such a one may use the log's reserve."""
-        return bool(self.remove_volumes or self.remove_images or self.closes) or any(
-            volume.state == "doomed" for volume in self.put_volumes
-        )
-
 
 class Entry(Record, kw_only=True, frozen=True):
     """One entry of the log.
@@ -124,6 +117,22 @@ class Draft:
         """Let nothing be published after these changes."""
         self.state = replace(self.state, closed=True)
 
+    def leads_to_less(self) -> bool:
+        """Whether this lets something be deleted sooner or later and asks for nothing new.
+
+        Such changes may use the space that the log keeps in reserve.
+        """
+        before, changes = self.before, self.changes()
+        puts = ((changes.put_images, before.images), (changes.put_volumes, before.volumes))
+        removes = changes.remove_images or changes.remove_volumes or changes.remove_attachments
+        if changes.closes or (removes and not changes.put_attachments):
+            return True
+        if changes.put_attachments or any(r.id not in known for put, known in puts for r in put):
+            return False
+        return any(volume.state == "doomed" for volume in changes.put_volumes) or any(
+            _needed_less(before.images[image.id], image) for image in changes.put_images
+        )
+
     def touch_image(self, image_id: str) -> None:
         """Note that an image, and the volume it points at, must be looked at again."""
         self.images_touched[image_id] = None
@@ -165,6 +174,10 @@ class Draft:
             ),
             closes=after.closed and not before.closed,
         )
+
+
+def _needed_less(old: Image, new: Image) -> bool:
+    return (old.is_strong and not new.is_strong) or len(new.held_for) < len(old.held_for)
 
 
 def apply(state: State, entry: Entry) -> State:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diskyard import errors
 from diskyard.host.identity import new_uuid
-from diskyard.model.fix import AnyAction, CleanHold, CleanVolume, Merge
+from diskyard.model.fix import AnyAction, CleanHold, CleanProgress, CleanVolume, Merge
 from diskyard.model.records import CopyHold, Image, ImageSource
 from diskyard.model.requests import (
     ExtendVirtualDisk,
@@ -30,7 +30,9 @@ def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
     before = opened.state()
     removed = opened.commit(lambda draft: planner.remove(draft, request.image_id), author)
     follow_ups = cleaning(opened, before)
-    follow_ups += _holds_of_cancelled(engine, opened, removed)
+    follow_ups += holds_of_cancelled(engine, opened, removed)
+    if opened.progress(request.image_id) is not None:
+        follow_ups.append(FollowUp(opened, CleanProgress(image_id=request.image_id)))
     return Outcome(request.image_id, follow_ups)
 
 
@@ -47,7 +49,7 @@ def cleaning(opened: Opened, before: State) -> list[FollowUp]:
     return [FollowUp(opened, action) for action in found]
 
 
-def _holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[FollowUp]:
+def holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[FollowUp]:
     """A copy that is cancelled lets go of its source, where that is connected here."""
     if removed.pending is None or not isinstance(removed.pending.source, ImageSource):
         return []
@@ -120,7 +122,8 @@ def settle_size(opened: Opened, image_id: str, inherit_fds: list[int]) -> None:
         return
     volume = state.volumes[image.volume_id]
     shared = state.images_on(volume.id) != {image_id}
-    if shared or opened.stored(volume) is None or opened.actual_size_bytes(volume) == volume.size_bytes:
+    # A shorter one has lost data: it is damaged, and must not be made to look whole.
+    if shared or opened.stored(volume) is None or opened.actual_size_bytes(volume) <= volume.size_bytes:
         return
     chain = opened.chain(state, image)
     grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=inherit_fds)

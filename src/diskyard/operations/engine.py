@@ -90,12 +90,16 @@ def require_user_data(user_data: Any) -> None:
     :raises diskyard.errors.InvalidParameter: over 16 KiB, or not JSON.
     """
     try:
-        size_bytes = len(msgspec.json.encode(user_data))
+        data = msgspec.json.encode(user_data)
+        as_kept = msgspec.json.decode(data)
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise errors.InvalidParameter(f"userData is not JSON: {error}.") from error
-    if size_bytes > USER_DATA_LIMIT_BYTES:
+    if as_kept != user_data:
+        # In Python there are values that JSON turns into others: NaN, tuples, keys that are numbers.
+        raise errors.InvalidParameter("userData would not come back as sent: use JSON's own types only.")
+    if len(data) > USER_DATA_LIMIT_BYTES:
         raise errors.InvalidParameter(
-            f"userData has {size_bytes} bytes as JSON; at most {USER_DATA_LIMIT_BYTES} are kept."
+            f"userData has {len(data)} bytes as JSON; at most {USER_DATA_LIMIT_BYTES} are kept."
         )
 
 

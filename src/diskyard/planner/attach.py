@@ -12,6 +12,9 @@ from diskyard.model.records import Attachment
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import require_usable, strong_image
 
+#: libvirt refuses more, and QEMU's time to open a chain grows with the square of its depth.
+CHAIN_DEPTH_OPENED = 200
+
 
 def attach(
     draft: Draft,
@@ -30,9 +33,18 @@ def attach(
     Attaching for writing lets the bytes change from this entry on.
 
     :raises diskyard.errors.ImageInUse: somebody else's attachment is in the way.
+    :raises diskyard.errors.Unsupported: its chain is too deep to be opened.
     """
     image = strong_image(draft.state, image_id)
     require_usable(draft.state, image, missing)
+    depth = sum(1 for _ in draft.state.chain(image))
+    if depth > CHAIN_DEPTH_OPENED:
+        raise errors.Unsupported(
+            f"The chain of image {image_id} is {depth} volumes deep; at most {CHAIN_DEPTH_OPENED} "
+            "can be opened together.",
+            advice="Run the merge fixes that checkStorageRepository lists, then the image's optimize fix.",
+            imageId=image_id,
+        )
     if image.kind == "snapshot" and read_only is False:
         raise errors.NotAVirtualDisk(
             f"Image {image_id} is a Snapshot and cannot be written to.", imageId=image_id

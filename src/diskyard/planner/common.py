@@ -130,6 +130,18 @@ def require_building(state: State, volume_id: str, work_id: str) -> Volume:
     return volume
 
 
+def require_parent(state: State, image_id: str | None) -> None:
+    """Refuse a parent that has gone, or is going, since the work was planned.
+
+    :raises Superseded: it is not there, or a merge consumes it.
+    """
+    if image_id is None:
+        return
+    parent = state.images.get(image_id)
+    if parent is None or parent.consumed_by is not None:
+        raise Superseded(f"image {image_id} is gone")
+
+
 def ready(volume: Volume) -> Volume:
     """A volume sealed."""
     return replace(volume, state="ready", building=None, damage=None)

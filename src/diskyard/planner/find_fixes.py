@@ -26,15 +26,10 @@ from diskyard.model.fix import (
 from diskyard.model.records import AnyHold, Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
-from diskyard.planner.work import (
-    merge_in_the_way,
-    merge_lease_images,
-    needs_restore,
-    optimize_waits_for,
-    plan_merge,
-    plan_optimize,
-    wanted,
-)
+from diskyard.planner.clean import wanted
+from diskyard.planner.mend import needs_restore
+from diskyard.planner.merge import merge_in_the_way, merge_lease_images, plan_merge
+from diskyard.planner.optimize import optimize_waits_for, plan_optimize
 
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
 
@@ -102,7 +97,11 @@ class _Found:
 
 
 def find_fixes(look: Look) -> list[Fix]:
-    """Every fix there is to run now, mends first, then merges, optimizes and cleans."""
+    """Every fix there is to run now, mends first, then merges, optimizes and cleans.
+
+    Of one type those come first that move least: merging what is nearly free makes chains
+    short, and QEMU's cost of opening one grows with the square of its depth.
+    """
     fixes = []
     for found in _found(look):
         data = FixData(look.state.marker, found.action)
@@ -122,7 +121,7 @@ def find_fixes(look: Look) -> list[Fix]:
                 data=data,
             )
         )
-    return sorted(fixes, key=lambda fix: (_TYPE_ORDER[fix.type], fix.fix_id))
+    return sorted(fixes, key=lambda fix: (_TYPE_ORDER[fix.type], fix.moves_bytes or 0, fix.fix_id))
 
 
 def _found(look: Look) -> Iterator[_Found]:

@@ -94,6 +94,9 @@ def _verify_volume(draft: Draft, volume: Volume) -> None:
         if state.images_on(volume.id) or state.attachments_naming(volume.id):
             raise errors.InternalError(f"I3: volume {volume.id} is doomed but needed.")
         return
+    for image_id in () if volume.state == "ready" else state.images_on(volume.id):
+        if state.images[image_id].pending is None:
+            raise errors.InternalError(f"I1: the volume of image {image_id} is {volume.state}.")
     seen = {volume.id}
     parent_id = volume.parent_image_id
     while parent_id is not None:

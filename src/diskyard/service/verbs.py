@@ -257,6 +257,7 @@ def _fix(service: Service, request: ask.FixStorageRepository) -> Task:
         raise errors.InvalidParameter(
             "The fix is not as it was received.", advice="Send the whole fix back unchanged."
         )
+    opened.state()  # what could not be read before may be whole again
     opened.log.require_writable()
     options = request.options
     places = None

@@ -7,7 +7,6 @@ import errno
 import os
 from collections.abc import Iterator
 
-from diskyard import errors
 from diskyard.host import Host, provably_gone
 from diskyard.host.files import FileEntry, UncertainError, temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
@@ -28,6 +27,18 @@ _LIMITS_BYTES: dict[LogKind, int] = {
     "entry": ENTRY_LIMIT_BYTES,
     "checkpoint": CHECKPOINT_LIMIT_BYTES,
 }
+_UNREADABLE = frozenset(
+    (
+        errno.EIO,
+        errno.EUCLEAN,
+        errno.EBADMSG,
+        errno.ELOOP,
+        errno.EISDIR,
+        errno.EINVAL,
+        errno.ENXIO,
+        errno.EFBIG,  # longer than any object of its kind
+    )
+)
 _PROGRESS_LIMIT_BYTES = 64 << 10
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
 
@@ -119,12 +130,11 @@ class LocalRepository:
 
     def _read_copy(self, path: str, limit_bytes: int) -> bytes | None:
         try:
-            data = self._files.read(path, limit_bytes)
+            return self._files.read(path, limit_bytes)
         except OSError as error:
-            if error.errno in (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN):
-                raise errors.from_os_error(error, f"reading {path}") from error
+            if error.errno not in _UNREADABLE:
+                raise  # of this process or the connection, and no word about the copy
             return b""
-        return b"" if data is not None and len(data) > limit_bytes else data
 
     def numbers(self, kind: LogKind) -> dict[int, float]:
         """The numbers there are, with the age of the younger copy."""
@@ -142,7 +152,13 @@ class LocalRepository:
         path = layout.log_paths(self.place, kind, number)[copy]
         if _is_folder(path):
             self._files.remove_folder(path)  # only an empty one; the other copy is whole
-        self._files.replace(path, data)
+        try:
+            self._files.replace(path, data)
+        except OSError as error:
+            # No entry can follow one that has a single copy, so nothing could free space.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._release_reserve():
+                raise
+            self._files.replace(path, data)
 
     def delete(self, kind: LogKind, number: int) -> None:
         """Unlink both copies; the folder is synced so that lower numbers stay gone first."""

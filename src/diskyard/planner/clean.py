@@ -1,0 +1,38 @@
+"""clean: what is doomed, and what is forgotten."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from diskyard.model.records import Volume
+from diskyard.model.state import State
+from diskyard.model.transaction import Draft
+
+
+def doom_abandoned(draft: Draft, volume_id: str) -> Volume | None:
+    """Doom a building volume that its image does not want; None if it is wanted or gone.
+
+    The caller has the image's work lease, so nobody is building it.
+    """
+    volume = draft.state.volumes.get(volume_id)
+    if volume is None or volume.state != "building" or volume.building is None:
+        return volume if volume is not None and volume.state == "doomed" else None
+    if wanted(draft.state, volume):
+        return None
+    doomed = replace(volume, state="doomed", parent_image_id=None, building=None)
+    draft.put_volume(doomed)
+    return doomed
+
+
+def wanted(state: State, volume: Volume) -> bool:
+    """Whether a pending image waits for exactly this building volume."""
+    return bool(state.images_on(volume.id))
+
+
+def forget(draft: Draft, volume_id: str) -> bool:
+    """Remove the record of a doomed volume whose data is gone; False if it is gone already."""
+    volume = draft.state.volumes.get(volume_id)
+    if volume is None or volume.state != "doomed":
+        return False
+    draft.remove_volume(volume_id)
+    return True

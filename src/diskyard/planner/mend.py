@@ -1,0 +1,168 @@
+"""mend: who completes or restores an image, and how that is sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from msgspec.structs import replace
+
+from diskyard.model.records import CopyHold, Image, TrackHold, Volume
+from diskyard.model.state import State
+from diskyard.model.status import (
+    why_broken,
+)
+from diskyard.model.transaction import Draft
+from diskyard.planner.common import Superseded, building_volume, ready, require_building, require_parent
+
+
+def take_over(
+    draft: Draft, image_id: str, *, work_id: str, volume_id: str, keep: bool
+) -> tuple[Image, Volume]:
+    """Make this work the one that may seal a pending image, and put its volume.
+
+    :param keep: go on in the volume that there is, if there is one.
+    :raises Superseded: the image is not pending any more.
+    """
+    image = draft.state.images.get(image_id)
+    if image is None or image.pending is None or not image.is_strong:
+        raise Superseded(f"image {image_id} is not pending any more")
+    base_id = image.pending.base_image_id
+    require_parent(draft.state, base_id)
+    old = None if image.volume_id is None else draft.state.volumes[image.volume_id]
+    if old is not None and old.building is not None and keep:
+        volume = replace(old, building=replace(old.building, work_id=work_id))
+        draft.put_volume(volume)
+    else:
+        volume = building_volume(
+            draft,
+            volume_id,
+            format="raw" if base_id is None else "qcow2",
+            parent_image_id=base_id,
+            size_bytes=image.size_bytes,
+            work_id=work_id,
+            image_id=image_id,
+        )
+    image = replace(
+        image,
+        volume_id=volume.id,
+        last_error=None,
+        pending=replace(image.pending, work_id=work_id),
+    )
+    draft.put_image(image)
+    return image, volume
+
+
+def seal_pending(draft: Draft, image_id: str, *, volume_id: str, work_id: str) -> Image:
+    """The image is whole.
+
+    :raises Superseded: it was removed, or is another work's.
+    """
+    image = draft.state.images.get(image_id)
+    if image is None or image.pending is None or image.pending.work_id != work_id:
+        raise Superseded(f"image {image_id} was removed, or taken over")
+    draft.put_volume(ready(require_building(draft.state, volume_id, work_id)))
+    sealed = replace(image, pending=None, volume_id=volume_id, last_error=None)
+    draft.put_image(sealed)
+    return sealed
+
+
+def begin_restore(
+    draft: Draft, image_id: str, *, volume_id: str, work_id: str, missing: Collection[str]
+) -> tuple[Image, Volume]:
+    """Put a fresh volume for a Snapshot whose own volume is missing or damaged.
+
+    It reads what the old one read if that is whole, and nothing otherwise.
+
+    :raises Superseded: nothing is wrong with it.
+    """
+    image = draft.state.images.get(image_id)
+    if image is None or not needs_restore(draft.state, image, missing):
+        raise Superseded(f"image {image_id} needs no mending")
+    assert image.volume_id is not None
+    parent_id = draft.state.volumes[image.volume_id].parent_image_id
+    parent = draft.state.images.get(parent_id or "")
+    if parent is None or parent.consumed_by or why_broken(draft.state, parent, missing):
+        parent_id = None
+    volume = building_volume(
+        draft,
+        volume_id,
+        format="raw" if parent_id is None else "qcow2",
+        parent_image_id=parent_id,
+        size_bytes=image.size_bytes,
+        work_id=work_id,
+        image_id=image_id,
+    )
+    return image, volume
+
+
+def needs_restore(state: State, image: Image, missing: Collection[str]) -> bool:
+    """Whether a Snapshot's own volume, not one below it, is missing or damaged."""
+    if image.kind != "snapshot" or image.pending is not None or image.volume_id is None:
+        return False
+    volume = state.volumes[image.volume_id]
+    return image.consumed_by is None and (volume.id in missing or volume.damage is not None)
+
+
+def seal_restore(draft: Draft, image_id: str, *, old_volume_id: str, volume_id: str, work_id: str) -> None:
+    """The Snapshot, and all that read it, read the fresh volume."""
+    image = draft.state.images.get(image_id)
+    if image is None or image.volume_id != old_volume_id:
+        raise Superseded(f"image {image_id} changed meanwhile")
+    draft.put_volume(ready(require_building(draft.state, volume_id, work_id)))
+    draft.put_image(replace(image, volume_id=volume_id, last_error=None))
+
+
+def set_last_error(draft: Draft, image_id: str, text: str | None) -> None:
+    """Keep why work on an image ended early, where the caller sees it."""
+    image = draft.state.images.get(image_id)
+    if image is not None and image.last_error != text:
+        draft.put_image(replace(image, last_error=text))
+
+
+def set_damage(draft: Draft, volume_id: str, damage: str | None) -> None:
+    """Note what a deep check found wrong with a volume, or that it is whole again."""
+    volume = draft.state.volumes.get(volume_id)
+    if volume is not None and volume.state == "ready" and volume.damage != damage:
+        draft.put_volume(replace(volume, damage=damage))
+
+
+def keep_tracker(draft: Draft, frozen_id: str, hold: CopyHold, disk_id: str) -> None:
+    """Turn the hold of a finished copy into the one tracker of its disk for that target."""
+    frozen = draft.state.images.get(frozen_id)
+    if frozen is None or hold not in frozen.held_for or disk_id not in draft.state.images:
+        return
+    tracker = TrackHold(target_marker=hold.target_marker, disk_id=disk_id, copy_id=hold.copy_id)
+    for held_id in list(draft.state.held):
+        held = draft.state.images[held_id]
+        rest = tuple(
+            found
+            for found in held.held_for
+            if not (
+                isinstance(found, TrackHold)
+                and (found.disk_id, found.target_marker) == (disk_id, hold.target_marker)
+            )
+        )
+        if rest != held.held_for:
+            draft.put_image(replace(held, held_for=rest))
+    frozen = draft.state.images[frozen_id]
+    rest = tuple(found for found in frozen.held_for if found != hold)
+    draft.put_image(replace(frozen, held_for=(*rest, tracker)))
+
+
+def changed_layers(state: State, source: Image, base: Image) -> int | None:
+    """How many volumes of the source's chain, from the top, hold all that differs from a base.
+
+    Known where the base's origin is the source or an image that it still reads: the bytes
+    of that image were those of the base, and nothing has let either change since.
+
+    :param state: of the source's repository; the base may be in another.
+    :returns: None if ancestry does not tell.
+    """
+    origin = base.origin
+    if origin is None or origin.marker != state.marker:
+        return None
+    for count, (image, _) in enumerate(state.chain(source)):
+        same = origin.image_id in (image.id, image.captured_of)
+        if same and image.data_generation == origin.data_generation and not image.consumed_by:
+            return count
+    return None

@@ -1,0 +1,120 @@
+"""merge: what it puts before it touches bytes, and how it seals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from msgspec.structs import replace
+
+from diskyard.model.records import Image, Volume
+from diskyard.model.state import State
+from diskyard.model.status import (
+    merge_dependent,
+)
+from diskyard.model.transaction import Draft
+from diskyard.planner.common import Superseded
+
+
+@dataclass(frozen=True, slots=True)
+class MergePlan:
+    """A merge that can be done now.
+
+    :param image: the weak image that goes.
+    :param parent: its volume.
+    :param dependent: the volume that reads it.
+    """
+
+    image: Image
+    parent: Volume
+    dependent: Volume
+    direction: Literal["down", "up"]
+    moves_bytes: int
+
+
+def plan_merge(state: State, image_id: str, allocated: Mapping[str, int]) -> MergePlan | None:
+    """How to merge a weak image; None if there is nothing to do.
+
+    Down moves the dependent's bytes into the parent, up the parent's into the dependent:
+    whichever moves less, but a raw parent stays raw. A merge that has begun downwards can
+    only be finished so, and a dependent shorter than its parent takes the parent's bytes.
+    """
+    image = state.images.get(image_id)
+    dependent = None if image is None else merge_dependent(state, image)
+    if image is None or dependent is None or image.volume_id is None:
+        return None
+    parent = state.volumes[image.volume_id]
+    down_bytes, up_bytes = allocated.get(dependent.id, 0), allocated.get(parent.id, 0)
+    down = parent.format == "raw" or down_bytes <= up_bytes
+    if dependent.size_bytes < parent.size_bytes:
+        down = False
+    if image.consumed_by is not None:
+        down = True
+    return MergePlan(image, parent, dependent, "down" if down else "up", down_bytes if down else up_bytes)
+
+
+def merge_in_the_way(state: State, plan: MergePlan) -> str | None:
+    """The owner of an attachment whose graph has one of the two volumes, for people."""
+    for volume_id in (plan.parent.id, plan.dependent.id):
+        for key in state.attachments_naming(volume_id):
+            attachment = state.attachments[key]
+            return f"{attachment.owner} on host {attachment.host.host_id} uses the volumes"
+    return None
+
+
+def merge_lease_images(state: State, plan: MergePlan) -> list[str]:
+    """The images that a merge works on: the one that goes, and those on the dependent."""
+    return sorted({plan.image.id, *state.images_on(plan.dependent.id)})
+
+
+def consume(draft: Draft, plan: MergePlan, fresh_id: str) -> str:
+    """Mark the weak image as consumed, under a fresh id; the id it has from now on.
+
+    Its own id is free to come back by a copy: its bytes will not.
+
+    :raises Superseded: it is held, used or read otherwise since the merge was planned.
+    """
+    _, dependent = _require_same_merge(draft.state, plan.image.id, plan)
+    image = draft.state.images[plan.image.id]
+    if image.consumed_by is not None:
+        return image.id
+    draft.put_image(replace(image, id=fresh_id, consumed_by=dependent.id, origin=None, captured_of=None))
+    draft.put_volume(replace(dependent, parent_image_id=fresh_id))
+    draft.remove_image(image.id)
+    return fresh_id
+
+
+def _require_same_merge(state: State, image_id: str, plan: MergePlan) -> tuple[Volume, Volume]:
+    image = state.images.get(image_id)
+    dependent = None if image is None else merge_dependent(state, image)
+    if image is None or dependent is None or image.volume_id != plan.parent.id:
+        raise Superseded(f"image {image_id} is no longer to be merged")
+    parent = state.volumes[plan.parent.id]
+    if dependent.id != plan.dependent.id or dependent.size_bytes != plan.dependent.size_bytes:
+        raise Superseded(f"the volume that reads image {image_id} has changed")
+    if merge_in_the_way(state, plan) is not None:
+        raise Superseded(f"the volumes of image {image_id} are attached")
+    return parent, dependent
+
+
+def seal_merge_down(draft: Draft, image_id: str, plan: MergePlan) -> None:
+    """The parent has all bytes now: who pointed at the dependent points at it."""
+    parent, dependent = _require_same_merge(draft.state, image_id, plan)
+    if draft.state.images[image_id].consumed_by not in (None, dependent.id):
+        raise Superseded(f"image {image_id} was consumed by another merge")
+    draft.put_volume(replace(parent, size_bytes=max(parent.size_bytes, dependent.size_bytes)))
+    for key in draft.state.images_on(dependent.id):
+        draft.put_image(replace(draft.state.images[key], volume_id=parent.id))
+    # Doomed by hand: normalising would only find so when the image it reads is gone.
+    draft.put_volume(replace(dependent, state="doomed", parent_image_id=None))
+    draft.remove_image(image_id)
+
+
+def seal_merge_up(draft: Draft, image_id: str, plan: MergePlan) -> None:
+    """The dependent has all bytes now: it reads what the parent read."""
+    parent, dependent = _require_same_merge(draft.state, image_id, plan)
+    if draft.state.images[image_id].consumed_by is not None:
+        raise Superseded(f"image {image_id} was consumed by another merge")
+    draft.put_volume(replace(dependent, parent_image_id=parent.parent_image_id))
+    draft.remove_image(image_id)

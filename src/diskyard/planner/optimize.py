@@ -1,0 +1,107 @@
+"""optimize: the better representation, and how it takes the old one's place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from msgspec.structs import replace
+
+from diskyard.model.capabilities import Capabilities
+from diskyard.model.records import Image, Volume
+from diskyard.model.state import State
+from diskyard.model.status import (
+    CHAIN_DEPTH_LIMIT,
+    better_representation,
+    why_broken,
+)
+from diskyard.model.transaction import Draft
+from diskyard.planner.common import Superseded, building_volume, ready, require_building, require_parent
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizePlan:
+    """A better representation that can be built now.
+
+    :param kind: ``reserve`` reserves the blocks of the volume there is; ``flatten`` builds
+        a raw volume without a parent; ``shorten`` builds a qcow2 that reads ``parent_image_id``.
+    """
+
+    image: Image
+    volume: Volume
+    kind: Literal["reserve", "flatten", "shorten"]
+    parent_image_id: str | None = None
+
+
+def plan_optimize(state: State, image_id: str, capabilities: Capabilities) -> OptimizePlan | None:
+    """How to optimize a degraded image; None if there is nothing to do."""
+    image = state.images.get(image_id)
+    if image is None or not image.is_strong or image.volume_id is None:
+        return None
+    if why_broken(state, image) or better_representation(state, image, capabilities) is None:
+        return None
+    volume = state.volumes[image.volume_id]
+    if image.strategy == "performance":
+        raw = volume.format == "raw" and volume.parent_image_id is None
+        return OptimizePlan(image, volume, "reserve" if raw else "flatten")
+    links = list(state.chain(image))
+    for link, _ in links[-(CHAIN_DEPTH_LIMIT // 2) :]:
+        if link.id != image.id and link.consumed_by is None:
+            return OptimizePlan(image, volume, "shorten", link.id)
+    return None
+
+
+def optimize_waits_for(state: State, plan: OptimizePlan) -> str | None:
+    """A writer in the way: what is built must be of one moment."""
+    writer = state.writer_of(plan.image.id)
+    if writer is None:
+        return None
+    return f"the image is attached on host {writer.host.host_id} for {writer.owner}"
+
+
+def begin_optimize(
+    draft: Draft, plan: OptimizePlan, *, volume_id: str, work_id: str, capabilities: Capabilities
+) -> Volume:
+    """Put the better volume as building."""
+    _require_unchanged(draft.state, plan)
+    require_parent(draft.state, plan.parent_image_id)
+    flatten = plan.kind == "flatten"
+    return building_volume(
+        draft,
+        volume_id,
+        format="raw" if flatten and capabilities.zeroed else "qcow2",
+        parent_image_id=plan.parent_image_id,
+        size_bytes=plan.image.size_bytes,
+        work_id=work_id,
+        image_id=plan.image.id,
+        preallocated=flatten and capabilities.preallocation,
+    )
+
+
+def seal_optimize(draft: Draft, plan: OptimizePlan, *, volume_id: str, work_id: str) -> None:
+    """Switch to the better volume, if the image's bytes are still those it was built from."""
+    image = _require_unchanged(draft.state, plan)
+    draft.put_volume(ready(require_building(draft.state, volume_id, work_id)))
+    draft.put_image(replace(image, volume_id=volume_id, last_error=None))
+
+
+def seal_reserve(draft: Draft, plan: OptimizePlan) -> None:
+    """Note that the volume's blocks are reserved."""
+    image = _require_unchanged(draft.state, plan)
+    draft.put_volume(replace(draft.state.volumes[plan.volume.id], preallocated=True))
+    draft.put_image(replace(image, last_error=None))
+
+
+def _require_unchanged(state: State, plan: OptimizePlan) -> Image:
+    image = state.images.get(plan.image.id)
+    if image is None or not image.is_strong:
+        raise Superseded(f"image {plan.image.id} was removed")
+    if (image.volume_id, image.size_bytes, image.data_generation) != (
+        plan.volume.id,
+        plan.image.size_bytes,
+        plan.image.data_generation,
+    ):
+        raise Superseded(f"image {plan.image.id} changed meanwhile")
+    if state.writer_of(image.id) is not None:
+        raise Superseded(f"image {plan.image.id} was attached meanwhile")
+    return image

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+
+from tests.cli.program import Program
+
+MiB = 1 << 20
+
+
+def test_create_connect_list_disconnect_remove(unconnected: Program) -> None:
+    run = unconnected.run
+    run("repo", "create", "localfs-1.0", "path=fast")
+    run("repo", "connect", "fast", "localfs-1.0", "path=fast")
+    (info,) = run("repo", "list", "--json").json
+    assert info["repoId"] == "fast"
+    assert info["connectionParameters"] == {"path": str(unconnected.folder / "fast")}
+    assert "localfs-1.0" in run("repo", "list").out
+    assert run("repo", "check", "fast").err == "fast needs no fix.\n"
+    run("repo", "disconnect", "fast")
+    run("repo", "check", "fast", status=16)
+    run("repo", "connect", "fast", "localfs-1.0", "path=fast")
+    run("repo", "remove", "fast")
+    assert run("repo", "list", "--json").json == []
+
+
+def test_what_cannot_be_created_or_connected(program: Program) -> None:
+    run = program.run
+    assert "NotEmpty" in run("repo", "create", "localfs-1.0", "path=fast", "--json", status=13).err
+    run("repo", "connect", "fast", "localfs-1.0", "path=backup", status=14)
+    run("repo", "connect", "x", "lvm-9.0", "path=backup", status=11)
+    run("repo", "connect", "x", "localfs-1.0", "path=.", status=12)
+    run("repo", "connect", "x", "localfs-1.0", "path", status=2)
+
+
+def test_usage_adds_up_and_remove_says_what_stays(program: Program) -> None:
+    run = program.run
+    run("disk", "create", "fast", "64M", "--name", "web")
+    program.write("fast/web", 1, "0", "20M")
+    run("snapshot", "create", "fast/web", "--name", "first")
+    program.write("fast/web", 2, "8M", "4M")
+    removed = run("image", "remove", "fast/first")
+    assert "20 MiB stay until a merge" in removed.out
+    usage = run("repo", "usage", "fast", "--json").json
+    assert usage["mergeableBytes"] >= 20 * MiB
+    parts = ("strongBytes", "buildingBytes", "mergeableBytes", "retainedBytes", "reclaimableBytes")
+    assert sum(usage[part] for part in parts) == usage["usedBytes"]
+    assert "until merged" in run("repo", "usage", "fast").out
+    # Another snapshot, removed with its merge: all is given back, and the bytes are as written.
+    run("snapshot", "create", "fast/web", "--name", "second")
+    program.write("fast/web", 3, "0", "1M")
+    merged = json.loads(run("image", "remove", "fast/second", "--merge", "--json").out)
+    assert [ran["error"] for ran in merged["merges"]] == [None]
+    run("repo", "fix", "fast")
+    assert run("repo", "check", "fast", "--exit-code").out == ""
+    usage = run("repo", "usage", "fast", "--json").json
+    assert usage["usedBytes"] == usage["strongBytes"] < 22 * MiB
+    program.reads("fast/web", 3, "0", "1M")
+    program.reads("fast/web", 1, "1M", "7M")
+    program.reads("fast/web", 2, "8M", "4M")
+
+
+def test_usage_of_what_is_not_connected(program: Program) -> None:
+    program.run("repo", "usage", "slow", status=16)
