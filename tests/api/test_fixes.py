@@ -319,11 +319,13 @@ def test_showing_a_task_may_fail(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(rig.yard.service.records, "put", full)
+        patch.setattr(rig.yard.service.records, "_write", full)
         copy = rig.yard.copy_image("b", disk)
         assert rig.yard.wait_for_tasks(30)
+        (task,) = rig.yard.list_tasks(copy)
+        assert (task.state, rig.yard.get_task(task.task_id)) == ("done", task)
     assert rig.yard.get_image_status("b", copy).status == "optimized"
-    assert rig.yard.list_tasks() == []
+    assert rig.host("one").list_tasks() == []
     rig.expect("b", copy, picture(SIZE, ONE))
 
 

@@ -21,6 +21,8 @@ from diskyard.opened import Opened, lease_name
 from diskyard.repositories.interface import Lease
 
 _SOCKET_PATH_LIMIT_BYTES = 107  # unix(7)
+_TEARDOWN_S = 0.5  # another process's teardown, which has the lease too, is over by then
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,10 @@ def nobody_serves(opened: Opened, image_id: str, host_id: str, owner: str) -> It
 
 
 def _take(opened: Opened, image_id: str, host_id: str, owner: str) -> Lease:
-    lease = opened.storage.try_lock(lease_name(f"{image_id}/served/{host_id}/{owner}"))
+    name, clock = lease_name(f"{image_id}/served/{host_id}/{owner}"), opened.host.clock
+    deadline_s = clock.monotonic_s() + _TEARDOWN_S
+    while (lease := opened.storage.try_lock(name)) is None and clock.monotonic_s() < deadline_s:
+        clock.sleep(_POLL_S)
     if lease is None:
         raise errors.ImageInUse(
             f"Another process on host {host_id} serves image {image_id} to {owner}.",

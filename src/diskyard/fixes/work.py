@@ -130,8 +130,8 @@ class Work:
 
 def filled_bytes(opened: Opened, image: Image) -> int:
     """What earlier work on an image has stored of it already."""
-    volume_id = image.volume_id
-    stored = None if volume_id is None else opened.stored(opened.state().volumes[volume_id])
+    volume = opened.state().volumes.get(image.volume_id or "")
+    stored = None if volume is None else opened.stored(volume)
     return 0 if stored is None else stored.allocated_bytes
 
 

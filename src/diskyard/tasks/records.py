@@ -38,13 +38,27 @@ class TaskRecords:
         self._folder = folder
         self._process = this_process(host.identity)
         self._ended: dict[str, Task] = {}
+        self._unshown: dict[str, Task] = {}
         host.files.ensure_folder(folder)
 
     def _path(self, task_id: str, suffix: str) -> str:
         return os.path.join(self._folder, f"{task_id}.{suffix}")
 
     def put(self, task: Task) -> None:
-        """Show a task as it is now; not durable, and never seen half."""
+        """Show a task as it is now.
+
+        A state folder that is full or gone is no reason for the work to fail, whose repository
+        may be quite well: then only this process sees the task.
+        """
+        try:
+            self._write(task)
+        except OSError:
+            self._unshown[task.task_id] = task
+        else:
+            self._unshown.pop(task.task_id, None)
+
+    def _write(self, task: Task) -> None:
+        """Not durable, and never seen half."""
         data = msgspec.json.encode(TaskRecord(task, self._process))
         temporary = self._host.files.temporary_path(self._folder)
         fd = self._host.files.create(temporary)
@@ -66,8 +80,9 @@ class TaskRecords:
                 self._forget_old(item.name)
             elif item.name.endswith(".task"):
                 task = self._ended.get(item.name) or self._look(item.name)
-                if task is not None:
+                if task is not None and task.task_id not in self._unshown:
                     tasks.append(task)
+        tasks += self._unshown.values()
         return sorted(tasks, key=lambda task: (task.queued_at, task.task_id))
 
     def _look(self, name: str) -> Task | None:
@@ -88,7 +103,9 @@ class TaskRecords:
         :raises diskyard.errors.TaskNotFound: there is none of that id.
         """
         valid = task_id.isascii() and task_id.replace("-", "").isalnum() and len(task_id) <= 64
-        task = self._read(self._path(task_id, "task")) if valid else None
+        task = self._unshown.get(task_id)
+        if task is None and valid:
+            task = self._read(self._path(task_id, "task"))
         if task is None:
             raise errors.TaskNotFound(f"There is no task {task_id!r:.80}.", taskId=task_id[:64])
         return task
@@ -112,8 +129,11 @@ class TaskRecords:
             os.close(self._host.files.create(path))
 
     def stop_asked(self, task_id: str) -> bool:
-        """Whether somebody asked for a task to stop."""
-        return self._host.files.exists(self._path(task_id, "stop"))
+        """Whether somebody asked for a task to stop; a folder that does not answer says no."""
+        try:
+            return self._host.files.exists(self._path(task_id, "stop"))
+        except OSError:
+            return False
 
     def forget_stop(self, task_id: str) -> None:
         """The task has ended: nobody needs the request to stop it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -40,10 +39,7 @@ class TaskWatcher:
     def show(self, **changes: object) -> None:
         """Change what is shown of the task."""
         self.task = replace(self.task, **changes)
-        # A state folder that is full or gone: showing is all that is lost, and the work, whose
-        # repository may be quite well, goes on.
-        with contextlib.suppress(OSError):
-            self._records.put(self.task)
+        self._records.put(self.task)
 
     def show_end(self, **changes: object) -> None:
         """Show that the task has ended, and what was reported last."""
