@@ -327,6 +327,11 @@ CODES: dict[str, type[DiskyardError]] = {
 }
 
 
+def unexpected(error: Exception) -> InternalError:
+    """The error of the table for one that nothing is written to expect."""
+    return InternalError(f"{type(error).__name__}: {error}")
+
+
 def from_os_error(error: OSError, doing: str) -> DiskyardError:
     """The error of the table for a failed system call.
 

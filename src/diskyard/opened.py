@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from diskyard import errors
-from diskyard.commit import commit
+from diskyard.commit import commit, refresh
 from diskyard.host import Host
 from diskyard.log.codec import Damaged, NewerMajor, Progress, decode, encode
 from diskyard.log.log import Author, Log
@@ -62,8 +62,11 @@ class Opened:
         return self.storage.marker
 
     def state(self) -> State:
-        """The newest state, durable."""
-        return self.log.refresh()
+        """The newest state, durable.
+
+        :raises diskyard.errors.RepositoryUnavailable: the storage does not show it.
+        """
+        return refresh(self.log)
 
     def commit(self, plan: Callable[[Draft], Result], author: Author) -> Result:
         """Publish what ``plan`` writes; what it returned. See :func:`diskyard.commit.commit`."""

@@ -53,10 +53,7 @@ class Settings:
             parent = os.path.dirname(folder)
             if not self._host.files.exists(parent):
                 self._make(parent)
-            try:
-                self._host.files.make_folder(folder)
-            except FileExistsError:
-                return  # another process was quicker
+            self._host.files.ensure_folder(folder)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from diskyard.opened import Opened
 from diskyard.service import call
 
 SIZE = 4 * MiB
+UNLIMITED = 1 << 40
 COMMIT_ONLY = {"auto_fix": False}
 _WAIT_S = 60.0
 _ROUNDS = 50
@@ -209,8 +211,9 @@ def same_bytes(found: bytes, wanted: bytes) -> None:
 
 
 def run_fix(yard: Diskyard, repo: str, fix: Fix) -> Task:
-    """Run a fix to its end."""
-    return yard.wait_for_task(yard.fix_storage_repository(repo, fix).task_id, _WAIT_S)
+    """Run a fix to its end, as fast as it goes, however slow its operation was to be."""
+    task = yard.fix_storage_repository(repo, fix, options={"rate_limit": UNLIMITED})
+    return yard.wait_for_task(task.task_id, _WAIT_S)
 
 
 def settle(yard: Diskyard, *repos: str) -> None:
@@ -223,6 +226,14 @@ def settle(yard: Diskyard, *repos: str) -> None:
         for repo, fix in found:
             run_fix(yard, repo, fix)
     raise AssertionError(f"still to do: {[fix.description for _, fix in found]}")
+
+
+def wait_until(happens: Callable[[], bool]) -> None:
+    """Until something has happened that must."""
+    deadline_s = time.monotonic() + _WAIT_S
+    while not happens():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def fixes(yard: Diskyard, repo: str, kind: str | None = None) -> list[Fix]:

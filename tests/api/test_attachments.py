@@ -7,6 +7,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -22,6 +23,7 @@ from tests.api.helpers import (
     code_of,
     fixes,
     graph,
+    intercept,
     picture,
     python,
     qemu_io,
@@ -29,6 +31,7 @@ from tests.api.helpers import (
     run_fix,
     same_bytes,
     settle,
+    wait_until,
 )
 
 ONE = (1, 0, MiB)
@@ -340,3 +343,52 @@ def test_closing_ends_the_service(short_rig: Rig) -> None:
     with socket.socket(socket.AF_UNIX) as client, pytest.raises(OSError, match=r"."):
         client.connect(path)
     rig.expect_in_use("a", disk)
+
+
+def test_a_server_outlives_the_thread_that_asked_for_it(short_rig: Rig) -> None:
+    """A service's threads come and go; an image stays served until it is torn down."""
+    rig = short_rig
+    disk = rig.disk("a", ONE)
+    with ThreadPoolExecutor(1) as other:
+        attached = other.submit(rig.yard.prepare_image, "a", disk, options={"serve": "nbd"}).result()
+    same_bytes(rig.convert(attached.nbd_uri or "", "raw"), picture(SIZE, ONE))
+    with ThreadPoolExecutor(1) as other:
+        other.submit(rig.yard.teardown_image, "a", disk).result()
+    rig.expect("a", disk, picture(SIZE, ONE))
+
+
+def test_what_another_process_serves_is_not_torn_down(short_rig: Rig) -> None:
+    """Its server could still write: into a Snapshot, say, that is made of the disk afterwards."""
+    rig, yard = short_rig, short_rig.yard
+    disk = rig.disk("a", ONE)
+    program = f"""
+attached = yard.prepare_image("a", {disk!r}, options={{"serve": "nbd"}})
+print(attached.nbd_uri, flush=True)
+input()
+"""
+    process = python(rig, "one", program)
+    assert process.stdout is not None
+    uri = process.stdout.readline().strip()
+    for options in ({}, {"force": True}, {"host_id": "one"}):
+        with pytest.raises(errors.ImageInUse) as caught:
+            yard.teardown_image("a", disk, options=options)
+        assert "Stop the process" in caught.value.advice
+    assert code_of(lambda: yard.prepare_image("a", disk, options={"serve": "nbd"})) == "ImageInUse"
+    rig.expect_in_use("a", disk)
+    yard.teardown_image("a", disk, options={"owner": "somebody else"})
+    run("qemu-io", "-f", "raw", "-c", f"write -P 2 {MiB} {MiB}", "-c", "flush", uri)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not rig.opened("a").is_locked(f"{disk}/served/one/diskyard"))
+    yard.teardown_image("a", disk)
+    rig.expect("a", disk, picture(SIZE, ONE, TWO))
+
+
+def test_serving_loses_against_a_teardown(short_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attachment that another process ended before it was served is not served."""
+    rig, yard = short_rig, short_rig.yard
+    disk, other = rig.disk("a", ONE), rig.host("one")
+    intercept(monkeypatch, yard.service.servers, "serve", before=lambda: other.teardown_image("a", disk))
+    assert code_of(lambda: yard.prepare_image("a", disk, options={"serve": "nbd"})) == "ImageInUse"
+    rig.write("a", disk, TWO)
+    rig.expect("a", disk, picture(SIZE, ONE, TWO))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import Any
 
 import pytest
 
 from diskyard import KiB, MiB, errors
-from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, fixes, picture, run_fix, settle
+from diskyard.operations import freeze
+from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, fixes, intercept, picture, run_fix, settle
 
 ONE = (1, 0, MiB)
 TWO = (2, MiB // 2, MiB)
@@ -274,3 +276,47 @@ def test_removing_a_tracked_disk_ends_its_trackers(rig: Rig) -> None:
     rig.wait()
     settle(rig.yard, "a")
     assert rig.files("a") == []
+
+
+def test_a_copy_of_a_snapshot_that_was_just_made(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two calls at one time the later finds the other's copy: no error, and no hold of its own."""
+    yard, other = rig.yard, rig.host("two")
+    for user_data in ({"by": "two"}, {"by": "one"}):
+        snapshot = yard.create_snapshot("a", rig.disk("a", ONE))
+        with monkeypatch.context() as patch:
+            copy_too = partial(other.copy_image, "b", snapshot, user_data=user_data, options=COMMIT_ONLY)
+            intercept(patch, rig.opened("b").storage, "try_lock", before=copy_too)
+            assert yard.copy_image("b", snapshot, user_data={"by": "one"}, options=COMMIT_ONLY) == snapshot
+        assert len(rig.opened("a").state().images[snapshot].held_for) == 1
+        settle(yard, "b", "a")
+        rig.expect("b", snapshot, picture(SIZE, ONE))
+        assert yard.get_image_info("b", snapshot).user_data == user_data
+
+
+def test_what_a_copy_of_a_snapshot_cannot_be(rig: Rig) -> None:
+    """Options that would be ignored are refused, with what to do instead."""
+    snapshot = rig.yard.create_snapshot("a", rig.disk("a", ONE))
+    with pytest.raises(errors.InvalidParameter) as caught:
+        rig.yard.copy_image("b", snapshot, options={"as": "virtual_disk"})
+    assert "createVirtualDisk" in caught.value.advice
+    track = {"track_changes": True}
+    assert code_of(lambda: rig.yard.copy_image("b", snapshot, options=track)) == "InvalidParameter"
+    assert rig.yard.copy_image("b", snapshot, options={"as": "snapshot"}) == snapshot
+    rig.wait()
+
+
+def test_a_snapshot_that_is_removed_while_it_is_copied(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not found any more, which is an error of the table."""
+    yard, other = rig.yard, rig.host("two")
+    disk = rig.disk("a", ONE)
+    snapshot = yard.create_snapshot("a", disk)
+
+    def remove() -> None:
+        for image in (snapshot, disk):
+            other.remove_image("a", image)
+        settle(other, "a")
+
+    intercept(monkeypatch, freeze, "hold_snapshot", before=remove)
+    monkeypatch.setattr("diskyard.operations.copy.hold_snapshot", freeze.hold_snapshot)
+    assert code_of(lambda: yard.copy_image("b", snapshot)) == "ImageNotFound"
+    rig.clean_slate("a", "b")

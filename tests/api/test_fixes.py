@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import Any
 
@@ -10,7 +11,20 @@ import pytest
 from diskyard import KiB, MiB, errors
 from diskyard.model import fix as model
 from diskyard.service import call
-from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, fixes, picture, python, run_fix, settle
+from tests.api.helpers import (
+    COMMIT_ONLY,
+    SIZE,
+    Rig,
+    code_of,
+    fix_module,
+    fixes,
+    intercept,
+    kill,
+    picture,
+    python,
+    run_fix,
+    settle,
+)
 
 ONE = (1, 0, MiB)
 SLOW = {"rate_limit": 256 * KiB}
@@ -257,3 +271,88 @@ def test_closing_stops_tasks_and_leaves_their_fixes(rig: Rig) -> None:
     assert [task.state for task in host.list_tasks()] == ["stopped"]
     settle(rig.yard, "b", "a")
     rig.expect("b", copy, picture(SIZE, (1, 0, SIZE)))
+
+
+def test_a_fix_keeps_the_rate_of_its_operation(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever mends a copy goes as slow as its caller wished, unless the fix says otherwise."""
+    disk = rig.disk("a", ONE)
+    for given, wanted in (({}, 7 * MiB), ({"rate_limit": 5 * MiB}, 5 * MiB)):
+        copy = rig.yard.copy_image("b", disk, options={**COMMIT_ONLY, "rate_limit": 7 * MiB})
+        (fix,) = rig.yard.check_storage_repository("b", options={"image_ids": [copy]})
+        seen: list[int] = []
+        original = fix_module("mend").copy_view
+
+        def watched(*arguments: Any, seen: list[int] = seen, original: Any = original, **words: Any) -> None:
+            seen.append(words["monitor"].rate_limit_bytes_per_s)
+            original(*arguments, **words)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fix_module("mend"), "copy_view", watched)
+            other = rig.host("two")
+            task = other.fix_storage_repository("b", fix, options=given)
+            assert other.wait_for_task(task.task_id, 30).changed
+        assert seen == [wanted]
+
+
+def test_a_hold_whose_target_is_gone_ends_by_force_only(rig: Rig) -> None:
+    """Also by force it does not end while its copy is known to be wanted."""
+    yard = rig.yard
+    disk = rig.disk("a", ONE)
+    yard.copy_image("b", disk, options=COMMIT_ONLY)
+    alone = rig.host("two", connect=("a",))
+    (fix,) = [found for found in fixes(alone, "a", "clean") if "kept for a copy" in found.description]
+    assert not fix.runnable
+    force = {"force": True}
+    for host, options, changed in ((alone, {}, False), (yard, force, False), (alone, force, True)):
+        task = host.fix_storage_repository("a", fix, options=options)
+        assert host.wait_for_task(task.task_id, 30).changed is changed
+    assert all(image.held_for == () for image in rig.opened("a").state().images.values())
+    settle(alone, "a")
+    rig.expect("a", disk, picture(SIZE, ONE))
+
+
+def test_showing_a_task_may_fail(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state folder without room costs what was to be seen, and none of the work."""
+    disk = rig.disk("a", ONE)
+
+    def full(_task: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.yard.service.records, "put", full)
+        copy = rig.yard.copy_image("b", disk)
+        assert rig.yard.wait_for_tasks(30)
+    assert rig.yard.get_image_status("b", copy).status == "optimized"
+    assert rig.yard.list_tasks() == []
+    rig.expect("b", copy, picture(SIZE, ONE))
+
+
+def test_a_defect_is_kept_as_the_last_error(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody expected is told by getImageStatus too, until a later mend succeeds."""
+    copy = rig.yard.copy_image("b", rig.disk("a", ONE), options=COMMIT_ONLY)
+    (fix,) = fixes(rig.yard, "b")
+    with monkeypatch.context() as patch:
+        intercept(patch, fix_module("mend"), "copy_view", before=kill)
+        assert code_of(lambda: run_fix(rig.yard, "b", fix)) == "InternalError"
+    assert "Killed" in rig.yard.get_image_status("b", copy).last_error
+    settle(rig.yard, "b")
+    assert rig.yard.get_image_status("b", copy).last_error == ""
+
+
+def test_a_restore_without_room_is_refused_before_it_starts(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Snapshot whose volume is missing needs room for it; nothing is made without."""
+    snapshot = rig.yard.create_snapshot("a", rig.disk("a", ONE))
+    rig.yard.copy_image("b", snapshot)
+    rig.wait()
+    rig.volume_path("b", snapshot).unlink()
+    storage = rig.opened("b").storage
+    capacity = storage.capacity()
+    (fix,) = fixes(rig.yard, "b", "mend")
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "capacity", lambda: type(capacity)(capacity.capacity_bytes, MiB - 1))
+        assert code_of(lambda: run_fix(rig.yard, "b", fix)) == "NoSpace"
+    assert rig.files("b") == []
+    settle(rig.yard, "b")
+    rig.expect("b", snapshot, picture(SIZE, ONE))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from diskyard import KiB, MiB, errors
 from diskyard.host import HostIdentity
-from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, picture, settle
+from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, intercept, kill, picture, settle
 
 
 def test_create_refuses_a_place_that_holds_anything(rig: Rig) -> None:
@@ -253,3 +254,97 @@ def test_hosts_differ(rig: Rig) -> None:
     """Two hosts of these tests are two to the program as well."""
     found: list[HostIdentity] = [yard.service.host.identity for yard in (rig.yard, rig.host("two"))]
     assert [identity.host_id for identity in found] == ["one", "two"]
+
+
+def test_remove_closes_the_log_first(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another host publishes at the same time comes before, and is seen, or is refused."""
+    yard, other = rig.yard, rig.host("two")
+    with monkeypatch.context() as patch:
+        # Another host's disk is committed between the look at the repository and its closing.
+        intercept(patch, rig.opened("a").storage, "put", before=lambda: other.create_virtual_disk("a", MiB))
+        assert code_of(lambda: yard.remove_storage_repository("a")) == "NotEmpty"
+    (disk,) = [info.image_id for info in yard.list_images("a").images]
+    yard.remove_image("a", disk)
+    rig.wait()
+    with monkeypatch.context() as patch:
+        # The removal is cut short after the entry that closes the log.
+        patch.setattr("diskyard.repositories.localfs.connect._remove_all", lambda *_: kill())
+        assert code_of(lambda: yard.remove_storage_repository("a")) == "InternalError"
+    for host in (yard, other, rig.host("three")):
+        assert code_of(partial(host.create_virtual_disk, "a", MiB)) == "NotARepository"
+        assert code_of(partial(host.copy_image, "a", rig.disk("b"))) == "NotARepository"
+    assert rig.files("a") == []
+    other.remove_storage_repository("a")
+    assert list(Path(rig.place("a")["path"]).iterdir()) == []
+    assert code_of(lambda: yard.create_virtual_disk("a", MiB)) == "RepositoryUnavailable"
+    rig.yard.disconnect_storage_repository("a")
+
+
+def test_remove_waits_for_other_hosts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that another host is just making keeps the repository."""
+    yard, other = rig.yard, rig.host("two")
+    codes: list[str] = []
+    intercept(
+        monkeypatch,
+        rig.opened("a", other).storage,
+        "create_volume",
+        before=lambda: codes.append(code_of(lambda: yard.remove_storage_repository("a"))),
+    )
+    disk = other.create_virtual_disk("a", MiB)
+    assert codes == ["RepositoryInUse"]
+    rig.expect("a", disk, bytes(MiB))
+
+
+def test_a_repository_that_is_gone_does_not_break_others(rig: Rig) -> None:
+    """One that was in use when it was unmounted is skipped, and named where nothing is found."""
+    yard = rig.yard
+    disk = rig.disk("b", (1, 0, MiB))
+    place = rig.place("c")
+    yard.create_storage_repository("localfs-1.0", place)
+    yard.connect_storage_repository("c", "localfs-1.0", place)
+    root = Path(rig.place("a")["path"])
+    root.rename(rig.folder / "away")
+    copy = yard.copy_image("c", disk)
+    rig.wait()
+    rig.expect("c", copy, picture(SIZE, (1, 0, MiB)))
+    with pytest.raises(errors.ImageNotFound, match=r"did not answer: a \("):
+        yard.copy_image("c", "00000000-0000-0000-0000-000000000001")
+    pending = yard.copy_image("c", disk, options=COMMIT_ONLY)
+    root.mkdir()  # an empty mount point
+    for verb in (
+        lambda: yard.create_virtual_disk("a", MiB),
+        lambda: yard.list_images("a"),
+        lambda: yard.copy_image("a", disk),
+        lambda: yard.check_storage_repository("a"),
+    ):
+        assert code_of(verb) == "RepositoryUnavailable"
+    settle(yard, "c", "b")
+    rig.expect("c", pending, picture(SIZE, (1, 0, MiB)))
+
+
+@pytest.mark.parametrize("copy", ["a", "b"])
+@pytest.mark.parametrize("damage", ["gone", "torn", "a link", "a folder"])
+def test_a_copy_of_the_record_is_lost(rig: Rig, damage: str, copy: str) -> None:
+    """The other is enough to connect, and writes the bad one again."""
+    paths = [Path(rig.place("a")["path"]) / f"repository.{name}" for name in "ab"]
+    whole = paths[0].read_bytes()
+    bad = Path(rig.place("a")["path"]) / f"repository.{copy}"
+    bad.unlink()
+    if damage == "torn":
+        bad.write_bytes(whole[:50])
+    elif damage == "a link":
+        bad.symlink_to("/dev/zero")
+    elif damage == "a folder":
+        bad.mkdir()
+    host = rig.host("two")
+    assert host.create_virtual_disk("a", MiB)
+    assert [path.read_bytes() for path in paths] == [whole, whole]
+    assert not bad.is_symlink()
+
+
+def test_both_copies_of_the_record_are_lost(rig: Rig) -> None:
+    """That is damage, and not a place where a repository may be created."""
+    for name in "ab":
+        (Path(rig.place("a")["path"]) / f"repository.{name}").write_bytes(b"?")
+    assert code_of(lambda: rig.host("two", connect=("a",))) == "CorruptRecord"
+    assert code_of(lambda: rig.yard.create_storage_repository("localfs-1.0", rig.place("a"))) == "NotEmpty"

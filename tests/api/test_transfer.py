@@ -13,8 +13,11 @@ from tests.api.helpers import (
     SIZE,
     Rig,
     code_of,
+    fix_module,
     fixes,
+    intercept,
     picture,
+    python,
     run,
     run_fix,
     same_bytes,
@@ -179,4 +182,87 @@ def test_import_left_to_another_process(rig: Rig) -> None:
     assert code_of(lambda: rig.yard.prepare_image("a", image)) == "ImageBroken"
     settle(rig.host("two"), "a")
     rig.expect("a", image, picture(SIZE, ONE))
+    rig.clean_slate("a")
+
+
+@pytest.mark.parametrize("name", ["raw", "qcow2"])
+def test_links_are_not_imported(rig: Rig, name: str) -> None:
+    """Neither when it is asked for, nor one that has taken the file's place since."""
+    file = foreign(rig, name, picture(SIZE, ONE))
+    link = rig.folder / "link"
+    link.symlink_to(file)
+    words = {"targetRepoId": "a", "path": str(link), "format": name}
+    assert rig.refusal("importImage", **words) == "UnsafeImage"
+    image = rig.yard.import_image("a", str(file), name, options=COMMIT_ONLY)
+    file.rename(rig.folder / "moved")
+    file.symlink_to(rig.folder / "moved")
+    (fix,) = fixes(rig.yard, "a")
+    assert not fix.runnable
+    with pytest.raises(errors.UnsafeImage, match="changed"):
+        run_fix(rig.yard, "a", fix)
+    file.unlink()
+    (rig.folder / "moved").rename(file)
+    settle(rig.yard, "a")
+    rig.expect("a", image, picture(SIZE, ONE))
+
+
+def test_a_file_that_is_replaced_while_it_is_imported(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked at is read, not what has its name by then; and the image is not completed."""
+    file = foreign(rig, "raw", picture(SIZE, ONE))
+    other = rig.folder / "other"
+    other.write_bytes(picture(SIZE, TWO))
+    image = rig.yard.import_image("a", str(file), "raw", options=COMMIT_ONLY)
+    (fix,) = fixes(rig.yard, "a")
+    intercept(monkeypatch, fix_module("importing"), "copy_view", before=lambda: other.replace(file))
+    with pytest.raises(errors.UnsafeImage, match="changed"):
+        run_fix(rig.yard, "a", fix)
+    same_bytes(rig.volume_path("a", image).read_bytes(), picture(SIZE, ONE))
+    assert rig.yard.get_image_status("a", image).status == "broken"
+
+
+@pytest.mark.parametrize("name", ["raw", "qcow2"])
+def test_an_import_without_room(rig: Rig, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before anything is written; a private copy needs room too."""
+    file = foreign(rig, name, picture(SIZE, ONE))
+    image = rig.yard.import_image("a", str(file), name, options=COMMIT_ONLY)
+    (fix,) = fixes(rig.yard, "a")
+    storage = rig.opened("a").storage
+    capacity = storage.capacity()
+    free_bytes = file.stat().st_blocks * 512 * (1 if name == "raw" else 2) - 1
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "capacity", lambda: type(capacity)(capacity.capacity_bytes, free_bytes))
+        assert code_of(lambda: run_fix(rig.yard, "a", fix)) == "NoSpace"
+        assert rig.files("a") == []
+        patch.setattr(storage, "capacity", lambda: type(capacity)(capacity.capacity_bytes, free_bytes + 1))
+        run_fix(rig.yard, "a", fix)
+    rig.expect("a", image, picture(SIZE, ONE))
+
+
+def test_the_next_export_removes_what_a_killed_one_left(rig: Rig) -> None:
+    """Only files of a process that is gone; those of one that may live, and others', stay."""
+    disk = rig.disk("a", (1, 0, SIZE))
+    out = rig.folder / "out"
+    out.mkdir()
+    mine = out / "tmp.mine"
+    mine.touch()
+    program = f"""
+import os, threading, time
+threading.Timer(60, os._exit, [1]).start()
+yard.export_image("a", {disk!r}, {str(out / "x.raw")!r}, "raw", options={{"rate_limit": 4096}})
+while not any(name.count(".") > 2 for name in os.listdir({str(out)!r})):
+    time.sleep(0.01)
+print("begun", flush=True)
+time.sleep(60)
+"""
+    process = python(rig, "one", program)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "begun"
+    for name, left in (("first.raw", 2), ("second.raw", 1)):
+        task = rig.yard.export_image("a", disk, str(out / name), "raw")
+        assert rig.yard.wait_for_task(task.task_id, 60).state == "done"
+        assert len([path for path in out.iterdir() if path.name.startswith("tmp.")]) == left
+        process.kill()
+        process.communicate()
+    assert mine.exists()
+    settle(rig.yard, "a")
     rig.clean_slate("a")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
 import pytest
 
 from diskyard import MiB, errors
+from diskyard.model.options import wire_name
 from diskyard.service import VERBS, call
 from tests.api.helpers import Rig, code_of
 
@@ -66,7 +68,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "importImage": {"newImageId": None, "as": None, "optimizeNow": False, "rateLimit": 0},
     "checkStorageRepository": {"deep": False, "types": None, "imageIds": None},
-    "fixStorageRepository": {"rateLimit": 0},
+    "fixStorageRepository": {"rateLimit": 0, "force": False},
     "exportImage": {"rateLimit": 0},
     "setUserData": {"ifRevision": None},
     "prepareImage": {"readOnly": None, "owner": None, "serve": None},
@@ -283,7 +285,12 @@ def test_names_of_the_results(rig: Rig) -> None:
     assert {"blockdev", "path", "format", "nbdUri", "libvirtXml", "owner", "mode"} <= set(attached)
     host = rig.call("getHostInfo")
     assert host["hostID"] == "one"
-    assert {found["name"] for found in host["formats"]} >= {"localfs-1.0", "memory-1.0"}
+    formats = {found["name"]: found for found in host["formats"]}
+    assert set(formats) >= {"localfs-1.0", "memory-1.0"}
+    assert set(formats["localfs-1.0"]["parameters"]) == {"path"}
+    for name, can in formats["localfs-1.0"]["capabilities"].items():
+        has = {wire_name(key): has for key, has in asdict(rig.opened("a").storage.capabilities).items()}
+        assert can in (None, has[name])
     rig.call("teardownImage", repositoryId="a", imageId=disk)
     task = rig.call(
         "exportImage", repositoryId="a", imageId=disk, path=str(rig.folder / "out.raw"), format="raw"

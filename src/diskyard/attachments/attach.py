@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diskyard.attachments.libvirt import disk_xml
+from diskyard.attachments.serve import nobody_serves
 from diskyard.host.identity import new_uuid
 from diskyard.model.records import Attachment
 from diskyard.model.requests import PrepareImage, TeardownImage
@@ -91,19 +92,26 @@ def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
 
 
 def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
-    """End an attachment; durable on return. Nothing happens if there is none."""
+    """End an attachment; durable on return. Nothing happens if there is none.
+
+    :raises diskyard.errors.ImageInUse: a process still serves it, or it is another host's;
+        ``force`` is for the latter only.
+    """
     opened = engine.connections.get(request.repository_id)
     before = opened.state()
     options = request.options
-    opened.commit(
-        lambda draft: planner.detach(
-            draft,
-            request.image_id,
-            host=engine.host.identity,
-            owner=options.owner or DEFAULT_OWNER,
-            of_host_id=options.host_id,
-            force=options.force,
-        ),
-        engine.author("teardownImage"),
-    )
+    owner = options.owner or DEFAULT_OWNER
+    host_id = options.host_id or engine.host.identity.host_id
+    with nobody_serves(opened, request.image_id, host_id, owner):
+        opened.commit(
+            lambda draft: planner.detach(
+                draft,
+                request.image_id,
+                host=engine.host.identity,
+                owner=owner,
+                of_host_id=options.host_id,
+                force=options.force,
+            ),
+            engine.author("teardownImage"),
+        )
     return Outcome(request.image_id, cleaning(opened, before))

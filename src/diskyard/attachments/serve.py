@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -13,12 +17,24 @@ from diskyard.host import Host
 from diskyard.model.results import Attached
 from diskyard.mover.blockgraph import StorageDaemon
 from diskyard.mover.interface import Chain
+from diskyard.opened import Opened, lease_name
+from diskyard.repositories.interface import Lease
 
 _SOCKET_PATH_LIMIT_BYTES = 107  # unix(7)
 
 
+@dataclass(frozen=True, slots=True)
+class _Server:
+    daemon: StorageDaemon
+    socket: str
+    lease: Lease
+
+
 class Servers:
     """The NBD servers of this process: one for each image and owner.
+
+    A server holds a lease, which its program inherits: while that lives, in whatever
+    process, :func:`nobody_serves` refuses, so an attachment does not end under a writer.
 
     :param folder: where each image's socket has its name, ``<image id>.<owner>``'s hash;
         made when it is needed.
@@ -28,36 +44,49 @@ class Servers:
         self._host = host
         self._folder = folder
         self._lock = threading.Lock()
-        self._running: dict[tuple[str, str], tuple[StorageDaemon, str]] = {}
+        self._running: dict[tuple[str, str, str], _Server] = {}
+        # A program ends with the thread that started it (host/commands.py): this one lasts,
+        # whatever thread asks for an image to be served.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="diskyard-nbd")
 
-    def serve(self, attached: Attached, chain: Chain) -> Attached:
+    def serve(self, opened: Opened, attached: Attached, chain: Chain) -> Attached:
         """Serve an image until :meth:`stop`; the attachment with the URI filled in.
 
+        :raises diskyard.errors.ImageInUse: another process serves it to this owner, or the
+            attachment has ended.
         :raises diskyard.errors.StorageError: the server does not start.
         """
-        key = (attached.image_id, attached.owner)
+        key = (opened.marker, attached.image_id, attached.owner)
         with self._lock:
             if key not in self._running:
-                self._running[key] = self._start(attached, chain)
-            socket = self._running[key][1]
+                self._running[key] = self._start_leased(opened, attached, chain)
+            socket = self._running[key].socket
         return replace(attached, nbd_uri=f"nbd+unix:///{attached.image_id}?socket={socket}")
 
-    def _start(self, attached: Attached, chain: Chain) -> tuple[StorageDaemon, str]:
-        daemon = StorageDaemon(self._host)
+    def _start_leased(self, opened: Opened, attached: Attached, chain: Chain) -> _Server:
+        lease = _take(opened, attached.image_id, attached.host_id, attached.owner)
+        try:
+            _require_attached(opened, attached)
+            return self._thread.submit(self._start, attached, chain, lease).result()
+        except BaseException:
+            lease.release()
+            raise
+
+    def _start(self, attached: Attached, chain: Chain, lease: Lease) -> _Server:
+        daemon = StorageDaemon(self._host, inherit_fds=lease.descriptors())
         daemon.__enter__()
         try:
             writes = attached.mode == "read_write"
             node = daemon.open_chain(chain, writable=(chain[0].name,) if writes else ())
             daemon.export_nbd(node, writable=writes, name=attached.image_id)
-            return daemon, self._name_socket(attached, daemon.socket_path)
+            return _Server(daemon, self._name_socket(attached, daemon.socket_path), lease)
         except BaseException:
             daemon.close()
             raise
 
     def _name_socket(self, attached: Attached, socket_path: str) -> str:
         """A name that the socket keeps whenever the image is served again to this owner."""
-        if not self._host.files.exists(self._folder):
-            self._host.files.make_folder(self._folder)
+        self._host.files.ensure_folder(self._folder)
         owner = hashlib.blake2b(attached.owner.encode(), digest_size=4).hexdigest()
         path = os.path.join(self._folder, f"{attached.image_id}.{owner}")
         if len(path.encode()) > _SOCKET_PATH_LIMIT_BYTES:
@@ -69,15 +98,62 @@ class Servers:
         self._host.files.symlink(socket_path, path)
         return path
 
-    def stop(self, image_id: str, owner: str) -> None:
+    def stop(self, marker: str, image_id: str, owner: str) -> None:
         """Stop serving an image to an owner, if this process does."""
         with self._lock:
-            found = self._running.pop((image_id, owner), None)
+            found = self._running.pop((marker, image_id, owner), None)
         if found is not None:
-            found[0].close()
-            self._host.files.discard(found[1])
+            try:
+                self._thread.submit(found.daemon.close).result()
+            finally:
+                found.lease.release()
+                self._host.files.discard(found.socket)
 
     def close(self) -> None:
-        """Stop all servers."""
-        for image_id, owner in list(self._running):
-            self.stop(image_id, owner)
+        """Stop all servers, and the thread."""
+        for marker, image_id, owner in list(self._running):
+            self.stop(marker, image_id, owner)
+        self._thread.shutdown()
+
+
+@contextmanager
+def nobody_serves(opened: Opened, image_id: str, host_id: str, owner: str) -> Iterator[None]:
+    """Keep an image from being served to an owner of a host meanwhile.
+
+    :raises diskyard.errors.ImageInUse: it is being served.
+    """
+    lease = _take(opened, image_id, host_id, owner)
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def _take(opened: Opened, image_id: str, host_id: str, owner: str) -> Lease:
+    lease = opened.storage.try_lock(lease_name(f"{image_id}/served/{host_id}/{owner}"))
+    if lease is None:
+        raise errors.ImageInUse(
+            f"Another process on host {host_id} serves image {image_id} to {owner}.",
+            advice="Stop the process that serves it, or tear it down there; then try again.",
+            imageId=image_id,
+            hostID=host_id,
+            owner=owner,
+        )
+    return lease
+
+
+def _require_attached(opened: Opened, attached: Attached) -> None:
+    """With the lease taken: nobody tears the attachment down any more while it is served."""
+    for found in opened.state().attachments_of(attached.image_id):
+        if (found.host.host_id, found.owner, found.mode) == (
+            attached.host_id,
+            attached.owner,
+            attached.mode,
+        ):
+            return
+    raise errors.ImageInUse(
+        f"The attachment of image {attached.image_id} was torn down meanwhile.",
+        advice="Prepare the image again.",
+        imageId=attached.image_id,
+        owner=attached.owner,
+    )

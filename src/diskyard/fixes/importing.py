@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from diskyard import errors
-from diskyard.fixes.work import Work
+from diskyard.fixes.work import Work, filled_bytes, require_room
 from diskyard.host import Host
-from diskyard.model.records import FileSource
+from diskyard.model.records import FileSource, Image
 from diskyard.mover.copy import copy_view
 from diskyard.mover.interface import Chain
 from diskyard.mover.transfer import private_copy
-from diskyard.mover.untrusted import IMPORT_LIMITS, import_layer, inspect_import
+from diskyard.mover.untrusted import IMPORT_LIMITS, import_layer, inspect_import, open_untrusted
 
 
 def file_waits_for(host: Host, source: FileSource) -> str | None:
@@ -23,6 +23,22 @@ def file_waits_for(host: Host, source: FileSource) -> str | None:
     except (OSError, errors.DiskyardError) as error:
         return f"the file to import cannot be read: {error}"
     return None if now == source.fingerprint else "the file to import has changed since"
+
+
+def require_room_to_import(work: Work, source: FileSource, image: Image) -> None:
+    """Refuse an import that would only fail when the storage is full.
+
+    All formats but raw are stored twice while they are read: as the private copy, and in
+    the volume, which needs at least what is left of the file's own data.
+
+    :raises diskyard.errors.NoSpace: says how much is needed and how much there is.
+    """
+    item = work.engine.host.files.look(source.path)
+    if item is None:
+        return  # said by who opens it
+    left_bytes = max(0, min(item.allocated_bytes, image.size_bytes) - filled_bytes(work.opened, image))
+    copy_bytes = 0 if source.format == "raw" else item.allocated_bytes
+    require_room(work.opened, copy_bytes + left_bytes, "The import")
 
 
 def copy_file(work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int) -> None:
@@ -39,14 +55,30 @@ def copy_file(work: Work, source: FileSource, size_bytes: int, target: Chain, st
             advice="Put the file back as it was and run the fix again, or remove the image.",
         )
     if source.format == "raw":
-        _copy_layer(work, source.path, source, size_bytes, target, start_bytes)
+        _copy_raw(work, source, size_bytes, target, start_bytes)
     else:
         _copy_privately(work, source, size_bytes, target, start_bytes)
     if file_waits_for(work.engine.host, source) is not None:
-        raise errors.UnsafeImage(
-            f"{source.path} changed while it was imported.",
-            advice="Remove the image and import the file again when nothing writes to it.",
-        )
+        raise _changed(source)
+
+
+def _changed(source: FileSource) -> errors.UnsafeImage:
+    return errors.UnsafeImage(
+        f"{source.path} changed while it was imported.",
+        advice="Remove the image and import the file again when nothing writes to it.",
+    )
+
+
+def _copy_raw(work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int) -> None:
+    """Opened here, once: the daemon reads the very file that was looked at, whatever has its name."""
+    host = work.engine.host
+    fd = open_untrusted(host, source.path, block_device=True)
+    try:
+        if host.files.fingerprint_of(fd) != source.fingerprint:
+            raise _changed(source)
+        _copy_layer(work, source.path, source, size_bytes, target, start_bytes, source_fd=fd)
+    finally:
+        os.close(fd)
 
 
 def _copy_privately(work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int) -> None:
@@ -66,15 +98,23 @@ def _copy_privately(work: Work, source: FileSource, size_bytes: int, target: Cha
 
 
 def _copy_layer(
-    work: Work, path: str, source: FileSource, size_bytes: int, target: Chain, start_bytes: int
+    work: Work,
+    path: str,
+    source: FileSource,
+    size_bytes: int,
+    target: Chain,
+    start_bytes: int,
+    *,
+    source_fd: int | None = None,
 ) -> None:
     copy_view(
         work.engine.host,
-        (import_layer(path, source.format, size_bytes),),
+        (import_layer(path, source.format, size_bytes, fd=source_fd),),
         target,
         size_bytes,
         start_bytes=start_bytes,
         monitor=work,
         target_zeroed=True,
         source_limits=IMPORT_LIMITS,
+        source_fds=() if source_fd is None else (source_fd,),
     )

@@ -31,8 +31,8 @@ def hold_is_over(connections: Connections, home: Opened, hold: AnyHold) -> tuple
             return False, None
         copy = target.state().images.get(hold.copy_id)
         target.log.require_writable()
-    except errors.DiskyardError as error:
-        return False, f"the repository that the copy is in cannot be read: {error.message}"
+    except (errors.DiskyardError, OSError) as error:
+        return False, f"the repository that the copy is in cannot be read: {error}"
     return copy is None or copy.pending is None or not copy.is_strong, None
 
 

@@ -29,7 +29,11 @@ from diskyard.repositories.interface import StoredVolume
 
 
 def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | None) -> Look:
-    """Look at everything; the storage is listed before the log is read, in that order."""
+    """Look at everything; the storage is listed before the log is read, in that order.
+
+    :raises diskyard.errors.RepositoryUnavailable: the storage does not show its log.
+    """
+    opened.state()
     listed = opened.storage.list_volumes()
     leftovers = opened.storage.list_leftovers()
     progress = opened.storage.progress_image_ids()

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from diskyard import errors
-from diskyard.fixes.importing import copy_file
+from diskyard.fixes.importing import copy_file, require_room_to_import
 from diskyard.fixes.judge import FoundSource, find_source, waits_for_base
-from diskyard.fixes.work import Work, require_room
+from diskyard.fixes.work import Work, filled_bytes, require_room
 from diskyard.host import provably_gone_host
 from diskyard.host.identity import new_uuid
 from diskyard.log.codec import Progress
@@ -82,6 +82,7 @@ def _complete(
     opened = work.opened
     assert image.pending is not None
     state = _await_base(work, state, image)
+    work.rate_limit_bytes_per_s = work.rate_limit_bytes_per_s or image.pending.rate_limit_bytes_per_s
     waits_for = waits_for_base(opened, state, image)
     if waits_for is not None:
         raise errors.ImageBroken(
@@ -91,12 +92,13 @@ def _complete(
         )
     source = image.pending.source
     if isinstance(source, FileSource):
+        require_room_to_import(work, source, image)
         volume, start_bytes = _take_over(work, image, source.fingerprint)
         copy_file(work, source, image.size_bytes, _target(opened, volume), start_bytes)
         _seal(work, image.id, volume)
         return True, []
     found = _require_source(work, image, participating)
-    require_room(opened, _least_needed(found, image.pending), "The copy")
+    require_room(opened, _least_needed(found, image.pending) - filled_bytes(opened, image), "The copy")
     volume, start_bytes = _take_over(work, image, f"{found.image.id}/{found.image.data_generation}")
     with _reading(work, found, image.id) as held:
         _copy(work, held, volume, image.size_bytes, start_bytes)
@@ -290,6 +292,7 @@ def _restore(
     opened = work.opened
     found = _require_source(work, image, participating)
     missing = opened.missing_of(state, image)
+    require_room(opened, min(image.size_bytes, _allocated(found)), "The restoration")
     volume_id, work_id = new_uuid(), new_uuid()
     image, volume = opened.commit(
         lambda draft: planner.begin_restore(

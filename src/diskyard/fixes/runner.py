@@ -48,8 +48,11 @@ def run_fix(
     watcher: Watcher | None = None,
     rate_limit_bytes_per_s: int = 0,
     participating: list[Opened] | None = None,
+    force: bool = False,
 ) -> bool:
     """Run a fix to its end, and the small ones that it makes due.
+
+    :param force: end a hold whose copy cannot be looked at; the caller answers for that.
 
     :returns: whether anything was changed; False also if it was done already.
     :raises diskyard.errors.LeaseHeld: another host or task works on it.
@@ -64,6 +67,7 @@ def run_fix(
         watcher or NobodyWatches(),
         rate_limit_bytes_per_s,
         fix=fix_type(action),
+        force=force,
     )
     try:
         if work.watcher.stop_asked():
@@ -78,6 +82,10 @@ def run_fix(
         raise
     except OSError as error:
         raise errors.from_os_error(error, f"running a {fix_type(action)} fix") from error
+    except Exception as error:
+        defect = errors.unexpected(error)
+        _keep_why(work, action, defect.message)
+        raise defect from error
     _forget_progress(work)
     run_follow_ups(engine, follow_ups, watcher)
     return changed

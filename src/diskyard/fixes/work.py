@@ -9,6 +9,7 @@ from typing import Protocol
 from diskyard import errors
 from diskyard.log.codec import Progress
 from diskyard.log.log import Author
+from diskyard.model.records import Image
 from diskyard.mover.interface import Stopped
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine
@@ -45,6 +46,7 @@ class Work:
 
     :param image_id: whose progress is persisted; None to persist none.
     :param fix: the fix's type, as progress names it.
+    :param force: the caller answers for what cannot be known here.
     """
 
     engine: Engine
@@ -54,6 +56,7 @@ class Work:
     rate_limit_bytes_per_s: int = 0
     image_id: str | None = None
     fix: str = ""
+    force: bool = False
     stage: str = "1/1"
     volume_id: str | None = None
     work_id: str | None = None
@@ -123,6 +126,13 @@ class Work:
             )
         except OSError:
             return
+
+
+def filled_bytes(opened: Opened, image: Image) -> int:
+    """What earlier work on an image has stored of it already."""
+    volume_id = image.volume_id
+    stored = None if volume_id is None else opened.stored(opened.state().volumes[volume_id])
+    return 0 if stored is None else stored.allocated_bytes
 
 
 def require_room(opened: Opened, needs_bytes: int, doing: str) -> None:

@@ -3,6 +3,12 @@
 Every child dies with the thread that started it (PR_SET_PDEATHSIG, set by setpriv, so
 that no code of ours runs between fork and exec), so an orphan never goes on writing.
 Descriptors of leases are inherited, so that a lease stays held until the child is dead.
+
+One gap is left: if this process dies in the milliseconds between fork and setpriv's call,
+nobody tells the child. A program that does its work and ends is harmed by nothing but a
+lease held until then. A qemu-storage-daemon, which has no way to end when its monitor is
+closed, idles and holds its leases until it is killed by hand: nothing is written meanwhile,
+since only its parent would have asked for that.
 """
 
 from __future__ import annotations

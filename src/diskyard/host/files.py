@@ -48,7 +48,7 @@ def temporary_name(process: ProcessIdentity, counter: int) -> str:
     """A name for a temporary file that tells which process made it."""
     return (
         f"{_TEMPORARY_PREFIX}{process.machine_id}.{process.boot_id}"
-        f".{process.pid}.{process.start_ticks}.{counter}"
+        f".{process.pid_namespace}.{process.pid}.{process.start_ticks}.{counter}"
     )
 
 
@@ -57,10 +57,14 @@ def temporary_owner(name: str) -> ProcessIdentity | None:
     if not name.startswith(_TEMPORARY_PREFIX):
         return None
     parts = name.removeprefix(_TEMPORARY_PREFIX).split(".")
-    if len(parts) != 5 or not all(part.isascii() and part.isdigit() for part in parts[2:]):
+    if len(parts) != 6 or not all(part.isascii() and part.isdigit() for part in parts[2:]):
         return None
     return ProcessIdentity(
-        machine_id=parts[0], boot_id=parts[1], pid=int(parts[2]), start_ticks=int(parts[3])
+        machine_id=parts[0],
+        boot_id=parts[1],
+        pid_namespace=int(parts[2]),
+        pid=int(parts[3]),
+        start_ticks=int(parts[4]),
     )
 
 
@@ -72,6 +76,10 @@ def _file_entry(name: str, info: os.stat_result) -> FileEntry:
         allocated_bytes=info.st_blocks * _BLOCK_BYTES,
         modified_s=info.st_mtime,
     )
+
+
+def _fingerprint(info: os.stat_result) -> str:
+    return f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
 
 
 class Files:
@@ -145,9 +153,12 @@ class Files:
         return _file_entry(os.path.basename(path), info)
 
     def fingerprint(self, path: str) -> str:
-        """What changes when a file does: device, inode, size, and time of change."""
-        info = os.stat(path)
-        return f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
+        """What changes when a file does: device, inode, size, and time of change; of a link its own."""
+        return _fingerprint(os.lstat(path))
+
+    def fingerprint_of(self, fd: int) -> str:
+        """The same of an open file."""
+        return _fingerprint(os.fstat(fd))
 
     def exists(self, path: str) -> bool:
         """Whether anything has this name."""
@@ -206,6 +217,12 @@ class Files:
     def make_folder(self, path: str) -> None:
         """Make a folder that must not exist; its name is durable after its parent's sync."""
         os.mkdir(path, 0o750)
+
+    def ensure_folder(self, path: str) -> None:
+        """Make a folder unless something has its name, be it since this moment."""
+        if not self.exists(path):
+            with contextlib.suppress(FileExistsError):
+                self.make_folder(path)
 
     def make_private_folder(self) -> str:
         """The path of a new folder outside of any storage that only this user enters: for sockets."""

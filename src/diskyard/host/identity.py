@@ -14,10 +14,15 @@ from diskyard.model.identity import HostIdentity
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """One process of one boot of one machine: never the same again."""
+    """One process of one boot of one machine: never the same again.
+
+    :param pid_namespace: in which ``pid`` is its number: a container has numbers of its own,
+        and may well share the machine's id and its files.
+    """
 
     machine_id: str
     boot_id: str
+    pid_namespace: int
     pid: int
     start_ticks: int
 
@@ -59,13 +64,24 @@ def _start_ticks(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
+def _pid_namespace() -> int:
+    """The number of the PID namespace of this process: ``/proc`` shows it as ``pid:[4026531836]``."""
+    return int(os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]"))
+
+
 def this_process(host: HostIdentity) -> ProcessIdentity:
     """The identity of the calling process."""
     pid = os.getpid()
     start_ticks = _start_ticks(pid)
     if start_ticks is None:
         raise errors.InternalError("/proc does not show this process.")
-    return ProcessIdentity(machine_id=host.machine_id, boot_id=host.boot_id, pid=pid, start_ticks=start_ticks)
+    return ProcessIdentity(
+        machine_id=host.machine_id,
+        boot_id=host.boot_id,
+        pid_namespace=_pid_namespace(),
+        pid=pid,
+        start_ticks=start_ticks,
+    )
 
 
 def provably_gone(process: ProcessIdentity, host: HostIdentity) -> bool:
@@ -74,6 +90,8 @@ def provably_gone(process: ProcessIdentity, host: HostIdentity) -> bool:
         return False
     if process.boot_id != host.boot_id:
         return True
+    if process.pid_namespace != _pid_namespace():
+        return False  # /proc shows other processes here than there
     return _start_ticks(process.pid) != process.start_ticks
 
 

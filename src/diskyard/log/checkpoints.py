@@ -102,7 +102,7 @@ class Checkpoints:
         constant share. A failure is left to the next writer: nothing depends on it.
         """
         since = state.version - (self._folded_at or 0)
-        if since < max(_ENTRIES_BETWEEN, (len(state.images) + len(state.volumes)) // 8):
+        if state.closed or since < max(_ENTRIES_BETWEEN, (len(state.images) + len(state.volumes)) // 8):
             return
         try:
             self.fold(state, nonces)

@@ -99,6 +99,16 @@ class RateOptions(Options, kw_only=True, frozen=True):
     rate_limit: RateLimit = 0
 
 
+class FixOptions(RateOptions, kw_only=True, frozen=True):
+    """Options of fixStorageRepository.
+
+    :param force: release data kept for a copy that cannot be looked at from here: the caller
+        answers for that the copy is over. It changes no other fix.
+    """
+
+    force: bool = False
+
+
 class CheckOptions(Options, kw_only=True, frozen=True):
     """Options of checkStorageRepository.
 
@@ -152,6 +162,7 @@ __all__ = [
     "CopyOptions",
     "CreateDiskOptions",
     "CreateSnapshotOptions",
+    "FixOptions",
     "FixType",
     "ImageId",
     "ImportFormat",

@@ -12,6 +12,7 @@ from diskyard.model.options import (
     CopyOptions,
     CreateDiskOptions,
     CreateSnapshotOptions,
+    FixOptions,
     ImageId,
     ImportOptions,
     Options,
@@ -118,7 +119,7 @@ class FixStorageRepository(Request, kw_only=True, frozen=True):
 
     repository_id: RepoId
     fix: Fix
-    options: RateOptions = RateOptions()
+    options: FixOptions = FixOptions()
 
 
 class ListImages(Request, kw_only=True, frozen=True):

@@ -157,10 +157,14 @@ class Task(Result, kw_only=True, frozen=True):
 
 
 class FormatInfo(Result, kw_only=True, frozen=True):
-    """A repository format of this host, with its connection parameters."""
+    """A repository format of this host, with its connection parameters.
+
+    :param capabilities: what it can do; null where that depends on the place.
+    """
 
     name: str
     parameters: dict[str, str]
+    capabilities: dict[str, bool | None]
 
 
 class HostInfo(Result, kw_only=True, frozen=True):

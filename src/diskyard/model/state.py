@@ -46,6 +46,7 @@ class State:
 
     :param nonce: of that entry.
     :param held: the ids of images that have holds.
+    :param closed: that entry was the last one: the repository is being removed.
     """
 
     marker: str
@@ -59,6 +60,7 @@ class State:
     _attachments_by_volume: Index = Map()
     _attachments_by_image: Index = Map()
     held: Map[str, None] = Map()
+    closed: bool = False
 
     @classmethod
     def of(

@@ -10,7 +10,10 @@ from diskyard.model.state import State
 
 
 class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
-    """Records put and removed together. Puts come first, so none is named by both."""
+    """Records put and removed together. Puts come first, so none is named by both.
+
+    :param closes: nothing is published after this entry: the repository is being removed.
+    """
 
     put_images: tuple[Image, ...] = ()
     put_volumes: tuple[Volume, ...] = ()
@@ -18,6 +21,7 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
     remove_images: tuple[str, ...] = ()
     remove_volumes: tuple[str, ...] = ()
     remove_attachments: tuple[str, ...] = ()
+    closes: bool = False
 
     def __bool__(self) -> bool:
         return any(
@@ -28,6 +32,7 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
                 self.remove_images,
                 self.remove_volumes,
                 self.remove_attachments,
+                self.closes,
             )
         )
 
@@ -108,6 +113,10 @@ class Draft:
                     self.touch_image(image_id)
         self.state = self.state.remove_attachment(attachment_id)
 
+    def close(self) -> None:
+        """Let nothing be published after these changes."""
+        self.state = replace(self.state, closed=True)
+
     def leads_to_less(self) -> bool:
         """Whether this lets something be deleted sooner or later and asks for nothing new.
 
@@ -116,7 +125,7 @@ class Draft:
         before, changes = self.before, self.changes()
         puts = ((changes.put_images, before.images), (changes.put_volumes, before.volumes))
         removes = changes.remove_images or changes.remove_volumes or changes.remove_attachments
-        if removes and not changes.put_attachments:
+        if changes.closes or (removes and not changes.put_attachments):
             return True
         if changes.put_attachments or any(r.id not in known for put, known in puts for r in put):
             return False
@@ -163,6 +172,7 @@ class Draft:
             remove_attachments=tuple(
                 k for k in attachments if k in before.attachments and k not in after.attachments
             ),
+            closes=after.closed and not before.closed,
         )
 
 
@@ -188,4 +198,5 @@ def apply(state: State, entry: Entry) -> State:
         state = state.remove_volume(volume_id)
     for attachment_id in changes.remove_attachments:
         state = state.remove_attachment(attachment_id)
-    return replace(state, version=entry.number, nonce=entry.nonce)
+    closed = state.closed or changes.closes
+    return replace(state, version=entry.number, nonce=entry.nonce, closed=closed)

@@ -7,6 +7,7 @@ status cannot tell that both sides are equal.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ def copy_view(
     monitor: Monitor,
     target_zeroed: bool,
     source_limits: Limits | None = None,
+    source_fds: Sequence[int] = (),
     changed_layers: int | None = None,
 ) -> None:
     """Make the view through ``target`` equal to the view through ``source``.
@@ -82,6 +84,7 @@ def copy_view(
         the layers below them show.
     :param source_limits: what the daemon that opens the source may use, where the source is not
         trusted.
+    :param source_fds: open files that the source's layers name as ``/dev/fd/…``, for that daemon.
     :raises Stopped: from the monitor; go on from the last checkpoint.
     :raises diskyard.errors.NoSpace: the target's storage is full.
     :raises diskyard.errors.StorageError: reading or writing failed.
@@ -91,7 +94,7 @@ def copy_view(
         writer = stack.enter_context(StorageDaemon(host, inherit_fds=monitor.inherit_fds))
         reader = writer
         if source_limits is not None:
-            reader = stack.enter_context(StorageDaemon(host, limits=source_limits))
+            reader = stack.enter_context(StorageDaemon(host, limits=source_limits, inherit_fds=source_fds))
         uris = _export(reader, writer, source, target)
         own = _own_layers(source, target[1:], changed_layers)
         differences = _differences(stack, uris, own, size_bytes, target_zeroed)

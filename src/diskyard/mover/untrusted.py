@@ -82,13 +82,17 @@ def inspect_import(host: Host, path: str, format: ImportFormat) -> int:
     return virtual_bytes
 
 
-def import_layer(path: str, format: ImportFormat, size_bytes: int) -> Layer:
+def import_layer(path: str, format: ImportFormat, size_bytes: int, *, fd: int | None = None) -> Layer:
     """An inspected image as a layer, to be read with :data:`IMPORT_LIMITS`.
 
     :param size_bytes: what :func:`inspect_import` told.
+    :param fd: the file, opened already; who opens the layer must have inherited it.
     """
     with os_errors(f"opening {path}"):
-        is_device = stat.S_ISBLK(os.lstat(path).st_mode)
+        info = os.lstat(path) if fd is None else os.fstat(fd)
+    is_device = stat.S_ISBLK(info.st_mode)
+    if fd is not None:
+        path = f"/dev/fd/{fd}"
     protocol = {"driver": "host_device" if is_device else "file", "filename": path}
     return Layer("import", format, protocol, None if is_device else path, size_bytes)
 

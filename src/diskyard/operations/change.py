@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diskyard import errors
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import AnyAction, CleanHold, CleanProgress, CleanVolume, Merge
 from diskyard.model.records import CopyHold, Image, ImageSource
@@ -56,7 +57,10 @@ def holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[F
     home = engine.connections.by_marker(source.marker)
     if home is None:
         return []
-    image = home.state().images.get(source.image_id)
+    try:
+        image = home.state().images.get(source.image_id)
+    except errors.DiskyardError:
+        return []  # the image is removed all the same; that repository's check lists the hold
     holds = () if image is None else image.held_for
     follow_ups = []
     for hold in holds:

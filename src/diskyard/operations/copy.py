@@ -64,24 +64,40 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     digest = request_digest("copyImage", request)
     home, _, source = engine.connections.find(request.image_id, request.options, target)
     if source.kind == "snapshot":
-        if request.options.new_image_id not in (None, source.id):
-            raise errors.InvalidParameter(
-                "A copy of a Snapshot keeps its id: newImageId is for copies of VirtualDisks.",
-                imageId=source.id,
-            )
+        _require_snapshot_options(request)
         image_id = source.id
     else:
         image_id = request.options.new_image_id or new_uuid()
     if request.base_image_id == image_id:
         raise errors.InvalidParameter("An image cannot be its own base.", imageId=image_id)
     asked = _Copy(engine, request, home, source, target, image_id, digest)
-    if asked.keeps_id and _is_here(asked):
-        return Outcome(image_id, _follow_ups(asked))
-    if not asked.keeps_id and already_made(target.state(), image_id, digest):
-        return Outcome(image_id, _follow_ups(asked))
-    with target.work_on([image_id]):
-        _commit_copy(asked)
+    if not _is_here(asked):
+        with target.work_on([image_id]):
+            # Whoever had the lease before may have made this very copy.
+            if not _is_here(asked):
+                _commit_copy(asked)
     return Outcome(image_id, _follow_ups(asked))
+
+
+def _require_snapshot_options(request: CopyImage) -> None:
+    """Refuse what a copy of a Snapshot cannot be."""
+    options = request.options
+    if options.new_image_id not in (None, request.image_id):
+        raise errors.InvalidParameter(
+            "A copy of a Snapshot keeps its id: newImageId is for copies of VirtualDisks.",
+            imageId=request.image_id,
+        )
+    if options.as_ == "virtual_disk":
+        raise errors.InvalidParameter(
+            "A copy of a Snapshot is that Snapshot: it cannot be a VirtualDisk.",
+            advice="Create a VirtualDisk from the Snapshot (createVirtualDisk with baseSnapshotId).",
+            imageId=request.image_id,
+        )
+    if options.track_changes:
+        raise errors.InvalidParameter(
+            "A Snapshot does not change: trackChanges is for copies of VirtualDisks.",
+            imageId=request.image_id,
+        )
 
 
 def _follow_ups(asked: _Copy) -> list[FollowUp]:
@@ -95,6 +111,9 @@ def _follow_ups(asked: _Copy) -> list[FollowUp]:
 
 
 def _is_here(asked: _Copy) -> bool:
+    """Whether the target has the Snapshot, or this request has made its copy before."""
+    if not asked.keeps_id:
+        return already_made(asked.target.state(), asked.image_id, asked.digest)
     return asked.target.commit(
         lambda draft: planner.snapshot_is_here(draft, asked.image_id, asked.request.user_data, asked.digest),
         asked.author,

@@ -101,6 +101,8 @@ def _create_from_elsewhere(
         rate_limit_bytes_per_s=request.options.rate_limit,
     )
     with target.work_on([image_id]):
+        if already_made(target.state(), image_id, digest):  # by whoever had the lease before
+            return []
         hold = hold_snapshot(home, base.id, target, image_id, asked.work_id, author)
         target.commit(lambda draft: copy_planner.begin(draft, asked), author)
         require_hold(home, base.id, hold, target, image_id, author)

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from diskyard import errors
 from diskyard.model.records import AnyHold, Image, Strategy, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
@@ -228,8 +229,11 @@ def hold(draft: Draft, image_id: str, new_hold: AnyHold, missing: Collection[str
     """Hold a Snapshot, weak or strong, so that its bytes stay.
 
     :raises diskyard.errors.ImageBroken: it cannot be read.
+    :raises diskyard.errors.ImageNotFound: it was removed since it was found.
     """
-    image = draft.state.images[image_id]
+    image = draft.state.images.get(image_id)
+    if image is None:
+        raise errors.ImageNotFound(f"Image {image_id} was removed meanwhile.", imageId=image_id)
     require_usable(draft.state, image, missing)
     if new_hold not in image.held_for:
         image = replace(image, held_for=(*image.held_for, new_hold))

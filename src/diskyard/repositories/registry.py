@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from diskyard import errors
 from diskyard.host import Host
+from diskyard.model.capabilities import Capabilities
 from diskyard.repositories.interface import Repository
 from diskyard.repositories.localfs import connect as localfs
 from diskyard.repositories.memory import connect as memory
@@ -18,11 +19,14 @@ class Format:
     """A repository format.
 
     :param parameters: each connection parameter with a sentence for people.
+    :param capabilities: those of :class:`~diskyard.model.capabilities.Capabilities` that every
+        place of this format has or has not; None for one that depends on the place.
     :param remembered: a host can connect it again in another process.
     """
 
     name: str
     parameters: Mapping[str, str]
+    capabilities: Mapping[str, bool | None]
     create: Callable[[Mapping[str, Any], Host], None]
     connect: Callable[[Mapping[str, Any], Host], Repository]
     remove: Callable[[Any, Host], None]
@@ -35,6 +39,7 @@ FORMATS: dict[str, Format] = {
         Format(
             name=localfs.FORMAT,
             parameters={"path": "absolute path of a folder on a local file system"},
+            capabilities={**asdict(Capabilities(preallocation=True)), "reflink": None},
             create=localfs.create,
             connect=localfs.connect,
             remove=localfs.remove,
@@ -42,6 +47,7 @@ FORMATS: dict[str, Format] = {
         Format(
             name=memory.FORMAT,
             parameters={"name": "name of the repository, which ends with this process"},
+            capabilities=asdict(Capabilities(preallocation=True)),
             create=memory.create,
             connect=memory.connect,
             remove=memory.remove,

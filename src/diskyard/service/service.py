@@ -51,7 +51,9 @@ class Service:
             self.tasks.start([self.job(follow_up) for follow_up in outcome.follow_ups])
         return outcome.image_id
 
-    def job(self, follow_up: FollowUp, participating: list[Opened] | None = None) -> Job:
+    def job(
+        self, follow_up: FollowUp, participating: list[Opened] | None = None, *, force: bool = False
+    ) -> Job:
         """A fix as a task."""
 
         def run(watcher: TaskWatcher) -> bool:
@@ -62,6 +64,7 @@ class Service:
                 watcher=watcher,
                 rate_limit_bytes_per_s=follow_up.rate_limit_bytes_per_s,
                 participating=participating,
+                force=force,
             )
 
         return Job(fix_type(follow_up.action), follow_up.opened.repo_id, follow_up.image_id, run)

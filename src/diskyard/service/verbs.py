@@ -10,11 +10,12 @@ import msgspec
 
 from diskyard import errors
 from diskyard.attachments.attach import DEFAULT_OWNER, prepare_image, teardown_image
+from diskyard.fixes.exporting import export_image
 from diskyard.fixes.look import look
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix, fix_id
-from diskyard.model.options import TeardownOptions
-from diskyard.model.records import CopyHold
+from diskyard.model.options import TeardownOptions, wire_name
+from diskyard.model.records import Attachment
 from diskyard.model.results import (
     Attached,
     FormatInfo,
@@ -25,9 +26,11 @@ from diskyard.model.results import (
     RepositoryInfo,
     Task,
 )
+from diskyard.opened import Opened
 from diskyard.operations import change, create, transfer
 from diskyard.operations.copy import copy_image
 from diskyard.operations.engine import FollowUp
+from diskyard.planner.close import close, require_empty
 from diskyard.planner.find_fixes import find_fixes
 from diskyard.queries import image_info, list_images, repository_info, status_of
 from diskyard.repositories.registry import FORMATS, find_format
@@ -70,33 +73,30 @@ def _require_idle(service: Service, repo_id: str) -> None:
     ]
     names += [
         f"attachment of image {found.image_id} for {found.owner}"
-        for found in opened.state().attachments.values()
+        for found in _attachments(opened)
         if found.host == service.host.identity
     ]
     if names:
         raise errors.RepositoryInUse(f"{repo_id} is in use: {', '.join(names)}.", repositoryId=repo_id)
 
 
+def _attachments(opened: Opened) -> list[Attachment]:
+    """The attachments there are; none can be told of a place that does not answer."""
+    try:
+        return list(opened.state().attachments.values())
+    except errors.RepositoryUnavailable:
+        return []
+
+
 def _remove_repository(service: Service, request: ask.RemoveStorageRepository) -> None:
     opened = service.connections.get(request.repository_id)
-    strong = sum(image.is_strong for image in opened.state().images.values())
-    if strong:
-        raise errors.NotEmpty(
-            f"{request.repository_id} holds {strong} images.",
-            repositoryId=request.repository_id,
-            advice="Remove its images first.",
-        )
-    held = sum(
-        any(isinstance(hold, CopyHold) for hold in image.held_for) for image in opened.state().images.values()
-    )
-    if held:
-        raise errors.NotEmpty(
-            f"{request.repository_id} holds the data of {held} images that copies elsewhere are made from.",
-            repositoryId=request.repository_id,
-            advice="Complete the copies with the mend fixes of their repositories, or remove them.",
+    if not opened.state().closed:  # it is after a removal that was cut short
+        require_empty(opened.state())
+        _require_idle(service, request.repository_id)
+        opened.commit(
+            lambda draft: close(draft, opened.is_locked), service.engine.author("removeStorageRepository")
         )
     opened.log.require_writable()
-    _require_idle(service, request.repository_id)
     find_format(opened.format).remove(opened.storage, service.host)
     for repo_id, other in service.connections.named().items():
         if other.marker == opened.marker:
@@ -189,12 +189,13 @@ def _untrack(service: Service, request: ask.UntrackChanges) -> None:
 
 
 def _prepare(service: Service, request: ask.PrepareImage) -> Attached:
-    before = service.connections.get(request.repository_id).state().attachments
+    opened = service.connections.get(request.repository_id)
+    before = opened.state().attachments
     attached, chain = prepare_image(service.engine, request)
     if request.options.serve is None:
         return attached
     try:
-        return service.servers.serve(attached, chain)
+        return service.servers.serve(opened, attached, chain)
     except BaseException:
         key = (attached.image_id, service.host.identity, attached.owner)
         if key not in {(found.image_id, found.host, found.owner) for found in before.values()}:
@@ -208,7 +209,9 @@ def _prepare(service: Service, request: ask.PrepareImage) -> Attached:
 
 def _teardown(service: Service, request: ask.TeardownImage) -> None:
     # The server goes first: what it has open is the attachment's.
-    service.servers.stop(request.image_id, request.options.owner or DEFAULT_OWNER)
+    if request.options.host_id in (None, service.host.identity.host_id):
+        marker = service.connections.get(request.repository_id).marker
+        service.servers.stop(marker, request.image_id, request.options.owner or DEFAULT_OWNER)
     outcome = teardown_image(service.engine, request)
     service.finish(outcome, auto_fix=request.options.auto_fix)
 
@@ -219,7 +222,7 @@ def _import(service: Service, request: ask.ImportImage) -> str:
 
 
 def _export(service: Service, request: ask.ExportImage) -> Task:
-    run = transfer.export_image(service.engine, request)
+    run = export_image(service.engine, request)
     job = Job("exportImage", request.repository_id, request.image_id, run)
     return service.tasks.start([job])[0]
 
@@ -261,7 +264,7 @@ def _fix(service: Service, request: ask.FixStorageRepository) -> Task:
     if options.participating_repositories is not None:
         places = [service.connections.get(key) for key in options.participating_repositories]
     follow_up = FollowUp(opened, data.action, request.fix.image_id, options.rate_limit)
-    return service.tasks.start([service.job(follow_up, places)])[0]
+    return service.tasks.start([service.job(follow_up, places, force=options.force)])[0]
 
 
 # -- tasks and host ---------------------------------------------------------------------------
@@ -284,7 +287,12 @@ def _stop_task(service: Service, request: ask.StopTask) -> None:
 
 def _host_info(service: Service, request: ask.GetHostInfo) -> HostInfo:
     formats = tuple(
-        FormatInfo(name=found.name, parameters=dict(found.parameters)) for found in FORMATS.values()
+        FormatInfo(
+            name=found.name,
+            parameters=dict(found.parameters),
+            capabilities={wire_name(key): can for key, can in found.capabilities.items()},
+        )
+        for found in FORMATS.values()
     )
     return HostInfo(host_id=service.host.identity.host_id, version=version(), formats=formats)
 
@@ -342,12 +350,20 @@ VERBS: dict[str, Verb] = {verb.name: verb for verb in BY_REQUEST.values()}
 
 
 def run(service: Service, request: ask.Request) -> Any:
-    """Run a decoded request; errors of the system become errors of the table."""
+    """Run a decoded request.
+
+    :raises diskyard.errors.DiskyardError: of the table; errors of the system become such too,
+        and what nobody expected is an InternalError that has it as its cause.
+    """
     verb = BY_REQUEST[type(request)]
     try:
         return verb.run(service, request)
+    except errors.DiskyardError:
+        raise
     except OSError as error:
         raise errors.from_os_error(error, f"running {verb.name}") from error
+    except Exception as error:
+        raise errors.unexpected(error) from error
 
 
 def call(service: Service, name: str, parameters: Any) -> Any:

@@ -38,8 +38,7 @@ class TaskRecords:
         self._folder = folder
         self._process = this_process(host.identity)
         self._ended: dict[str, Task] = {}
-        if not host.files.exists(folder):
-            host.files.make_folder(folder)
+        host.files.ensure_folder(folder)
 
     def _path(self, task_id: str, suffix: str) -> str:
         return os.path.join(self._folder, f"{task_id}.{suffix}")
@@ -51,9 +50,12 @@ class TaskRecords:
         fd = self._host.files.create(temporary)
         try:
             self._host.files.write(fd, data)
+            self._host.files.rename(temporary, self._path(task.task_id, "task"))
+        except BaseException:
+            self._host.files.discard(temporary)
+            raise
         finally:
             os.close(fd)
-        self._host.files.rename(temporary, self._path(task.task_id, "task"))
 
     def all(self) -> list[Task]:
         """Every task of the last day, the oldest first; those of ended processes have ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,7 +40,10 @@ class TaskWatcher:
     def show(self, **changes: object) -> None:
         """Change what is shown of the task."""
         self.task = replace(self.task, **changes)
-        self._records.put(self.task)
+        # A state folder that is full or gone: showing is all that is lost, and the work, whose
+        # repository may be quite well, goes on.
+        with contextlib.suppress(OSError):
+            self._records.put(self.task)
 
     def show_end(self, **changes: object) -> None:
         """Show that the task has ended, and what was reported last."""
@@ -115,8 +119,9 @@ class TaskRunner:
                 state="queued",
                 queued_at=self._clock.now(),
             )
-            self._records.put(task)
-            watchers.append(TaskWatcher(task, self._records, self._clock, self._closing))
+            watcher = TaskWatcher(task, self._records, self._clock, self._closing)
+            watcher.show()
+            watchers.append(watcher)
         with self._idle:
             self._unfinished.update({w.task.task_id: w.task for w in watchers})
             self._started.extend(w.task.task_id for w in watchers)
@@ -138,8 +143,8 @@ class TaskRunner:
                     self._idle.notify_all()
 
     def _run(self, job: Job, watcher: TaskWatcher) -> bool:
-        watcher.show(state="running", started_at=self._clock.now())
         try:
+            watcher.show(state="running", started_at=self._clock.now())
             changed = job.run(watcher)
             watcher.show_end(state="done", percent=100, changed=changed)
             return True
@@ -149,8 +154,7 @@ class TaskRunner:
             watcher.show_end(state="failed", error=error.to_json())
         except Exception as error:  # noqa: BLE001 - see the comment
             # The last resort of a background thread: shown to whoever asks for the task.
-            defect = errors.InternalError(f"{type(error).__name__}: {error}")
-            watcher.show_end(state="failed", error=defect.to_json())
+            watcher.show_end(state="failed", error=errors.unexpected(error).to_json())
         finally:
             self._records.forget_stop(watcher.task.task_id)
         return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +42,7 @@ _NETWORK_FILE_SYSTEMS = frozenset(
     )
 )
 _RECORD_LIMIT_BYTES = 4096
+_NO_ANSWER = frozenset((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN))
 
 
 def _root(parameters: Mapping[str, Any]) -> str:
@@ -160,44 +163,103 @@ def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:
 
 
 def _read_record(host: Host, root: str) -> RepositoryRecord:
-    damage = None
+    """The record, from whichever copy holds it; the other is written again where that is possible."""
+    record, whole, damage = None, b"", None
+    bad: list[str] = []
     for path in layout.record_paths(root):
-        data = host.files.read(path, _RECORD_LIMIT_BYTES)
-        if data is None:
-            continue
         try:
-            record, _ = decode(data, RepositoryRecord)
-        except Damaged as error:
-            damage = f"{path}: {error}"
-            continue
+            data = host.files.read(path, _RECORD_LIMIT_BYTES)
+            if data is None:
+                bad.append(path)
+                continue
+            found, _ = decode(data, RepositoryRecord)
         except NewerMajor as error:
             raise errors.NotARepository(
                 f"{root} was written by a newer Diskyard (format {error})."
             ) from error
-        if record.format != FORMAT:
-            raise errors.NotARepository(f"{root} is a {record.format} repository, not {FORMAT}.")
+        except (Damaged, OSError) as error:
+            damage = error
+            bad.append(path)
+            continue
+        if found.format != FORMAT:
+            raise errors.NotARepository(f"{root} is a {found.format} repository, not {FORMAT}.")
+        if record is None:
+            record, whole = found, data
+    if record is not None:
+        for path in bad:
+            _rewrite_record(host, root, path, whole)
         return record
-    if damage is not None:
-        raise errors.CorruptRecord(f"The record of the repository cannot be read: {damage}.")
-    raise errors.NotARepository(f"{root} is not a {FORMAT} repository.")
+    raise _unreadable(root, damage)
+
+
+def _unreadable(root: str, damage: Exception | None) -> Exception:
+    if damage is None or isinstance(damage, NotADirectoryError):
+        return errors.NotARepository(f"{root} is not a {FORMAT} repository.")
+    if isinstance(damage, OSError) and damage.errno in _NO_ANSWER:
+        return damage
+    return errors.CorruptRecord(f"The record of the repository in {root} cannot be read: {damage}.")
+
+
+def _rewrite_record(host: Host, root: str, path: str, whole: bytes) -> None:
+    """Rename a whole copy of the record over a bad one; at no moment are both away.
+
+    Under the lease of creation and removal: a copy that is absent may be about to come, or
+    to have gone for good, and what was read before the lease may be of another repository.
+    """
+    files = host.files
+    # Storage that is read-only, full or sick: one whole copy is enough to work with.
+    with contextlib.suppress(OSError):
+        lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
+        if lease is None:
+            return
+        try:
+            copies = [
+                files.read(other, _RECORD_LIMIT_BYTES) for other in layout.record_paths(root) if other != path
+            ]
+            if copies == [whole]:
+                if os.path.isdir(path) and not os.path.islink(path):
+                    files.remove_folder(path)  # only an empty one
+                files.replace(path, whole)
+        finally:
+            lease.release()
 
 
 def remove(repository: LocalRepository, host: Host) -> None:
-    """Remove a repository without images: all its names, and its folder unless it cannot be.
+    """Remove a repository whose log is closed: all its names but that of its folder.
 
-    The record goes first: a crash leaves folders that are no repository.
+    While the record is there a removal that was cut short can be repeated. A crash after it
+    is gone leaves a closed log that is no repository.
     """
     root = repository.place
     files = host.files
-    for path in layout.record_paths(root):
-        if files.exists(path):
-            files.unlink(path)
-    files.sync_folder(root)
+    lease = repository.try_lock("create")
+    if lease is None:
+        raise errors.RepositoryInUse(f"Another process creates, connects or removes {root}.")
+    try:
+        for folder in (layout.VOLUMES, layout.PROGRESS, layout.TEMPORARY):
+            _remove_all(host, os.path.join(root, folder))
+        for path in layout.record_paths(root):
+            if files.exists(path):
+                files.unlink(path)
+        files.sync_folder(root)
+        _remove_rest(host, root)
+    finally:
+        lease.release()
+
+
+def _remove_rest(host: Host, root: str) -> None:
+    files = host.files
     for folder in layout.FOLDERS:
         path = os.path.join(root, folder)
-        for item in files.list(path):
-            files.unlink(os.path.join(path, item.name))
+        _remove_all(host, path)
         files.remove_folder(path)
     for name in (layout.LOCKS, layout.RESERVE):
         files.unlink(os.path.join(root, name))
     files.sync_folder(root)
+
+
+def _remove_all(host: Host, folder: str) -> None:
+    """Remove every name in a folder; another process may be removing some of them."""
+    for item in host.files.list(folder):
+        with contextlib.suppress(FileNotFoundError):
+            host.files.unlink(os.path.join(folder, item.name))
