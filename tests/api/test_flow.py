@@ -1,4 +1,4 @@
-"""What the issue wants to see: the RFC's flow, bases that come later, Snapshots mended from elsewhere."""
+"""What users rely on: the flow of the RFC, bases that come later, Snapshots mended from elsewhere."""
 
 from __future__ import annotations
 
@@ -176,3 +176,19 @@ def test_snapshots_on_two_sides_are_one(rig: Rig) -> None:
     mine = yard.create_virtual_disk("b", SIZE, second, options={"new_image_id": str(uuid.uuid4())})
     rig.expect("b", mine, picture(SIZE, (1, 0, SIZE), (2, 0, 64 * KiB)))
     rig.clean_slate("a", "b")
+
+
+def test_copies_in_a_row_wait_for_each_other(rig: Rig) -> None:
+    """A difference to a Snapshot that is still being copied is completed after it."""
+    yard = rig.yard
+    stretches = [(number + 1, number * 8 * MiB, 6 * MiB) for number in range(8)]
+    disk = rig.disk("a", *stretches, size=BIG)
+    first = yard.create_snapshot("a", disk)
+    rig.write("a", disk, (99, 0, MiB))
+    second = yard.create_snapshot("a", disk)
+    yard.copy_image("b", first, options={"rate_limit": 24 * MiB})
+    yard.copy_image("b", second, first)
+    assert yard.wait_for_image("b", second, 60).status == "optimized"
+    rig.expect("b", first, picture(BIG, *stretches))
+    rig.expect("b", second, picture(BIG, *stretches, (99, 0, MiB)))
+    assert rig.allocated("b", second) <= 2 * MiB

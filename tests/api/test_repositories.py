@@ -348,3 +348,15 @@ def test_both_copies_of_the_record_are_lost(rig: Rig) -> None:
         (Path(rig.place("a")["path"]) / f"repository.{name}").write_bytes(b"?")
     assert code_of(lambda: rig.host("two", connect=("a",))) == "CorruptRecord"
     assert code_of(lambda: rig.yard.create_storage_repository("localfs-1.0", rig.place("a"))) == "NotEmpty"
+
+
+def test_the_source_of_a_running_copy_is_in_use(rig: Rig) -> None:
+    """It cannot be disconnected while a task of this host copies from it."""
+    disk = rig.disk("a", (1, 0, 8 * MiB), size=16 * MiB)
+    copy = rig.yard.copy_image("b", disk, options={"rate_limit": 2 * MiB})
+    assert code_of(lambda: rig.yard.disconnect_storage_repository("a")) == "RepositoryInUse"
+    task = rig.yard.get_image_status("b", copy).task_id
+    assert task is not None
+    rig.yard.stop_task(task)
+    rig.wait()
+    rig.yard.disconnect_storage_repository("a")

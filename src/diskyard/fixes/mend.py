@@ -27,6 +27,9 @@ from diskyard.operations.freeze import hold_snapshot, release_hold
 from diskyard.planner import mend as planner
 from diskyard.planner.common import Superseded
 
+_BASE_STARTS_WITHIN_S = 1.0
+_BASE_POLL_S = 0.1
+
 
 def mend(work: Work, action: Mend, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
     """Complete or restore an image.
@@ -78,6 +81,7 @@ def _complete(
 ) -> tuple[bool, list[FollowUp]]:
     opened = work.opened
     assert image.pending is not None
+    state = _await_base(work, state, image)
     work.rate_limit_bytes_per_s = work.rate_limit_bytes_per_s or image.pending.rate_limit_bytes_per_s
     waits_for = waits_for_base(opened, state, image)
     if waits_for is not None:
@@ -100,6 +104,23 @@ def _complete(
         _copy(work, held, volume, image.size_bytes, start_bytes)
     _seal(work, image.id, volume)
     return True, _release_source(work, image.pending, image.id)
+
+
+def _await_base(work: Work, state: State, image: Image) -> State:
+    """Wait while somebody completes the base, or may be about to: copies are often made in a row."""
+    clock, opened = work.engine.host.clock, work.opened
+    base_id = None if image.pending is None else image.pending.base_image_id
+    begin_s = clock.monotonic_s()
+    while base_id is not None:
+        base = state.images.get(base_id)
+        if base is None or base.pending is None:
+            break
+        if not opened.is_locked(base_id) and clock.monotonic_s() - begin_s > _BASE_STARTS_WITHIN_S:
+            break
+        work.advance(0, 0)
+        clock.sleep(_BASE_POLL_S)
+        state = opened.state()
+    return state
 
 
 def _seal(work: Work, image_id: str, volume: Volume) -> None:

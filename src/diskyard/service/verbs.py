@@ -15,7 +15,7 @@ from diskyard.fixes.look import look
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix, fix_id
 from diskyard.model.options import TeardownOptions, wire_name
-from diskyard.model.records import Attachment
+from diskyard.model.records import Attachment, ImageSource
 from diskyard.model.results import (
     Attached,
     FormatInfo,
@@ -69,7 +69,7 @@ def _require_idle(service: Service, repo_id: str) -> None:
     names = [
         f"task {task.task_id}"
         for task in service.records.all()
-        if task.repository_id == opened.repo_id and task.state in ("queued", "running")
+        if task.state in ("queued", "running") and _works_with(service, task, opened)
     ]
     names += [
         f"attachment of image {found.image_id} for {found.owner}"
@@ -78,6 +78,16 @@ def _require_idle(service: Service, repo_id: str) -> None:
     ]
     if names:
         raise errors.RepositoryInUse(f"{repo_id} is in use: {', '.join(names)}.", repositoryId=repo_id)
+
+
+def _works_with(service: Service, task: Task, opened: Opened) -> bool:
+    """Whether a task works in a repository, or copies from it."""
+    if task.repository_id == opened.repo_id:
+        return True
+    place = service.connections.named().get(task.repository_id or "")
+    image = None if place is None else place.state().images.get(task.image_id or "")
+    source = None if image is None or image.pending is None else image.pending.source
+    return isinstance(source, ImageSource) and source.marker == opened.marker
 
 
 def _attachments(opened: Opened) -> list[Attachment]:

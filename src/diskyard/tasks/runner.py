@@ -101,7 +101,10 @@ class TaskRunner:
         self._started: deque[str] = deque(maxlen=_STARTED_LIMIT)
 
     def start(self, jobs: Sequence[Job]) -> list[Task]:
-        """Queue jobs that run one after the other; a job that fails ends the rest.
+        """Queue jobs that run one after the other.
+
+        A job that is stopped ends the rest; one that fails does not: each of them plans anew,
+        and what depended on the failed one finds nothing to do.
 
         :returns: their tasks, as queued.
         """
@@ -126,26 +129,27 @@ class TaskRunner:
         return [watcher.task for watcher in watchers]
 
     def _run_all(self, jobs: list[tuple[Job, TaskWatcher]]) -> None:
-        failed = False
+        stopped = False
         for job, watcher in jobs:
             try:
-                if failed:
+                if stopped:
                     watcher.show_end(state="stopped")
                 else:
-                    failed = not self._run(job, watcher)
+                    stopped = not self._run(job, watcher)
             finally:
                 with self._idle:
                     del self._unfinished[watcher.task.task_id]
                     self._idle.notify_all()
 
     def _run(self, job: Job, watcher: TaskWatcher) -> bool:
+        """Run a job to its end, however it ends; False if it was stopped."""
         try:
             watcher.show(state="running", started_at=self._clock.now())
             changed = job.run(watcher)
             watcher.show_end(state="done", percent=100, changed=changed)
-            return True
         except Stopped:
             watcher.show_end(state="stopped", changed=True)
+            return False
         except errors.DiskyardError as error:
             watcher.show_end(state="failed", error=error.to_json())
         except Exception as error:  # noqa: BLE001 - see the comment
@@ -153,7 +157,7 @@ class TaskRunner:
             watcher.show_end(state="failed", error=errors.unexpected(error).to_json())
         finally:
             self._records.forget_stop(watcher.task.task_id)
-        return False
+        return True
 
     def unfinished(self) -> list[Task]:
         """Tasks of this process that are queued or running."""
