@@ -81,16 +81,35 @@ def _state(fix: Fix) -> str:
     return f"waits: {why}" if why else "waits"
 
 
-def choose_fixes(
-    yard: Diskyard, repo: str, typed: Sequence[str], types: Sequence[str], deep: bool
-) -> frozenset[str] | None:
+@dataclass(frozen=True, slots=True)
+class How:
+    """How fixes are looked for and run.
+
+    :param types: only these; all if there are none.
+    :param rate: bytes per second, 0 for no limit.
+    :param force: run also a chosen fix that waits: release data kept for a copy that cannot be
+        looked at.
+    """
+
+    types: Sequence[str] = ()
+    deep: bool = False
+    rate: int = 0
+    force: bool = False
+
+    def check(self, yard: Diskyard, repo: str) -> list[Fix]:
+        """What is listed."""
+        options = {"deep": self.deep, "types": self.types or None}
+        return yard.check_storage_repository(repo, options)
+
+
+def choose_fixes(yard: Diskyard, repo: str, typed: Sequence[str], how: How) -> frozenset[str] | None:
     """The ids of the fixes that a person typed; None for all.
 
     :raises diskyard.errors.InvalidParameter: one is not listed, or cannot run now.
     """
     if not typed:
         return None
-    listed = yard.check_storage_repository(repo, {"deep": deep, "types": types or None})
+    listed = how.check(yard, repo)
     chosen = set()
     for text in typed:
         found = [fix for fix in listed if fix.fix_id.startswith(text)]
@@ -98,7 +117,7 @@ def choose_fixes(
         if len(found) != 1:
             problem = "not listed: it is done, or never was" if not found else "the beginning of several"
             raise refuse(f"{shown(text)!r:.80} is {problem}.", f"See 'diskyard repo check {repo}'.")
-        if not found[0].runnable:
+        if not found[0].runnable and not how.force:
             raise refuse(
                 f"{found[0].fix_id} cannot run now: {_state(found[0])}.", "Do first what it waits for."
             )
@@ -110,15 +129,13 @@ def run_fixes(
     yard: Diskyard,
     repo: str,
     chosen: Collection[str] | None,
-    types: Sequence[str] = (),
-    deep: bool = False,
-    rate: int = 0,
+    how: How,
 ) -> None:
     """Run the chosen fixes, or all, and print what came of it.
 
     :raises diskyard.errors.DiskyardError: the first failure, after all others have run.
     """
-    outcome = fix_until_done(yard, repo, chosen, types, deep, rate)
+    outcome = fix_until_done(yard, repo, chosen, how)
     left = [fix for fix in outcome.left if chosen is None or fix.fix_id in chosen]
     if wants_json():
         print_json({"ran": outcome.ran, "left": left})
@@ -135,19 +152,17 @@ def fix_until_done(
     yard: Diskyard,
     repo: str,
     chosen: Collection[str] | None,
-    types: Sequence[str] = (),
-    deep: bool = False,
-    rate: int = 0,
+    how: How,
 ) -> Fixed:
     """Run fixes that can run until none is listed; a fix that comes back thrice is left."""
     outcome = Fixed()
     runs: dict[str, int] = {}
     for _ in range(_ROUNDS_LIMIT):
-        outcome.left = yard.check_storage_repository(repo, {"deep": deep, "types": types or None})
+        outcome.left = how.check(yard, repo)
         due = [
             fix
             for fix in outcome.left
-            if fix.runnable
+            if (fix.runnable or (how.force and chosen is not None))
             and runs.get(fix.fix_id, 0) < _RUNS_LIMIT
             and (chosen is None or fix.fix_id in chosen)
         ]
@@ -155,17 +170,17 @@ def fix_until_done(
             break
         names = names_of(yard, repo, due)
         for fix in due:
-            failed = _run(yard, repo, fix, _described(repo, fix, names), rate, outcome)
+            failed = _run(yard, repo, fix, _described(repo, fix, names), how, outcome)
             runs[fix.fix_id] = _RUNS_LIMIT if failed else runs.get(fix.fix_id, 0) + 1
     return outcome
 
 
-def _run(yard: Diskyard, repo: str, fix: Fix, title: str, rate: int, outcome: Fixed) -> bool:
+def _run(yard: Diskyard, repo: str, fix: Fix, title: str, how: How, outcome: Fixed) -> bool:
     """Run one fix to its end; whether it failed."""
     error: errors.DiskyardError | None = None
     changed: bool | None = None
     try:
-        task_id = yard.fix_storage_repository(repo, fix, {"rate_limit": rate}).task_id
+        task_id = yard.fix_storage_repository(repo, fix, {"rate_limit": how.rate, "force": how.force}).task_id
         wait(yard)
         changed = yard.get_task(task_id).changed
     except errors.DiskyardError as raised:

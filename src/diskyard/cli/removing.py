@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diskyard.cli.find import Found
-from diskyard.cli.fixing import Fixed, fix_until_done
+from diskyard.cli.fixing import Fixed, How, fix_until_done
 from diskyard.cli.output import answer, note
 from diskyard.cli.session import refuse, wait
 from diskyard.cli.values import human_size
@@ -28,7 +28,7 @@ def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, aut
     outcome = Fixed()
     if merge:
         new = set(_merges(yard, repo)) - merges_before
-        outcome = fix_until_done(yard, repo, new, ["merge"], rate=rate)
+        outcome = fix_until_done(yard, repo, new, How(types=["merge"], rate=rate))
         outcome.left = [fix for fix in outcome.left if fix.fix_id in new]
     after = _space(yard, repo)
     mergeable, retained, used = (

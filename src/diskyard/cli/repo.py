@@ -9,7 +9,7 @@ import click
 
 from diskyard.cli.base import Group, rate, wants_json
 from diskyard.cli.complete import complete_repo
-from diskyard.cli.fixing import choose_fixes, names_of, print_fixes, run_fixes
+from diskyard.cli.fixing import How, choose_fixes, names_of, print_fixes, run_fixes
 from diskyard.cli.output import answer, note, print_fields, print_json, print_table
 from diskyard.cli.session import open_yard, refuse
 from diskyard.cli.values import human_size, key_values
@@ -168,8 +168,17 @@ def check(context: click.Context, repo: str, deep: bool, types: tuple[str, ...],
 @_types
 @click.option("--deep", is_flag=True, help="Look as 'repo check --deep' does.")
 @rate
+@click.option(
+    "--force", is_flag=True, help="Release what a FIX-ID keeps for a copy that cannot be looked at from here."
+)
 def fix(
-    repo: str, fix_ids: tuple[str, ...], everything: bool, types: tuple[str, ...], deep: bool, rate: int
+    repo: str,
+    fix_ids: tuple[str, ...],
+    everything: bool,
+    types: tuple[str, ...],
+    deep: bool,
+    rate: int,
+    force: bool,
 ) -> None:
     """Run fixes until none that can run is listed; those that wait are shown with why.
 
@@ -177,6 +186,8 @@ def fix(
     """
     if everything and fix_ids:
         raise refuse("Both --all and a FIX-ID are given.", "Leave one of them out.")
+    if force and not fix_ids:
+        raise refuse("--force is for a FIX-ID.", "Name the fix: you answer for that its copy is over.")
+    how = How(types, deep, rate, force)
     with open_yard() as yard:
-        chosen = choose_fixes(yard, repo, fix_ids, types, deep)
-        run_fixes(yard, repo, chosen, types, deep, rate)
+        run_fixes(yard, repo, choose_fixes(yard, repo, fix_ids, how), how)
