@@ -189,9 +189,10 @@ class ImageMachine(RuleBasedStateMachine):
         bases = [f"{repo}/-", *self._bases(repo, source)]
         base_name = data.draw(st.sampled_from(bases), label="base")
         base = None if base_name.endswith("-") else self.model.find(base_name)[1]
-        options: dict[str, Any] = {"auto_fix": auto, "track_changes": track}
+        options: dict[str, Any] = {"auto_fix": auto}
         image_id = source.id
         if source.kind == "virtual_disk":
+            options["track_changes"] = track
             image_id = options["new_image_id"] = self.model.fresh_id("c")
             if frozen:
                 options["as_"] = "snapshot"
