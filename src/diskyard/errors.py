@@ -342,4 +342,9 @@ def from_os_error(error: OSError, doing: str) -> DiskyardError:
         return NoSpace(f"The storage is full: {words}.")
     if error.errno in (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN):
         return RepositoryUnavailable(f"The storage does not answer: {words}.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(
+            f"The storage refuses: {words}.",
+            advice="Run as a user who may read and write there, or change its permissions.",
+        )
     return StorageError(f"The storage failed: {words}.")

@@ -108,5 +108,11 @@ def teardown(image: str, owner: str | None, host_id: str | None, force: bool, no
     options = {"owner": owner, "host_id": host_id, "force": force, "auto_fix": not no_wait}
     with open_yard() as yard:
         found = find(yard, image)
+        before = yard.get_image_info(found.repo_id, found.image_id).attachments
         yard.teardown_image(found.repo_id, found.image_id, options)
-        answer({"imageId": found.image_id}, f"{found.title} is torn down.")
+        after = yard.get_image_info(found.repo_id, found.image_id).attachments
+        changed = len(after) < len(before)
+        left = ", ".join(f"{item.owner} on {item.host_id}" for item in after)
+        words = "is torn down" if changed else "was not attached for that owner on that host"
+        still = f"; attached for: {left}" if left else ""
+        answer({"imageId": found.image_id, "changed": changed}, f"{found.title} {words}{still}.")

@@ -144,7 +144,10 @@ def _print_usage(info: RepositoryInfo) -> None:
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if anything is listed.")
 @click.pass_context
 def check(context: click.Context, repo: str, deep: bool, types: tuple[str, ...], exit_code: bool) -> None:
-    """List the fixes that a repository needs. Changes nothing, and no fix is urgent."""
+    """List the fixes that a repository needs, and the images that no fix can mend.
+
+    Changes nothing, but --deep notes the damage that it finds. No fix is urgent.
+    """
     with open_yard() as yard:
         fixes = yard.check_storage_repository(repo, {"deep": deep, "types": types or None})
         names = {} if wants_json() else names_of(yard, repo, fixes)

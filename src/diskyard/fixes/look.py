@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 
+from diskyard import errors
 from diskyard.fixes.importing import file_waits_for
 from diskyard.fixes.judge import (
     FoundSource,
@@ -177,7 +178,10 @@ def _look_into_volumes(engine: Engine, opened: Opened, state: State) -> None:
             continue
         if opened.stored(volume) is None:
             continue  # missing: found without a note
-        damage = check_volume(engine.host, opened.layer(volume))
+        try:
+            damage = check_volume(engine.host, opened.layer(volume))
+        except errors.LeaseHeld:
+            continue  # somebody has it open: its metadata may change under us
         if damage != volume.damage:
             opened.commit(partial(set_damage, volume_id=volume.id, damage=damage), author)
 

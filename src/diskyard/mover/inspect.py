@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 
+from diskyard import errors
 from diskyard.host import Host, Limits
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
-from diskyard.mover.failures import failure
+from diskyard.mover.failures import brief, failure
 from diskyard.mover.interface import Chain, Layer
 
 _CHECK_TIMEOUT_S = 3600.0
 _LIMITS = Limits(address_space_bytes=4 << 30, cpu_s=3600)  # the refcounts of 64 TiB take 2 GiB
 _CLEAN, _DAMAGED, _LEAKS = 0, 2, 3  # exit statuses of `qemu-img check`
+_OF_THIS_HOST = ("Cannot allocate memory", "Too many open files", "Permission denied")
 _BLOCK_BYTES = 512  # the unit of st_blocks
 
 
@@ -42,9 +44,12 @@ def check_volume(host: Host, layer: Layer) -> str | None:
     if finished.exit_status == _DAMAGED:
         found = json.loads(finished.stdout)
         return f"Its tables have {found.get('corruptions', 0)} errors (qemu-img check)."
-    if finished.exit_status == 1 and "Could not open" in finished.stderr:
-        return f"It cannot be opened: {finished.stderr.splitlines()[-1]}"
-    raise failure(finished.stderr, f"checking volume {layer.name}")
+    problem = failure(finished.stderr, f"checking volume {layer.name}")
+    of_this_host = any(words in finished.stderr for words in _OF_THIS_HOST)
+    if finished.exit_status != 1 or of_this_host or not isinstance(problem, errors.StorageError):
+        raise problem
+    # qemu-img could not make sense of it. A lock, no room and a killed child are told apart above.
+    return f"It cannot be checked: {brief(finished.stderr)}."
 
 
 def allocated_bytes(host: Host, chain: Chain) -> int:

@@ -25,7 +25,7 @@ from diskyard.model.fix import (
 )
 from diskyard.model.records import AnyHold, Image, Volume
 from diskyard.model.state import State
-from diskyard.model.status import merge_dependent
+from diskyard.model.status import merge_dependent, why_broken
 from diskyard.planner.clean import wanted
 from diskyard.planner.mend import needs_restore
 from diskyard.planner.merge import merge_in_the_way, merge_lease_images, plan_merge
@@ -167,6 +167,18 @@ def _of_image(look: Look, image: Image) -> Iterator[_Found]:
             0,
             source.moves_bytes,
             source.moves_bytes,
+        )
+    elif image.is_strong and (why := why_broken(look.state, image, look.missing)) is not None:
+        # Nothing has its bytes, or what it reads is to be mended first: it must be seen all the same.
+        yield _Found(
+            Mend(image_id=image.id),
+            f"mend image {image.id}",
+            visible,
+            f"{why}; mend what it reads, or put the volume back from a backup, or remove the image",
+            None,
+            0,
+            None,
+            None,
         )
     if not image.is_strong and merge_dependent(look.state, image) is not None:
         yield from _merge(look, image)

@@ -195,7 +195,7 @@ def _read_record(host: Host, root: str) -> RepositoryRecord:
 def _unreadable(root: str, damage: Exception | None) -> Exception:
     if damage is None or isinstance(damage, NotADirectoryError):
         return errors.NotARepository(f"{root} is not a {FORMAT} repository.")
-    if isinstance(damage, OSError) and damage.errno in _NO_ANSWER:
+    if isinstance(damage, OSError) and damage.errno in (*_NO_ANSWER, errno.EACCES, errno.EPERM):
         return damage
     return errors.CorruptRecord(f"The record of the repository in {root} cannot be read: {damage}.")
 
