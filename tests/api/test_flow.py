@@ -119,8 +119,10 @@ def test_a_snapshot_is_mended_from_another_repository(rig: Rig, damage: str) -> 
     else:
         with path.open("r+b") as file:
             file.write(bytes(64 * KiB))
-    (mend,) = yard.check_storage_repository("a", options={"deep": True, "types": ["mend"]})
-    assert (mend.image_id, mend.runnable) == (snapshot, True)
+    listed = yard.check_storage_repository("a", options={"deep": True, "types": ["mend"]})
+    # The disk is broken too, as it reads the Snapshot: it waits for that one's mend.
+    assert {fix.image_id: fix.runnable for fix in listed} == {snapshot: True, disk: False}
+    mend = next(fix for fix in listed if fix.runnable)
     assert yard.get_image_status("a", snapshot).status == "broken"
     assert yard.get_image_status("a", disk).status == "broken"
     assert yard.get_image_status("a", lower).status == "optimized"

@@ -58,7 +58,7 @@ def test_check_finds_damage(bench: Bench) -> None:
         file.write(bytes(16))
     assert "errors" in str(check_volume(bench.host, layer))
     Path(str(layer.path)).write_bytes(b"no image")
-    assert "cannot be opened" in str(check_volume(bench.host, layer))
+    assert "cannot be checked" in str(check_volume(bench.host, layer))
     os.unlink(str(layer.path))
     assert check_volume(bench.host, layer) == "Its file is missing."
 

@@ -58,11 +58,13 @@ def test_a_pending_image_is_mended() -> None:
     assert (fix.runnable, fix.held_by) == (False, "host2")
 
 
-def test_a_snapshot_without_its_volume_is_restored_and_a_disk_is_not() -> None:
+def test_a_snapshot_without_its_volume_is_restored_and_a_disk_is_only_named() -> None:
     found = state(image("s", "v"), volume("v"), disk("d", "u"), volume("u"))
-    fix = only(found, missing=frozenset({"v", "u"}), sources={"s": SourceView(None, 1)})
-    assert fix.data.action == Mend(image_id="s")
-    assert fix.runnable
+    listed = fixes(found, missing=frozenset({"v", "u"}), sources={"s": SourceView(None, 1)})
+    assert {fix.image_id: (fix.data.action, fix.runnable) for fix in listed} == {
+        "s": (Mend(image_id="s"), True),
+        "d": (Mend(image_id="d"), False),
+    }
     assert not only(found, missing=frozenset({"v"})).runnable
 
 
@@ -76,8 +78,8 @@ def test_a_merge_waits_for_an_attachment_for_a_lease_and_for_its_volumes() -> No
     attached = MERGEABLE.put_attachment(attachment("a", "d", "v", "p"))
     assert "vm" in (only(attached).waits_for or "")
     assert only(MERGEABLE, locked=frozenset({"d"})).held_by == "another task"
-    mend, merge = fixes(MERGEABLE, missing=frozenset({"p"}))  # what the weak image holds comes first
-    assert mend.data.action == Mend(image_id="w")
+    *mends, merge = fixes(MERGEABLE, missing=frozenset({"p"}))  # what the weak image holds comes first
+    assert {fix.data.action for fix in mends} == {Mend(image_id="w"), Mend(image_id="d")}
     assert "cannot be read" in (merge.waits_for or "")
 
 
@@ -104,7 +106,8 @@ def test_an_image_degraded_for_performance_is_optimized() -> None:
     assert not only(attached).runnable
     read = found.put_attachment(attachment("a", "d", "v", "p", mode="read_only"))
     assert only(read).runnable
-    assert [fix.type for fix in fixes(found, missing=frozenset({"p"}))] == ["mend"]
+    broken = fixes(found, missing=frozenset({"p"}))
+    assert {fix.image_id: fix.type for fix in broken} == {"s": "mend", "d": "mend"}
     reserve = state(disk("d", "v", strategy="performance"), volume("v"))
     fix = only(reserve, capabilities=Capabilities(preallocation=True))
     assert (fix.data.action, fix.moves_bytes) == (Optimize(image_id="d"), 0)
