@@ -27,7 +27,7 @@ from typing import Any
 MIB = 1 << 20
 BLOCK_BYTES = 4096
 TREE_LEAST_BYTES = 520 * MIB
-LARGE_BYTES = 16 << 10
+LARGE_BYTES = 64 << 10
 COMMAND = [sys.executable, "-m", "diskyard.cli"]
 BOLD, DIM, GREEN, PLAIN = ("\033[1m", "\033[2m", "\033[32m", "\033[0m") if sys.stdout.isatty() else ("",) * 4
 
@@ -291,7 +291,7 @@ def _quietly(words: list[str]) -> str:
 
 
 def _large_files() -> Iterator[Path]:
-    """Files of /usr/share, then of /usr/lib, of 16 KiB or more: much data, not too many names."""
+    """Files of /usr/share, then of /usr/lib, of 64 KiB or more: much data, not too many names."""
     for top in ("/usr/share", "/usr/lib"):
         for folder, _, names in os.walk(top):
             for name in names:
