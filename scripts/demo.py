@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -84,8 +85,8 @@ class Demo:
         """An ext4 image of real files, without mounting anything."""
         tree = self.folder / "tree"
         gathered = 0
-        for source in _large_files():
-            target = tree / source.relative_to("/usr")
+        for source, name in _large_files():
+            target = tree / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
             gathered += source.stat().st_size
@@ -290,14 +291,18 @@ def _quietly(words: list[str]) -> str:
     return done.stdout
 
 
-def _large_files() -> Iterator[Path]:
-    """Files of /usr/share, then of /usr/lib, of 64 KiB or more: much data, not too many names."""
-    for top in ("/usr/share", "/usr/lib"):
-        for folder, _, names in os.walk(top):
-            for name in names:
-                path = Path(folder, name)
-                if not path.is_symlink() and path.is_file() and path.stat().st_size >= LARGE_BYTES:
-                    yield path
+def _large_files() -> Iterator[tuple[Path, Path]]:
+    """Files of 64 KiB or more of this system, and a name for each: much data, not too many names.
+
+    A small system's are taken again under other names, until the caller has enough.
+    """
+    for number in itertools.count(1):
+        for top in ("/usr/share", "/usr/lib", "/usr/bin", "/usr/sbin"):
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    path = Path(folder, name)
+                    if not path.is_symlink() and path.is_file() and path.stat().st_size >= LARGE_BYTES:
+                        yield path, Path(f"tree-{number}") / path.relative_to("/usr")
 
 
 def _manifest(tree: Path) -> Manifest:
