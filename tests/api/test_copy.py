@@ -313,7 +313,7 @@ def test_a_snapshot_that_is_removed_while_it_is_copied(rig: Rig, monkeypatch: py
 
     def remove() -> None:
         for image in (snapshot, disk):
-            other.remove_image("a", image)
+            other.remove_image("a", image, options=COMMIT_ONLY)
         settle(other, "a")
 
     intercept(monkeypatch, freeze, "hold_snapshot", before=remove)
