@@ -1,10 +1,22 @@
-"""What every test has: a state folder of its own, and nothing of the caller's environment."""
+"""What every test has: a state folder of its own, and nothing of the caller's environment.
+
+Tests of a class (crashes, power cuts, faults, …) tally what they tried; a run ends with one
+line for each class.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from diskyard.testing.effort import Effort
+
+TALLY = "diskyard-tally"
+Tally = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +27,42 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("DISKYARD_HOST_ID", "DISKYARD_URL"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def effort() -> Effort:
+    """How much to try in this run, and the seed that decides what."""
+    return Effort.of_environment()
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Tally:
+    """Count what a test of a class tried: ``tally("crash", steps=40, runs=80)``; calls add up."""
+
+    def count(of_class: str, **counts: int) -> None:
+        request.node.user_properties.append((TALLY, {"class": of_class, **counts}))
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One line per class: what was enumerated, run and injected, and how many tests failed."""
+    totals: dict[str, Counter[str]] = {}
+    seconds: Counter[str] = Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            entries = [value for name, value in getattr(report, "user_properties", ()) if name == TALLY]
+            if report.when != "call" or not entries:
+                continue
+            of_class = entries[0]["class"]
+            seconds[of_class] += round(report.duration)
+            total = totals.setdefault(of_class, Counter())
+            total["failures"] += outcome == "failed"
+            for entry in entries:
+                total.update({key: count for key, count in entry.items() if key != "class"})
+    if totals:
+        terminalreporter.section(f"what was tried (seed {Effort.of_environment().seed})")
+    for of_class, total in sorted(totals.items()):
+        failures = total.pop("failures")
+        counts = ", ".join(f"{count:,} {name}" for name, count in total.items())
+        terminalreporter.line(f"{of_class}: {counts}, {failures} failures, {seconds[of_class]} s")

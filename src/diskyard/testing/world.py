@@ -1,0 +1,256 @@
+"""Repositories with known bytes, and what must be true of them whatever happened.
+
+A repository format whose place is not a folder passes the suites by a subclass of
+:class:`World` that says how a place is named and copied.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from diskyard.fixes.look import look
+from diskyard.fixes.runner import run_fix
+from diskyard.host import Host, HostIdentity
+from diskyard.host.clock import Clock
+from diskyard.host.commands import Commands
+from diskyard.host.files import Files
+from diskyard.model.fix import Fix
+from diskyard.opened import lease_name
+from diskyard.planner.find_fixes import find_fixes
+from diskyard.service import Service, call
+from diskyard.testing.read_chain import read_image
+
+KIB, MIB = 1 << 10, 1 << 20
+SIZE_BYTES = 2 * MIB
+PLACES = ("a", "b")
+_ROUNDS = 50
+
+Images = dict[tuple[str, str], bytes]
+"""Bytes by repository and image id."""
+
+
+def host_named(name: str) -> Host:
+    """This machine under another name."""
+    real = Host.real()
+    identity = HostIdentity(name, real.identity.machine_id, real.identity.boot_id)
+    return Host(identity, Files(identity), Commands(), Clock())
+
+
+@dataclass
+class World:
+    """Repositories in a folder, the images that must be in them, and their bytes.
+
+    :ivar images: by repository and image id, the bytes that must be read.
+    :ivar user_data: by the same, what must have been kept, where a test says so.
+    :ivar names: ids by a test's own names.
+    """
+
+    folder: Path
+    images: Images = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    user_data: dict[tuple[str, str], Any] = field(default_factory=dict)
+    format: str = "localfs-1.0"
+
+    def parameters(self, place: str) -> Mapping[str, Any]:
+        """The connection parameters of a place."""
+        return {"path": str(self.folder / place)}
+
+    def create(self) -> None:
+        """Make the repositories, all empty."""
+        self.folder.mkdir(exist_ok=True)
+        service = Service(host_named("creator"), str(self.folder / "state-creator"))
+        for place in PLACES:
+            asked = {"repoFormat": self.format, "connectionParameters": self.parameters(place)}
+            call(service, "createStorageRepository", asked)
+        service.close()
+
+    def service(self, host: Host, *, connected: bool = True) -> Service:
+        """A host of this world, which has the repositories connected."""
+        service = Service(host, str(self.folder / f"state-{host.identity.host_id}"))
+        for place in PLACES if connected else ():
+            asked = {"repoFormat": self.format, "connectionParameters": self.parameters(place)}
+            call(service, "connectStorageRepository", {"repoId": place, **asked})
+        return service
+
+    def copied(self, folder: Path) -> World:
+        """The same world in another folder; what hosts remember is left behind."""
+        folder.mkdir()
+        for place in PLACES:
+            words = ["cp", "-a", "--sparse=always", str(self.folder / place), str(folder / place)]
+            subprocess.run(words, check=True)
+        return self.moved(folder)
+
+    def moved(self, folder: Path) -> World:
+        """What must be true, said of repositories in another folder."""
+        return replace(
+            self,
+            folder=folder,
+            images=dict(self.images),
+            names=dict(self.names),
+            user_data=dict(self.user_data),
+        )
+
+    # -- building ---------------------------------------------------------------------
+
+    def disk(self, service: Service, place: str, name: str, **options: Any) -> str:
+        """A new disk of zeros."""
+        parameters = {
+            "targetRepoId": place,
+            "size": SIZE_BYTES,
+            "userData": {"made as": name},
+            "options": options,
+        }
+        return self._note(place, name, call(service, "createVirtualDisk", parameters), bytes(SIZE_BYTES))
+
+    def snapshot(self, service: Service, place: str, disk: str, name: str) -> str:
+        """A snapshot of a disk."""
+        asked = {"baseVirtualDiskId": self.names[disk], "userData": {"made as": name}}
+        parameters = {"targetRepoId": place, **asked}
+        made = call(service, "createSnapshot", parameters)
+        return self._note(place, name, made, self.images[place, self.names[disk]])
+
+    def from_snapshot(self, service: Service, place: str, base: str, name: str) -> str:
+        """A disk that begins as a snapshot."""
+        asked = {"baseSnapshotId": self.names[base], "userData": {"made as": name}}
+        parameters = {"targetRepoId": place, "size": SIZE_BYTES, **asked}
+        made = call(service, "createVirtualDisk", parameters)
+        return self._note(place, name, made, self.images[place, self.names[base]])
+
+    def _note(self, place: str, name: str, image_id: str, data: bytes) -> str:
+        self.names[name] = image_id
+        self.images[place, image_id] = data
+        self.user_data[place, image_id] = {"made as": name}
+        return image_id
+
+    def write(self, service: Service, place: str, disk: str, pattern: int, offset: int, size: int) -> None:
+        """Write as a guest does."""
+        image_id = self.names[disk]
+        graph = call(service, "prepareImage", {"repositoryId": place, "imageId": image_id})["blockdev"]
+        words = ["qemu-io", "-c", f"write -P {pattern} {offset} {size}", "json:" + json.dumps(graph)]
+        subprocess.run(words, check=True, capture_output=True)
+        call(service, "teardownImage", {"repositoryId": place, "imageId": image_id})
+        data = bytearray(self.images[place, image_id])
+        data[offset : offset + size] = bytes([pattern]) * size
+        self.images[place, image_id] = bytes(data)
+
+    def chain(self, service: Service, place: str) -> None:
+        """Disk "d" over snapshots "s1" and "s2", each with bytes of its own."""
+        self.disk(service, place, "d")
+        self.write(service, place, "d", 1, 0, 512 * KIB)
+        self.snapshot(service, place, "d", "s1")
+        self.write(service, place, "d", 2, 256 * KIB, 512 * KIB)
+        self.snapshot(service, place, "d", "s2")
+        self.write(service, place, "d", 3, 640 * KIB, 128 * KIB)
+
+    # -- fixing -------------------------------------------------------------------------
+
+    def fixes(self, service: Service, place: str) -> list[Fix]:
+        """What check lists."""
+        opened = service.connections.get(place)
+        return find_fixes(look(service.engine, opened, deep=False, places=None))
+
+    def runnable(self, service: Service) -> list[tuple[str, Fix]]:
+        """What check lists as runnable, of all repositories."""
+        return [(place, fix) for place in PLACES for fix in self.fixes(service, place) if fix.runnable]
+
+    def fix_all(self, services: Sequence[Service], order: random.Random) -> int:
+        """Run what is listed, in random order, each twice, by any host, until nothing is; how many ran.
+
+        No fix fails.
+        """
+        count = 0
+        for _ in range(_ROUNDS):
+            listed = self.runnable(services[0])
+            if not listed:
+                return count
+            order.shuffle(listed)
+            for place, fix in listed:
+                for _ in range(2):
+                    service = order.choice(services)
+                    run_fix(service.engine, service.connections.get(place), fix.data.action)
+                    count += 1
+        raise AssertionError(f"fixes do not come to an end: {self.runnable(services[0])}")
+
+    # -- judging ------------------------------------------------------------------------
+
+    def read(self, service: Service, place: str, image_id: str) -> bytes:
+        """An image's bytes, through QEMU."""
+        options = {"readOnly": True, "owner": "judge"}
+        asked = {"repositoryId": place, "imageId": image_id, "options": options}
+        graph = call(service, "prepareImage", asked)["blockdev"]
+        out = self.folder / "read.raw"
+        words = ["qemu-img", "convert", "-O", "raw", "json:" + json.dumps(graph), str(out)]
+        subprocess.run(words, check=True, capture_output=True)
+        call(service, "teardownImage", {**asked, "options": {"owner": "judge"}})
+        return out.read_bytes()
+
+    def judge_bytes(self, service: Service) -> None:
+        """Every image is there, with its bytes and what its owner wrote down."""
+        for (place, image_id), data in self.images.items():
+            opened = service.connections.get(place)
+            image = opened.state().images.get(image_id)
+            assert image is not None, f"image {image_id} is in {place}"
+            assert image.is_strong, f"image {image_id} in {place} is strong"
+            assert image.pending is None, f"image {image_id} in {place} is complete"
+            assert read_image(opened, image_id) == data, f"bytes of {image_id} in {place}"
+            if (place, image_id) in self.user_data:
+                assert image.user_data == self.user_data[place, image_id]
+
+    def judge_no_garbage(self, service: Service) -> None:
+        """Nothing else is there: no image, volume, record, hold, lease or temporary file."""
+        for place in PLACES:
+            opened = service.connections.get(place)
+            state = opened.state()
+            others = [i.id for i in state.images.values() if i.is_strong and (place, i.id) not in self.images]
+            assert not others, f"images in {place} that nobody asked for: {others}"
+            stored = {item.name.volume_id for item in opened.storage.list_volumes()}
+            assert stored == set(state.volumes), "volumes on the storage are those in the log"
+            assert all(volume.state == "ready" for volume in state.volumes.values())
+            assert not state.attachments
+            assert not [i for i in state.images.values() if i.held_for], "nothing is held"
+            assert not [i for i in state.images if opened.storage.is_locked(lease_name(i))], (
+                "no lease is held"
+            )
+            assert not opened.storage.list_leftovers()
+            strong = {image.id for image in state.images.values() if image.is_strong}
+            assert strong.issuperset(opened.storage.progress_image_ids()), "no progress of what is gone"
+            if Path(opened.storage.place).is_dir():
+                names = [p.name for p in Path(opened.storage.place).rglob("tmp.*")]
+                assert not names, "no temporary files"
+
+    def judge(self, service: Service) -> None:
+        """The bytes, and no garbage of any kind."""
+        self.judge_bytes(service)
+        self.judge_no_garbage(service)
+
+
+def judge_outcome(
+    world: World, before: Images, after: Images, *, answered: bool, order: random.Random
+) -> None:
+    """Another two hosts find what was interrupted, fix it, and all must be right.
+
+    :param before: the images before the operation, and ``after``: with it done.
+    :param answered: the operation was answered: it must have been done. Otherwise it may have been.
+    """
+    survivors = [world.service(host_named(name)) for name in ("survivor", "other-survivor")]
+    world.fix_all(survivors, order)
+    choices = [after] if answered else [before, after]
+    for place, image_id in {key for key in {*before, *after} if before.get(key) != after.get(key)}:
+        opened = survivors[0].connections.get(place)
+        image = opened.state().images.get(image_id)
+        found = world.read(survivors[0], place, image_id) if image is not None and image.is_strong else None
+        allowed = [choice.get((place, image_id)) for choice in choices]
+        assert found in allowed, f"image {image_id} in {place} is {'' if found else 'not '}there"
+        after = {key: data for key, data in after.items() if key != (place, image_id)}
+        if found is not None:
+            after[place, image_id] = found
+    world.images = after
+    world.judge(survivors[1])
+    for survivor in survivors:
+        survivor.close()
