@@ -89,7 +89,7 @@ GUARDS = [
         "a seal's own work",
         "diskyard.planner.common",
         (("    if volume is None or volume.building is None or volume.building.work_id != work_id:\n", "    if volume is None:\n"),),
-        (INTERLEAVINGS, "tests/unit/planner"),
+        ("tests/unit/planner/test_seals.py",),
     ),
     Guard(
         "an optimize's unchanged data",
@@ -101,7 +101,7 @@ GUARDS = [
         "a merge's free graph",
         "diskyard.planner.merge",
         (('    if merge_in_the_way(state, plan) is not None:\n        raise Superseded(f"the volumes of image {image_id} are attached")\n', ""),),
-        ("tests/api/test_merging.py::test_a_guest_that_starts_during_a_merge",),
+        ("tests/unit/planner/test_seals.py",),
     ),
     Guard(
         "consumed_by",

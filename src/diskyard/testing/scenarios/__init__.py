@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from diskyard.testing.scenarios.base import Scenario
 from diskyard.testing.scenarios.fixing import FIXES
-from diskyard.testing.scenarios.operations import OPERATIONS
+from diskyard.testing.scenarios.operations import ON_REPOSITORIES, OPERATIONS
 
 SCENARIOS = [*OPERATIONS, *FIXES]
 
 
 def find_scenario(name: str) -> Scenario:
     """The scenario of this name."""
-    return next(scenario for scenario in SCENARIOS if scenario.name == name)
+    return next(scenario for scenario in (*SCENARIOS, *ON_REPOSITORIES) if scenario.name == name)
 
 
 __all__ = ["SCENARIOS", "Scenario", "find_scenario"]

@@ -139,6 +139,21 @@ def _create_from(base: str) -> Act:
     return new("createVirtualDisk", targetRepoId="a", size=SIZE_BYTES, baseSnapshotId=base)
 
 
+def _c(world: World) -> dict[str, Any]:
+    return {"repoFormat": world.format, "connectionParameters": {"path": str(world.folder / "c")}}
+
+
+def create_repository(world: World, service: Service) -> None:
+    """Create a third repository."""
+    call(service, "createStorageRepository", _c(world))
+
+
+def remove_repository(world: World, service: Service) -> None:
+    """Remove it; it is there and holds no image."""
+    call(service, "connectStorageRepository", {"repoId": "c", **_c(world)})
+    call(service, "removeStorageRepository", {"repositoryId": "c"})
+
+
 _SNAPSHOT = new("createSnapshot", targetRepoId="a", baseVirtualDiskId="@d")
 _REMOVE_D = verb("removeImage", **DISK_IN_A, options=LATER)
 _EXTEND_D = verb("extendVirtualDisk", **DISK_IN_A, size=2 * SIZE_BYTES, options=LATER)
@@ -229,3 +244,9 @@ OPERATIONS = [
     Scenario("import qcow2", shapes.lone, import_file("qcow2"), with_new("a", import_bytes)),
     Scenario("export", shapes.chain, export, same, exported_whole),
 ]  # fmt: skip
+
+#: What is done to a repository itself: judged by doing it again, not by images.
+ON_REPOSITORIES = [
+    Scenario("create repository", shapes.lone, create_repository, same),
+    Scenario("remove repository", shapes.lone, remove_repository, same),
+]
