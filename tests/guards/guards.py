@@ -46,43 +46,43 @@ GUARDS = [
         "no false news",
         "diskyard.log.log",
         (("        if not self._still_there(start):\n", "        if False:\n"),),
-        ("tests/unit/log",),
+        ("tests/unit/log/test_trimming.py",),
     ),
     Guard(
         "trimmed past",
         "diskyard.log.checkpoints",
         (('return min(self._repository.numbers("checkpoint"), default=0) > number', "return False"),),
-        ("tests/api/test_log.py", "tests/unit/log"),
+        ("tests/unit/log/test_trimming.py::test_a_trimmed_entry_that_a_suspended_writer_puts_back",),
     ),
     Guard(
         "the second copy, written",
         "diskyard.host.files",
-        (("            for _ in paths:\n", "            for _ in paths[:1]:\n"),),
+        (("zip(temporaries[1:], paths[1:], strict=True)", "zip((), ())"),),
         (f"{CONTRACT}::test_what_is_put_is_there_in_both_copies",),
     ),
     Guard(
         "the second copy, read",
         "diskyard.log.log",
         (("        for copy in copies:\n            if not copy:", "        for copy in copies[:1]:\n            if not copy:"),),
-        ("tests/api/test_log.py",),
+        ("tests/api/test_log.py::test_one_copy_of_a_log_entry_is_enough[removed-0]",),
     ),
     Guard(
         "the twin before the next entry",
         "diskyard.log.log",
         (("            self._complete_twin(state)\n", ""),),
-        ("tests/unit/log",),
+        ("tests/unit/log/test_log.py::test_one_copy_is_enough_and_the_next_writer_completes_it",),
     ),
     Guard(
         "read-only while the log is damaged",
         "diskyard.log.log",
         (("            self.require_writable()\n            self._complete_twin", "            self._complete_twin"),),
-        ("tests/unit/log", "tests/api/test_log.py"),
+        ("tests/unit/log/test_log.py",),
     ),
     Guard(
         "durable before acted on",
         "diskyard.log.log",
         (("                        self._repository.sync_log()\n", ""),),
-        ("tests/unit/log",),
+        ("tests/unit/log/test_log.py::test_what_another_wrote_is_made_durable_before_it_is_answered",),
     ),
     # -- seals ------------------------------------------------------------------------
     Guard(
@@ -179,19 +179,19 @@ GUARDS = [
         "temporary files of living processes",
         "diskyard.repositories.localfs.repository",
         (("if owner is not None and provably_gone(owner, self._host.identity):", "if owner is not None:"),),
-        (CONTRACT,),
+        (f"{CONTRACT}::test_what_a_dead_process_left",),
     ),
     # -- taking work up again -----------------------------------------------------------
     Guard(
         "a checkpoint of the same work and source",
         "diskyard.fixes.mend",
         (("    return progress.durable_bytes if same else None", "    return progress.durable_bytes"),),
-        ("tests/api/test_resume.py", "tests/api/test_fixes.py"),
+        ("tests/api/test_resume.py::test_progress_that_is_damaged_is_not_believed",),
     ),
     Guard(
         "a volume that was made half is made again",
         "diskyard.fixes.mend",
         (("    if start_bytes is None:\n", "    if start_bytes is None and not exists:\n"),),
-        ("tests/api/test_resume.py", "tests/api/test_flow.py"),
+        ("tests/api/test_resume.py::test_a_volume_that_was_made_without_a_checkpoint",),
     ),
 ]  # fmt: skip
