@@ -18,7 +18,8 @@ from diskyard.testing.steps import Side
 from diskyard.testing.world import PLACES, SIZE_BYTES, World, host_named, judge_outcome
 from tests.conftest import Tally
 
-SUSPENDED = 10  # of the steps of a scenario, in a quick run
+SLOW = 24  # steps tried of a slow scenario
+SUSPENDED = 8  # of the steps of a scenario, in a quick run
 #: What a fix may end with while another host works on the same image.
 WAITS = (errors.LeaseHeld, errors.ImageInUse, errors.ImageBroken)
 
@@ -75,11 +76,11 @@ def test_killed_at_every_step(bench: Bench, effort: Effort, tally: Tally) -> Non
     Just after a step and just before the next one the storage is mostly the same, so that a
     quick run kills after only some of them.
     """
-    indexes = range(len(bench.steps))
-    tally("crash", steps=len(bench.steps))
-    afterwards = effort.sample(indexes, len(indexes) // 3, bench.scenario.name, "after")
-    kills: list[tuple[int, Side]] = [(index, "before") for index in indexes]
-    kills += [(index, "after") for index in afterwards]
+    indexes, name = range(len(bench.steps)), bench.scenario.name
+    tally("crash", steps=len(indexes))
+    most = SLOW if bench.scenario.is_slow else len(indexes)
+    kills: list[tuple[int, Side]] = [(index, "before") for index in effort.sample(indexes, most, name)]
+    kills += [(index, "after") for index in effort.sample(indexes, most // 4, name, "after")]
     for index, side in kills:
         world = bench.copy()
         ran = run_scenario(bench.scenario.name, world, kill_at=index, side=side)

@@ -32,6 +32,7 @@ class Scenario:
     :param act: does it, on the host that is interrupted.
     :param after: what must be there once it is done: bytes by place and image id.
     :param look: what else must be true in the end, whether it was answered or not.
+    :param is_slow: judging it takes seconds, so that a quick run tries only some of its steps.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Scenario:
     act: Act
     after: After
     look: Callable[..., None] = nothing_more
+    is_slow: bool = False
 
 
 # -- what is done ----------------------------------------------------------------------
