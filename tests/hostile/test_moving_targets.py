@@ -35,15 +35,6 @@ def _fifo(site: Site, path: Path, honest: bytes) -> None:
     _put(path, honest)
 
 
-def _folder(site: Site, path: Path, honest: bytes) -> None:
-    """The folder that the file is in becomes a link to where a file of that name is a secret."""
-    held = path.parent.with_name("held")
-    path.parent.rename(held)
-    path.parent.symlink_to(site.bait)
-    path.parent.unlink()
-    held.rename(path.parent)
-
-
 def _backing(site: Site, path: Path, honest: bytes) -> None:
     """In place, with its time of change set back: nothing tells that the file was another."""
     info = path.stat()
@@ -67,8 +58,18 @@ def _put(path: Path, data: bytes) -> None:
     new.rename(path)
 
 
-@pytest.mark.parametrize("change", [_link, _fifo, _folder, _backing, _shrink])
-@pytest.mark.parametrize("format", ["raw", "qcow2"])
+@pytest.mark.parametrize(
+    ("format", "change"),
+    [
+        ("raw", _link),
+        ("raw", _fifo),
+        ("raw", _shrink),
+        ("qcow2", _link),
+        ("qcow2", _fifo),
+        ("qcow2", _shrink),
+        ("qcow2", _backing),
+    ],
+)
 def test_a_file_that_is_changed_all_the_time(
     format: ImportFormat, change: Callable[[Site, Path, bytes], None], folder: Path, tally: Tally
 ) -> None:
@@ -80,8 +81,7 @@ def test_a_file_that_is_changed_all_the_time(
     with ImportJudge(folder / "judge") as judge:
         place = judge.site.folder / "place"
         place.mkdir()
-        # Of the same name as the secret, for when the folder is exchanged.
-        path = place / judge.site.secret.name
+        path = place / "image"
         path.write_bytes(honest)
         stop = threading.Event()
 

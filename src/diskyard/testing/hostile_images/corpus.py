@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 
 from diskyard.mover.interface import ImportFormat
@@ -37,13 +38,14 @@ def all_cases(format: str) -> Iterator[Case]:
 def with_random_changes(data: bytes, format: ImportFormat, randomness: random.Random) -> bytes:
     """A file with 1 to 8 of the bytes changed that describe its disk."""
     changed = bytearray(data)
-    places = [
-        at
+    # Most tables are nearly empty: change what says something, and what lies next to it.
+    places = {
+        start + found.start() + distance
         for start, end in _METADATA[format]
-        for at in range(start, min(end, len(changed)))
-        # Most tables are nearly empty: change what says something, and what lies next to it.
-        if any(changed[max(0, at - 8) : at + 8])
-    ]
-    for at in randomness.choices(places, k=randomness.randint(1, 8)):
+        for found in re.finditer(rb"[^\0]", data[start:end])
+        for distance in range(8)
+    }
+    inside = sorted(at for at in places if at < len(data))
+    for at in randomness.choices(inside, k=randomness.randint(1, 8)):
         changed[at] = randomness.choice((0, 1, 0x7F, 0x80, 0xFF, randomness.randrange(256)))
     return bytes(changed)

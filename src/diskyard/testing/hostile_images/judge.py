@@ -48,7 +48,8 @@ class ImportJudge:
 
     :param trial: the program that imports; another than Diskyard's own to show that the judge
         sees a guard that is missing.
-    :param timeout_s: how long one import may take.
+    :param address_space_bytes: how much that program, and each that it starts, may have.
+    :ivar timeout_s: how long one import may take.
     :ivar peak_bytes: the most memory that any process had.
     """
 
@@ -58,14 +59,15 @@ class ImportJudge:
         *,
         format: str = "localfs-1.0",
         trial: Sequence[str] = ("-m", _MODULE),
-        timeout_s: float = TIMEOUT_S,
+        address_space_bytes: int = ADDRESS_SPACE_BYTES,
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.site = Site(folder / "site")
         self.peak_bytes = 0
         self._folder = folder
-        self._timeout_s = timeout_s
+        self.timeout_s = TIMEOUT_S
         self._trial = trial
+        self._address_space_bytes = address_space_bytes
         self._parameters: Mapping[str, Any] = {"path": str(folder / "repository")}
         self._format = format
         asked = {"repoFormat": format, "connectionParameters": self._parameters}
@@ -94,7 +96,7 @@ class ImportJudge:
             "parameters": self._parameters,
             "repoFormat": self._format,
             "state": str(self._folder / "state-importer"),
-            "address_space_bytes": ADDRESS_SPACE_BYTES,
+            "address_space_bytes": self._address_space_bytes,
         }
         with (self._folder / "stderr").open("ab") as stderr:
             return subprocess.Popen(
@@ -119,7 +121,7 @@ class ImportJudge:
         assert self._child.stdout is not None
         self._child.stdin.write(json.dumps({"do": do, **words}).encode() + b"\n")
         self._child.stdin.flush()
-        readable, _, _ = select.select([self._child.stdout], [], [], self._timeout_s)
+        readable, _, _ = select.select([self._child.stdout], [], [], self.timeout_s)
         line = self._child.stdout.readline() if readable else b""
         if not line:
             self._end()
