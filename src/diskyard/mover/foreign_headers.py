@@ -44,6 +44,13 @@ def _require(condition: bool, words: str) -> None:
         raise errors.UnsafeImage(f"The image is not safe to use: {words}.")
 
 
+def _whole(read: ReadAt, offset_bytes: int, count_bytes: int) -> bytes:
+    """A part of a file that may be shorter by now than it was, or never have been so long."""
+    data = read(offset_bytes, count_bytes)
+    _require(len(data) == count_bytes, "its tables are not inside it")
+    return data
+
+
 def parse_vmdk(read: ReadAt, file_size_bytes: int) -> int:
     """The virtual size of a VMDK file whose data is all in itself; else UnsafeImage.
 
@@ -104,13 +111,11 @@ def _check_vmdk_tables(read: ReadAt, file_size_bytes: int, header: _Vmdk) -> Non
     grain = 1 if header.is_compressed else header.grain
     known: set[int] = set()
     for start in range(0, 4 * tables, _PIECE_BYTES):
-        piece = read(header.directory * _SECTOR_BYTES + start, min(_PIECE_BYTES, 4 * tables - start))
+        piece = _whole(read, header.directory * _SECTOR_BYTES + start, min(_PIECE_BYTES, 4 * tables - start))
         for sector in filter(None, array("I", piece)):
             _require(sector not in known, "it has a table twice")
             known.add(sector)
-            table = read(sector * _SECTOR_BYTES, table_bytes)
-            _require(len(table) == table_bytes, "its tables are not inside it")
-            furthest = max(array("I", table))
+            furthest = max(array("I", _whole(read, sector * _SECTOR_BYTES, table_bytes)))
             _require(
                 furthest <= 1 or furthest + grain <= end, "its tables name grains that are not inside it"
             )
@@ -159,7 +164,7 @@ def _check_vdi_table(read: ReadAt, offset_bytes: int, blocks: int, allocated: in
     """Every place named is one that there is: QEMU reads zeros beyond the file's end."""
     used = 0
     for start in range(0, 4 * blocks, _PIECE_BYTES):
-        places = array("I", read(offset_bytes + start, min(_PIECE_BYTES, 4 * blocks - start)))
+        places = array("I", _whole(read, offset_bytes + start, min(_PIECE_BYTES, 4 * blocks - start)))
         used += len(places) - places.count(_VDI_FREE) - places.count(_VDI_ZERO)
         if (furthest := max(places)) >= allocated:
             furthest = max((place for place in places if place < _VDI_ZERO), default=-1)
@@ -223,7 +228,7 @@ def _crc32c(data: bytes) -> int:
 def _check_vhdx_blocks(read: ReadAt, offset_bytes: int, length_bytes: int) -> None:
     """No block begins in the file's own headers, from where QEMU would read it."""
     for start in range(0, length_bytes, _PIECE_BYTES):
-        piece = read(offset_bytes + start, min(_PIECE_BYTES, length_bytes - start))
+        piece = _whole(read, offset_bytes + start, min(_PIECE_BYTES, length_bytes - start))
         for entry in filter(None, array("Q", piece[: len(piece) // 8 * 8])):
             _require(entry & _VHDX_RESERVED == 0, "its block table has unknown bits")
             _require(entry & 7 < 6 or entry >= _MIB, "its block table names its header")

@@ -152,6 +152,7 @@ def require_whole_tables(read: ReadAt, file_size_bytes: int) -> None:
     l1_bytes, l1_offset = fields[7] * _L1_ENTRY_BYTES, fields[8]
     for start in range(0, l1_bytes, _PIECE_BYTES):
         piece = read(l1_offset + start, min(_PIECE_BYTES, l1_bytes - start))
+        _require(len(piece) > 0 and len(piece) % 8 == 0, "it ends inside one of its tables")
         furthest = max(entry[0] & _L1_OFFSET_MASK for entry in struct.iter_unpack(">Q", piece))
         _require(furthest + (1 << fields[4]) <= file_size_bytes, "it ends inside one of its tables")
 

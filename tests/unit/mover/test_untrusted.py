@@ -333,3 +333,27 @@ def test_mutated_headers_never_crash(bench: Bench, parse: Callable[..., int], fo
             return
 
     mutate()
+
+
+@pytest.mark.parametrize(
+    ("parse", "format"), [(parse_vmdk, "vmdk"), (parse_vdi, "vdi"), (parse_vhdx, "vhdx")]
+)
+def test_a_file_that_shrinks_while_it_is_read_is_refused(
+    bench: Bench, parse: Callable[..., int], format: str
+) -> None:
+    image = create(bench, "-f", format, "1M").read_bytes()
+    reads: list[int] = []
+
+    def read_until(most_reads: int) -> Callable[[int, int], bytes]:
+        def read(offset: int, count: int) -> bytes:
+            reads.append(offset)
+            data = image[offset : offset + count]
+            return data if len(reads) <= most_reads else data[:-1]
+
+        return read
+
+    assert parse(read_until(1 << 20), len(image)) == MIB
+    for number in range(1, len(reads)):
+        reads.clear()
+        with pytest.raises(errors.UnsafeImage):
+            parse(read_until(number), len(image))
