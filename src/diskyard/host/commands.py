@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from diskyard import errors
+from diskyard.host.calls import noted
 
 Child = subprocess.Popen[bytes]
 """A program that was started, with its pipes."""
@@ -149,7 +150,14 @@ class Commands:
 
         :param what: as in ``qmp block-commit``.
         """
-        yield
+        with noted(what):
+            yield
+
+    @contextmanager
+    def asking(self, what: str) -> Iterator[None]:
+        """The same for what changes nothing, as reading does."""
+        with noted(what):
+            yield
 
     def stop(self, child: Child) -> None:
         """End a program if it still runs, and reap it; nothing is left running on return."""

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from diskyard import errors
 from diskyard.host import Host, Limits
@@ -28,7 +28,7 @@ _POLL_LONGEST_S = 0.1
 _CANCEL_TIMEOUT_S = 30.0
 
 
-def blockdev_graph(chain: Chain, *, read_only: bool, direct: bool = True) -> dict[str, object]:
+def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = True) -> dict[str, object]:
     """The whole chain as one nested QEMU blockdev, for a guest or for ``json:{…}``.
 
     :param read_only: of the top layer; those below are always read-only.
@@ -40,7 +40,7 @@ def blockdev_graph(chain: Chain, *, read_only: bool, direct: bool = True) -> dic
         layer = chain[index]
         _check_format(layer, is_root=index == len(chain) - 1)
         protected = read_only or index > 0
-        cache = {"direct": direct and (protected or not ends_inside_a_sector(layer))}
+        cache = {"direct": direct and (protected or not ends_inside_a_sector(host, layer))}
         file = {**layer.protocol, "read-only": protected, "cache": cache}
         below = graph
         graph = {"driver": layer.format, "read-only": protected, "cache": cache, "file": file}
@@ -69,12 +69,13 @@ def layer_sizes_bytes(host: Host, layers: Sequence[Layer], *, limits: Limits | N
         return [daemon.size_bytes(daemon.open_chain((layer,))) for layer in layers]
 
 
-def ends_inside_a_sector(layer: Layer) -> bool:
+def ends_inside_a_sector(host: Host, layer: Layer) -> bool:
     """Whether a raw file cannot be written past the page cache: QEMU would have to lengthen it."""
     if layer.format != "raw" or layer.path is None:
         return False
     with os_errors("reading a volume's size"):
-        return os.stat(layer.path).st_size % _SECTOR_MOST_BYTES != 0
+        file = host.files.look(layer.path)
+        return file is not None and file.size_bytes % _SECTOR_MOST_BYTES != 0
 
 
 class StorageDaemon:
@@ -129,19 +130,25 @@ class StorageDaemon:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except errors.StorageError:
+            if exc is None:
+                raise  # else it was told already that something failed
 
     def close(self) -> None:
-        """End the daemon, flushing what it has open; harmless when it has ended."""
+        """End the daemon, flushing what it has open; harmless when it has ended.
+
+        :raises diskyard.errors.StorageError: it had to be killed: what was written and not flushed
+            is lost.
+        """
         child, self._child = self._child, None
         try:
-            if child is not None:
-                child.end()
+            if child is not None and not child.end():
+                raise errors.StorageError("qemu-storage-daemon did not close what it had open.")
         finally:
             if self._folder is not None:
-                self._host.files.discard(self.socket_path)
-                with os_errors("removing a socket's folder"):
-                    self._host.files.remove_folder(self._folder)
+                self._host.files.discard_private_folder(self._folder)
                 self._folder = None
 
     def kill(self) -> None:
@@ -198,7 +205,7 @@ class StorageDaemon:
         node = self._fresh_name()
         options = {**layer.protocol, "node-name": node, "read-only": not writable}
         doing = f"opening the storage of volume {layer.name}"
-        if not (writable and ends_inside_a_sector(layer)):
+        if not (writable and ends_inside_a_sector(self._host, layer)):
             try:
                 self.command("blockdev-add", {**options, "cache": {"direct": True}}, doing=doing)
             except errors.StorageError as error:
@@ -217,11 +224,19 @@ class StorageDaemon:
 
     def size_bytes(self, node: str) -> int:
         """The size of the view through a node; slow where the daemon has deep chains open."""
-        answer = self.command("query-named-block-nodes", {"flat": True}, doing="reading a size")
+        return int(self._node(node)["image"]["virtual-size"])
+
+    def is_read_only(self, node: str) -> bool:
+        """Whether a node is open for reading only now; a job may have changed that."""
+        return bool(self._node(node)["ro"])
+
+    def _node(self, node: str) -> dict[str, Any]:
+        answer = self.command("query-named-block-nodes", {"flat": True}, doing="looking at a volume")
         assert isinstance(answer, list)
         for entry in answer:
             if entry["node-name"] == node:
-                return int(entry["image"]["virtual-size"])
+                found: dict[str, Any] = entry
+                return found
         raise errors.InternalError(f"The storage daemon has no node {node}.")
 
     # -- exports ---------------------------------------------------------------------

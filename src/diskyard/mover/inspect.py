@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 from diskyard import errors
 from diskyard.host import Host, Limits
@@ -16,7 +15,6 @@ _CHECK_TIMEOUT_S = 3600.0
 _LIMITS = Limits(address_space_bytes=4 << 30, cpu_s=3600)  # the refcounts of 64 TiB take 2 GiB
 _CLEAN, _DAMAGED, _LEAKS = 0, 2, 3  # exit statuses of `qemu-img check`
 _OF_THIS_HOST = ("Cannot allocate memory", "Too many open files", "Permission denied")
-_BLOCK_BYTES = 512  # the unit of st_blocks
 
 
 def check_volume(host: Host, layer: Layer) -> str | None:
@@ -28,15 +26,15 @@ def check_volume(host: Host, layer: Layer) -> str | None:
     :raises diskyard.errors.StorageError: the check itself could not be done.
     """
     if layer.path is not None:
-        if not host.files.exists(layer.path):
-            return "Its file is missing."
         with os_errors(f"checking volume {layer.name}"):
-            file_bytes = os.stat(layer.path).st_size
-        if layer.format == "raw" and file_bytes < layer.size_bytes:
-            return f"Its file has {file_bytes} bytes of {layer.size_bytes}."
+            file = host.files.look(layer.path)
+        if file is None:
+            return "Its file is missing."
+        if layer.format == "raw" and file.size_bytes < layer.size_bytes:
+            return f"Its file has {file.size_bytes} bytes of {layer.size_bytes}."
     if layer.format == "raw":
         return None
-    graph = blockdev_graph((layer,), read_only=True, direct=False)
+    graph = blockdev_graph(host, (layer,), read_only=True, direct=False)
     words = ["qemu-img", "check", "--output=json", "json:" + json.dumps(graph)]
     finished = host.commands.run(words, timeout_s=_CHECK_TIMEOUT_S, limits=_LIMITS)
     if finished.exit_status in (_CLEAN, _LEAKS):
@@ -63,4 +61,7 @@ def allocated_bytes(host: Host, chain: Chain) -> int:
     if top.path is None:
         return top.size_bytes
     with os_errors(f"reading what volume {top.name} uses"):
-        return os.stat(top.path).st_blocks * _BLOCK_BYTES
+        file = host.files.look(top.path)
+    if file is None:
+        raise errors.StorageError(f"The file of volume {top.name} is missing.")
+    return file.allocated_bytes

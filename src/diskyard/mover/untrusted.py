@@ -98,7 +98,7 @@ def import_layer(path: str, format: ImportFormat, size_bytes: int, *, fd: int | 
 
 
 def _ask_qemu(host: Host, layer: Layer, verb: str) -> dict[str, object]:
-    graph = blockdev_graph((layer,), read_only=True, direct=False)
+    graph = blockdev_graph(host, (layer,), read_only=True, direct=False)
     words = ["qemu-img", verb, "--output=json", "json:" + json.dumps(graph)]
     try:
         finished = host.commands.run(words, timeout_s=_INSPECT_TIMEOUT_S, limits=_INSPECT_LIMITS)
