@@ -167,7 +167,9 @@ class Commands:
                 child.wait(_TERMINATION_GRACE_S)
             except subprocess.TimeoutExpired:
                 child.kill()
-        child.wait()
+        # One that waits for storage that does not answer ends when that does.
+        with noted("end of a program"):
+            child.wait()
         for stream in (child.stdout, child.stderr):
             if stream is not None:
                 stream.close()

@@ -65,11 +65,15 @@ class NbdClient:
             ) from error
         self._handle = nbd.NBD()
         self._contexts = tuple(contexts)
-        with self._asking("nbd connect"), _failures("connecting"):
-            for context in self._contexts:
-                self._handle.add_meta_context(context)
-            self._handle.connect_uri(uri)
-            self.size_bytes: int = self._handle.get_size()
+        try:
+            with self._asking("nbd connect"), _failures("connecting"):
+                for context in self._contexts:
+                    self._handle.add_meta_context(context)
+                self._handle.connect_uri(uri)
+                self.size_bytes: int = self._handle.get_size()
+        except BaseException:
+            del self._handle
+            raise
 
     def __enter__(self) -> Self:
         return self

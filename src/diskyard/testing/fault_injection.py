@@ -136,10 +136,16 @@ class Injector:
 
     :ivar calls: those made since :meth:`begin`, in order.
     :ivar failed: how many of them were made to fail.
+    :ivar hangs: set once a call does not return.
     """
 
     calls: list[Call] = field(default_factory=list)
     failed: int = 0
+    hangs: threading.Event = field(default_factory=threading.Event)
+    _roots: tuple[str, ...] = ()
+    _hang_at: int | None = None
+    _hung_root: str | None = None
+    _released: threading.Event = field(default_factory=threading.Event)
     _fault: Fault | None = None
     _active: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -152,13 +158,46 @@ class Injector:
         """The storage is well again."""
         self._active = False
 
+    def hang(self, at: int, roots: Sequence[str]) -> None:
+        """Let a call not return, and no later one to the same storage, until :meth:`release`.
+
+        :param roots: the folders of the storages.
+        """
+        self.begin(None)
+        self._hang_at, self._roots = at, tuple(f"{root}/" for root in roots)
+
+    @property
+    def hung_root(self) -> str | None:
+        """The folder of the storage that hangs; None if what hangs is in none."""
+        return None if self._hung_root is None else self._hung_root.rstrip("/")
+
+    def release(self) -> None:
+        """The storage answers again."""
+        self._active = False
+        self._released.set()
+
+    def _wait_if_hung(self, path: str) -> None:
+        with self._lock:
+            if not self._active or self._hang_at is None:
+                return
+            here = len(self.calls) == self._hang_at + 1 and not self.hangs.is_set()
+            if here:
+                self._hung_root = next((root for root in self._roots if f"{path}/".startswith(root)), None)
+            elif not (self.hangs.is_set() and self._hung_root and f"{path}/".startswith(self._hung_root)):
+                return
+        self.hangs.set()
+        self._released.wait()
+
     @contextmanager
-    def around(self, name: str, where: str, raised: Callable[[int, bool], BaseException]) -> Iterator[None]:
+    def around(
+        self, name: str, where: str, raised: Callable[[int, bool], BaseException], path: str = ""
+    ) -> Iterator[None]:
         """A call is made within.
 
         :param raised: what it raises for an errno, before or after it is made.
         """
         fault = self._fault_for(Call(name, where))
+        self._wait_if_hung(path)
         if fault is not None and not fault.afterwards:
             raise raised(fault.number, False)
         yield
@@ -177,16 +216,20 @@ class Injector:
             return self._fault
 
 
-def _kind_of(name: str, word: object) -> str:
-    """The folder that a path, or what a descriptor is open on, is in or is."""
+def _path_of(words: Sequence[object]) -> str:
+    """The path that a call is about; that of what a descriptor is open on."""
+    word = words[0] if words else ""
     if isinstance(word, int):
         try:
             word = os.readlink(f"/proc/self/fd/{word}")
         except OSError:
             return ""
-    if not isinstance(word, str):
-        return ""
-    return os.path.basename(word if name in _OF_FOLDERS else os.path.dirname(word))
+    return word if isinstance(word, str) else ""
+
+
+def _kind_of(name: str, path: str) -> str:
+    """The folder that a path is in, or is."""
+    return os.path.basename(path if name in _OF_FOLDERS else os.path.dirname(path))
 
 
 class FaultyFiles(Files):
@@ -201,8 +244,9 @@ class FaultyFiles(Files):
 
         def faulty() -> R:
             answers: list[R] = []
+            path = _path_of(words)
             try:
-                with self._injector.around(name, _kind_of(name, words[0] if words else ""), raised):
+                with self._injector.around(name, _kind_of(name, path), raised, path):
                     answers.append(do())
             except OSError:
                 # A caller that gets an error has no descriptor, whatever was done.

@@ -46,6 +46,16 @@ class FaultRuns:
         scenario.prepare(self._prepared, builder)
         builder.close()
 
+    @property
+    def is_fix(self) -> bool:
+        """Whether it is run by a task, which nobody waits for."""
+        return self.scenario.act.__qualname__.startswith("fix_first")
+
+    def copied(self) -> World:
+        """A world for one run."""
+        self._runs += 1
+        return self._prepared.copied(self._folder / f"run-{self._runs}")
+
     def calls(self) -> list[Call]:
         """The storage calls of a run in which nothing fails."""
         injector = Injector()
@@ -54,8 +64,7 @@ class FaultRuns:
 
     def run(self, injector: Injector, fault: Fault | None) -> errors.DiskyardError | None:
         """Do it with a fault, then without, and judge everything; the error it ended with."""
-        self._runs += 1
-        world = self._prepared.copied(self._folder / f"run-{self._runs}")
+        world = self.copied()
         lasting = fault is not None and fault.lasting
         service = world.service(faulty_host(injector, "failing", ended=lasting))
         before, after = dict(world.images), self.scenario.after(world)
@@ -66,10 +75,8 @@ class FaultRuns:
         }
         with nothing_left_behind(world.folder):
             error = self._act(world, service, injector, fault)
-        if self.scenario.name == "prepare" and not lasting:
-            # Whoever does not know whether a guest's image is attached tears it down.
-            asked = {"repositoryId": "a", "imageId": world.names["d"]}
-            call(service, "teardownImage", asked)
+        if not lasting:
+            tear_down(self.scenario, world, service)
         service.close()
         if error is not None and _CERTAINLY_NOT in error.message:
             after = {key: data for key, data in after.items() if key in before or key in known}
@@ -102,6 +109,12 @@ class FaultRuns:
         finally:
             injector.end()
         return None
+
+
+def tear_down(scenario: Scenario, world: World, service: Service) -> None:
+    """Whoever does not know whether an image is attached tears it down."""
+    if scenario.name == "prepare":
+        call(service, "teardownImage", {"repositoryId": "a", "imageId": world.names["d"]})
 
 
 def require_clear(error: errors.DiskyardError) -> None:
