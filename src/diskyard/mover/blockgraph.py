@@ -10,12 +10,14 @@ import contextlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
+
+import msgspec
 
 from diskyard import errors
 from diskyard.host import Host, Limits
 from diskyard.mover.durable import os_errors
-from diskyard.mover.failures import failure
+from diskyard.mover.failures import expected, failure
 from diskyard.mover.interface import Chain, Layer, Monitor
 
 if TYPE_CHECKING:
@@ -78,6 +80,24 @@ def ends_inside_a_sector(host: Host, layer: Layer) -> bool:
         return file is not None and file.size_bytes % _SECTOR_MOST_BYTES != 0
 
 
+class _ImageInfo(msgspec.Struct, rename="kebab"):
+    virtual_size: int
+
+
+class _Node(msgspec.Struct, rename="kebab"):
+    node_name: str
+    ro: bool
+    image: _ImageInfo
+
+
+class _JobInfo(msgspec.Struct, rename="kebab"):
+    id: str
+    status: str
+    current_progress: int
+    total_progress: int
+    error: str | None = None
+
+
 class StorageDaemon:
     """A qemu-storage-daemon for one task; a context manager, used by one thread.
 
@@ -103,7 +123,7 @@ class StorageDaemon:
         self._host = host
         self._inherit_fds = inherit_fds
         self._limits = limits
-        self._timeout_s = timeout_s
+        self._timeout_s = min(timeout_s, host.commands.timeout_most_s)
         self._child: QmpChild | None = None
         self._nodes: dict[tuple[str, bool], str] = {}
         self._count = 0
@@ -224,20 +244,19 @@ class StorageDaemon:
 
     def size_bytes(self, node: str) -> int:
         """The size of the view through a node; slow where the daemon has deep chains open."""
-        return int(self._node(node)["image"]["virtual-size"])
+        return self._node(node).image.virtual_size
 
     def is_read_only(self, node: str) -> bool:
         """Whether a node is open for reading only now; a job may have changed that."""
-        return bool(self._node(node)["ro"])
+        return self._node(node).ro
 
-    def _node(self, node: str) -> dict[str, Any]:
-        answer = self.command("query-named-block-nodes", {"flat": True}, doing="looking at a volume")
-        assert isinstance(answer, list)
-        for entry in answer:
-            if entry["node-name"] == node:
-                found: dict[str, Any] = entry
-                return found
-        raise errors.InternalError(f"The storage daemon has no node {node}.")
+    def _node(self, node: str) -> _Node:
+        doing = "looking at a volume"
+        answer = self.command("query-named-block-nodes", {"flat": True}, doing=doing)
+        for entry in expected(answer, list[_Node], doing):
+            if entry.node_name == node:
+                return entry
+        raise errors.StorageError(f"The storage daemon has lost its node {node}.")
 
     # -- exports ---------------------------------------------------------------------
 
@@ -268,7 +287,10 @@ class StorageDaemon:
         """End an export whose clients have disconnected, so that jobs can use the node."""
         remove = {"id": f"export-{node}", "mode": "hard"}
         self.command("block-export-del", remove, doing="ending an export")
-        while self.command("query-block-exports", doing="ending an export"):
+        doing, deadline_s = "ending an export", self._host.clock.monotonic_s() + self._timeout_s
+        while expected(self.command("query-block-exports", doing=doing), list[object], doing):
+            if self._host.clock.monotonic_s() > deadline_s:
+                raise errors.StorageError(f"QEMU does not end an export within {self._timeout_s:g} seconds.")
             self._host.clock.sleep(_POLL_FIRST_S)
 
     @property
@@ -304,14 +326,13 @@ class StorageDaemon:
             job = self._query_job(doing)
             if job is None:
                 raise errors.StorageError(f"QEMU lost the job that was {doing}.")
-            monitor.advance(_number(job, "current-progress"), _number(job, "total-progress"))
-            status = job["status"]
-            if status == "concluded":
+            monitor.advance(job.current_progress, job.total_progress)
+            if job.status == "concluded":
                 self.command("job-dismiss", {"id": "job"}, doing=doing)
-                if "error" in job:
-                    raise failure(str(job["error"]), doing)
+                if job.error is not None:
+                    raise failure(job.error, doing)
                 return
-            if status == "ready" and not completing:
+            if job.status == "ready" and not completing:
                 self.command("job-complete", {"id": "job"}, doing=doing)
                 completing = True
             elif monitor.rate_limit_bytes_per_s != speed:
@@ -320,16 +341,15 @@ class StorageDaemon:
             self._host.clock.sleep(pause_s)
             pause_s = min(pause_s * 2, _POLL_LONGEST_S)
 
-    def _query_job(self, doing: str) -> dict[str, object] | None:
-        answer = self.command("query-jobs", doing=doing)
-        assert isinstance(answer, list)
-        return next((job for job in answer if job["id"] == "job"), None)
+    def _query_job(self, doing: str) -> _JobInfo | None:
+        jobs = expected(self.command("query-jobs", doing=doing), list[_JobInfo], doing)
+        return next((job for job in jobs if job.id == "job"), None)
 
     def _cancel_job(self, doing: str) -> None:
         deadline_s = self._host.clock.monotonic_s() + _CANCEL_TIMEOUT_S
         cancelled = False
         while (job := self._query_job(doing)) is not None:
-            if job["status"] == "concluded":
+            if job.status == "concluded":
                 self.command("job-dismiss", {"id": "job"}, doing=doing)
                 return
             if not cancelled:
@@ -339,9 +359,3 @@ class StorageDaemon:
                 self.kill()  # the storage hangs, and the job ends with the daemon
                 return
             self._host.clock.sleep(_POLL_FIRST_S)
-
-
-def _number(job: Mapping[str, object], key: str) -> int:
-    value = job[key]
-    assert isinstance(value, int)
-    return value

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 
+import msgspec
+
 from diskyard import errors
 from diskyard.host import Host, Limits
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
-from diskyard.mover.failures import brief, failure
+from diskyard.mover.failures import brief, expected, failure
 from diskyard.mover.interface import Chain, Layer
 
 _CHECK_TIMEOUT_S = 3600.0
 _LIMITS = Limits(address_space_bytes=4 << 30, cpu_s=3600)  # the refcounts of 64 TiB take 2 GiB
 _CLEAN, _DAMAGED, _LEAKS = 0, 2, 3  # exit statuses of `qemu-img check`
 _OF_THIS_HOST = ("Cannot allocate memory", "Too many open files", "Permission denied")
+
+
+class _Checked(msgspec.Struct):
+    corruptions: int = 0
 
 
 def check_volume(host: Host, layer: Layer) -> str | None:
@@ -40,8 +46,8 @@ def check_volume(host: Host, layer: Layer) -> str | None:
     if finished.exit_status in (_CLEAN, _LEAKS):
         return None
     if finished.exit_status == _DAMAGED:
-        found = json.loads(finished.stdout)
-        return f"Its tables have {found.get('corruptions', 0)} errors (qemu-img check)."
+        found = expected(finished.stdout, _Checked, f"checking volume {layer.name}")
+        return f"Its tables have {found.corruptions} errors (qemu-img check)."
     problem = failure(finished.stderr, f"checking volume {layer.name}")
     of_this_host = any(words in finished.stderr for words in _OF_THIS_HOST)
     if finished.exit_status != 1 or of_this_host or not isinstance(problem, errors.StorageError):

@@ -54,7 +54,7 @@ class QmpChild:
         timeout_s: float,
     ) -> None:
         self._host = host
-        self._timeout_s = timeout_s
+        self._timeout_s = min(timeout_s, host.commands.timeout_most_s)
         self._loop = asyncio.new_event_loop()
         self._client = QMPClient("diskyard")
         self._connected = False

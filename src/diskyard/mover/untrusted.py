@@ -11,10 +11,13 @@ import json
 import os
 import stat
 
+import msgspec
+
 from diskyard import errors
 from diskyard.host import Host, Limits
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
+from diskyard.mover.failures import expected
 from diskyard.mover.foreign_headers import parse_vdi, parse_vhdx, parse_vmdk
 from diskyard.mover.interface import ImportFormat, Layer
 from diskyard.mover.qcow2_header import parse_untrusted_qcow2
@@ -31,6 +34,10 @@ _PARSERS = {
     "vdi": parse_vdi,
     "vhdx": parse_vhdx,
 }
+
+
+class _Told(msgspec.Struct, rename="kebab"):
+    virtual_size: int | None = None
 
 
 def open_untrusted(host: Host, path: str, *, block_device: bool) -> int:
@@ -74,7 +81,7 @@ def inspect_import(host: Host, path: str, format: ImportFormat) -> int:
     finally:
         os.close(fd)
     layer = import_layer(path, format, virtual_bytes)
-    told_bytes = _ask_qemu(host, layer, "info")["virtual-size"]
+    told_bytes = _ask_qemu(host, layer, "info")
     if told_bytes != virtual_bytes:
         raise errors.UnsafeImage(f"The image says {virtual_bytes} bytes, and QEMU reads {told_bytes}.")
     if format == "qcow2":
@@ -97,7 +104,7 @@ def import_layer(path: str, format: ImportFormat, size_bytes: int, *, fd: int | 
     return Layer("import", format, protocol, None if is_device else path, size_bytes)
 
 
-def _ask_qemu(host: Host, layer: Layer, verb: str) -> dict[str, object]:
+def _ask_qemu(host: Host, layer: Layer, verb: str) -> int | None:
     graph = blockdev_graph(host, (layer,), read_only=True, direct=False)
     words = ["qemu-img", verb, "--output=json", "json:" + json.dumps(graph)]
     try:
@@ -107,6 +114,4 @@ def _ask_qemu(host: Host, layer: Layer, verb: str) -> dict[str, object]:
     if finished.exit_status not in (0, 3):  # 3: leaked clusters, which harm nobody
         words_said = finished.stderr.splitlines()[-1] if finished.stderr else "it has errors"
         raise errors.UnsafeImage(f"qemu-img {verb} refuses the image: {words_said}.")
-    answer = json.loads(finished.stdout)
-    assert isinstance(answer, dict)
-    return answer
+    return expected(finished.stdout, _Told, f"running qemu-img {verb}").virtual_size

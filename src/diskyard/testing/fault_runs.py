@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from diskyard.testing.fault_injection import (
 from diskyard.testing.scenarios import Scenario
 from diskyard.testing.world import PLACES, World, host_named, judge_outcome
 
+Around = tuple[Callable[[], None], Callable[[], None]]
 _CERTAINLY_NOT = "it was not made"
 """What an error says of a change that it knows was not made (docs/errors.md)."""
 
@@ -62,8 +63,13 @@ class FaultRuns:
         self.run(injector, None)
         return injector.calls
 
-    def run(self, injector: Injector, fault: Fault | None) -> errors.DiskyardError | None:
-        """Do it with a fault, then without, and judge everything; the error it ended with."""
+    def run(
+        self, injector: Injector, fault: Fault | None, *, around: Around | None = None
+    ) -> errors.DiskyardError | None:
+        """Do it with a fault, then without, and judge everything; the error it ended with.
+
+        :param around: called before and after: they make and end a fault of another kind.
+        """
         world = self.copied()
         lasting = fault is not None and fault.lasting
         service = world.service(faulty_host(injector, "failing", ended=lasting))
@@ -74,7 +80,7 @@ class FaultRuns:
             for image_id in service.connections.get(place).state().images
         }
         with nothing_left_behind(world.folder):
-            error = self._act(world, service, injector, fault)
+            error = self._act(world, service, injector, fault, around)
         if not lasting:
             tear_down(self.scenario, world, service)
         service.close()
@@ -91,23 +97,33 @@ class FaultRuns:
         return error
 
     def _act(
-        self, world: World, service: Service, injector: Injector, fault: Fault | None
+        self,
+        world: World,
+        service: Service,
+        injector: Injector,
+        fault: Fault | None,
+        around: Around | None,
     ) -> errors.DiskyardError | None:
         injector.begin(fault)
+        faulty = fault is not None or around is not None
         try:
+            if around is not None:
+                around[0]()
             self.scenario.act(world, service)
         except errors.DiskyardError as error:
-            if fault is None:
+            if not faulty:
                 raise
             require_clear(error)
             return error
         except StopIteration:
-            if fault is None:
+            if not faulty:
                 raise
             # What cannot be read now makes a fix wait: check says so, and there is nothing to run.
             return errors.StorageError("No fix is listed as runnable.")
         finally:
             injector.end()
+            if around is not None:
+                around[1]()
         return None
 
 
