@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diskyard import errors
+from diskyard.host import Host
 from diskyard.service import Service, call
 from diskyard.testing.effort import Effort
 from diskyard.testing.fault_injection import (
@@ -39,7 +40,7 @@ class FaultRuns:
 
     def __init__(self, scenario: Scenario, folder: Path) -> None:
         self.scenario = scenario
-        self._folder = folder
+        self.folder = folder
         self._runs = 0
         self._prepared = World(folder / "prepared")
         self._prepared.create()
@@ -55,7 +56,7 @@ class FaultRuns:
     def copied(self) -> World:
         """A world for one run."""
         self._runs += 1
-        return self._prepared.copied(self._folder / f"run-{self._runs}")
+        return self._prepared.copied(self.folder / f"run-{self._runs}")
 
     def calls(self) -> list[Call]:
         """The storage calls of a run in which nothing fails."""
@@ -64,15 +65,21 @@ class FaultRuns:
         return injector.calls
 
     def run(
-        self, injector: Injector, fault: Fault | None, *, around: Around | None = None
+        self,
+        injector: Injector,
+        fault: Fault | None,
+        *,
+        around: Around | None = None,
+        host: Host | None = None,
     ) -> errors.DiskyardError | None:
         """Do it with a fault, then without, and judge everything; the error it ended with.
 
         :param around: called before and after: they make and end a fault of another kind.
+        :param host: on which it is done, where that is not the injector's.
         """
         world = self.copied()
         lasting = fault is not None and fault.lasting
-        service = world.service(faulty_host(injector, "failing", ended=lasting))
+        service = world.service(host or faulty_host(injector, "failing", ended=lasting))
         before, after = dict(world.images), self.scenario.after(world)
         known = {
             (place, image_id)
