@@ -93,7 +93,7 @@ def _copy_privately(
         work.stage = "2/2"
         _copy_layer(work, path, source, size_bytes, target, start_bytes)
     finally:
-        if os.path.lexists(path):
+        if work.engine.host.files.exists(path):
             work.engine.host.files.unlink(path)
 
 

@@ -6,12 +6,12 @@ them suspended for hours, are in ``docs/format.md`` under the names used here.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from enum import Enum
 
 from diskyard import errors
 from diskyard.host import Host
+from diskyard.host.calls import PatientLock
 from diskyard.host.files import UncertainError
 from diskyard.host.identity import new_nonce
 from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, Checkpoints, checkpoint_of, nonces_kept
@@ -54,7 +54,7 @@ class Log:
     ) -> None:
         self._repository = repository
         self._host = host
-        self._lock = threading.RLock()
+        self._lock = PatientLock()
         self._checkpoints = Checkpoints(repository, entry_age_kept_s)
         self._state: State | None = None
         self._nonces: list[str] = []

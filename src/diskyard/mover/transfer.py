@@ -6,11 +6,10 @@ import errno
 import json
 import os
 import re
-import select
 from collections.abc import Iterator
 
-from diskyard import errors
 from diskyard.host import Child, Host
+from diskyard.host.output import Output
 from diskyard.mover.blockgraph import StorageDaemon
 from diskyard.mover.durable import os_errors, sync_path
 from diskyard.mover.failures import failure
@@ -133,25 +132,20 @@ def _convert(
         words += ["-r", str(monitor.rate_limit_bytes_per_s)]
     child = host.commands.start([*words, source, target_path], inherit_fds=monitor.inherit_fds, capture=True)
     try:
-        _follow(child, size_bytes, monitor)
-        stderr = child.stderr.read() if child.stderr else b""
+        words_said = _follow(child, size_bytes, monitor)
         if child.wait() != 0:
-            raise failure(stderr.decode(errors="replace").strip(), "exporting an image")
+            raise failure(words_said, "exporting an image")
     finally:
         host.commands.stop(child)
 
 
-def _follow(child: Child, size_bytes: int, monitor: Monitor) -> None:
-    """Report progress until the program closes its output."""
-    if child.stdout is None:
-        raise errors.InternalError("qemu-img was started without its output.")
+def _follow(child: Child, size_bytes: int, monitor: Monitor) -> str:
+    """Report progress until the program closes its output; what it said on stderr."""
     done_bytes = 0
-    while True:
-        readable, _, _ = select.select([child.stdout], [], [], _POLL_S)
-        if readable:
-            printed = os.read(child.stdout.fileno(), 4096)
-            if not printed:
-                return
-            if percents := _PERCENT.findall(printed):
+    with Output(child, _PIECE_BYTES) as output:
+        while output.read(_POLL_S):
+            if percents := _PERCENT.findall(output.stdout):
                 done_bytes = int(size_bytes * float(percents[-1]) / 100)
-        monitor.advance(done_bytes, size_bytes)
+                output.stdout.clear()
+            monitor.advance(done_bytes, size_bytes)
+        return output.stderr()

@@ -9,14 +9,15 @@ from __future__ import annotations
 import errno
 import json
 import os
-import select
 import stat
 
+import msgspec
+
 from diskyard import errors
-from diskyard.host import Child, Host, Limits
+from diskyard.host import Host, Limits
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
-from diskyard.mover.failures import brief
+from diskyard.mover.failures import brief, expected
 from diskyard.mover.foreign_headers import parse_vdi, parse_vhdx, parse_vmdk
 from diskyard.mover.interface import ImportFormat, Layer
 from diskyard.mover.qcow2_header import ReadAt, parse_untrusted_qcow2, require_whole_tables
@@ -38,6 +39,10 @@ _PARSERS = {
     "vdi": parse_vdi,
     "vhdx": parse_vhdx,
 }
+
+
+class _Told(msgspec.Struct, rename="kebab"):
+    virtual_size: int | None = None
 
 
 def open_untrusted(host: Host, path: str, *, block_device: bool) -> int:
@@ -109,7 +114,7 @@ def inspect_import(host: Host, path: str, format: ImportFormat) -> int:
     if format == "raw":
         return virtual_bytes
     layer = import_layer(path, format, virtual_bytes)
-    told_bytes = _ask_qemu(host, layer, "info")["virtual-size"]
+    told_bytes = _ask_qemu(host, layer, "info")
     if told_bytes != virtual_bytes:
         raise errors.UnsafeImage(f"The image says {virtual_bytes} bytes, and QEMU reads {told_bytes}.")
     _ask_qemu(host, layer, "check")
@@ -131,44 +136,15 @@ def import_layer(path: str, format: ImportFormat, size_bytes: int, *, fd: int | 
     return Layer("import", format, protocol, None if is_device else path, size_bytes)
 
 
-def _ask_qemu(host: Host, layer: Layer, verb: str) -> dict[str, object]:
-    graph = blockdev_graph((layer,), read_only=True, direct=False)
+def _ask_qemu(host: Host, layer: Layer, verb: str) -> int | None:
+    graph = blockdev_graph(host, (layer,), read_only=True, direct=False)
     words = ["qemu-img", verb, "--output=json", "json:" + json.dumps(graph)]
-    child = host.commands.start(words, limits=_INSPECT_LIMITS, capture=True)
     try:
-        stdout, stderr = _what_it_says(host, child)
-        # Who closes its output ends; the limit on its CPU time ends who does not.
-        exit_status = child.wait()
-    finally:
-        host.commands.stop(child)
-    if exit_status not in (0, 3):  # 3: leaked clusters, which harm nobody
-        words_said = brief(stderr.decode(errors="replace")) or "it has errors"
+        finished = host.commands.run(words, timeout_s=_INSPECT_TIMEOUT_S, limits=_INSPECT_LIMITS)
+    except errors.StorageError as error:
+        # A file of 1 MiB can make qemu-img complain of 60 million blocks, a line for each.
+        raise errors.UnsafeImage(f"The image cannot be read within bounds: {error.message}") from error
+    if finished.exit_status not in (0, 3):  # 3: leaked clusters, which harm nobody
+        words_said = brief(finished.stderr) or "it has errors"
         raise errors.UnsafeImage(f"qemu-img {verb} refuses the image: {words_said}.")
-    answer = json.loads(stdout)
-    assert isinstance(answer, dict)
-    return answer
-
-
-def _what_it_says(host: Host, child: Child) -> tuple[bytes, bytes]:
-    """All that a program prints on stdout and stderr, if it is not more than it should be.
-
-    A file of 1 MiB can make qemu-img complain of 60 million blocks, a line for each.
-    """
-    assert child.stdout is not None
-    assert child.stderr is not None
-    said = {child.stdout: b"", child.stderr: b""}
-    open_streams = list(said)
-    deadline_s = host.clock.monotonic_s() + _INSPECT_TIMEOUT_S
-    while open_streams:
-        left_s = max(0.0, deadline_s - host.clock.monotonic_s())
-        readable, _, _ = select.select(open_streams, [], [], left_s)
-        if not readable:
-            raise errors.UnsafeImage(f"qemu-img did not end within {_INSPECT_TIMEOUT_S:g} seconds.")
-        for stream in readable:
-            printed = os.read(stream.fileno(), 1 << 16)
-            said[stream] += printed
-            if not printed:
-                open_streams.remove(stream)
-            if len(said[stream]) > _OUTPUT_MOST_BYTES:
-                raise errors.UnsafeImage("The image has more errors than qemu-img can list.")
-    return said[child.stdout], said[child.stderr]
+    return expected(finished.stdout, _Told, f"running qemu-img {verb}").virtual_size

@@ -61,15 +61,16 @@ class TaskRecords:
         """Not durable, and never seen half."""
         data = msgspec.json.encode(TaskRecord(task, self._process))
         temporary = self._host.files.temporary_path(self._folder)
-        fd = self._host.files.create(temporary)
         try:
-            self._host.files.write(fd, data)
+            fd = self._host.files.create(temporary)
+            try:
+                self._host.files.write(fd, data)
+            finally:
+                os.close(fd)
             self._host.files.rename(temporary, self._path(task.task_id, "task"))
         except BaseException:
             self._host.files.discard(temporary)
             raise
-        finally:
-            os.close(fd)
 
     def all(self) -> list[Task]:
         """Every task of the last day, the oldest first; those of ended processes have ended."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diskyard.fixes.look import look
 from diskyard.fixes.runner import run_fix
 from diskyard.host import Host, HostIdentity
 from diskyard.host.clock import Clock
@@ -22,9 +21,9 @@ from diskyard.host.commands import Commands
 from diskyard.host.files import Files
 from diskyard.model.fix import Fix
 from diskyard.model.records import CopyHold
+from diskyard.model.requests import CheckStorageRepository
 from diskyard.opened import lease_name
-from diskyard.planner.find_fixes import find_fixes
-from diskyard.service import Service, call
+from diskyard.service import Service, call, run
 from diskyard.testing.read_chain import read_image
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -154,8 +153,8 @@ class World:
 
     def fixes(self, service: Service, place: str) -> list[Fix]:
         """What check lists."""
-        opened = service.connections.get(place)
-        return find_fixes(look(service.engine, opened, deep=False, places=None))
+        found: list[Fix] = run(service, CheckStorageRepository(repository_id=place))
+        return found
 
     def runnable(self, service: Service) -> list[tuple[str, Fix]]:
         """What check lists as runnable, of all repositories."""

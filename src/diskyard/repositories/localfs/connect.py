@@ -53,7 +53,7 @@ _RECORD_LIMIT_BYTES = 4096
 _NO_ANSWER = frozenset((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN))
 
 
-def _root(parameters: Mapping[str, Any]) -> str:
+def _root(parameters: Mapping[str, Any], host: Host) -> str:
     """The one connection parameter, ``path``, with links resolved.
 
     :raises diskyard.errors.InvalidParameter: it is not an absolute path, or not all there is.
@@ -64,7 +64,7 @@ def _root(parameters: Mapping[str, Any]) -> str:
     if not os.path.isabs(path) or "\0" in path or len(path.encode(errors="replace")) > 3072:
         raise errors.InvalidParameter("path must be an absolute path of at most 3,072 bytes.")
     try:
-        return os.path.realpath(path)
+        return host.files.resolve(path)
     except (OSError, ValueError) as error:
         raise errors.InvalidParameter(f"path cannot be resolved: {error}.") from error
 
@@ -77,7 +77,7 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
 
     :raises diskyard.errors.NotEmpty: the folder holds something.
     """
-    root = _root(parameters)
+    root = _root(parameters, host)
     try:
         _make_folders(host, root)
         lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
@@ -96,7 +96,7 @@ def _make_folders(host: Host, root: str) -> None:
     if not files.exists(root):
         files.make_folder(root)
         files.sync_folder(os.path.dirname(root))
-    _refuse_network(root)
+    _refuse_network(host, root)
     _refuse_repository(host, root)
     names = {entry.name for entry in files.list(root) if temporary_owner(entry.name) is None}
     if names - {*layout.FOLDERS, layout.LOCKS, layout.RESERVE}:
@@ -148,8 +148,8 @@ def _seed(host: Host, root: str) -> None:
     files.publish(layout.record_paths(root), encode(record))
 
 
-def _refuse_network(root: str) -> None:
-    device = os.stat(root).st_dev
+def _refuse_network(host: Host, root: str) -> None:
+    device = host.files.device_of(root)
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
         fields, _, tail = line.partition(" - ")
@@ -166,10 +166,10 @@ def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:
 
     :raises diskyard.errors.NotARepository: there is none, or one of a newer version.
     """
-    root = _root(parameters)
+    root = _root(parameters, host)
     try:
         record = _read_record(host, root)
-        _refuse_network(root)
+        _refuse_network(host, root)
         return LocalRepository(host, root, record.marker)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.NotARepository(f"{root} is not a {FORMAT} repository.") from error
@@ -232,7 +232,7 @@ def _rewrite_record(host: Host, root: str, path: str, whole: bytes) -> None:
                 files.read(other, _RECORD_LIMIT_BYTES) for other in layout.record_paths(root) if other != path
             ]
             if copies == [whole]:
-                if os.path.isdir(path) and not os.path.islink(path):
+                if files.is_folder(path):
                     files.remove_folder(path)  # only an empty one
                 files.replace(path, whole)
         finally:

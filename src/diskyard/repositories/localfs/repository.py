@@ -7,8 +7,8 @@ import errno
 import os
 from collections.abc import Iterator
 
-from diskyard.host import Host, provably_gone
-from diskyard.host.files import FileEntry, UncertainError, temporary_owner
+from diskyard.host import FileEntry, Host, provably_gone
+from diskyard.host.files import UncertainError, temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
 from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES
 from diskyard.model.capabilities import Capabilities
@@ -41,10 +41,6 @@ _UNREADABLE = frozenset(
 )
 _PROGRESS_LIMIT_BYTES = 64 << 10
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
-
-
-def _is_folder(path: str) -> bool:
-    return os.path.isdir(path) and not os.path.islink(path)
 
 
 class LocalRepository:
@@ -103,7 +99,7 @@ class LocalRepository:
         path = self._folder(layout.RESERVE)
         fd = self._files.open_for_writing(path)
         try:
-            if os.fstat(fd).st_size == 0:
+            if self._files.size_bytes_of(fd) == 0:
                 return False
             self._files.truncate(fd, 0)
             self._files.sync(fd)
@@ -115,7 +111,7 @@ class LocalRepository:
         """Take the reserve again after something was freed; a full storage leaves it as it is."""
         fd = self._files.open_for_writing(self._folder(layout.RESERVE))
         try:
-            if os.fstat(fd).st_size == 0:
+            if self._files.size_bytes_of(fd) == 0:
                 with contextlib.suppress(OSError):
                     self._files.preallocate(fd, layout.RESERVE_BYTES)
                     self._files.sync(fd)
@@ -150,7 +146,7 @@ class LocalRepository:
     def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
         """Rename a new copy over the old one."""
         path = layout.log_paths(self.place, kind, number)[copy]
-        if _is_folder(path):
+        if self._files.is_folder(path):
             self._files.remove_folder(path)  # only an empty one; the other copy is whole
         try:
             self._files.replace(path, data)
@@ -164,7 +160,7 @@ class LocalRepository:
         """Unlink both copies; the folder is synced so that lower numbers stay gone first."""
         for path in layout.log_paths(self.place, kind, number):
             with contextlib.suppress(FileNotFoundError):
-                if _is_folder(path):
+                if self._files.is_folder(path):
                     self._files.remove_folder(path)
                 else:
                     self._files.unlink(path)
@@ -228,7 +224,7 @@ class LocalRepository:
         """Lengthen the file; never shortens it."""
         fd = self._files.open_for_writing(self._volume_path(name))
         try:
-            if os.fstat(fd).st_size < length_bytes:
+            if self._files.size_bytes_of(fd) < length_bytes:
                 self._files.truncate(fd, length_bytes)
             if preallocate:
                 self._files.preallocate(fd, length_bytes)
@@ -329,8 +325,8 @@ class LocalRepository:
 
     def capacity(self) -> Capacity:
         """The file system's, as an unprivileged user sees it."""
-        info = os.statvfs(self.place)
-        return Capacity(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)
+        room = self._files.room(self.place)
+        return Capacity(room.total_bytes, room.free_bytes)
 
     def close(self) -> None:
         """Nothing is open between calls; leases belong to who took them."""
