@@ -22,7 +22,7 @@ from diskyard.model.records import AnyHold, FileSource, Image
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
 from diskyard.mover.inspect import check_volume
-from diskyard.opened import Opened, is_missing
+from diskyard.opened import Opened, stored_by_id
 from diskyard.operations.engine import Engine
 from diskyard.planner.find_fixes import Look, SourceView
 from diskyard.planner.mend import needs_restore, set_damage
@@ -42,8 +42,9 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     if deep and opened.log.read_only_because() is None:
         _look_into_volumes(engine, opened, state)
         state = opened.state()
-    allocated = {item.name.volume_id: item.allocated_bytes for item in listed}
-    missing = _missing(opened, state, {item.name.volume_id: item for item in listed})
+    by_id = stored_by_id(state, listed)
+    allocated = {key: item.allocated_bytes for key, item in by_id.items()}
+    missing = _missing(opened, state, by_id)
     over, unknown = _holds(engine, opened, state)
     return Look(
         state=state,
@@ -76,7 +77,8 @@ def _missing(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -
     return frozenset(
         volume.id
         for volume in state.volumes.values()
-        if is_missing(volume, listed.get(volume.id)) and is_missing(volume, opened.stored(volume))
+        if opened.is_unreadable(volume, listed.get(volume.id))
+        and opened.is_unreadable(volume, opened.stored(volume))
     )
 
 
@@ -180,6 +182,8 @@ def _look_into_volumes(engine: Engine, opened: Opened, state: State) -> None:
             continue  # missing: found without a note
         try:
             damage = check_volume(engine.host, opened.layer(volume))
+        except errors.ImageBroken as error:
+            damage = error.message
         except errors.LeaseHeld:
             continue  # somebody has it open: its metadata may change under us
         if damage != volume.damage:

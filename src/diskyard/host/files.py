@@ -13,10 +13,11 @@ import errno
 import fcntl
 import itertools
 import os
+import re
 import stat
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from diskyard.host.identity import ProcessIdentity, this_process
@@ -25,7 +26,9 @@ from diskyard.model.identity import HostIdentity
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _OFD_GETLK, _OFD_SETLK = 36, 37  # asm-generic/fcntl.h
 _TEMPORARY_PREFIX = "tmp."
+_TEMPORARY_NAME = re.compile(r"tmp\.([0-9a-f]{32})\.([0-9a-f]{32})\.([0-9]+)\.([0-9]+)\.([0-9]+)\.[0-9]+")
 _counter = itertools.count()  # of the process: several doors may write into one folder
+_BEGINNING_BYTES = 256  # enough to tell how long the file must be
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own
 
 
@@ -35,13 +38,17 @@ class UncertainError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One name in a folder."""
+    """One name in a folder.
+
+    :param links: how many names the file has, in all folders.
+    """
 
     name: str
     is_file: bool
     size_bytes: int
     allocated_bytes: int
     modified_s: float
+    links: int
 
 
 def temporary_name(process: ProcessIdentity, counter: int) -> str:
@@ -54,17 +61,15 @@ def temporary_name(process: ProcessIdentity, counter: int) -> str:
 
 def temporary_owner(name: str) -> ProcessIdentity | None:
     """The process that made a temporary file of this name; None if it is no such name."""
-    if not name.startswith(_TEMPORARY_PREFIX):
-        return None
-    parts = name.removeprefix(_TEMPORARY_PREFIX).split(".")
-    if len(parts) != 6 or not all(part.isascii() and part.isdigit() for part in parts[2:]):
+    found = _TEMPORARY_NAME.fullmatch(name)
+    if found is None:
         return None
     return ProcessIdentity(
-        machine_id=parts[0],
-        boot_id=parts[1],
-        pid_namespace=int(parts[2]),
-        pid=int(parts[3]),
-        start_ticks=int(parts[4]),
+        machine_id=found[1],
+        boot_id=found[2],
+        pid_namespace=int(found[3]),
+        pid=int(found[4]),
+        start_ticks=int(found[5]),
     )
 
 
@@ -75,7 +80,16 @@ def _file_entry(name: str, info: os.stat_result) -> FileEntry:
         size_bytes=info.st_size,
         allocated_bytes=info.st_blocks * _BLOCK_BYTES,
         modified_s=info.st_mtime,
+        links=info.st_nlink,
     )
+
+
+def _open_again(handle: int, mode: int, path: str) -> int:
+    """The descriptor of what a handle (O_PATH) leads to; an error names the path."""
+    try:
+        return os.open(f"/proc/self/fd/{handle}", mode | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def _fingerprint(info: os.stat_result) -> str:
@@ -90,22 +104,29 @@ class Files:
 
     # -- reading ---------------------------------------------------------------
 
-    def read(self, path: str, limit_bytes: int) -> bytes | None:
+    def read(
+        self, path: str, limit_bytes: int, *, whole_length: Callable[[bytes], int | None] | None = None
+    ) -> bytes | None:
         """The contents of a regular file; None if absent.
 
         A link, FIFO, device or folder in the file's place is an OSError, at once, and so is
         a file of more than ``limit_bytes``, which is not read.
+
+        :param whole_length: how long a file that begins with these bytes must be; of one that
+            is not, only its beginning is read.
         """
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = self.open_to_read(path)
         except FileNotFoundError:
             return None
         try:
             info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise OSError(errno.EINVAL, "Not a regular file", path)
             if info.st_size > limit_bytes:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+            if whole_length is not None and info.st_size > _BEGINNING_BYTES:
+                beginning = os.pread(fd, _BEGINNING_BYTES, 0)
+                if whole_length(beginning) != info.st_size:
+                    return beginning
             with os.fdopen(fd, "rb", closefd=False) as file:
                 return file.read(limit_bytes + 1)
         finally:
@@ -113,7 +134,7 @@ class Files:
 
     def read_at(self, path: str, offset_bytes: int, size_bytes: int) -> bytes:
         """At most ``size_bytes`` of a regular file from an offset; less only at its end."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = self.open_to_read(path)
         try:
             return os.pread(fd, size_bytes, offset_bytes)
         finally:
@@ -130,7 +151,7 @@ class Files:
             mode = os.fstat(handle).st_mode
             if not (stat.S_ISREG(mode) or (block_device and stat.S_ISBLK(mode))):
                 raise OSError(errno.EINVAL, "Not a regular file", path)
-            return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            return _open_again(handle, os.O_RDONLY, path)
         finally:
             os.close(handle)
 
@@ -175,12 +196,14 @@ class Files:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
 
     def open_for_writing(self, path: str) -> int:
-        """The descriptor of an existing regular file, for writing."""
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "Not a regular file", path)
-        return fd
+        """The descriptor of an existing regular file, for writing; anything else is not opened."""
+        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "Not a regular file", path)
+            return _open_again(handle, os.O_RDWR, path)
+        finally:
+            os.close(handle)
 
     def write(self, fd: int, data: bytes, offset_bytes: int = 0) -> None:
         """Write all of ``data`` at an offset; not durable before :meth:`sync`."""

@@ -16,6 +16,7 @@ from diskyard.host.files import UncertainError
 from diskyard.host.identity import new_nonce
 from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, Checkpoints, checkpoint_of, nonces_kept
 from diskyard.log.codec import Damaged, NewerMajor, decode, encode
+from diskyard.model.soundness import flaw_after
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Entry, apply
 from diskyard.repositories.interface import Copies, Repository
@@ -60,6 +61,7 @@ class Log:
         self._nonces: list[str] = []
         self._twin_missing = False
         self._synced = True
+        self._end_known = False
         self.newer_minor = False
         self.damage: str | None = None
 
@@ -88,12 +90,13 @@ class Log:
             )
 
     def _load_newest_checkpoint(self) -> None:
-        checkpoint, newer = self._checkpoints.newest()
-        self.newer_minor = newer
-        self._nonces = list(checkpoint.nonces)
+        found = self._checkpoints.newest()
+        self.newer_minor = found.newer
+        self._nonces = list(found.checkpoint.nonces)
         self._synced = False
         self._twin_missing = True  # not known, so looked at before the next entry
-        self._state = checkpoint.state()
+        self._end_known = False
+        self._state = found.state
 
     def _read_forward(self) -> bool:
         """Read the entries after the state; False if what was read may be false news.
@@ -106,11 +109,18 @@ class Log:
         start = state = self._state
         nonces: list[str] = []
         damage, newer, twin_missing = None, False, self._twin_missing
-        while (copies := self._repository.get("entry", state.version + 1)) != (None, None):
+        while damage is None:
+            copies = self._repository.get("entry", state.version + 1)
+            if copies == (None, None):
+                damage = self._beyond_the_end(state.version)
+                if damage is None or self._repository.get("entry", state.version + 1) == (None, None):
+                    break
+                damage = None  # published meanwhile
+                continue
             try:
                 entry, entry_newer = self._valid_entry(state, copies)
-                state = apply(state, entry)
-            except (Damaged, KeyError) as error:
+                state = follow(state, entry)
+            except Damaged as error:
                 damage = f"entry {state.version + 1}: {error}"
                 break
             nonces.append(entry.nonce)
@@ -119,6 +129,7 @@ class Log:
         if not self._still_there(start):
             return False
         self.damage = damage
+        self._end_known = damage is None
         self.newer_minor = self.newer_minor or newer
         self._twin_missing = twin_missing
         self._synced = self._synced and state is start
@@ -126,12 +137,26 @@ class Log:
         self._state = state
         return True
 
+    def _beyond_the_end(self, version: int) -> str | None:
+        """What is there with a number above the last entry: that one is not the newest there was.
+
+        Looked for once after loading, and again while something is wrong: to this process's own
+        knowledge of the end nothing can be added but the next entry.
+        """
+        if self._end_known:
+            return None
+        for kind in ("entry", "checkpoint"):
+            number = max(self._repository.numbers(kind), default=0)
+            if number > version:
+                return f"entry {version + 1} is missing, and {kind} {number} is there"
+        return None
+
     def _checkpoint_leads_past_damage(self) -> bool:
         """Whether what cannot be read is only history: a checkpoint has what came of it."""
         assert self._state is not None
         if self.damage is None:
             return False
-        return self._checkpoints.newest()[0].version > self._state.version
+        return self._checkpoints.newest().checkpoint.version > self._state.version
 
     def _valid_entry(self, state: State, copies: Copies) -> tuple[Entry, bool]:
         """The entry after ``state`` from whichever copy holds it."""
@@ -159,11 +184,9 @@ class Log:
         copies = self._repository.get("entry", state.version)
         for copy in copies:
             if copy:
-                try:
-                    entry, _ = decode(copy, Entry)
-                except Damaged:
-                    continue
-                return entry.nonce == state.nonce
+                nonce = _nonce_of(copy)
+                if nonce is not None:
+                    return nonce == state.nonce
         # There, but unreadable, is not trimmed: check names it, and the state stands.
         return copies != (None, None)
 
@@ -196,10 +219,12 @@ class Log:
                 request_digest=author.request_digest,
                 changes=changes,
             )
-            if not self._put(entry, use_reserve=use_reserve):
+            data = encode(entry)
+            after = _as_read(state, data)
+            if not self._put(entry.number, data, use_reserve=use_reserve):
                 return Published.LOST
             self._require_stands(entry)
-            self._state = apply(state, entry)
+            self._state = after
             self._nonces = nonces_kept([*self._nonces, entry.nonce])
             self._checkpoints.fold_if_due(self._state, self._nonces)
             return Published.STANDS
@@ -221,12 +246,12 @@ class Log:
                 advice="Upgrade Diskyard on this host.",
             )
 
-    def _put(self, entry: Entry, *, use_reserve: bool) -> bool:
+    def _put(self, number: int, data: bytes, *, use_reserve: bool) -> bool:
         try:
-            return self._repository.put("entry", entry.number, encode(entry), use_reserve=use_reserve)
+            return self._repository.put("entry", number, data, use_reserve=use_reserve)
         except UncertainError as error:
             self._state = None  # whether it stands is for the next reading to tell
-            raise self._unknown(entry, str(error)) from error
+            raise self._unknown(number, str(error)) from error
         except OSError as error:
             raise errors.from_os_error(error, "publishing the change; it was not made") from error
 
@@ -245,12 +270,11 @@ class Log:
             self._state = None
             return
         self._state = None
-        raise self._unknown(entry, "the log was trimmed while this process was suspended")
+        raise self._unknown(entry.number, "the log was trimmed while this process was suspended")
 
-    def _unknown(self, entry: Entry, why: str) -> errors.StorageError:
+    def _unknown(self, number: int, why: str) -> errors.StorageError:
         return errors.StorageError(
-            f"Whether the change (entry {entry.number} of {self._repository.place}) was made "
-            f"is not known: {why}.",
+            f"Whether the change (entry {number} of {self._repository.place}) was made is not known: {why}.",
             advice="Look at the image before repeating the call; newImageId makes repeating safe.",
             outcome="unknown",
         )
@@ -291,10 +315,10 @@ class Log:
                     self._repository.rewrite("checkpoint", number, copy, rebuilt)
                 return True
             try:
-                newest, _ = self._checkpoints.newest()
+                newest = self._checkpoints.newest()
             except errors.CorruptRecord:
                 return False
-            if newest.version <= number:
+            if newest.checkpoint.version <= number:
                 return False
             self._repository.delete("checkpoint", number)
             return True
@@ -305,14 +329,14 @@ class Log:
             if older >= number:
                 continue
             try:
-                checkpoint, newer = self._checkpoints.read(older)
-                state, nonces = checkpoint.state(), list(checkpoint.nonces)
+                found = self._checkpoints.read(older)
+                state, newer, nonces = found.state, found.newer, list(found.checkpoint.nonces)
                 while state.version < number and not newer:
                     copies = self._repository.get("entry", state.version + 1)
                     entry, newer = self._valid_entry(state, copies)
-                    state = apply(state, entry)
+                    state = follow(state, entry)
                     nonces.append(entry.nonce)
-            except (Damaged, KeyError):
+            except Damaged:
                 continue
             # A newer program's fields would be lost in what this one writes.
             return None if newer else encode(checkpoint_of(state, nonces_kept(nonces)))
@@ -340,6 +364,32 @@ def check_place(entry: Entry, marker: str, number: int) -> None:
         raise Damaged("it belongs to another repository")
     if entry.number != number:
         raise Damaged(f"it is entry {entry.number}")
+
+
+def follow(state: State, entry: Entry) -> State:
+    """The state after an entry that was read, if what it says can be.
+
+    :raises Damaged: it removes what is not there, or leaves records that do not fit together.
+    """
+    try:
+        after = apply(state, entry)
+    except KeyError as error:
+        raise Damaged(f"it removes {error}, which is not there") from error
+    flaw = flaw_after(state, after, entry.changes)
+    if flaw is not None:
+        raise Damaged(f"its records do not fit together: {flaw}")
+    return after
+
+
+def _as_read(state: State, data: bytes) -> State:
+    """The state after an entry that is about to be published, as every reader will find it.
+
+    :raises diskyard.errors.InternalError: no reader would accept it.
+    """
+    try:
+        return follow(state, decode(data, Entry)[0])
+    except Damaged as error:
+        raise errors.InternalError(f"A change was about to be published that is damage: {error}.") from error
 
 
 def _nonce_of(copy: bytes) -> str | None:

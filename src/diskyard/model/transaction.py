@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diskyard.model.identity import HostIdentity
-from diskyard.model.records import Attachment, Image, Record, Volume
+from diskyard.model.records import Attachment, EntryNumber, Image, Record, Volume
 from diskyard.model.state import State
 
 
@@ -47,7 +47,7 @@ class Entry(Record, kw_only=True, frozen=True):
     """
 
     marker: str
-    number: int
+    number: EntryNumber
     nonce: str
     previous: str
     time: str
@@ -69,7 +69,7 @@ class Draft:
         self.state = state
         self.images_touched: dict[str, None] = {}
         self.volumes_touched: dict[str, None] = {}
-        self._attachments_touched: dict[str, None] = {}
+        self.attachments_touched: dict[str, None] = {}
 
     @property
     def number(self) -> int:
@@ -100,12 +100,12 @@ class Draft:
 
     def put_attachment(self, attachment: Attachment) -> None:
         """Add an attachment."""
-        self._attachments_touched[attachment.id] = None
+        self.attachments_touched[attachment.id] = None
         self.state = self.state.put_attachment(attachment)
 
     def remove_attachment(self, attachment_id: str) -> None:
         """Remove an attachment; what it named may be free now."""
-        self._attachments_touched[attachment_id] = None
+        self.attachments_touched[attachment_id] = None
         for volume_id in self.state.attachments[attachment_id].volume_ids:
             if volume_id in self.state.volumes:
                 self.touch_volume(volume_id)
@@ -150,7 +150,7 @@ class Draft:
     def changes(self) -> Changes:
         """What differs between the state before and the state now."""
         before, after = self.before, self.state
-        images, volumes, attachments = self.images_touched, self.volumes_touched, self._attachments_touched
+        images, volumes, attachments = self.images_touched, self.volumes_touched, self.attachments_touched
         return Changes(
             put_images=tuple(
                 after.images[key]

@@ -255,8 +255,9 @@ def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
 
 def _garbage(look: Look) -> Iterator[_Found]:
     for name, size_bytes in look.stored.items():
-        number, volume_id = int(name[:16], 16), name[17:53]
-        if volume_id in look.state.volumes:
+        number, volume_id, format = int(name[:16], 16), name[17:53], name[54:]
+        volume = look.state.volumes.get(volume_id)
+        if volume is not None and (volume.named_by, volume.format) == (number, format):
             continue
         waits_for = None
         if number > look.state.version:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 
 from diskyard.host import Host, provably_gone
 from diskyard.host.files import FileEntry, UncertainError, temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
-from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES
+from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES, whole_length
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.records import UUID_PATTERN
 from diskyard.repositories.interface import (
     Capacity,
     Copies,
@@ -39,8 +41,17 @@ _UNREADABLE = frozenset(
         errno.EFBIG,  # longer than any object of its kind
     )
 )
+_IMAGE_ID = re.compile(UUID_PATTERN)
 _PROGRESS_LIMIT_BYTES = 64 << 10
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
+
+
+def _is_own(item: FileEntry) -> bool:
+    """Whether a name is of a file with no other name: what has one is, or may be, somebody else's.
+
+    Its bytes would change with the other's, and would be shown, or written, as an image's.
+    """
+    return item.is_file and item.links == 1
 
 
 def _is_folder(path: str) -> bool:
@@ -101,9 +112,13 @@ class LocalRepository:
     def _release_reserve(self) -> bool:
         """Give the reserve's blocks back to the file system, for an entry that frees more."""
         path = self._folder(layout.RESERVE)
-        fd = self._files.open_for_writing(path)
         try:
-            if os.fstat(fd).st_size == 0:
+            fd = self._files.open_for_writing(path)
+        except OSError:
+            return False  # there is none, or something else is in its place
+        try:
+            info = os.fstat(fd)
+            if info.st_size == 0 or info.st_nlink != 1:  # another's file has a second name
                 return False
             self._files.truncate(fd, 0)
             self._files.sync(fd)
@@ -112,15 +127,20 @@ class LocalRepository:
         return True
 
     def _refill_reserve(self) -> None:
-        """Take the reserve again after something was freed; a full storage leaves it as it is."""
-        fd = self._files.open_for_writing(self._folder(layout.RESERVE))
-        try:
-            if os.fstat(fd).st_size == 0:
-                with contextlib.suppress(OSError):
+        """Take the reserve again after something was freed.
+
+        A full storage leaves it as it is, and so does one on which something else has its name.
+        """
+        path = self._folder(layout.RESERVE)
+        with contextlib.suppress(OSError):
+            fd = self._files.open_for_writing(path) if self._files.exists(path) else self._files.create(path)
+            try:
+                info = os.fstat(fd)
+                if info.st_size == 0 and info.st_nlink == 1:
                     self._files.preallocate(fd, layout.RESERVE_BYTES)
                     self._files.sync(fd)
-        finally:
-            os.close(fd)
+            finally:
+                os.close(fd)
 
     def get(self, kind: LogKind, number: int) -> Copies:
         """Both copies, each b"" where its name leads to nothing that can be read."""
@@ -130,7 +150,7 @@ class LocalRepository:
 
     def _read_copy(self, path: str, limit_bytes: int) -> bytes | None:
         try:
-            return self._files.read(path, limit_bytes)
+            return self._files.read(path, limit_bytes, whole_length=whole_length)
         except OSError as error:
             if error.errno not in _UNREADABLE:
                 raise  # of this process or the connection, and no word about the copy
@@ -251,14 +271,14 @@ class LocalRepository:
         stored = []
         for item in self._files.list(self._folder(layout.VOLUMES)):
             name = VolumeName.parse(item.name)
-            if name is not None and item.is_file:
+            if name is not None and _is_own(item):
                 stored.append(StoredVolume(name, item.size_bytes, item.allocated_bytes))
         return stored
 
     def stored_volume(self, name: VolumeName) -> StoredVolume | None:
         """One file's figures."""
         item = self._files.look(self._volume_path(name))
-        if item is None or not item.is_file:
+        if item is None or not _is_own(item):
             return None
         return StoredVolume(name, item.size_bytes, item.allocated_bytes)
 
@@ -289,14 +309,14 @@ class LocalRepository:
             self._files.unlink(self._progress_path(image_id))
 
     def progress_image_ids(self) -> list[str]:
-        """The names in the progress folder, but for temporary files."""
+        """The names in the progress folder that are image ids; what has another is not ours."""
         items = self._files.list(self._folder(layout.PROGRESS))
-        return [item.name for item in items if temporary_owner(item.name) is None]
+        return [item.name for item in items if _IMAGE_ID.search(item.name)]
 
     def _temporaries(self) -> Iterator[tuple[str, FileEntry]]:
         for folder in layout.FOLDERS:
             for item in self._files.list(self._folder(folder)):
-                owner = temporary_owner(item.name)
+                owner = temporary_owner(item.name) if item.is_file else None
                 if owner is not None and provably_gone(owner, self._host.identity):
                     yield f"{folder}/{item.name}", item
 
