@@ -66,12 +66,12 @@ class Settings:
 
     def connections(self) -> dict[str, Remembered]:
         """The connections remembered, in the order in which they were made."""
-        data = self._host.files.read(self._path, _LIMIT_BYTES)
-        if data is None:
-            return {}
         try:
+            data = self._host.files.read(self._path, _LIMIT_BYTES)
+            if data is None:
+                return {}
             return msgspec.json.decode(data, type=dict[str, Remembered])
-        except msgspec.MsgspecError as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise errors.StorageError(
                 f"{self._path} cannot be read: {error}.",
                 advice="Remove the file and connect the repositories again.",

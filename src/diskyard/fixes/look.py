@@ -24,7 +24,7 @@ from diskyard.model.status import merge_dependent
 from diskyard.mover.inspect import check_volume
 from diskyard.opened import Opened, stored_by_id
 from diskyard.operations.engine import Engine
-from diskyard.planner.find_fixes import Look, SourceView
+from diskyard.planner.find_fixes import Look, SourceView, TwinFound
 from diskyard.planner.mend import needs_restore, set_damage
 from diskyard.repositories.interface import StoredVolume
 
@@ -123,18 +123,26 @@ def _holds(
     return over, unknown
 
 
-def _twins(opened: Opened, state: State, *, deep: bool) -> Iterator[CleanTwin]:
+def _twins(opened: Opened, state: State, *, deep: bool) -> Iterator[TwinFound]:
     """Objects with a bad copy: those that reading needs, or with ``deep`` all that are kept."""
-    checkpoints = sorted(opened.storage.numbers("checkpoint"))
+    storage = opened.storage
+    checkpoints, entries = sorted(storage.numbers("checkpoint")), sorted(storage.numbers("entry"))
     first = 0 if deep or not checkpoints else checkpoints[-1]
+    if opened.log.damage is not None:
+        yield TwinFound(CleanTwin(kind="entry", number=state.version + 1), opened.log.damage)
     for number in checkpoints if deep else checkpoints[-1:]:
-        if look_at_twins(opened.storage, "checkpoint", number) is not None:
-            yield CleanTwin(kind="checkpoint", number=number)
-    for number in sorted(opened.storage.numbers("entry")):
+        if look_at_twins(storage, opened.log, "checkpoint", number) is not None:
+            # Up to the newest entry its state is known, and from then on nothing tells it.
+            waits_for = None if number <= state.version else "neither copy is whole, nor are its entries"
+            yield TwinFound(CleanTwin(kind="checkpoint", number=number), waits_for)
+    for number in entries:
         if first <= number <= state.version:
-            trouble = look_at_twins(opened.storage, "entry", number)
-            if trouble is not None and trouble.whole is not None:
-                yield CleanTwin(kind="entry", number=number)
+            trouble = look_at_twins(storage, opened.log, "entry", number)
+            if trouble is not None:
+                waits_for = (
+                    None if trouble.whole else "neither copy is whole; a checkpoint has what came of it"
+                )
+                yield TwinFound(CleanTwin(kind="entry", number=number), waits_for)
 
 
 def _sources(

@@ -189,6 +189,13 @@ class Files:
             return False
         return True
 
+    def is_folder(self, path: str) -> bool:
+        """Whether a folder itself, not a link to one, has this name."""
+        try:
+            return stat.S_ISDIR(os.lstat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     # -- primitives: each changes one thing, and each is a step for the simulators ---
 
     def create(self, path: str) -> int:

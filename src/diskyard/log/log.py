@@ -16,9 +16,9 @@ from diskyard.host.files import UncertainError
 from diskyard.host.identity import new_nonce
 from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, Checkpoints, checkpoint_of, nonces_kept
 from diskyard.log.codec import Damaged, NewerMajor, decode, encode
-from diskyard.model.soundness import flaw_after
+from diskyard.log.entries import as_read, check_place, follow, nonce_of
 from diskyard.model.state import State
-from diskyard.model.transaction import Changes, Entry, apply
+from diskyard.model.transaction import Changes, Entry
 from diskyard.repositories.interface import Copies, Repository
 
 _RELOAD_ATTEMPTS = 100
@@ -74,9 +74,13 @@ class Log:
         :raises diskyard.errors.NotARepository: a newer major version wrote it.
         """
         with self._lock:
+            begun_at: set[int] = set()
             for _ in range(_RELOAD_ATTEMPTS):
                 if self._state is None:
-                    self._load_newest_checkpoint()
+                    loaded = self._load_newest_checkpoint()
+                    if loaded.version in begun_at and self._is_gone(loaded.version):
+                        return loaded
+                    begun_at.add(loaded.version)
                 if self._read_forward() and not self._checkpoint_leads_past_damage():
                     if not self._synced:
                         # Its writer may not have got so far; who acts on it must know.
@@ -89,7 +93,7 @@ class Log:
                 f"The log of {self._repository.place} is trimmed faster than it can be read."
             )
 
-    def _load_newest_checkpoint(self) -> None:
+    def _load_newest_checkpoint(self) -> State:
         found = self._checkpoints.newest()
         self.newer_minor = found.newer
         self._nonces = list(found.checkpoint.nonces)
@@ -97,6 +101,7 @@ class Log:
         self._twin_missing = True  # not known, so looked at before the next entry
         self._end_known = False
         self._state = found.state
+        return found.state
 
     def _read_forward(self) -> bool:
         """Read the entries after the state; False if what was read may be false news.
@@ -135,6 +140,16 @@ class Log:
         self._synced = self._synced and state is start
         self._nonces = nonces_kept([*self._nonces, *nonces])
         self._state = state
+        return True
+
+    def _is_gone(self, version: int) -> bool:
+        """Whether the entry of the newest checkpoint is lost: trimming never gets so far.
+
+        What comes after it cannot be told from false news, so the repository is read-only.
+        """
+        if self._repository.get("entry", version) != (None, None):
+            return False
+        self.damage = f"entry {version} is missing, and checkpoint {version} is the newest"
         return True
 
     def _beyond_the_end(self, version: int) -> str | None:
@@ -184,7 +199,7 @@ class Log:
         copies = self._repository.get("entry", state.version)
         for copy in copies:
             if copy:
-                nonce = _nonce_of(copy)
+                nonce = nonce_of(copy)
                 if nonce is not None:
                     return nonce == state.nonce
         # There, but unreadable, is not trimmed: check names it, and the state stands.
@@ -220,7 +235,7 @@ class Log:
                 changes=changes,
             )
             data = encode(entry)
-            after = _as_read(state, data)
+            after = as_read(state, data)
             if not self._put(entry.number, data, use_reserve=use_reserve):
                 return Published.LOST
             self._require_stands(entry)
@@ -261,7 +276,7 @@ class Log:
         A writer that was suspended may publish into a place that was trimmed meanwhile.
         """
         before = self._repository.get("entry", entry.number - 1)
-        nonces = [_nonce_of(copy) for copy in before if copy is not None]
+        nonces = [nonce_of(copy) for copy in before if copy is not None]
         # What is there and cannot be read was not trimmed either.
         there = bool(nonces) and set(nonces) <= {entry.previous, None}
         if there and not self._checkpoints.trimmed_past(entry.number - 1):
@@ -284,7 +299,7 @@ class Log:
         if not self._twin_missing:
             return
         copies = self._repository.get("entry", state.version)
-        whole = next((c for c in copies if c and _nonce_of(c) == state.nonce), None)
+        whole = next((c for c in copies if c and nonce_of(c) == state.nonce), None)
         if whole is not None:
             for index, copy in enumerate(copies):
                 if copy != whole:
@@ -353,47 +368,3 @@ class Log:
         """The nonces of the newest entries, the newest last."""
         with self._lock:
             return list(self._nonces)
-
-
-def check_place(entry: Entry, marker: str, number: int) -> None:
-    """Refuse an entry that was written for another place.
-
-    :raises Damaged: it belongs to another repository or number.
-    """
-    if entry.marker != marker:
-        raise Damaged("it belongs to another repository")
-    if entry.number != number:
-        raise Damaged(f"it is entry {entry.number}")
-
-
-def follow(state: State, entry: Entry) -> State:
-    """The state after an entry that was read, if what it says can be.
-
-    :raises Damaged: it removes what is not there, or leaves records that do not fit together.
-    """
-    try:
-        after = apply(state, entry)
-    except KeyError as error:
-        raise Damaged(f"it removes {error}, which is not there") from error
-    flaw = flaw_after(state, after, entry.changes)
-    if flaw is not None:
-        raise Damaged(f"its records do not fit together: {flaw}")
-    return after
-
-
-def _as_read(state: State, data: bytes) -> State:
-    """The state after an entry that is about to be published, as every reader will find it.
-
-    :raises diskyard.errors.InternalError: no reader would accept it.
-    """
-    try:
-        return follow(state, decode(data, Entry)[0])
-    except Damaged as error:
-        raise errors.InternalError(f"A change was about to be published that is damage: {error}.") from error
-
-
-def _nonce_of(copy: bytes) -> str | None:
-    try:
-        return decode(copy, Entry)[0].nonce
-    except (Damaged, NewerMajor):
-        return None

@@ -8,8 +8,8 @@ entry, checkpoint
 copy's value
     Its bytes; ``None`` if it is absent; ``b""`` if it is there and cannot be read (a
     copy with contents is never empty). Of one that is not as long as its header line says
-    (:func:`diskyard.log.codec.whole_length`) it may be the beginning only. A time-out is not "cannot be read": it is
-    :class:`~diskyard.errors.RepositoryUnavailable`.
+    (:func:`diskyard.log.codec.whole_length`) it may be the beginning only. A time-out is not
+    "cannot be read": it is :class:`~diskyard.errors.RepositoryUnavailable`.
 volume
     An object that holds bytes at a name that :class:`VolumeName` defines.
 lease

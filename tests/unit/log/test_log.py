@@ -173,7 +173,7 @@ def test_a_checkpoint_that_cannot_be_read_is_rewritten_as_it_was(shelf: Shelf) -
     )
     assert now.state() == was.state()
     assert now.nonces == was.nonces
-    assert look_at_twins(storage, "checkpoint", newest) is None
+    assert look_at_twins(storage, log, "checkpoint", newest) is None
     assert rewrite_twin(storage, log, "checkpoint", newest) is False
 
 
@@ -201,7 +201,7 @@ def test_an_entry_with_one_bad_copy_is_rewritten_from_the_other(shelf: Shelf) ->
     shelf.spoil("entry", 2, 1, data=b"damaged")
     assert rewrite_twin(storage, log, "entry", 2) is True
     assert "delete" not in storage.calls
-    assert look_at_twins(storage, "entry", 2) is None
+    assert look_at_twins(storage, log, "entry", 2) is None
     shelf.spoil("entry", 2)
     assert rewrite_twin(storage, log, "entry", 2) is False
     assert shelf.storage().get("entry", 2) == (b"", b"")

@@ -155,11 +155,26 @@ def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:
     try:
         record = _read_record(host, root)
         _refuse_network(root)
+        _require_folders(host, root)
         return LocalRepository(host, root, record.marker)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.NotARepository(f"{root} is not a {FORMAT} repository.") from error
     except OSError as error:
         raise errors.from_os_error(error, f"connecting {root}") from error
+
+
+def _require_folders(host: Host, root: str) -> None:
+    """Refuse a repository of which a folder leads elsewhere: what is there is not ours to change.
+
+    :raises diskyard.errors.CorruptRecord: names what is wrong.
+    """
+    for folder in layout.FOLDERS:
+        path = os.path.join(root, folder)
+        if not host.files.is_folder(path):
+            raise errors.CorruptRecord(
+                f"{path} is missing, or it is no folder, so the repository cannot be used.",
+                advice="Put the folder back; an empty one will do for progress and temporary.",
+            )
 
 
 def _read_record(host: Host, root: str) -> RepositoryRecord:
@@ -217,7 +232,7 @@ def _rewrite_record(host: Host, root: str, path: str, whole: bytes) -> None:
                 files.read(other, _RECORD_LIMIT_BYTES) for other in layout.record_paths(root) if other != path
             ]
             if copies == [whole]:
-                if os.path.isdir(path) and not os.path.islink(path):
+                if files.is_folder(path):
                     files.remove_folder(path)  # only an empty one
                 files.replace(path, whole)
         finally:

@@ -54,10 +54,6 @@ def _is_own(item: FileEntry) -> bool:
     return item.is_file and item.links == 1
 
 
-def _is_folder(path: str) -> bool:
-    return os.path.isdir(path) and not os.path.islink(path)
-
-
 class LocalRepository:
     """Files below one folder; the layout is in ``docs/format.md``.
 
@@ -170,7 +166,7 @@ class LocalRepository:
     def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
         """Rename a new copy over the old one."""
         path = layout.log_paths(self.place, kind, number)[copy]
-        if _is_folder(path):
+        if self._files.is_folder(path):
             self._files.remove_folder(path)  # only an empty one; the other copy is whole
         try:
             self._files.replace(path, data)
@@ -184,7 +180,7 @@ class LocalRepository:
         """Unlink both copies; the folder is synced so that lower numbers stay gone first."""
         for path in layout.log_paths(self.place, kind, number):
             with contextlib.suppress(FileNotFoundError):
-                if _is_folder(path):
+                if self._files.is_folder(path):
                     self._files.remove_folder(path)
                 else:
                     self._files.unlink(path)
