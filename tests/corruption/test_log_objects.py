@@ -6,9 +6,11 @@ import pytest
 
 from diskyard import errors
 from diskyard.repositories.interface import LogKind
+from diskyard.service import call
 from diskyard.testing.corruption import DAMAGES, Damage, Outside, apply_to_all
 from diskyard.testing.effort import Effort
 from diskyard.testing.survey import survey
+from diskyard.testing.world import host_named
 from tests.conftest import Tally
 from tests.corruption.cases import Bench, copies_of, expect_healthy, expect_readable, expect_whole
 
@@ -43,22 +45,52 @@ def test_one_copy(
     tally("corruption")
     chosen = effort.sample(targets(bench), SAMPLE, "one copy", damage, copy)
     for kind, number in chosen:
-        with bench.world() as world:
-            paths = copies_of(world, kind, number)
-            whole = paths[copy].read_bytes()
-            damage.apply(paths[copy], outside)
-            found = survey(world)
-            expect_readable(world)
-            assert any(f"copy of {kind} {number} again" in words for words in found.listed), found.listed
-            if damage.name == _KEPT_FOLDER:
-                assert all(isinstance(error, errors.StorageError) for error in found.errors.values())
-                continue
-            assert not found.errors, found.errors
-            expect_whole(world, found)
-            assert [path.read_bytes() for path in paths] == [whole, whole]
-            expect_healthy(world)
-        outside.judge()
+        expect_other_copy(bench, outside, damage, kind, number, copy)
     tally("corruption", cases=len(chosen), runs=len(chosen))
+
+
+def expect_other_copy(
+    bench: Bench, outside: Outside, damage: Damage, kind: LogKind, number: int, copy: int
+) -> None:
+    """One copy damaged: the other does all."""
+    with bench.world() as world:
+        paths = copies_of(world, kind, number)
+        whole = paths[copy].read_bytes()
+        damage.apply(paths[copy], outside)
+        found = survey(world)
+        expect_readable(world)
+        assert any(f"copy of {kind} {number} again" in words for words in found.listed), found.listed
+        if damage.name == _KEPT_FOLDER:
+            assert all(isinstance(error, errors.StorageError) for error in found.errors.values())
+            return
+        assert not found.errors, found.errors
+        expect_whole(world, found)
+        assert [path.read_bytes() for path in paths] == [whole, whole]
+        expect_healthy(world)
+    outside.judge()
+
+
+@pytest.mark.parametrize("copy", [0, 1])
+def test_what_is_published_has_two_copies(bench: Bench, outside: Outside, tally: Tally, copy: int) -> None:
+    """Of a change that was just answered either copy may be lost."""
+    tally("corruption")
+    expect_two_copies(bench, outside, copy)
+    tally("corruption", cases=1, runs=1)
+
+
+def expect_two_copies(bench: Bench, outside: Outside, copy: int) -> None:
+    """A change, and one of its copies lost."""
+    with bench.world() as world:
+        service = world.service(host_named("writer"))
+        asked = {"repositoryId": "a", "imageId": world.names["d"], "userData": "changed"}
+        call(service, "setUserData", asked)
+        number = service.connections.get("a").state().version
+        service.close()
+        world.user_data["a", world.names["d"]] = "changed"
+        copies_of(world, "entry", number)[copy].unlink()
+        service = world.service(host_named("reader"))
+        world.judge_bytes(service)
+        service.close()
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=str)

@@ -20,6 +20,15 @@ def check_place(entry: Entry, marker: str, number: int) -> None:
         raise Damaged(f"it is entry {entry.number}")
 
 
+def check_link(entry: Entry, state: State) -> None:
+    """Refuse an entry that was written on top of another than the last one.
+
+    :raises Damaged: so it is.
+    """
+    if entry.previous != state.nonce:
+        raise Damaged("it does not follow the entry before it")
+
+
 def follow(state: State, entry: Entry) -> State:
     """The state after an entry that was read, if what it says can be.
 

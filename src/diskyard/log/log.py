@@ -16,7 +16,7 @@ from diskyard.host.files import UncertainError
 from diskyard.host.identity import new_nonce
 from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, Checkpoints, checkpoint_of, nonces_kept
 from diskyard.log.codec import Damaged, NewerMajor, decode, encode
-from diskyard.log.entries import as_read, check_place, follow, nonce_of
+from diskyard.log.entries import as_read, check_link, check_place, follow, nonce_of
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Entry
 from diskyard.repositories.interface import Copies, Repository
@@ -182,8 +182,7 @@ class Log:
             try:
                 entry, newer = decode(copy, Entry)
                 check_place(entry, state.marker, state.version + 1)
-                if entry.previous != state.nonce:
-                    raise Damaged("it does not follow the entry before it")
+                check_link(entry, state)
                 return entry, newer
             except Damaged as error:
                 damage = error

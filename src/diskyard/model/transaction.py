@@ -8,6 +8,8 @@ from diskyard.model.identity import HostIdentity
 from diskyard.model.records import Attachment, EntryNumber, Image, Record, Volume
 from diskyard.model.state import State
 
+_MANY = 1000  # from here on building the indexes anew is the quicker way
+
 
 class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
     """Records put and removed together. Puts come first, so none is named by both.
@@ -24,17 +26,12 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
     closes: bool = False
 
     def __bool__(self) -> bool:
-        return any(
-            (
-                self.put_images,
-                self.put_volumes,
-                self.put_attachments,
-                self.remove_images,
-                self.remove_volumes,
-                self.remove_attachments,
-                self.closes,
-            )
-        )
+        return self.closes or self.count() > 0
+
+    def count(self) -> int:
+        """How many records are put or removed."""
+        puts = len(self.put_images) + len(self.put_volumes) + len(self.put_attachments)
+        return puts + len(self.remove_images) + len(self.remove_volumes) + len(self.remove_attachments)
 
 
 class Entry(Record, kw_only=True, frozen=True):
@@ -186,6 +183,9 @@ def apply(state: State, entry: Entry) -> State:
     :raises KeyError: the entry removes a record that is not there.
     """
     changes = entry.changes
+    closed = state.closed or changes.closes
+    if changes.count() > _MANY:
+        return replace(_apply_many(state, changes), version=entry.number, nonce=entry.nonce, closed=closed)
     for image in changes.put_images:
         state = state.put_image(image)
     for volume in changes.put_volumes:
@@ -198,5 +198,22 @@ def apply(state: State, entry: Entry) -> State:
         state = state.remove_volume(volume_id)
     for attachment_id in changes.remove_attachments:
         state = state.remove_attachment(attachment_id)
-    closed = state.closed or changes.closes
     return replace(state, version=entry.number, nonce=entry.nonce, closed=closed)
+
+
+def _apply_many(state: State, changes: Changes) -> State:
+    """The same, with indexes that are made anew: one by one, records of one key cost their square."""
+    images, volumes = dict(state.images.items()), dict(state.volumes.items())
+    attachments = dict(state.attachments.items())
+    images.update((image.id, image) for image in changes.put_images)
+    volumes.update((volume.id, volume) for volume in changes.put_volumes)
+    attachments.update((attachment.id, attachment) for attachment in changes.put_attachments)
+    for image_id in changes.remove_images:
+        del images[image_id]
+    for volume_id in changes.remove_volumes:
+        del volumes[volume_id]
+    for attachment_id in changes.remove_attachments:
+        del attachments[attachment_id]
+    return State.of(
+        state.marker, state.version, state.nonce, images.values(), volumes.values(), attachments.values()
+    )

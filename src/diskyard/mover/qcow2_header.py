@@ -141,6 +141,10 @@ def own_header_flaw(read: ReadAt, file_size_bytes: int, size_bytes: int) -> str 
             all(at % CLUSTER_BYTES == 0 and at >= CLUSTER_BYTES for at, _, _ in tables),
             "its tables are misplaced",
         ),
+        (
+            l1_offset >= refcount_offset + tables[1][1] or refcount_offset >= l1_offset + tables[0][1],
+            "its tables overlap",
+        ),
         (all(at + length <= file_size_bytes for at, length, _ in tables), "its tables are not in its file"),
         (_V3_HEADER_BYTES <= header_bytes <= READ_BYTES, "its header's length is impossible"),
         (backing.startswith(_OWN_BACKING) and backing_offset < READ_BYTES, "its backing file is not ours"),
@@ -148,19 +152,19 @@ def own_header_flaw(read: ReadAt, file_size_bytes: int, size_bytes: int) -> str 
     for holds, words in rules:
         if not holds:
             return words
-    return _extension_flaw(head, header_bytes, backing_offset or READ_BYTES)
+    return _extension_flaw(head, header_bytes, backing_offset)
 
 
-def _extension_flaw(head: bytes, begin: int, end: int) -> str | None:
+def _extension_flaw(head: bytes, begin: int, backing_offset: int) -> str | None:
     """A header extension that leads to another file, or a list of them that does not end."""
-    while begin + _EXTENSION.size <= min(end, len(head)):
+    while begin + _EXTENSION.size <= (backing_offset or len(head)):
         kind, length = _EXTENSION.unpack_from(head, begin)
         if kind == 0:
             return None
         if kind in _OTHER_FILES:
             return f"it {_OTHER_FILES[kind]}"
         begin += _EXTENSION.size + _divide_up(length, 8) * 8
-    return None if begin == end else "its header extensions do not end"
+    return None if begin == backing_offset else "its header extensions do not end"
 
 
 def parse_untrusted_qcow2(read: ReadAt, file_size_bytes: int) -> int:

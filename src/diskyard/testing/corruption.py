@@ -36,10 +36,13 @@ class Outside:
         """The things, new."""
         outside = cls(folder)
         folder.mkdir()
-        outside.secret.write_bytes((SECRET * (_SECRET_FILE_BYTES // len(SECRET) + 1))[:_SECRET_FILE_BYTES])
+        for path in (outside.secret, outside.named_twice):
+            path.write_bytes((SECRET * (_SECRET_FILE_BYTES // len(SECRET) + 1))[:_SECRET_FILE_BYTES])
         os.mkfifo(outside.fifo)
         outside.somewhere.mkdir()
         (outside.somewhere / "kept").write_bytes(SECRET)
+        for path in (outside.secret, outside.somewhere / "kept"):
+            os.utime(path, ns=(0, 1))  # relatime: reading such a file is seen
         outside._before.update(outside._look())
         return outside
 
@@ -47,6 +50,11 @@ class Outside:
     def secret(self) -> Path:
         """A file of 4 MiB."""
         return self.folder / "secret"
+
+    @property
+    def named_twice(self) -> Path:
+        """Such a file to be given a second name: that it is read by that name cannot be helped."""
+        return self.folder / "named-twice"
 
     @property
     def fifo(self) -> Path:
@@ -62,12 +70,15 @@ class Outside:
         found: dict[str, object] = {}
         for path in sorted(self.folder.rglob("*")):
             info = path.lstat()
-            data = path.read_bytes() if stat.S_ISREG(info.st_mode) else None
-            found[str(path)] = (info.st_mode, info.st_size, info.st_mtime_ns, data)
+            data = _read_unseen(path) if stat.S_ISREG(info.st_mode) else None
+            times: tuple[int, ...] = ()
+            if data is not None:
+                times = (info.st_mtime_ns, 0 if path == self.named_twice else info.st_atime_ns)
+            found[str(path)] = (info.st_mode, info.st_size, *times, data)
         return found
 
     def judge(self) -> None:
-        """Everything is as it was, and nothing else has come."""
+        """Everything is as it was, was not even read, and nothing else has come."""
         after = self._look()
         changed = [path for path in {*after, *self._before} if after.get(path) != self._before.get(path)]
         assert not changed, f"outside of the repository was changed: {changed}"
@@ -86,6 +97,12 @@ class Damage:
 
     def __str__(self) -> str:
         return self.name
+
+
+def _read_unseen(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
 
 
 def remove(path: Path) -> None:
@@ -163,7 +180,7 @@ REPLACEMENTS = (
     Damage("folder", _instead(lambda path, outside: path.mkdir())),
     Damage("folder with something in it", _instead(lambda path, outside: _full_folder(path))),
     Damage("link to a secret", _instead(lambda path, outside: path.symlink_to(outside.secret))),
-    Damage("second name of a secret", _instead(lambda path, outside: path.hardlink_to(outside.secret))),
+    Damage("second name of a secret", _instead(lambda path, outside: path.hardlink_to(outside.named_twice))),
     Damage("link to a FIFO", _instead(lambda path, outside: path.symlink_to(outside.fifo))),
     Damage("link to a folder", _instead(lambda path, outside: path.symlink_to(outside.somewhere))),
     Damage("link to nothing", _instead(lambda path, outside: path.symlink_to(outside.folder / "none"))),

@@ -110,7 +110,7 @@ def survey(world: World, name: str = "surveyor", *, only_ask: bool = False) -> S
         _ask(found, service)
         if not only_ask:
             _change(found, service)
-            _fix(found, service)
+            run_fixes(found, service)
     finally:
         service.close()
     found.judge_silence()
@@ -161,7 +161,7 @@ def _change(found: Survey, service: Service) -> None:
             found.step(f"remove in {place}", _verb(service, "removeImage", **asked))
 
 
-def _fix(found: Survey, service: Service) -> None:
+def run_fixes(found: Survey, service: Service) -> None:
     """Run all that is runnable, until nothing is or nothing changes any more."""
     order = random.Random(0)
     for _ in range(_ROUNDS):
