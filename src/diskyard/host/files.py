@@ -155,10 +155,15 @@ class Files:
         finally:
             os.close(handle)
 
-    def list(self, folder: str) -> Iterator[FileEntry]:
-        """Every name in ``folder``, in no order; names that vanish meanwhile are left out."""
+    def list(self, folder: str, wanted: Callable[[str], object] | None = None) -> Iterator[FileEntry]:
+        """Every name in ``folder``, in no order; names that vanish meanwhile are left out.
+
+        :param wanted: names for which this is None are left out and not looked at.
+        """
         with os.scandir(folder) as names:
             for name in names:
+                if wanted is not None and wanted(name.name) is None:
+                    continue
                 try:
                     info = name.stat(follow_symlinks=False)
                 except FileNotFoundError:

@@ -178,7 +178,10 @@ def run_fixes(found: Survey, service: Service) -> None:
 
 
 def _listed(service: Service, place: str) -> list[Fix]:
-    return find_fixes(look(service.engine, service.connections.get(place), deep=True, places=None))
+    try:
+        return find_fixes(look(service.engine, service.connections.get(place), deep=True, places=None))
+    except OSError as error:  # as the verb does
+        raise errors.from_os_error(error, "looking for fixes") from error
 
 
 def _run(service: Service, place: str, action: AnyAction) -> bool:

@@ -156,7 +156,7 @@ class LocalRepository:
         """The numbers there are, with the age of the younger copy."""
         now_s = self._host.clock.wall_s()
         ages: dict[int, float] = {}
-        for item in self._files.list(layout.log_folder(self.place, kind)):
+        for item in self._files.list(layout.log_folder(self.place, kind), layout.log_number):
             number = layout.log_number(item.name)
             if number is not None:
                 age_s = now_s - item.modified_s
@@ -265,7 +265,7 @@ class LocalRepository:
     def list_volumes(self) -> list[StoredVolume]:
         """One pass over the folder; names that are not of our form are not ours to list."""
         stored = []
-        for item in self._files.list(self._folder(layout.VOLUMES)):
+        for item in self._files.list(self._folder(layout.VOLUMES), VolumeName.parse):
             name = VolumeName.parse(item.name)
             if name is not None and _is_own(item):
                 stored.append(StoredVolume(name, item.size_bytes, item.allocated_bytes))
@@ -306,12 +306,11 @@ class LocalRepository:
 
     def progress_image_ids(self) -> list[str]:
         """The names in the progress folder that are image ids; what has another is not ours."""
-        items = self._files.list(self._folder(layout.PROGRESS))
-        return [item.name for item in items if _IMAGE_ID.search(item.name)]
+        return [item.name for item in self._files.list(self._folder(layout.PROGRESS), _IMAGE_ID.search)]
 
     def _temporaries(self) -> Iterator[tuple[str, FileEntry]]:
         for folder in layout.FOLDERS:
-            for item in self._files.list(self._folder(folder)):
+            for item in self._files.list(self._folder(folder), temporary_owner):
                 owner = temporary_owner(item.name) if item.is_file else None
                 if owner is not None and provably_gone(owner, self._host.identity):
                     yield f"{folder}/{item.name}", item
