@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,8 @@ class Settings:
             if not self._host.files.exists(parent):
                 self._make(parent)
             self._host.files.ensure_folder(folder)
+        elif not os.path.isdir(folder):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -28,7 +28,7 @@ _OFD_GETLK, _OFD_SETLK = 36, 37  # asm-generic/fcntl.h
 _TEMPORARY_PREFIX = "tmp."
 _TEMPORARY_NAME = re.compile(r"tmp\.([0-9a-f]{32})\.([0-9a-f]{32})\.([0-9]+)\.([0-9]+)\.([0-9]+)\.[0-9]+")
 _counter = itertools.count()  # of the process: several doors may write into one folder
-_BEGINNING_BYTES = 256  # enough to tell how long the file must be
+_BEGINNING_BYTES = 256  # enough to tell what the file may be
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own
 
 
@@ -105,15 +105,15 @@ class Files:
     # -- reading ---------------------------------------------------------------
 
     def read(
-        self, path: str, limit_bytes: int, *, whole_length: Callable[[bytes], int | None] | None = None
+        self, path: str, limit_bytes: int, *, may_be: Callable[[bytes, bytes, int], bool] | None = None
     ) -> bytes | None:
         """The contents of a regular file; None if absent.
 
         A link, FIFO, device or folder in the file's place is an OSError, at once, and so is
         a file of more than ``limit_bytes``, which is not read.
 
-        :param whole_length: how long a file that begins with these bytes must be; of one that
-            is not, only its beginning is read.
+        :param may_be: whether a file with this beginning, these last two bytes and this length
+            is worth reading; of one that is not, only the beginning is read.
         """
         try:
             fd = self.open_to_read(path)
@@ -123,9 +123,9 @@ class Files:
             info = os.fstat(fd)
             if info.st_size > limit_bytes:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-            if whole_length is not None and info.st_size > _BEGINNING_BYTES:
-                beginning = os.pread(fd, _BEGINNING_BYTES, 0)
-                if whole_length(beginning) != info.st_size:
+            if may_be is not None and info.st_size > _BEGINNING_BYTES:
+                beginning, end = os.pread(fd, _BEGINNING_BYTES, 0), os.pread(fd, 2, info.st_size - 2)
+                if not may_be(beginning, end, info.st_size):
                     return beginning
             with os.fdopen(fd, "rb", closefd=False) as file:
                 return file.read(limit_bytes + 1)

@@ -149,15 +149,14 @@ def decode(data: bytes, kind: type[T]) -> tuple[T, bool]:
         raise Damaged(f"its contents are not of the format: {error}") from error
 
 
-def whole_length(head: bytes) -> int | None:
-    """How long an object that begins like this is in bytes; None if nothing of ours begins so.
+def may_be_whole(head: bytes, tail: bytes, length_bytes: int) -> bool:
+    """Whether something may be an object of the log, so that reading all of it is worth while.
 
-    :param head: its first :data:`HEADER_LIMIT_BYTES`, or all of it.
+    :param head: its first :data:`HEADER_LIMIT_BYTES`.
+    :param tail: its last two bytes.
     """
     words, begin = _header(head)
-    if begin == 0 or not words[2].isdigit():
-        return None
-    return begin + int(words[2]) + 1
+    return begin > 0 and words[2] == b"%d" % (length_bytes - begin - 1) and tail == b"}\n"
 
 
 def _header(data: bytes) -> tuple[list[bytes], int]:

@@ -20,8 +20,8 @@ _PROCESSES = 4
 
 
 def framed(payload: bytes) -> bytes:
-    """An object with a header that tells its length: of another a format may read the beginning only."""
-    return b"kind 1.0 %d checksum\n%s\n" % (len(payload), payload)
+    """What looks like an object of the log: of anything else a format may read the beginning only."""
+    return b"kind 1.0 %d checksum\n%s}\n" % (len(payload) + 1, payload)
 
 
 def _gone(path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from diskyard.host import Host, provably_gone
 from diskyard.host.files import FileEntry, UncertainError, temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
-from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES, whole_length
+from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES, may_be_whole
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import UUID_PATTERN
 from diskyard.repositories.interface import (
@@ -146,7 +146,7 @@ class LocalRepository:
 
     def _read_copy(self, path: str, limit_bytes: int) -> bytes | None:
         try:
-            return self._files.read(path, limit_bytes, whole_length=whole_length)
+            return self._files.read(path, limit_bytes, may_be=may_be_whole)
         except OSError as error:
             if error.errno not in _UNREADABLE:
                 raise  # of this process or the connection, and no word about the copy
