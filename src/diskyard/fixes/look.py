@@ -136,13 +136,15 @@ def _twins(opened: Opened, state: State, *, deep: bool) -> Iterator[TwinFound]:
             waits_for = None if number <= state.version else "neither copy is whole, nor are its entries"
             yield TwinFound(CleanTwin(kind="checkpoint", number=number), waits_for)
     for number in entries:
-        if first <= number <= state.version:
-            trouble = look_at_twins(storage, opened.log, "entry", number)
-            if trouble is not None:
-                waits_for = (
-                    None if trouble.whole else "neither copy is whole; a checkpoint has what came of it"
-                )
-                yield TwinFound(CleanTwin(kind="entry", number=number), waits_for)
+        if not first <= number <= state.version:
+            continue
+        trouble = look_at_twins(storage, opened.log, "entry", number)
+        if trouble is not None and trouble.whole is not None:
+            yield TwinFound(CleanTwin(kind="entry", number=number))
+        elif trouble is not None and checkpoints and number >= checkpoints[0]:
+            # What is below every checkpoint nobody reads: a late writer may have put it there.
+            waits_for = "neither copy is whole; a checkpoint has what came of it"
+            yield TwinFound(CleanTwin(kind="entry", number=number), waits_for)
 
 
 def _sources(

@@ -21,7 +21,7 @@ from diskyard.model.fix import (
 )
 from diskyard.model.records import ImageSource, Pending
 from diskyard.model.state import State
-from diskyard.planner.find_fixes import Look, SourceView, find_fixes
+from diskyard.planner.find_fixes import Look, SourceView, TwinFound, find_fixes
 from tests.unit.records import attachment, building, copy_hold, disk, image, state, volume, weak
 
 PENDING = Pending(work_id="w", source=ImageSource(marker="m", image_id="x"))
@@ -151,7 +151,9 @@ def test_small_things() -> None:
     waiting = only(found, holds_unknown=(("w", copy_hold(), "not connected"),))
     assert (waiting.data.action, waiting.runnable) == (hold, False)
     twin = CleanTwin(kind="entry", number=3)
-    assert only(found, twins=(twin,)).data.action == twin
+    assert only(found, twins=(TwinFound(twin),)).data.action == twin
+    lost = only(found, twins=(TwinFound(twin, "neither copy is whole"),))
+    assert (lost.runnable, lost.waits_for) == (False, "neither copy is whole")
     assert only(found, progress=("gone",)).data.action == CleanProgress(image_id="gone")
     assert fixes(found, progress=("gone",), locked=frozenset({"gone"})) == []
     assert fixes(found, progress=("d",)) == []
