@@ -170,11 +170,26 @@ def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:
     try:
         record = _read_record(host, root)
         _refuse_network(host, root)
+        _require_folders(host, root)
         return LocalRepository(host, root, record.marker)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.NotARepository(f"{root} is not a {FORMAT} repository.") from error
     except OSError as error:
         raise errors.from_os_error(error, f"connecting {root}") from error
+
+
+def _require_folders(host: Host, root: str) -> None:
+    """Refuse a repository of which a folder leads elsewhere: what is there is not ours to change.
+
+    :raises diskyard.errors.CorruptRecord: names what is wrong.
+    """
+    for folder in layout.FOLDERS:
+        path = os.path.join(root, folder)
+        if not host.files.is_folder(path):
+            raise errors.CorruptRecord(
+                f"{path} is missing, or it is no folder, so the repository cannot be used.",
+                advice="Put the folder back; an empty one will do for progress and temporary.",
+            )
 
 
 def _read_record(host: Host, root: str) -> RepositoryRecord:
