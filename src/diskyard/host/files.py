@@ -13,6 +13,7 @@ import errno
 import fcntl
 import itertools
 import os
+import re
 import stat
 import struct
 import tempfile
@@ -20,12 +21,13 @@ from collections.abc import Sequence
 
 from diskyard.host.calls import storage_call
 from diskyard.host.identity import ProcessIdentity, this_process
-from diskyard.host.reading import ReadingFiles
+from diskyard.host.reading import ReadingFiles, open_again
 from diskyard.model.identity import HostIdentity
 
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _OFD_GETLK, _OFD_SETLK = 36, 37  # asm-generic/fcntl.h
 _TEMPORARY_PREFIX = "tmp."
+_TEMPORARY_NAME = re.compile(r"tmp\.([0-9a-f]{32})\.([0-9a-f]{32})\.([0-9]+)\.([0-9]+)\.([0-9]+)\.[0-9]+")
 _DISCARD_ATTEMPTS = 2
 _counter = itertools.count()  # of the process: several doors may write into one folder
 
@@ -44,17 +46,15 @@ def temporary_name(process: ProcessIdentity, counter: int) -> str:
 
 def temporary_owner(name: str) -> ProcessIdentity | None:
     """The process that made a temporary file of this name; None if it is no such name."""
-    if not name.startswith(_TEMPORARY_PREFIX):
-        return None
-    parts = name.removeprefix(_TEMPORARY_PREFIX).split(".")
-    if len(parts) != 6 or not all(part.isascii() and part.isdigit() for part in parts[2:]):
+    found = _TEMPORARY_NAME.fullmatch(name)
+    if found is None:
         return None
     return ProcessIdentity(
-        machine_id=parts[0],
-        boot_id=parts[1],
-        pid_namespace=int(parts[2]),
-        pid=int(parts[3]),
-        start_ticks=int(parts[4]),
+        machine_id=found[1],
+        boot_id=found[2],
+        pid_namespace=int(found[3]),
+        pid=int(found[4]),
+        start_ticks=int(found[5]),
     )
 
 
@@ -74,12 +74,14 @@ class Files(ReadingFiles):
 
     @storage_call
     def open_for_writing(self, path: str) -> int:
-        """The descriptor of an existing regular file, for writing."""
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "Not a regular file", path)
-        return fd
+        """The descriptor of an existing regular file, for writing; anything else is not opened."""
+        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "Not a regular file", path)
+            return open_again(handle, os.O_RDWR, path)
+        finally:
+            os.close(handle)
 
     @storage_call
     def write(self, fd: int, data: bytes, offset_bytes: int = 0) -> None:

@@ -12,18 +12,23 @@ from typing import TypeVar
 from diskyard.host.calls import noted, storage_call
 
 R = TypeVar("R")
+_BEGINNING_BYTES = 256  # enough to tell what the file may be
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One name in a folder."""
+    """One name in a folder.
+
+    :param links: how many names the file has, in all folders.
+    """
 
     name: str
     is_file: bool
     size_bytes: int
     allocated_bytes: int
     modified_s: float
+    links: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +46,31 @@ def _file_entry(name: str, info: os.stat_result) -> FileEntry:
         size_bytes=info.st_size,
         allocated_bytes=info.st_blocks * _BLOCK_BYTES,
         modified_s=info.st_mtime,
+        links=info.st_nlink,
     )
 
 
 def _fingerprint(info: os.stat_result) -> str:
     return f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
+
+
+def open_again(handle: int, mode: int, path: str) -> int:
+    """The descriptor of what a handle (O_PATH) leads to; an error names the path."""
+    try:
+        return os.open(f"/proc/self/fd/{handle}", mode | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def _open_to_read(path: str, *, block_device: bool = False) -> int:
+    handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(handle).st_mode
+        if not (stat.S_ISREG(mode) or (block_device and stat.S_ISBLK(mode))):
+            raise OSError(errno.EINVAL, "Not a regular file", path)
+        return open_again(handle, os.O_RDONLY, path)
+    finally:
+        os.close(handle)
 
 
 class ReadingFiles:
@@ -60,22 +85,29 @@ class ReadingFiles:
             return do()
 
     @storage_call
-    def read(self, path: str, limit_bytes: int) -> bytes | None:
+    def read(
+        self, path: str, limit_bytes: int, *, may_be: Callable[[bytes, bytes, int], bool] | None = None
+    ) -> bytes | None:
         """The contents of a regular file; None if absent.
 
         A link, FIFO, device or folder in the file's place is an OSError, at once, and so is
         a file of more than ``limit_bytes``, which is not read.
+
+        :param may_be: whether a file with this beginning, these last two bytes and this length
+            is worth reading; of one that is not, only the beginning is read.
         """
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = _open_to_read(path)
         except FileNotFoundError:
             return None
         try:
             info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise OSError(errno.EINVAL, "Not a regular file", path)
             if info.st_size > limit_bytes:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+            if may_be is not None and info.st_size > _BEGINNING_BYTES:
+                beginning, end = os.pread(fd, _BEGINNING_BYTES, 0), os.pread(fd, 2, info.st_size - 2)
+                if not may_be(beginning, end, info.st_size):
+                    return beginning
             with os.fdopen(fd, "rb", closefd=False) as file:
                 return file.read(limit_bytes + 1)
         finally:
@@ -84,7 +116,7 @@ class ReadingFiles:
     @storage_call
     def read_at(self, path: str, offset_bytes: int, size_bytes: int) -> bytes:
         """At most ``size_bytes`` of a regular file from an offset; less only at its end."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = _open_to_read(path)
         try:
             return os.pread(fd, size_bytes, offset_bytes)
         finally:
@@ -97,21 +129,19 @@ class ReadingFiles:
         Anything else is an OSError (EINVAL) and is not opened: a FIFO would hang, a character
         device may act on being opened. A link in the file's own place is not followed.
         """
-        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            mode = os.fstat(handle).st_mode
-            if not (stat.S_ISREG(mode) or (block_device and stat.S_ISBLK(mode))):
-                raise OSError(errno.EINVAL, "Not a regular file", path)
-            return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        finally:
-            os.close(handle)
+        return _open_to_read(path, block_device=block_device)
 
     @storage_call
-    def list(self, folder: str) -> Iterator[FileEntry]:
-        """Every name in ``folder``, in no order; names that vanish meanwhile are left out."""
+    def list(self, folder: str, wanted: Callable[[str], object] | None = None) -> Iterator[FileEntry]:
+        """Every name in ``folder``, in no order; names that vanish meanwhile are left out.
+
+        :param wanted: names for which this is None are left out and not looked at.
+        """
         found = []
         with os.scandir(folder) as names:
             for name in names:
+                if wanted is not None and wanted(name.name) is None:
+                    continue
                 try:
                     info = name.stat(follow_symlinks=False)
                 except FileNotFoundError:
@@ -152,7 +182,7 @@ class ReadingFiles:
         """Whether a folder has this name; a link is none, wherever it leads."""
         try:
             return stat.S_ISDIR(os.lstat(path).st_mode)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     @storage_call

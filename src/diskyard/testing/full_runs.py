@@ -14,7 +14,7 @@ from diskyard import errors
 from diskyard.service import call
 from diskyard.testing.fault_injection import Injector
 from diskyard.testing.fault_runs import FaultRuns, nothing_left_behind, tear_down
-from diskyard.testing.scenarios import LATER
+from diskyard.testing.scenarios.base import LATER
 from diskyard.testing.world import KIB, MIB, PLACES, World, host_named, judge_outcome
 
 _LARGEST_PIECE_BYTES, _SMALLEST_PIECE_BYTES = 64 * MIB, KIB
