@@ -11,12 +11,13 @@ from diskyard.testing.effort import Effort
 from diskyard.testing.fault_injection import Injector
 from diskyard.testing.fault_runs import FaultRuns, faults_to_try
 from diskyard.testing.scenarios import SCENARIOS, Scenario
+from diskyard.testing.scenarios.more import MORE
 from tests.conftest import Tally
 
 _LEAST_FAULTS = 12
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", [*SCENARIOS, *MORE], ids=lambda scenario: scenario.name)
 def test_every_call_fails(scenario: Scenario, quick_folder: Path, effort: Effort, tally: Tally) -> None:
     tally("faults")
     runs = FaultRuns(scenario, quick_folder)

@@ -46,6 +46,8 @@ that cannot be read; 10 to 38 an error (docs/errors.md); 130, 143 interrupted.
 Environment:
   DISKYARD_STATE_DIR  where this host remembers connections and tasks
   DISKYARD_HOST_ID    this host's name for other hosts
+  DISKYARD_STORAGE_TIMEOUT_S
+                      how long storage may take to answer one call (30)
 """,
 )
 @click.option(

@@ -85,7 +85,7 @@ def run_fix(
         raise defect from error
     with os_errors(f"ending a {fix_type(action)} fix"):
         _forget_progress(work)
-        run_follow_ups(engine, follow_ups, watcher)
+    run_follow_ups(engine, follow_ups, watcher)
     return changed
 
 
@@ -147,10 +147,11 @@ def run_follow_ups(engine: Engine, follow_ups: list[FollowUp], watcher: Watcher 
     Only cheap merges follow by themselves: one that moves data is for the caller to start.
     """
     for follow_up in follow_ups[:_FOLLOW_UP_LIMIT]:
-        if isinstance(follow_up.action, Merge) and not merge_is_free(
-            follow_up.opened, follow_up.action.image_id
-        ):
-            continue
+        with os_errors("looking at what a fix made due"):
+            if isinstance(follow_up.action, Merge) and not merge_is_free(
+                follow_up.opened, follow_up.action.image_id
+            ):
+                continue
         try:
             run_fix(engine, follow_up.opened, follow_up.action, watcher=watcher)
         except (errors.LeaseHeld, errors.ImageInUse):

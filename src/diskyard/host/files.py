@@ -251,12 +251,11 @@ class Files(ReadingFiles):
         process may live for long, and to others its files look as if they were in use. What is
         left when it ends is garbage for check.
         """
-        self._undiscarded[path] = None
-        for left in list(self._undiscarded):
-            for _ in range(_DISCARD_ATTEMPTS):
-                if self._try_unlink(left):
-                    self._undiscarded.pop(left, None)
-                    break
+        for left in (path, *self._undiscarded):
+            if any(self._try_unlink(left) for _ in range(_DISCARD_ATTEMPTS)):
+                self._undiscarded.pop(left, None)
+            elif temporary_owner(os.path.basename(left)):  # other names may be somebody's later
+                self._undiscarded[left] = None
 
     def _try_unlink(self, path: str) -> bool:
         try:

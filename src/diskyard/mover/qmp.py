@@ -118,10 +118,8 @@ class QmpChild:
         :returns: whether it ended by itself, with all that it had open flushed.
         """
         ended = False
-        if gently and self._connected and not self._failed:
-            with contextlib.suppress(*_CONNECTION_ERRORS), self._telling("quit"):
-                self._wait(self._client.execute("quit"), _QUIT_TIMEOUT_S)
-                ended = self._host.commands.wait(self._child, self._timeout_s) and not self._child.returncode
+        if gently and self._connected and not self._failed and self._quit():
+            ended = self._host.commands.wait(self._child, self._timeout_s) and not self._child.returncode
         if self._child.poll() is None:
             self._child.kill()
         self._host.commands.stop(self._child)
@@ -131,6 +129,17 @@ class QmpChild:
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
         return ended
+
+    def _quit(self) -> bool:
+        """Ask the child to end; False if it refuses."""
+        try:
+            with self._telling("quit"):
+                self._wait(self._client.execute("quit"), _QUIT_TIMEOUT_S)
+        except ExecuteError:
+            return False
+        except _CONNECTION_ERRORS:
+            return True  # it may have ended before its answer was sent
+        return True
 
     def _telling(self, name: str) -> contextlib.AbstractContextManager[None]:
         """The door that a command passes; queries change nothing."""

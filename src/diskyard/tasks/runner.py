@@ -157,6 +157,9 @@ class TaskRunner:
             return False
         except errors.DiskyardError as error:
             watcher.show_end(state="failed", error=error.to_json())
+        except OSError as error:
+            failed = errors.from_os_error(error, f"running {job.verb}")
+            watcher.show_end(state="failed", error=failed.to_json())
         except Exception as error:  # noqa: BLE001 - see the comment
             # The last resort of a background thread: shown to whoever asks for the task.
             watcher.show_end(state="failed", error=errors.unexpected(error).to_json())

@@ -1,0 +1,73 @@
+"""What changes no image, and yet asks much of storage: connecting, looking, exporting, serving."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diskyard import errors
+from diskyard.service import Service, call
+from diskyard.testing.scenarios import Scenario, prepare_chain, same
+from diskyard.testing.world import World
+
+
+def connect(world: World, service: Service) -> None:
+    """Disconnect a repository and connect it again."""
+    asked = {"repoFormat": world.format, "connectionParameters": world.parameters("a")}
+    call(service, "disconnectStorageRepository", {"repoId": "a"})
+    call(service, "connectStorageRepository", {"repoId": "a", **asked})
+
+
+def look_at_all(world: World, service: Service) -> None:
+    """Everything that only looks."""
+    image = {"repositoryId": "a", "imageId": world.names["d"]}
+    call(service, "listStorageRepositories", {})
+    call(service, "listImages", {"repositoryId": "a"})
+    call(service, "getImageStatus", image)
+    call(service, "getImageInfo", image)
+    call(service, "checkStorageRepository", {"repositoryId": "a", "options": {"deep": True}})
+
+
+def create_and_remove(world: World, service: Service) -> None:
+    """Make a repository, connect it and remove it."""
+    asked = {"repoFormat": world.format, "connectionParameters": world.parameters("c")}
+    call(service, "createStorageRepository", asked)
+    call(service, "connectStorageRepository", {"repoId": "c", **asked})
+    call(service, "removeStorageRepository", {"repositoryId": "c"})
+
+
+def export(world: World, service: Service) -> None:
+    """Export a disk and wait; under the file's name there are all of its bytes, or nothing."""
+    path = world.folder / "exported"
+    asked = {"repositoryId": "a", "imageId": world.names["d"], "path": str(path), "format": "raw"}
+    try:
+        _await(service, call(service, "exportImage", asked)["taskId"])
+    finally:
+        if path.exists():
+            assert path.read_bytes() == world.images["a", world.names["d"]]
+
+
+def _await(service: Service, task_id: str) -> None:
+    service.tasks.wait([task_id])
+    try:
+        task = service.records.get(task_id)
+    except OSError as error:  # this host's folder of tasks is sick
+        raise errors.from_os_error(error, "looking at a task") from error
+    if task.error is not None:
+        kind = errors.CODES[str(task.error["code"])]
+        raise kind(str(task.error["message"]), advice=str(task.error["advice"]))
+
+
+def serve(world: World, service: Service) -> Any:
+    """Serve a disk over NBD, and stop."""
+    image = {"repositoryId": "a", "imageId": world.names["d"]}
+    call(service, "prepareImage", {**image, "options": {"serve": "nbd"}})
+    call(service, "teardownImage", image)
+
+
+MORE = [
+    Scenario("connect", prepare_chain, connect, same),
+    Scenario("look", prepare_chain, look_at_all, same),
+    Scenario("create and remove", prepare_chain, create_and_remove, same),
+    Scenario("export", prepare_chain, export, same),
+    Scenario("serve", prepare_chain, serve, same),
+]

@@ -1,0 +1,181 @@
+"""Storage that really hangs, and what waits for it: verbs, tasks, and who presses Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diskyard import errors
+from diskyard.host.calls import TIMEOUT_VARIABLE, PatientLock, default_timeout_s, noted
+from diskyard.service import Service, call
+from diskyard.service.supervise import Supervisor
+from diskyard.tasks.pool import TaskPool
+from tests.conftest import Tally
+
+_LONG_S = 60.0
+
+
+@pytest.fixture
+def storage() -> Iterator[threading.Event]:
+    """Storage that answers once this is set, in the end at the latest."""
+    answers = threading.Event()
+    yield answers
+    answers.set()
+
+
+def test_a_caller_is_told_and_the_work_goes_on(storage: threading.Event) -> None:
+    supervisor, done = Supervisor(0.1), threading.Event()
+
+    def work() -> None:
+        with noted("read", "/somewhere"):
+            storage.wait()
+        done.set()
+
+    with pytest.raises(errors.RepositoryUnavailable) as found:
+        supervisor.run(work, outcome="unknown")
+    assert "read of /somewhere" in found.value.message
+    assert found.value.details == {"outcome": "unknown"}
+    assert supervisor.run(lambda: "others") == "others"
+    storage.set()
+    assert done.wait(_LONG_S)
+    supervisor.close()
+
+
+def test_work_that_asks_nothing_of_storage_may_last(storage: threading.Event) -> None:
+    supervisor = Supervisor(0.05)
+    threading.Timer(0.5, storage.set).start()
+    assert supervisor.run(lambda: storage.wait(_LONG_S))
+    supervisor.close()
+
+
+@pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt, SystemExit])
+def test_what_the_work_raises_is_raised(kind: type[BaseException]) -> None:
+    supervisor = Supervisor(1.0)
+
+    def work() -> None:
+        raise kind("of the work")
+
+    with pytest.raises(kind, match="of the work"):
+        supervisor.run(work)
+    supervisor.close()
+
+
+def test_a_lock_whose_holder_hangs_is_not_waited_for(
+    storage: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "0.1")
+    lock, held = PatientLock(), threading.Event()
+
+    def hold() -> None:
+        with lock, lock, noted("list", "/somewhere"):
+            held.set()
+            storage.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(_LONG_S)
+    with pytest.raises(errors.RepositoryUnavailable), lock:
+        pass
+    storage.set()
+    thread.join()
+    with lock:
+        pass
+
+
+def test_a_task_that_hangs_takes_no_others_place(storage: threading.Event) -> None:
+    pool, done = TaskPool(1, 0.1), threading.Event()
+
+    def hang() -> None:
+        with noted("read"):
+            storage.wait()
+
+    pool.submit(hang)
+    pool.submit(done.set)
+    assert done.wait(_LONG_S)
+    pool.close()  # comes back though the first one has not
+    assert not storage.is_set()
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "nan"])
+def test_a_timeout_that_is_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TIMEOUT_VARIABLE, text)
+    with pytest.raises(errors.InvalidParameter):
+        default_timeout_s()
+
+
+def test_ctrl_c_ends_a_command_whose_storage_hangs(tmp_path: Path) -> None:
+    code = (
+        "import sys, threading\n"
+        "from diskyard.cli.program import run\n"
+        "from diskyard.service import verbs\n"
+        "def hang(service, verb, request):\n"
+        "    print('hangs', flush=True); threading.Event().wait()\n"
+        "verbs._run = hang\n"
+        "sys.exit(run(['repo', 'list']))\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "hangs\n"
+    time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    child.stdout.close()
+    assert child.wait(_LONG_S) == 128 + signal.SIGINT
+
+
+@pytest.fixture
+def frozen(quick_folder: Path) -> Iterator[Path]:
+    """A mounted XFS that tests may freeze; thawed and unmounted in the end."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    if shutil.which("mkfs.xfs") is None:
+        pytest.skip("mkfs.xfs is not installed (Debian: xfsprogs)")
+    disk, place = quick_folder / "disk", quick_folder / "mounted"
+    place.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(320 << 20)
+    subprocess.run(["mkfs.xfs", "-q", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk), str(place)], check=True)
+    yield place
+    subprocess.run(["fsfreeze", "--unfreeze", str(place)], check=False, capture_output=True)
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_file_system_that_is_frozen(frozen: Path, tmp_path: Path, tally: Tally) -> None:
+    """Not simulated: every write waits in the kernel, and no signal ends that."""
+    tally("hangs")
+    service = Service(state_folder=str(tmp_path / "service"), storage_timeout_s=0.5)
+    for name, folder in (("frozen", frozen / "a"), ("well", tmp_path / "b")):
+        asked = {"repoFormat": "localfs-1.0", "connectionParameters": {"path": str(folder)}}
+        call(service, "createStorageRepository", asked)
+        call(service, "connectStorageRepository", {"repoId": name, **asked})
+    subprocess.run(["fsfreeze", "--freeze", str(frozen)], check=True)
+    new_id = "11111111-2222-4333-8444-555555555555"
+    disk = {"size": 1 << 20, "options": {"newImageId": new_id}}
+    for _ in range(2):
+        with pytest.raises(errors.RepositoryUnavailable):
+            call(service, "createVirtualDisk", {"targetRepoId": "frozen", **disk})
+    call(service, "createVirtualDisk", {"targetRepoId": "well", **disk})
+    subprocess.run(["fsfreeze", "--unfreeze", str(frozen)], check=True)
+    deadline_s = time.monotonic() + _LONG_S
+    while True:
+        try:
+            assert call(service, "createVirtualDisk", {"targetRepoId": "frozen", **disk}) == new_id
+            break
+        except (errors.LeaseHeld, errors.RepositoryUnavailable):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+    assert call(service, "checkStorageRepository", {"repositoryId": "frozen"}) == []
+    service.close()
+    for thread in threading.enumerate():
+        if thread.name == "diskyard-verb":
+            thread.join(_LONG_S)
+    tally("hangs", runs=2, hangs=2)
