@@ -64,7 +64,26 @@ def expect_named(world: World, found: Survey, path: Path, name: str) -> None:
     assert any(world.names[name] in words for words in found.listed), found.listed
 
 
-@pytest.mark.parametrize("damage", [*REPLACEMENTS, GONE], ids=str)
+#: A second name is no damage: see the next test.
+REPLACED = [damage for damage in (*REPLACEMENTS, GONE) if damage.name != "second name of a secret"]
+
+
+def test_a_backup_of_second_names(bench: Bench) -> None:
+    """Hard links to its volumes break no image (I8), and what is deleted here stays there."""
+    with bench.world() as world:
+        kept = {}
+        for name in (*CHAIN, "other"):
+            path = volume_of(world, name)
+            backup = world.folder / f"backup-{name}"
+            backup.hardlink_to(path)
+            kept[backup] = path.read_bytes()
+        service = world.service(host_named("looker"))
+        world.judge(service)
+        service.close()
+        assert {path: path.read_bytes() for path in kept} == kept
+
+
+@pytest.mark.parametrize("damage", REPLACED, ids=str)
 def test_replaced(bench: Bench, outside: Outside, effort: Effort, tally: Tally, damage: Damage) -> None:
     """What stands in a volume's place is not opened, shown, written or deleted."""
     tally("corruption")

@@ -46,14 +46,6 @@ _PROGRESS_LIMIT_BYTES = 64 << 10
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
 
 
-def _is_own(item: FileEntry) -> bool:
-    """Whether a name is of a file with no other name: what has one is, or may be, somebody else's.
-
-    Its bytes would change with the other's, and would be shown, or written, as an image's.
-    """
-    return item.is_file and item.links == 1
-
-
 class LocalRepository:
     """Files below one folder; the layout is in ``docs/format.md``.
 
@@ -270,14 +262,14 @@ class LocalRepository:
         stored = []
         for item in self._files.list(self._folder(layout.VOLUMES), VolumeName.parse):
             name = VolumeName.parse(item.name)
-            if name is not None and _is_own(item):
+            if name is not None and item.is_file:
                 stored.append(StoredVolume(name, item.size_bytes, item.allocated_bytes))
         return stored
 
     def stored_volume(self, name: VolumeName) -> StoredVolume | None:
         """One file's figures."""
         item = self._files.look(self._volume_path(name))
-        if item is None or not _is_own(item):
+        if item is None or not item.is_file:
             return None
         return StoredVolume(name, item.size_bytes, item.allocated_bytes)
 
