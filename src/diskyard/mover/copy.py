@@ -97,8 +97,8 @@ def copy_view(
             reader = stack.enter_context(StorageDaemon(host, limits=source_limits, inherit_fds=source_fds))
         uris = _export(reader, writer, source, target)
         own = _own_layers(source, target[1:], changed_layers)
-        differences = _differences(stack, uris, own, size_bytes, target_zeroed)
-        workers = [_connect(stack, uris) for _ in range(_WORKERS)]
+        differences = _differences(stack, host, uris, own, size_bytes, target_zeroed)
+        workers = [_connect(stack, host, uris) for _ in range(_WORKERS)]
         copy = _Copy(host, differences, workers, monitor, size_bytes, drop_zeros=target_zeroed)
         try:
             copy.run(start_bytes)
@@ -128,11 +128,11 @@ def _export(reader: StorageDaemon, writer: StorageDaemon, source: Chain, target:
     )
 
 
-def _connect(stack: ExitStack, uris: _Uris) -> _Connections:
+def _connect(stack: ExitStack, host: Host, uris: _Uris) -> _Connections:
     return _Connections(
-        source=stack.enter_context(NbdClient(uris.source)),
-        base=stack.enter_context(NbdClient(uris.base)) if uris.base else None,
-        target=stack.enter_context(NbdClient(uris.target)),
+        source=stack.enter_context(NbdClient(host, uris.source)),
+        base=stack.enter_context(NbdClient(host, uris.base)) if uris.base else None,
+        target=stack.enter_context(NbdClient(host, uris.target)),
     )
 
 
@@ -145,13 +145,13 @@ def _own_layers(source: Chain, base: Chain, changed_layers: int | None) -> tuple
 
 
 def _differences(
-    stack: ExitStack, uris: _Uris, own: tuple[int, int], size_bytes: int, target_zeroed: bool
+    stack: ExitStack, host: Host, uris: _Uris, own: tuple[int, int], size_bytes: int, target_zeroed: bool
 ) -> Differences:
     contexts = (ALLOCATION, DEPTH)
     base = None
     if uris.base is not None:
-        base = Side(stack.enter_context(NbdClient(uris.base, contexts)), own[1])
-    source = Side(stack.enter_context(NbdClient(uris.source, contexts)), own[0])
+        base = Side(stack.enter_context(NbdClient(host, uris.base, contexts)), own[1])
+    source = Side(stack.enter_context(NbdClient(host, uris.source, contexts)), own[0])
     return Differences(source, base, size_bytes, base_is_zeroed=target_zeroed)
 
 

@@ -253,3 +253,8 @@ SCENARIOS = [
     Scenario("fold and trim", prepare_many_entries, change_user_data, same),
     Scenario("mend", prepare_copied, fix_first("b", "mend"), with_new("b", bytes_of("d"))),
 ]  # fmt: skip
+
+
+def find_scenario(name: str) -> Scenario:
+    """The scenario of this name."""
+    return next(scenario for scenario in SCENARIOS if scenario.name == name)
