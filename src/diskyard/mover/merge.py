@@ -82,6 +82,10 @@ def stream_up(
             # Without a name of ours QEMU writes its own, a json: of the whole graph.
             arguments |= {"base-node": daemon.open_chain(keep), "backing-file": backing_name}
         daemon.run_job("block-stream", arguments, monitor, doing=f"merging into volume {overlay.name}")
+        # Unlike block-commit, it leaves tables in QEMU's memory, and tells nobody if writing them
+        # fails when the daemon ends.
+        with NbdClient(host, daemon.export_nbd(node, writable=True)) as client:
+            client.flush()
     sync_layer(host, overlay)
 
 

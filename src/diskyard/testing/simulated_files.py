@@ -19,9 +19,9 @@ import msgspec
 
 ROOT = 1
 BLOCK_BYTES = 4096
-MARK, SYNC_MARK = "user.mark", "user.sync"
+MARK, SYNC_MARK, OTHERS_MARK = "user.mark", "user.sync", "user.others"
 """Extended attributes that are no attributes: setting one writes its value into the journal, or
-says what the next sync of that very file or folder is for."""
+says what the next sync of that very file or folder is for, or what all others are from now on."""
 
 
 class Named(msgspec.Struct, frozen=True, tag=True):
@@ -118,7 +118,7 @@ class SimulatedFiles:
         self.nodes: dict[int, Node] = {ROOT: Node(ROOT, stat.S_IFDIR | 0o755)}
         self.journal: list[Record] = []
         self._sync_kinds: dict[int, str] = {}
-        self._within = ""
+        self._others = "others"
 
     @classmethod
     def loaded(cls, folder: Path) -> SimulatedFiles:
@@ -140,6 +140,7 @@ class SimulatedFiles:
             else:
                 node.data[:] = path.read_bytes()
                 node.blocks = set(_blocks_with_data(node.data))
+            node.modified_ns = path.lstat().st_mtime_ns
 
     # -- looking ----------------------------------------------------------------------
 
@@ -255,14 +256,14 @@ class SimulatedFiles:
 
     def sync(self, number: int) -> None:
         """Make a file's bytes or a folder's names durable."""
-        self.journal.append(Synced(number, self._sync_kinds.pop(number, f"QEMU{self._within}")))
+        self.journal.append(Synced(number, self._sync_kinds.pop(number, self._others)))
 
     def mark(self, number: int, name: str, value: str) -> None:
-        """Hear a word of the test: see :data:`MARK` and :data:`SYNC_MARK`."""
-        if name == SYNC_MARK and number != ROOT:
+        """Hear a word of the test: see :data:`MARK`."""
+        if name == SYNC_MARK:
             self._sync_kinds[number] = value
-        elif name == SYNC_MARK:
-            self._within = value
+        elif name == OTHERS_MARK:
+            self._others = value
         else:
             self.journal.append(Marked(value))
 

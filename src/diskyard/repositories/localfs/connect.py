@@ -253,7 +253,8 @@ def _remove_rest(host: Host, root: str) -> None:
         path = os.path.join(root, folder)
         _remove_all(host, path)
         files.remove_folder(path)
-    for name in (layout.LOCKS, layout.RESERVE):
+    interrupted = [item.name for item in files.list(root) if temporary_owner(item.name)]
+    for name in (*interrupted, layout.LOCKS, layout.RESERVE):
         files.unlink(os.path.join(root, name))
     files.sync_folder(root)
 

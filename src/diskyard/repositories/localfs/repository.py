@@ -40,6 +40,7 @@ _UNREADABLE = frozenset(
     )
 )
 _PROGRESS_LIMIT_BYTES = 64 << 10
+_PROBE_BYTES = 4096  # one block: btrfs clones nothing shorter
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
 
 
@@ -71,10 +72,17 @@ class LocalRepository:
         source = self._files.temporary_path(self._folder(layout.TEMPORARY))
         target = self._files.temporary_path(self._folder(layout.TEMPORARY))
         try:
-            self._new_file(source, 4096, b"\1", preallocate=False)
-            return self._clone(source, target)
+            with contextlib.ExitStack() as opened:
+                # Nothing is synced: it is for now only, and syncs would make connecting slow.
+                source_fd = self._files.create(source)
+                opened.callback(os.close, source_fd)
+                self._files.write(source_fd, b"\1" * _PROBE_BYTES)
+                target_fd = self._files.create(target)
+                opened.callback(os.close, target_fd)
+                self._files.clone(source_fd, target_fd)
+            return True
         except OSError:
-            return False  # a full or read-only storage: what needs room will say so
+            return False  # not this one, or a full or read-only storage: what needs room will say so
         finally:
             self._files.discard(source)
             self._files.discard(target)
@@ -294,11 +302,12 @@ class LocalRepository:
         return [item.name for item in items if temporary_owner(item.name) is None]
 
     def _temporaries(self) -> Iterator[tuple[str, FileEntry]]:
-        for folder in layout.FOLDERS:
+        # In the root too: there the repository's record is written again.
+        for folder in ("", *layout.FOLDERS):
             for item in self._files.list(self._folder(folder)):
                 owner = temporary_owner(item.name)
                 if owner is not None and provably_gone(owner, self._host.identity):
-                    yield f"{folder}/{item.name}", item
+                    yield os.path.join(folder, item.name), item
 
     def list_leftovers(self) -> list[Leftover]:
         """Temporary files whose process has ended."""
