@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from typing import Any
 
 from diskyard import errors
+from diskyard.commit import refresh
 from diskyard.host import Host
+from diskyard.host.calls import ThreadCalls, calls_of_this_thread, no_answer
 from diskyard.log.log import Log
 from diskyard.model.options import Options
 from diskyard.model.records import Image
@@ -24,7 +27,8 @@ class Connections:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # held for a moment only, never while storage is asked
+        self._connecting: dict[str, ThreadCalls] = {}
         self._opened: dict[str, Opened] = {}
         self._known: dict[str, tuple[str, dict[str, Any]]] = {}
 
@@ -37,21 +41,42 @@ class Connections:
         """
         if not repo_id.isprintable() or not 1 <= len(repo_id.encode(errors="replace")) <= 255:
             raise errors.InvalidParameter("A repoId is 1-255 bytes of UTF-8 without control characters.")
-        with self._lock:
+        self._require_answering(repo_id)
+        attempt = calls_of_this_thread()
+        self._connecting[repo_id] = attempt
+        try:
+            # Not under the lock: storage that does not answer must not keep others waiting.
             storage = find_format(format_name).connect(parameters, self._host)
+            if self._is_connected(repo_id, storage.marker):
+                return False
+            log = Log(storage, self._host)
+            refresh(log)
+        finally:
+            if self._connecting.get(repo_id) is attempt:
+                del self._connecting[repo_id]
+        with self._lock:
             known = self._known.get(repo_id)
-            existing = self._opened.get(repo_id)
-            if existing is not None and existing.marker == storage.marker:
+            if self._is_connected(repo_id, storage.marker):
                 return False
             if known is not None and known != (format_name, dict(parameters)):
                 raise errors.RepositoryIdInUse(f"{repo_id} names another place.", repositoryId=repo_id)
             alias = next((o for o in self._opened.values() if o.marker == storage.marker), None)
-            log = Log(storage, self._host) if alias is None else alias.log
-            opened = Opened(repo_id, format_name, storage, log, self._host)
-            opened.state()
+            if alias is not None:
+                log = alias.log
             self._known[repo_id] = (format_name, dict(parameters))
-            self._opened[repo_id] = opened
+            self._opened[repo_id] = Opened(repo_id, format_name, storage, log, self._host)
             return True
+
+    def _is_connected(self, repo_id: str, marker: str) -> bool:
+        existing = self._opened.get(repo_id)
+        return existing is not None and existing.marker == marker
+
+    def _require_answering(self, repo_id: str) -> None:
+        """Do not wait for storage that has kept another thread waiting for too long."""
+        attempt = self._connecting.get(repo_id)
+        call = None if attempt is None else attempt.overdue()
+        if call is not None:
+            raise no_answer(call, repositoryId=repo_id)
 
     def remember(self, repo_id: str, format_name: str, parameters: Mapping[str, Any]) -> None:
         """Note a connection of before, to be made when it is needed."""
@@ -75,18 +100,23 @@ class Connections:
         :raises diskyard.errors.RepositoryUnavailable: it was connected before, and cannot be now.
         """
         with self._lock:
-            if repo_id not in self._known:
-                raise self._unknown(repo_id)
-            if repo_id not in self._opened:
-                format_name, parameters = self._known[repo_id]
-                try:
-                    self.connect(repo_id, format_name, parameters)
-                except (errors.NotARepository, errors.StorageError) as error:
-                    raise errors.RepositoryUnavailable(
-                        f"{repo_id} cannot be connected again: {error.message}",
-                        repositoryId=repo_id,
-                    ) from error
-            return self._opened[repo_id]
+            known, opened = self._known.get(repo_id), self._opened.get(repo_id)
+        if known is None:
+            raise self._unknown(repo_id)
+        if opened is not None:
+            return opened
+        try:
+            self.connect(repo_id, *known)
+        except (errors.NotARepository, errors.StorageError) as error:
+            raise errors.RepositoryUnavailable(
+                f"{repo_id} cannot be connected again: {error.message}",
+                repositoryId=repo_id,
+            ) from error
+        with self._lock:
+            opened = self._opened.get(repo_id)
+        if opened is None:
+            raise self._unknown(repo_id)  # disconnected meanwhile
+        return opened
 
     def _unknown(self, repo_id: str) -> errors.RepositoryNotConnected:
         known = ", ".join(self._known) or "none"
@@ -107,8 +137,11 @@ class Connections:
 
     def named(self) -> dict[str, Opened]:
         """Every repoId that can be used, aliases too, in the order of connection."""
-        with self._lock:
-            return {key: self._opened[key] for key in self._known if self.is_reachable(key)}
+        found = {}
+        for key in self.remembered():
+            with contextlib.suppress(errors.DiskyardError):
+                found[key] = self.get(key)
+        return found
 
     def remembered(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Format and parameters by repoId, also of those that cannot be used now."""

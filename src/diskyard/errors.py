@@ -337,7 +337,8 @@ def from_os_error(error: OSError, doing: str) -> DiskyardError:
 
     :param doing: what was being done, as in "writing the log".
     """
-    words = f"{error.strerror or error} while {doing}"
+    where = f" ({error.filename})" if error.filename else ""
+    words = f"{error.strerror or error}{where} while {doing}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"The storage is full: {words}.")
     if error.errno in (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN):

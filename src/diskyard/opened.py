@@ -18,7 +18,7 @@ from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.interface import Chain, Layer
-from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten
+from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten, own_header_flaw
 from diskyard.planner.create_disk import NewVolume
 from diskyard.repositories.interface import Lease, Repository, StoredVolume, VolumeName
 
@@ -44,6 +44,16 @@ def is_missing(volume: Volume, stored: StoredVolume | None) -> bool:
     if stored is None:
         return True
     return volume.format == "raw" and stored.length_bytes < volume.size_bytes
+
+
+def stored_by_id(state: State, listed: Iterable[StoredVolume]) -> dict[str, StoredVolume]:
+    """Of the volumes on the storage those that the log names, by id: the name must be the whole one."""
+    found = {}
+    for item in listed:
+        volume = state.volumes.get(item.name.volume_id)
+        if volume is not None and volume_name(volume) == item.name:
+            found[volume.id] = item
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +151,37 @@ class Opened:
         """What the storage says of a volume; None if it does not have it."""
         return self.storage.stored_volume(volume_name(volume))
 
+    def is_unreadable(self, volume: Volume, stored: StoredVolume | None) -> bool:
+        """Whether a ready volume is missing or cut short, or its header is damaged.
+
+        :param stored: what the storage says of it.
+        """
+        return is_missing(volume, stored) or (
+            volume.state == "ready" and self._flaw(volume, stored) is not None
+        )
+
+    def _flaw(self, volume: Volume, stored: StoredVolume | None) -> str | None:
+        """Why no program may open what is in a volume's place; None if one may."""
+        path = self.storage.locate_volume(volume_name(volume)).path
+        if path is None:
+            return None
+        if stored is None:
+            return "it is missing, or something else is in its place"
+        if volume.format == "raw":
+            return None
+        try:
+            return own_header_flaw(
+                lambda offset, size: self.host.files.read_at(path, offset, size),
+                stored.length_bytes,
+                volume.size_bytes,
+            )
+        except OSError as error:
+            return f"its header cannot be read: {error.strerror}"
+
     def missing_of(self, state: State, image: Image) -> frozenset[str]:
         """Which volumes of an image's chain the storage does not have whole."""
         return frozenset(
-            volume.id for _, volume in state.chain(image) if is_missing(volume, self.stored(volume))
+            volume.id for _, volume in state.chain(image) if self.is_unreadable(volume, self.stored(volume))
         )
 
     def missing_below(self, state: State, image_id: str | None) -> frozenset[str]:
@@ -153,7 +190,17 @@ class Opened:
         return frozenset() if image is None else self.missing_of(state, image)
 
     def layer(self, volume: Volume) -> Layer:
-        """A volume as the movers open it."""
+        """A volume as the movers and guests open it: the one way to all that QEMU opens of ours.
+
+        :raises diskyard.errors.ImageBroken: what is in its place must not be opened.
+        """
+        flaw = self._flaw(volume, self.stored(volume))
+        if flaw is not None:
+            raise errors.ImageBroken(
+                f"Volume {volume.id} of {self.storage.place} cannot be opened: {flaw}.",
+                advice="Run checkStorageRepository with deep, and put the volume back from a backup "
+                "where no mend is listed.",
+            )
         located = self.storage.locate_volume(volume_name(volume))
         return Layer(
             name=volume.id,

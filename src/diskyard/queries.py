@@ -17,7 +17,7 @@ from diskyard.model.results import (
 from diskyard.model.space import exclusive_and_shared, usage
 from diskyard.model.state import State
 from diskyard.model.status import image_status
-from diskyard.opened import Opened, is_missing
+from diskyard.opened import Opened, stored_by_id
 from diskyard.planner.common import strong_image
 from diskyard.repositories.interface import StoredVolume
 
@@ -56,9 +56,17 @@ def _info(
     image: Image,
     stored: Mapping[str, StoredVolume],
     trackers: Mapping[str, list[str]],
+    unreadable: dict[str, bool],
 ) -> ImageInfo:
+    """What is known of an image.
+
+    :param unreadable: which volumes were looked at already, and what was found: chains share them.
+    """
     chain = [volume for _, volume in state.chain(image)]
-    missing = [volume.id for volume in chain if is_missing(volume, stored.get(volume.id))]
+    for volume in chain:
+        if volume.id not in unreadable:
+            unreadable[volume.id] = opened.is_unreadable(volume, stored.get(volume.id))
+    missing = [volume.id for volume in chain if unreadable[volume.id]]
     allocated = {v.id: stored[v.id].allocated_bytes for v in chain if v.id in stored}
     exclusive_bytes, shared_bytes = exclusive_and_shared(state, image, allocated)
     return ImageInfo(
@@ -86,17 +94,13 @@ def _info(
     )
 
 
-def _stored(opened: Opened) -> dict[str, StoredVolume]:
-    return {item.name.volume_id: item for item in opened.storage.list_volumes()}
-
-
 def image_info(opened: Opened, image_id: str) -> ImageInfo:
     """GetImageInfo."""
     state = opened.state()
     image = strong_image(state, image_id)
     found = {volume.id: opened.stored(volume) for _, volume in state.chain(image)}
     stored = {key: item for key, item in found.items() if item is not None}
-    return _info(opened, state, image, stored, _trackers(state))
+    return _info(opened, state, image, stored, _trackers(state), {})
 
 
 def list_images(opened: Opened, request: ListImages) -> ImagePage:
@@ -107,10 +111,11 @@ def list_images(opened: Opened, request: ListImages) -> ImagePage:
     if not 1 <= request.limit <= PAGE_LIMIT:
         raise errors.InvalidParameter(f"limit must be from 1 to {PAGE_LIMIT}.")
     state = opened.state()
-    stored, trackers = _stored(opened), _trackers(state)
+    stored, trackers = stored_by_id(state, opened.storage.list_volumes()), _trackers(state)
+    unreadable: dict[str, bool] = {}
     page: list[ImageInfo] = []
     for image in _candidates(state, request):
-        info = _info(opened, state, image, stored, trackers)
+        info = _info(opened, state, image, stored, trackers, unreadable)
         if request.status is not None and info.status != request.status:
             continue
         if len(page) == request.limit:
@@ -135,7 +140,9 @@ def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, objec
     """One line of listStorageRepositories; the sums of :class:`Usage` add up to used_bytes."""
     state = opened.state()
     leftovers_bytes = sum(item.allocated_bytes for item in opened.storage.list_leftovers())
-    allocated = {key: item.allocated_bytes for key, item in _stored(opened).items()}
+    listed = opened.storage.list_volumes()
+    named = {item.name: key for key, item in stored_by_id(state, listed).items()}
+    allocated = {named.get(item.name, str(item.name)): item.allocated_bytes for item in listed}
     used = usage(state, allocated, leftovers_bytes)
     capacity = opened.storage.capacity()
     strong = [image for image in state.images.values() if image.is_strong]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,8 @@ class Settings:
             if not self._host.files.exists(parent):
                 self._make(parent)
             self._host.files.ensure_folder(folder)
+        elif not os.path.isdir(folder):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -66,12 +69,12 @@ class Settings:
 
     def connections(self) -> dict[str, Remembered]:
         """The connections remembered, in the order in which they were made."""
-        data = self._host.files.read(self._path, _LIMIT_BYTES)
-        if data is None:
-            return {}
         try:
+            data = self._host.files.read(self._path, _LIMIT_BYTES)
+            if data is None:
+                return {}
             return msgspec.json.decode(data, type=dict[str, Remembered])
-        except msgspec.MsgspecError as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise errors.StorageError(
                 f"{self._path} cannot be read: {error}.",
                 advice="Remove the file and connect the repositories again.",

@@ -5,20 +5,21 @@ from __future__ import annotations
 import itertools
 import shutil
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from diskyard import errors
 from diskyard.fixes.runner import run_fix
+from diskyard.service import Service, call
 from diskyard.testing.crash import held_scenario, run_scenario
 from diskyard.testing.effort import Effort
 from diskyard.testing.scenarios import SCENARIOS, Scenario
 from diskyard.testing.steps import Side
-from diskyard.testing.world import World, host_named, judge_outcome
+from diskyard.testing.world import PLACES, SIZE_BYTES, World, host_named, judge_outcome
 from tests.conftest import Tally
 
-SIDES: tuple[Side, ...] = get_args(Side)
+SLOW = 24  # steps tried of a slow scenario
+SUSPENDED = 8  # of the steps of a scenario, in a quick run
 #: What a fix may end with while another host works on the same image.
 WAITS = (errors.LeaseHeld, errors.ImageInUse, errors.ImageBroken)
 
@@ -39,7 +40,7 @@ class Bench:
         assert ran.answered, ran
         self.judge(whole, answered=True, effort=Effort(), purpose=())
         self.steps = ran.names
-        assert len(self.steps) > 2
+        assert self.steps
 
     def copy(self) -> World:
         """The prepared world anew."""
@@ -50,7 +51,18 @@ class Bench:
         order = effort.random(self.scenario.name, *purpose)
         after = self.scenario.after(world)
         judge_outcome(world, dict(world.images), after, answered=answered, order=order)
+        looker = world.service(host_named("looker"))
+        self.scenario.look(world, looker, answered=answered)
+        looker.close()
         shutil.rmtree(world.folder)
+
+
+def tear_down_all(service: Service, place: str) -> None:
+    """End the attachments of a host that lives, but whose guests are no more."""
+    for attachment in service.connections.get(place).state().attachments.values():
+        options = {"owner": attachment.owner, "hostID": attachment.host.host_id, "force": True}
+        asked = {"repositoryId": place, "imageId": attachment.image_id, "options": options}
+        call(service, "teardownImage", asked)
 
 
 @pytest.fixture(params=SCENARIOS, ids=lambda scenario: scenario.name)
@@ -59,9 +71,17 @@ def bench(request: pytest.FixtureRequest, quick_folder: Path) -> Bench:
 
 
 def test_killed_at_every_step(bench: Bench, effort: Effort, tally: Tally) -> None:
-    """Whatever was answered is there, what was not may be, and nothing else is left."""
-    tally("crash", steps=len(bench.steps))
-    for index, side in itertools.product(range(len(bench.steps)), SIDES):
+    """Whatever was answered is there, what was not may be, and nothing else is left.
+
+    Just after a step and just before the next one the storage is mostly the same, so that a
+    quick run kills after only some of them.
+    """
+    indexes, name = range(len(bench.steps)), bench.scenario.name
+    tally("crash", steps=len(indexes))
+    most = SLOW if bench.scenario.is_slow else len(indexes)
+    kills: list[tuple[int, Side]] = [(index, "before") for index in effort.sample(indexes, most, name)]
+    kills += [(index, "after") for index in effort.sample(indexes, most // 4, name, "after")]
+    for index, side in kills:
         world = bench.copy()
         ran = run_scenario(bench.scenario.name, world, kill_at=index, side=side)
         # Threads make the steps of a copy vary: the last ones may not be reached.
@@ -71,9 +91,9 @@ def test_killed_at_every_step(bench: Bench, effort: Effort, tally: Tally) -> Non
 
 
 def test_suspended_at_every_step(bench: Bench, effort: Effort, tally: Tally) -> None:
-    """While it waits in the middle, another host runs all that is listed; then it goes on."""
+    """While it waits in the middle, another host runs all that is listed, and makes a disk."""
     tally("suspended", steps=len(bench.steps))
-    for index in range(len(bench.steps)):
+    for index in effort.sample(range(len(bench.steps)), SUSPENDED, bench.scenario.name, "suspended"):
         world = bench.copy()
         order = effort.random(bench.scenario.name, "suspended", index)
         with held_scenario(bench.scenario.name, world, hold_at=index) as held:
@@ -85,7 +105,11 @@ def test_suspended_at_every_step(bench: Bench, effort: Effort, tally: Tally) -> 
                     run_fix(other.engine, other.connections.get(place), fix.data.action)
                 except WAITS:
                     tally("suspended", fixes_that_wait=1)
-            other.close()
+            made = call(other, "createVirtualDisk", {"targetRepoId": "a", "size": SIZE_BYTES})
+            world.images["a", made] = bytes(SIZE_BYTES)
             ran = held.go_on()
+            for place in PLACES:
+                tear_down_all(other, place)
+            other.close()
         bench.judge(world, answered=ran.answered, effort=effort, purpose=("suspended", index))
         tally("suspended", runs=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from diskyard.model.identity import HostIdentity
@@ -11,6 +12,11 @@ from diskyard.model.state import State
 NOW = "2024-01-01T00:00:00.000000Z"
 HOST = HostIdentity(host_id="host", machine_id="machine", boot_id="boot")
 MARKER = "marker"
+
+
+def uid(name: str) -> str:
+    """The id that stands for a name, where records are written and read: there it is a UUID."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
 
 
 def image(id: str, volume_id: str | None, **more: Any) -> Image:

@@ -82,11 +82,11 @@ def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
         host_id=attachment.host.host_id,
         owner=attachment.owner,
         mode=attachment.mode,
-        blockdev=blockdev_graph(chain, read_only=read_only),
+        blockdev=blockdev_graph(opened.host, chain, read_only=read_only),
         path=chain[0].path if single else None,
         format=chain[0].format if single else None,
         nbd_uri=None,
-        libvirt_xml=disk_xml(chain, read_only=read_only),
+        libvirt_xml=disk_xml(opened.host, chain, read_only=read_only),
     )
     return attached, chain
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
+from diskyard.host import Host
 from diskyard.mover.blockgraph import ends_inside_a_sector
 from diskyard.mover.interface import Chain, Layer
 
 
-def disk_xml(chain: Chain, *, read_only: bool, device: str = "vda") -> str:
+def disk_xml(host: Host, chain: Chain, *, read_only: bool, device: str = "vda") -> str:
     """The element for a chain of files."""
     disk = ET.Element("disk", type="file", device="disk")
-    cache = "writeback" if not read_only and ends_inside_a_sector(chain[0]) else "none"
+    cache = "writeback" if not read_only and ends_inside_a_sector(host, chain[0]) else "none"
     ET.SubElement(disk, "driver", name="qemu", type=chain[0].format, cache=cache)
     _add_source(disk, chain[0])
     below = disk

@@ -58,7 +58,8 @@ def clean_garbage(work: Work, action: CleanGarbage) -> bool:
         return False
     state = opened.state()
     opened.log.require_writable()
-    if name.volume_id in state.volumes or name.named_by > state.version:
+    named = state.volumes.get(name.volume_id)
+    if (named is not None and volume_name(named) == name) or name.named_by > state.version:
         return False
     return opened.storage.delete_volume(name)
 

@@ -22,9 +22,9 @@ from diskyard.model.records import AnyHold, FileSource, Image
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
 from diskyard.mover.inspect import check_volume
-from diskyard.opened import Opened, is_missing
+from diskyard.opened import Opened, stored_by_id
 from diskyard.operations.engine import Engine
-from diskyard.planner.find_fixes import Look, SourceView
+from diskyard.planner.find_fixes import Look, SourceView, TwinFound
 from diskyard.planner.mend import needs_restore, set_damage
 from diskyard.repositories.interface import StoredVolume
 
@@ -42,8 +42,9 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     if deep and opened.log.read_only_because() is None:
         _look_into_volumes(engine, opened, state)
         state = opened.state()
-    allocated = {item.name.volume_id: item.allocated_bytes for item in listed}
-    missing = _missing(opened, state, {item.name.volume_id: item for item in listed})
+    by_id = stored_by_id(state, listed)
+    allocated = {key: item.allocated_bytes for key, item in by_id.items()}
+    missing = _missing(opened, state, by_id)
     over, unknown = _holds(engine, opened, state)
     return Look(
         state=state,
@@ -76,7 +77,8 @@ def _missing(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -
     return frozenset(
         volume.id
         for volume in state.volumes.values()
-        if is_missing(volume, listed.get(volume.id)) and is_missing(volume, opened.stored(volume))
+        if opened.is_unreadable(volume, listed.get(volume.id))
+        and opened.is_unreadable(volume, opened.stored(volume))
     )
 
 
@@ -121,18 +123,28 @@ def _holds(
     return over, unknown
 
 
-def _twins(opened: Opened, state: State, *, deep: bool) -> Iterator[CleanTwin]:
+def _twins(opened: Opened, state: State, *, deep: bool) -> Iterator[TwinFound]:
     """Objects with a bad copy: those that reading needs, or with ``deep`` all that are kept."""
-    checkpoints = sorted(opened.storage.numbers("checkpoint"))
+    storage = opened.storage
+    checkpoints, entries = sorted(storage.numbers("checkpoint")), sorted(storage.numbers("entry"))
     first = 0 if deep or not checkpoints else checkpoints[-1]
+    if opened.log.damage is not None:
+        yield TwinFound(CleanTwin(kind="entry", number=state.version + 1), opened.log.damage)
     for number in checkpoints if deep else checkpoints[-1:]:
-        if look_at_twins(opened.storage, "checkpoint", number) is not None:
-            yield CleanTwin(kind="checkpoint", number=number)
-    for number in sorted(opened.storage.numbers("entry")):
-        if first <= number <= state.version:
-            trouble = look_at_twins(opened.storage, "entry", number)
-            if trouble is not None and trouble.whole is not None:
-                yield CleanTwin(kind="entry", number=number)
+        if look_at_twins(storage, opened.log, "checkpoint", number) is not None:
+            # Up to the newest entry its state is known, and from then on nothing tells it.
+            waits_for = None if number <= state.version else "neither copy is whole, nor are its entries"
+            yield TwinFound(CleanTwin(kind="checkpoint", number=number), waits_for)
+    for number in entries:
+        if not first <= number <= state.version:
+            continue
+        trouble = look_at_twins(storage, opened.log, "entry", number)
+        if trouble is not None and trouble.whole is not None:
+            yield TwinFound(CleanTwin(kind="entry", number=number))
+        elif trouble is not None and checkpoints and number >= checkpoints[0]:
+            # What is below every checkpoint nobody reads: a late writer may have put it there.
+            waits_for = "neither copy is whole; a checkpoint has what came of it"
+            yield TwinFound(CleanTwin(kind="entry", number=number), waits_for)
 
 
 def _sources(
@@ -180,6 +192,8 @@ def _look_into_volumes(engine: Engine, opened: Opened, state: State) -> None:
             continue  # missing: found without a note
         try:
             damage = check_volume(engine.host, opened.layer(volume))
+        except errors.ImageBroken as error:
+            damage = error.message
         except errors.LeaseHeld:
             continue  # somebody has it open: its metadata may change under us
         if damage != volume.damage:

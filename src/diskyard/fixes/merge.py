@@ -10,7 +10,7 @@ from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Merge
 from diskyard.model.state import State
 from diskyard.mover.merge import commit_down, stream_up
-from diskyard.opened import Opened, backing_name, is_missing
+from diskyard.opened import Opened, backing_name
 from diskyard.operations.engine import FollowUp
 from diskyard.planner import merge as planner
 from diskyard.planner.common import Superseded
@@ -73,7 +73,7 @@ def _require_free(state: State, plan: MergePlan) -> None:
 def _require_whole(opened: Opened, state: State, plan: MergePlan) -> None:
     """Refuse to write bytes that may be wrong into a volume that is right."""
     for volume in state.volume_chain(plan.dependent):
-        if volume.damage is not None or is_missing(volume, opened.stored(volume)):
+        if volume.damage is not None or opened.is_unreadable(volume, opened.stored(volume)):
             raise errors.ImageBroken(
                 f"The merge waits: volume {volume.id} cannot be read.",
                 advice="Mend the images that read it first; check lists how.",

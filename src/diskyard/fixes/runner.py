@@ -24,6 +24,7 @@ from diskyard.model.fix import (
     Optimize,
     fix_type,
 )
+from diskyard.mover.durable import os_errors
 from diskyard.mover.interface import Stopped
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp
@@ -58,8 +59,6 @@ def run_fix(
     :raises diskyard.errors.LeaseHeld: another host or task works on it.
     :raises diskyard.mover.interface.Stopped: the watcher asked for it; what is done stays.
     """
-    opened.state()  # what could not be read before may be whole again
-    opened.log.require_writable()
     work = Work(
         engine,
         opened,
@@ -70,9 +69,7 @@ def run_fix(
         force=force,
     )
     try:
-        if work.watcher.stop_asked():
-            raise Stopped
-        changed, follow_ups = _run(work, action, participating)
+        changed, follow_ups = _begin(work, action, participating)
     except Stopped:
         _keep_why(work, action, "stopped")
         raise
@@ -86,9 +83,18 @@ def run_fix(
         defect = errors.unexpected(error)
         _keep_why(work, action, defect.message)
         raise defect from error
-    _forget_progress(work)
-    run_follow_ups(engine, follow_ups, watcher)
+    with os_errors(f"ending a {fix_type(action)} fix"):
+        _forget_progress(work)
+        run_follow_ups(engine, follow_ups, watcher)
     return changed
+
+
+def _begin(work: Work, action: AnyAction, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
+    work.opened.state()  # what could not be read before may be whole again
+    work.opened.log.require_writable()
+    if work.watcher.stop_asked():
+        raise Stopped
+    return _run(work, action, participating)
 
 
 def _keep_why(work: Work, action: AnyAction, text: str) -> None:

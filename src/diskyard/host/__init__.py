@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from diskyard.host.clock import Clock
 from diskyard.host.commands import Child, Commands, Finished, Limits
-from diskyard.host.files import FileEntry, Files
+from diskyard.host.files import Files
 from diskyard.host.identity import (
     ProcessIdentity,
     provably_gone,
     provably_gone_host,
     this_host,
 )
+from diskyard.host.reading import FileEntry, Room
 from diskyard.model.identity import HostIdentity
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "HostIdentity",
     "Limits",
     "ProcessIdentity",
+    "Room",
     "provably_gone",
     "provably_gone_host",
 ]

@@ -13,20 +13,26 @@ since only its parent would have asked for that.
 
 from __future__ import annotations
 
+import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from diskyard import errors
+from diskyard.host.calls import noted
+from diskyard.host.output import Output
 
 Child = subprocess.Popen[bytes]
 """A program that was started, with its pipes."""
 
 _TERMINATION_GRACE_S = 5.0
+_STDOUT_MOST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +66,20 @@ def _raise_descriptor_limit() -> list[str]:
     return [] if soft == hard else ["prlimit", f"--nofile={hard}:{hard}", "--"]
 
 
+def _not_installed(program: str) -> errors.Unsupported:
+    return errors.Unsupported(
+        f"The program {program} is not installed.",
+        advice="Install it (Debian: qemu-utils for QEMU's tools, util-linux for setpriv and prlimit).",
+    )
+
+
 class Commands:
-    """Starts programs for this host."""
+    """Starts programs for this host.
+
+    :cvar timeout_most_s: no time-out is longer.
+    """
+
+    timeout_most_s: float = math.inf
 
     def run(
         self,
@@ -74,21 +92,29 @@ class Commands:
     ) -> Finished:
         """Run a program to its end and return what it printed.
 
-        :raises diskyard.errors.StorageError: it did not end within ``timeout_s``; it is killed.
+        :raises diskyard.errors.StorageError: it did not end within ``timeout_s``, or printed more
+            than 16 MiB; it is killed.
         :raises diskyard.errors.Unsupported: it is not installed.
         """
         child = self.start(
             words, limits=limits, inherit_fds=inherit_fds, environment=environment, capture=True
         )
+        timeout_s = min(timeout_s, self.timeout_most_s)
+        deadline_s = time.monotonic() + timeout_s
         try:
-            stdout, stderr = child.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            raise errors.StorageError(
-                f"{words[0]} did not end within {timeout_s:g} seconds and was killed."
-            ) from None
+            with Output(child, _STDOUT_MOST_BYTES) as output:
+                while output.read(max(0.0, deadline_s - time.monotonic())):
+                    if output.stdout_bytes > _STDOUT_MOST_BYTES:
+                        raise errors.StorageError(f"{words[0]} printed without end and was killed.")
+                    if time.monotonic() > deadline_s:
+                        break
+            if not self.wait(child, max(0.0, deadline_s - time.monotonic())):
+                raise errors.StorageError(
+                    f"{words[0]} did not end within {timeout_s:g} seconds and was killed."
+                )
         finally:
             self.stop(child)
-        return Finished(child.returncode, stdout, stderr.decode(errors="replace").strip())
+        return Finished(child.returncode, bytes(output.stdout), output.stderr())
 
     def start(
         self,
@@ -115,6 +141,10 @@ class Commands:
             *words,
         ]
         merged = {**os.environ, "LC_ALL": "C", **(environment or {})}
+        # What follows setpriv is looked for by setpriv: it would say so in words of its own.
+        for program in (words[0], command[0]):
+            if shutil.which(program, path=merged.get("PATH")) is None:
+                raise _not_installed(program)
         try:
             return subprocess.Popen(
                 command,
@@ -127,9 +157,11 @@ class Commands:
                 start_new_session=True,
             )
         except FileNotFoundError as error:
-            raise errors.Unsupported(
-                f"The program {error.filename} is not installed.",
-                advice="Install it (Debian: qemu-utils for QEMU's tools, util-linux for setpriv and prlimit).",
+            raise _not_installed(str(error.filename)) from error
+        except OSError as error:
+            raise errors.StorageError(
+                f"{words[0]} could not be started: {error.strerror}.",
+                advice="Look at this host's limits of processes and memory, then try again.",
             ) from error
 
     def wait(self, child: Child, timeout_s: float) -> bool:
@@ -149,7 +181,14 @@ class Commands:
 
         :param what: as in ``qmp block-commit``.
         """
-        yield
+        with noted(what):
+            yield
+
+    @contextmanager
+    def asking(self, what: str) -> Iterator[None]:
+        """The same for what changes nothing, as reading does."""
+        with noted(what):
+            yield
 
     def stop(self, child: Child) -> None:
         """End a program if it still runs, and reap it; nothing is left running on return."""
@@ -159,7 +198,9 @@ class Commands:
                 child.wait(_TERMINATION_GRACE_S)
             except subprocess.TimeoutExpired:
                 child.kill()
-        child.wait()
+        # One that waits for storage that does not answer ends when that does.
+        with noted("end of a program"):
+            child.wait()
         for stream in (child.stdout, child.stderr):
             if stream is not None:
                 stream.close()

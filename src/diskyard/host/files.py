@@ -13,35 +13,27 @@ import errno
 import fcntl
 import itertools
 import os
+import re
 import stat
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from diskyard.host.calls import storage_call
 from diskyard.host.identity import ProcessIdentity, this_process
+from diskyard.host.reading import ReadingFiles, open_again
 from diskyard.model.identity import HostIdentity
 
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _OFD_GETLK, _OFD_SETLK = 36, 37  # asm-generic/fcntl.h
 _TEMPORARY_PREFIX = "tmp."
+_TEMPORARY_NAME = re.compile(r"tmp\.([0-9a-f]{32})\.([0-9a-f]{32})\.([0-9]+)\.([0-9]+)\.([0-9]+)\.[0-9]+")
+_DISCARD_ATTEMPTS = 2
 _counter = itertools.count()  # of the process: several doors may write into one folder
-_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own
 
 
 class UncertainError(OSError):
     """A publish failed where it may have happened all the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """One name in a folder."""
-
-    name: str
-    is_file: bool
-    size_bytes: int
-    allocated_bytes: int
-    modified_s: float
 
 
 def temporary_name(process: ProcessIdentity, counter: int) -> str:
@@ -54,134 +46,44 @@ def temporary_name(process: ProcessIdentity, counter: int) -> str:
 
 def temporary_owner(name: str) -> ProcessIdentity | None:
     """The process that made a temporary file of this name; None if it is no such name."""
-    if not name.startswith(_TEMPORARY_PREFIX):
-        return None
-    parts = name.removeprefix(_TEMPORARY_PREFIX).split(".")
-    if len(parts) != 6 or not all(part.isascii() and part.isdigit() for part in parts[2:]):
+    found = _TEMPORARY_NAME.fullmatch(name)
+    if found is None:
         return None
     return ProcessIdentity(
-        machine_id=parts[0],
-        boot_id=parts[1],
-        pid_namespace=int(parts[2]),
-        pid=int(parts[3]),
-        start_ticks=int(parts[4]),
+        machine_id=found[1],
+        boot_id=found[2],
+        pid_namespace=int(found[3]),
+        pid=int(found[4]),
+        start_ticks=int(found[5]),
     )
 
 
-def _file_entry(name: str, info: os.stat_result) -> FileEntry:
-    return FileEntry(
-        name=name,
-        is_file=stat.S_ISREG(info.st_mode),
-        size_bytes=info.st_size,
-        allocated_bytes=info.st_blocks * _BLOCK_BYTES,
-        modified_s=info.st_mtime,
-    )
-
-
-def _fingerprint(info: os.stat_result) -> str:
-    return f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
-
-
-class Files:
+class Files(ReadingFiles):
     """Files of this host. Errors are the system's own :class:`OSError`."""
 
     def __init__(self, host: HostIdentity) -> None:
         self._host = host
-
-    # -- reading ---------------------------------------------------------------
-
-    def read(self, path: str, limit_bytes: int) -> bytes | None:
-        """The contents of a regular file; None if absent.
-
-        A link, FIFO, device or folder in the file's place is an OSError, at once, and so is
-        a file of more than ``limit_bytes``, which is not read.
-        """
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return None
-        try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise OSError(errno.EINVAL, "Not a regular file", path)
-            if info.st_size > limit_bytes:
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-            with os.fdopen(fd, "rb", closefd=False) as file:
-                return file.read(limit_bytes + 1)
-        finally:
-            os.close(fd)
-
-    def read_at(self, path: str, offset_bytes: int, size_bytes: int) -> bytes:
-        """At most ``size_bytes`` of a regular file from an offset; less only at its end."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            return os.pread(fd, size_bytes, offset_bytes)
-        finally:
-            os.close(fd)
-
-    def open_to_read(self, path: str, *, block_device: bool = False) -> int:
-        """The descriptor of a regular file, or of a block device if allowed, for reading.
-
-        Anything else is an OSError (EINVAL) and is not opened: a FIFO would hang, a character
-        device may act on being opened. A link in the file's own place is not followed.
-        """
-        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            mode = os.fstat(handle).st_mode
-            if not (stat.S_ISREG(mode) or (block_device and stat.S_ISBLK(mode))):
-                raise OSError(errno.EINVAL, "Not a regular file", path)
-            return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        finally:
-            os.close(handle)
-
-    def list(self, folder: str) -> Iterator[FileEntry]:
-        """Every name in ``folder``, in no order; names that vanish meanwhile are left out."""
-        with os.scandir(folder) as names:
-            for name in names:
-                try:
-                    info = name.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                yield _file_entry(name.name, info)
-
-    def look(self, path: str) -> FileEntry | None:
-        """One name as :meth:`list` shows it; None if nothing has it."""
-        try:
-            info = os.lstat(path)
-        except FileNotFoundError:
-            return None
-        return _file_entry(os.path.basename(path), info)
-
-    def fingerprint(self, path: str) -> str:
-        """What changes when a file does: device, inode, size, and time of change; of a link its own."""
-        return _fingerprint(os.lstat(path))
-
-    def fingerprint_of(self, fd: int) -> str:
-        """The same of an open file."""
-        return _fingerprint(os.fstat(fd))
-
-    def exists(self, path: str) -> bool:
-        """Whether anything has this name."""
-        try:
-            os.lstat(path)
-        except FileNotFoundError:
-            return False
-        return True
+        self._undiscarded: dict[str, None] = {}  # ordered, and changed from any thread
 
     # -- primitives: each changes one thing, and each is a step for the simulators ---
 
+    @storage_call
     def create(self, path: str) -> int:
         """Make an empty file that must not exist; its descriptor, for writing."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
 
+    @storage_call
     def open_for_writing(self, path: str) -> int:
-        """The descriptor of an existing regular file, for writing."""
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "Not a regular file", path)
-        return fd
+        """The descriptor of an existing regular file, for writing; anything else is not opened."""
+        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "Not a regular file", path)
+            return open_again(handle, os.O_RDWR, path)
+        finally:
+            os.close(handle)
 
+    @storage_call
     def write(self, fd: int, data: bytes, offset_bytes: int = 0) -> None:
         """Write all of ``data`` at an offset; not durable before :meth:`sync`."""
         view = memoryview(data)
@@ -190,22 +92,27 @@ class Files:
             view = view[written:]
             offset_bytes += written
 
+    @storage_call
     def truncate(self, fd: int, size_bytes: int) -> None:
         """Set a file's length; not durable before :meth:`sync`."""
         os.ftruncate(fd, size_bytes)
 
+    @storage_call
     def preallocate(self, fd: int, size_bytes: int) -> None:
         """Reserve blocks for the first ``size_bytes``, which read as before, or as zeros."""
         os.posix_fallocate(fd, 0, size_bytes)
 
+    @storage_call
     def clone(self, source_fd: int, target_fd: int) -> None:
         """Make the target share all of the source's blocks (FICLONE); not durable before sync."""
         fcntl.ioctl(target_fd, FICLONE, source_fd)
 
+    @storage_call
     def sync(self, fd: int) -> None:
         """Make a file's data and length durable."""
         os.fsync(fd)
 
+    @storage_call
     def sync_folder(self, folder: str) -> None:
         """Make the names in a folder durable."""
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -214,6 +121,7 @@ class Files:
         finally:
             os.close(fd)
 
+    @storage_call
     def make_folder(self, path: str) -> None:
         """Make a folder that must not exist; its name is durable after its parent's sync."""
         os.mkdir(path, 0o750)
@@ -224,26 +132,32 @@ class Files:
             with contextlib.suppress(FileExistsError):
                 self.make_folder(path)
 
+    @storage_call
     def make_private_folder(self) -> str:
         """The path of a new folder outside of any storage that only this user enters: for sockets."""
         return tempfile.mkdtemp(prefix="diskyard-")
 
+    @storage_call
     def link(self, source: str, target: str) -> None:
         """Give a file a second name, which must not exist: the file system's compare-and-swap."""
         os.link(source, target, follow_symlinks=False)
 
+    @storage_call
     def symlink(self, target: str, path: str) -> None:
         """Make a name that must not exist lead to ``target``."""
         os.symlink(target, path)
 
+    @storage_call
     def rename(self, source: str, target: str) -> None:
         """Move a name over another, atomically."""
         os.rename(source, target)
 
+    @storage_call
     def unlink(self, path: str) -> None:
         """Remove a name that must exist."""
         os.unlink(path)
 
+    @storage_call
     def remove_folder(self, path: str) -> None:
         """Remove an empty folder."""
         os.rmdir(path)
@@ -256,15 +170,16 @@ class Files:
         A crash leaves a file that :func:`temporary_owner` recognises.
         """
         path = os.path.join(folder, temporary_name(this_process(self._host), next(_counter)))
-        fd = self.create(path)
         try:
-            self.write(fd, data)
-            self.sync(fd)
+            fd = self.create(path)
+            try:
+                self.write(fd, data)
+                self.sync(fd)
+            finally:
+                os.close(fd)
         except BaseException:
             self.discard(path)
             raise
-        finally:
-            os.close(fd)
         return path
 
     def temporary_path(self, folder: str) -> str:
@@ -300,7 +215,7 @@ class Files:
         except FileExistsError:
             return False
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) and not self._may_exist(paths[0]):
                 raise  # the folder had no room for the name: it is certainly not there
             raise UncertainError(error.errno, error.strerror, paths[0]) from error
         try:
@@ -311,6 +226,12 @@ class Files:
         except OSError as error:
             raise UncertainError(error.errno, error.strerror, paths[0]) from error
         return True
+
+    def _may_exist(self, path: str) -> bool:
+        try:
+            return self.exists(path)
+        except OSError:
+            return True
 
     def replace(self, path: str, data: bytes) -> None:
         """Make ``path`` hold ``data``, durably; a crash leaves the old contents or the new."""
@@ -324,12 +245,41 @@ class Files:
         self.sync_folder(folder)
 
     def discard(self, path: str) -> None:
-        """Remove a temporary file if it is there; what cannot be removed is garbage for check."""
+        """Remove a temporary file if it is there.
+
+        What cannot be removed now, for the storage fails, is tried again with the next one: this
+        process may live for long, and to others its files look as if they were in use. What is
+        left when it ends is garbage for check.
+        """
+        self._undiscarded[path] = None
+        for left in list(self._undiscarded):
+            for _ in range(_DISCARD_ATTEMPTS):
+                if self._try_unlink(left):
+                    self._undiscarded.pop(left, None)
+                    break
+
+    def _try_unlink(self, path: str) -> bool:
         try:
             self.unlink(path)
+        except FileNotFoundError:
+            return True
         except OSError:
-            return
+            return False
+        return True
 
+    def discard_private_folder(self, folder: str) -> None:
+        """Remove a folder of :meth:`make_private_folder` with the names in it.
+
+        One that cannot be removed is no reason for the work done to count as failed.
+        """
+        for _ in range(_DISCARD_ATTEMPTS):
+            with contextlib.suppress(OSError):
+                for item in self.list(folder):
+                    self.unlink(os.path.join(folder, item.name))
+                self.remove_folder(folder)
+                return
+
+    @storage_call
     def try_lock_byte(self, fd: int, offset_bytes: int) -> bool:
         """Lock one byte of an open file for its open file description; False if another has it.
 
@@ -345,6 +295,7 @@ class Files:
             raise
         return True
 
+    @storage_call
     def lock_folder(self, folder: str) -> int:
         """Wait for the one lock on a folder (flock(2)); it ends when the descriptor is closed."""
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -355,6 +306,7 @@ class Files:
             raise
         return fd
 
+    @storage_call
     def byte_is_locked(self, fd: int, offset_bytes: int) -> bool:
         """Whether another open file description has a lock on this byte of an open file."""
         request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset_bytes, 1, 0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from diskyard import errors
 from diskyard.log.codec import Checkpoint, Damaged, NewerMajor, decode, encode
+from diskyard.model.soundness import flaw_of
 from diskyard.model.state import State
 from diskyard.repositories.interface import Repository
 
@@ -20,6 +22,18 @@ def nonces_kept(nonces: Sequence[str]) -> list[str]:
     return list(nonces[-_NONCES_KEPT:])
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint that was read, and the state that it holds.
+
+    :param newer: a newer minor version wrote it.
+    """
+
+    checkpoint: Checkpoint
+    state: State
+    newer: bool
+
+
 class Checkpoints:
     """The checkpoints of one repository.
 
@@ -31,8 +45,8 @@ class Checkpoints:
         self._entry_age_kept_s = entry_age_kept_s
         self._folded_at: int | None = None
 
-    def newest(self) -> tuple[Checkpoint, bool]:
-        """The newest checkpoint that can be read, and whether a newer minor version wrote it.
+    def newest(self) -> Found:
+        """The newest checkpoint that can be read.
 
         An older one does as well as a newer that is damaged, since all entries after the
         oldest checkpoint are kept.
@@ -52,7 +66,7 @@ class Checkpoints:
                 return found
         raise errors.CorruptRecord(f"No checkpoint of {self._repository.place} can be read: {damage}.")
 
-    def read(self, number: int) -> tuple[Checkpoint, bool]:
+    def read(self, number: int) -> Found:
         """One checkpoint, from whichever copy holds it.
 
         :raises Damaged: neither does.
@@ -63,8 +77,8 @@ class Checkpoints:
                 continue
             try:
                 checkpoint, newer = decode(copy, Checkpoint)
-                check_checkpoint(checkpoint, self._repository.marker, number)
-                return checkpoint, newer
+                state = check_checkpoint(checkpoint, self._repository.marker, number)
+                return Found(checkpoint, state, newer)
             except Damaged as error:
                 damage = error
             except NewerMajor as error:
@@ -88,10 +102,10 @@ class Checkpoints:
             if version < number:
                 continue
             try:
-                checkpoint, _ = self.read(version)
+                found = self.read(version)
             except Damaged:
                 continue
-            if nonce in checkpoint.nonces:
+            if nonce in found.checkpoint.nonces:
                 return True
         return False
 
@@ -160,12 +174,20 @@ def checkpoint_of(state: State, nonces: Sequence[str]) -> Checkpoint:
     )
 
 
-def check_checkpoint(checkpoint: Checkpoint, marker: str, number: int) -> None:
-    """Refuse a checkpoint that was written for another place.
+def check_checkpoint(checkpoint: Checkpoint, marker: str, number: int) -> State:
+    """The state of a checkpoint that was written for this place.
 
-    :raises Damaged: it belongs to another repository or number.
+    :raises Damaged: it belongs to another repository or number, or its records do not fit together.
     """
     if checkpoint.marker != marker:
         raise Damaged("it belongs to another repository")
     if checkpoint.version != number:
         raise Damaged(f"it is checkpoint {checkpoint.version}")
+    state = checkpoint.state()
+    records = len(checkpoint.images) + len(checkpoint.volumes) + len(checkpoint.attachments)
+    if records != len(state.images) + len(state.volumes) + len(state.attachments):
+        raise Damaged("it has two records of one id")
+    flaw = flaw_of(state)
+    if flaw is not None:
+        raise Damaged(f"its records do not fit together: {flaw}")
+    return state

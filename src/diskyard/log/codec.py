@@ -13,19 +13,27 @@ from __future__ import annotations
 
 import hashlib
 import typing
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from diskyard.model.identity import HostIdentity
-from diskyard.model.records import Attachment, Image, Record, Volume
+from diskyard.model.records import (
+    IMAGE_SIZE_LIMIT_BYTES,
+    Attachment,
+    EntryNumber,
+    Image,
+    Record,
+    Uuid,
+    Volume,
+)
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry
 
 MAJOR, MINOR = 1, 0
 ENTRY_LIMIT_BYTES = 64 << 20
 CHECKPOINT_LIMIT_BYTES = 1 << 30
-_HEADER_LIMIT_BYTES = 256
+HEADER_LIMIT_BYTES = 256
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -38,7 +46,7 @@ class Checkpoint(Record, kw_only=True, frozen=True):
     """
 
     marker: str
-    version: int
+    version: EntryNumber
     nonce: str
     nonces: tuple[str, ...]
     images: tuple[Image, ...]
@@ -72,14 +80,14 @@ class Progress(Record, kw_only=True, frozen=True):
     :param error: why the work ended early, if not by I/O or a crash.
     """
 
-    image_id: str
+    image_id: Uuid
     host: HostIdentity
     fix: str
     stage: str
-    percent: int
-    volume_id: str | None = None
+    percent: Annotated[int, msgspec.Meta(ge=-1, le=100)]
+    volume_id: Uuid | None = None
     work_id: str | None = None
-    durable_bytes: int = 0
+    durable_bytes: Annotated[int, msgspec.Meta(ge=0, le=IMAGE_SIZE_LIMIT_BYTES)] = 0
     fingerprint: str = ""
     error: str | None = None
 
@@ -100,7 +108,7 @@ class NewerMajor(Exception):
     """A newer major version of the format wrote this; this program must not touch it."""
 
 
-def _checksum(kind: bytes, version: bytes, payload: bytes) -> bytes:
+def _checksum(kind: bytes, version: bytes, payload: bytes | memoryview) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
     for part in (kind, b" ", version, b"\n", payload):
         digest.update(part)
@@ -121,11 +129,10 @@ def decode(data: bytes, kind: type[T]) -> tuple[T, bool]:
     :raises Damaged: it is not exactly what :func:`encode` wrote.
     :raises NewerMajor: it cannot be read by this program.
     """
-    header, newline, _ = data[:_HEADER_LIMIT_BYTES].partition(b"\n")
-    words = header.split(b" ")
-    if not newline or len(words) != 4 or words[0] != _KINDS[kind]:
+    words, begin = _header(data)
+    if begin == 0 or words[0] != _KINDS[kind]:
         raise Damaged("it does not begin with the header of its kind")
-    payload = data[len(header) + 1 : -1]
+    payload = memoryview(data)[begin:-1]  # a checkpoint may be large: no second copy of it
     if data[-1:] != b"\n" or words[2] != b"%d" % len(payload):
         raise Damaged("it is not as long as its header says")
     if words[3] != _checksum(words[0], words[1], payload):
@@ -142,12 +149,28 @@ def decode(data: bytes, kind: type[T]) -> tuple[T, bool]:
         raise Damaged(f"its contents are not of the format: {error}") from error
 
 
+def may_be_whole(head: bytes, tail: bytes, length_bytes: int) -> bool:
+    """Whether something may be an object of the log, so that reading all of it is worth while.
+
+    :param head: its first :data:`HEADER_LIMIT_BYTES`.
+    :param tail: its last two bytes.
+    """
+    words, begin = _header(head)
+    return begin > 0 and words[2] == b"%d" % (length_bytes - begin - 1) and tail == b"}\n"
+
+
+def _header(data: bytes) -> tuple[list[bytes], int]:
+    """The words of the header line, and where the payload begins; 0 if this is no header line."""
+    header, newline, _ = data[:HEADER_LIMIT_BYTES].partition(b"\n")
+    words = header.split(b" ")
+    return (words, len(header) + 1) if newline and len(words) == 4 else (words, 0)
+
+
 def _version(words: bytes) -> tuple[int, int]:
     major, _, minor = words.partition(b".")
-    try:
-        return int(major), int(minor)
-    except ValueError as error:
-        raise Damaged("its version is not a version") from error
+    if not (major.isdigit() and minor.isdigit()):
+        raise Damaged("its version is not a version")
+    return int(major), int(minor)
 
 
 def _without_unknown_fields(value: Any, kind: Any) -> Any:

@@ -6,18 +6,19 @@ them suspended for hours, are in ``docs/format.md`` under the names used here.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from enum import Enum
 
 from diskyard import errors
 from diskyard.host import Host
+from diskyard.host.calls import PatientLock
 from diskyard.host.files import UncertainError
 from diskyard.host.identity import new_nonce
 from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, Checkpoints, checkpoint_of, nonces_kept
 from diskyard.log.codec import Damaged, NewerMajor, decode, encode
+from diskyard.log.entries import as_read, check_link, check_place, follow, nonce_of
 from diskyard.model.state import State
-from diskyard.model.transaction import Changes, Entry, apply
+from diskyard.model.transaction import Changes, Entry
 from diskyard.repositories.interface import Copies, Repository
 
 _RELOAD_ATTEMPTS = 100
@@ -54,12 +55,13 @@ class Log:
     ) -> None:
         self._repository = repository
         self._host = host
-        self._lock = threading.RLock()
+        self._lock = PatientLock()
         self._checkpoints = Checkpoints(repository, entry_age_kept_s)
         self._state: State | None = None
         self._nonces: list[str] = []
         self._twin_missing = False
         self._synced = True
+        self._end_known = False
         self.newer_minor = False
         self.damage: str | None = None
 
@@ -72,9 +74,13 @@ class Log:
         :raises diskyard.errors.NotARepository: a newer major version wrote it.
         """
         with self._lock:
+            begun_at: set[int] = set()
             for _ in range(_RELOAD_ATTEMPTS):
                 if self._state is None:
-                    self._load_newest_checkpoint()
+                    loaded = self._load_newest_checkpoint()
+                    if loaded.version in begun_at and self._is_gone(loaded.version):
+                        return loaded
+                    begun_at.add(loaded.version)
                 if self._read_forward() and not self._checkpoint_leads_past_damage():
                     if not self._synced:
                         # Its writer may not have got so far; who acts on it must know.
@@ -87,13 +93,15 @@ class Log:
                 f"The log of {self._repository.place} is trimmed faster than it can be read."
             )
 
-    def _load_newest_checkpoint(self) -> None:
-        checkpoint, newer = self._checkpoints.newest()
-        self.newer_minor = newer
-        self._nonces = list(checkpoint.nonces)
+    def _load_newest_checkpoint(self) -> State:
+        found = self._checkpoints.newest()
+        self.newer_minor = found.newer
+        self._nonces = list(found.checkpoint.nonces)
         self._synced = False
         self._twin_missing = True  # not known, so looked at before the next entry
-        self._state = checkpoint.state()
+        self._end_known = False
+        self._state = found.state
+        return found.state
 
     def _read_forward(self) -> bool:
         """Read the entries after the state; False if what was read may be false news.
@@ -106,11 +114,18 @@ class Log:
         start = state = self._state
         nonces: list[str] = []
         damage, newer, twin_missing = None, False, self._twin_missing
-        while (copies := self._repository.get("entry", state.version + 1)) != (None, None):
+        while damage is None:
+            copies = self._repository.get("entry", state.version + 1)
+            if copies == (None, None):
+                damage = self._beyond_the_end(state.version)
+                if damage is None or self._repository.get("entry", state.version + 1) == (None, None):
+                    break
+                damage = None  # published meanwhile
+                continue
             try:
                 entry, entry_newer = self._valid_entry(state, copies)
-                state = apply(state, entry)
-            except (Damaged, KeyError) as error:
+                state = follow(state, entry)
+            except Damaged as error:
                 damage = f"entry {state.version + 1}: {error}"
                 break
             nonces.append(entry.nonce)
@@ -119,6 +134,7 @@ class Log:
         if not self._still_there(start):
             return False
         self.damage = damage
+        self._end_known = damage is None
         self.newer_minor = self.newer_minor or newer
         self._twin_missing = twin_missing
         self._synced = self._synced and state is start
@@ -126,12 +142,36 @@ class Log:
         self._state = state
         return True
 
+    def _is_gone(self, version: int) -> bool:
+        """Whether the entry of the newest checkpoint is lost: trimming never gets so far.
+
+        What comes after it cannot be told from false news, so the repository is read-only.
+        """
+        if self._repository.get("entry", version) != (None, None):
+            return False
+        self.damage = f"entry {version} is missing, and checkpoint {version} is the newest"
+        return True
+
+    def _beyond_the_end(self, version: int) -> str | None:
+        """What is there with a number above the last entry: that one is not the newest there was.
+
+        Looked for once after loading, and again while something is wrong: to this process's own
+        knowledge of the end nothing can be added but the next entry.
+        """
+        if self._end_known:
+            return None
+        for kind in ("entry", "checkpoint"):
+            number = max(self._repository.numbers(kind), default=0)
+            if number > version:
+                return f"entry {version + 1} is missing, and {kind} {number} is there"
+        return None
+
     def _checkpoint_leads_past_damage(self) -> bool:
         """Whether what cannot be read is only history: a checkpoint has what came of it."""
         assert self._state is not None
         if self.damage is None:
             return False
-        return self._checkpoints.newest()[0].version > self._state.version
+        return self._checkpoints.newest().checkpoint.version > self._state.version
 
     def _valid_entry(self, state: State, copies: Copies) -> tuple[Entry, bool]:
         """The entry after ``state`` from whichever copy holds it."""
@@ -142,8 +182,7 @@ class Log:
             try:
                 entry, newer = decode(copy, Entry)
                 check_place(entry, state.marker, state.version + 1)
-                if entry.previous != state.nonce:
-                    raise Damaged("it does not follow the entry before it")
+                check_link(entry, state)
                 return entry, newer
             except Damaged as error:
                 damage = error
@@ -159,11 +198,9 @@ class Log:
         copies = self._repository.get("entry", state.version)
         for copy in copies:
             if copy:
-                try:
-                    entry, _ = decode(copy, Entry)
-                except Damaged:
-                    continue
-                return entry.nonce == state.nonce
+                nonce = nonce_of(copy)
+                if nonce is not None:
+                    return nonce == state.nonce
         # There, but unreadable, is not trimmed: check names it, and the state stands.
         return copies != (None, None)
 
@@ -196,10 +233,12 @@ class Log:
                 request_digest=author.request_digest,
                 changes=changes,
             )
-            if not self._put(entry, use_reserve=use_reserve):
+            data = encode(entry)
+            after = as_read(state, data)
+            if not self._put(entry.number, data, use_reserve=use_reserve):
                 return Published.LOST
             self._require_stands(entry)
-            self._state = apply(state, entry)
+            self._state = after
             self._nonces = nonces_kept([*self._nonces, entry.nonce])
             self._checkpoints.fold_if_due(self._state, self._nonces)
             return Published.STANDS
@@ -221,12 +260,12 @@ class Log:
                 advice="Upgrade Diskyard on this host.",
             )
 
-    def _put(self, entry: Entry, *, use_reserve: bool) -> bool:
+    def _put(self, number: int, data: bytes, *, use_reserve: bool) -> bool:
         try:
-            return self._repository.put("entry", entry.number, encode(entry), use_reserve=use_reserve)
+            return self._repository.put("entry", number, data, use_reserve=use_reserve)
         except UncertainError as error:
             self._state = None  # whether it stands is for the next reading to tell
-            raise self._unknown(entry, str(error)) from error
+            raise self._unknown(number, str(error)) from error
         except OSError as error:
             raise errors.from_os_error(error, "publishing the change; it was not made") from error
 
@@ -236,7 +275,7 @@ class Log:
         A writer that was suspended may publish into a place that was trimmed meanwhile.
         """
         before = self._repository.get("entry", entry.number - 1)
-        nonces = [_nonce_of(copy) for copy in before if copy is not None]
+        nonces = [nonce_of(copy) for copy in before if copy is not None]
         # What is there and cannot be read was not trimmed either.
         there = bool(nonces) and set(nonces) <= {entry.previous, None}
         if there and not self._checkpoints.trimmed_past(entry.number - 1):
@@ -245,12 +284,11 @@ class Log:
             self._state = None
             return
         self._state = None
-        raise self._unknown(entry, "the log was trimmed while this process was suspended")
+        raise self._unknown(entry.number, "the log was trimmed while this process was suspended")
 
-    def _unknown(self, entry: Entry, why: str) -> errors.StorageError:
+    def _unknown(self, number: int, why: str) -> errors.StorageError:
         return errors.StorageError(
-            f"Whether the change (entry {entry.number} of {self._repository.place}) was made "
-            f"is not known: {why}.",
+            f"Whether the change (entry {number} of {self._repository.place}) was made is not known: {why}.",
             advice="Look at the image before repeating the call; newImageId makes repeating safe.",
             outcome="unknown",
         )
@@ -260,7 +298,7 @@ class Log:
         if not self._twin_missing:
             return
         copies = self._repository.get("entry", state.version)
-        whole = next((c for c in copies if c and _nonce_of(c) == state.nonce), None)
+        whole = next((c for c in copies if c and nonce_of(c) == state.nonce), None)
         if whole is not None:
             for index, copy in enumerate(copies):
                 if copy != whole:
@@ -291,10 +329,10 @@ class Log:
                     self._repository.rewrite("checkpoint", number, copy, rebuilt)
                 return True
             try:
-                newest, _ = self._checkpoints.newest()
+                newest = self._checkpoints.newest()
             except errors.CorruptRecord:
                 return False
-            if newest.version <= number:
+            if newest.checkpoint.version <= number:
                 return False
             self._repository.delete("checkpoint", number)
             return True
@@ -305,14 +343,14 @@ class Log:
             if older >= number:
                 continue
             try:
-                checkpoint, newer = self._checkpoints.read(older)
-                state, nonces = checkpoint.state(), list(checkpoint.nonces)
+                found = self._checkpoints.read(older)
+                state, newer, nonces = found.state, found.newer, list(found.checkpoint.nonces)
                 while state.version < number and not newer:
                     copies = self._repository.get("entry", state.version + 1)
                     entry, newer = self._valid_entry(state, copies)
-                    state = apply(state, entry)
+                    state = follow(state, entry)
                     nonces.append(entry.nonce)
-            except (Damaged, KeyError):
+            except Damaged:
                 continue
             # A newer program's fields would be lost in what this one writes.
             return None if newer else encode(checkpoint_of(state, nonces_kept(nonces)))
@@ -329,21 +367,3 @@ class Log:
         """The nonces of the newest entries, the newest last."""
         with self._lock:
             return list(self._nonces)
-
-
-def check_place(entry: Entry, marker: str, number: int) -> None:
-    """Refuse an entry that was written for another place.
-
-    :raises Damaged: it belongs to another repository or number.
-    """
-    if entry.marker != marker:
-        raise Damaged("it belongs to another repository")
-    if entry.number != number:
-        raise Damaged(f"it is entry {entry.number}")
-
-
-def _nonce_of(copy: bytes) -> str | None:
-    try:
-        return decode(copy, Entry)[0].nonce
-    except (Damaged, NewerMajor):
-        return None

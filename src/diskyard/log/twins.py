@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from diskyard.log.checkpoints import check_checkpoint
 from diskyard.log.codec import Checkpoint, Damaged, NewerMajor, decode
-from diskyard.log.log import Log, check_place
+from diskyard.log.entries import check_place
+from diskyard.log.log import Log
 from diskyard.model.transaction import Entry
 from diskyard.repositories.interface import LogKind, Repository
 
@@ -25,28 +26,43 @@ class TwinTrouble:
     bad_copies: tuple[int, ...]
 
 
-def look_at_twins(storage: Repository, kind: LogKind, number: int) -> TwinTrouble | None:
+def look_at_twins(storage: Repository, log: Log, kind: LogKind, number: int) -> TwinTrouble | None:
     """What is wrong with an object's copies; None if nothing, or if it is not there at all."""
     copies = storage.get(kind, number)
     if copies == (None, None):
         return None
-    valid = [copy if _is_whole(storage, kind, number, copy) else None for copy in copies]
+    nonce = _nonce_read(log, number)
+    valid = [copy if _is_whole(storage, kind, number, nonce, copy) else None for copy in copies]
     whole = next((copy for copy in valid if copy is not None), None)
     bad = tuple(index for index, copy in enumerate(valid) if copy is None or copy != whole)
     return TwinTrouble(kind, number, whole, bad) if bad else None
 
 
-def _is_whole(storage: Repository, kind: LogKind, number: int, copy: bytes | None) -> bool:
+def _nonce_read(log: Log, number: int) -> str | None:
+    """The nonce with which the log read an entry; None if it does not know any more.
+
+    A copy may be whole and yet not of this history: put there by a writer that had lost, or
+    by somebody else. It must not be written over the one that is read.
+    """
+    state, nonces = log.newest_known(), log.nonces()
+    back = state.version - number
+    known = 0 <= back < len(nonces) and nonces[-1] == state.nonce
+    return nonces[-1 - back] if known else None
+
+
+def _is_whole(storage: Repository, kind: LogKind, number: int, nonce: str | None, copy: bytes | None) -> bool:
     if not copy:
         return False
     try:
         if kind == "entry":
-            check_place(decode(copy, Entry)[0], storage.marker, number)
-        else:
-            check_checkpoint(decode(copy, Checkpoint)[0], storage.marker, number)
+            entry, _ = decode(copy, Entry)
+            check_place(entry, storage.marker, number)
+            return nonce in (None, entry.nonce)
+        checkpoint, _ = decode(copy, Checkpoint)
+        check_checkpoint(checkpoint, storage.marker, number)
+        return nonce in (None, checkpoint.nonce)
     except (Damaged, NewerMajor):
         return False
-    return True
 
 
 def rewrite_twin(storage: Repository, log: Log, kind: LogKind, number: int) -> bool:
@@ -55,7 +71,7 @@ def rewrite_twin(storage: Repository, log: Log, kind: LogKind, number: int) -> b
     It is renamed over, never unlinked: at no moment is the object absent. A checkpoint
     of which neither copy is whole is made again from an older one and the entries.
     """
-    trouble = look_at_twins(storage, kind, number)
+    trouble = look_at_twins(storage, log, kind, number)
     if trouble is None:
         return False
     if trouble.whole is None:

@@ -7,14 +7,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from diskyard.model.records import IMAGE_SIZE_LIMIT_BYTES, SECTOR_BYTES, ImportFormat, Strategy
+from diskyard.model.records import IMAGE_SIZE_LIMIT_BYTES, SECTOR_BYTES, UUID_PATTERN, ImportFormat, Strategy
 
-# In Python `$` also matches before a newline at the end; JSON schemas know no `\Z`.
-_UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$(?!\n)"
 RepoId = Annotated[
     str, msgspec.Meta(min_length=1, max_length=255, description="the caller's name of a repository")
 ]
-ImageId = Annotated[str, msgspec.Meta(pattern=_UUID, description="a UUID in lower case")]
+ImageId = Annotated[str, msgspec.Meta(pattern=UUID_PATTERN, description="a UUID in lower case")]
 SizeBytes = Annotated[
     int,
     msgspec.Meta(

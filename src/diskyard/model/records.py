@@ -6,7 +6,7 @@ a new version of it. Records are frozen values; nothing in them is derived.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -21,6 +21,14 @@ ImportFormat = Literal["raw", "qcow2", "vmdk", "vdi", "vhdx"]
 USER_DATA_LIMIT_BYTES = 16 * 1024
 SECTOR_BYTES = 512
 IMAGE_SIZE_LIMIT_BYTES = 63 << 40  # qcow2 overlays were checked up to here
+
+# In Python `$` also matches before a newline at the end; JSON schemas know no `\Z`.
+UUID_PATTERN = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$(?!\n)"
+#: Ids name files and lease bytes: one of another form is damage, wherever it comes from.
+Uuid = Annotated[str, msgspec.Meta(pattern=UUID_PATTERN)]
+SizeBytes = Annotated[int, msgspec.Meta(ge=0, le=IMAGE_SIZE_LIMIT_BYTES, multiple_of=SECTOR_BYTES)]
+#: Of an entry: a name has room for 16 hexadecimal digits, and msgspec compares up to here.
+EntryNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -40,7 +48,7 @@ class CopyHold(Hold, tag="copy", kw_only=True, frozen=True):
     """
 
     target_marker: str
-    copy_id: str
+    copy_id: Uuid
     work_id: str
 
 
@@ -53,8 +61,8 @@ class TrackHold(Hold, tag="track", kw_only=True, frozen=True):
     """
 
     target_marker: str
-    disk_id: str
-    copy_id: str
+    disk_id: Uuid
+    copy_id: Uuid
 
 
 AnyHold = CopyHold | TrackHold
@@ -73,7 +81,7 @@ class ImageSource(Source, tag="image", kw_only=True, frozen=True):
     """
 
     marker: str
-    image_id: str
+    image_id: Uuid
 
 
 class FileSource(Source, tag="file", kw_only=True, frozen=True):
@@ -102,10 +110,10 @@ class Pending(Record, kw_only=True, frozen=True):
 
     work_id: str
     source: ImageSource | FileSource
-    base_image_id: str | None = None
-    rate_limit_bytes_per_s: int = 0
+    base_image_id: Uuid | None = None
+    rate_limit_bytes_per_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     track_changes: bool = False
-    tracked_disk_id: str | None = None
+    tracked_disk_id: Uuid | None = None
 
 
 class Origin(Record, kw_only=True, frozen=True):
@@ -116,8 +124,8 @@ class Origin(Record, kw_only=True, frozen=True):
     """
 
     marker: str
-    image_id: str
-    data_generation: int
+    image_id: Uuid
+    data_generation: EntryNumber
 
 
 class Image(Record, kw_only=True, frozen=True):
@@ -136,22 +144,22 @@ class Image(Record, kw_only=True, frozen=True):
     :param revision: the number of the entry that last changed what the caller sees.
     """
 
-    id: str
+    id: Uuid
     kind: ImageKind
     visibility: Visibility
-    size_bytes: int
-    volume_id: str | None
+    size_bytes: SizeBytes
+    volume_id: Uuid | None
     strategy: Strategy
     user_data: Any
     created_at: str
     captured_at: str
-    data_generation: int
-    revision: int
+    data_generation: EntryNumber
+    revision: EntryNumber
     pending: Pending | None = None
     origin: Origin | None = None
-    captured_of: str | None = None
+    captured_of: Uuid | None = None
     held_for: tuple[AnyHold, ...] = ()
-    consumed_by: str | None = None
+    consumed_by: Uuid | None = None
     request_digest: str | None = None
     last_error: str | None = None
 
@@ -168,7 +176,7 @@ class Building(Record, kw_only=True, frozen=True):
     """
 
     work_id: str
-    image_id: str
+    image_id: Uuid
 
 
 class Volume(Record, kw_only=True, frozen=True):
@@ -180,11 +188,11 @@ class Volume(Record, kw_only=True, frozen=True):
     :param damage: what a deep check or a failed read found.
     """
 
-    id: str
+    id: Uuid
     format: VolumeFormat
-    parent_image_id: str | None
-    size_bytes: int
-    named_by: int
+    parent_image_id: Uuid | None
+    size_bytes: SizeBytes
+    named_by: EntryNumber
     preallocated: bool = False
     state: Literal["building", "ready", "doomed"]
     building: Building | None = None
@@ -199,10 +207,10 @@ class Attachment(Record, kw_only=True, frozen=True):
         deleted or merged while it lasts.
     """
 
-    id: str
-    image_id: str
+    id: Uuid
+    image_id: Uuid
     host: HostIdentity
     owner: str
     mode: Literal["read_only", "read_write"]
-    volume_ids: tuple[str, ...]
+    volume_ids: Annotated[tuple[Uuid, ...], msgspec.Meta(min_length=1)]
     attached_at: str

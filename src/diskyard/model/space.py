@@ -51,7 +51,8 @@ class Usage:
 def usage(state: State, allocated: Mapping[str, int], leftovers_bytes: int) -> Usage:
     """Sort every stored volume under one reason.
 
-    :param allocated: bytes by volume id, of every volume on the storage.
+    :param allocated: bytes by volume id, or by name where the log does not name it, of every volume
+        on the storage.
     :param leftovers_bytes: of temporary files.
     """
     sums = dict.fromkeys(("strong", "retained", "mergeable", "building", "doomed", "garbage"), 0)

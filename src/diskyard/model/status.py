@@ -26,7 +26,7 @@ def why_broken(state: State, image: Image, missing: Collection[str] = NONE_MISSI
         if link.pending is not None:
             return f"image {link.id}, which it reads, is not complete"
         if volume.id in missing:
-            return f"volume {volume.id} is missing from the storage, or cut short"
+            return f"volume {volume.id} is missing from the storage, cut short, or damaged in its header"
         if volume.damage is not None:
             return f"volume {volume.id} is damaged: {volume.damage}"
         if volume.state != "ready":

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diskyard.model.identity import HostIdentity
-from diskyard.model.records import Attachment, Image, Record, Volume
+from diskyard.model.records import Attachment, EntryNumber, Image, Record, Volume
 from diskyard.model.state import State
+
+_MANY = 1000  # from here on building the indexes anew is the quicker way
 
 
 class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
@@ -24,17 +26,12 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
     closes: bool = False
 
     def __bool__(self) -> bool:
-        return any(
-            (
-                self.put_images,
-                self.put_volumes,
-                self.put_attachments,
-                self.remove_images,
-                self.remove_volumes,
-                self.remove_attachments,
-                self.closes,
-            )
-        )
+        return self.closes or self.count() > 0
+
+    def count(self) -> int:
+        """How many records are put or removed."""
+        puts = len(self.put_images) + len(self.put_volumes) + len(self.put_attachments)
+        return puts + len(self.remove_images) + len(self.remove_volumes) + len(self.remove_attachments)
 
 
 class Entry(Record, kw_only=True, frozen=True):
@@ -47,7 +44,7 @@ class Entry(Record, kw_only=True, frozen=True):
     """
 
     marker: str
-    number: int
+    number: EntryNumber
     nonce: str
     previous: str
     time: str
@@ -69,7 +66,7 @@ class Draft:
         self.state = state
         self.images_touched: dict[str, None] = {}
         self.volumes_touched: dict[str, None] = {}
-        self._attachments_touched: dict[str, None] = {}
+        self.attachments_touched: dict[str, None] = {}
 
     @property
     def number(self) -> int:
@@ -100,12 +97,12 @@ class Draft:
 
     def put_attachment(self, attachment: Attachment) -> None:
         """Add an attachment."""
-        self._attachments_touched[attachment.id] = None
+        self.attachments_touched[attachment.id] = None
         self.state = self.state.put_attachment(attachment)
 
     def remove_attachment(self, attachment_id: str) -> None:
         """Remove an attachment; what it named may be free now."""
-        self._attachments_touched[attachment_id] = None
+        self.attachments_touched[attachment_id] = None
         for volume_id in self.state.attachments[attachment_id].volume_ids:
             if volume_id in self.state.volumes:
                 self.touch_volume(volume_id)
@@ -150,7 +147,7 @@ class Draft:
     def changes(self) -> Changes:
         """What differs between the state before and the state now."""
         before, after = self.before, self.state
-        images, volumes, attachments = self.images_touched, self.volumes_touched, self._attachments_touched
+        images, volumes, attachments = self.images_touched, self.volumes_touched, self.attachments_touched
         return Changes(
             put_images=tuple(
                 after.images[key]
@@ -186,6 +183,9 @@ def apply(state: State, entry: Entry) -> State:
     :raises KeyError: the entry removes a record that is not there.
     """
     changes = entry.changes
+    closed = state.closed or changes.closes
+    if changes.count() > _MANY:
+        return replace(_apply_many(state, changes), version=entry.number, nonce=entry.nonce, closed=closed)
     for image in changes.put_images:
         state = state.put_image(image)
     for volume in changes.put_volumes:
@@ -198,5 +198,22 @@ def apply(state: State, entry: Entry) -> State:
         state = state.remove_volume(volume_id)
     for attachment_id in changes.remove_attachments:
         state = state.remove_attachment(attachment_id)
-    closed = state.closed or changes.closes
     return replace(state, version=entry.number, nonce=entry.nonce, closed=closed)
+
+
+def _apply_many(state: State, changes: Changes) -> State:
+    """The same, with indexes that are made anew: one by one, records of one key cost their square."""
+    images, volumes = dict(state.images.items()), dict(state.volumes.items())
+    attachments = dict(state.attachments.items())
+    images.update((image.id, image) for image in changes.put_images)
+    volumes.update((volume.id, volume) for volume in changes.put_volumes)
+    attachments.update((attachment.id, attachment) for attachment in changes.put_attachments)
+    for image_id in changes.remove_images:
+        del images[image_id]
+    for volume_id in changes.remove_volumes:
+        del volumes[volume_id]
+    for attachment_id in changes.remove_attachments:
+        del attachments[attachment_id]
+    return State.of(
+        state.marker, state.version, state.nonce, images.values(), volumes.values(), attachments.values()
+    )

@@ -12,10 +12,12 @@ from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import msgspec
+
 from diskyard import errors
 from diskyard.host import Host, Limits
 from diskyard.mover.durable import os_errors
-from diskyard.mover.failures import failure
+from diskyard.mover.failures import expected, failure
 from diskyard.mover.interface import Chain, Layer, Monitor
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ _POLL_LONGEST_S = 0.1
 _CANCEL_TIMEOUT_S = 30.0
 
 
-def blockdev_graph(chain: Chain, *, read_only: bool, direct: bool = True) -> dict[str, object]:
+def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = True) -> dict[str, object]:
     """The whole chain as one nested QEMU blockdev, for a guest or for ``json:{…}``.
 
     :param read_only: of the top layer; those below are always read-only.
@@ -40,7 +42,7 @@ def blockdev_graph(chain: Chain, *, read_only: bool, direct: bool = True) -> dic
         layer = chain[index]
         _check_format(layer, is_root=index == len(chain) - 1)
         protected = read_only or index > 0
-        cache = {"direct": direct and (protected or not ends_inside_a_sector(layer))}
+        cache = {"direct": direct and (protected or not ends_inside_a_sector(host, layer))}
         file = {**layer.protocol, "read-only": protected, "cache": cache}
         below = graph
         graph = {"driver": layer.format, "read-only": protected, "cache": cache, "file": file}
@@ -69,12 +71,31 @@ def layer_sizes_bytes(host: Host, layers: Sequence[Layer], *, limits: Limits | N
         return [daemon.size_bytes(daemon.open_chain((layer,))) for layer in layers]
 
 
-def ends_inside_a_sector(layer: Layer) -> bool:
+def ends_inside_a_sector(host: Host, layer: Layer) -> bool:
     """Whether a raw file cannot be written past the page cache: QEMU would have to lengthen it."""
     if layer.format != "raw" or layer.path is None:
         return False
     with os_errors("reading a volume's size"):
-        return os.stat(layer.path).st_size % _SECTOR_MOST_BYTES != 0
+        file = host.files.look(layer.path)
+        return file is not None and file.size_bytes % _SECTOR_MOST_BYTES != 0
+
+
+class _ImageInfo(msgspec.Struct, rename="kebab"):
+    virtual_size: int
+
+
+class _Node(msgspec.Struct, rename="kebab"):
+    node_name: str
+    ro: bool
+    image: _ImageInfo
+
+
+class _JobInfo(msgspec.Struct, rename="kebab"):
+    id: str
+    status: str
+    current_progress: int
+    total_progress: int
+    error: str | None = None
 
 
 class StorageDaemon:
@@ -102,7 +123,7 @@ class StorageDaemon:
         self._host = host
         self._inherit_fds = inherit_fds
         self._limits = limits
-        self._timeout_s = timeout_s
+        self._timeout_s = min(timeout_s, host.commands.timeout_most_s)
         self._child: QmpChild | None = None
         self._nodes: dict[tuple[str, bool], str] = {}
         self._count = 0
@@ -129,19 +150,25 @@ class StorageDaemon:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except errors.StorageError:
+            if exc is None:
+                raise  # else it was told already that something failed
 
     def close(self) -> None:
-        """End the daemon, flushing what it has open; harmless when it has ended."""
+        """End the daemon, flushing what it has open; harmless when it has ended.
+
+        :raises diskyard.errors.StorageError: it had to be killed: what was written and not flushed
+            is lost.
+        """
         child, self._child = self._child, None
         try:
-            if child is not None:
-                child.end()
+            if child is not None and not child.end():
+                raise errors.StorageError("qemu-storage-daemon did not close what it had open.")
         finally:
             if self._folder is not None:
-                self._host.files.discard(self.socket_path)
-                with os_errors("removing a socket's folder"):
-                    self._host.files.remove_folder(self._folder)
+                self._host.files.discard_private_folder(self._folder)
                 self._folder = None
 
     def kill(self) -> None:
@@ -198,7 +225,7 @@ class StorageDaemon:
         node = self._fresh_name()
         options = {**layer.protocol, "node-name": node, "read-only": not writable}
         doing = f"opening the storage of volume {layer.name}"
-        if not (writable and ends_inside_a_sector(layer)):
+        if not (writable and ends_inside_a_sector(self._host, layer)):
             try:
                 self.command("blockdev-add", {**options, "cache": {"direct": True}}, doing=doing)
             except errors.StorageError as error:
@@ -217,12 +244,19 @@ class StorageDaemon:
 
     def size_bytes(self, node: str) -> int:
         """The size of the view through a node; slow where the daemon has deep chains open."""
-        answer = self.command("query-named-block-nodes", {"flat": True}, doing="reading a size")
-        assert isinstance(answer, list)
-        for entry in answer:
-            if entry["node-name"] == node:
-                return int(entry["image"]["virtual-size"])
-        raise errors.InternalError(f"The storage daemon has no node {node}.")
+        return self._node(node).image.virtual_size
+
+    def is_read_only(self, node: str) -> bool:
+        """Whether a node is open for reading only now; a job may have changed that."""
+        return self._node(node).ro
+
+    def _node(self, node: str) -> _Node:
+        doing = "looking at a volume"
+        answer = self.command("query-named-block-nodes", {"flat": True}, doing=doing)
+        for entry in expected(answer, list[_Node], doing):
+            if entry.node_name == node:
+                return entry
+        raise errors.StorageError(f"The storage daemon has lost its node {node}.")
 
     # -- exports ---------------------------------------------------------------------
 
@@ -253,7 +287,10 @@ class StorageDaemon:
         """End an export whose clients have disconnected, so that jobs can use the node."""
         remove = {"id": f"export-{node}", "mode": "hard"}
         self.command("block-export-del", remove, doing="ending an export")
-        while self.command("query-block-exports", doing="ending an export"):
+        doing, deadline_s = "ending an export", self._host.clock.monotonic_s() + self._timeout_s
+        while expected(self.command("query-block-exports", doing=doing), list[object], doing):
+            if self._host.clock.monotonic_s() > deadline_s:
+                raise errors.StorageError(f"QEMU does not end an export within {self._timeout_s:g} seconds.")
             self._host.clock.sleep(_POLL_FIRST_S)
 
     @property
@@ -289,14 +326,13 @@ class StorageDaemon:
             job = self._query_job(doing)
             if job is None:
                 raise errors.StorageError(f"QEMU lost the job that was {doing}.")
-            monitor.advance(_number(job, "current-progress"), _number(job, "total-progress"))
-            status = job["status"]
-            if status == "concluded":
+            monitor.advance(job.current_progress, job.total_progress)
+            if job.status == "concluded":
                 self.command("job-dismiss", {"id": "job"}, doing=doing)
-                if "error" in job:
-                    raise failure(str(job["error"]), doing)
+                if job.error is not None:
+                    raise failure(job.error, doing)
                 return
-            if status == "ready" and not completing:
+            if job.status == "ready" and not completing:
                 self.command("job-complete", {"id": "job"}, doing=doing)
                 completing = True
             elif monitor.rate_limit_bytes_per_s != speed:
@@ -305,16 +341,15 @@ class StorageDaemon:
             self._host.clock.sleep(pause_s)
             pause_s = min(pause_s * 2, _POLL_LONGEST_S)
 
-    def _query_job(self, doing: str) -> dict[str, object] | None:
-        answer = self.command("query-jobs", doing=doing)
-        assert isinstance(answer, list)
-        return next((job for job in answer if job["id"] == "job"), None)
+    def _query_job(self, doing: str) -> _JobInfo | None:
+        jobs = expected(self.command("query-jobs", doing=doing), list[_JobInfo], doing)
+        return next((job for job in jobs if job.id == "job"), None)
 
     def _cancel_job(self, doing: str) -> None:
         deadline_s = self._host.clock.monotonic_s() + _CANCEL_TIMEOUT_S
         cancelled = False
         while (job := self._query_job(doing)) is not None:
-            if job["status"] == "concluded":
+            if job.status == "concluded":
                 self.command("job-dismiss", {"id": "job"}, doing=doing)
                 return
             if not cancelled:
@@ -324,9 +359,3 @@ class StorageDaemon:
                 self.kill()  # the storage hangs, and the job ends with the daemon
                 return
             self._host.clock.sleep(_POLL_FIRST_S)
-
-
-def _number(job: Mapping[str, object], key: str) -> int:
-    value = job[key]
-    assert isinstance(value, int)
-    return value

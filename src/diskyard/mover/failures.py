@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import msgspec
+
 from diskyard import errors
+
+T = TypeVar("T")
 
 _WORDS_LIMIT = 400
 _LOCK_WORDS = ('Failed to get "', "Failed to lock byte", "Is another process using the image")
@@ -23,6 +29,22 @@ def failure(words: str, doing: str) -> errors.DiskyardError:
         # way round: both stay right, but only one of them can have the file open.
         return errors.LeaseHeld(f"Another task has a volume open that was needed while {doing}: {words}.")
     return errors.StorageError(f"QEMU failed while {doing}: {words}.")
+
+
+def expected(answer: object, form: type[T], doing: str) -> T:
+    """What a QEMU program answered, where it has the form that it should have.
+
+    :param answer: JSON as bytes, or what was decoded from it.
+    :raises diskyard.errors.StorageError: it has another.
+    """
+    try:
+        if isinstance(answer, bytes):
+            return msgspec.json.decode(answer, type=form)
+        return msgspec.convert(answer, form)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise errors.StorageError(
+            f"QEMU answered in another form than expected while {doing}: {brief(str(error))}."
+        ) from error
 
 
 def brief(words: str) -> str:

@@ -71,10 +71,10 @@ def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence
         if actual_bytes != size_bytes:
             resize = {"node-name": node, "size": size_bytes}
             daemon.command("block_resize", resize, doing=f"resizing volume {top.name}")
-        if zero_to_bytes > top.size_bytes:
-            with NbdClient(host, daemon.export_nbd(node, writable=True)) as client:
+        with NbdClient(host, daemon.export_nbd(node, writable=True)) as client:
+            if zero_to_bytes > top.size_bytes:
                 client.zero(top.size_bytes, zero_to_bytes - top.size_bytes)
-                client.flush()
+            client.flush()
 
 
 def _set_raw_size(host: Host, chain: Chain, actual_bytes: int, size_bytes: int) -> None:
@@ -90,7 +90,7 @@ def _set_raw_size(host: Host, chain: Chain, actual_bytes: int, size_bytes: int) 
         fd = host.files.open_for_writing(top.path)
         try:
             # What an interrupted run left beyond the record's size goes, and comes back as zeros.
-            if os.fstat(fd).st_size > top.size_bytes:
+            if host.files.size_bytes_of(fd) > top.size_bytes:
                 host.files.truncate(fd, min(top.size_bytes, size_bytes))
             host.files.truncate(fd, size_bytes)
         finally:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
+
+import msgspec
 
 from diskyard import errors
 from diskyard.host import Host, Limits
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
-from diskyard.mover.failures import brief, failure
+from diskyard.mover.failures import brief, expected, failure
 from diskyard.mover.interface import Chain, Layer
 
 _CHECK_TIMEOUT_S = 3600.0
 _LIMITS = Limits(address_space_bytes=4 << 30, cpu_s=3600)  # the refcounts of 64 TiB take 2 GiB
 _CLEAN, _DAMAGED, _LEAKS = 0, 2, 3  # exit statuses of `qemu-img check`
 _OF_THIS_HOST = ("Cannot allocate memory", "Too many open files", "Permission denied")
-_BLOCK_BYTES = 512  # the unit of st_blocks
+
+
+class _Checked(msgspec.Struct):
+    corruptions: int = 0
 
 
 def check_volume(host: Host, layer: Layer) -> str | None:
@@ -28,22 +32,22 @@ def check_volume(host: Host, layer: Layer) -> str | None:
     :raises diskyard.errors.StorageError: the check itself could not be done.
     """
     if layer.path is not None:
-        if not host.files.exists(layer.path):
-            return "Its file is missing."
         with os_errors(f"checking volume {layer.name}"):
-            file_bytes = os.stat(layer.path).st_size
-        if layer.format == "raw" and file_bytes < layer.size_bytes:
-            return f"Its file has {file_bytes} bytes of {layer.size_bytes}."
+            file = host.files.look(layer.path)
+        if file is None:
+            return "Its file is missing."
+        if layer.format == "raw" and file.size_bytes < layer.size_bytes:
+            return f"Its file has {file.size_bytes} bytes of {layer.size_bytes}."
     if layer.format == "raw":
         return None
-    graph = blockdev_graph((layer,), read_only=True, direct=False)
+    graph = blockdev_graph(host, (layer,), read_only=True, direct=False)
     words = ["qemu-img", "check", "--output=json", "json:" + json.dumps(graph)]
     finished = host.commands.run(words, timeout_s=_CHECK_TIMEOUT_S, limits=_LIMITS)
     if finished.exit_status in (_CLEAN, _LEAKS):
         return None
     if finished.exit_status == _DAMAGED:
-        found = json.loads(finished.stdout)
-        return f"Its tables have {found.get('corruptions', 0)} errors (qemu-img check)."
+        found = expected(finished.stdout, _Checked, f"checking volume {layer.name}")
+        return f"Its tables have {found.corruptions} errors (qemu-img check)."
     problem = failure(finished.stderr, f"checking volume {layer.name}")
     of_this_host = any(words in finished.stderr for words in _OF_THIS_HOST)
     if finished.exit_status != 1 or of_this_host or not isinstance(problem, errors.StorageError):
@@ -63,4 +67,7 @@ def allocated_bytes(host: Host, chain: Chain) -> int:
     if top.path is None:
         return top.size_bytes
     with os_errors(f"reading what volume {top.name} uses"):
-        return os.stat(top.path).st_blocks * _BLOCK_BYTES
+        file = host.files.look(top.path)
+    if file is None:
+        raise errors.StorageError(f"The file of volume {top.name} is missing.")
+    return file.allocated_bytes

@@ -16,7 +16,7 @@ from diskyard.mover.durable import sync_layer
 from diskyard.mover.failures import failure
 from diskyard.mover.grow import set_size
 from diskyard.mover.interface import Chain, Layer, Monitor
-from diskyard.mover.nbdclient import ALLOCATION, DEPTH, NbdClient
+from diskyard.mover.nbdclient import ALLOCATION, DEPTH, NbdClient, flush
 
 _CHECK_TIMEOUT_S = 3600.0
 _STATUS_BYTES = 1 << 30  # asked for at once: at most 16,384 extents
@@ -45,6 +45,7 @@ def commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) ->
         base = daemon.open_chain(parents, writable=(target.name,))
         arguments = {"device": top, "base-node": base}
         daemon.run_job("block-commit", arguments, monitor, doing=f"merging volume {overlay.name} down")
+        flush(host, daemon, base)
     sync_layer(host, target)
 
 
@@ -82,10 +83,7 @@ def stream_up(
             # Without a name of ours QEMU writes its own, a json: of the whole graph.
             arguments |= {"base-node": daemon.open_chain(keep), "backing-file": backing_name}
         daemon.run_job("block-stream", arguments, monitor, doing=f"merging into volume {overlay.name}")
-        # Unlike block-commit, it leaves tables in QEMU's memory, and tells nobody if writing them
-        # fails when the daemon ends.
-        with NbdClient(host, daemon.export_nbd(node, writable=True)) as client:
-            client.flush()
+        flush(host, daemon, node)
     sync_layer(host, overlay)
 
 
@@ -116,7 +114,7 @@ def repair_leaks(host: Host, layer: Layer, *, inherit_fds: Sequence[int]) -> Non
     """
     if layer.format != "qcow2":
         return
-    graph = blockdev_graph((layer,), read_only=False, direct=False)
+    graph = blockdev_graph(host, (layer,), read_only=False, direct=False)
     words = ["qemu-img", "check", "-q", "-r", "leaks", "json:" + json.dumps(graph)]
     finished = host.commands.run(words, timeout_s=_CHECK_TIMEOUT_S, inherit_fds=inherit_fds)
     if finished.exit_status not in _CLEAN_OR_LEAKS:

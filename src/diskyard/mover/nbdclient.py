@@ -10,6 +10,7 @@ from typing import Self
 
 from diskyard import errors
 from diskyard.host import Host
+from diskyard.mover.blockgraph import StorageDaemon
 
 ALLOCATION = "base:allocation"
 DEPTH = "qemu:allocation-depth"
@@ -53,7 +54,7 @@ class NbdClient:
     """
 
     def __init__(self, host: Host, uri: str, contexts: Sequence[str] = ()) -> None:
-        self._telling = host.commands.telling
+        self._telling, self._asking = host.commands.telling, host.commands.asking
         # Not above: it is slow to import, and what moves no data needs none.
         try:
             import nbd
@@ -64,11 +65,15 @@ class NbdClient:
             ) from error
         self._handle = nbd.NBD()
         self._contexts = tuple(contexts)
-        with _failures("connecting"):
-            for context in self._contexts:
-                self._handle.add_meta_context(context)
-            self._handle.connect_uri(uri)
-            self.size_bytes: int = self._handle.get_size()
+        try:
+            with self._asking("nbd connect"), _failures("connecting"):
+                for context in self._contexts:
+                    self._handle.add_meta_context(context)
+                self._handle.connect_uri(uri)
+                self.size_bytes: int = self._handle.get_size()
+        except BaseException:
+            del self._handle
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -85,10 +90,12 @@ class NbdClient:
             self._handle.shutdown()
         except nbd.Error:
             return  # the server is gone, and what was asked of it was answered or has failed
+        finally:
+            del self._handle  # its socket is closed with it, however long an error keeps this object
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytearray:
         """At most 32 MiB of the export."""
-        with _failures("reading a volume"):
+        with self._asking("nbd read"), _failures("reading a volume"):
             return self._handle.pread(length_bytes, offset_bytes)
 
     def write(self, data: bytes | bytearray, offset_bytes: int) -> None:
@@ -128,12 +135,25 @@ class NbdClient:
             runs[context] = entries
             return 0
 
-        with _failures("asking what a volume holds"):
+        with self._asking("nbd block status"), _failures("asking what a volume holds"):
             self._handle.block_status(length_bytes, offset_bytes, collect)
         missing = [context for context in self._contexts if not runs.get(context)]
         if missing:
             raise errors.StorageError(f"QEMU's NBD server does not tell {missing[0]}.")
         return runs
+
+
+def flush(host: Host, daemon: StorageDaemon, node: str) -> None:
+    """Make what a job wrote through a node durable.
+
+    QEMU keeps a qcow2 volume's tables in memory. It writes them when it ends as well, but tells
+    nobody if that fails, or if it is killed before.
+    """
+    if daemon.is_read_only(node):
+        return  # block-commit made it so at its end, which succeeds only after a flush
+    with NbdClient(host, daemon.export_nbd(node, writable=True)) as client:
+        client.flush()
+    daemon.unexport(node)
 
 
 def _combine(runs: dict[str, list[int]], most_bytes: int) -> Iterator[Extent]:

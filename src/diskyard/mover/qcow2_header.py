@@ -21,8 +21,13 @@ _FIXED = struct.Struct(">4sIQIIQIIQQIIQ")
 _FEATURES = struct.Struct(">QQQII")
 _V3_HEADER_BYTES = 104
 _BACKING_FORMAT = 0xE2792ACA
+_OTHER_FILES = {0x44415441: "names a data file", 0x0537BE77: "is encrypted"}  # header extensions
+_EXTENSION = struct.Struct(">II")
+_OWN_BACKING = b"diskyard:"
 _INCOMPATIBLE_ALLOWED = (1 << 3) | (1 << 4)  # compression type; extended L2 entries
 _L1_ENTRY_BYTES = 8
+_L1_OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
+_PIECE_BYTES = 1 << 20
 _L1_MAX_BYTES = 32 << 20  # QEMU's own limit
 _REFCOUNT_TABLE_MAX_BYTES = 8 << 20  # QEMU's own limit
 _SIZE_MAX_BYTES = 1 << 61
@@ -99,6 +104,71 @@ def overlay_is_unwritten(read: ReadAt) -> bool:
     return table == bytes(l1_bytes)
 
 
+def own_header_flaw(read: ReadAt, file_size_bytes: int, size_bytes: int) -> str | None:
+    """What in the header of a volume of ours is not as Diskyard, or QEMU at its work, leaves it.
+
+    Asked before any program opens a volume: a header that was damaged, or written by somebody
+    else, may make QEMU open other files (a data file, though the graph does not name one),
+    or show other bytes. One read of :data:`READ_BYTES`; the tables are for a deep check.
+
+    :param size_bytes: in the record; the volume may have grown since (docs/format.md).
+    :return: for people, or None if nothing is wrong.
+    """
+    head = read(0, READ_BYTES)
+    if len(head) < _V3_HEADER_BYTES or head[:4] != _MAGIC:
+        return "it is not a qcow2 image"
+    fields = _FIXED.unpack_from(head)
+    (_, version, backing_offset, backing_bytes, cluster_bits, has_bytes, crypt) = fields[:7]
+    (l1_entries, l1_offset, refcount_offset, refcount_clusters, snapshots, _) = fields[7:]
+    incompatible, _, _, refcount_order, header_bytes = _FEATURES.unpack_from(head, _FIXED.size)
+    backing = head[backing_offset : backing_offset + backing_bytes] if backing_offset else _OWN_BACKING
+    l1_most = _divide_up(has_bytes, CLUSTER_BYTES * CLUSTER_BYTES // _L1_ENTRY_BYTES)
+    tables = (
+        (l1_offset, l1_entries * _L1_ENTRY_BYTES, _L1_MAX_BYTES),
+        (refcount_offset, refcount_clusters * CLUSTER_BYTES, _REFCOUNT_TABLE_MAX_BYTES),
+    )
+    rules = (
+        (version == 3, f"its version is {version}"),
+        (incompatible == 0, f"its incompatible features are {incompatible:#x}"),
+        (crypt == 0, "it is encrypted"),
+        (snapshots == 0, "it has internal snapshots"),
+        (cluster_bits == CLUSTER_BYTES.bit_length() - 1, f"its clusters are of 2^{cluster_bits} bytes"),
+        (refcount_order == 4, f"its refcounts are of 2^{refcount_order} bits"),
+        (has_bytes % 512 == 0 and has_bytes <= _SIZE_MAX_BYTES, "its size is impossible"),
+        (has_bytes >= size_bytes, f"its size is {has_bytes}, and not {size_bytes}"),
+        (l1_entries >= l1_most, "its L1 table is too small for its size"),
+        (refcount_clusters > 0, "it has no refcount table"),
+        (all(table[1] <= table[2] for table in tables), "its tables are too large"),
+        (
+            all(at % CLUSTER_BYTES == 0 and at >= CLUSTER_BYTES for at, _, _ in tables),
+            "its tables are misplaced",
+        ),
+        (
+            l1_offset >= refcount_offset + tables[1][1] or refcount_offset >= l1_offset + tables[0][1],
+            "its tables overlap",
+        ),
+        (all(at + length <= file_size_bytes for at, length, _ in tables), "its tables are not in its file"),
+        (_V3_HEADER_BYTES <= header_bytes <= READ_BYTES, "its header's length is impossible"),
+        (backing.startswith(_OWN_BACKING) and backing_offset < READ_BYTES, "its backing file is not ours"),
+    )
+    for holds, words in rules:
+        if not holds:
+            return words
+    return _extension_flaw(head, header_bytes, backing_offset)
+
+
+def _extension_flaw(head: bytes, begin: int, backing_offset: int) -> str | None:
+    """A header extension that leads to another file, or a list of them that does not end."""
+    while begin + _EXTENSION.size <= (backing_offset or len(head)):
+        kind, length = _EXTENSION.unpack_from(head, begin)
+        if kind == 0:
+            return None
+        if kind in _OTHER_FILES:
+            return f"it {_OTHER_FILES[kind]}"
+        begin += _EXTENSION.size + _divide_up(length, 8) * 8
+    return None if begin == backing_offset else "its header extensions do not end"
+
+
 def parse_untrusted_qcow2(read: ReadAt, file_size_bytes: int) -> int:
     """The virtual size of a qcow2 file that is not trusted, in bytes.
 
@@ -137,6 +207,22 @@ def parse_untrusted_qcow2(read: ReadAt, file_size_bytes: int) -> int:
         _require(table_bytes == 0 or offset > 0, f"its {name} table lies on its header")
     _require(refcount_clusters > 0, "it has no refcount table")
     return int(size_bytes)
+
+
+def require_whole_tables(read: ReadAt, file_size_bytes: int) -> None:
+    """Refuse a file that ends inside an L2 table, which would read as zeros.
+
+    QEMU's check does not see that. (A last cluster of data may be short: QEMU makes such files.)
+
+    :param read: reads a file that :func:`parse_untrusted_qcow2` has passed.
+    """
+    fields = _FIXED.unpack(read(0, _FIXED.size))
+    l1_bytes, l1_offset = fields[7] * _L1_ENTRY_BYTES, fields[8]
+    for start in range(0, l1_bytes, _PIECE_BYTES):
+        piece = read(l1_offset + start, min(_PIECE_BYTES, l1_bytes - start))
+        _require(len(piece) > 0 and len(piece) % 8 == 0, "it ends inside one of its tables")
+        furthest = max(entry[0] & _L1_OFFSET_MASK for entry in struct.iter_unpack(">Q", piece))
+        _require(furthest + (1 << fields[4]) <= file_size_bytes, "it ends inside one of its tables")
 
 
 def _check_features(head: bytes, cluster_bits: int) -> bool:

@@ -54,7 +54,7 @@ class QmpChild:
         timeout_s: float,
     ) -> None:
         self._host = host
-        self._timeout_s = timeout_s
+        self._timeout_s = min(timeout_s, host.commands.timeout_most_s)
         self._loop = asyncio.new_event_loop()
         self._client = QMPClient("diskyard")
         self._connected = False
@@ -112,24 +112,32 @@ class QmpChild:
             raise errors.StorageError(f"qemu-storage-daemon died while {doing}: {words}.") from error
         return answer
 
-    def end(self, *, gently: bool = True) -> None:
-        """End the child, flushing what it has open if ``gently``; nothing is left running."""
+    def end(self, *, gently: bool = True) -> bool:
+        """End the child, flushing what it has open if ``gently``; nothing is left running.
+
+        :returns: whether it ended by itself, with all that it had open flushed.
+        """
+        ended = False
         if gently and self._connected and not self._failed:
             with contextlib.suppress(*_CONNECTION_ERRORS), self._telling("quit"):
                 self._wait(self._client.execute("quit"), _QUIT_TIMEOUT_S)
-            self._host.commands.wait(self._child, _QUIT_TIMEOUT_S)
+                ended = self._host.commands.wait(self._child, self._timeout_s) and not self._child.returncode
         if self._child.poll() is None:
             self._child.kill()
         self._host.commands.stop(self._child)
         with contextlib.suppress(*_CONNECTION_ERRORS):
             self._wait(self._client.disconnect(), _QUIT_TIMEOUT_S)
+        # After an error the socket is closed only in the loop's next turn.
+        self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
+        return ended
 
     def _telling(self, name: str) -> contextlib.AbstractContextManager[None]:
         """The door that a command passes; queries change nothing."""
-        if name.startswith("query-"):
-            return contextlib.nullcontext()
-        return self._host.commands.telling(f"qmp {name}")
+        commands = self._host.commands
+        return (
+            commands.asking(f"qmp {name}") if name.startswith("query-") else commands.telling(f"qmp {name}")
+        )
 
     def _wait(self, work: Coroutine[object, object, _T], timeout_s: float) -> _T:
         return self._loop.run_until_complete(asyncio.wait_for(work, timeout_s))

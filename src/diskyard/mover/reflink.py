@@ -41,7 +41,7 @@ def clone_into(host: Host, source_fd: int, target_path: str) -> bool:
     try:
         host.files.clone(source_fd, target_fd)
         # A clone leaves what a longer target holds beyond the source's end.
-        host.files.truncate(target_fd, os.fstat(source_fd).st_size)
+        host.files.truncate(target_fd, host.files.size_bytes_of(source_fd))
         host.files.sync(target_fd)
     except OSError as error:
         if is_new:

@@ -6,52 +6,46 @@ import errno
 import json
 import os
 import re
-import select
 from collections.abc import Iterator
 
-from diskyard import errors
 from diskyard.host import Child, Host
+from diskyard.host.output import Output
 from diskyard.mover.blockgraph import StorageDaemon
 from diskyard.mover.durable import os_errors, sync_path
 from diskyard.mover.failures import failure
 from diskyard.mover.interface import Chain, ImportFormat, Monitor
 from diskyard.mover.pace import Pace
 from diskyard.mover.reflink import clone_into
-from diskyard.mover.untrusted import file_size_bytes, open_untrusted
+from diskyard.mover.untrusted import file_size_bytes
 
 _PIECE_BYTES = 4 << 20
 _POLL_S = 0.1
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 
 
-def private_copy(host: Host, path: str, target_path: str, monitor: Monitor) -> None:
+def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor) -> None:
     """Copy a file that is not trusted, so that nobody can change it while it is inspected.
 
     By sharing blocks where the file system can, else by copying what is no hole. The new file is
     for this process alone and need not be durable: a crash makes it a leftover.
 
-    :param path: a regular file or a block device.
+    :param source_fd: of :func:`diskyard.mover.untrusted.open_untrusted`.
     :param target_path: a new file; gone again after any failure.
     :raises Stopped: from the monitor.
-    :raises diskyard.errors.UnsafeImage: the source is neither a file nor a block device.
     :raises diskyard.errors.NoSpace: the target's storage is full.
     :raises diskyard.errors.StorageError: reading or writing failed.
     """
-    source_fd = open_untrusted(host, path, block_device=True)
-    try:
-        with os_errors(f"copying {path}"):
-            if clone_into(host, source_fd, target_path):
-                return
-            target_fd = host.files.create(target_path)
-            try:
-                _copy_data(host, source_fd, target_fd, monitor)
-            except BaseException:
-                host.files.discard(target_path)
-                raise
-            finally:
-                os.close(target_fd)
-    finally:
-        os.close(source_fd)
+    with os_errors("copying a file to import"):
+        if clone_into(host, source_fd, target_path):
+            return
+        target_fd = host.files.create(target_path)
+        try:
+            _copy_data(host, source_fd, target_fd, monitor)
+        except BaseException:
+            host.files.discard(target_path)
+            raise
+        finally:
+            os.close(target_fd)
 
 
 def _copy_data(host: Host, source_fd: int, target_fd: int, monitor: Monitor) -> None:
@@ -137,25 +131,20 @@ def _convert(
         words += ["-r", str(monitor.rate_limit_bytes_per_s)]
     child = host.commands.start([*words, source, target_path], inherit_fds=monitor.inherit_fds, capture=True)
     try:
-        _follow(child, size_bytes, monitor)
-        stderr = child.stderr.read() if child.stderr else b""
+        words_said = _follow(child, size_bytes, monitor)
         if child.wait() != 0:
-            raise failure(stderr.decode(errors="replace").strip(), "exporting an image")
+            raise failure(words_said, "exporting an image")
     finally:
         host.commands.stop(child)
 
 
-def _follow(child: Child, size_bytes: int, monitor: Monitor) -> None:
-    """Report progress until the program closes its output."""
-    if child.stdout is None:
-        raise errors.InternalError("qemu-img was started without its output.")
+def _follow(child: Child, size_bytes: int, monitor: Monitor) -> str:
+    """Report progress until the program closes its output; what it said on stderr."""
     done_bytes = 0
-    while True:
-        readable, _, _ = select.select([child.stdout], [], [], _POLL_S)
-        if readable:
-            printed = os.read(child.stdout.fileno(), 4096)
-            if not printed:
-                return
-            if percents := _PERCENT.findall(printed):
+    with Output(child, _PIECE_BYTES) as output:
+        while output.read(_POLL_S):
+            if percents := _PERCENT.findall(output.stdout):
                 done_bytes = int(size_bytes * float(percents[-1]) / 100)
-        monitor.advance(done_bytes, size_bytes)
+                output.stdout.clear()
+            monitor.advance(done_bytes, size_bytes)
+        return output.stderr()

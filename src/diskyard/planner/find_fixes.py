@@ -47,6 +47,17 @@ class SourceView:
 
 
 @dataclass(frozen=True, slots=True)
+class TwinFound:
+    """An object of the log with a missing or damaged copy.
+
+    :param waits_for: why it cannot be written again; None if it can.
+    """
+
+    action: CleanTwin
+    waits_for: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """What one look at a repository's storage found.
 
@@ -62,7 +73,7 @@ class Look:
     :param gone_attachments: attachments whose host is provably gone.
     :param holds_over: holds whose copy is provably over.
     :param holds_unknown: holds whose copy cannot be looked at, with the reason.
-    :param twins: objects of the log with a missing or damaged copy that can be rewritten.
+    :param twins: objects of the log with a missing or damaged copy.
     :param sources: for images to mend.
     :param workers: the host that last worked on an image.
     """
@@ -79,7 +90,7 @@ class Look:
     gone_attachments: frozenset[str] = frozenset()
     holds_over: tuple[tuple[str, AnyHold], ...] = ()
     holds_unknown: tuple[tuple[str, AnyHold, str], ...] = ()
-    twins: tuple[CleanTwin, ...] = ()
+    twins: tuple[TwinFound, ...] = ()
     sources: Mapping[str, SourceView] = field(default_factory=dict)
     workers: Mapping[str, str] = field(default_factory=dict)
 
@@ -255,8 +266,9 @@ def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
 
 def _garbage(look: Look) -> Iterator[_Found]:
     for name, size_bytes in look.stored.items():
-        number, volume_id = int(name[:16], 16), name[17:53]
-        if volume_id in look.state.volumes:
+        number, volume_id, format = int(name[:16], 16), name[17:53], name[54:]
+        volume = look.state.volumes.get(volume_id)
+        if volume is not None and (volume.named_by, volume.format) == (number, format):
             continue
         waits_for = None
         if number > look.state.version:
@@ -301,7 +313,8 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
             frees_bytes=None,
         )
     for twin in look.twins:
-        yield _Found(twin, f"write the missing or damaged copy of {twin.kind} {twin.number} again")
+        words = f"write the missing or damaged copy of {twin.action.kind} {twin.action.number} again"
+        yield _Found(twin.action, words, waits_for=twin.waits_for)
 
 
 def _worked_on(image: Image) -> bool:

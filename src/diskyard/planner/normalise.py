@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.model.records import Image, Volume
+from diskyard.model.soundness import find_flaw
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 
@@ -56,56 +57,10 @@ def verify(draft: Draft) -> None:
 
     :raises diskyard.errors.InternalError: the invariant, by its number in ``docs/format.md``.
     """
-    state = draft.state
-    for image_id in draft.images_touched:
-        image = state.images.get(image_id)
-        if image is not None:
-            _verify_image(state, image)
-        elif state.dependents(image_id):
-            raise errors.InternalError(f"I4: image {image_id} is the parent of a volume.")
+    flaw = find_flaw(draft.state, draft.images_touched, draft.volumes_touched, draft.attachments_touched)
+    if flaw is not None:
+        raise errors.InternalError(f"{flaw}.")
     for volume_id in draft.volumes_touched:
-        volume = state.volumes.get(volume_id)
-        if volume is not None:
-            _verify_volume(draft, volume)
-        elif volume_id in draft.before.volumes:
-            if draft.before.volumes[volume_id].state != "doomed":
-                raise errors.InternalError(f"I3: volume {volume_id} is forgotten but not doomed.")
-            if state.images_on(volume_id) or state.attachments_naming(volume_id):
-                raise errors.InternalError(f"I3: volume {volume_id} is forgotten but needed.")
-
-
-def _verify_image(state: State, image: Image) -> None:
-    if image.volume_id is None:
-        if image.pending is None:
-            raise errors.InternalError(f"I1: image {image.id} has no volume.")
-        return
-    volume = state.volumes.get(image.volume_id)
-    if volume is None:
-        raise errors.InternalError(f"I1: the volume of image {image.id} has no record.")
-    if image.pending is None and volume.state != "ready":
-        raise errors.InternalError(f"I1: the volume of image {image.id} is {volume.state}.")
-    if image.consumed_by is not None and image.is_strong:
-        raise errors.InternalError(f"I2: image {image.id} is strong and consumed.")
-
-
-def _verify_volume(draft: Draft, volume: Volume) -> None:
-    state = draft.state
-    if volume.state == "doomed":
-        if state.images_on(volume.id) or state.attachments_naming(volume.id):
-            raise errors.InternalError(f"I3: volume {volume.id} is doomed but needed.")
-        return
-    for image_id in () if volume.state == "ready" else state.images_on(volume.id):
-        if state.images[image_id].pending is None:
-            raise errors.InternalError(f"I1: the volume of image {image_id} is {volume.state}.")
-    seen = {volume.id}
-    parent_id = volume.parent_image_id
-    while parent_id is not None:
-        parent = state.images.get(parent_id)
-        if parent is None:
-            raise errors.InternalError(f"I4: volume {volume.id} reads an image that is not there.")
-        if parent.volume_id is None:
-            return
-        if parent.volume_id in seen:
-            raise errors.InternalError(f"I2: volume {volume.id} reads itself.")
-        seen.add(parent.volume_id)
-        parent_id = state.volumes[parent.volume_id].parent_image_id
+        before = draft.before.volumes.get(volume_id)
+        if before is not None and before.state != "doomed" and volume_id not in draft.state.volumes:
+            raise errors.InternalError(f"I3: volume {volume_id} is forgotten but not doomed.")

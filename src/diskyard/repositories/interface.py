@@ -7,8 +7,9 @@ entry, checkpoint
     0 and 1, stored so that one damaged block cannot take both.
 copy's value
     Its bytes; ``None`` if it is absent; ``b""`` if it is there and cannot be read (a
-    copy with contents is never empty). A time-out is not "cannot be read": it is
-    :class:`~diskyard.errors.RepositoryUnavailable`.
+    copy with contents is never empty). Of one that cannot be an object of the log
+    (:func:`diskyard.log.codec.may_be_whole`) it may be the beginning only. A time-out is not
+    "cannot be read": it is :class:`~diskyard.errors.RepositoryUnavailable`.
 volume
     An object that holds bytes at a name that :class:`VolumeName` defines.
 lease

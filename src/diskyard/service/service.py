@@ -8,9 +8,11 @@ from diskyard.attachments.serve import Servers
 from diskyard.connections import Connections
 from diskyard.fixes.runner import run_fix
 from diskyard.host import Host
+from diskyard.host.calls import default_timeout_s
 from diskyard.model.fix import fix_type
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp, Outcome
+from diskyard.service.supervise import Supervisor
 from diskyard.settings import Settings, default_state_folder
 from diskyard.tasks.records import TaskRecords
 from diskyard.tasks.runner import Job, TaskRunner, TaskWatcher
@@ -23,16 +25,26 @@ class Service:
     :param state_folder: where connections and tasks are remembered; the default is
         ``$DISKYARD_STATE_DIR``, or the usual place.
     :param actor: who calls, for the audit trail.
+    :param storage_timeout_s: how long the storage may take to answer one call; the default is
+        ``$DISKYARD_STORAGE_TIMEOUT_S``, or 30. Calls that may well be long have ten times that.
     """
 
-    def __init__(self, host: Host | None = None, state_folder: str | None = None, actor: str = "") -> None:
+    def __init__(
+        self,
+        host: Host | None = None,
+        state_folder: str | None = None,
+        actor: str = "",
+        storage_timeout_s: float | None = None,
+    ) -> None:
+        timeout_s = default_timeout_s() if storage_timeout_s is None else storage_timeout_s
+        self.supervisor = Supervisor(timeout_s)
         self.host = host or Host.real()
         folder = state_folder or default_state_folder()
         self.settings = Settings(self.host, folder)
         self.connections = Connections(self.host)
         self.engine = Engine(self.host, self.connections, actor)
         self.records = TaskRecords(self.host, os.path.join(folder, "tasks"))
-        self.tasks = TaskRunner(self.records, self.host.clock)
+        self.tasks = TaskRunner(self.records, self.host.clock, timeout_s=timeout_s)
         self.servers = Servers(self.host, os.path.join(folder, "nbd"))
         for repo_id, known in self.settings.connections().items():
             self.connections.remember(repo_id, known.format, known.parameters)
@@ -44,6 +56,7 @@ class Service:
         """
         self.tasks.close()
         self.servers.close()
+        self.supervisor.close()
 
     def finish(self, outcome: Outcome, *, auto_fix: bool) -> str:
         """Start what an operation made due, unless the caller wants only the commit."""

@@ -313,10 +313,12 @@ class Verb:
 
     :param request: its parameters; its docstring is the verb's one sentence for people.
     :param run: takes a :class:`Service` and the request.
+    :param only_looks: it changes nothing that a caller sees.
     """
 
     request: type[ask.Request]
     run: Callable[[Service, Any], Any]
+    only_looks: bool = False
 
     @property
     def name(self) -> str:
@@ -333,14 +335,14 @@ BY_REQUEST: dict[type[ask.Request], Verb] = {
         Verb(ask.CreateSnapshot, _create_snapshot),
         Verb(ask.CopyImage, _copy),
         Verb(ask.RemoveImage, _remove_image),
-        Verb(ask.GetImageStatus, _status),
-        Verb(ask.CheckStorageRepository, _check),
+        Verb(ask.GetImageStatus, _status, only_looks=True),
+        Verb(ask.CheckStorageRepository, _check, only_looks=True),
         Verb(ask.FixStorageRepository, _fix),
         Verb(ask.CreateStorageRepository, _create_repository),
         Verb(ask.RemoveStorageRepository, _remove_repository),
-        Verb(ask.ListStorageRepositories, _list_repositories),
-        Verb(ask.ListImages, _list_images),
-        Verb(ask.GetImageInfo, _info),
+        Verb(ask.ListStorageRepositories, _list_repositories, only_looks=True),
+        Verb(ask.ListImages, _list_images, only_looks=True),
+        Verb(ask.GetImageInfo, _info, only_looks=True),
         Verb(ask.SetUserData, _set_user_data),
         Verb(ask.SetStrategy, _set_strategy),
         Verb(ask.ExtendVirtualDisk, _extend),
@@ -350,10 +352,10 @@ BY_REQUEST: dict[type[ask.Request], Verb] = {
         Verb(ask.TeardownImage, _teardown),
         Verb(ask.ImportImage, _import),
         Verb(ask.ExportImage, _export),
-        Verb(ask.ListTasks, _list_tasks),
-        Verb(ask.GetTask, _get_task),
+        Verb(ask.ListTasks, _list_tasks, only_looks=True),
+        Verb(ask.GetTask, _get_task, only_looks=True),
         Verb(ask.StopTask, _stop_task),
-        Verb(ask.GetHostInfo, _host_info),
+        Verb(ask.GetHostInfo, _host_info, only_looks=True),
     )
 }
 VERBS: dict[str, Verb] = {verb.name: verb for verb in BY_REQUEST.values()}
@@ -366,6 +368,11 @@ def run(service: Service, request: ask.Request) -> Any:
         and what nobody expected is an InternalError that has it as its cause.
     """
     verb = BY_REQUEST[type(request)]
+    outcome = {} if verb.only_looks else {"outcome": "unknown"}
+    return service.supervisor.run(lambda: _run(service, verb, request), **outcome)
+
+
+def _run(service: Service, verb: Verb, request: ask.Request) -> Any:
     try:
         return verb.run(service, request)
     except errors.DiskyardError:

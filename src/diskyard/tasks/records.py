@@ -61,15 +61,16 @@ class TaskRecords:
         """Not durable, and never seen half."""
         data = msgspec.json.encode(TaskRecord(task, self._process))
         temporary = self._host.files.temporary_path(self._folder)
-        fd = self._host.files.create(temporary)
         try:
-            self._host.files.write(fd, data)
+            fd = self._host.files.create(temporary)
+            try:
+                self._host.files.write(fd, data)
+            finally:
+                os.close(fd)
             self._host.files.rename(temporary, self._path(task.task_id, "task"))
         except BaseException:
             self._host.files.discard(temporary)
             raise
-        finally:
-            os.close(fd)
 
     def all(self) -> list[Task]:
         """Every task of the last day, the oldest first; those of ended processes have ended."""
@@ -111,13 +112,15 @@ class TaskRecords:
         return task
 
     def _read(self, path: str) -> Task | None:
-        data = self._host.files.read(path, _LIMIT_BYTES)
-        if data is None:
-            return None
         try:
+            data = self._host.files.read(path, _LIMIT_BYTES)
+            if data is None:
+                return None
             record = msgspec.json.decode(data, type=TaskRecord)
-        except msgspec.MsgspecError:
-            return None  # of another version; it is forgotten within a day
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None  # damaged, or of another version; it is forgotten within a day
+        if self._path(record.task.task_id, "task") != path:
+            return None  # a task's id is the name of its files
         if record.task.state not in _ENDED and provably_gone(record.process, self._host.identity):
             return msgspec.structs.replace(record.task, state="stopped")
         return record.task

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.host import Clock
+from diskyard.host.calls import default_timeout_s
 from diskyard.host.identity import new_uuid
 from diskyard.model.results import Task
 from diskyard.mover.interface import Stopped
+from diskyard.tasks.pool import TaskPool
 from diskyard.tasks.records import TaskRecords
 
 _SHOW_EVERY_S = 0.5
@@ -89,13 +91,16 @@ class TaskRunner:
     """The tasks of this process.
 
     :param workers: how many run at a time.
+    :param timeout_s: how long storage may take to answer a task before others run in its place.
     """
 
-    def __init__(self, records: TaskRecords, clock: Clock, workers: int = 2) -> None:
+    def __init__(
+        self, records: TaskRecords, clock: Clock, workers: int = 2, timeout_s: float | None = None
+    ) -> None:
         self._records = records
         self._clock = clock
         self._closing = threading.Event()
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="diskyard-task")
+        self._pool = TaskPool(workers, default_timeout_s() if timeout_s is None else timeout_s)
         self._idle = threading.Condition()
         self._unfinished: dict[str, Task] = {}
         self._started: deque[str] = deque(maxlen=_STARTED_LIMIT)
@@ -125,7 +130,7 @@ class TaskRunner:
             self._unfinished.update({w.task.task_id: w.task for w in watchers})
             self._started.extend(w.task.task_id for w in watchers)
         if jobs:
-            self._pool.submit(self._run_all, list(zip(jobs, watchers, strict=True)))
+            self._pool.submit(partial(self._run_all, list(zip(jobs, watchers, strict=True))))
         return [watcher.task for watcher in watchers]
 
     def _run_all(self, jobs: list[tuple[Job, TaskWatcher]]) -> None:
@@ -179,6 +184,9 @@ class TaskRunner:
             )
 
     def close(self) -> None:
-        """Stop all tasks at their next checkpoint and wait for them: nothing is left running."""
+        """Stop all tasks at their next checkpoint and wait for them: nothing is left running.
+
+        But for those whose storage does not answer: they end with this process, or when it does.
+        """
         self._closing.set()
-        self._pool.shutdown(wait=True)
+        self._pool.close()

@@ -13,7 +13,7 @@ from diskyard.repositories.interface import LogKind
 from diskyard.repositories.memory import connect as memory
 from diskyard.repositories.memory.repository import MemoryRepository
 from diskyard.testing.faults import WatchedRepository, nothing
-from tests.unit.records import volume
+from tests.unit.records import uid, volume
 
 DAY_S = 24 * 3600.0
 
@@ -59,7 +59,7 @@ class Shelf:
 
 def write(log: Log, name: str) -> Published:
     """Publish one volume record."""
-    return log.publish(Changes(put_volumes=(volume(name),)), log.refresh(), Author("test", ""))
+    return log.publish(Changes(put_volumes=(volume(uid(name)),)), log.refresh(), Author("test", ""))
 
 
 def write_many(log: Log, count: int) -> None:

@@ -18,7 +18,7 @@ from diskyard.log.codec import (
     encode,
 )
 from diskyard.model.transaction import Changes, Entry
-from tests.unit.records import HOST, MARKER, NOW, attachment, building, copy_hold, disk, volume, weak
+from tests.unit.records import HOST, MARKER, NOW, attachment, building, copy_hold, disk, uid, volume, weak
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -48,22 +48,29 @@ def raw(kind: bytes, version: bytes, payload: bytes) -> bytes:
 
 
 RICH = entry(
-    put_images=(disk("d", "v", user_data={"é": [1, None]}), weak("w", "p", held_for=(copy_hold(),))),
-    put_volumes=(volume("v", "w"), building("b", "d")),
-    put_attachments=(attachment("a", "d", "v", "p"),),
+    put_images=(
+        disk(uid("d"), uid("v"), user_data={"é": [1, None]}),
+        weak(uid("w"), uid("p"), held_for=(copy_hold(uid("copy")),)),
+    ),
+    put_volumes=(volume(uid("v"), uid("w")), building(uid("b"), uid("d"))),
+    put_attachments=(attachment(uid("a"), uid("d"), uid("v"), uid("p")),),
     remove_images=("i",),
 )
 
 
-@given(user_data=JSON, size=st.integers(0, 2**62), name=st.text())
+@given(user_data=JSON, size=st.integers(0, 2**40), name=st.text())
 def test_what_is_decoded_is_what_was_encoded(user_data: object, size: int, name: str) -> None:
     for value in (
-        entry(put_images=(disk(name, None, user_data=user_data, size_bytes=size),)),
+        entry(
+            put_images=(
+                disk(uid(name), None, user_data=user_data, size_bytes=512 * (size % 2**36), last_error=name),
+            )
+        ),
         Checkpoint(
             marker=name, version=size, nonce="", nonces=(name,), images=(), volumes=(), attachments=()
         ),
         RepositoryRecord(marker=name, format=name),
-        Progress(image_id=name, host=HOST, fix="mend", stage="1/2", percent=-1),
+        Progress(image_id=uid(name), error=name, host=HOST, fix="mend", stage="1/2", percent=-1),
     ):
         assert decode(encode(value), type(value)) == (value, False)
 
@@ -147,7 +154,7 @@ def test_fields_of_a_newer_minor_version_are_dropped_at_any_depth() -> None:
 
 
 def test_user_data_is_kept_whole_by_a_newer_minor_version() -> None:
-    value = entry(put_images=(disk("d", "v", user_data={"colour": {"do": [{"x": 1}]}}),))
+    value = entry(put_images=(disk(uid("d"), uid("v"), user_data={"colour": {"do": [{"x": 1}]}}),))
     payload = msgspec.json.encode(value)
     assert decode(raw(b"diskyard-entry", b"1.9", payload), Entry) == (value, True)
 

@@ -15,7 +15,7 @@ from diskyard.log.log import Author, Published
 from diskyard.log.twins import look_at_twins, rewrite_twin
 from diskyard.model.transaction import Changes, Entry
 from tests.unit.log.shelf import Shelf, once, write, write_many
-from tests.unit.records import volume
+from tests.unit.records import uid, volume
 
 
 @pytest.fixture
@@ -34,23 +34,23 @@ def test_every_reader_sees_what_was_published(shelf: Shelf) -> None:
     write(second, "b")
     for log in (first, second, shelf.log()):
         assert log.refresh().version == 2
-        assert set(log.refresh().volumes) == {"a", "b"}
+        assert set(log.refresh().volumes) == {uid("a"), uid("b")}
 
 
 def test_of_two_writers_one_loses(shelf: Shelf) -> None:
     first, second = shelf.log(), shelf.log()
     state = second.refresh()
     write(first, "a")
-    changes = Changes(put_volumes=(volume("b"),))
+    changes = Changes(put_volumes=(volume(uid("b")),))
     assert second.publish(changes, state, Author("test", "")) is Published.LOST
-    assert set(second.refresh().volumes) == {"a"}
+    assert set(second.refresh().volumes) == {uid("a")}
 
 
 def test_publishing_on_an_old_state_loses(shelf: Shelf) -> None:
     log = shelf.log()
     state = log.refresh()
     write(log, "a")
-    assert log.publish(Changes(put_volumes=(volume("b"),)), state, Author("", "")) is Published.LOST
+    assert log.publish(Changes(put_volumes=(volume(uid("b")),)), state, Author("", "")) is Published.LOST
 
 
 def test_what_another_wrote_is_made_durable_before_it_is_answered(shelf: Shelf) -> None:
@@ -77,7 +77,7 @@ def test_one_copy_is_enough_and_the_next_writer_completes_it(
     write(log, "a")
     shelf.spoil("entry", 1, copy, data=data)
     for reader in (log, shelf.log()):
-        assert set(reader.refresh().volumes) == {"a"}
+        assert set(reader.refresh().volumes) == {uid("a")}
         assert reader.damage is None
     other = shelf.log()
     write(other, "b")
@@ -173,7 +173,7 @@ def test_a_checkpoint_that_cannot_be_read_is_rewritten_as_it_was(shelf: Shelf) -
     )
     assert now.state() == was.state()
     assert now.nonces == was.nonces
-    assert look_at_twins(storage, "checkpoint", newest) is None
+    assert look_at_twins(storage, log, "checkpoint", newest) is None
     assert rewrite_twin(storage, log, "checkpoint", newest) is False
 
 
@@ -201,7 +201,7 @@ def test_an_entry_with_one_bad_copy_is_rewritten_from_the_other(shelf: Shelf) ->
     shelf.spoil("entry", 2, 1, data=b"damaged")
     assert rewrite_twin(storage, log, "entry", 2) is True
     assert "delete" not in storage.calls
-    assert look_at_twins(storage, "entry", 2) is None
+    assert look_at_twins(storage, log, "entry", 2) is None
     shelf.spoil("entry", 2)
     assert rewrite_twin(storage, log, "entry", 2) is False
     assert shelf.storage().get("entry", 2) == (b"", b"")
@@ -259,11 +259,11 @@ def test_a_failure_after_the_name_is_given_is_unknown_and_a_look_tells(shelf: Sh
     with pytest.raises(errors.StorageError) as caught:
         write(log, "a")
     assert caught.value.details["outcome"] == "unknown"
-    assert set(log.refresh().volumes) == {"a"}
+    assert set(log.refresh().volumes) == {uid("a")}
     watched.before = once("put", fail, watched)
     with pytest.raises(errors.StorageError):
         write(log, "b")
-    assert set(log.refresh().volumes) == {"a"}
+    assert set(log.refresh().volumes) == {uid("a")}
 
 
 def test_a_storage_that_does_not_answer_is_no_damage(shelf: Shelf) -> None:

@@ -11,6 +11,7 @@ from diskyard import errors
 from diskyard.log.log import Published
 from diskyard.testing.faults import Hook, nothing
 from tests.unit.log.shelf import DAY_S, Shelf, once, write, write_many
+from tests.unit.records import uid
 
 
 def test_checkpoints_are_folded_and_three_are_kept() -> None:
@@ -95,9 +96,9 @@ def test_a_writer_that_publishes_into_a_trimmed_gap_is_told_that_it_is_not_known
     # Nobody takes the entry in the gap for news, and the log goes on.
     for log in (writer, shelf.log()):
         assert log.refresh().version == 505
-        assert "late" not in log.refresh().volumes
+        assert uid("late") not in log.refresh().volumes
     assert write(writer, "again") is Published.STANDS
-    assert "again" in shelf.log().refresh().volumes
+    assert uid("again") in shelf.log().refresh().volumes
     write_many(shelf.log(), 200)
     assert shelf.numbers("entry")[0] > 6
 
@@ -113,7 +114,7 @@ def test_another_reader_that_stands_at_the_gap_is_not_misled() -> None:
     with pytest.raises(errors.StorageError):
         write(writer, "late")
     assert reader.refresh().version == 505
-    assert "late" not in reader.refresh().volumes
+    assert uid("late") not in reader.refresh().volumes
 
 
 def test_an_entry_stands_though_its_neighbours_were_trimmed_if_a_checkpoint_lists_it() -> None:
@@ -124,7 +125,7 @@ def test_an_entry_stands_though_its_neighbours_were_trimmed_if_a_checkpoint_list
     watched.after = once("put", lambda: write_many(shelf.log(), 500), watched)
     assert write(writer, "first") is Published.STANDS
     assert writer.refresh().version == 506
-    assert "first" in shelf.log().refresh().volumes
+    assert uid("first") in shelf.log().refresh().volumes
 
 
 def test_a_writer_suspended_within_a_day_is_simply_told_that_it_lost() -> None:
@@ -135,3 +136,17 @@ def test_a_writer_suspended_within_a_day_is_simply_told_that_it_lost() -> None:
     watched.before = once("put", lambda: write_many(shelf.log(), 500), watched)
     assert write(writer, "late") is Published.LOST
     assert writer.refresh().version == 505
+
+
+def test_a_trimmed_entry_that_a_suspended_writer_puts_back() -> None:
+    """It looks as if nothing had come after it; that no checkpoint is at or below it shows otherwise."""
+    shelf = Shelf()
+    log = shelf.log()
+    write_many(log, 10)
+    stale = log.refresh()
+    copies = shelf.storage().get("entry", stale.version)
+    write_many(shelf.log(), 400)
+    assert stale.version not in shelf.numbers("entry")
+    assert copies[0] is not None
+    shelf.storage().rewrite("entry", stale.version, 0, copies[0])
+    assert log.refresh().version == 410

@@ -12,14 +12,26 @@ from hypothesis import strategies as st
 
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Draft, Entry, apply
-from tests.unit.records import HOST, NOW, attachment, building, copy_hold, disk, image, state, volume, weak
+from tests.unit.records import (
+    HOST,
+    NOW,
+    attachment,
+    building,
+    copy_hold,
+    disk,
+    image,
+    state,
+    uid,
+    volume,
+    weak,
+)
 
-IMAGES, VOLUMES, ATTACHMENTS = ["i", "j", "k"], ["u", "v", "w"], ["a", "b"]
+IMAGES, VOLUMES, ATTACHMENTS = ([uid(name) for name in names] for names in ("ijk", "uvw", "ab"))
 SOME_IMAGE = st.builds(
     image,
     st.sampled_from(IMAGES),
     st.none() | st.sampled_from(VOLUMES),
-    held_for=st.sampled_from([(), (copy_hold(),)]),
+    held_for=st.sampled_from([(), (copy_hold(uid("copy")),)]),
     visibility=st.sampled_from(["weak", "strong"]),
 )
 SOME_VOLUME = st.builds(volume, st.sampled_from(VOLUMES), st.none() | st.sampled_from(IMAGES))
@@ -27,7 +39,7 @@ SOME_ATTACHMENT = st.builds(
     lambda id, image_id, volumes: attachment(id, image_id, *volumes),
     st.sampled_from(ATTACHMENTS),
     st.sampled_from(IMAGES),
-    st.lists(st.sampled_from(VOLUMES), unique=True),
+    st.lists(st.sampled_from(VOLUMES), unique=True, min_size=1),
 )
 CHANGE = st.one_of(
     st.tuples(st.just("put_image"), SOME_IMAGE),
@@ -124,7 +136,7 @@ def test_a_chain_ends_where_a_parent_has_no_volume_yet() -> None:
 
 def test_what_leads_to_less_may_use_the_reserve() -> None:
     found = state(
-        disk("d", "v"), volume("v"), weak("w", "p", held_for=(copy_hold(),)), volume("p"),
+        disk("d", "v"), volume("v"), weak("w", "p", held_for=(copy_hold(uid("copy")),)), volume("p"),
         attachment("a", "d", "v"), volume("x", state="doomed"),
     )  # fmt: skip
 

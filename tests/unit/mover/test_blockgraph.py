@@ -51,7 +51,7 @@ def test_the_folder_of_the_socket_is_private_and_goes(bench: Bench) -> None:
 def test_the_nested_graph_serves_every_tool(bench: Bench, direct: bool) -> None:
     chain = deep_chain(bench, 3)
     bench.fill(chain[1:], [(0, 65536, 4)])
-    name = "json:" + json.dumps(blockdev_graph(chain, read_only=True, direct=direct))
+    name = "json:" + json.dumps(blockdev_graph(bench.host, chain, read_only=True, direct=direct))
     run("qemu-io", "-r", "-c", "read -P 4 0 65536", name)
     run("qemu-img", "map", name)
     run("qemu-img", "convert", "-O", "raw", name, str(bench.folder / "out"))
@@ -75,7 +75,7 @@ def test_headers_are_never_followed(bench: Bench) -> None:
 def test_raw_above_a_backing_is_refused(bench: Bench) -> None:
     chain = (bench.layer("top", "raw", MIB), bench.layer("root", "raw", MIB))
     with pytest.raises(errors.InternalError):
-        blockdev_graph(chain, read_only=True)
+        blockdev_graph(bench.host, chain, read_only=True)
     with StorageDaemon(bench.host) as daemon, pytest.raises(errors.InternalError):
         daemon.open_chain(chain)
 

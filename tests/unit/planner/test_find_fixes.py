@@ -21,7 +21,7 @@ from diskyard.model.fix import (
 )
 from diskyard.model.records import ImageSource, Pending
 from diskyard.model.state import State
-from diskyard.planner.find_fixes import Look, SourceView, find_fixes
+from diskyard.planner.find_fixes import Look, SourceView, TwinFound, find_fixes
 from tests.unit.records import attachment, building, copy_hold, disk, image, state, volume, weak
 
 PENDING = Pending(work_id="w", source=ImageSource(marker="m", image_id="x"))
@@ -133,7 +133,9 @@ def test_garbage_is_what_is_not_named_and_not_above_the_log() -> None:
     assert not fix.runnable
     assert "older than its volumes" in (fix.waits_for or "")
     named = state(disk("d", ID), volume(ID), version=10)
-    assert fixes(named, stored={name(11): 7}) == []
+    assert fixes(named, stored={name(1): 7}) == []
+    # The same id under another number is a copy that nothing names.
+    assert only(named, stored={name(1): 7, name(10): 7}).data.action == CleanGarbage(name=name(10))
 
 
 def test_small_things() -> None:
@@ -149,7 +151,9 @@ def test_small_things() -> None:
     waiting = only(found, holds_unknown=(("w", copy_hold(), "not connected"),))
     assert (waiting.data.action, waiting.runnable) == (hold, False)
     twin = CleanTwin(kind="entry", number=3)
-    assert only(found, twins=(twin,)).data.action == twin
+    assert only(found, twins=(TwinFound(twin),)).data.action == twin
+    lost = only(found, twins=(TwinFound(twin, "neither copy is whole"),))
+    assert (lost.runnable, lost.waits_for) == (False, "neither copy is whole")
     assert only(found, progress=("gone",)).data.action == CleanProgress(image_id="gone")
     assert fixes(found, progress=("gone",), locked=frozenset({"gone"})) == []
     assert fixes(found, progress=("d",)) == []

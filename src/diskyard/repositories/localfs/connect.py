@@ -14,8 +14,16 @@ from diskyard.host import Host
 from diskyard.host.files import temporary_owner
 from diskyard.host.identity import new_nonce
 from diskyard.leases.local import LocalLeases
-from diskyard.log.codec import Damaged, NewerMajor, RepositoryRecord, decode, encode
+from diskyard.log.codec import (
+    ENTRY_LIMIT_BYTES,
+    Damaged,
+    NewerMajor,
+    RepositoryRecord,
+    decode,
+    encode,
+)
 from diskyard.log.genesis import genesis
+from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.repository import LocalRepository
 
@@ -45,7 +53,7 @@ _RECORD_LIMIT_BYTES = 4096
 _NO_ANSWER = frozenset((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN))
 
 
-def _root(parameters: Mapping[str, Any]) -> str:
+def _root(parameters: Mapping[str, Any], host: Host) -> str:
     """The one connection parameter, ``path``, with links resolved.
 
     :raises diskyard.errors.InvalidParameter: it is not an absolute path, or not all there is.
@@ -56,7 +64,7 @@ def _root(parameters: Mapping[str, Any]) -> str:
     if not os.path.isabs(path) or "\0" in path or len(path.encode(errors="replace")) > 3072:
         raise errors.InvalidParameter("path must be an absolute path of at most 3,072 bytes.")
     try:
-        return os.path.realpath(path)
+        return host.files.resolve(path)
     except (OSError, ValueError) as error:
         raise errors.InvalidParameter(f"path cannot be resolved: {error}.") from error
 
@@ -69,7 +77,7 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
 
     :raises diskyard.errors.NotEmpty: the folder holds something.
     """
-    root = _root(parameters)
+    root = _root(parameters, host)
     try:
         _make_folders(host, root)
         lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
@@ -88,7 +96,8 @@ def _make_folders(host: Host, root: str) -> None:
     if not files.exists(root):
         files.make_folder(root)
         files.sync_folder(os.path.dirname(root))
-    _refuse_network(root)
+    _refuse_network(host, root)
+    _refuse_repository(host, root)
     names = {entry.name for entry in files.list(root) if temporary_owner(entry.name) is None}
     if names - {*layout.FOLDERS, layout.LOCKS, layout.RESERVE}:
         raise errors.NotEmpty(f"{root} is not empty.")
@@ -107,6 +116,11 @@ def _make_folders(host: Host, root: str) -> None:
     files.sync_folder(root)
 
 
+def _refuse_repository(host: Host, root: str) -> None:
+    if any(host.files.exists(path) for path in layout.record_paths(root)):
+        raise errors.NotEmpty(f"{root} is a repository already.")
+
+
 def _seed(host: Host, root: str) -> None:
     """Write entry 0, checkpoint 0 and the repository's record; the caller has the lease.
 
@@ -114,8 +128,9 @@ def _seed(host: Host, root: str) -> None:
     and as long as there is no record, nobody else can be at work here.
     """
     files = host.files
-    if any(files.exists(path) for path in layout.record_paths(root)):
-        raise errors.NotEmpty(f"{root} is a repository already.")
+    _refuse_repository(host, root)
+    if _was_being_removed(host, root):
+        _empty_folders(host, root)
     interrupted: list[str] = []
     for folder in ("", *layout.FOLDERS):
         for item in files.list(os.path.join(root, folder)):
@@ -133,8 +148,8 @@ def _seed(host: Host, root: str) -> None:
     files.publish(layout.record_paths(root), encode(record))
 
 
-def _refuse_network(root: str) -> None:
-    device = os.stat(root).st_dev
+def _refuse_network(host: Host, root: str) -> None:
+    device = host.files.device_of(root)
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
         fields, _, tail = line.partition(" - ")
@@ -151,15 +166,30 @@ def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:
 
     :raises diskyard.errors.NotARepository: there is none, or one of a newer version.
     """
-    root = _root(parameters)
+    root = _root(parameters, host)
     try:
         record = _read_record(host, root)
-        _refuse_network(root)
+        _refuse_network(host, root)
+        _require_folders(host, root)
         return LocalRepository(host, root, record.marker)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.NotARepository(f"{root} is not a {FORMAT} repository.") from error
     except OSError as error:
         raise errors.from_os_error(error, f"connecting {root}") from error
+
+
+def _require_folders(host: Host, root: str) -> None:
+    """Refuse a repository of which a folder leads elsewhere: what is there is not ours to change.
+
+    :raises diskyard.errors.CorruptRecord: names what is wrong.
+    """
+    for folder in layout.FOLDERS:
+        path = os.path.join(root, folder)
+        if not host.files.is_folder(path):
+            raise errors.CorruptRecord(
+                f"{path} is missing, or it is no folder, so the repository cannot be used.",
+                advice="Put the folder back; an empty one will do for progress and temporary.",
+            )
 
 
 def _read_record(host: Host, root: str) -> RepositoryRecord:
@@ -217,7 +247,7 @@ def _rewrite_record(host: Host, root: str, path: str, whole: bytes) -> None:
                 files.read(other, _RECORD_LIMIT_BYTES) for other in layout.record_paths(root) if other != path
             ]
             if copies == [whole]:
-                if os.path.isdir(path) and not os.path.islink(path):
+                if files.is_folder(path):
                     files.remove_folder(path)  # only an empty one
                 files.replace(path, whole)
         finally:
@@ -228,7 +258,7 @@ def remove(repository: LocalRepository, host: Host) -> None:
     """Remove a repository whose log is closed: all its names but that of its folder.
 
     While the record is there a removal that was cut short can be repeated. A crash after it
-    is gone leaves a closed log that is no repository.
+    is gone leaves a closed log that is no repository; creating one there finishes the removal.
     """
     root = repository.place
     files = host.files
@@ -249,14 +279,35 @@ def remove(repository: LocalRepository, host: Host) -> None:
 
 def _remove_rest(host: Host, root: str) -> None:
     files = host.files
+    _empty_folders(host, root)
     for folder in layout.FOLDERS:
-        path = os.path.join(root, folder)
-        _remove_all(host, path)
-        files.remove_folder(path)
-    interrupted = [item.name for item in files.list(root) if temporary_owner(item.name)]
-    for name in (*interrupted, layout.LOCKS, layout.RESERVE):
+        files.remove_folder(os.path.join(root, folder))
+    for name in (layout.LOCKS, layout.RESERVE):
         files.unlink(os.path.join(root, name))
     files.sync_folder(root)
+
+
+def _empty_folders(host: Host, root: str) -> None:
+    """Remove what is in a removed repository's folders; the entry that says so goes last."""
+    for folder in layout.FOLDERS:
+        if folder != layout.LOG:
+            _remove_all(host, os.path.join(root, folder))
+    log = os.path.join(root, layout.LOG)
+    for name in sorted(item.name for item in host.files.list(log)):
+        with contextlib.suppress(FileNotFoundError):
+            host.files.unlink(os.path.join(log, name))
+            host.files.sync_folder(log)
+
+
+def _was_being_removed(host: Host, root: str) -> bool:
+    """Whether a log without a repository's record ends in the entry that closed it."""
+    numbers = [layout.log_number(item.name) for item in host.files.list(os.path.join(root, layout.LOG))]
+    newest = max((number for number in numbers if number is not None), default=0)
+    for path in layout.log_paths(root, "entry", newest):
+        with contextlib.suppress(Damaged, NewerMajor):
+            entry, _ = decode(host.files.read(path, ENTRY_LIMIT_BYTES) or b"", Entry)
+            return entry.number == newest and entry.changes.closes
+    return False
 
 
 def _remove_all(host: Host, folder: str) -> None:

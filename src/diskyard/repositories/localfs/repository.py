@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 
-from diskyard.host import Host, provably_gone
-from diskyard.host.files import FileEntry, UncertainError, temporary_owner
+from diskyard.host import FileEntry, Host, provably_gone
+from diskyard.host.files import UncertainError, temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
-from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES
+from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES, may_be_whole
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.records import UUID_PATTERN
 from diskyard.repositories.interface import (
     Capacity,
     Copies,
@@ -39,13 +41,18 @@ _UNREADABLE = frozenset(
         errno.EFBIG,  # longer than any object of its kind
     )
 )
+_IMAGE_ID = re.compile(UUID_PATTERN)
 _PROGRESS_LIMIT_BYTES = 64 << 10
 _PROBE_BYTES = 4096  # one block: btrfs clones nothing shorter
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
 
 
-def _is_folder(path: str) -> bool:
-    return os.path.isdir(path) and not os.path.islink(path)
+def _is_own(item: FileEntry) -> bool:
+    """Whether a name is of a file with no other name: what has one is, or may be, somebody else's.
+
+    Its bytes would change with the other's, and would be shown, or written, as an image's.
+    """
+    return item.is_file and item.links == 1
 
 
 class LocalRepository:
@@ -109,9 +116,12 @@ class LocalRepository:
     def _release_reserve(self) -> bool:
         """Give the reserve's blocks back to the file system, for an entry that frees more."""
         path = self._folder(layout.RESERVE)
-        fd = self._files.open_for_writing(path)
         try:
-            if os.fstat(fd).st_size == 0:
+            fd = self._files.open_for_writing(path)
+        except OSError:
+            return False  # there is none, or something else is in its place
+        try:
+            if self._files.size_bytes_of(fd) == 0 or not self._is_ours(path):
                 return False
             self._files.truncate(fd, 0)
             self._files.sync(fd)
@@ -119,16 +129,25 @@ class LocalRepository:
             os.close(fd)
         return True
 
+    def _is_ours(self, path: str) -> bool:
+        """Whether a file has no second name: one that has may be another's as well."""
+        item = self._files.look(path)
+        return item is not None and item.links == 1
+
     def _refill_reserve(self) -> None:
-        """Take the reserve again after something was freed; a full storage leaves it as it is."""
-        fd = self._files.open_for_writing(self._folder(layout.RESERVE))
-        try:
-            if os.fstat(fd).st_size == 0:
-                with contextlib.suppress(OSError):
+        """Take the reserve again after something was freed.
+
+        A full storage leaves it as it is, and so does one on which something else has its name.
+        """
+        path = self._folder(layout.RESERVE)
+        with contextlib.suppress(OSError):
+            fd = self._files.open_for_writing(path) if self._files.exists(path) else self._files.create(path)
+            try:
+                if self._files.size_bytes_of(fd) == 0 and self._is_ours(path):
                     self._files.preallocate(fd, layout.RESERVE_BYTES)
                     self._files.sync(fd)
-        finally:
-            os.close(fd)
+            finally:
+                os.close(fd)
 
     def get(self, kind: LogKind, number: int) -> Copies:
         """Both copies, each b"" where its name leads to nothing that can be read."""
@@ -138,7 +157,7 @@ class LocalRepository:
 
     def _read_copy(self, path: str, limit_bytes: int) -> bytes | None:
         try:
-            return self._files.read(path, limit_bytes)
+            return self._files.read(path, limit_bytes, may_be=may_be_whole)
         except OSError as error:
             if error.errno not in _UNREADABLE:
                 raise  # of this process or the connection, and no word about the copy
@@ -148,7 +167,7 @@ class LocalRepository:
         """The numbers there are, with the age of the younger copy."""
         now_s = self._host.clock.wall_s()
         ages: dict[int, float] = {}
-        for item in self._files.list(layout.log_folder(self.place, kind)):
+        for item in self._files.list(layout.log_folder(self.place, kind), layout.log_number):
             number = layout.log_number(item.name)
             if number is not None:
                 age_s = now_s - item.modified_s
@@ -158,7 +177,7 @@ class LocalRepository:
     def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
         """Rename a new copy over the old one."""
         path = layout.log_paths(self.place, kind, number)[copy]
-        if _is_folder(path):
+        if self._files.is_folder(path):
             self._files.remove_folder(path)  # only an empty one; the other copy is whole
         try:
             self._files.replace(path, data)
@@ -172,7 +191,7 @@ class LocalRepository:
         """Unlink both copies; the folder is synced so that lower numbers stay gone first."""
         for path in layout.log_paths(self.place, kind, number):
             with contextlib.suppress(FileNotFoundError):
-                if _is_folder(path):
+                if self._files.is_folder(path):
                     self._files.remove_folder(path)
                 else:
                     self._files.unlink(path)
@@ -236,7 +255,7 @@ class LocalRepository:
         """Lengthen the file; never shortens it."""
         fd = self._files.open_for_writing(self._volume_path(name))
         try:
-            if os.fstat(fd).st_size < length_bytes:
+            if self._files.size_bytes_of(fd) < length_bytes:
                 self._files.truncate(fd, length_bytes)
             if preallocate:
                 self._files.preallocate(fd, length_bytes)
@@ -257,16 +276,16 @@ class LocalRepository:
     def list_volumes(self) -> list[StoredVolume]:
         """One pass over the folder; names that are not of our form are not ours to list."""
         stored = []
-        for item in self._files.list(self._folder(layout.VOLUMES)):
+        for item in self._files.list(self._folder(layout.VOLUMES), VolumeName.parse):
             name = VolumeName.parse(item.name)
-            if name is not None and item.is_file:
+            if name is not None and _is_own(item):
                 stored.append(StoredVolume(name, item.size_bytes, item.allocated_bytes))
         return stored
 
     def stored_volume(self, name: VolumeName) -> StoredVolume | None:
         """One file's figures."""
         item = self._files.look(self._volume_path(name))
-        if item is None or not item.is_file:
+        if item is None or not _is_own(item):
             return None
         return StoredVolume(name, item.size_bytes, item.allocated_bytes)
 
@@ -297,15 +316,14 @@ class LocalRepository:
             self._files.unlink(self._progress_path(image_id))
 
     def progress_image_ids(self) -> list[str]:
-        """The names in the progress folder, but for temporary files."""
-        items = self._files.list(self._folder(layout.PROGRESS))
-        return [item.name for item in items if temporary_owner(item.name) is None]
+        """The names in the progress folder that are image ids; what has another is not ours."""
+        return [item.name for item in self._files.list(self._folder(layout.PROGRESS), _IMAGE_ID.search)]
 
     def _temporaries(self) -> Iterator[tuple[str, FileEntry]]:
-        # In the root too: there the repository's record is written again.
+        # The root has those of the repository's own record.
         for folder in ("", *layout.FOLDERS):
-            for item in self._files.list(self._folder(folder)):
-                owner = temporary_owner(item.name)
+            for item in self._files.list(self._folder(folder), temporary_owner):
+                owner = temporary_owner(item.name) if item.is_file else None
                 if owner is not None and provably_gone(owner, self._host.identity):
                     yield os.path.join(folder, item.name), item
 
@@ -337,8 +355,8 @@ class LocalRepository:
 
     def capacity(self) -> Capacity:
         """The file system's, as an unprivileged user sees it."""
-        info = os.statvfs(self.place)
-        return Capacity(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)
+        room = self._files.room(self.place)
+        return Capacity(room.total_bytes, room.free_bytes)
 
     def close(self) -> None:
         """Nothing is open between calls; leases belong to who took them."""

@@ -126,7 +126,7 @@ class MemoryRepository:
         """Lengthen the file; never shortens it."""
         fd = self._host.files.open_for_writing(self._path(name))
         try:
-            if os.fstat(fd).st_size < length_bytes:
+            if self._host.files.size_bytes_of(fd) < length_bytes:
                 self._host.files.truncate(fd, length_bytes)
             if preallocate:
                 self._host.files.preallocate(fd, length_bytes)
@@ -204,8 +204,8 @@ class MemoryRepository:
 
     def capacity(self) -> Capacity:
         """The private folder's file system's."""
-        info = os.statvfs(self.store.folder.name)
-        return Capacity(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)
+        room = self._host.files.room(self.store.folder.name)
+        return Capacity(room.total_bytes, room.free_bytes)
 
     def close(self) -> None:
         """The store stays until the process ends or it is removed."""

@@ -1,0 +1,190 @@
+"""What each thread asks of storage just now, so that a call that never returns can be told."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Concatenate, ParamSpec, Protocol, Self, TypeVar
+
+from diskyard import errors
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Calls that take as long as the storage has work to do, which may be much; so does what QEMU is
+#: asked ("qmp …", with a time-out of its own, and "nbd …").
+_LONG_CALLS = frozenset(("clone", "preallocate", "sync", "sync_folder"))
+
+
+_LONG_FACTOR = 10
+_POLL_S = 0.05
+TIMEOUT_VARIABLE = "DISKYARD_STORAGE_TIMEOUT_S"
+_TIMEOUT_S = 30.0
+
+
+def default_timeout_s() -> float:
+    """``$DISKYARD_STORAGE_TIMEOUT_S``, or 30 seconds.
+
+    :raises diskyard.errors.InvalidParameter: it is no number above 0.
+    """
+    text = os.environ.get(TIMEOUT_VARIABLE)
+    if text is None:
+        return _TIMEOUT_S
+    try:
+        timeout_s = float(text)
+    except ValueError:
+        timeout_s = 0.0
+    if not timeout_s > 0:
+        raise errors.InvalidParameter(f"${TIMEOUT_VARIABLE} must be a number of seconds above 0.")
+    return timeout_s
+
+
+@dataclass(frozen=True, slots=True)
+class StorageCall:
+    """One call that has not returned.
+
+    :param where: the path or volume, for people; empty if there is none to tell.
+    """
+
+    name: str
+    where: str
+    since_s: float
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it may well take much longer than others."""
+        return self.name in _LONG_CALLS or self.name.startswith(("qmp ", "nbd "))
+
+    def lasts_s(self) -> float:
+        """How long it has taken so far."""
+        return time.monotonic() - self.since_s
+
+
+class ThreadCalls:
+    """The call that one thread is in; read by others.
+
+    :ivar current: None while the thread asks nothing of storage.
+    :ivar timeout_s: how long it may last before the storage counts as not answering.
+    """
+
+    __slots__ = ("current", "timeout_s")
+
+    def __init__(self) -> None:
+        self.current: StorageCall | None = None
+        self.timeout_s = default_timeout_s()
+
+    def overdue(self) -> StorageCall | None:
+        """The call, if the storage should have answered it by now."""
+        call = self.current
+        if call is None:
+            return None
+        limit_s = self.timeout_s * (_LONG_FACTOR if call.is_long else 1)
+        return call if call.lasts_s() > limit_s else None
+
+
+_threads = threading.local()
+
+
+def calls_of_this_thread(noting: ThreadCalls | None = None) -> ThreadCalls:
+    """What notes the calling thread's calls; it lasts as long as the thread.
+
+    :param noting: to be it from now on.
+    """
+    if noting is not None:
+        _threads.calls = noting
+    try:
+        found: ThreadCalls = _threads.calls
+    except AttributeError:
+        found = _threads.calls = ThreadCalls()
+    return found
+
+
+class noted:  # noqa: N801 - a context manager, used like a function
+    """The calling thread is in a storage call within."""
+
+    __slots__ = ("_calls", "_name", "_outer", "_where")
+
+    def __init__(self, name: str, where: str = "") -> None:
+        self._name, self._where = name, where
+
+    def __enter__(self) -> Self:
+        self._calls = calls_of_this_thread()
+        self._outer = self._calls.current
+        self._calls.current = StorageCall(self._name, self._where, time.monotonic())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._calls.current = self._outer
+
+
+class Door(Protocol):
+    """Something whose storage calls pass one place."""
+
+    def passing(self, name: str, words: tuple[object, ...], do: Callable[[], R]) -> R:
+        """Make a call; simulators of faults override it."""
+
+
+D = TypeVar("D", bound=Door)
+
+
+def storage_call(method: Callable[Concatenate[D, P], R]) -> Callable[Concatenate[D, P], R]:
+    """A method of a door that touches storage."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def call(self: D, /, *words: P.args, **named: P.kwargs) -> R:
+        return self.passing(name, words, lambda: method(self, *words, **named))
+
+    return call
+
+
+def no_answer(call: StorageCall, **details: str) -> errors.RepositoryUnavailable:
+    """The error of the table for a call that does not return."""
+    where = f" of {call.where}" if call.where else ""
+    advice = errors.RepositoryUnavailable.default_advice
+    if "outcome" in details:
+        advice += " The call may still be done when the storage answers: look before repeating it."
+    return errors.RepositoryUnavailable(
+        f"The storage does not answer: {call.name}{where} has taken {call.lasts_s():.3g} seconds so far.",
+        advice=advice,
+        **details,
+    )
+
+
+class PatientLock:
+    """A lock that its holder may take again, and that is not waited for while the storage hangs.
+
+    Used like :class:`threading.RLock`.
+
+    :raises diskyard.errors.RepositoryUnavailable: on entering: the thread that has it is in a
+        storage call that should have returned by now.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._holder: ThreadCalls | None = None
+
+    def __enter__(self) -> None:
+        while not self._lock.acquire(timeout=_POLL_S):
+            holder = self._holder
+            call = None if holder is None else holder.overdue()
+            if call is not None:
+                raise no_answer(call)
+        self._depth += 1
+        self._holder = calls_of_this_thread()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._holder = None
+        self._lock.release()

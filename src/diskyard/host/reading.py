@@ -1,0 +1,207 @@
+"""What only looks at the file system: the half of the door that changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from diskyard.host.calls import noted, storage_call
+
+R = TypeVar("R")
+_BEGINNING_BYTES = 256  # enough to tell what the file may be
+_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One name in a folder.
+
+    :param links: how many names the file has, in all folders.
+    """
+
+    name: str
+    is_file: bool
+    size_bytes: int
+    allocated_bytes: int
+    modified_s: float
+    links: int
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much a file system holds, and how much of it an unprivileged user can have."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+def _file_entry(name: str, info: os.stat_result) -> FileEntry:
+    return FileEntry(
+        name=name,
+        is_file=stat.S_ISREG(info.st_mode),
+        size_bytes=info.st_size,
+        allocated_bytes=info.st_blocks * _BLOCK_BYTES,
+        modified_s=info.st_mtime,
+        links=info.st_nlink,
+    )
+
+
+def _fingerprint(info: os.stat_result) -> str:
+    return f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
+
+
+def open_again(handle: int, mode: int, path: str) -> int:
+    """The descriptor of what a handle (O_PATH) leads to; an error names the path."""
+    try:
+        return os.open(f"/proc/self/fd/{handle}", mode | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def _open_to_read(path: str, *, block_device: bool = False) -> int:
+    handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(handle).st_mode
+        if not (stat.S_ISREG(mode) or (block_device and stat.S_ISBLK(mode))):
+            raise OSError(errno.EINVAL, "Not a regular file", path)
+        return open_again(handle, os.O_RDONLY, path)
+    finally:
+        os.close(handle)
+
+
+class ReadingFiles:
+    """Looks at files of this host. Errors are the system's own :class:`OSError`."""
+
+    def passing(self, name: str, words: tuple[object, ...], do: Callable[[], R]) -> R:
+        """Every call that touches storage passes here: noted while it lasts.
+
+        :param words: what it is called with; the first is a path or a descriptor.
+        """
+        with noted(name, words[0] if words and isinstance(words[0], str) else ""):
+            return do()
+
+    @storage_call
+    def read(
+        self, path: str, limit_bytes: int, *, may_be: Callable[[bytes, bytes, int], bool] | None = None
+    ) -> bytes | None:
+        """The contents of a regular file; None if absent.
+
+        A link, FIFO, device or folder in the file's place is an OSError, at once, and so is
+        a file of more than ``limit_bytes``, which is not read.
+
+        :param may_be: whether a file with this beginning, these last two bytes and this length
+            is worth reading; of one that is not, only the beginning is read.
+        """
+        try:
+            fd = _open_to_read(path)
+        except FileNotFoundError:
+            return None
+        try:
+            info = os.fstat(fd)
+            if info.st_size > limit_bytes:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+            if may_be is not None and info.st_size > _BEGINNING_BYTES:
+                beginning, end = os.pread(fd, _BEGINNING_BYTES, 0), os.pread(fd, 2, info.st_size - 2)
+                if not may_be(beginning, end, info.st_size):
+                    return beginning
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                return file.read(limit_bytes + 1)
+        finally:
+            os.close(fd)
+
+    @storage_call
+    def read_at(self, path: str, offset_bytes: int, size_bytes: int) -> bytes:
+        """At most ``size_bytes`` of a regular file from an offset; less only at its end."""
+        fd = _open_to_read(path)
+        try:
+            return os.pread(fd, size_bytes, offset_bytes)
+        finally:
+            os.close(fd)
+
+    @storage_call
+    def open_to_read(self, path: str, *, block_device: bool = False) -> int:
+        """The descriptor of a regular file, or of a block device if allowed, for reading.
+
+        Anything else is an OSError (EINVAL) and is not opened: a FIFO would hang, a character
+        device may act on being opened. A link in the file's own place is not followed.
+        """
+        return _open_to_read(path, block_device=block_device)
+
+    @storage_call
+    def list(self, folder: str, wanted: Callable[[str], object] | None = None) -> Iterator[FileEntry]:
+        """Every name in ``folder``, in no order; names that vanish meanwhile are left out.
+
+        :param wanted: names for which this is None are left out and not looked at.
+        """
+        found = []
+        with os.scandir(folder) as names:
+            for name in names:
+                if wanted is not None and wanted(name.name) is None:
+                    continue
+                try:
+                    info = name.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                found.append(_file_entry(name.name, info))
+        return iter(found)
+
+    @storage_call
+    def look(self, path: str) -> FileEntry | None:
+        """One name as :meth:`list` shows it; None if nothing has it."""
+        try:
+            info = os.lstat(path)
+        except FileNotFoundError:
+            return None
+        return _file_entry(os.path.basename(path), info)
+
+    @storage_call
+    def fingerprint(self, path: str) -> str:
+        """What changes when a file does: device, inode, size, and time of change; of a link its own."""
+        return _fingerprint(os.lstat(path))
+
+    @storage_call
+    def fingerprint_of(self, fd: int) -> str:
+        """The same of an open file."""
+        return _fingerprint(os.fstat(fd))
+
+    @storage_call
+    def exists(self, path: str) -> bool:
+        """Whether anything has this name."""
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    @storage_call
+    def is_folder(self, path: str) -> bool:
+        """Whether a folder has this name; a link is none, wherever it leads."""
+        try:
+            return stat.S_ISDIR(os.lstat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    @storage_call
+    def size_bytes_of(self, fd: int) -> int:
+        """The length of an open file."""
+        return os.fstat(fd).st_size
+
+    @storage_call
+    def resolve(self, path: str) -> str:
+        """The path without links; what does not exist is kept as it is."""
+        return os.path.realpath(path)
+
+    @storage_call
+    def device_of(self, path: str) -> int:
+        """The number of the device that holds a file or folder."""
+        return os.stat(path).st_dev
+
+    @storage_call
+    def room(self, path: str) -> Room:
+        """The size and the free room of the file system that holds a path."""
+        info = os.statvfs(path)
+        return Room(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)

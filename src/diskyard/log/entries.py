@@ -1,0 +1,63 @@
+"""What an entry must be to be believed: of this place, and with records that fit together."""
+
+from __future__ import annotations
+
+from diskyard import errors
+from diskyard.log.codec import Damaged, NewerMajor, decode
+from diskyard.model.soundness import flaw_after
+from diskyard.model.state import State
+from diskyard.model.transaction import Entry, apply
+
+
+def check_place(entry: Entry, marker: str, number: int) -> None:
+    """Refuse an entry that was written for another place.
+
+    :raises Damaged: it belongs to another repository or number.
+    """
+    if entry.marker != marker:
+        raise Damaged("it belongs to another repository")
+    if entry.number != number:
+        raise Damaged(f"it is entry {entry.number}")
+
+
+def check_link(entry: Entry, state: State) -> None:
+    """Refuse an entry that was written on top of another than the last one.
+
+    :raises Damaged: so it is.
+    """
+    if entry.previous != state.nonce:
+        raise Damaged("it does not follow the entry before it")
+
+
+def follow(state: State, entry: Entry) -> State:
+    """The state after an entry that was read, if what it says can be.
+
+    :raises Damaged: it removes what is not there, or leaves records that do not fit together.
+    """
+    try:
+        after = apply(state, entry)
+    except KeyError as error:
+        raise Damaged(f"it removes {error}, which is not there") from error
+    flaw = flaw_after(state, after, entry.changes)
+    if flaw is not None:
+        raise Damaged(f"its records do not fit together: {flaw}")
+    return after
+
+
+def as_read(state: State, data: bytes) -> State:
+    """The state after an entry that is about to be published, as every reader will find it.
+
+    :raises diskyard.errors.InternalError: no reader would accept it.
+    """
+    try:
+        return follow(state, decode(data, Entry)[0])
+    except Damaged as error:
+        raise errors.InternalError(f"A change was about to be published that is damage: {error}.") from error
+
+
+def nonce_of(copy: bytes) -> str | None:
+    """The nonce of an entry; None if these bytes are no whole entry of this version."""
+    try:
+        return decode(copy, Entry)[0].nonce
+    except (Damaged, NewerMajor):
+        return None

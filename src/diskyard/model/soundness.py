@@ -1,0 +1,127 @@
+"""What every state must be, whoever wrote it: records that fit together.
+
+A writer looks before it publishes (``planner/normalise.py``), and a reader before it
+believes what it read (``log/``): a record with a right checksum may still have been written
+by a defect, or by somebody who is not Diskyard. What is refused here would lead a reader
+round in circles, to what is not there, or to bytes of another image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from diskyard.model.records import Attachment, Image, Volume
+from diskyard.model.state import State
+from diskyard.model.transaction import Changes
+
+
+def flaw_of(state: State) -> str | None:
+    """What is wrong with a whole state, for people, with the invariant's number; None if nothing."""
+    return find_flaw(state, state.images, state.volumes, state.attachments)
+
+
+def flaw_after(before: State, after: State, changes: Changes) -> str | None:
+    """What changes made wrong in a state that was right before them; None if nothing."""
+    images = {image.id: None for image in changes.put_images} | dict.fromkeys(changes.remove_images)
+    volumes = {volume.id: None for volume in changes.put_volumes} | dict.fromkeys(changes.remove_volumes)
+    for image in changes.put_images:
+        if image.volume_id is not None:
+            volumes[image.volume_id] = None
+    for attachment in changes.put_attachments:
+        chain_ids = _chain_ids(after, attachment.image_id)
+        if attachment.id not in before.attachments and attachment.volume_ids != chain_ids:
+            return f"attachment {attachment.id} has another graph than image {attachment.image_id}"
+    return find_flaw(after, images, volumes, (attachment.id for attachment in changes.put_attachments))
+
+
+def find_flaw(
+    state: State, image_ids: Iterable[str], volume_ids: Iterable[str], attachment_ids: Iterable[str]
+) -> str | None:
+    """What is wrong with records that were put, or with what is left of those removed."""
+    volume_ids, attachments = list(volume_ids), dict.fromkeys(attachment_ids)
+    for image_id in image_ids:
+        image = state.images.get(image_id)
+        if image is not None and (flaw := _image_flaw(state, image)) is not None:
+            return flaw
+        if image is None and state.dependents(image_id):
+            return f"I4: image {image_id}, which is not there, is the parent of a volume"
+        attachments.update((found.id, None) for found in state.attachments_of(image_id))
+    for volume_id in volume_ids:
+        volume = state.volumes.get(volume_id)
+        if volume is not None and (flaw := _volume_flaw(state, volume)) is not None:
+            return flaw
+        if volume is None and (state.images_on(volume_id) or state.attachments_naming(volume_id)):
+            return f"I3: volume {volume_id}, which is not there, is needed"
+    for attachment_id in attachments:
+        attachment = state.attachments.get(attachment_id)
+        if attachment is not None and (flaw := _attachment_flaw(state, attachment)) is not None:
+            return flaw
+    return _loop(state, volume_ids)
+
+
+def _image_flaw(state: State, image: Image) -> str | None:
+    if image.consumed_by is not None and image.is_strong:
+        return f"I2: image {image.id} is strong and consumed"
+    if image.volume_id is None:
+        return f"I1: image {image.id} has no volume" if image.pending is None else None
+    volume = state.volumes.get(image.volume_id)
+    if volume is None:
+        return f"I1: the volume {image.volume_id} of image {image.id} has no record"
+    if image.pending is None and volume.state != "ready":
+        return f"I1: the volume of image {image.id} is {volume.state}"
+    return None
+
+
+def _volume_flaw(state: State, volume: Volume) -> str | None:
+    on_it = [state.images[image_id] for image_id in state.images_on(volume.id)]
+    if volume.state == "doomed" and (on_it or state.attachments_naming(volume.id)):
+        return f"I3: volume {volume.id} is doomed but needed"
+    if volume.state != "ready" and any(image.pending is None for image in on_it):
+        return f"I1: volume {volume.id} is {volume.state} and an image that is not pending has it"
+    if sum(image.is_strong for image in on_it) > 1:
+        return f"I2: two images that callers see have volume {volume.id}"
+    if volume.parent_image_id is None:
+        return None
+    if volume.state == "ready" and volume.format == "raw":
+        return f"I7: volume {volume.id} is raw and has a parent"
+    if volume.parent_image_id not in state.images:
+        return f"I4: volume {volume.id} reads image {volume.parent_image_id}, which is not there"
+    return None
+
+
+def _attachment_flaw(state: State, attachment: Attachment) -> str | None:
+    if attachment.image_id not in state.images:
+        return f"attachment {attachment.id} is of image {attachment.image_id}, which is not there"
+    volumes = [state.volumes.get(volume_id) for volume_id in attachment.volume_ids]
+    if None in volumes or len(set(attachment.volume_ids)) < len(volumes):
+        return f"I3: attachment {attachment.id} names a volume twice, or one that is not there"
+    if any(volume is not None and volume.format == "raw" for volume in volumes[:-1]):
+        return f"I7: attachment {attachment.id} has a raw volume above another"
+    return None
+
+
+def _chain_ids(state: State, image_id: str) -> tuple[str, ...]:
+    """The volumes of an image, top first; as many as there are records for, each once."""
+    found: dict[str, None] = {}
+    image = state.images.get(image_id)
+    while image is not None and image.volume_id in state.volumes and image.volume_id not in found:
+        assert image.volume_id is not None
+        found[image.volume_id] = None
+        image = state.images.get(state.volumes[image.volume_id].parent_image_id or "")
+    return tuple(found)
+
+
+def _loop(state: State, volume_ids: Iterable[str]) -> str | None:
+    """A volume that reads itself; each volume is looked at once, however deep the chains are."""
+    sound: set[str] = set()
+    for volume_id in volume_ids:
+        path: dict[str, None] = {}
+        current: str | None = volume_id
+        while current is not None and current not in sound and current in state.volumes:
+            if current in path:
+                return f"I2: volume {current} reads itself"
+            path[current] = None
+            parent = state.images.get(state.volumes[current].parent_image_id or "")
+            current = None if parent is None else parent.volume_id
+        sound.update(path)
+    return None

@@ -1,0 +1,368 @@
+"""A host whose storage calls fail: one of them, or all from one on.
+
+A storage call is what passes the host's door and touches storage, reads too: the methods of
+:class:`~diskyard.host.Files`, programs that are run, QMP commands, and what is asked of an NBD
+server. A run without a fault tells which calls there are; then each can be made to fail.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from qemu.qmp.message import Message
+from qemu.qmp.models import ErrorResponse
+from qemu.qmp.qmp_client import ExecuteError
+
+from diskyard import errors
+from diskyard.host import Clock, Commands, Files, Finished, Host, HostIdentity, Limits
+from diskyard.host.identity import new_nonce
+
+R = TypeVar("R")
+
+ERRNOS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EINTR)
+"""What calls that change something fail with."""
+
+ERRNOS_OF_READS = (errno.EIO, errno.EACCES, errno.EINTR)
+"""What calls that only look fail with."""
+
+_READS = frozenset(
+    (
+        "read", "read_at", "open_to_read", "list", "look", "fingerprint", "fingerprint_of", "exists",
+        "is_folder", "size_bytes_of", "resolve", "device_of", "room", "open_for_writing",
+        "try_lock_byte", "byte_is_locked", "lock_folder",
+        "nbd connect", "nbd read", "nbd block status",
+    )
+)  # fmt: skip
+_ANSWER_A_DESCRIPTOR = frozenset(("create", "open_for_writing", "open_to_read", "lock_folder"))
+_OF_FOLDERS = frozenset(("list", "sync_folder", "room", "lock_folder"))
+_NEED_ROOM = frozenset(
+    (
+        "create",
+        "write",
+        "truncate",
+        "preallocate",
+        "clone",
+        "sync",
+        "make_folder",
+        "link",
+        "symlink",
+        "rename",
+    )
+)
+_USE_NAMES = frozenset(
+    (
+        "read", "read_at", "open_to_read", "list", "look", "fingerprint", "exists", "is_folder",
+        "create", "open_for_writing", "sync_folder", "make_folder", "link", "symlink", "rename",
+        "unlink", "remove_folder", "lock_folder",
+    )
+)  # fmt: skip
+
+
+PRIVATE = "diskyard-"
+"""What the names of folders for sockets begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One storage call of a run.
+
+    :param where: what kind of thing it is about: the name of its folder, mostly.
+    """
+
+    name: str
+    where: str
+
+    @property
+    def reads(self) -> bool:
+        """Whether it changes nothing."""
+        return self.name in _READS or self.name.startswith("qmp query-")
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is not about storage, but about this host's folder for sockets."""
+        return self.name == "make_private_folder" or self.where.startswith(PRIVATE)
+
+    def may_fail_afterwards(self) -> bool:
+        """Whether it can have been made all the same."""
+        return not self.reads and not self.is_private
+
+    def errnos(self) -> tuple[int, ...]:
+        """What it may fail with."""
+        return ERRNOS_OF_READS if self.reads else ERRNOS
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong.
+
+    :param at: the index of the call.
+    :param afterwards: the call is made, and its answer is the error all the same.
+    :param lasting: later calls that a sick storage would fail too fail as well, until the end.
+    """
+
+    at: int
+    number: int
+    afterwards: bool = False
+    lasting: bool = False
+
+    def __str__(self) -> str:
+        """As tests name it."""
+        words = [f"call {self.at}", errno.errorcode[self.number]]
+        words += ["afterwards"] * self.afterwards + ["lasting"] * self.lasting
+        return " ".join(words)
+
+    def hits(self, index: int, call: Call) -> bool:
+        """Whether a call fails."""
+        if index == self.at:
+            return True
+        if index < self.at or not self.lasting or call.is_private:
+            return False
+        if self.number in (errno.ENOSPC, errno.EDQUOT):
+            return call.name in _NEED_ROOM or call.name.startswith(("nbd write", "nbd zero", "nbd flush"))
+        if self.number == errno.EACCES:
+            return call.name in _USE_NAMES
+        return self.number == errno.EIO
+
+
+@dataclass(slots=True)
+class Injector:
+    """The storage calls of one operation, of all its threads, and what goes wrong with them.
+
+    :ivar calls: those made since :meth:`begin`, in order.
+    :ivar failed: how many of them were made to fail.
+    :ivar hangs: set once a call does not return.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    failed: int = 0
+    hangs: threading.Event = field(default_factory=threading.Event)
+    _roots: tuple[str, ...] = ()
+    _hang_at: int | None = None
+    _hung_root: str | None = None
+    _released: threading.Event = field(default_factory=threading.Event)
+    _fault: Fault | None = None
+    _active: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, fault: Fault | None) -> None:
+        """Count and fail calls from here on."""
+        self.calls, self.failed, self._fault, self._active = [], 0, fault, True
+
+    def end(self) -> None:
+        """The storage is well again."""
+        self._active = False
+
+    def hang(self, at: int, roots: Sequence[str]) -> None:
+        """Let a call not return, and no later one to the same storage, until :meth:`release`.
+
+        :param roots: the folders of the storages.
+        """
+        self.begin(None)
+        self._hang_at, self._roots = at, tuple(f"{root}/" for root in roots)
+
+    @property
+    def hung_root(self) -> str | None:
+        """The folder of the storage that hangs; None if what hangs is in none."""
+        return None if self._hung_root is None else self._hung_root.rstrip("/")
+
+    def release(self) -> None:
+        """The storage answers again."""
+        self._active = False
+        self._released.set()
+
+    def _wait_if_hung(self, path: str) -> None:
+        with self._lock:
+            if not self._active or self._hang_at is None:
+                return
+            here = len(self.calls) == self._hang_at + 1 and not self.hangs.is_set()
+            if here:
+                self._hung_root = next((root for root in self._roots if f"{path}/".startswith(root)), None)
+            elif not (self.hangs.is_set() and self._hung_root and f"{path}/".startswith(self._hung_root)):
+                return
+        self.hangs.set()
+        self._released.wait()
+
+    @contextmanager
+    def around(
+        self, name: str, where: str, raised: Callable[[int, bool], BaseException], path: str = ""
+    ) -> Iterator[None]:
+        """A call is made within.
+
+        :param raised: what it raises for an errno, before or after it is made.
+        """
+        fault = self._fault_for(Call(name, where))
+        self._wait_if_hung(path)
+        if fault is not None and not fault.afterwards:
+            raise raised(fault.number, False)
+        yield
+        if fault is not None:
+            raise raised(fault.number, True)
+
+    def _fault_for(self, call: Call) -> Fault | None:
+        with self._lock:
+            if not self._active:
+                return None
+            index = len(self.calls)
+            self.calls.append(call)
+            if self._fault is None or not self._fault.hits(index, call):
+                return None
+            self.failed += 1
+            return self._fault
+
+
+def _path_of(words: Sequence[object]) -> str:
+    """The path that a call is about; that of what a descriptor is open on."""
+    word = words[0] if words else ""
+    if isinstance(word, int):
+        try:
+            word = os.readlink(f"/proc/self/fd/{word}")
+        except OSError:
+            return ""
+    return word if isinstance(word, str) else ""
+
+
+def _kind_of(name: str, path: str) -> str:
+    """The folder that a path is in, or is."""
+    return os.path.basename(path if name in _OF_FOLDERS else os.path.dirname(path))
+
+
+class FaultyFiles(Files):
+    """Files whose calls fail as the injector says."""
+
+    def __init__(self, host: HostIdentity, injector: Injector) -> None:
+        super().__init__(host)
+        self._injector = injector
+
+    def passing(self, name: str, words: tuple[object, ...], do: Callable[[], R]) -> R:
+        """See :meth:`Files.passing`."""
+
+        def faulty() -> R:
+            answers: list[R] = []
+            path = _path_of(words)
+            try:
+                with self._injector.around(name, _kind_of(name, path), raised, path):
+                    answers.append(do())
+            except OSError:
+                # A caller that gets an error has no descriptor, whatever was done.
+                for answer in answers if name in _ANSWER_A_DESCRIPTOR else ():
+                    assert isinstance(answer, int)
+                    os.close(answer)
+                raise
+            return answers[0]
+
+        def raised(number: int, _afterwards: bool) -> OSError:
+            path = words[0] if words and isinstance(words[0], str) else None
+            return OSError(number, os.strerror(number), path)
+
+        return super().passing(name, words, faulty)
+
+
+class FaultyCommands(Commands):
+    """Programs that fail as the injector says, and what they are told while they run."""
+
+    def __init__(self, injector: Injector) -> None:
+        self._injector = injector
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        timeout_s: float,
+        limits: Limits | None = None,
+        inherit_fds: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Finished:
+        """See :meth:`Commands.run`; a fault is told on stderr, as programs do."""
+        failed = _ProgramFailed
+        try:
+            with self._injector.around(f"run {words[0]} {words[1]}", "", failed):
+                return super().run(
+                    words,
+                    timeout_s=timeout_s,
+                    limits=limits,
+                    inherit_fds=inherit_fds,
+                    environment=environment,
+                )
+        except _ProgramFailed as error:
+            return Finished(1, b"", f"{words[0]}: {os.strerror(error.number)}")
+
+    @contextmanager
+    def telling(self, what: str) -> Iterator[None]:
+        """See :meth:`Commands.telling`."""
+        with super().telling(what), self._injector.around(what, "", _told(what)):
+            yield
+
+    @contextmanager
+    def asking(self, what: str) -> Iterator[None]:
+        """See :meth:`Commands.asking`."""
+        with super().asking(what), self._injector.around(what, "", _told(what)):
+            yield
+
+
+class _ProgramFailed(Exception):
+    def __init__(self, number: int, _afterwards: bool) -> None:
+        self.number = number
+
+
+def _told(what: str) -> Callable[[int, bool], BaseException]:
+    """What is raised in the place of an answer: QEMU's words, or, after it has acted, its silence."""
+
+    def raised(number: int, afterwards: bool) -> BaseException:
+        words = os.strerror(number)
+        if what.startswith("nbd"):
+            if number in (errno.ENOSPC, errno.EDQUOT):
+                return errors.NoSpace(f"The storage is full while asking for {what}.")
+            return errors.StorageError(f"QEMU's NBD server failed while asking for {what}: {words}.")
+        if afterwards:
+            return ConnectionResetError(number, words)
+        message = Message({"error": {"class": "GenericError", "desc": f"Could not do it: {words}"}})
+        return ExecuteError(ErrorResponse(message), Message({"execute": what}), message)
+
+    return raised
+
+
+def faulty_host(injector: Injector, host_id: str, *, ended: bool = False) -> Host:
+    """This machine under another name, whose storage calls fail as the injector says.
+
+    :param ended: its boot is over for every other host of this machine: what it leaves behind
+        is provably nobody's.
+    """
+    real = Host.real().identity
+    identity = HostIdentity(host_id, real.machine_id, new_nonce() if ended else real.boot_id)
+    return Host(identity, FaultyFiles(identity, injector), FaultyCommands(injector), Clock())
+
+
+# -- what must not be left behind -------------------------------------------------------
+
+
+def open_descriptors() -> dict[str, str]:
+    """What this process has open, by descriptor."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the folder's own, of listing it
+    return found
+
+
+def children() -> set[int]:
+    """The living children of this process."""
+    found = set()
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", encoding="ascii", errors="replace") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended since
+        if int(fields[1]) == os.getpid():
+            found.add(int(name))
+    return found

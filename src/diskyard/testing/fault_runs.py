@@ -1,0 +1,195 @@
+"""An operation or fix while storage calls fail: what it answers, leaves behind, and becomes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.service import Service, call
+from diskyard.testing.effort import Effort
+from diskyard.testing.fault_injection import (
+    PRIVATE,
+    Call,
+    Fault,
+    Injector,
+    children,
+    faulty_host,
+    open_descriptors,
+)
+from diskyard.testing.scenarios import Scenario
+from diskyard.testing.world import PLACES, World, host_named, judge_outcome
+
+Around = tuple[Callable[[], None], Callable[[], None]]
+_CERTAINLY_NOT = "it was not made"
+"""What an error says of a change that it knows was not made (docs/errors.md)."""
+
+
+class FaultRuns:
+    """One scenario, prepared once, and run once for each fault.
+
+    :param folder: where the worlds are made; nothing is left there but the first.
+    """
+
+    def __init__(self, scenario: Scenario, folder: Path) -> None:
+        self.scenario = scenario
+        self.folder = folder
+        self._runs = 0
+        self._prepared = World(folder / "prepared")
+        self._prepared.create()
+        builder = self._prepared.service(host_named("builder"))
+        scenario.prepare(self._prepared, builder)
+        builder.close()
+
+    @property
+    def is_fix(self) -> bool:
+        """Whether it is run by a task, which nobody waits for."""
+        return self.scenario.act.__qualname__.startswith("fix_first")
+
+    def copied(self) -> World:
+        """A world for one run."""
+        self._runs += 1
+        return self._prepared.copied(self.folder / f"run-{self._runs}")
+
+    def calls(self) -> list[Call]:
+        """The storage calls of a run in which nothing fails."""
+        injector = Injector()
+        self.run(injector, None)
+        return injector.calls
+
+    def run(
+        self,
+        injector: Injector,
+        fault: Fault | None,
+        *,
+        around: Around | None = None,
+        host: Host | None = None,
+    ) -> errors.DiskyardError | None:
+        """Do it with a fault, then without, and judge everything; the error it ended with.
+
+        :param around: called before and after: they make and end a fault of another kind.
+        :param host: on which it is done, where that is not the injector's.
+        """
+        world = self.copied()
+        lasting = fault is not None and fault.lasting
+        service = world.service(host or faulty_host(injector, "failing", ended=lasting))
+        before, after = dict(world.images), self.scenario.after(world)
+        known = {
+            (place, image_id)
+            for place in PLACES
+            for image_id in service.connections.get(place).state().images
+        }
+        with nothing_left_behind(world.folder):
+            error = self._act(world, service, injector, fault, around)
+        if not lasting:
+            tear_down(self.scenario, world, service)
+        service.close()
+        if error is not None and _CERTAINLY_NOT in error.message:
+            after = {key: data for key, data in after.items() if key in before or key in known}
+        judge_outcome(
+            world,
+            before,
+            after,
+            answered=error is None,
+            order=random.Random(0 if fault is None else fault.at),
+        )
+        shutil.rmtree(world.folder)
+        return error
+
+    def _act(
+        self,
+        world: World,
+        service: Service,
+        injector: Injector,
+        fault: Fault | None,
+        around: Around | None,
+    ) -> errors.DiskyardError | None:
+        injector.begin(fault)
+        faulty = fault is not None or around is not None
+        try:
+            if around is not None:
+                around[0]()
+            self.scenario.act(world, service)
+        except errors.DiskyardError as error:
+            if not faulty:
+                raise
+            require_clear(error)
+            return error
+        except StopIteration:
+            if not faulty:
+                raise
+            # What cannot be read now makes a fix wait: check says so, and there is nothing to run.
+            return errors.StorageError("No fix is listed as runnable.")
+        finally:
+            injector.end()
+            if around is not None:
+                around[1]()
+        return None
+
+
+def tear_down(scenario: Scenario, world: World, service: Service) -> None:
+    """Whoever does not know whether an image is attached tears it down."""
+    if scenario.name == "prepare":
+        call(service, "teardownImage", {"repositoryId": "a", "imageId": world.names["d"]})
+
+
+def require_clear(error: errors.DiskyardError) -> None:
+    """An error of the table that people can act on."""
+    if isinstance(error, errors.InternalError):
+        raise AssertionError("a defect is shown in the place of a fault of storage") from error
+    assert errors.CODES[error.code] is type(error)
+    assert error.message.endswith("."), error.message
+    assert error.advice.endswith("."), error.advice
+
+
+@contextmanager
+def nothing_left_behind(folder: Path) -> Iterator[None]:
+    """What is done within leaves no child process, descriptor, socket or private folder."""
+    private = folder / f"{PRIVATE}sockets"
+    private.mkdir()
+    descriptors, processes, usual = open_descriptors(), children(), tempfile.tempdir
+    tempfile.tempdir = str(private)
+    try:
+        yield
+        left = {fd: path for fd, path in open_descriptors().items() if descriptors.get(fd) != path}
+        assert not left, f"descriptors left open: {left}"
+        assert not children() - processes, "a program goes on running"
+        assert not os.listdir(private), "a private folder is left"
+    finally:
+        tempfile.tempdir = usual
+
+
+def faults_to_try(calls: list[Call], effort: Effort, count: int, *purpose: object) -> list[Fault]:
+    """Faults for the calls of a run: all of them when thorough.
+
+    Otherwise ``count``, or more: one at least for each kind of call there is (its name and what
+    kind of thing it is about), of ever other kinds, at any of its calls.
+    """
+    everything = [fault for at, made in enumerate(calls) for fault in _faults_of(at, made)]
+    if effort.thorough:
+        return everything
+    chance = effort.random("faults", *purpose)
+    kinds: dict[Call, list[int]] = {}
+    for at, made in enumerate(calls):
+        kinds.setdefault(made, []).append(at)
+    chosen = [chance.choice(_faults_of(chance.choice(places), kind)) for kind, places in kinds.items()]
+    more = max(0, min(count - len(chosen), len(everything)))
+    return sorted({*chosen, *chance.sample(everything, more)}, key=lambda fault: (fault.at, str(fault)))
+
+
+def _faults_of(at: int, call: Call) -> list[Fault]:
+    faults = []
+    for number in call.errnos():
+        faults.append(Fault(at, number))
+        if number != errno.EINTR:
+            faults.append(Fault(at, number, lasting=True))
+        if call.may_fail_afterwards():
+            faults.append(Fault(at, number, afterwards=True))
+    return faults

@@ -1,0 +1,1 @@
+"""Whatever stands on the storage: detected, named, survived, and nothing else is touched."""

@@ -1,0 +1,35 @@
+"""A storage call never returns: callers get an error, others go on, and later all is well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diskyard.host.calls import TIMEOUT_VARIABLE
+from diskyard.testing.effort import Effort
+from diskyard.testing.hang_runs import HangRuns, hangs_to_try
+from diskyard.testing.scenarios import SCENARIOS, Scenario
+from tests.conftest import Tally
+
+_HANGS = 3
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_a_call_hangs(
+    scenario: Scenario, quick_folder: Path, effort: Effort, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tally("hangs")
+    runs = HangRuns(scenario, quick_folder)
+    calls = runs.calls()
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "0.3")
+    chosen = hangs_to_try(calls, effort, _HANGS, scenario.name)
+    hung = 0
+    for at in chosen:
+        try:
+            hung += runs.run_hung(at)
+        except AssertionError as error:
+            error.add_note(f"call {at}, {calls[at]}")
+            raise
+    tally("hangs", calls=len(calls), runs=len(chosen), hangs=hung)
+    assert hung or not chosen

@@ -1,0 +1,93 @@
+"""QEMU's programs are missing, die, print garbage or never end; the answer is clear, and nothing is lost."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from diskyard.errors import DiskyardError
+from diskyard.host import Commands
+from diskyard.testing.effort import Effort
+from diskyard.testing.fake_programs import OF_EVERY_PROGRAM, OF_QEMU_IMG, OF_THE_DAEMON, FakePrograms
+from diskyard.testing.fault_injection import Injector
+from diskyard.testing.fault_runs import FaultRuns
+from diskyard.testing.killed_daemons import killing_host
+from diskyard.testing.scenarios import SCENARIOS, Scenario, find_scenario
+from tests.conftest import Tally
+
+Change = Callable[[FakePrograms], None]
+_MOST_S = 1.0
+_MEMORY_MOST_KIB = 64 << 10
+
+
+def _changes() -> dict[str, Change]:
+    found: dict[str, Change] = {}
+    for name in ("qemu-img", "qemu-storage-daemon", "setpriv", "prlimit"):
+        found[f"{name} is not installed"] = lambda fake, name=name: fake.remove(name)  # type: ignore[misc]
+        found[f"{name} is no program"] = lambda fake, name=name: fake.break_file(name)  # type: ignore[misc]
+    of_programs = [
+        ("qemu-img", {**OF_EVERY_PROGRAM, **OF_QEMU_IMG}),
+        ("qemu-storage-daemon", {**OF_EVERY_PROGRAM, **OF_THE_DAEMON}),
+    ]
+    for name, programs in of_programs:
+        for does, code in programs.items():
+            found[f"{name} {does}"] = lambda fake, name=name, code=code: fake.replace(name, code)  # type: ignore[misc]
+    return found
+
+
+CHANGES = _changes()
+# Between them they start all programs: qemu-img check; the daemon read-only, for jobs, and for NBD.
+STARTERS = ("merge down into qcow2", "merge up", "mend", "extend", "optimize", "mend an import")
+
+
+@pytest.mark.parametrize("name", STARTERS)
+def test_programs_that_fail(name: str, quick_folder: Path, effort: Effort, tally: Tally) -> None:
+    tally("programs")
+    runs = FaultRuns(find_scenario(name), quick_folder)
+    chosen = effort.sample(sorted(CHANGES), 12, "programs", name)
+    refused = 0
+    for number, change in enumerate(chosen):
+        patch = pytest.MonkeyPatch()
+        fake = FakePrograms(quick_folder / f"programs-{number}")
+        CHANGES[change](fake)
+
+        def begin(fake: FakePrograms = fake, patch: pytest.MonkeyPatch = patch) -> None:
+            patch.setenv("PATH", fake.path)
+            patch.setattr(Commands, "timeout_most_s", _MOST_S)
+
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            refused += runs.run(Injector(), None, around=(begin, patch.undo)) is not None
+        except (AssertionError, OSError, DiskyardError) as error:
+            error.add_note(f"{name}: {change}")
+            raise
+        grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
+        assert grown_kib < _MEMORY_MOST_KIB, f"{change}: {grown_kib} KiB more are used"
+    tally("programs", runs=len(chosen), errors=refused)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_the_daemon_is_killed(scenario: Scenario, quick_folder: Path, effort: Effort, tally: Tally) -> None:
+    """Before anything that it is asked, or after it has answered: its NBD server goes with it."""
+    tally("programs")
+    runs = FaultRuns(scenario, quick_folder)
+    host, commands = killing_host("killing")
+    commands.begin(None)
+    runs.run(Injector(), None, host=host)
+    places = [(at, afterwards) for at in range(len(commands.asked)) for afterwards in (False, True)]
+    asked, refused = list(commands.asked), 0
+    chosen = effort.sample(places, 6, "killed", scenario.name)
+    for at, afterwards in chosen:
+        host, commands = killing_host("killing")
+        begin = partial(commands.begin, at, afterwards=afterwards)
+        try:
+            error = runs.run(Injector(), None, host=host, around=(begin, commands.end))
+        except (AssertionError, OSError, DiskyardError) as found:
+            found.add_note(f"{scenario.name}: killed {'after' if afterwards else 'before'} {at}, {asked[at]}")
+            raise
+        refused += error is not None
+    tally("programs", calls=len(asked), runs=len(chosen), errors=refused)
