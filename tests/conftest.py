@@ -62,18 +62,23 @@ def tally(request: pytest.FixtureRequest) -> Tally:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """One line per class: what was enumerated, run and injected, and how many tests failed."""
+    """One line per class: what was enumerated, run and injected, and how many tests failed.
+
+    A class that could not be tried here says so: its tests are counted as skipped.
+    """
     totals: dict[str, Counter[str]] = {}
     seconds: Counter[str] = Counter()
-    for outcome in ("passed", "failed"):
+    for outcome in ("passed", "failed", "skipped"):
         for report in terminalreporter.stats.get(outcome, ()):
             entries = [value for name, value in getattr(report, "user_properties", ()) if name == TALLY]
-            if report.when != "call" or not entries:
+            if not entries or (report.when != "call" and outcome != "skipped"):
                 continue
             of_class = entries[0]["class"]
             seconds[of_class] += round(report.duration)
             total = totals.setdefault(of_class, Counter())
             total["failures"] += outcome == "failed"
+            if outcome == "skipped":
+                total["tests SKIPPED"] += 1
             for entry in entries:
                 total.update({key: count for key, count in entry.items() if key != "class"})
     if totals:

@@ -11,7 +11,8 @@ import pytest
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.host.files import UncertainError
+from diskyard.host.files import UncertainError, temporary_name
+from diskyard.host.identity import ProcessIdentity, new_nonce
 from diskyard.log.codec import decode
 from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import connect, layout
@@ -66,6 +67,21 @@ class TestLocalfs(RepositoryContract):
         repository = place.connect()
         entry, _ = decode(repository.get("entry", 0)[0] or b"", Entry)
         assert entry.marker == repository.marker
+
+    def test_a_temporary_file_in_the_root_is_a_leftover(self, place: Place, tmp_path: Path) -> None:
+        # There the repository's record is written again.
+        place.create()
+        host = Host.real()
+        gone = ProcessIdentity(host.identity.machine_id, new_nonce(), 1, 1, 1)
+        left = tmp_path / "repository" / temporary_name(gone, 0)
+        left.touch()
+        repository = place.connect()
+        assert [item.name for item in repository.list_leftovers()] == [left.name]
+        assert repository.delete_leftover(left.name)
+        assert not left.exists()
+        left.touch()
+        connect.remove(connect.connect(place.parameters, host), host)
+        assert list((tmp_path / "repository").iterdir()) == []
 
     def test_a_full_storage_leaves_the_number_free(self, place: Place) -> None:
         place.create()

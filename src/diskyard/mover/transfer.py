@@ -26,8 +26,8 @@ _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor) -> None:
     """Copy a file that is not trusted, so that nobody can change it while it is inspected.
 
-    By sharing blocks where the file system can, else by copying what is no hole. On return
-    the new file's data is durable; its name is once its folder is synced.
+    By sharing blocks where the file system can, else by copying what is no hole. The new file is
+    for this process alone and need not be durable: a crash makes it a leftover.
 
     :param source_fd: of :func:`diskyard.mover.untrusted.open_untrusted`.
     :param target_path: a new file; gone again after any failure.
@@ -41,7 +41,6 @@ def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor)
         target_fd = host.files.create(target_path)
         try:
             _copy_data(host, source_fd, target_fd, monitor)
-            host.files.sync(target_fd)
         except BaseException:
             host.files.discard(target_path)
             raise

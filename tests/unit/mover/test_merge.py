@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import signal
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -137,24 +136,27 @@ def test_stopped_then_run_again(bench: Bench, down: bool) -> None:
 def test_killed_then_run_again(bench: Bench, down: bool, after_s: float) -> None:
     top, root = big_pair(bench)
     before = bench.view((top, root))
-    killer = threading.Thread(target=kill_daemon, args=(after_s,))
-    slow = RecordingMonitor(rate_limit_bytes_per_s=16 * MIB)
-    killer.start()
     with pytest.raises(errors.StorageError):
-        merge(bench, top, root, down, slow)
-    killer.join()
+        merge(bench, top, root, down, KillingMonitor(after_s))
     assert bench.view((top, root)) == before
     merged = merge(bench, top, root, down, RecordingMonitor())
     assert bench.view((merged,)) == before
     check(merged)
 
 
-def kill_daemon(after_s: float) -> None:
-    """Kill this process's storage daemon once it has run a job for a while."""
-    time.sleep(0.15)  # the daemon that reads sizes is gone by then
-    time.sleep(after_s)
-    for pid in children():
-        os.kill(pid, signal.SIGKILL)
+class KillingMonitor(RecordingMonitor):
+    """Kills this process's storage daemon once it has run a job for a while."""
+
+    def __init__(self, after_s: float) -> None:
+        super().__init__(rate_limit_bytes_per_s=16 * MIB)
+        self._after_s = after_s
+
+    def advance(self, done_bytes: int, total_bytes: int) -> None:
+        super().advance(done_bytes, total_bytes)
+        if self.calls == 1:
+            time.sleep(self._after_s)
+            for pid in children():
+                os.kill(pid, signal.SIGKILL)
 
 
 def children() -> list[int]:

@@ -43,6 +43,7 @@ _UNREADABLE = frozenset(
 )
 _IMAGE_ID = re.compile(UUID_PATTERN)
 _PROGRESS_LIMIT_BYTES = 64 << 10
+_PROBE_BYTES = 4096  # one block: btrfs clones nothing shorter
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
 
 
@@ -70,10 +71,17 @@ class LocalRepository:
         source = self._files.temporary_path(self._folder(layout.TEMPORARY))
         target = self._files.temporary_path(self._folder(layout.TEMPORARY))
         try:
-            self._new_file(source, 4096, b"\1", preallocate=False)
-            return self._clone(source, target)
+            with contextlib.ExitStack() as opened:
+                # Nothing is synced: it is for now only, and syncs would make connecting slow.
+                source_fd = self._files.create(source)
+                opened.callback(os.close, source_fd)
+                self._files.write(source_fd, b"\1" * _PROBE_BYTES)
+                target_fd = self._files.create(target)
+                opened.callback(os.close, target_fd)
+                self._files.clone(source_fd, target_fd)
+            return True
         except OSError:
-            return False  # a full or read-only storage: what needs room will say so
+            return False  # not this one, or a full or read-only storage: what needs room will say so
         finally:
             self._files.discard(source)
             self._files.discard(target)

@@ -1,0 +1,193 @@
+"""Running a scenario on a simulated disk, and judging what losses of power leave of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from diskyard import errors
+from diskyard.commit import refresh
+from diskyard.host import Clock, Commands, Files, Finished, Host, HostIdentity
+from diskyard.host.identity import new_nonce
+from diskyard.log.log import Log
+from diskyard.repositories.registry import find_format
+from diskyard.testing.power_cut import ANSWERED, BEGIN, FIXED_VARIANTS, CutState, RecordedDisk
+from diskyard.testing.scenarios import Scenario
+from diskyard.testing.scenarios.durable import NEW_PLACE, OUTSIDE, DiskScenario
+from diskyard.testing.simulated_disk import mounted, read_journal
+from diskyard.testing.simulated_files import MARK, OTHERS_MARK, SYNC_MARK
+from diskyard.testing.world import PLACES, Images, World, host_named, judge_outcome
+
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+_CALLERS = 4
+_HOW_IT_IS_SAID = ("telling", "_telling", "command", "__exit__", "close", "end")
+
+
+class TellingFiles(Files):
+    """Files that tell the simulated disk what each sync is for.
+
+    :param mount: where the disk is mounted; on others nothing is told.
+    :param reflink: clone by copying the bytes, which are no more durable than a clone's.
+    """
+
+    def __init__(self, host: HostIdentity, mount: Path, *, reflink: bool = False) -> None:
+        super().__init__(host)
+        self._device = os.stat(mount).st_dev
+        self._reflink = reflink
+
+    def sync(self, fd: int) -> None:
+        """See :meth:`Files.sync`."""
+        if os.fstat(fd).st_dev == self._device:
+            os.setxattr(fd, SYNC_MARK, _callers().encode())
+        super().sync(fd)
+
+    def sync_folder(self, folder: str) -> None:
+        """See :meth:`Files.sync_folder`."""
+        if os.stat(folder).st_dev == self._device:
+            os.setxattr(folder, SYNC_MARK, f"folder: {_callers()}".encode())
+        super().sync_folder(folder)
+
+    def clone(self, source_fd: int, target_fd: int) -> None:
+        """See :meth:`Files.clone`."""
+        if not self._reflink:
+            super().clone(source_fd, target_fd)
+            return
+        size_bytes = os.fstat(source_fd).st_size
+        self.write(target_fd, os.pread(source_fd, size_bytes, 0))
+
+
+class TellingCommands(Commands):
+    """Programs of which the simulated disk is told what they were asked last."""
+
+    def __init__(self, mount: Path) -> None:
+        self._mount = mount
+
+    def run(self, words: Sequence[str], **options: Any) -> Finished:
+        """See :meth:`Commands.run`."""
+        with self.telling(words[0]):
+            return super().run(words, **options)
+
+    @contextmanager
+    def telling(self, what: str) -> Iterator[None]:
+        """See :meth:`Commands.telling`; NBD's writes make nothing durable."""
+        if what not in ("nbd write", "nbd zero"):
+            os.setxattr(self._mount, OTHERS_MARK, f"QEMU since {what} < {_callers()}".encode())
+        yield
+
+
+def _callers() -> str:
+    """The functions of Diskyard that led here, the innermost first."""
+    names: list[str] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and len(names) < _CALLERS:
+        path, name = frame.f_code.co_filename, frame.f_code.co_name
+        is_ours = path.startswith(_PACKAGE) and not path.startswith(os.path.join(_PACKAGE, "testing"))
+        if is_ours and name not in _HOW_IT_IS_SAID:
+            names.append(name)
+        frame = frame.f_back
+    return " < ".join(names)
+
+
+def lost_host(mount: Path, *, reflink: bool = False) -> Host:
+    """This machine in an earlier boot, under another name: where the power fails."""
+    identity = HostIdentity("lost-host", Host.real().identity.machine_id, new_nonce())
+    return Host(identity, TellingFiles(identity, mount, reflink=reflink), TellingCommands(mount), Clock())
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A scenario that has run on a simulated disk.
+
+    :param world: what must be true, said of the disk.
+    :param before: the images before it, and ``after``: with it done.
+    """
+
+    scenario: Scenario
+    world: World
+    before: Images
+    after: Images
+    disk: RecordedDisk
+
+    def judge(self, disk: RecordedDisk, state: CutState, folder: Path) -> None:
+        """Start hosts on what a cut has left; all must be right once they have fixed it."""
+        disk.write(state.cut, folder)
+        try:
+            world = self.world.moved(folder)
+            order = random.Random(state.digest)
+            _require_all_named(world)
+            if isinstance(self.scenario, DiskScenario) and self.scenario.judge is not None:
+                self.scenario.judge(world, state.answered)
+            judge_outcome(world, self.before, dict(self.after), answered=state.answered, order=order)
+        finally:
+            shutil.rmtree(folder)
+
+    def failure(self, without: Collection[str], folder: Path, torn: int, most: int) -> str | None:
+        """What goes wrong if syncs are left out; None if nothing does.
+
+        Only states are judged that cannot be while the syncs are there.
+
+        :param without: kinds of sync, as :meth:`RecordedDisk.kinds_of_sync` names them.
+        :param most: how many states to judge at most.
+        """
+        allowed = {state.digest: state.answered for state in self.disk.states(torn)}
+        disk = self.disk.without(without)
+        new = [s for s in disk.states(torn) if s.digest not in allowed or s.answered > allowed[s.digest]]
+        # Where it is likeliest first: after the answer, with nothing torn, and late.
+        new.sort(key=lambda s: (not s.answered, s.cut.variant not in FIXED_VARIANTS, -s.cut.place))
+        for state in new[:most]:
+            try:
+                self.judge(disk, state, folder)
+            except Exception as error:  # noqa: BLE001  # in whatever words: it is not as it must be
+                return f"{state.cut}: {type(error).__name__}: {error}"
+        return None
+
+
+def _require_all_named(world: World) -> None:
+    """The log says what must exist before it exists, and forgets it only after it is gone."""
+    survivor = host_named("survivor")
+    for place in PLACES:
+        try:
+            repository = find_format(world.format).connect(world.parameters(place), survivor)
+        except errors.NotARepository:
+            continue  # the scenario's own judge says whether that may be
+        state = refresh(Log(repository, survivor))
+        unnamed = [
+            str(item.name) for item in repository.list_volumes() if item.name.volume_id not in state.volumes
+        ]
+        assert state.closed or not unnamed, f"volumes in {place} that the log does not name: {unnamed}"
+
+
+def record(scenario: Scenario, folder: Path, seed: int) -> Recording:
+    """Run a scenario on a simulated disk, in a new folder."""
+    folder.mkdir()
+    prepared = World(folder / "prepared")
+    prepared.create()
+    builder = prepared.service(host_named("builder"))
+    scenario.prepare(prepared, builder)
+    builder.close()
+    held = prepared.copied(folder / "held")
+    (held.folder / OUTSIDE).mkdir()
+    # What is not in the repositories, files to import for instance, is not on the disk that fails.
+    mount, world = folder / "mount", held.moved(folder / "world")
+    mount.mkdir()
+    world.folder.mkdir()
+    for name in (*PLACES, NEW_PLACE, OUTSIDE):
+        (world.folder / name).symlink_to(mount / name)
+    reflink = isinstance(scenario, DiskScenario) and scenario.reflink
+    with mounted(held.folder, mount, folder / "journal"):
+        service = world.service(lost_host(mount, reflink=reflink))
+        before, after = dict(world.images), scenario.after(world)
+        os.setxattr(mount, MARK, BEGIN.encode())
+        scenario.act(world, service)
+        os.setxattr(mount, MARK, ANSWERED.encode())
+        service.close()
+    disk = RecordedDisk(held.folder, read_journal(folder / "journal"), seed)
+    return Recording(scenario, world, before, after, disk)

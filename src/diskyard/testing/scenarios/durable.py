@@ -1,0 +1,352 @@
+"""More operations, so that together every kind of sync there is has been made in one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from unittest import mock
+
+from diskyard import errors
+from diskyard.fixes.runner import run_fix
+from diskyard.log.checkpoints import CHECKPOINTS_KEPT
+from diskyard.service import Service, call
+from diskyard.testing.scenarios import (
+    LATER,
+    NEW,
+    NEW_ID,
+    OTHER_ID,
+    Scenario,
+    bytes_of,
+    change_user_data,
+    fix_first,
+    prepare_chain,
+    prepare_many_entries,
+    same,
+    verb,
+    with_new,
+    zeros,
+)
+from diskyard.testing.world import KIB, SIZE_BYTES, World, host_named
+
+NEW_PLACE = "c"
+"""A place that holds nothing."""
+OUTSIDE = "outside"
+"""A folder on the disk that fails, outside of the repositories."""
+_TWO_DAYS_S = 2 * 24 * 3600
+
+
+@dataclass(frozen=True)
+class DiskScenario(Scenario):
+    """A scenario that only makes sense on a simulated disk.
+
+    :param reflink: files can share their blocks there.
+    :param judge: what else must be true after a cut, given whether it was answered; it may also
+        make ready what the usual judgement needs.
+    """
+
+    reflink: bool = False
+    judge: Callable[[World, bool], None] | None = None
+
+
+# -- the log ------------------------------------------------------------------------------
+
+
+def fix_after_an_unknown_outcome(world: World, service: Service) -> None:
+    """The sync of a removal's entry fails; who reads the entry then cleans what it removed."""
+    files = service.host.files
+    asked = {"repositoryId": "a", "imageId": world.names["d"], "options": LATER}
+    failing = mock.patch.object(files, "sync_folder", side_effect=OSError(errno.EIO, "no answer"))
+    with failing, contextlib.suppress(errors.StorageError):
+        call(service, "removeImage", asked)
+        raise AssertionError("the removal was answered")
+    for fix in world.fixes(service, "a"):
+        run_fix(service.engine, service.connections.get("a"), fix.data.action)
+
+
+def without_d(world: World) -> dict[tuple[str, str], bytes]:
+    """The disk is gone."""
+    return {key: data for key, data in world.images.items() if key != ("a", world.names["d"])}
+
+
+def prepare_lost_copy(world: World, service: Service) -> None:
+    """The newest entry is there once, and so is the repository's record."""
+    world.chain(service, "a")
+    version = service.connections.get("a").state().version
+    (world.folder / "a" / "log" / f"{version:016x}.a").unlink()
+    (world.folder / "a" / "repository.a").unlink()
+
+
+def connect_again(world: World, service: Service) -> None:
+    """Connect the place anew, as another process would, and write an entry."""
+    (world.folder / "a").resolve().joinpath("repository.b").unlink()
+    service.connections.disconnect("a")
+    parameters = {"repoFormat": world.format, "connectionParameters": world.parameters("a")}
+    call(service, "connectStorageRepository", {"repoId": "a", **parameters})
+
+
+def prepare_old_entries(world: World, service: Service) -> None:
+    """A log of which the next fold trims much."""
+    prepare_many_entries(world, service)
+    old_s = time.time() - _TWO_DAYS_S
+    for path in sorted((world.folder / "a" / "log").iterdir())[:20]:
+        os.utime(path, (old_s, old_s))
+
+
+def prepare_few_old_entries(world: World, service: Service) -> None:
+    """A log that is young in numbers and old in days."""
+    del world.user_data["a", world.disk(service, "a", "d")]
+    change_user_data(world, service)
+    old_s = time.time() - _TWO_DAYS_S
+    for path in (world.folder / "a" / "log").iterdir():
+        os.utime(path, (old_s, old_s))
+
+
+def fold_again_and_again(world: World, service: Service) -> None:
+    """Each entry is followed by a checkpoint, until the first ones and the old entries have gone."""
+    with mock.patch("diskyard.log.checkpoints._ENTRIES_BETWEEN", 1):
+        for _ in range(CHECKPOINTS_KEPT + 1):
+            change_user_data(world, service)
+
+
+def remove_on_a_full_storage(world: World, service: Service) -> None:
+    """There is no room for the entry but in the reserve, which is taken again after the clean."""
+    files = service.host.files
+    write = files.write_temporary
+    room = iter([False])
+
+    def full_once(folder: str, data: bytes) -> str:
+        if not next(room, True):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(folder, data)
+
+    asked = {"repositoryId": "a", "imageId": world.names["d"], "options": LATER}
+    with mock.patch.object(files, "write_temporary", full_once):
+        call(service, "removeImage", asked)
+    fix_first("a", "clean")(world, service)
+
+
+# -- repositories ---------------------------------------------------------------------------
+
+
+def create_repository(world: World, service: Service) -> None:
+    """In a folder that is not there yet."""
+    asked = {"repoFormat": world.format, "connectionParameters": world.parameters(NEW_PLACE)}
+    call(service, "createStorageRepository", asked)
+
+
+def judge_created(world: World, answered: bool) -> None:
+    """It is there, or creating it again goes on; then it works."""
+    service = world.service(host_named("successor"), connected=False)
+    _require_repository(world, service, NEW_PLACE, may_be_absent=not answered)
+    asked = {"targetRepoId": NEW_PLACE, "size": SIZE_BYTES, "options": NEW}
+    call(service, "createVirtualDisk", asked)
+    service.close()
+
+
+def judge_removed(world: World, answered: bool) -> None:
+    """It is gone, or it is closed and can be removed again; or its closed log alone is left."""
+    service = world.service(host_named("successor"), connected=False)
+    asked = {"repoFormat": world.format, "connectionParameters": world.parameters("b")}
+    try:
+        call(service, "connectStorageRepository", {"repoId": "b", **asked})
+    except errors.NotARepository:
+        assert not (answered and any((world.folder / "b").iterdir())), "names came back"
+        shutil.rmtree(world.folder / "b")
+    else:
+        assert not answered
+        call(service, "removeStorageRepository", {"repositoryId": "b"})
+    _require_repository(world, service, "b", may_be_absent=True)
+    service.close()
+
+
+def _require_repository(world: World, service: Service, place: str, *, may_be_absent: bool) -> None:
+    asked = {"repoFormat": world.format, "connectionParameters": world.parameters(place)}
+    try:
+        call(service, "connectStorageRepository", {"repoId": place, **asked})
+    except errors.NotARepository:
+        assert may_be_absent, f"the repository {place} is there"
+        call(service, "createStorageRepository", asked)
+        call(service, "connectStorageRepository", {"repoId": place, **asked})
+
+
+# -- bytes ----------------------------------------------------------------------------------
+
+
+def prepare_raw(world: World, service: Service) -> None:
+    """A disk that is one raw volume, with data."""
+    world.disk(service, "a", "d")
+    world.write(service, "a", "d", 1, 0, 512 * KIB)
+
+
+def prepare_raw_copied(world: World, service: Service) -> None:
+    """A copy of a raw Snapshot committed in b, its data not moved yet."""
+    prepare_raw(world, service)
+    world.snapshot(service, "a", "d", "s")
+    call(service, "copyImage", {"targetRepoId": "b", "imageId": world.names["s"], "options": LATER})
+
+
+def with_snapshot_in_b(world: World) -> dict[tuple[str, str], bytes]:
+    """The Snapshot is there too."""
+    return {**world.images, ("b", world.names["s"]): world.images["a", world.names["s"]]}
+
+
+def prepare_degraded_raw(world: World, service: Service) -> None:
+    """A raw disk whose blocks are to be reserved."""
+    prepare_raw(world, service)
+    parameters = {"repositoryId": "a", "imageId": world.names["d"], "strategy": "performance"}
+    call(service, "setStrategy", parameters)
+
+
+def prepare_scattered(world: World, service: Service) -> None:
+    """A copy of d committed in b; d has data in many places, of several layers."""
+    world.disk(service, "a", "d")
+    for index in range(8):
+        world.write(service, "a", "d", index + 1, index * 256 * KIB, 64 * KIB)
+    world.snapshot(service, "a", "d", "s1")
+    for index in range(4):
+        world.write(service, "a", "d", index + 16, (2 * index * 256 + 32) * KIB, 96 * KIB)
+    options = {**LATER, "newImageId": NEW_ID}
+    call(service, "copyImage", {"targetRepoId": "b", "imageId": world.names["d"], "options": options})
+
+
+def mend_with_checkpoints(world: World, service: Service) -> None:
+    """Progress is written after each move, so that whoever goes on begins there."""
+    with mock.patch("diskyard.mover.copy._CHECKPOINT_S", 0.0):
+        fix_first("b", "mend")(world, service)
+
+
+def prepare_shorter_parent(world: World, service: Service) -> None:
+    """A removed image that ends before the disk above it does, and before what is below it."""
+    world.disk(service, "a", "base")
+    world.write(service, "a", "base", 1, 0, SIZE_BYTES)
+    _copy_small_onto_base(world, service, SIZE_BYTES // 2)
+    world.snapshot(service, "a", "d", "s")
+    call(
+        service,
+        "extendVirtualDisk",
+        {"repositoryId": "a", "imageId": OTHER_ID, "size": SIZE_BYTES, "options": LATER},
+    )
+    world.images["a", OTHER_ID] += bytes(SIZE_BYTES // 2)
+    world.write(service, "a", "d", 3, 64 * KIB, 512 * KIB)
+    del world.images["a", world.names["s"]]
+    call(service, "removeImage", {"repositoryId": "a", "imageId": world.names["s"], "options": LATER})
+
+
+def prepare_overlay_to_extend(world: World, service: Service) -> None:
+    """A disk smaller than what is below it, which must not show when it grows.
+
+    It ends in the middle of a cluster, of which it holds a part.
+    """
+    world.disk(service, "a", "base")
+    world.write(service, "a", "base", 1, 0, SIZE_BYTES)
+    _copy_small_onto_base(world, service, SIZE_BYTES // 2 + 4 * KIB)
+    world.write(service, "a", "d", 4, SIZE_BYTES // 2, 4 * KIB)
+
+
+def _copy_small_onto_base(world: World, service: Service, size_bytes: int) -> None:
+    options = {**LATER, "newImageId": NEW_ID}
+    call(service, "createVirtualDisk", {"targetRepoId": "b", "size": size_bytes, "options": options})
+    world.names["small"] = NEW_ID
+    world.images["b", NEW_ID] = bytes(size_bytes)
+    world.write(service, "b", "small", 2, 0, 64 * KIB)
+    asked = {"targetRepoId": "a", "imageId": NEW_ID, "baseImageId": world.names["base"]}
+    call(service, "copyImage", {**asked, "options": {**LATER, "newImageId": OTHER_ID}})
+    world.names["d"] = OTHER_ID
+    world.images["a", OTHER_ID] = world.images["b", NEW_ID]
+    world.fix_all([service], Random(0))
+
+
+EXTEND = verb("extendVirtualDisk", repositoryId="a", imageId="@d", size=2 * SIZE_BYTES, options=LATER)
+
+
+def extended(world: World) -> dict[tuple[str, str], bytes]:
+    """The disk is larger, by zeros."""
+    data = bytes_of("d")(world)
+    return {**world.images, ("a", world.names["d"]): data + bytes(2 * SIZE_BYTES - len(data))}
+
+
+# -- files outside --------------------------------------------------------------------------
+
+
+def export(world: World, service: Service) -> None:
+    """Export a disk to a file, and wait for it."""
+    path = str(world.folder / OUTSIDE / "exported.raw")
+    asked = {"repositoryId": "a", "imageId": world.names["d"], "path": path, "format": "raw"}
+    task = call(service, "exportImage", asked)
+    while task["state"] in ("queued", "running"):
+        time.sleep(0.01)
+        task = call(service, "getTask", {"taskId": task["taskId"]})
+    assert task["state"] == "done", task
+
+
+def judge_exported(world: World, answered: bool) -> None:
+    """The file is there whole, or, if nobody was told, not at all."""
+    path = world.folder / OUTSIDE / "exported.raw"
+    assert path.exists() or not answered
+    assert not path.exists() or path.read_bytes() == bytes_of("d")(world)
+
+
+def prepare_qcow2_imported(world: World, service: Service) -> None:
+    """An import of a qcow2 file committed, its data not moved yet."""
+    world.disk(service, "a", "d")
+    raw, path = world.folder / "import.raw", world.folder / "import.qcow2"
+    raw.write_bytes(bytes_to_import())
+    words = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(path)]
+    subprocess.run(words, check=True, capture_output=True)
+    asked = {"targetRepoId": "a", "path": str(path), "format": "qcow2", "options": NEW}
+    call(service, "importImage", asked)
+
+
+def bytes_to_import(world: World | None = None) -> bytes:
+    """What the qcow2 file shows."""
+    return bytes([5]) * (128 * KIB) + bytes(SIZE_BYTES - 128 * KIB)
+
+
+DURABLE_SCENARIOS: list[Scenario] = [
+    DiskScenario("clean after an unknown outcome", prepare_chain, fix_after_an_unknown_outcome, without_d),
+    DiskScenario(
+        "create disk after a lost copy", prepare_lost_copy,
+        verb("createVirtualDisk", targetRepoId="a", size=SIZE_BYTES, options=NEW), with_new("a", zeros),
+    ),
+    DiskScenario("connect after a lost copy", prepare_chain, connect_again, same),
+    DiskScenario("fold again and again", prepare_few_old_entries, fold_again_and_again, same),
+    DiskScenario("trim", prepare_old_entries, change_user_data, same),
+    DiskScenario("remove on a full storage", prepare_chain, remove_on_a_full_storage, without_d),
+    DiskScenario("create repository", prepare_chain, create_repository, same, judge=judge_created),
+    DiskScenario(
+        "remove repository", prepare_chain, verb("removeStorageRepository", repositoryId="b"), same,
+        judge=judge_removed,
+    ),
+    DiskScenario(
+        "create disk by a clone", prepare_chain,
+        verb("createVirtualDisk", targetRepoId="a", size=2 * SIZE_BYTES, baseSnapshotId="@s1", options=NEW),
+        with_new("a", lambda world: bytes_of("s1")(world) + bytes(SIZE_BYTES)), reflink=True,
+    ),
+    DiskScenario(
+        "copy disk by a clone", prepare_raw,
+        verb("copyImage", targetRepoId="b", imageId="@d", options=NEW), with_new("b", bytes_of("d")),
+        reflink=True,
+    ),
+    DiskScenario(
+        "mend by a clone", prepare_raw_copied, fix_first("b", "mend"), with_snapshot_in_b, reflink=True
+    ),
+    DiskScenario("reserve blocks", prepare_degraded_raw, fix_first("a", "optimize"), same),
+    DiskScenario("extend a raw disk", prepare_raw, EXTEND, extended),
+    DiskScenario("extend over a longer base", prepare_overlay_to_extend, EXTEND, extended),
+    DiskScenario("merge up over a longer base", prepare_shorter_parent, fix_first("a", "merge"), same),
+    DiskScenario(
+        "mend with checkpoints", prepare_scattered, mend_with_checkpoints, with_new("b", bytes_of("d"))
+    ),
+    DiskScenario("export", prepare_chain, export, same, judge=judge_exported),
+    DiskScenario(
+        "mend an import of qcow2", prepare_qcow2_imported, fix_first("a", "mend"),
+        with_new("a", bytes_to_import),
+    ),
+]  # fmt: skip

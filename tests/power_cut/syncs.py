@@ -1,0 +1,127 @@
+"""Every kind of sync there is: where its absence is seen, or why it cannot be.
+
+A kind is who syncs, with its callers (:mod:`diskyard.testing.recording`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Syncs that are left out together, and where that must be seen.
+
+    :param kinds: regular expressions of kinds of sync.
+    """
+
+    scenario: str
+    kinds: tuple[str, ...]
+
+
+NEEDED = [
+    # The log: an entry's bytes before its name, its name before the answer, and before others act on it.
+    Removal("create disk", (r"write_temporary < publish < put < _put",)),
+    Removal("create disk", (r"folder: _publish_written < publish < put < _put",)),
+    Removal("clean after an unknown outcome", (r"folder: sync_log < refresh",)),
+    # Checkpoints. Of the syncs of their folder either one is enough: when a new one is put, and
+    # when an old one is deleted. Without both, entries are trimmed that no durable checkpoint has.
+    Removal("fold again and again", (r"write_temporary < publish < put < fold",)),
+    Removal(
+        "fold again and again",
+        (r"folder: _publish_written < publish < put < fold", r"folder: delete < trim < fold_if_due"),
+    ),
+    # Volumes: their bytes and their names before the entry that says so.
+    Removal("create disk", (r"_new_file < create_volume < make_empty < make",)),
+    Removal("create disk", (r"folder: create_volume < make_empty < make",)),
+    Removal("create snapshot", (r"_new_file < create_volume < make_empty < _switch_once",)),
+    Removal("create snapshot", (r"folder: create_volume < make_empty < _switch_once",)),
+    Removal("copy disk onto a disk as base", (r"_new_file < create_volume < make_empty < _publish_on_disk",)),
+    Removal("copy disk onto a disk as base", (r"folder: create_volume < make_empty < _publish_on_disk",)),
+    Removal("mend with checkpoints", (r"_new_file < create_volume < make_empty < _take_over",)),
+    Removal("mend with checkpoints", (r"folder: create_volume < make_empty < _take_over",)),
+    Removal("optimize", (r"folder: create_volume < make_empty < _build",)),
+    Removal("clean", (r"folder: delete_volume < clean_volume",)),
+    Removal("copy disk by a clone", (r"_clone < clone_volume < _make_clone",)),
+    Removal("copy disk by a clone", (r"folder: clone_volume < _make_clone",)),
+    Removal("create disk by a clone", (r"grow_volume < _make_clone",)),
+    Removal("mend by a clone", (r"clone_into < clone_file < _share",)),
+    # What is moved. QEMU's flush and the sync of the file after it each make the same durable: the
+    # first tells what QEMU could not write, the second what the system could not. Both together:
+    Removal(
+        "mend", (r"QEMU since nbd flush < flush < run < copy_view", r"sync_path < sync_layer < copy_view")
+    ),
+    Removal("mend with checkpoints", (r"QEMU since nbd flush < flush < _reached < run < copy_view",)),
+    Removal(
+        "merge down into raw",
+        (r"QEMU since qmp block-commit < run_job < commit_down", r"sync_path < sync_layer < commit_down"),
+    ),
+    Removal(
+        "merge down into qcow2",
+        (r"QEMU since qmp block-commit < run_job < commit_down", r"sync_path < sync_layer < commit_down"),
+    ),
+    Removal("merge up", (r"QEMU since nbd flush < flush < stream_up", r"sync_path < sync_layer < stream_up")),
+    Removal("extend a raw disk", (r"sync_path < sync_layer < grow",)),
+    Removal(
+        "extend over a longer base",
+        (
+            r"QEMU since qmp block_resize < set_size < grow",
+            r"QEMU since nbd flush < flush < set_size < grow",
+            r"sync_path < sync_layer < grow",
+        ),
+    ),
+    Removal("export", (r"QEMU since qmp .* < export_view", r"sync_path < export_view < _write_file")),
+    Removal("export", (r"folder: _write_file < _export",)),
+    # Repositories.
+    Removal("create repository", (r"folder: _make_folders < create",)),
+    Removal("create repository", (r"write_temporary < publish < _seed < create",)),
+    Removal("create repository", (r"folder: _publish_written < publish < _seed < create",)),
+    Removal("remove repository", (r"folder: remove < _remove_repository",)),
+    Removal("remove repository", (r"folder: _remove_rest < remove",)),
+]
+NOT_SEEN = {
+    r"(write_temporary|folder:) .*replace < put_progress": (
+        "Progress may be lost: its checksum shows what is torn, and the work then begins anew. Synced, it "
+        "saves that work; what it must not outrun is synced before it (flush < _reached)."
+    ),
+    r"(write_temporary < replace|folder: replace) < rewrite": (
+        "Only a bad copy is renamed over, and the other copy, whole, has long been durable. Synced, the "
+        "object is there twice again from then on; without it a second damage would be needed to lose it."
+    ),
+    r"(write_temporary < replace|folder: replace) < _rewrite_record": "The same, of the repository's record.",
+    r"_new_file < create_volume < make_empty < (_build|_restore)": (
+        "The file is filled at once and synced whole before its seal (copy_view). It is one and the same "
+        "step of the code as for volumes that stay as they were made, where it is needed."
+    ),
+    r"folder: create_volume < make_empty < _restore": (
+        "The same step of the code again. What is lost here is restored once more from the same source."
+    ),
+    r"_(release|refill)_reserve": (
+        "The reserve holds nothing: it is of its length, or empty, and taken again after the next delete. "
+        "Synced, its blocks are free for the entry that needs them."
+    ),
+    r"_make_folders < create": "Of the files locks and reserve, which hold nothing; names are the folder's.",
+    r"grow_volume < _reserve": (
+        "Reserved blocks hold what they held: without them a guest may find the storage full, which a disk "
+        "in memory cannot show. No byte depends on it."
+    ),
+    r"QEMU since nbd flush < flush < _store_zeros": (
+        "Nothing is published between it and the sync of the whole volume. It is there for the errors that "
+        "QEMU would keep to itself."
+    ),
+    r"QEMU since qmp block-export-add < export_nbd < _export < copy_view": (
+        "QEMU's own order of its tables on a volume that is building: nothing reads it before its flush."
+    ),
+}
+
+
+def of_kinds(kinds: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """Those that a pattern names."""
+    return [kind for kind in kinds if any(re.match(pattern, kind) for pattern in patterns)]
+
+
+def known(kinds: Iterable[str]) -> list[str]:
+    """Those that are in one of the two tables."""
+    return of_kinds(kinds, [*NOT_SEEN, *(pattern for removal in NEEDED for pattern in removal.kinds)])

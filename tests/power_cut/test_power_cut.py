@@ -1,0 +1,37 @@
+"""The power fails at every moment of each operation and fix; another host must mend what is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diskyard.testing.effort import Effort
+from diskyard.testing.recording import record
+from diskyard.testing.scenarios import SCENARIOS, Scenario
+from diskyard.testing.scenarios.durable import DURABLE_SCENARIOS
+from tests.conftest import Tally
+from tests.power_cut.syncs import known, of_kinds
+
+STATES = 20
+TORN, TORN_THOROUGH = 3, 8
+
+
+@pytest.mark.parametrize("scenario", [*SCENARIOS, *DURABLE_SCENARIOS], ids=lambda scenario: scenario.name)
+def test_power_cut(scenario: Scenario, place: Path, effort: Effort, tally: Tally) -> None:
+    """Whatever was answered is there, what was not may be, and nothing else is left."""
+    recording = record(scenario, place / "recorded", effort.seed)
+    disk = recording.disk
+    # Each is in a table, with where its absence is seen, or why it cannot be.
+    kinds = disk.kinds_of_sync()
+    assert known(kinds) == kinds
+    # What QEMU still has to write when it is told to end it loses without a word if it cannot.
+    assert of_kinds(kinds, ["QEMU since qmp quit"]) == []
+    states = disk.states(TORN_THOROUGH if effort.thorough else TORN)
+    assert disk.length > 2
+    assert any(state.answered for state in states)
+    chosen = effort.sample(states, STATES, "power cut", scenario.name)
+    chosen += [state for state in states if state.answered and state not in chosen]
+    for state in chosen:
+        recording.judge(disk, state, place / "cut")
+    tally("power cut", steps=disk.length, states=len(states), runs=len(chosen))
