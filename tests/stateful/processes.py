@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -23,7 +19,7 @@ from diskyard.service import Service, call
 from diskyard.testing import verb_meanings as mean
 from diskyard.testing.guest import Guest
 from diskyard.testing.possibilities import Key, Known, Possibilities, Seen
-from diskyard.testing.story_host import StoryHost, identity
+from diskyard.testing.story_host import StoryHost, identity, memory_folder
 from diskyard.testing.verb_meanings import Stages
 from diskyard.testing.world import PLACES, World
 
@@ -32,7 +28,6 @@ WAITS = {"ImageBroken", "ImageInUse", "LeaseHeld"}
 #: What a verb may answer when others change the same images, or have them, at the same time.
 RACES = WAITS | {"ImageNotFound", "InvalidParameter"}
 NOT_CONNECTED = {"RepositoryNotConnected", "ImageNotFound", "NotASnapshot", "ImageBroken"}
-IN_MEMORY = Path("/dev/shm")
 
 
 class Counts:
@@ -115,8 +110,8 @@ class ProcessMachine(RuleBasedStateMachine):
 
         self._patch = mock.patch.object(uuid, "uuid4", seeded_uuid)
         self._patch.start()
-        place = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None
-        self.folder = Path(tempfile.mkdtemp(prefix="diskyard-story-", dir=place))
+        self._ending = contextlib.ExitStack()
+        self.folder = self._ending.enter_context(memory_folder())
         self.world = World(self.folder / "world", format=self.format)
         self.world.create()
         self.boots = 1
@@ -158,7 +153,7 @@ class ProcessMachine(RuleBasedStateMachine):
                 self.guest.__exit__(None, None, None)
             self.observer.close()
             self._patch.stop()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._ending.close()
 
     # -- choosing ----------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from diskyard.tasks.records import TaskRecords
 _SHOW_EVERY_S = 0.5
 _RATE_WINDOW_S = 5.0
 _STARTED_LIMIT = 10_000
+#: What the names of the threads begin with in which tasks run.
+TASK_THREADS = "diskyard-task"
 
 
 class TaskWatcher:
@@ -95,7 +97,7 @@ class TaskRunner:
         self._records = records
         self._clock = clock
         self._closing = threading.Event()
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="diskyard-task")
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=TASK_THREADS)
         self._idle = threading.Condition()
         self._unfinished: dict[str, Task] = {}
         self._started: deque[str] = deque(maxlen=_STARTED_LIMIT)

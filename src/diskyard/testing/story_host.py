@@ -12,10 +12,12 @@ import multiprocessing
 import os
 import random
 import signal
+import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import Any
 from diskyard import errors
 from diskyard.host import Child, Clock, Commands, Host, HostIdentity, Limits
 from diskyard.service import Service, call
+from diskyard.tasks.runner import TASK_THREADS
 from diskyard.testing.faults import SteppedFiles
 from diskyard.testing.world import World
 
@@ -31,12 +34,17 @@ FORKING = multiprocessing.get_context("forkserver")
 _ANSWER_TIMEOUT_S = 20.0
 _DEATH_TIMEOUT_S = 10.0
 _POLL_S = 0.002
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made there
 
 
 class Gate:
     """What all changes of storage pass, except those of the main thread, which controls it.
 
+    Tasks make none before the verb that started them has answered: so the order is always
+    the same.
+
     :param say: called when the host is held, with the name of the step that it did not make.
+    :ivar answered: whether the verb has.
     """
 
     def __init__(self, say: Any) -> None:
@@ -44,6 +52,7 @@ class Gate:
         self._moved = threading.Condition()
         self._left: int | None = None
         self._is_held = False
+        self.answered = threading.Event()
 
     def let_go(self, steps: int | None) -> None:
         """Let that many more steps be made; None for all."""
@@ -55,6 +64,8 @@ class Gate:
         """Make a step now, or wait until it may be made."""
         if threading.current_thread() is threading.main_thread():
             return
+        if threading.current_thread().name.startswith(TASK_THREADS):
+            self.answered.wait()
         with self._moved:
             while self._left == 0:
                 if not self._is_held:
@@ -100,6 +111,14 @@ class _GatedCommands(Commands):
         super().stop(child)
 
 
+@contextmanager
+def memory_folder() -> Iterator[Path]:
+    """A new folder in memory where there is such a place: durability of the disk costs nothing there."""
+    place = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="diskyard-story-", dir=place) as folder:
+        yield Path(folder)
+
+
 def identity(name: str, boot_id: str) -> HostIdentity:
     """This machine under a name, in a boot of the story's."""
     return HostIdentity(name, Host.real().identity.machine_id, boot_id)
@@ -127,7 +146,7 @@ def _play(world: World, who: HostIdentity, seed: str, pipe: Connection) -> None:
         match pipe.recv():
             case ("run", verb, parameters, steps):
                 gate.let_go(steps)
-                run = functools.partial(_run, service, verb, parameters, say)
+                run = functools.partial(_run, service, verb, parameters, gate, say)
                 threading.Thread(target=run, daemon=True).start()
             case ("go on", steps):
                 gate.let_go(steps)
@@ -140,8 +159,9 @@ def _play(world: World, who: HostIdentity, seed: str, pipe: Connection) -> None:
                 return
 
 
-def _run(service: Service, verb: str, parameters: Any, say: Any) -> None:
+def _run(service: Service, verb: str, parameters: Any, gate: Gate, say: Any) -> None:
     """Answer the verb, then wait for what it started."""
+    gate.answered.clear()
     service.tasks.take_started()
     try:
         answer = call(service, verb, parameters)
@@ -149,6 +169,7 @@ def _run(service: Service, verb: str, parameters: Any, say: Any) -> None:
         say(("refused", error.to_json()))
     else:
         say(("answered", answer))
+    gate.answered.set()
     service.tasks.wait()
     ended = [service.records.get(task_id) for task_id in service.tasks.take_started()]
     say(("idle", [(task.verb, task.state, (task.error or {}).get("code")) for task in ended]))
