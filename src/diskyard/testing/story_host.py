@@ -239,6 +239,13 @@ class StoryHost:
         self._pipe.send(("go on", steps))
         return self._listen()
 
+    def run_until(self, step: str, verb: str, parameters: Any) -> Heard:
+        """Run a verb and hold it before the first step whose name has these words in it."""
+        heard = self.run(verb, parameters, 0)
+        while heard.held_before is not None and step not in heard.held_before:
+            heard = self.go_on(1)
+        return heard
+
     def stop_tasks(self) -> None:
         """Ask for the tasks to stop that this host runs."""
         self._pipe.send(("stop tasks",))

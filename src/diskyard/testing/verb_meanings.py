@@ -23,11 +23,14 @@ def _usable(images: Images, image_id: str, first: str) -> tuple[Key, Known] | No
     return min(found, key=lambda item: item[0][0] != first, default=None)
 
 
-def _put(key: Key, make: Callable[[Images, Any], Known]) -> Stage:
-    """The image is there, made now or before."""
+def _put(key: Key, make: Callable[[Images, Any], Known], *, of_read: bool = False) -> Stage:
+    """The image is there, made now or before.
+
+    :param of_read: made of what was read; nothing was where the image was there by then.
+    """
 
     def stage(images: Images, remembered: Any) -> tuple[Images, Any]:
-        if key in images:
+        if key in images or (of_read and remembered is None):
             return images, remembered
         return {**images, key: make(images, remembered)}, remembered
 
@@ -75,7 +78,7 @@ def create_from(key: Key, base_id: str, size_bytes: int) -> Stages:
         data = base.data + bytes(size_bytes - len(base.data))
         return Known("virtual_disk", data, {}, "space", repo == key[0])
 
-    return [_read(key, base_id, key[0]), _put(key, make)]
+    return [_read(key, base_id, key[0]), _put(key, make, of_read=True)]
 
 
 def import_image(key: Key, data: bytes, kind: ImageKind) -> Stages:
@@ -101,7 +104,7 @@ def copy(key: Key, source_id: str, kind: ImageKind, user_data: Any) -> Stages:
     """What the source holds at one moment, whatever the base."""
     return [
         _read(key, source_id, key[0]),
-        _put(key, lambda _i, found: Known(kind, found[1].data, user_data, "space", False)),
+        _put(key, lambda _i, found: Known(kind, found[1].data, user_data, "space", False), of_read=True),
     ]
 
 
