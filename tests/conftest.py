@@ -6,8 +6,11 @@ line for each class.
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from diskyard.testing.effort import Effort
 
 TALLY = "diskyard-tally"
 Tally = Callable[..., None]
+_MEMORY_LEAST_BYTES = 1 << 30
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +31,18 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("DISKYARD_HOST_ID", "DISKYARD_URL"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+@pytest.fixture
+def quick_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: for tests that lose nothing if the machine does."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < _MEMORY_LEAST_BYTES:
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(prefix="diskyard-test-", dir=memory))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

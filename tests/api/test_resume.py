@@ -157,3 +157,13 @@ yard.wait_for_task(yard.fix_storage_repository("a", fix).task_id)
     rig.expect("a", disk, picture(SIZE, (1, 0, MiB), (2, 64 * KiB, MiB)))
     assert yard.get_image_status("a", disk).status == "optimized"
     rig.clean_slate("a")
+
+
+def test_a_volume_that_was_made_without_a_checkpoint(rig: Rig) -> None:
+    """What is under its name is nobody's promise, even if it is as long as it should be."""
+    disk = rig.disk("a", *BUSY[:4], size=SIZE)
+    copy = rig.yard.copy_image("b", disk, options=COMMIT_ONLY)
+    rig.volume_path("b", copy).write_bytes(b"\xff" * SIZE)
+    settle(rig.host("two"), "b", "a")
+    rig.expect("b", copy, picture(SIZE, *BUSY[:4]))
+    rig.clean_slate("a", "b")

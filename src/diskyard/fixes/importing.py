@@ -54,11 +54,21 @@ def copy_file(work: Work, source: FileSource, size_bytes: int, target: Chain, st
             f"{source.path} cannot be imported: {waits_for}.",
             advice="Put the file back as it was and run the fix again, or remove the image.",
         )
-    if source.format == "raw":
-        _copy_raw(work, source, size_bytes, target, start_bytes)
-    else:
-        _copy_privately(work, source, size_bytes, target, start_bytes)
-    if file_waits_for(work.engine.host, source) is not None:
+    host = work.engine.host
+    # Opened here, once: whatever gets its name or its folder's from now on, this file is read.
+    fd = open_untrusted(host, source.path, block_device=source.format == "raw")
+    try:
+        if host.files.fingerprint_of(fd) != source.fingerprint:
+            raise _changed(source)
+        if source.format == "raw":
+            _copy_layer(work, source.path, source, size_bytes, target, start_bytes, source_fd=fd)
+        else:
+            _copy_privately(work, source, fd, size_bytes, target, start_bytes)
+        if host.files.fingerprint_of(fd) != source.fingerprint:
+            raise _changed(source)
+    finally:
+        os.close(fd)
+    if file_waits_for(host, source) is not None:
         raise _changed(source)
 
 
@@ -69,25 +79,15 @@ def _changed(source: FileSource) -> errors.UnsafeImage:
     )
 
 
-def _copy_raw(work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int) -> None:
-    """Opened here, once: the daemon reads the very file that was looked at, whatever has its name."""
-    host = work.engine.host
-    fd = open_untrusted(host, source.path, block_device=True)
-    try:
-        if host.files.fingerprint_of(fd) != source.fingerprint:
-            raise _changed(source)
-        _copy_layer(work, source.path, source, size_bytes, target, start_bytes, source_fd=fd)
-    finally:
-        os.close(fd)
-
-
-def _copy_privately(work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int) -> None:
+def _copy_privately(
+    work: Work, source: FileSource, source_fd: int, size_bytes: int, target: Chain, start_bytes: int
+) -> None:
     path = work.opened.storage.private_path()
     if path is None:
         raise errors.Unsupported(f"{work.opened.storage.place} has no room for a private copy.")
     work.stage = "1/2"
     try:
-        private_copy(work.engine.host, source.path, path, work)
+        private_copy(work.engine.host, source_fd, path, work)
         if inspect_import(work.engine.host, path, source.format) != size_bytes:
             raise errors.UnsafeImage(f"{source.path} does not have the size it had.")
         work.stage = "2/2"

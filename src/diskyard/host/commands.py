@@ -17,7 +17,8 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from diskyard import errors
@@ -138,6 +139,17 @@ class Commands:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+    @contextmanager
+    def telling(self, what: str) -> Iterator[None]:
+        """Something that changes storage is asked of a running child within, as a QMP command is.
+
+        The door for what is said over a socket: it does nothing here, and is where simulators
+        of crashes and faults stand.
+
+        :param what: as in ``qmp block-commit``.
+        """
+        yield
 
     def stop(self, child: Child) -> None:
         """End a program if it still runs, and reap it; nothing is left running on return."""

@@ -7,12 +7,13 @@ status cannot tell that both sides are equal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from diskyard import errors
 from diskyard.host import Host, Limits
 from diskyard.mover.blockgraph import StorageDaemon
 from diskyard.mover.differences import (
@@ -26,7 +27,7 @@ from diskyard.mover.differences import (
 )
 from diskyard.mover.durable import sync_layer
 from diskyard.mover.interface import Chain, Monitor
-from diskyard.mover.nbdclient import ALLOCATION, DEPTH, NbdClient
+from diskyard.mover.nbdclient import ALLOCATION, DEPTH, Extent, NbdClient
 from diskyard.mover.pace import Pace
 
 _WORKERS = 4
@@ -36,6 +37,9 @@ _COUNTING_S = 2.0
 _WAIT_S = 0.1
 _STUCK_S = 10.0
 _ZEROS = bytes(MOVE_MOST_BYTES)
+
+
+_Guard = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ def copy_view(
     :raises Stopped: from the monitor; go on from the last checkpoint.
     :raises diskyard.errors.NoSpace: the target's storage is full.
     :raises diskyard.errors.StorageError: reading or writing failed.
+    :raises diskyard.errors.UnsafeImage: a source that is not trusted cannot be read.
     :raises diskyard.errors.Unsupported: libnbd is not installed.
     """
     with ExitStack() as stack:
@@ -95,10 +100,11 @@ def copy_view(
         reader = writer
         if source_limits is not None:
             reader = stack.enter_context(StorageDaemon(host, limits=source_limits, inherit_fds=source_fds))
-        uris = _export(reader, writer, source, target)
+        guard = _unsafe_if_unreadable if reader is not writer and source[0].format != "raw" else nullcontext
+        uris = _export(reader, writer, source, target, guard)
         own = _own_layers(source, target[1:], changed_layers)
-        differences = _differences(stack, uris, own, size_bytes, target_zeroed)
-        workers = [_connect(stack, uris) for _ in range(_WORKERS)]
+        differences = _differences(stack, host, uris, own, size_bytes, target_zeroed, guard)
+        workers = [_connect(stack, host, uris, guard) for _ in range(_WORKERS)]
         copy = _Copy(host, differences, workers, monitor, size_bytes, drop_zeros=target_zeroed)
         try:
             copy.run(start_bytes)
@@ -111,8 +117,36 @@ def copy_view(
     sync_layer(host, target[0])
 
 
-def _export(reader: StorageDaemon, writer: StorageDaemon, source: Chain, target: Chain) -> _Uris:
-    source_node = reader.open_chain(source)
+@contextmanager
+def _unsafe_if_unreadable() -> Iterator[None]:
+    try:
+        yield
+    except errors.StorageError as error:
+        raise errors.UnsafeImage(f"The image cannot be read: {error.message}") from error
+
+
+class _GuardedClient(NbdClient):
+    """A source, whose failures are what its guard makes of them."""
+
+    def __init__(self, host: Host, uri: str, contexts: Sequence[str], guard: _Guard) -> None:
+        self._guard = guard
+        with guard():
+            super().__init__(host, uri, contexts)
+
+    def read(self, offset_bytes: int, length_bytes: int) -> bytearray:
+        with self._guard():
+            return super().read(offset_bytes, length_bytes)
+
+    def extents(self, offset_bytes: int, length_bytes: int) -> list[Extent]:
+        with self._guard():
+            return super().extents(offset_bytes, length_bytes)
+
+
+def _export(
+    reader: StorageDaemon, writer: StorageDaemon, source: Chain, target: Chain, guard: _Guard
+) -> _Uris:
+    with guard():
+        source_node = reader.open_chain(source)
     target_node = writer.open_chain(target, writable=(target[0].name,))
     base = None
     if len(target) > 1:
@@ -128,11 +162,11 @@ def _export(reader: StorageDaemon, writer: StorageDaemon, source: Chain, target:
     )
 
 
-def _connect(stack: ExitStack, uris: _Uris) -> _Connections:
+def _connect(stack: ExitStack, host: Host, uris: _Uris, guard: _Guard) -> _Connections:
     return _Connections(
-        source=stack.enter_context(NbdClient(uris.source)),
-        base=stack.enter_context(NbdClient(uris.base)) if uris.base else None,
-        target=stack.enter_context(NbdClient(uris.target)),
+        source=stack.enter_context(_GuardedClient(host, uris.source, (), guard)),
+        base=stack.enter_context(NbdClient(host, uris.base)) if uris.base else None,
+        target=stack.enter_context(NbdClient(host, uris.target)),
     )
 
 
@@ -145,13 +179,20 @@ def _own_layers(source: Chain, base: Chain, changed_layers: int | None) -> tuple
 
 
 def _differences(
-    stack: ExitStack, uris: _Uris, own: tuple[int, int], size_bytes: int, target_zeroed: bool
+    stack: ExitStack,
+    host: Host,
+    uris: _Uris,
+    own: tuple[int, int],
+    size_bytes: int,
+    target_zeroed: bool,
+    guard: _Guard,
 ) -> Differences:
-    contexts = (ALLOCATION, DEPTH)
+    # Which layer holds something matters only where the target's parents may hold it too.
+    contexts = (ALLOCATION, DEPTH) if uris.base is not None else (ALLOCATION,)
     base = None
     if uris.base is not None:
-        base = Side(stack.enter_context(NbdClient(uris.base, contexts)), own[1])
-    source = Side(stack.enter_context(NbdClient(uris.source, contexts)), own[0])
+        base = Side(stack.enter_context(NbdClient(host, uris.base, contexts)), own[1])
+    source = Side(stack.enter_context(_GuardedClient(host, uris.source, contexts, guard)), own[0])
     return Differences(source, base, size_bytes, base_is_zeroed=target_zeroed)
 
 
@@ -205,7 +246,9 @@ class _Copy:
     def settle(self, timeout_s: float) -> bool:
         """After a failure: let what is in flight end; False if it does not."""
         self._executor.shutdown(wait=False, cancel_futures=True)
-        return not wait(self._in_flight, timeout_s).not_done
+        # A future that is cancelled before it has begun counts as not done for ever.
+        begun = [future for future in self._in_flight if not future.cancelled()]
+        return not wait(begun, timeout_s).not_done
 
     def _count(self, start_bytes: int) -> int | None:
         """How much there is to move; None if that cannot be told quickly."""

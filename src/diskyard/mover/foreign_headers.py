@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import struct
+from array import array
+from typing import NamedTuple
 
 from diskyard import errors
 from diskyard.mover.qcow2_header import ReadAt
@@ -19,9 +21,13 @@ _VMDK_TYPES = (b"monolithicsparse", b"streamoptimized")
 
 _VDI = struct.Struct("<IIIII256sIIIIIIIQIIII16s16s16s16s")
 _VDI_OFFSET = 0x40
+_VDI_FREE, _VDI_ZERO = 0xFFFFFFFF, 0xFFFFFFFE
+_PIECE_BYTES = 1 << 20
 
 _VHDX_HEADERS = (64 << 10, 128 << 10)
 _VHDX_HEADER = struct.Struct("<4sIQ16s16s16s")
+_VHDX_HEADER_BYTES = 4096
+_VHDX_RESERVED = 0xFFFF8  # of an entry of the block table
 _VHDX_REGIONS_OFFSET = 192 << 10
 _VHDX_ENTRIES_MOST = 2047
 _VHDX_REGION = struct.Struct("<16sQII")
@@ -38,29 +44,50 @@ def _require(condition: bool, words: str) -> None:
         raise errors.UnsafeImage(f"The image is not safe to use: {words}.")
 
 
+def _whole(read: ReadAt, offset_bytes: int, count_bytes: int) -> bytes:
+    """A part of a file that may be shorter by now than it was, or never have been so long."""
+    data = read(offset_bytes, count_bytes)
+    _require(len(data) == count_bytes, "its tables are not inside it")
+    return data
+
+
 def parse_vmdk(read: ReadAt, file_size_bytes: int) -> int:
     """The virtual size of a VMDK file whose data is all in itself; else UnsafeImage.
 
     A descriptor, as text or behind a header with capacity 0, makes QEMU open the files that
     it names: only sparse extents with a capacity pass.
     """
-    head = read(0, _SECTOR_BYTES)
-    capacity, descriptor_offset, descriptor_bytes, directory = _vmdk_header(head)
-    if directory == _VMDK_AT_END:
+    header = _vmdk_header(read(0, _SECTOR_BYTES))
+    capacity_bytes = header.capacity * _SECTOR_BYTES
+    # QEMU reads the descriptor there, whatever the header says.
+    _require(header.descriptor == 1, "its descriptor is not where it belongs")
+    descriptor_bytes = header.descriptor_sectors * _SECTOR_BYTES
+    _require(0 < descriptor_bytes <= _VMDK_DESCRIPTOR_MOST_BYTES, "it has no descriptor of a known size")
+    _require(_SECTOR_BYTES + descriptor_bytes <= file_size_bytes, "its descriptor is not inside it")
+    _check_descriptor(read(_SECTOR_BYTES, descriptor_bytes).partition(b"\0")[0])
+    if header.directory == _VMDK_AT_END:
         _require(file_size_bytes >= 3 * _SECTOR_BYTES, "it is cut short")
         # QEMU goes on with the header in the footer, whatever the first one said.
-        footer = read(file_size_bytes // _SECTOR_BYTES * _SECTOR_BYTES - 2 * _SECTOR_BYTES, _SECTOR_BYTES)
-        last_capacity, *_ = _vmdk_header(footer)
-        _require(last_capacity == capacity, "its footer gives another size")
-    _require(descriptor_offset > 0 and descriptor_bytes > 0, "it has no descriptor")
-    _require(descriptor_bytes <= _VMDK_DESCRIPTOR_MOST_BYTES, "its descriptor is too large")
-    _require(descriptor_offset + descriptor_bytes <= file_size_bytes, "its descriptor is not inside it")
-    _check_descriptor(read(descriptor_offset, descriptor_bytes).partition(b"\0")[0])
-    return capacity
+        end = -(-file_size_bytes // _SECTOR_BYTES)
+        header = _vmdk_header(read((end - 2) * _SECTOR_BYTES, _SECTOR_BYTES))
+        _require(header.capacity * _SECTOR_BYTES == capacity_bytes, "its footer gives another size")
+    _check_vmdk_tables(read, file_size_bytes, header)
+    return capacity_bytes
 
 
-def _vmdk_header(head: bytes) -> tuple[int, int, int, int]:
-    """Capacity, descriptor's offset and length in bytes, and the grain directory's sector."""
+class _Vmdk(NamedTuple):
+    """A sparse extent's header; places and lengths in sectors."""
+
+    capacity: int
+    grain: int
+    descriptor: int
+    descriptor_sectors: int
+    entries: int
+    directory: int
+    is_compressed: bool
+
+
+def _vmdk_header(head: bytes) -> _Vmdk:
     _require(len(head) >= _VMDK.size and head[:4] == b"KDMV", "it is no VMDK file that holds its own data")
     fields = _VMDK.unpack_from(head)
     (_, version, _, capacity, grain, descriptor, descriptor_sectors, entries) = fields[:8]
@@ -69,8 +96,29 @@ def _vmdk_header(head: bytes) -> tuple[int, int, int, int]:
     _require(8 <= grain <= 4096 and grain & (grain - 1) == 0, "its grains are of no known size")
     _require(0 < entries <= 512, "its grain tables are of no known size")
     _require(descriptor < 1 << 40 and descriptor_sectors < 1 << 40, "its descriptor is not inside it")
-    sector = _SECTOR_BYTES
-    return capacity * sector, descriptor * sector, descriptor_sectors * sector, fields[9]
+    return _Vmdk(capacity, grain, descriptor, descriptor_sectors, entries, fields[9], fields[13] == 1)
+
+
+def _check_vmdk_tables(read: ReadAt, file_size_bytes: int, header: _Vmdk) -> None:
+    """Every table and every grain named is one that there is: QEMU reads zeros beyond the end."""
+    end = -(-file_size_bytes // _SECTOR_BYTES)
+    tables = -(-header.capacity // (header.entries * header.grain))
+    _require(0 < header.directory <= end, "its directory is not inside it")
+    _require(
+        header.directory * _SECTOR_BYTES + 4 * tables <= file_size_bytes, "its directory is not inside it"
+    )
+    table_bytes = 4 * header.entries
+    grain = 1 if header.is_compressed else header.grain
+    known: set[int] = set()
+    for start in range(0, 4 * tables, _PIECE_BYTES):
+        piece = _whole(read, header.directory * _SECTOR_BYTES + start, min(_PIECE_BYTES, 4 * tables - start))
+        for sector in filter(None, array("I", piece)):
+            _require(sector not in known, "it has a table twice")
+            known.add(sector)
+            furthest = max(array("I", _whole(read, sector * _SECTOR_BYTES, table_bytes)))
+            _require(
+                furthest <= 1 or furthest + grain <= end, "its tables name grains that are not inside it"
+            )
 
 
 def _check_descriptor(text: bytes) -> None:
@@ -107,7 +155,21 @@ def parse_vdi(read: ReadAt, file_size_bytes: int) -> int:
     )
     _require(_VDI_OFFSET + _VDI.size <= bitmap_offset, "its table lies on its header")
     _require(bitmap_offset + 4 * blocks <= min(data_offset, file_size_bytes), "its table is not inside it")
+    _require(data_offset + allocated * block_bytes <= file_size_bytes, "its data is not inside it")
+    _check_vdi_table(read, bitmap_offset, blocks, allocated)
     return int(size_bytes)
+
+
+def _check_vdi_table(read: ReadAt, offset_bytes: int, blocks: int, allocated: int) -> None:
+    """Every place named is one that there is: QEMU reads zeros beyond the file's end."""
+    used = 0
+    for start in range(0, 4 * blocks, _PIECE_BYTES):
+        places = array("I", _whole(read, offset_bytes + start, min(_PIECE_BYTES, 4 * blocks - start)))
+        used += len(places) - places.count(_VDI_FREE) - places.count(_VDI_ZERO)
+        if (furthest := max(places)) >= allocated:
+            furthest = max((place for place in places if place < _VDI_ZERO), default=-1)
+        _require(furthest < allocated, "its table names blocks that are not inside it")
+        _require(used <= allocated, "its table names blocks twice")
 
 
 def parse_vhdx(read: ReadAt, file_size_bytes: int) -> int:
@@ -125,15 +187,18 @@ def parse_vhdx(read: ReadAt, file_size_bytes: int) -> int:
         _require(offset >= _MIB and offset + length <= file_size_bytes, "a region is not inside it")
         regions[guid] = (offset, length)
     _require(len(regions) == 2, "a region is missing")
-    return _vhdx_metadata(read, *regions[_GUID_METADATA], bat_bytes=regions[_GUID_BAT][1])
+    bat_offset, bat_bytes = regions[_GUID_BAT]
+    size_bytes, blocks = _vhdx_metadata(read, *regions[_GUID_METADATA], bat_bytes=bat_bytes)
+    # With an entry for the sectors of each run of blocks: at most twice as many.
+    _check_vhdx_blocks(read, bat_offset, min(bat_bytes, 16 * blocks))
+    return size_bytes
 
 
 def _check_vhdx_log(read: ReadAt) -> None:
-    headers = [read(offset, _VHDX_HEADER.size) for offset in _VHDX_HEADERS]
-    found = [_VHDX_HEADER.unpack(head) for head in headers if len(head) == _VHDX_HEADER.size]
-    current = max(
-        (fields for fields in found if fields[0] == b"head"), key=lambda fields: fields[2], default=None
-    )
+    # As QEMU chooses: one whose checksum is wrong does not count, however new it says it is.
+    headers = [read(offset, _VHDX_HEADER_BYTES) for offset in _VHDX_HEADERS]
+    found = [_VHDX_HEADER.unpack_from(head) for head in headers if _is_vhdx_header(head)]
+    current = max(found, key=lambda fields: fields[2], default=None)
     if current is None:
         raise errors.UnsafeImage("The image is not safe to use: it has no header.")
     if current[5] != bytes(16):
@@ -143,7 +208,34 @@ def _check_vhdx_log(read: ReadAt) -> None:
         )
 
 
-def _vhdx_metadata(read: ReadAt, offset_bytes: int, length_bytes: int, *, bat_bytes: int) -> int:
+def _is_vhdx_header(head: bytes) -> bool:
+    if len(head) != _VHDX_HEADER_BYTES or head[:4] != b"head":
+        return False
+    checksum = int.from_bytes(head[4:8], "little")
+    return _crc32c(head[:4] + bytes(4) + head[8:]) == checksum
+
+
+def _crc32c(data: bytes) -> int:
+    """Castagnoli's checksum; 3 ms for a header, which makes a table of it not worth its lines."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
+
+
+def _check_vhdx_blocks(read: ReadAt, offset_bytes: int, length_bytes: int) -> None:
+    """No block begins in the file's own headers, from where QEMU would read it."""
+    for start in range(0, length_bytes, _PIECE_BYTES):
+        piece = _whole(read, offset_bytes + start, min(_PIECE_BYTES, length_bytes - start))
+        for entry in filter(None, array("Q", piece[: len(piece) // 8 * 8])):
+            _require(entry & _VHDX_RESERVED == 0, "its block table has unknown bits")
+            _require(entry & 7 < 6 or entry >= _MIB, "its block table names its header")
+
+
+def _vhdx_metadata(read: ReadAt, offset_bytes: int, length_bytes: int, *, bat_bytes: int) -> tuple[int, int]:
+    """The virtual size in bytes, and the number of blocks."""
     table = read(offset_bytes, min(length_bytes, 64 << 10))
     _require(len(table) >= 32 and table[:8] == b"metadata", "it has no metadata")
     (count,) = struct.unpack_from("<H", table, 10)
@@ -164,8 +256,9 @@ def _vhdx_metadata(read: ReadAt, offset_bytes: int, length_bytes: int, *, bat_by
     )
     (size_bytes,) = struct.unpack("<Q", _vhdx_item(read, items, _GUID_VIRTUAL_SIZE))
     _require(0 < size_bytes <= _SIZE_MAX_BYTES and size_bytes % _SECTOR_BYTES == 0, "its size is impossible")
-    _require(bat_bytes >= 8 * -(-size_bytes // block_bytes), "its block table is too small for its size")
-    return int(size_bytes)
+    blocks = -(-size_bytes // block_bytes)
+    _require(bat_bytes >= 8 * blocks, "its block table is too small for its size")
+    return int(size_bytes), blocks
 
 
 def _vhdx_item(read: ReadAt, items: dict[bytes, tuple[int, int]], guid: bytes) -> bytes:

@@ -72,7 +72,7 @@ def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence
             resize = {"node-name": node, "size": size_bytes}
             daemon.command("block_resize", resize, doing=f"resizing volume {top.name}")
         if zero_to_bytes > top.size_bytes:
-            with NbdClient(daemon.export_nbd(node, writable=True)) as client:
+            with NbdClient(host, daemon.export_nbd(node, writable=True)) as client:
                 client.zero(top.size_bytes, zero_to_bytes - top.size_bytes)
                 client.flush()
 

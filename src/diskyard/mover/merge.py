@@ -78,14 +78,14 @@ def stream_up(
         arguments: dict[str, object] = {"device": node}
         if keep:
             end_bytes = min(sizes_bytes[0], sizes_bytes[-1])
-            _store_zeros(daemon, node, min(sizes_bytes[1:-1]), end_bytes)
+            _store_zeros(host, daemon, node, min(sizes_bytes[1:-1]), end_bytes)
             # Without a name of ours QEMU writes its own, a json: of the whole graph.
             arguments |= {"base-node": daemon.open_chain(keep), "backing-file": backing_name}
         daemon.run_job("block-stream", arguments, monitor, doing=f"merging into volume {overlay.name}")
     sync_layer(host, overlay)
 
 
-def _store_zeros(daemon: StorageDaemon, node: str, offset_bytes: int, end_bytes: int) -> None:
+def _store_zeros(host: Host, daemon: StorageDaemon, node: str, offset_bytes: int, end_bytes: int) -> None:
     """Make the overlay hold the zeros that a parent shows because it ends there.
 
     QEMU 7.2's block-stream does not copy them, and what is kept below would show through.
@@ -95,7 +95,7 @@ def _store_zeros(daemon: StorageDaemon, node: str, offset_bytes: int, end_bytes:
     """
     if offset_bytes >= end_bytes:
         return
-    with NbdClient(daemon.export_nbd(node, writable=True), (ALLOCATION, DEPTH)) as client:
+    with NbdClient(host, daemon.export_nbd(node, writable=True), (ALLOCATION, DEPTH)) as client:
         while offset_bytes < end_bytes:
             for extent in client.extents(offset_bytes, min(_STATUS_BYTES, end_bytes - offset_bytes)):
                 if extent.is_zero and extent.depth != 1:

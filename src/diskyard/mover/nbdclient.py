@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from diskyard import errors
+from diskyard.host import Host
 
 ALLOCATION = "base:allocation"
 DEPTH = "qemu:allocation-depth"
@@ -51,7 +52,8 @@ class NbdClient:
     :raises diskyard.errors.StorageError: the server does not answer.
     """
 
-    def __init__(self, uri: str, contexts: Sequence[str] = ()) -> None:
+    def __init__(self, host: Host, uri: str, contexts: Sequence[str] = ()) -> None:
+        self._telling = host.commands.telling
         # Not above: it is slow to import, and what moves no data needs none.
         try:
             import nbd
@@ -91,13 +93,13 @@ class NbdClient:
 
     def write(self, data: bytes | bytearray, offset_bytes: int) -> None:
         """Write; not durable before :meth:`flush`."""
-        with _failures("writing a volume"):
+        with self._telling("nbd write"), _failures("writing a volume"):
             self._handle.pwrite(data, offset_bytes)
 
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
         """Make a range read as zeros; not durable before :meth:`flush`."""
         end_bytes = offset_bytes + length_bytes
-        with _failures("writing zeros to a volume"):
+        with self._telling("nbd zero"), _failures("writing zeros to a volume"):
             while offset_bytes < end_bytes:
                 part_bytes = min(_ZERO_MOST_BYTES, end_bytes - offset_bytes)
                 self._handle.zero(part_bytes, offset_bytes)
@@ -105,7 +107,7 @@ class NbdClient:
 
     def flush(self) -> None:
         """Make every write that was answered, on any connection to the export, durable."""
-        with _failures("making a volume durable"):
+        with self._telling("nbd flush"), _failures("making a volume durable"):
             self._handle.flush()
 
     def extents(self, offset_bytes: int, length_bytes: int) -> list[Extent]:

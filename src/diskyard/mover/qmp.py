@@ -96,8 +96,9 @@ class QmpChild:
         :raises diskyard.errors.NoSpace: QEMU's words say that the storage is full.
         """
         try:
-            request = self._client.execute(name, dict(arguments or {}))
-            answer: object = self._wait(request, self._timeout_s)
+            with self._telling(name):
+                request = self._client.execute(name, dict(arguments or {}))
+                answer: object = self._wait(request, self._timeout_s)
         except ExecuteError as error:
             raise failure(str(error), doing) from error
         except TimeoutError as error:
@@ -114,7 +115,7 @@ class QmpChild:
     def end(self, *, gently: bool = True) -> None:
         """End the child, flushing what it has open if ``gently``; nothing is left running."""
         if gently and self._connected and not self._failed:
-            with contextlib.suppress(*_CONNECTION_ERRORS):
+            with contextlib.suppress(*_CONNECTION_ERRORS), self._telling("quit"):
                 self._wait(self._client.execute("quit"), _QUIT_TIMEOUT_S)
             self._host.commands.wait(self._child, _QUIT_TIMEOUT_S)
         if self._child.poll() is None:
@@ -123,6 +124,12 @@ class QmpChild:
         with contextlib.suppress(*_CONNECTION_ERRORS):
             self._wait(self._client.disconnect(), _QUIT_TIMEOUT_S)
         self._loop.close()
+
+    def _telling(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """The door that a command passes; queries change nothing."""
+        if name.startswith("query-"):
+            return contextlib.nullcontext()
+        return self._host.commands.telling(f"qmp {name}")
 
     def _wait(self, work: Coroutine[object, object, _T], timeout_s: float) -> _T:
         return self._loop.run_until_complete(asyncio.wait_for(work, timeout_s))

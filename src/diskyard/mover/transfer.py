@@ -17,42 +17,37 @@ from diskyard.mover.failures import failure
 from diskyard.mover.interface import Chain, ImportFormat, Monitor
 from diskyard.mover.pace import Pace
 from diskyard.mover.reflink import clone_into
-from diskyard.mover.untrusted import file_size_bytes, open_untrusted
+from diskyard.mover.untrusted import file_size_bytes
 
 _PIECE_BYTES = 4 << 20
 _POLL_S = 0.1
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 
 
-def private_copy(host: Host, path: str, target_path: str, monitor: Monitor) -> None:
+def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor) -> None:
     """Copy a file that is not trusted, so that nobody can change it while it is inspected.
 
     By sharing blocks where the file system can, else by copying what is no hole. On return
     the new file's data is durable; its name is once its folder is synced.
 
-    :param path: a regular file or a block device.
+    :param source_fd: of :func:`diskyard.mover.untrusted.open_untrusted`.
     :param target_path: a new file; gone again after any failure.
     :raises Stopped: from the monitor.
-    :raises diskyard.errors.UnsafeImage: the source is neither a file nor a block device.
     :raises diskyard.errors.NoSpace: the target's storage is full.
     :raises diskyard.errors.StorageError: reading or writing failed.
     """
-    source_fd = open_untrusted(host, path, block_device=True)
-    try:
-        with os_errors(f"copying {path}"):
-            if clone_into(host, source_fd, target_path):
-                return
-            target_fd = host.files.create(target_path)
-            try:
-                _copy_data(host, source_fd, target_fd, monitor)
-                host.files.sync(target_fd)
-            except BaseException:
-                host.files.discard(target_path)
-                raise
-            finally:
-                os.close(target_fd)
-    finally:
-        os.close(source_fd)
+    with os_errors("copying a file to import"):
+        if clone_into(host, source_fd, target_path):
+            return
+        target_fd = host.files.create(target_path)
+        try:
+            _copy_data(host, source_fd, target_fd, monitor)
+            host.files.sync(target_fd)
+        except BaseException:
+            host.files.discard(target_path)
+            raise
+        finally:
+            os.close(target_fd)
 
 
 def _copy_data(host: Host, source_fd: int, target_fd: int, monitor: Monitor) -> None:

@@ -9,22 +9,29 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import stat
 
 from diskyard import errors
-from diskyard.host import Host, Limits
+from diskyard.host import Child, Host, Limits
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
+from diskyard.mover.failures import brief
 from diskyard.mover.foreign_headers import parse_vdi, parse_vhdx, parse_vmdk
 from diskyard.mover.interface import ImportFormat, Layer
-from diskyard.mover.qcow2_header import parse_untrusted_qcow2
+from diskyard.mover.qcow2_header import ReadAt, parse_untrusted_qcow2, require_whole_tables
 
 IMPORT_LIMITS = Limits(address_space_bytes=1 << 30, cpu_s=24 * 3600)
 """For the daemon that reads an inspected image; its CPU time is bounded by its size."""
 
 _INSPECT_LIMITS = Limits(address_space_bytes=1 << 30, cpu_s=60)
 _INSPECT_TIMEOUT_S = 600.0
+_OUTPUT_MOST_BYTES = 1 << 20
 _SECTOR_BYTES = 512
+_FILE_MOST_BYTES = 64 << 40  # more than any image: only a hole can make a file so long
+_NOT_FOUND = (
+    errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM,
+)  # fmt: skip
 _PARSERS = {
     "qcow2": parse_untrusted_qcow2,
     "vmdk": parse_vmdk,
@@ -38,7 +45,8 @@ def open_untrusted(host: Host, path: str, *, block_device: bool) -> int:
 
     :param block_device: whether it may be one.
     :raises diskyard.errors.UnsafeImage: it is a link, a FIFO, or anything else that is no file.
-    :raises diskyard.errors.StorageError: it is absent or cannot be read.
+    :raises diskyard.errors.InvalidParameter: it is absent or may not be read.
+    :raises diskyard.errors.StorageError: its storage failed.
     """
     with os_errors(f"opening {path}"):
         try:
@@ -46,6 +54,8 @@ def open_untrusted(host: Host, path: str, *, block_device: bool) -> int:
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise errors.UnsafeImage(f"{path} is not a regular file.") from error
+            if error.errno in _NOT_FOUND:
+                raise errors.InvalidParameter(f"{path} cannot be read: {error.strerror}.") from error
             raise
 
 
@@ -54,31 +64,55 @@ def file_size_bytes(fd: int) -> int:
     return os.lseek(fd, 0, os.SEEK_END)
 
 
+def parse_import(fd: int, format: ImportFormat) -> int:
+    """The virtual size that an open image file gives itself, in bytes, a multiple of 512.
+
+    Read are its headers, and nothing is opened: no program is told of the file, whose owner
+    may change it, or its name, at any moment. What passes may still be refused by
+    :func:`inspect_import`.
+
+    :raises diskyard.errors.UnsafeImage: it refers to another file, is encrypted, needs a repair
+        or lies about itself.
+    :raises diskyard.errors.StorageError: it cannot be read.
+    """
+    with os_errors("reading an image file"):
+        size_bytes = file_size_bytes(fd)
+        if size_bytes > _FILE_MOST_BYTES:
+            raise errors.UnsafeImage(f"A file of {size_bytes} bytes is no image.")
+        if format == "raw":
+            return -(-size_bytes // _SECTOR_BYTES) * _SECTOR_BYTES
+        return _PARSERS[format](_reader(fd), size_bytes)
+
+
+def _reader(fd: int) -> ReadAt:
+    return lambda offset_bytes, count_bytes: os.pread(fd, count_bytes, offset_bytes)
+
+
 def inspect_import(host: Host, path: str, format: ImportFormat) -> int:
     """The virtual size of an image file that is not trusted, in bytes, a multiple of 512.
 
     To be called on a copy that nobody else can change (:func:`diskyard.mover.transfer.private_copy`);
     what passes may be read through :func:`import_layer`.
 
-    :raises diskyard.errors.UnsafeImage: it refers to another file, is encrypted, needs a repair
-        or lies about itself; or QEMU cannot read it within bounds of time and memory.
+    :raises diskyard.errors.UnsafeImage: as of :func:`parse_import`; or QEMU cannot read it within
+        bounds of time and memory.
     :raises diskyard.errors.StorageError: it cannot be read.
     """
     fd = open_untrusted(host, path, block_device=format == "raw")
     try:
+        virtual_bytes = parse_import(fd, format)
         with os_errors(f"reading {path}"):
-            size_bytes = file_size_bytes(fd)
-            if format == "raw":
-                return -(-size_bytes // _SECTOR_BYTES) * _SECTOR_BYTES
-            virtual_bytes = _PARSERS[format](lambda offset, count: os.pread(fd, count, offset), size_bytes)
+            if format == "qcow2":
+                require_whole_tables(_reader(fd), file_size_bytes(fd))
     finally:
         os.close(fd)
+    if format == "raw":
+        return virtual_bytes
     layer = import_layer(path, format, virtual_bytes)
     told_bytes = _ask_qemu(host, layer, "info")["virtual-size"]
     if told_bytes != virtual_bytes:
         raise errors.UnsafeImage(f"The image says {virtual_bytes} bytes, and QEMU reads {told_bytes}.")
-    if format == "qcow2":
-        _ask_qemu(host, layer, "check")
+    _ask_qemu(host, layer, "check")
     return virtual_bytes
 
 
@@ -100,13 +134,41 @@ def import_layer(path: str, format: ImportFormat, size_bytes: int, *, fd: int | 
 def _ask_qemu(host: Host, layer: Layer, verb: str) -> dict[str, object]:
     graph = blockdev_graph((layer,), read_only=True, direct=False)
     words = ["qemu-img", verb, "--output=json", "json:" + json.dumps(graph)]
+    child = host.commands.start(words, limits=_INSPECT_LIMITS, capture=True)
     try:
-        finished = host.commands.run(words, timeout_s=_INSPECT_TIMEOUT_S, limits=_INSPECT_LIMITS)
-    except errors.StorageError as error:
-        raise errors.UnsafeImage(f"The image cannot be read in time: {error.message}") from error
-    if finished.exit_status not in (0, 3):  # 3: leaked clusters, which harm nobody
-        words_said = finished.stderr.splitlines()[-1] if finished.stderr else "it has errors"
+        stdout, stderr = _what_it_says(host, child)
+        # Who closes its output ends; the limit on its CPU time ends who does not.
+        exit_status = child.wait()
+    finally:
+        host.commands.stop(child)
+    if exit_status not in (0, 3):  # 3: leaked clusters, which harm nobody
+        words_said = brief(stderr.decode(errors="replace")) or "it has errors"
         raise errors.UnsafeImage(f"qemu-img {verb} refuses the image: {words_said}.")
-    answer = json.loads(finished.stdout)
+    answer = json.loads(stdout)
     assert isinstance(answer, dict)
     return answer
+
+
+def _what_it_says(host: Host, child: Child) -> tuple[bytes, bytes]:
+    """All that a program prints on stdout and stderr, if it is not more than it should be.
+
+    A file of 1 MiB can make qemu-img complain of 60 million blocks, a line for each.
+    """
+    assert child.stdout is not None
+    assert child.stderr is not None
+    said = {child.stdout: b"", child.stderr: b""}
+    open_streams = list(said)
+    deadline_s = host.clock.monotonic_s() + _INSPECT_TIMEOUT_S
+    while open_streams:
+        left_s = max(0.0, deadline_s - host.clock.monotonic_s())
+        readable, _, _ = select.select(open_streams, [], [], left_s)
+        if not readable:
+            raise errors.UnsafeImage(f"qemu-img did not end within {_INSPECT_TIMEOUT_S:g} seconds.")
+        for stream in readable:
+            printed = os.read(stream.fileno(), 1 << 16)
+            said[stream] += printed
+            if not printed:
+                open_streams.remove(stream)
+            if len(said[stream]) > _OUTPUT_MOST_BYTES:
+                raise errors.UnsafeImage("The image has more errors than qemu-img can list.")
+    return said[child.stdout], said[child.stderr]

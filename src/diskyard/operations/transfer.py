@@ -13,7 +13,7 @@ from diskyard.model.records import (
     FileSource,
 )
 from diskyard.model.requests import ImportImage
-from diskyard.mover.untrusted import inspect_import
+from diskyard.mover.untrusted import open_untrusted, parse_import
 from diskyard.operations.engine import (
     Engine,
     FollowUp,
@@ -39,10 +39,11 @@ def absolute_path(path: str) -> str:
 def import_image(engine: Engine, request: ImportImage) -> Outcome:
     """Make an image from a file; durable on return, and completed by a mend.
 
-    The file is looked into before anything is committed, and must not change until the mend
-    is done.
+    The file's headers are read before anything is committed; its tables are checked by the mend,
+    in a copy that its owner cannot change. It must not change until the mend is done.
 
     :raises diskyard.errors.UnsafeImage: it refers to other files, or lies about itself.
+    :raises diskyard.errors.InvalidParameter: it is absent or may not be read.
     """
     require_user_data(request.user_data)
     path = absolute_path(request.path)
@@ -50,11 +51,12 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     image_id = request.options.new_image_id or new_uuid()
     digest = request_digest("importImage", request)
     if not already_made(target.state(), image_id, digest):
+        fd = open_untrusted(engine.host, path, block_device=request.format == "raw")
         try:
-            fingerprint = engine.host.files.fingerprint(path)
-        except OSError as error:
-            raise errors.InvalidParameter(f"{path} cannot be read: {error.strerror}.") from error
-        size_bytes = inspect_import(engine.host, path, request.format)
+            fingerprint = engine.host.files.fingerprint_of(fd)
+            size_bytes = parse_import(fd, request.format)
+        finally:
+            os.close(fd)
         if not SECTOR_BYTES <= size_bytes <= IMAGE_SIZE_LIMIT_BYTES:
             raise errors.UnsafeImage(f"{path} is an image of {size_bytes} bytes.")
         now = engine.host.clock.now()

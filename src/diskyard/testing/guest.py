@@ -30,6 +30,7 @@ class Guest:
     """One storage daemon that opens a graph at a time, as ``prepareImage`` answered it."""
 
     def __init__(self, host: Host) -> None:
+        self._host = host
         self._daemon = StorageDaemon(host)
         self._names = (f"guest{number}" for number in itertools.count())
 
@@ -54,7 +55,7 @@ class Guest:
             writable = not blockdev["read-only"]
             uri = self._daemon.export_nbd(node, writable=writable, allocation_depth=False)
             try:
-                with NbdClient(uri) as client:
+                with NbdClient(self._host, uri) as client:
                     yield client
             finally:
                 self._daemon.unexport(node)

@@ -1,49 +1,52 @@
-"""A host that dies at a chosen step: everything that changes storage passes its door.
+"""A host whose every change of storage is a step: counted, stopped at, or the last thing it does.
 
-A run without a chosen step counts the steps; a run with one raises :class:`Died` there,
-and at everything after it, as a process that was killed does nothing more. ``finally``
-blocks that would clean up find the door shut too.
+What passes the host's door changes storage: the files' primitives, programs, and what
+running programs are told (QMP commands, NBD writes and flushes). A :class:`Steps` sees each
+of them just before and just after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from diskyard.host import Clock, Commands, Files, Finished, Host, HostIdentity, Limits
 from diskyard.host.identity import new_nonce
+from diskyard.testing.faults import STEPS
 
-
-class Died(BaseException):
-    """The simulated process is dead. Not an Exception: nothing but the harness may catch it."""
+Side = Literal["before", "after"]
 
 
 @dataclass(slots=True)
 class Steps:
-    """The steps of one run.
+    """The steps of one run, of all its threads.
 
-    :param die_at: die before the step of this index; None to live.
+    :param stop_at: the index of the step at which ``stop`` is called.
+    :param side: whether just before it is done, or just after.
+    :param stop: what is done there: it kills this process, or waits.
     :ivar names: what was done, in order.
     """
 
-    die_at: int | None = None
+    stop_at: int | None = None
+    side: Side = "before"
+    stop: Callable[[], None] | None = None
     names: list[str] = field(default_factory=list)
-    dead: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def begin(self, die_at: int | None) -> None:
-        """Count from here on, and die before the step of this index."""
-        self.die_at, self.dead = die_at, False
-        self.names.clear()
-
-    def step(self, name: str) -> None:
-        """Something that changes storage is about to be done.
-
-        :raises Died: it is not done, and nothing after it.
-        """
-        if self.dead or len(self.names) == self.die_at:
-            self.dead = True
-            raise Died(name)
-        self.names.append(name)
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Something that changes storage is done within."""
+        with self._lock:
+            here = len(self.names) == self.stop_at
+            self.names.append(name)
+        if here and self.side == "before" and self.stop is not None:
+            self.stop()
+        yield
+        if here and self.side == "after" and self.stop is not None:
+            self.stop()
 
 
 class SteppingFiles(Files):
@@ -51,74 +54,34 @@ class SteppingFiles(Files):
 
     def __init__(self, host: HostIdentity, steps: Steps) -> None:
         super().__init__(host)
-        self._steps = steps
-
-    def create(self, path: str) -> int:
-        """See :meth:`Files.create`."""
-        self._steps.step("create")
-        return super().create(path)
+        self.steps = steps
 
     def write(self, fd: int, data: bytes, offset_bytes: int = 0) -> None:
         """See :meth:`Files.write`; two steps, so that half a write is seen too."""
-        self._steps.step("write")
         half = len(data) // 2
-        super().write(fd, data[:half], offset_bytes)
-        self._steps.step("write the rest")
-        super().write(fd, data[half:], offset_bytes + half)
+        with self.steps.step("write the first half"):
+            super().write(fd, data[:half], offset_bytes)
+        with self.steps.step("write the rest"):
+            super().write(fd, data[half:], offset_bytes + half)
 
-    def truncate(self, fd: int, size_bytes: int) -> None:
-        """See :meth:`Files.truncate`."""
-        self._steps.step("truncate")
-        super().truncate(fd, size_bytes)
 
-    def preallocate(self, fd: int, size_bytes: int) -> None:
-        """See :meth:`Files.preallocate`."""
-        self._steps.step("preallocate")
-        super().preallocate(fd, size_bytes)
+def _stepped(name: str) -> Callable[..., Any]:
+    primitive = getattr(Files, name)
 
-    def clone(self, source_fd: int, target_fd: int) -> None:
-        """See :meth:`Files.clone`."""
-        self._steps.step("clone")
-        super().clone(source_fd, target_fd)
+    def method(self: SteppingFiles, *words: Any, **named: Any) -> Any:
+        with self.steps.step(name.replace("_", " ")):
+            return primitive(self, *words, **named)
 
-    def sync(self, fd: int) -> None:
-        """See :meth:`Files.sync`."""
-        self._steps.step("sync")
-        super().sync(fd)
+    return method
 
-    def sync_folder(self, folder: str) -> None:
-        """See :meth:`Files.sync_folder`."""
-        self._steps.step("sync folder")
-        super().sync_folder(folder)
 
-    def make_folder(self, path: str) -> None:
-        """See :meth:`Files.make_folder`."""
-        self._steps.step("make folder")
-        super().make_folder(path)
-
-    def link(self, source: str, target: str) -> None:
-        """See :meth:`Files.link`."""
-        self._steps.step("link")
-        super().link(source, target)
-
-    def rename(self, source: str, target: str) -> None:
-        """See :meth:`Files.rename`."""
-        self._steps.step("rename")
-        super().rename(source, target)
-
-    def unlink(self, path: str) -> None:
-        """See :meth:`Files.unlink`."""
-        self._steps.step("unlink")
-        super().unlink(path)
-
-    def remove_folder(self, path: str) -> None:
-        """See :meth:`Files.remove_folder`."""
-        self._steps.step("remove folder")
-        super().remove_folder(path)
+for _name in STEPS:
+    if _name != "write":
+        setattr(SteppingFiles, _name, _stepped(_name))
 
 
 class SteppingCommands(Commands):
-    """Commands whose every start is a step: what they change is changed by another process."""
+    """Programs whose every start and end is a step, and what they are told while they run."""
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
@@ -133,20 +96,25 @@ class SteppingCommands(Commands):
         environment: Mapping[str, str] | None = None,
     ) -> Finished:
         """See :meth:`Commands.run`; it may end, and its caller die before knowing."""
-        self._steps.step(f"run {words[0]}")
-        finished = super().run(
-            words, timeout_s=timeout_s, limits=limits, inherit_fds=inherit_fds, environment=environment
-        )
-        self._steps.step(f"{words[0]} has ended")
-        return finished
+        with self._steps.step(f"run {words[0]}"):
+            return super().run(
+                words, timeout_s=timeout_s, limits=limits, inherit_fds=inherit_fds, environment=environment
+            )
+
+    @contextmanager
+    def telling(self, what: str) -> Iterator[None]:
+        """See :meth:`Commands.telling`."""
+        with self._steps.step(what):
+            yield
 
 
-def stepping_host(steps: Steps, host_id: str = "dying-host") -> Host:
-    """This machine in an earlier boot, under another name, whose changes are steps.
+def stepping_host(steps: Steps, host_id: str, *, earlier_boot: bool) -> Host:
+    """This machine under another name, whose changes are steps.
 
-    Its boot is over for every other host of this machine: what it leaves behind is
-    provably nobody's, as after a real crash.
+    :param earlier_boot: its boot is over for every other host of this machine: what it leaves
+        behind is provably nobody's, as after a crash of the whole machine.
     """
-    real = Host.real()
-    identity = HostIdentity(host_id, real.identity.machine_id, new_nonce())
+    real = Host.real().identity
+    boot_id = new_nonce() if earlier_boot else real.boot_id
+    identity = HostIdentity(host_id, real.machine_id, boot_id)
     return Host(identity, SteppingFiles(identity, steps), SteppingCommands(steps), Clock())

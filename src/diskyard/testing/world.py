@@ -21,6 +21,7 @@ from diskyard.host.clock import Clock
 from diskyard.host.commands import Commands
 from diskyard.host.files import Files
 from diskyard.model.fix import Fix
+from diskyard.model.records import CopyHold
 from diskyard.opened import lease_name
 from diskyard.planner.find_fixes import find_fixes
 from diskyard.service import Service, call
@@ -106,23 +107,24 @@ class World:
             "userData": {"made as": name},
             "options": options,
         }
-        return self._note(place, name, call(service, "createVirtualDisk", parameters), bytes(SIZE_BYTES))
+        return self.note(place, name, call(service, "createVirtualDisk", parameters), bytes(SIZE_BYTES))
 
     def snapshot(self, service: Service, place: str, disk: str, name: str) -> str:
         """A snapshot of a disk."""
         asked = {"baseVirtualDiskId": self.names[disk], "userData": {"made as": name}}
         parameters = {"targetRepoId": place, **asked}
         made = call(service, "createSnapshot", parameters)
-        return self._note(place, name, made, self.images[place, self.names[disk]])
+        return self.note(place, name, made, self.images[place, self.names[disk]])
 
     def from_snapshot(self, service: Service, place: str, base: str, name: str) -> str:
         """A disk that begins as a snapshot."""
         asked = {"baseSnapshotId": self.names[base], "userData": {"made as": name}}
         parameters = {"targetRepoId": place, "size": SIZE_BYTES, **asked}
         made = call(service, "createVirtualDisk", parameters)
-        return self._note(place, name, made, self.images[place, self.names[base]])
+        return self.note(place, name, made, self.images[place, self.names[base]])
 
-    def _note(self, place: str, name: str, image_id: str, data: bytes) -> str:
+    def note(self, place: str, name: str, image_id: str, data: bytes) -> str:
+        """An image that must be there: its own name for tests, and its bytes."""
         self.names[name] = image_id
         self.images[place, image_id] = data
         self.user_data[place, image_id] = {"made as": name}
@@ -213,7 +215,8 @@ class World:
             assert stored == set(state.volumes), "volumes on the storage are those in the log"
             assert all(volume.state == "ready" for volume in state.volumes.values())
             assert not state.attachments
-            assert not [i for i in state.images.values() if i.held_for], "nothing is held"
+            copying = [i.id for i in state.images.values() for h in i.held_for if isinstance(h, CopyHold)]
+            assert not copying, "nothing is held for a copy"
             assert not [i for i in state.images if opened.storage.is_locked(lease_name(i))], (
                 "no lease is held"
             )

@@ -135,3 +135,17 @@ def test_a_writer_suspended_within_a_day_is_simply_told_that_it_lost() -> None:
     watched.before = once("put", lambda: write_many(shelf.log(), 500), watched)
     assert write(writer, "late") is Published.LOST
     assert writer.refresh().version == 505
+
+
+def test_a_trimmed_entry_that_a_suspended_writer_puts_back() -> None:
+    """It looks as if nothing had come after it; that no checkpoint is at or below it shows otherwise."""
+    shelf = Shelf()
+    log = shelf.log()
+    write_many(log, 10)
+    stale = log.refresh()
+    copies = shelf.storage().get("entry", stale.version)
+    write_many(shelf.log(), 400)
+    assert stale.version not in shelf.numbers("entry")
+    assert copies[0] is not None
+    shelf.storage().rewrite("entry", stale.version, 0, copies[0])
+    assert log.refresh().version == 410

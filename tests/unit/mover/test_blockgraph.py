@@ -33,7 +33,7 @@ def test_reads_through_a_deep_chain(bench: Bench) -> None:
     bench.fill(chain[-1:], [(0, MIB, 9)])
     with StorageDaemon(bench.host) as daemon:
         uri = daemon.export_nbd(daemon.open_chain(chain), writable=False)
-        with NbdClient(uri) as client:
+        with NbdClient(bench.host, uri) as client:
             assert client.read(0, MIB) == b"\x09" * MIB
             assert client.size_bytes == MIB
 
@@ -67,7 +67,7 @@ def test_headers_are_never_followed(bench: Bench) -> None:
     top = replace(top, protocol={"driver": "file", "filename": str(path)})
     with (
         StorageDaemon(bench.host) as daemon,
-        NbdClient(daemon.export_nbd(daemon.open_chain((top,)), writable=False)) as client,
+        NbdClient(bench.host, daemon.export_nbd(daemon.open_chain((top,)), writable=False)) as client,
     ):
         assert client.read(0, MIB) == bytes(MIB)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
+from typing import Any, cast
 
 import pytest
 
-from diskyard.mover.copy import copy_view
+from diskyard.mover.copy import _Connections, _Copy, copy_view
 from diskyard.mover.interface import Chain, Layer, Stopped
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, check
 
@@ -139,3 +141,16 @@ def test_the_rate_limit_holds(bench: Bench) -> None:
     begin = bench.host.clock.monotonic_s()
     copy(bench, (source,), (target,), monitor=monitor)
     assert bench.host.clock.monotonic_s() - begin > 0.8
+
+
+def test_moves_that_have_not_begun_do_not_keep_a_failed_copy_waiting(bench: Bench) -> None:
+    """Else each of them costs ten seconds: a future that is cancelled early is never done."""
+    unused = cast(Any, None)
+    failed = _Copy(
+        bench.host, unused, [_Connections(unused, None, unused)], RecordingMonitor(), MIB, drop_zeros=True
+    )
+    busy = threading.Event()
+    failed._executor.submit(busy.wait)
+    failed._in_flight = {failed._executor.submit(lambda: None)}
+    assert failed.settle(0.2)
+    busy.set()

@@ -14,8 +14,16 @@ from diskyard.host import Host
 from diskyard.host.files import temporary_owner
 from diskyard.host.identity import new_nonce
 from diskyard.leases.local import LocalLeases
-from diskyard.log.codec import Damaged, NewerMajor, RepositoryRecord, decode, encode
+from diskyard.log.codec import (
+    ENTRY_LIMIT_BYTES,
+    Damaged,
+    NewerMajor,
+    RepositoryRecord,
+    decode,
+    encode,
+)
 from diskyard.log.genesis import genesis
+from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.repository import LocalRepository
 
@@ -89,6 +97,7 @@ def _make_folders(host: Host, root: str) -> None:
         files.make_folder(root)
         files.sync_folder(os.path.dirname(root))
     _refuse_network(root)
+    _refuse_repository(host, root)
     names = {entry.name for entry in files.list(root) if temporary_owner(entry.name) is None}
     if names - {*layout.FOLDERS, layout.LOCKS, layout.RESERVE}:
         raise errors.NotEmpty(f"{root} is not empty.")
@@ -107,6 +116,11 @@ def _make_folders(host: Host, root: str) -> None:
     files.sync_folder(root)
 
 
+def _refuse_repository(host: Host, root: str) -> None:
+    if any(host.files.exists(path) for path in layout.record_paths(root)):
+        raise errors.NotEmpty(f"{root} is a repository already.")
+
+
 def _seed(host: Host, root: str) -> None:
     """Write entry 0, checkpoint 0 and the repository's record; the caller has the lease.
 
@@ -114,8 +128,9 @@ def _seed(host: Host, root: str) -> None:
     and as long as there is no record, nobody else can be at work here.
     """
     files = host.files
-    if any(files.exists(path) for path in layout.record_paths(root)):
-        raise errors.NotEmpty(f"{root} is a repository already.")
+    _refuse_repository(host, root)
+    if _was_being_removed(host, root):
+        _empty_folders(host, root)
     interrupted: list[str] = []
     for folder in ("", *layout.FOLDERS):
         for item in files.list(os.path.join(root, folder)):
@@ -228,7 +243,7 @@ def remove(repository: LocalRepository, host: Host) -> None:
     """Remove a repository whose log is closed: all its names but that of its folder.
 
     While the record is there a removal that was cut short can be repeated. A crash after it
-    is gone leaves a closed log that is no repository.
+    is gone leaves a closed log that is no repository; creating one there finishes the removal.
     """
     root = repository.place
     files = host.files
@@ -249,13 +264,35 @@ def remove(repository: LocalRepository, host: Host) -> None:
 
 def _remove_rest(host: Host, root: str) -> None:
     files = host.files
+    _empty_folders(host, root)
     for folder in layout.FOLDERS:
-        path = os.path.join(root, folder)
-        _remove_all(host, path)
-        files.remove_folder(path)
+        files.remove_folder(os.path.join(root, folder))
     for name in (layout.LOCKS, layout.RESERVE):
         files.unlink(os.path.join(root, name))
     files.sync_folder(root)
+
+
+def _empty_folders(host: Host, root: str) -> None:
+    """Remove what is in a removed repository's folders; the entry that says so goes last."""
+    for folder in layout.FOLDERS:
+        if folder != layout.LOG:
+            _remove_all(host, os.path.join(root, folder))
+    log = os.path.join(root, layout.LOG)
+    for name in sorted(item.name for item in host.files.list(log)):
+        with contextlib.suppress(FileNotFoundError):
+            host.files.unlink(os.path.join(log, name))
+            host.files.sync_folder(log)
+
+
+def _was_being_removed(host: Host, root: str) -> bool:
+    """Whether a log without a repository's record ends in the entry that closed it."""
+    numbers = [layout.log_number(item.name) for item in host.files.list(os.path.join(root, layout.LOG))]
+    newest = max((number for number in numbers if number is not None), default=0)
+    for path in layout.log_paths(root, "entry", newest):
+        with contextlib.suppress(Damaged, NewerMajor):
+            entry, _ = decode(host.files.read(path, ENTRY_LIMIT_BYTES) or b"", Entry)
+            return entry.number == newest and entry.changes.closes
+    return False
 
 
 def _remove_all(host: Host, folder: str) -> None:

@@ -294,11 +294,12 @@ class LocalRepository:
         return [item.name for item in items if temporary_owner(item.name) is None]
 
     def _temporaries(self) -> Iterator[tuple[str, FileEntry]]:
-        for folder in layout.FOLDERS:
+        # The root has those of the repository's own record.
+        for folder in ("", *layout.FOLDERS):
             for item in self._files.list(self._folder(folder)):
                 owner = temporary_owner(item.name)
                 if owner is not None and provably_gone(owner, self._host.identity):
-                    yield f"{folder}/{item.name}", item
+                    yield os.path.join(folder, item.name), item
 
     def list_leftovers(self) -> list[Leftover]:
         """Temporary files whose process has ended."""

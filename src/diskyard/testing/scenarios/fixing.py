@@ -1,0 +1,198 @@
+"""Every fix, and what each of them finds."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from pathlib import Path
+
+from diskyard.model.fix import (
+    CleanAttachment,
+    CleanGarbage,
+    CleanHold,
+    CleanLeftover,
+    CleanProgress,
+    CleanTwin,
+    CleanVolume,
+)
+from diskyard.service import Service, call
+from diskyard.testing.scenarios import shapes
+from diskyard.testing.scenarios.base import (
+    LATER,
+    NEW_ID,
+    Scenario,
+    both,
+    bytes_of,
+    fix_first,
+    new,
+    removed,
+    same,
+    verb,
+    with_new,
+)
+from diskyard.testing.scenarios.operations import DISK_IN_A, import_bytes, import_file, pending_copy
+from diskyard.testing.steps import Steps, stepping_host
+from diskyard.testing.world import KIB, World
+
+_DEEPEST = 33  # one more volume than a chain may have
+
+
+# -- what they find --------------------------------------------------------------------
+
+
+def small_parent(world: World, service: Service) -> None:
+    """A removed overlay with less data than the one above it: merged upwards."""
+    world.disk(service, "a", "d")
+    world.write(service, "a", "d", 1, 0, 512 * KIB)
+    world.snapshot(service, "a", "d", "s1")
+    world.write(service, "a", "d", 2, 256 * KIB, 64 * KIB)
+    world.snapshot(service, "a", "d", "s2")
+    world.write(service, "a", "d", 3, 512 * KIB, 1024 * KIB)
+    removed("s2")(world, service)
+
+
+def too_deep(world: World, service: Service) -> None:
+    """A chain that is longer than it should be."""
+    world.disk(service, "a", "d")
+    for number in range(_DEEPEST):
+        if number % 8 == 0:
+            world.write(service, "a", "d", number + 1, number * 32 * KIB, 64 * KIB)
+        world.snapshot(service, "a", "d", f"s{number}")
+
+
+def garbage(world: World, service: Service) -> None:
+    """A volume that the log does not name, as an older backup of the log leaves it."""
+    shapes.lone(world, service)
+    folder = world.folder / "a" / "volumes"
+    (folder / f"{1:016x}-{uuid.UUID(int=7)}.raw").write_bytes(b"garbage")
+
+
+def abandoned(world: World, service: Service) -> None:
+    """A volume whose making was cut short, and a temporary file beside it, by a boot that is over."""
+    shapes.chain(world, service)
+    gone = world.service(stepping_host(Steps(), "gone-host", earlier_boot=True))
+    files = gone.host.files
+    create = files.create
+
+    def fail(path: str) -> int:
+        if "/volumes/" in path:
+            files.write_temporary(str(Path(path).parent.parent / "temporary"), b"left")
+            raise OSError(5, "injected")
+        return create(path)
+
+    files.create = fail  # type: ignore[method-assign]
+    try:
+        new("createSnapshot", targetRepoId="a", baseVirtualDiskId="@d")(world, gone)
+    except Exception as error:  # noqa: BLE001 - whatever the failure is called: it must be one
+        assert not isinstance(error, AssertionError)  # noqa: PT017
+    gone.close()
+
+
+def attached_before_the_boot(world: World, service: Service) -> None:
+    """An attachment of a boot that is over."""
+    shapes.chain(world, service)
+    gone = world.service(stepping_host(Steps(), "gone-host", earlier_boot=True))
+    verb("prepareImage", **DISK_IN_A)(world, gone)
+    gone.close()
+
+
+def held_in_vain(world: World, service: Service) -> None:
+    """A freeze point held for a copy that was removed before it was made."""
+    pending_copy(world, service)
+    removed("new", "b")(world, service)
+
+
+def half_a_log(world: World, service: Service) -> None:
+    """An entry and a checkpoint of which one copy is gone, and an entry with a damaged copy."""
+    shapes.chain(world, service)
+    log = world.folder / "a" / "log"
+    names = sorted(path for path in log.iterdir())
+    names[3].unlink()
+    names[6].write_bytes(b"damaged")
+    next((world.folder / "a" / "checkpoints").iterdir()).unlink()
+
+
+def progress_of_nothing(world: World, service: Service) -> None:
+    """Progress of an image that is not there."""
+    shapes.lone(world, service)
+    service.connections.get("a").storage.put_progress(NEW_ID, b"{}")
+
+
+def lost(world: World, service: Service) -> None:
+    """A Snapshot that is whole in b, and whose volume in a is gone."""
+    shapes.chain(world, service)
+    snapshot_id = world.names["s2"]
+    call(service, "copyImage", {"targetRepoId": "b", "imageId": snapshot_id, "options": LATER})
+    world.fix_all([service], random.Random(0))
+    world.images["b", snapshot_id] = world.images["a", snapshot_id]
+    state = service.connections.get("a").state()
+    volume = state.volumes[str(state.images[snapshot_id].volume_id)]
+    next((world.folder / "a" / "volumes").glob(f"*{volume.id}*")).unlink()
+
+
+def pending_difference(world: World, service: Service) -> None:
+    """A difference to a disk of b committed, its data not moved yet."""
+    shapes.copied(world, service)
+    new("copyImage", targetRepoId="b", imageId="@d", baseImageId="@base")(world, service)
+
+
+def half_moved(world: World, service: Service) -> None:
+    """A copy that an earlier boot began to move, and of which it wrote progress down."""
+    pending_copy(world, service)
+    gone = world.service(stepping_host(Steps(), "gone-host", earlier_boot=True))
+
+    class Enough(Exception):
+        pass
+
+    opened = gone.connections.get("b")
+    put = opened.storage.put_progress
+
+    def put_and_stop(image_id: str, data: bytes) -> None:
+        put(image_id, data)
+        raise Enough
+
+    opened.storage.put_progress = put_and_stop  # type: ignore[method-assign]
+    try:
+        fix_first("b", "mend")(world, gone)
+    except Enough:
+        gone.close()
+    else:
+        raise AssertionError("the copy was to be interrupted")
+
+
+_PERFORMANCE = verb("setStrategy", **DISK_IN_A, strategy="performance")
+FIXES = [
+    Scenario(
+        "clean", both(shapes.chain, removed("d"), removed("s2")), fix_first("a", CleanVolume), same,
+    ),
+    Scenario("clean garbage", garbage, fix_first("a", CleanGarbage), same),
+    Scenario("clean abandoned work", abandoned, fix_first("a", CleanVolume), same),
+    Scenario("clean a temporary file", abandoned, fix_first("a", CleanLeftover), same),
+    Scenario("clean an attachment", attached_before_the_boot, fix_first("a", CleanAttachment), same),
+    Scenario("clean a hold", held_in_vain, fix_first("a", CleanHold), same),
+    Scenario("clean a twin", half_a_log, fix_first("a", CleanTwin), same),
+    Scenario("clean progress", progress_of_nothing, fix_first("a", CleanProgress), same),
+    Scenario("merge down into qcow2", both(shapes.chain, removed("s2")), fix_first("a", "merge"), same),
+    Scenario("merge down into raw", both(shapes.chain, removed("s1")), fix_first("a", "merge"), same),
+    Scenario("merge up", small_parent, fix_first("a", "merge"), same),
+    Scenario("merge what nobody wrote", both(shapes.deep, removed("s6")), fix_first("a", "merge"), same),
+    Scenario(
+        "merge in branches", both(shapes.branching, removed("d"), removed("s2")), fix_first("a", "merge"),
+        same,
+    ),
+    Scenario("optimize for performance", both(shapes.chain, _PERFORMANCE), fix_first("a", "optimize"), same),
+    Scenario("reserve", both(shapes.lone, _PERFORMANCE), fix_first("a", "optimize"), same),
+    Scenario("shorten", too_deep, fix_first("a", "optimize"), same, is_slow=True),
+    Scenario("mend a copy", pending_copy, fix_first("b", "mend"), same),
+    Scenario("mend a difference", pending_difference, fix_first("b", "mend"), with_new("b", bytes_of("d"))),
+    Scenario("mend what was begun", half_moved, fix_first("b", "mend"), same),
+    Scenario(
+        "mend an import", both(shapes.lone, import_file("raw")), fix_first("a", "mend"),
+        with_new("a", import_bytes),
+    ),
+    Scenario(
+        "mend an import of qcow2", both(shapes.lone, import_file("qcow2")), fix_first("a", "mend"),
+        with_new("a", import_bytes),
+    ),
+    Scenario("restore", lost, fix_first("a", "mend"), same),
+]  # fmt: skip

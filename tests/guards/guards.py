@@ -1,0 +1,197 @@
+"""The guards against losing data, each with the tests that must fail once it is gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CONTRACT = "tests/contract/test_localfs.py::TestLocalfs"
+INTERLEAVINGS = "tests/api/test_interleavings.py"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A guard, how it is taken out, and where that is seen.
+
+    :param changes: pairs of the text that goes, which is there once, and what comes in its place.
+    :param tests: of them at least one must fail; all of them pass with the guard.
+    """
+
+    name: str
+    module: str
+    changes: tuple[tuple[str, str], ...]
+    tests: tuple[str, ...]
+
+
+GUARDS = [
+    # -- the log ----------------------------------------------------------------------
+    Guard(
+        "put if absent",
+        "diskyard.host.files",
+        (("os.link(source, target, follow_symlinks=False)", "os.replace(source, target)"),),
+        (f"{CONTRACT}::test_threads_that_put_one_number",),
+    ),
+    Guard(
+        "put if absent, between hosts in the middle of an operation",
+        "diskyard.host.files",
+        (("os.link(source, target, follow_symlinks=False)", "os.replace(source, target)"),),
+        ("tests/crash/test_every_step.py::test_suspended_at_every_step[create snapshot]",),
+    ),
+    Guard(
+        "the look after publishing",
+        "diskyard.log.log",
+        (("            self._require_stands(entry)\n", ""),),
+        ("tests/api/test_log.py::test_a_suspended_writer_that_publishes_after_a_trim",),
+    ),
+    Guard(
+        "no false news",
+        "diskyard.log.log",
+        (("        if not self._still_there(start):\n", "        if False:\n"),),
+        ("tests/unit/log/test_trimming.py",),
+    ),
+    Guard(
+        "trimmed past",
+        "diskyard.log.checkpoints",
+        (('return min(self._repository.numbers("checkpoint"), default=0) > number', "return False"),),
+        ("tests/unit/log/test_trimming.py::test_a_trimmed_entry_that_a_suspended_writer_puts_back",),
+    ),
+    Guard(
+        "the second copy, written",
+        "diskyard.host.files",
+        (("zip(temporaries[1:], paths[1:], strict=True)", "zip((), ())"),),
+        (f"{CONTRACT}::test_what_is_put_is_there_in_both_copies",),
+    ),
+    Guard(
+        "the second copy, read",
+        "diskyard.log.log",
+        (("        for copy in copies:\n            if not copy:", "        for copy in copies[:1]:\n            if not copy:"),),
+        ("tests/api/test_log.py::test_one_copy_of_a_log_entry_is_enough[removed-0]",),
+    ),
+    Guard(
+        "the twin before the next entry",
+        "diskyard.log.log",
+        (("            self._complete_twin(state)\n", ""),),
+        ("tests/unit/log/test_log.py::test_one_copy_is_enough_and_the_next_writer_completes_it",),
+    ),
+    Guard(
+        "read-only while the log is damaged",
+        "diskyard.log.log",
+        (("            self.require_writable()\n            self._complete_twin", "            self._complete_twin"),),
+        ("tests/unit/log/test_log.py",),
+    ),
+    Guard(
+        "durable before acted on",
+        "diskyard.log.log",
+        (("                        self._repository.sync_log()\n", ""),),
+        ("tests/unit/log/test_log.py::test_what_another_wrote_is_made_durable_before_it_is_answered",),
+    ),
+    # -- seals ------------------------------------------------------------------------
+    Guard(
+        "a seal's own work",
+        "diskyard.planner.common",
+        (("    if volume is None or volume.building is None or volume.building.work_id != work_id:\n", "    if volume is None:\n"),),
+        ("tests/unit/planner/test_seals.py",),
+    ),
+    Guard(
+        "an optimize's unchanged data",
+        "diskyard.planner.optimize",
+        (("        plan.image.data_generation,\n    ):", "        image.data_generation,\n    ):"),),
+        (f"{INTERLEAVINGS}::test_a_write_while_an_optimized_volume_is_built",),
+    ),
+    Guard(
+        "a merge's free graph",
+        "diskyard.planner.merge",
+        (('    if merge_in_the_way(state, plan) is not None:\n        raise Superseded(f"the volumes of image {image_id} are attached")\n', ""),),
+        ("tests/unit/planner/test_seals.py",),
+    ),
+    Guard(
+        "consumed_by",
+        "diskyard.planner.merge",
+        (("    if image.consumed_by is not None:\n        return image.id\n", "    return image.id\n"),),
+        ("tests/api/test_merging.py::test_a_snapshot_half_merged_away_and_copied_again",),
+    ),
+    # -- holds ------------------------------------------------------------------------
+    Guard(
+        "a hold keeps an image",
+        "diskyard.planner.normalise",
+        (("if image.is_strong or image.held_for or state.dependents", "if image.is_strong or state.dependents"),),
+        ("tests/api/test_copy.py::test_removing_the_source_at_once", "tests/unit/planner/test_normalise.py"),
+    ),
+    Guard(
+        "a hold keeps an image from merging",
+        "diskyard.model.status",
+        (("if image.is_strong or image.held_for or image.pending", "if image.is_strong or image.pending"),),
+        ("tests/unit/model/test_status.py",),
+    ),
+    Guard(
+        "the hold of a mend that reads elsewhere",
+        "diskyard.fixes.mend",
+        (("    if any((hold.target_marker, hold.copy_id) == copy for hold in holds):\n", "    if True:\n"),),
+        ("tests/api/test_second_looks.py",),
+    ),
+    Guard(
+        "the look at the hold after a copy",
+        "diskyard.operations.freeze",
+        (("    if image is not None and hold in image.held_for:\n", "    if True:\n"),),
+        ("tests/api/test_second_looks.py",),
+    ),
+    # -- leases -----------------------------------------------------------------------
+    Guard(
+        "the work lease",
+        "diskyard.opened",
+        (("                leases.append(self._lock(image_id, wait_s))\n", "                pass\n"),),
+        ("tests/api/test_merging.py::test_two_hosts_merge_at_once",),
+    ),
+    Guard(
+        "a lease that children inherit",
+        "diskyard.leases.local",
+        (("return () if self._fd is None else (self._fd,)", "return ()"),),
+        (f"{CONTRACT}::test_a_child_keeps_it_after_its_parents_death",),
+    ),
+    Guard(
+        "programs that die with their parent",
+        "diskyard.host.commands",
+        (('            "setpriv",\n            "--pdeathsig",\n            "KILL",\n            "--",\n', ""),),
+        ("tests/crash/test_every_step.py::test_killed_at_every_step[merge down into raw]",),
+    ),
+    # -- what may be deleted ----------------------------------------------------------
+    Guard(
+        "garbage is judged by a log read after it was listed",
+        "diskyard.fixes.look",
+        (
+            ("    opened.state()\n    listed", "    state = opened.state()\n    listed"),
+            ("progress_image_ids()\n    state = opened.state()\n", "progress_image_ids()\n"),
+        ),
+        ("tests/api/test_second_looks.py",),
+    ),
+    Guard(
+        "a clean looks again",
+        "diskyard.fixes.clean",
+        (("    if name.volume_id in state.volumes or name.named_by > state.version:\n        return False\n", ""),),
+        ("tests/api/test_second_looks.py",),
+    ),
+    Guard(
+        "nothing is garbage above the log",
+        "diskyard.planner.find_fixes",
+        (("        if number > look.state.version:\n", "        if False:\n"),),
+        ("tests/unit/planner/test_find_fixes.py",),
+    ),
+    Guard(
+        "temporary files of living processes",
+        "diskyard.repositories.localfs.repository",
+        (("if owner is not None and provably_gone(owner, self._host.identity):", "if owner is not None:"),),
+        (f"{CONTRACT}::test_what_a_dead_process_left",),
+    ),
+    # -- taking work up again -----------------------------------------------------------
+    Guard(
+        "a checkpoint of the same work and source",
+        "diskyard.fixes.mend",
+        (("    return progress.durable_bytes if same else None", "    return progress.durable_bytes"),),
+        ("tests/api/test_resume.py::test_progress_that_is_damaged_is_not_believed",),
+    ),
+    Guard(
+        "a volume that was made half is made again",
+        "diskyard.fixes.mend",
+        (("    if start_bytes is None:\n", "    if start_bytes is None and not exists:\n"),),
+        ("tests/api/test_resume.py::test_a_volume_that_was_made_without_a_checkpoint",),
+    ),
+]  # fmt: skip

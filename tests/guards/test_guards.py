@@ -1,0 +1,37 @@
+"""Each guard is taken out, and the tests must see it: what no test would miss guards nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Tally
+from tests.guards.guards import GUARDS, Guard
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS_FAILED = 1  # pytest's exit status: neither an error of its own, nor nothing to run
+TIMEOUT_S = 300
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_without_it_a_test_fails(guard: Guard, tally: Tally) -> None:
+    tally("guards removed", guards=1)
+    path = os.pathsep.join([str(ROOT / "tests/guards/hook"), str(ROOT)])
+    what = {"module": guard.module, "changes": guard.changes}
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+        "DISKYARD_TEST_GUARD": json.dumps(what),
+        "PYTHONPATH": path,
+    }
+    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *guard.tests]
+    ran = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert ran.returncode == TESTS_FAILED, f"not seen: {ran.stdout[-3000:]}{ran.stderr[-3000:]}"
+    assert " failed" in ran.stdout
+    assert "ImportError" not in ran.stdout
