@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -19,7 +22,7 @@ from diskyard.service import Service, call
 from diskyard.testing import verb_meanings as mean
 from diskyard.testing.guest import Guest
 from diskyard.testing.possibilities import Key, Known, Possibilities, Seen
-from diskyard.testing.story_host import StoryHost, identity, memory_folder
+from diskyard.testing.story_host import StoryHost, identity
 from diskyard.testing.verb_meanings import Stages
 from diskyard.testing.world import PLACES, World
 
@@ -100,6 +103,7 @@ class ProcessMachine(RuleBasedStateMachine):
     """Hosts, what they are asked for, and what is seen; the rules are in a subclass."""
 
     format = ""
+    place = Path()
 
     @initialize(hosts=st.integers(1, 3))
     def start(self, hosts: int) -> None:
@@ -110,8 +114,7 @@ class ProcessMachine(RuleBasedStateMachine):
 
         self._patch = mock.patch.object(uuid, "uuid4", seeded_uuid)
         self._patch.start()
-        self._ending = contextlib.ExitStack()
-        self.folder = self._ending.enter_context(memory_folder())
+        self.folder = Path(tempfile.mkdtemp(prefix="story-", dir=self.place))
         self.world = World(self.folder / "world", format=self.format)
         self.world.create()
         self.boots = 1
@@ -153,7 +156,7 @@ class ProcessMachine(RuleBasedStateMachine):
                 self.guest.__exit__(None, None, None)
             self.observer.close()
             self._patch.stop()
-            self._ending.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- choosing ----------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -16,12 +18,12 @@ FORMATS = ("localfs-1.0",)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_stories_of_processes(format: str, effort: Effort, tally: Tally) -> None:
+def test_stories_of_processes(format: str, quick_folder: Path, effort: Effort, tally: Tally) -> None:
     """A story that fails is told again in its shortest form; ``DISKYARD_SEED`` tells others."""
     tally("stories")
     Counts.operations = Counts.held = Counts.kills = Counts.bytes_compared = 0
     run_state_machine_as_test(
-        seed(effort.seed)(type("Story", (StoryMachine,), {"format": format})),
+        seed(effort.seed)(type("Story", (StoryMachine,), {"format": format, "place": quick_folder})),
         settings=settings(
             max_examples=300 if effort.thorough else 40,
             stateful_step_count=STEPS,

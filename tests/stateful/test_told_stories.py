@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from diskyard.testing.story_host import StoryHost, identity, memory_folder
+from diskyard.testing.story_host import StoryHost, identity
 from diskyard.testing.world import KIB, SIZE_BYTES, World, host_named
 
 BOOT = host_named("").identity.boot_id
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world(quick_folder: Path) -> World:
     """Disk d over snapshots s2 and s1, in repository a."""
-    with memory_folder() as folder:
-        world = World(folder / "world")
-        world.create()
-        service = world.service(host_named("builder"))
-        world.chain(service, "a")
-        service.close()
-        yield world
+    world = World(quick_folder / "world")
+    world.create()
+    service = world.service(host_named("builder"))
+    world.chain(service, "a")
+    service.close()
+    return world
 
 
 @pytest.fixture

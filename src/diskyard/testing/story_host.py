@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import random
 import signal
-import tempfile
 import threading
 import time
 import uuid
@@ -34,7 +33,6 @@ FORKING = multiprocessing.get_context("forkserver")
 _ANSWER_TIMEOUT_S = 20.0
 _DEATH_TIMEOUT_S = 10.0
 _POLL_S = 0.002
-_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made there
 
 
 class Gate:
@@ -105,18 +103,16 @@ class _GatedCommands(Commands):
             words, limits=limits, inherit_fds=inherit_fds, environment=environment, capture=capture
         )
 
+    @contextmanager
+    def telling(self, what: str) -> Iterator[None]:
+        """See :meth:`Commands.telling`."""
+        self._gate.pass_through(what)
+        yield
+
     def stop(self, child: Child) -> None:
         """See :meth:`Commands.stop`; what the program did may be unknown to who started it."""
         self._gate.pass_through("end a program")
         super().stop(child)
-
-
-@contextmanager
-def memory_folder() -> Iterator[Path]:
-    """A new folder in memory where there is such a place: durability of the disk costs nothing there."""
-    place = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="diskyard-story-", dir=place) as folder:
-        yield Path(folder)
 
 
 def identity(name: str, boot_id: str) -> HostIdentity:
