@@ -281,6 +281,27 @@ class StoryMachine(ProcessMachine):
         actor = self.pick_actor(data, self.idle())
         self.ask(actor, self.detach_asked(actor, key), steps)
 
+    @precondition(lambda self: some_idle(self) and not self.held() and self._disks_of_guests())
+    @rule(data=st.data())
+    def what_an_attachment_forbids(self, data: st.DataObject) -> None:
+        disk = self.pick(data, self._disks_of_guests(), "disk")
+        of_disk = {"repositoryId": disk[0], "imageId": disk[1]}
+        size = len(self.image(disk).data) + 512
+        actor = self.pick_actor(data, self.idle())
+        for verb, parameters in (
+            ("removeImage", of_disk),
+            ("createSnapshot", {"targetRepoId": disk[0], "baseVirtualDiskId": disk[1]}),
+            ("copyImage", {"targetRepoId": disk[0], "imageId": disk[1]}),
+            ("extendVirtualDisk", {**of_disk, "size": size}),
+            ("prepareImage", {**of_disk, "options": {"owner": "another"}}),
+        ):
+            if disk[0] in actor.connected:
+                self.ask(actor, Asked(verb, parameters, None, allowed=["ImageInUse"]))
+                assert actor.process.heard.error is not None, verb
+
+    def _disks_of_guests(self) -> list[Key]:
+        return self.having(kind="virtual_disk", attached=True)
+
     @precondition(lambda self: some_idle(self) and self.having(complete=True))
     @rule(data=st.data())
     def read(self, data: st.DataObject) -> None:
