@@ -214,6 +214,26 @@ class Opened:
         """An image's volumes, top first."""
         return tuple(self.layer(volume) for _, volume in state.chain(image))
 
+    @contextmanager
+    def reading(self, state: State, image: Image) -> Iterator[Chain]:
+        """An image's volumes, to be opened by who does not hold the leases of all below it.
+
+        Merges below it do not change the image's bytes, but in which volumes they are.
+
+        :raises diskyard.errors.LeaseHeld: they did, and a volume was gone before it was opened.
+        """
+        chain = self.chain(state, image)
+        try:
+            yield chain
+        except errors.StorageError as error:
+            newest = self.state()
+            now = newest.images.get(image.id)
+            if now is not None and self.chain(newest, now) == chain:
+                raise
+            raise errors.LeaseHeld(
+                f"The volumes of image {image.id} were merged meanwhile.", imageId=image.id
+            ) from error
+
     def chain_of_volume(self, state: State, volume: Volume) -> Chain:
         """A volume and those it reads, top first."""
         return tuple(self.layer(found) for found in state.volume_chain(volume))

@@ -38,6 +38,19 @@ def test_a_disk_is_copied_whole(rig: Rig, target: str) -> None:
     assert len(rig.files("a")) == (2 if target == "a" else 1)
 
 
+def test_a_lost_answer_is_asked_for_after_the_source_has_gone(rig: Rig) -> None:
+    """Who has the copy may remove the source before the caller asks again."""
+    disk, new_id = rig.disk("a", ONE), str(uuid.uuid4())
+    ask = partial(rig.yard.copy_image, "b", disk, options={"new_image_id": new_id})
+    assert ask() == new_id
+    rig.wait()
+    rig.yard.remove_image("a", disk)
+    assert ask() == new_id
+    rig.wait()
+    rig.expect("b", new_id, picture(SIZE, ONE))
+    assert code_of(partial(ask, user_data="other")) == "ImageNotFound"
+
+
 def test_a_snapshot_keeps_its_id(rig: Rig) -> None:
     """Copying it again is a no-op that keeps the userData there; a removed one comes back."""
     disk = rig.disk("a", ONE)

@@ -84,10 +84,10 @@ def _write_file(work: Work, request: ExportImage, image: Image, path: str) -> No
     files = work.engine.host.files
     _remove_leftovers(files, work.engine.host.identity, os.path.dirname(path))
     state = work.opened.state()
-    chain = work.opened.chain(state, state.images[image.id])
     temporary = files.temporary_path(os.path.dirname(path))
     try:
-        export_view(work.engine.host, chain, image.size_bytes, temporary, request.format, work)
+        with work.opened.reading(state, state.images[image.id]) as chain:
+            export_view(work.engine.host, chain, image.size_bytes, temporary, request.format, work)
         try:
             files.link(temporary, path)
         except FileExistsError:

@@ -220,21 +220,21 @@ def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[FoundSou
 def _copy(work: Work, found: FoundSource, volume: Volume, size_bytes: int, start_bytes: int) -> None:
     """Move the bytes: a clone where storage can, else what differs, extent by extent."""
     opened = work.opened
-    source = found.opened.chain(found.state, found.image)
     target = _target(opened, volume)
-    if _share(work, source, target, size_bytes):
-        return
     base = opened.state().images.get(volume.parent_image_id or "")
-    copy_view(
-        work.engine.host,
-        source,
-        target,
-        size_bytes,
-        start_bytes=start_bytes,
-        monitor=work,
-        target_zeroed=opened.storage.capabilities.zeroed,
-        changed_layers=None if base is None else planner.changed_layers(found.state, found.image, base),
-    )
+    with found.opened.reading(found.state, found.image) as source:
+        if _share(work, source, target, size_bytes):
+            return
+        copy_view(
+            work.engine.host,
+            source,
+            target,
+            size_bytes,
+            start_bytes=start_bytes,
+            monitor=work,
+            target_zeroed=opened.storage.capabilities.zeroed,
+            changed_layers=None if base is None else planner.changed_layers(found.state, found.image, base),
+        )
 
 
 def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:

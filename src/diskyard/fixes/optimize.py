@@ -87,12 +87,13 @@ def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
 
 def _fill(work: Work, state: State, plan: OptimizePlan, volume: Volume) -> None:
     opened = work.opened
-    copy_view(
-        work.engine.host,
-        opened.chain(state, state.images[plan.image.id]),
-        opened.chain_of_volume(opened.state(), volume),
-        plan.image.size_bytes,
-        start_bytes=0,
-        monitor=work,
-        target_zeroed=opened.storage.capabilities.zeroed,
-    )
+    with opened.reading(state, state.images[plan.image.id]) as source:
+        copy_view(
+            work.engine.host,
+            source,
+            opened.chain_of_volume(opened.state(), volume),
+            plan.image.size_bytes,
+            start_bytes=0,
+            monitor=work,
+            target_zeroed=opened.storage.capabilities.zeroed,
+        )

@@ -90,13 +90,8 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         volume = state.volumes[disk.volume_id]
         if volume.size_bytes < size_bytes or disk.size_bytes < size_bytes:
             fds = [fd for lease in leases for fd in lease.descriptors()]
-            grow(
-                engine.host,
-                opened.chain(state, disk),
-                size_bytes,
-                volume.preallocated,
-                inherit_fds=fds,
-            )
+            with opened.reading(state, disk) as chain:
+                grow(engine.host, chain, size_bytes, volume.preallocated, inherit_fds=fds)
         seal(
             opened,
             lambda draft: planner.seal_extend(draft, image_id, size_bytes, volume.id, missing),
@@ -125,8 +120,8 @@ def settle_size(opened: Opened, image_id: str, inherit_fds: list[int]) -> None:
     # A shorter one has lost data: it is damaged, and must not be made to look whole.
     if shared or opened.stored(volume) is None or opened.actual_size_bytes(volume) <= volume.size_bytes:
         return
-    chain = opened.chain(state, image)
-    grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=inherit_fds)
+    with opened.reading(state, image) as chain:
+        grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=inherit_fds)
 
 
 def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:

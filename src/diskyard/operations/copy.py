@@ -62,6 +62,10 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     require_user_data(request.user_data)
     target = engine.connections.get(request.target_repo_id)
     digest = request_digest("copyImage", request)
+    if _was_made(target, request, digest):
+        # What it was made from may be gone since: a lost answer can be asked for all the same.
+        image_id = request.options.new_image_id or request.image_id
+        return Outcome(image_id, _follow_ups(request, target, image_id))
     home, _, source = engine.connections.find(request.image_id, request.options, target)
     if source.kind == "snapshot":
         _require_snapshot_options(request)
@@ -76,7 +80,13 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
             # Whoever had the lease before may have made this very copy.
             if not _is_here(asked):
                 _commit_copy(asked)
-    return Outcome(image_id, _follow_ups(asked))
+    return Outcome(image_id, _follow_ups(request, target, image_id))
+
+
+def _was_made(target: Opened, request: CopyImage, digest: str) -> bool:
+    """Whether this very request has made its image before, under an id of the caller's."""
+    image = target.state().images.get(request.options.new_image_id or "")
+    return image is not None and image.is_strong and image.request_digest == digest
 
 
 def _require_snapshot_options(request: CopyImage) -> None:
@@ -100,13 +110,11 @@ def _require_snapshot_options(request: CopyImage) -> None:
         )
 
 
-def _follow_ups(asked: _Copy) -> list[FollowUp]:
-    options = asked.request.options
-    actions = [Mend(image_id=asked.image_id)]
-    found = [FollowUp(asked.target, a, asked.image_id, options.rate_limit) for a in actions]
-    if options.optimize_now:
-        optimize = Optimize(image_id=asked.image_id)
-        found.append(FollowUp(asked.target, optimize, asked.image_id, options.rate_limit))
+def _follow_ups(request: CopyImage, target: Opened, image_id: str) -> list[FollowUp]:
+    rate_limit = request.options.rate_limit
+    found = [FollowUp(target, Mend(image_id=image_id), image_id, rate_limit)]
+    if request.options.optimize_now:
+        found.append(FollowUp(target, Optimize(image_id=image_id), image_id, rate_limit))
     return found
 
 

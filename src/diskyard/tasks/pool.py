@@ -10,6 +10,9 @@ from diskyard.host.calls import ThreadCalls, calls_of_this_thread
 
 _LOOK_EVERY_S = 1.0
 
+#: The name of the threads in which tasks run.
+TASK_THREADS = "diskyard-task"
+
 
 class TaskPool:
     """Runs what it is given in the order in which it came.
@@ -42,7 +45,7 @@ class TaskPool:
             calls = ThreadCalls()
             self._busy.append(calls)
             work = self._waiting.popleft()
-            thread = threading.Thread(target=self._run, args=(work, calls), name="diskyard-task", daemon=True)
+            thread = threading.Thread(target=self._run, args=(work, calls), name=TASK_THREADS, daemon=True)
             thread.start()
 
     def _answering(self) -> int:

@@ -1,0 +1,44 @@
+"""Stories of hosts that are processes: verbs, fixes, stops and kills, interleaved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from diskyard.testing.effort import Effort
+from tests.conftest import Tally
+from tests.stateful.process_rules import StoryMachine
+from tests.stateful.processes import Counts
+
+STEPS = 40
+FORMATS = ("localfs-1.0",)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_stories_of_processes(format: str, quick_folder: Path, effort: Effort, tally: Tally) -> None:
+    """A story that fails is told again in its shortest form; ``DISKYARD_SEED`` tells others."""
+    tally("stories")
+    Counts.operations = Counts.held = Counts.kills = Counts.bytes_compared = 0
+    run_state_machine_as_test(
+        seed(effort.seed)(type("Story", (StoryMachine,), {"format": format, "place": quick_folder})),
+        settings=settings(
+            max_examples=300 if effort.thorough else 40,
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=(Phase.generate, Phase.shrink),
+            print_blob=True,
+        ),
+    )
+    tally(
+        "stories",
+        operations=Counts.operations,
+        held=Counts.held,
+        kills=Counts.kills,
+        bytes_compared=Counts.bytes_compared,
+    )
+    assert Counts.operations >= 1000
