@@ -142,7 +142,7 @@ class ProcessMachine(RuleBasedStateMachine):
         return self.world.service(Host(who, Files(who), Commands(), Clock()))
 
     def teardown(self) -> None:
-        if not hasattr(self, "folder"):
+        if not hasattr(self, "actors"):
             return
         from tests.stateful.process_ending import settle
 
