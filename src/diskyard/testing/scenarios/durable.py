@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,28 +16,29 @@ from diskyard import errors
 from diskyard.fixes.runner import run_fix
 from diskyard.log.checkpoints import CHECKPOINTS_KEPT
 from diskyard.service import Service, call
-from diskyard.testing.scenarios import (
+from diskyard.testing.scenarios import shapes
+from diskyard.testing.scenarios.base import (
     LATER,
     NEW,
     NEW_ID,
-    OTHER_ID,
     Scenario,
     bytes_of,
-    change_user_data,
     fix_first,
-    prepare_chain,
-    prepare_many_entries,
+    new,
     same,
     verb,
     with_new,
+    without,
     zeros,
 )
+from diskyard.testing.scenarios.operations import about_to_fold, change_user_data
 from diskyard.testing.world import KIB, SIZE_BYTES, World, host_named
 
 NEW_PLACE = "c"
 """A place that holds nothing."""
 OUTSIDE = "outside"
 """A folder on the disk that fails, outside of the repositories."""
+_SMALL_ID = "22222222-2222-4333-8444-555555555555"
 _TWO_DAYS_S = 2 * 24 * 3600
 
 
@@ -70,11 +70,6 @@ def fix_after_an_unknown_outcome(world: World, service: Service) -> None:
         run_fix(service.engine, service.connections.get("a"), fix.data.action)
 
 
-def without_d(world: World) -> dict[tuple[str, str], bytes]:
-    """The disk is gone."""
-    return {key: data for key, data in world.images.items() if key != ("a", world.names["d"])}
-
-
 def prepare_lost_copy(world: World, service: Service) -> None:
     """The newest entry is there once, and so is the repository's record."""
     world.chain(service, "a")
@@ -93,7 +88,7 @@ def connect_again(world: World, service: Service) -> None:
 
 def prepare_old_entries(world: World, service: Service) -> None:
     """A log of which the next fold trims much."""
-    prepare_many_entries(world, service)
+    about_to_fold(world, service)
     old_s = time.time() - _TWO_DAYS_S
     for path in sorted((world.folder / "a" / "log").iterdir())[:20]:
         os.utime(path, (old_s, old_s))
@@ -101,7 +96,7 @@ def prepare_old_entries(world: World, service: Service) -> None:
 
 def prepare_few_old_entries(world: World, service: Service) -> None:
     """A log that is young in numbers and old in days."""
-    del world.user_data["a", world.disk(service, "a", "d")]
+    world.disk(service, "a", "d")
     change_user_data(world, service)
     old_s = time.time() - _TWO_DAYS_S
     for path in (world.folder / "a" / "log").iterdir():
@@ -179,15 +174,9 @@ def _require_repository(world: World, service: Service, place: str, *, may_be_ab
 # -- bytes ----------------------------------------------------------------------------------
 
 
-def prepare_raw(world: World, service: Service) -> None:
-    """A disk that is one raw volume, with data."""
-    world.disk(service, "a", "d")
-    world.write(service, "a", "d", 1, 0, 512 * KIB)
-
-
 def prepare_raw_copied(world: World, service: Service) -> None:
     """A copy of a raw Snapshot committed in b, its data not moved yet."""
-    prepare_raw(world, service)
+    shapes.lone(world, service)
     world.snapshot(service, "a", "d", "s")
     call(service, "copyImage", {"targetRepoId": "b", "imageId": world.names["s"], "options": LATER})
 
@@ -195,13 +184,6 @@ def prepare_raw_copied(world: World, service: Service) -> None:
 def with_snapshot_in_b(world: World) -> dict[tuple[str, str], bytes]:
     """The Snapshot is there too."""
     return {**world.images, ("b", world.names["s"]): world.images["a", world.names["s"]]}
-
-
-def prepare_degraded_raw(world: World, service: Service) -> None:
-    """A raw disk whose blocks are to be reserved."""
-    prepare_raw(world, service)
-    parameters = {"repositoryId": "a", "imageId": world.names["d"], "strategy": "performance"}
-    call(service, "setStrategy", parameters)
 
 
 def prepare_scattered(world: World, service: Service) -> None:
@@ -212,8 +194,7 @@ def prepare_scattered(world: World, service: Service) -> None:
     world.snapshot(service, "a", "d", "s1")
     for index in range(4):
         world.write(service, "a", "d", index + 16, (2 * index * 256 + 32) * KIB, 96 * KIB)
-    options = {**LATER, "newImageId": NEW_ID}
-    call(service, "copyImage", {"targetRepoId": "b", "imageId": world.names["d"], "options": options})
+    new("copyImage", targetRepoId="b", imageId="@d")(world, service)
 
 
 def mend_with_checkpoints(world: World, service: Service) -> None:
@@ -231,9 +212,9 @@ def prepare_shorter_parent(world: World, service: Service) -> None:
     call(
         service,
         "extendVirtualDisk",
-        {"repositoryId": "a", "imageId": OTHER_ID, "size": SIZE_BYTES, "options": LATER},
+        {"repositoryId": "a", "imageId": _SMALL_ID, "size": SIZE_BYTES, "options": LATER},
     )
-    world.images["a", OTHER_ID] += bytes(SIZE_BYTES // 2)
+    world.images["a", _SMALL_ID] += bytes(SIZE_BYTES // 2)
     world.write(service, "a", "d", 3, 64 * KIB, 512 * KIB)
     del world.images["a", world.names["s"]]
     call(service, "removeImage", {"repositoryId": "a", "imageId": world.names["s"], "options": LATER})
@@ -257,9 +238,9 @@ def _copy_small_onto_base(world: World, service: Service, size_bytes: int) -> No
     world.images["b", NEW_ID] = bytes(size_bytes)
     world.write(service, "b", "small", 2, 0, 64 * KIB)
     asked = {"targetRepoId": "a", "imageId": NEW_ID, "baseImageId": world.names["base"]}
-    call(service, "copyImage", {**asked, "options": {**LATER, "newImageId": OTHER_ID}})
-    world.names["d"] = OTHER_ID
-    world.images["a", OTHER_ID] = world.images["b", NEW_ID]
+    call(service, "copyImage", {**asked, "options": {**LATER, "newImageId": _SMALL_ID}})
+    world.names["d"] = _SMALL_ID
+    world.images["a", _SMALL_ID] = world.images["b", NEW_ID]
     world.fix_all([service], Random(0))
 
 
@@ -279,11 +260,8 @@ def export(world: World, service: Service) -> None:
     """Export a disk to a file, and wait for it."""
     path = str(world.folder / OUTSIDE / "exported.raw")
     asked = {"repositoryId": "a", "imageId": world.names["d"], "path": path, "format": "raw"}
-    task = call(service, "exportImage", asked)
-    while task["state"] in ("queued", "running"):
-        time.sleep(0.01)
-        task = call(service, "getTask", {"taskId": task["taskId"]})
-    assert task["state"] == "done", task
+    call(service, "exportImage", asked)
+    assert service.tasks.wait(timeout_s=60)
 
 
 def judge_exported(world: World, answered: bool) -> None:
@@ -293,60 +271,38 @@ def judge_exported(world: World, answered: bool) -> None:
     assert not path.exists() or path.read_bytes() == bytes_of("d")(world)
 
 
-def prepare_qcow2_imported(world: World, service: Service) -> None:
-    """An import of a qcow2 file committed, its data not moved yet."""
-    world.disk(service, "a", "d")
-    raw, path = world.folder / "import.raw", world.folder / "import.qcow2"
-    raw.write_bytes(bytes_to_import())
-    words = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(path)]
-    subprocess.run(words, check=True, capture_output=True)
-    asked = {"targetRepoId": "a", "path": str(path), "format": "qcow2", "options": NEW}
-    call(service, "importImage", asked)
-
-
-def bytes_to_import(world: World | None = None) -> bytes:
-    """What the qcow2 file shows."""
-    return bytes([5]) * (128 * KIB) + bytes(SIZE_BYTES - 128 * KIB)
-
-
 DURABLE_SCENARIOS: list[Scenario] = [
-    DiskScenario("clean after an unknown outcome", prepare_chain, fix_after_an_unknown_outcome, without_d),
+    DiskScenario("clean after an unknown outcome", shapes.chain, fix_after_an_unknown_outcome, without("d")),
     DiskScenario(
         "create disk after a lost copy", prepare_lost_copy,
-        verb("createVirtualDisk", targetRepoId="a", size=SIZE_BYTES, options=NEW), with_new("a", zeros),
+        new("createVirtualDisk", targetRepoId="a", size=SIZE_BYTES), with_new("a", zeros),
     ),
-    DiskScenario("connect after a lost copy", prepare_chain, connect_again, same),
+    DiskScenario("connect after a lost copy", shapes.chain, connect_again, same),
     DiskScenario("fold again and again", prepare_few_old_entries, fold_again_and_again, same),
     DiskScenario("trim", prepare_old_entries, change_user_data, same),
-    DiskScenario("remove on a full storage", prepare_chain, remove_on_a_full_storage, without_d),
-    DiskScenario("create repository", prepare_chain, create_repository, same, judge=judge_created),
+    DiskScenario("remove on a full storage", shapes.chain, remove_on_a_full_storage, without("d")),
+    DiskScenario("create repository", shapes.chain, create_repository, same, judge=judge_created),
     DiskScenario(
-        "remove repository", prepare_chain, verb("removeStorageRepository", repositoryId="b"), same,
+        "remove repository", shapes.chain, verb("removeStorageRepository", repositoryId="b"), same,
         judge=judge_removed,
     ),
     DiskScenario(
-        "create disk by a clone", prepare_chain,
-        verb("createVirtualDisk", targetRepoId="a", size=2 * SIZE_BYTES, baseSnapshotId="@s1", options=NEW),
+        "create disk by a clone", shapes.chain,
+        new("createVirtualDisk", targetRepoId="a", size=2 * SIZE_BYTES, baseSnapshotId="@s1"),
         with_new("a", lambda world: bytes_of("s1")(world) + bytes(SIZE_BYTES)), reflink=True,
     ),
     DiskScenario(
-        "copy disk by a clone", prepare_raw,
-        verb("copyImage", targetRepoId="b", imageId="@d", options=NEW), with_new("b", bytes_of("d")),
+        "copy disk by a clone", shapes.lone,
+        new("copyImage", targetRepoId="b", imageId="@d"), with_new("b", bytes_of("d")),
         reflink=True,
     ),
     DiskScenario(
         "mend by a clone", prepare_raw_copied, fix_first("b", "mend"), with_snapshot_in_b, reflink=True
     ),
-    DiskScenario("reserve blocks", prepare_degraded_raw, fix_first("a", "optimize"), same),
-    DiskScenario("extend a raw disk", prepare_raw, EXTEND, extended),
     DiskScenario("extend over a longer base", prepare_overlay_to_extend, EXTEND, extended),
     DiskScenario("merge up over a longer base", prepare_shorter_parent, fix_first("a", "merge"), same),
     DiskScenario(
         "mend with checkpoints", prepare_scattered, mend_with_checkpoints, with_new("b", bytes_of("d"))
     ),
-    DiskScenario("export", prepare_chain, export, same, judge=judge_exported),
-    DiskScenario(
-        "mend an import of qcow2", prepare_qcow2_imported, fix_first("a", "mend"),
-        with_new("a", bytes_to_import),
-    ),
+    DiskScenario("export to the disk", shapes.chain, export, same, judge=judge_exported),
 ]  # fmt: skip
