@@ -51,7 +51,8 @@ NEEDED = [
     # What is moved. QEMU's flush and the sync of the file after it each make the same durable: the
     # first tells what QEMU could not write, the second what the system could not. Both together:
     Removal(
-        "mend", (r"QEMU since nbd flush < flush < run < copy_view", r"sync_path < sync_layer < copy_view")
+        "mend a copy",
+        (r"QEMU since nbd flush < flush < run < copy_view", r"sync_path < sync_layer < copy_view"),
     ),
     Removal("mend with checkpoints", (r"QEMU since nbd flush < flush < _reached < run < copy_view",)),
     Removal(
