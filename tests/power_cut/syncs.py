@@ -42,7 +42,7 @@ NEEDED = [
     Removal("copy disk onto a disk as base", (r"folder: create_volume < make_empty < _publish_on_disk",)),
     Removal("mend with checkpoints", (r"_new_file < create_volume < make_empty < _take_over",)),
     Removal("mend with checkpoints", (r"folder: create_volume < make_empty < _take_over",)),
-    Removal("optimize", (r"folder: create_volume < make_empty < _build",)),
+    Removal("optimize for performance", (r"folder: create_volume < make_empty < _build",)),
     Removal("clean", (r"folder: delete_volume < clean_volume",)),
     Removal("copy disk by a clone", (r"_clone < clone_volume < _make_clone",)),
     Removal("copy disk by a clone", (r"folder: clone_volume < _make_clone",)),
@@ -51,7 +51,8 @@ NEEDED = [
     # What is moved. QEMU's flush and the sync of the file after it each make the same durable: the
     # first tells what QEMU could not write, the second what the system could not. Both together:
     Removal(
-        "mend", (r"QEMU since nbd flush < flush < run < copy_view", r"sync_path < sync_layer < copy_view")
+        "mend a copy",
+        (r"QEMU since nbd flush < flush < run < copy_view", r"sync_path < sync_layer < copy_view"),
     ),
     Removal("mend with checkpoints", (r"QEMU since nbd flush < flush < _reached < run < copy_view",)),
     Removal(
@@ -63,7 +64,7 @@ NEEDED = [
         (r"QEMU since qmp block-commit < run_job < commit_down", r"sync_path < sync_layer < commit_down"),
     ),
     Removal("merge up", (r"QEMU since nbd flush < flush < stream_up", r"sync_path < sync_layer < stream_up")),
-    Removal("extend a raw disk", (r"sync_path < sync_layer < grow",)),
+    Removal("extend lone disk", (r"sync_path < sync_layer < grow",)),
     Removal(
         "extend over a longer base",
         (
@@ -72,8 +73,10 @@ NEEDED = [
             r"sync_path < sync_layer < grow",
         ),
     ),
-    Removal("export", (r"QEMU since qmp .* < export_view", r"sync_path < export_view < _write_file")),
-    Removal("export", (r"folder: _write_file < _export",)),
+    Removal(
+        "export to the disk", (r"QEMU since qmp .* < export_view", r"sync_path < export_view < _write_file")
+    ),
+    Removal("export to the disk", (r"folder: _write_file < _export",)),
     # Repositories.
     Removal("create repository", (r"folder: _make_folders < create",)),
     Removal("create repository", (r"write_temporary < publish < _seed < create",)),
@@ -97,6 +100,10 @@ NOT_SEEN = {
     ),
     r"folder: create_volume < make_empty < _restore": (
         "The same step of the code again. What is lost here is restored once more from the same source."
+    ),
+    r"folder: delete_volume < clean_garbage": "What comes back is garbage still, and listed again.",
+    r"folder: _empty_folders < _remove_rest": (
+        "It keeps the order in which a folder's names go, which this disk, as a journal does, keeps anyway."
     ),
     r"_(release|refill)_reserve": (
         "The reserve holds nothing: it is of its length, or empty, and taken again after the next delete. "

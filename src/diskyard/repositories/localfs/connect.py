@@ -282,7 +282,8 @@ def _remove_rest(host: Host, root: str) -> None:
     _empty_folders(host, root)
     for folder in layout.FOLDERS:
         files.remove_folder(os.path.join(root, folder))
-    for name in (layout.LOCKS, layout.RESERVE):
+    interrupted = [item.name for item in files.list(root) if temporary_owner(item.name)]
+    for name in (*interrupted, layout.LOCKS, layout.RESERVE):
         files.unlink(os.path.join(root, name))
     files.sync_folder(root)
 
