@@ -42,7 +42,7 @@ class FullRuns(FaultRuns):
         if error is not None:
             assert isinstance(error, errors.NoSpace) or error.details.get("outcome") == "unknown", repr(error)
         if error is None or "outcome" in error.details:
-            tear_down(self.scenario, world, service)
+            tear_down(world, service)
         service.close()
         judge_outcome(world, before, after, answered=error is None, order=random.Random(0))
         shutil.rmtree(world.folder)

@@ -6,7 +6,8 @@ from typing import Any
 
 from diskyard import errors
 from diskyard.service import Service, call
-from diskyard.testing.scenarios import Scenario, prepare_chain, same
+from diskyard.testing.scenarios import shapes
+from diskyard.testing.scenarios.base import Scenario, same
 from diskyard.testing.world import World
 
 
@@ -65,9 +66,9 @@ def serve(world: World, service: Service) -> Any:
 
 
 MORE = [
-    Scenario("connect", prepare_chain, connect, same),
-    Scenario("look", prepare_chain, look_at_all, same),
-    Scenario("create and remove", prepare_chain, create_and_remove, same),
-    Scenario("export", prepare_chain, export, same),
-    Scenario("serve", prepare_chain, serve, same),
+    Scenario("connect", shapes.chain, connect, same),
+    Scenario("look", shapes.chain, look_at_all, same),
+    Scenario("create and remove", shapes.chain, create_and_remove, same),
+    Scenario("export and wait", shapes.chain, export, same),
+    Scenario("serve", shapes.chain, serve, same),
 ]
