@@ -50,8 +50,8 @@ class FaultRuns:
 
     @property
     def is_fix(self) -> bool:
-        """Whether it is run by a task, which nobody waits for."""
-        return self.scenario.act.__qualname__.startswith("fix_first")
+        """Whether it is run by a task, or waits for one: that goes on until it is stopped."""
+        return self.scenario.act.__qualname__.startswith(("fix_first", "export"))
 
     def copied(self) -> World:
         """A world for one run."""
