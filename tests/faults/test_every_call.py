@@ -14,7 +14,7 @@ from diskyard.testing.scenarios import SCENARIOS, Scenario
 from diskyard.testing.scenarios.more import MORE
 from tests.conftest import Tally
 
-_LEAST_FAULTS = 12
+_FAULTS = 7
 
 
 @pytest.mark.parametrize("scenario", [*SCENARIOS, *MORE], ids=lambda scenario: scenario.name)
@@ -22,7 +22,7 @@ def test_every_call_fails(scenario: Scenario, quick_folder: Path, effort: Effort
     tally("faults")
     runs = FaultRuns(scenario, quick_folder)
     calls = runs.calls()
-    faults = faults_to_try(calls, effort, _LEAST_FAULTS, scenario.name)
+    faults = faults_to_try(calls, effort, _FAULTS, scenario.name)
     failed, refused, wrong = 0, 0, []
     for fault in faults:
         injector = Injector()

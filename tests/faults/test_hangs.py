@@ -12,7 +12,7 @@ from diskyard.testing.hang_runs import HangRuns, hangs_to_try
 from diskyard.testing.scenarios import SCENARIOS, Scenario
 from tests.conftest import Tally
 
-_HANGS = 2
+_HANGS = 1
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

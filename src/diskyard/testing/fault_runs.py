@@ -50,8 +50,8 @@ class FaultRuns:
 
     @property
     def is_fix(self) -> bool:
-        """Whether it is run by a task, which nobody waits for."""
-        return self.scenario.act.__qualname__.startswith("fix_first")
+        """Whether it is run by a task, or waits for one: that goes on until it is stopped."""
+        return self.scenario.act.__qualname__.startswith(("fix_first", "export"))
 
     def copied(self) -> World:
         """A world for one run."""
@@ -89,7 +89,7 @@ class FaultRuns:
         with nothing_left_behind(world.folder):
             error = self._act(world, service, injector, fault, around)
         if not lasting:
-            tear_down(self.scenario, world, service)
+            tear_down(world, service)
         service.close()
         if error is not None and _CERTAINLY_NOT in error.message:
             after = {key: data for key, data in after.items() if key in before or key in known}
@@ -134,10 +134,13 @@ class FaultRuns:
         return None
 
 
-def tear_down(scenario: Scenario, world: World, service: Service) -> None:
+def tear_down(world: World, service: Service) -> None:
     """Whoever does not know whether an image is attached tears it down."""
-    if scenario.name in ("prepare", "serve"):
-        call(service, "teardownImage", {"repositoryId": "a", "imageId": world.names["d"]})
+    for place in PLACES:
+        for found in service.connections.get(place).state().attachments.values():
+            if found.host == service.host.identity:
+                asked = {"repositoryId": place, "imageId": found.image_id, "options": {"owner": found.owner}}
+                call(service, "teardownImage", asked)
 
 
 def require_clear(error: errors.DiskyardError) -> None:
@@ -169,8 +172,8 @@ def nothing_left_behind(folder: Path) -> Iterator[None]:
 def faults_to_try(calls: list[Call], effort: Effort, count: int, *purpose: object) -> list[Fault]:
     """Faults for the calls of a run: all of them when thorough.
 
-    Otherwise ``count``, or more: one at least for each kind of call there is (its name and what
-    kind of thing it is about), of ever other kinds, at any of its calls.
+    Otherwise ``count``, for as many kinds of calls (a name, and what kind of thing it is about):
+    over the scenarios each kind gets its share, and another seed takes others.
     """
     everything = [fault for at, made in enumerate(calls) for fault in _faults_of(at, made)]
     if effort.thorough:
@@ -179,9 +182,9 @@ def faults_to_try(calls: list[Call], effort: Effort, count: int, *purpose: objec
     kinds: dict[Call, list[int]] = {}
     for at, made in enumerate(calls):
         kinds.setdefault(made, []).append(at)
-    chosen = [chance.choice(_faults_of(chance.choice(places), kind)) for kind, places in kinds.items()]
-    more = max(0, min(count - len(chosen), len(everything)))
-    return sorted({*chosen, *chance.sample(everything, more)}, key=lambda fault: (fault.at, str(fault)))
+    chosen = chance.sample(sorted(kinds, key=str), min(count, len(kinds)))
+    faults = [chance.choice(_faults_of(chance.choice(kinds[kind]), kind)) for kind in chosen]
+    return sorted(faults, key=lambda fault: fault.at)
 
 
 def _faults_of(at: int, call: Call) -> list[Fault]:

@@ -41,8 +41,7 @@ class FullRuns(FaultRuns):
             error = self._act(world, service, Injector(), None, (_nothing, _nothing))
         if error is not None:
             assert isinstance(error, errors.NoSpace) or error.details.get("outcome") == "unknown", repr(error)
-        if error is None or "outcome" in error.details:
-            tear_down(self.scenario, world, service)
+        tear_down(world, service)
         service.close()
         judge_outcome(world, before, after, answered=error is None, order=random.Random(0))
         shutil.rmtree(world.folder)

@@ -46,7 +46,7 @@ class HangRuns(FaultRuns):
                 injector.release()
             thread.join(_END_S)
             _await_verbs(service)
-        tear_down(self.scenario, world, service)
+        tear_down(world, service)
         service.close()
         judge_outcome(world, before, after, answered=outcome == [None], order=random.Random(at))
         shutil.rmtree(world.folder)

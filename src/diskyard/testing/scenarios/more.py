@@ -69,6 +69,6 @@ MORE = [
     Scenario("connect", shapes.chain, connect, same),
     Scenario("look", shapes.chain, look_at_all, same),
     Scenario("create and remove", shapes.chain, create_and_remove, same),
-    Scenario("export raw", shapes.chain, export, same),
+    Scenario("export and wait", shapes.chain, export, same),
     Scenario("serve", shapes.chain, serve, same),
 ]
