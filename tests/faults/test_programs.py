@@ -22,6 +22,7 @@ from tests.conftest import Tally
 Change = Callable[[FakePrograms], None]
 _MOST_S = 1.0
 _MEMORY_MOST_KIB = 64 << 10
+_KILLED = Effort.of_environment().sample(SCENARIOS, 20, "killed")
 
 
 def _changes() -> dict[str, Change]:
@@ -77,7 +78,7 @@ def test_programs_that_fail(name: str, quick_folder: Path, effort: Effort, tally
     tally("programs", runs=len(chosen), errors=refused)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", _KILLED, ids=lambda scenario: scenario.name)
 def test_the_daemon_is_killed(scenario: Scenario, quick_folder: Path, effort: Effort, tally: Tally) -> None:
     """Before anything that it is asked, or after it has answered: its NBD server goes with it."""
     tally("programs")
