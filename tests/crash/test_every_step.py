@@ -19,7 +19,7 @@ from diskyard.testing.world import PLACES, SIZE_BYTES, World, host_named, judge_
 from tests.conftest import Tally
 
 SLOW = 24  # steps tried of a slow scenario
-SUSPENDED = 8  # of the steps of a scenario, in a quick run
+SUSPENDED = 3  # of the steps of a scenario, in a quick run
 #: What a fix may end with while another host works on the same image.
 WAITS = (errors.LeaseHeld, errors.ImageInUse, errors.ImageBroken)
 
@@ -80,7 +80,7 @@ def test_killed_at_every_step(bench: Bench, effort: Effort, tally: Tally) -> Non
     tally("crash", steps=len(indexes))
     most = SLOW if bench.scenario.is_slow else len(indexes)
     kills: list[tuple[int, Side]] = [(index, "before") for index in effort.sample(indexes, most, name)]
-    kills += [(index, "after") for index in effort.sample(indexes, most // 4, name, "after")]
+    kills += [(index, "after") for index in effort.sample(indexes, most // 8, name, "after")]
     for index, side in kills:
         world = bench.copy()
         ran = run_scenario(bench.scenario.name, world, kill_at=index, side=side)
