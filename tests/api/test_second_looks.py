@@ -80,7 +80,10 @@ def test_a_disk_made_between_the_look_at_the_log_and_at_the_storage(
     """Its volume was not in the log when check began, and is not garbage."""
     other = rig.host("two")
     made: list[str] = []
-    make = lambda: made.append(other.create_virtual_disk("a", SIZE))  # noqa: E731
+
+    def make() -> None:
+        made.append(other.create_virtual_disk("a", SIZE))
+
     calls = intercept(monkeypatch, rig.opened("a").storage, "list_volumes", before=make)
     assert fixes(rig.yard, "a") == []
     assert calls

@@ -12,6 +12,7 @@ import pytest
 from diskyard import errors
 from diskyard.host import Host
 from diskyard.log.codec import Progress, encode
+from diskyard.repositories.interface import LogKind
 from diskyard.repositories.localfs import layout
 from diskyard.testing.corruption import DAMAGES, GONE, REPLACEMENTS, Outside, apply_to_all, remove
 from diskyard.testing.effort import Effort
@@ -34,9 +35,8 @@ def _checkpoints(world: World) -> list[int]:
     return sorted({number for path in names if (number := layout.log_number(path.name)) is not None})
 
 
-def _copy(world: World, kind: str, source: int, target: int, *, copies: tuple[int, ...] = (0, 1)) -> None:
-    assert kind in ("entry", "checkpoint")
-    of, to = copies_of(world, kind, source), copies_of(world, kind, target)  # type: ignore[arg-type]
+def _copy(world: World, kind: LogKind, source: int, target: int, *, copies: tuple[int, ...] = (0, 1)) -> None:
+    of, to = copies_of(world, kind, source), copies_of(world, kind, target)
     for copy in copies:
         shutil.copyfile(of[copy], to[copy])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 
 import pytest
@@ -28,15 +29,15 @@ _KILLED = Effort.of_environment().sample(SCENARIOS, 20, "killed")
 def _changes() -> dict[str, Change]:
     found: dict[str, Change] = {}
     for name in ("qemu-img", "qemu-storage-daemon", "setpriv", "prlimit"):
-        found[f"{name} is not installed"] = lambda fake, name=name: fake.remove(name)  # type: ignore[misc]
-        found[f"{name} is no program"] = lambda fake, name=name: fake.break_file(name)  # type: ignore[misc]
+        found[f"{name} is not installed"] = methodcaller("remove", name)
+        found[f"{name} is no program"] = methodcaller("break_file", name)
     of_programs = [
         ("qemu-img", {**OF_EVERY_PROGRAM, **OF_QEMU_IMG}),
         ("qemu-storage-daemon", {**OF_EVERY_PROGRAM, **OF_THE_DAEMON}),
     ]
     for name, programs in of_programs:
         for does, code in programs.items():
-            found[f"{name} {does}"] = lambda fake, name=name, code=code: fake.replace(name, code)  # type: ignore[misc]
+            found[f"{name} {does}"] = methodcaller("replace", name, code)
     return found
 
 

@@ -76,7 +76,8 @@ def _main(folder: str, mount: str, journal: str) -> None:
     options = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,default_permissions"
     words = ["mount", "-i", "-t", "fuse", "-o", options, "diskyard-simulated-disk", mount]
     subprocess.run(words, check=True, pass_fds=[descriptor])
-    print("mounted", flush=True)  # noqa: T201
+    sys.stdout.write("mounted\n")
+    sys.stdout.flush()
     threading.Thread(target=_unmount_at_end_of_input, args=(mount,), daemon=True).start()
     serve(descriptor, files)
     Path(journal).write_bytes(msgspec.msgpack.encode(files.journal))

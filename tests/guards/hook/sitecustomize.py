@@ -13,13 +13,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
+from types import CodeType, ModuleType
 
 _GUARD = json.loads(os.environ.get("DISKYARD_TEST_GUARD", "{}"))
 
 
 class _Changed(importlib.machinery.SourceFileLoader):
-    def get_code(self, fullname: str) -> object:  # type: ignore[override]
+    def get_code(self, fullname: str) -> CodeType:
         """The module's code without the guard; never from a cache of compiled code."""
         path = self.get_filename(fullname)
         source = self.get_data(path).decode()
@@ -27,7 +27,8 @@ class _Changed(importlib.machinery.SourceFileLoader):
             if source.count(old) != 1:
                 raise ImportError(f"{fullname} has {source.count(old)} times: {old}")
             source = source.replace(old, new)
-        return compile(source, path, "exec")
+        code: CodeType = compile(source, path, "exec")
+        return code
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -348,3 +348,12 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(
         reads.clear()
         with pytest.raises(errors.UnsafeImage):
             parse(read_until(number), len(image))
+
+
+def test_a_program_that_says_much_is_bounded(bench: Bench) -> None:
+    # A refcount table of 8 MiB whose every entry is wrong: a line of text for each.
+    image = bytearray(empty_qcow2(MIB, None))
+    struct.pack_into(">QI", image, 48, len(image), 128)
+    path = bench.folder / "hostile"
+    path.write_bytes(image + b"\0\0\0\1\0\0\0\1" * (1 << 20))
+    assert "refuses the image" in refused(bench, path)
