@@ -26,6 +26,7 @@ class HangRuns(FaultRuns):
         :returns: whether the call that was to hang was made at all.
         """
         world, injector = self.copied(), Injector()
+        others = set(threading.enumerate())
         service = world.service(faulty_host(injector, "hanging"))
         before, after = dict(world.images), self.scenario.after(world)
         outcome: list[BaseException | None] = []
@@ -45,7 +46,7 @@ class HangRuns(FaultRuns):
             finally:
                 injector.release()
             thread.join(_END_S)
-            _await_verbs(service)
+            _await_verbs(service, others)
         tear_down(world, service)
         service.close()
         judge_outcome(world, before, after, answered=outcome == [None], order=random.Random(at))
@@ -81,10 +82,10 @@ class HangRuns(FaultRuns):
             assert hangs == (found is not None), f"{place} {'hangs' if hangs else 'is well'}: {found}"
 
 
-def _await_verbs(service: Service) -> None:
-    """Wait for the verbs whose callers have gone."""
+def _await_verbs(service: Service, others: set[threading.Thread]) -> None:
+    """Wait for the verbs whose callers have gone, not for the threads of other services."""
     service.supervisor.close()
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - others:
         if thread.name == "diskyard-verb":
             thread.join(_END_S)
             assert not thread.is_alive(), "a verb does not end though its storage answers"
