@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from diskyard import Diskyard, KiB, MiB
+from diskyard.opened import volume_name
 from tests.api.helpers import COMMIT_ONLY, Rig, fix_module, fixes, kill, picture, python, run_fix, settle
 
 SIZE = 16 * MiB
@@ -163,7 +165,9 @@ def test_a_volume_that_was_made_without_a_checkpoint(rig: Rig) -> None:
     """What is under its name is nobody's promise, even if it is as long as it should be."""
     disk = rig.disk("a", *BUSY[:4], size=SIZE)
     copy = rig.yard.copy_image("b", disk, options=COMMIT_ONLY)
-    rig.volume_path("b", copy).write_bytes(b"\xff" * SIZE)
+    state = rig.opened("b").state()
+    name = volume_name(state.volumes[str(state.images[copy].volume_id)])
+    (Path(rig.place("b")["path"]) / "volumes" / str(name)).write_bytes(b"\xff" * SIZE)
     settle(rig.host("two"), "b", "a")
     rig.expect("b", copy, picture(SIZE, *BUSY[:4]))
     rig.clean_slate("a", "b")

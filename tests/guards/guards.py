@@ -166,7 +166,7 @@ GUARDS = [
     Guard(
         "a clean looks again",
         "diskyard.fixes.clean",
-        (("    if name.volume_id in state.volumes or name.named_by > state.version:\n        return False\n", ""),),
+        (("    if (named is not None and volume_name(named) == name) or name.named_by > state.version:\n        return False\n", ""),),
         ("tests/api/test_second_looks.py",),
     ),
     Guard(

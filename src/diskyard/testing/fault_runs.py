@@ -28,6 +28,7 @@ from diskyard.testing.scenarios import Scenario
 from diskyard.testing.world import PLACES, World, host_named, judge_outcome
 
 Around = tuple[Callable[[], None], Callable[[], None]]
+_TASKS_END_S = 120.0
 _CERTAINLY_NOT = "it was not made"
 """What an error says of a change that it knows was not made (docs/errors.md)."""
 
@@ -117,6 +118,7 @@ class FaultRuns:
             if around is not None:
                 around[0]()
             self.scenario.act(world, service)
+            assert service.tasks.wait(timeout_s=_TASKS_END_S), "what it started does not end"
         except errors.DiskyardError as error:
             if not faulty:
                 raise

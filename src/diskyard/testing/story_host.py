@@ -147,8 +147,9 @@ def _play(world: World, who: HostIdentity, seed: str, pipe: Connection) -> None:
             case ("go on", steps):
                 gate.let_go(steps)
             case ("stop tasks",):
+                # Not by the verb, which would run on a thread of its own and be held at the gate.
                 for task in service.tasks.unfinished():
-                    call(service, "stopTask", {"taskId": task.task_id})
+                    service.records.ask_to_stop(task.task_id)
                 say(("stopping",))
             case ("close",):
                 service.close()
@@ -287,7 +288,7 @@ class StoryHost:
             self._give_up("does not answer")
         try:
             return self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join()
             raise AssertionError(f"{self.who.host_id} ended with {self._process.exitcode}") from None
 
