@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diskyard import errors
+from diskyard.caller import may_use
 from diskyard.commit import refresh
 from diskyard.host import Host
 from diskyard.host.calls import ThreadCalls, calls_of_this_thread, no_answer
@@ -96,9 +97,16 @@ class Connections:
     def get(self, repo_id: str) -> Opened:
         """The place that a repoId names.
 
+        :raises diskyard.errors.Forbidden: it is none of the present caller's.
         :raises diskyard.errors.RepositoryNotConnected: none; the message lists those there are.
         :raises diskyard.errors.RepositoryUnavailable: it was connected before, and cannot be now.
         """
+        if not may_use(repo_id):
+            raise errors.Forbidden(
+                f"The token is not bound to repository {repo_id!r:.80}.",
+                advice="Use a token that is bound to it, or to none.",
+                repositoryId=repo_id[:255],
+            )
         with self._lock:
             known, opened = self._known.get(repo_id), self._opened.get(repo_id)
         if known is None:
@@ -119,7 +127,7 @@ class Connections:
         return opened
 
     def _unknown(self, repo_id: str) -> errors.RepositoryNotConnected:
-        known = ", ".join(self._known) or "none"
+        known = ", ".join(filter(may_use, self._known)) or "none"
         return errors.RepositoryNotConnected(
             f"No repository is connected as {repo_id!r:.80} (connected: {known}).",
             repositoryId=repo_id[:255],

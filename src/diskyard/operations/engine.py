@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from diskyard import errors
+from diskyard.caller import CALLER
 from diskyard.connections import Connections
 from diskyard.host import Host
 from diskyard.log.log import Author
@@ -24,7 +25,7 @@ from diskyard.planner.common import Superseded
 class Engine:
     """This host's part of Diskyard: what operations and fixes are given.
 
-    :param actor: who calls, for the audit trail.
+    :param actor: who calls, for the audit trail, where no request says it.
     """
 
     host: Host
@@ -33,7 +34,8 @@ class Engine:
 
     def author(self, verb: str, request_digest: str | None = None) -> Author:
         """The author of entries that a verb or fix writes."""
-        return Author(verb, self.actor, request_digest)
+        caller = CALLER.get()
+        return Author(verb, self.actor if caller is None else caller.actor, request_digest)
 
 
 @dataclass(frozen=True, slots=True)

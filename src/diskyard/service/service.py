@@ -6,6 +6,7 @@ import os
 
 from diskyard.attachments.serve import Servers
 from diskyard.connections import Connections
+from diskyard.events import Events
 from diskyard.fixes.runner import run_fix
 from diskyard.host import Host
 from diskyard.host.calls import default_timeout_s
@@ -41,6 +42,7 @@ class Service:
         self.host = host or Host.real()
         folder = state_folder or default_state_folder()
         self.settings = Settings(self.host, folder)
+        self.events = Events()
         self.connections = Connections(self.host)
         self.engine = Engine(self.host, self.connections, actor)
         self.records = TaskRecords(self.host, os.path.join(folder, "tasks"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from diskyard.host.calls import ThreadCalls, calls_of_this_thread, no_answer
@@ -24,8 +25,9 @@ _IDLE_MOST = 8
 class _Job:
     """Something to do, and what came of it."""
 
-    def __init__(self, work: Callable[[], object]) -> None:
+    def __init__(self, work: Callable[[], object], when_ended: Callable[[], None] | None = None) -> None:
         self._work = work
+        self.when_ended = when_ended
         self._answer: object = None
         self._error: BaseException | None = None
         self.ended = threading.Event()
@@ -36,6 +38,8 @@ class _Job:
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
             self._error = error
         self.ended.set()
+        if self.when_ended is not None:
+            self.when_ended()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for its end; whether that came."""
@@ -83,6 +87,23 @@ class _Worker(threading.Thread):
                 return
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A verb that was begun."""
+
+    job: _Job
+    worker: _Worker
+
+    def require_answering(self, **details: str) -> None:
+        """Refuse to wait on.
+
+        :raises diskyard.errors.RepositoryUnavailable: the storage should have answered by now.
+        """
+        call = None if self.worker.calls is None else self.worker.calls.overdue()
+        if call is not None:
+            raise no_answer(call, **details)
+
+
 class Supervisor:
     """Runs verbs on threads of its own, and does not wait for storage for ever.
 
@@ -102,14 +123,25 @@ class Supervisor:
         :raises diskyard.errors.RepositoryUnavailable: the storage does not answer. It goes on
             when the storage does.
         """
-        job = _Job(work)
+        running = self.begin(work)
+        while not running.job.wait(self.look_every_s):
+            running.require_answering(**details)
+        return cast("R", running.job.answer())
+
+    def begin(self, work: Callable[[], object], when_ended: Callable[[], None] | None = None) -> Running:
+        """Start it, for who waits in another way.
+
+        :param when_ended: called in the thread that did it.
+        """
+        job = _Job(work, when_ended)
         worker = self._worker()
         worker.give(job)
-        while not job.wait(min(self.timeout_s / 4, _LOOK_MOST_S)):
-            call = None if worker.calls is None else worker.calls.overdue()
-            if call is not None:
-                raise no_answer(call, **details)
-        return cast("R", job.answer())
+        return Running(job, worker)
+
+    @property
+    def look_every_s(self) -> float:
+        """How often whoever waits should look whether the storage still answers."""
+        return min(self.timeout_s / 4, _LOOK_MOST_S)
 
     def _worker(self) -> _Worker:
         try:

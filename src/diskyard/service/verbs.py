@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from diskyard import errors
 from diskyard.attachments.attach import DEFAULT_OWNER, prepare_image, teardown_image
+from diskyard.caller import may_use
 from diskyard.fixes.exporting import export_image
 from diskyard.fixes.look import look
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix, fix_id
 from diskyard.model.options import TeardownOptions, wire_name
-from diskyard.model.records import Attachment, ImageSource
 from diskyard.model.results import (
     Attached,
     FormatInfo,
@@ -26,120 +26,16 @@ from diskyard.model.results import (
     RepositoryInfo,
     Task,
 )
-from diskyard.opened import Opened
 from diskyard.operations import change, create, transfer
 from diskyard.operations.copy import copy_image
 from diskyard.operations.engine import FollowUp
-from diskyard.planner.close import close, require_empty
 from diskyard.planner.find_fixes import find_fixes
-from diskyard.queries import image_info, list_images, repository_info, status_of
-from diskyard.repositories.registry import FORMATS, find_format
+from diskyard.queries import image_info, list_images, status_of
+from diskyard.repositories.registry import FORMATS
+from diskyard.service import repositories
 from diskyard.service.service import Service
 from diskyard.tasks.runner import Job
 from diskyard.version import version
-
-# -- repositories ----------------------------------------------------------------------
-
-
-def _create_repository(service: Service, request: ask.CreateStorageRepository) -> None:
-    find_format(request.repo_format).create(request.connection_parameters, service.host)
-
-
-def _connect(service: Service, request: ask.ConnectStorageRepository) -> None:
-    repo_id, parameters = request.repo_id, request.connection_parameters
-    service.connections.connect(repo_id, request.repo_format, parameters)
-    if find_format(request.repo_format).remembered:
-        service.settings.remember(repo_id, request.repo_format, parameters)
-
-
-def _disconnect(service: Service, request: ask.DisconnectStorageRepository) -> None:
-    _require_idle(service, request.repo_id)
-    service.connections.disconnect(request.repo_id)
-    service.settings.forget(request.repo_id)
-
-
-def _require_idle(service: Service, repo_id: str) -> None:
-    """Refuse while this host uses the repository, unless another repoId names it too."""
-    if not service.connections.is_reachable(repo_id):
-        return
-    opened = service.connections.get(repo_id)
-    others = [o for key, o in service.connections.named().items() if key != repo_id]
-    if any(other.marker == opened.marker for other in others):
-        return
-    names = [
-        f"task {task.task_id}"
-        for task in service.records.all()
-        if task.state in ("queued", "running") and _works_with(service, task, opened)
-    ]
-    names += [
-        f"attachment of image {found.image_id} for {found.owner}"
-        for found in _attachments(opened)
-        if found.host == service.host.identity
-    ]
-    if names:
-        raise errors.RepositoryInUse(f"{repo_id} is in use: {', '.join(names)}.", repositoryId=repo_id)
-
-
-def _works_with(service: Service, task: Task, opened: Opened) -> bool:
-    """Whether a task works in a repository, or copies from it."""
-    if task.repository_id == opened.repo_id:
-        return True
-    place = service.connections.named().get(task.repository_id or "")
-    image = None if place is None else place.state().images.get(task.image_id or "")
-    source = None if image is None or image.pending is None else image.pending.source
-    return isinstance(source, ImageSource) and source.marker == opened.marker
-
-
-def _attachments(opened: Opened) -> list[Attachment]:
-    """The attachments there are; none can be told of a place that does not answer."""
-    try:
-        return list(opened.state().attachments.values())
-    except errors.RepositoryUnavailable:
-        return []
-
-
-def _remove_repository(service: Service, request: ask.RemoveStorageRepository) -> None:
-    opened = service.connections.get(request.repository_id)
-    if not opened.state().closed:  # it is after a removal that was cut short
-        require_empty(opened.state())
-        _require_idle(service, request.repository_id)
-        opened.commit(
-            lambda draft: close(draft, opened.is_locked), service.engine.author("removeStorageRepository")
-        )
-    opened.log.require_writable()
-    find_format(opened.format).remove(opened.storage, service.host)
-    for repo_id, other in service.connections.named().items():
-        if other.marker == opened.marker:
-            service.connections.disconnect(repo_id)
-            service.settings.forget(repo_id)
-
-
-def _list_repositories(service: Service, request: ask.ListStorageRepositories) -> list[RepositoryInfo]:
-    answer = []
-    for repo_id, (format_name, parameters) in service.connections.remembered().items():
-        try:
-            opened = service.connections.get(repo_id)
-            answer.append(repository_info(opened, repo_id, parameters))
-        except (errors.DiskyardError, OSError) as error:
-            answer.append(
-                RepositoryInfo(
-                    repo_id=repo_id,
-                    repo_format=format_name,
-                    capacity_bytes=None,
-                    used_bytes=None,
-                    free_bytes=None,
-                    provisioned_bytes=None,
-                    reclaimable_bytes=None,
-                    mergeable_bytes=None,
-                    retained_bytes=None,
-                    strong_bytes=None,
-                    building_bytes=None,
-                    health=str(error),
-                    connection_parameters=parameters,
-                )
-            )
-    return answer
-
 
 # -- images ------------------------------------------------------------------------------
 
@@ -282,15 +178,21 @@ def _fix(service: Service, request: ask.FixStorageRepository) -> Task:
 
 def _list_tasks(service: Service, request: ask.ListTasks) -> list[Task]:
     wanted = request.image_id
-    return [task for task in service.records.all() if wanted in (None, task.image_id)]
+    tasks = [task for task in service.records.all() if wanted in (None, task.image_id)]
+    return [task for task in tasks if may_use(task.repository_id)]
 
 
 def _get_task(service: Service, request: ask.GetTask) -> Task:
-    return service.records.get(request.task_id)
+    task = service.records.get(request.task_id)
+    if not may_use(task.repository_id):
+        raise errors.Forbidden(
+            f"Task {request.task_id} works in a repository that the token is not bound to."
+        )
+    return task
 
 
 def _stop_task(service: Service, request: ask.StopTask) -> None:
-    task = service.records.get(request.task_id)
+    task = _get_task(service, ask.GetTask(task_id=request.task_id))
     if task.state in ("queued", "running"):
         service.records.ask_to_stop(task.task_id)
 
@@ -307,18 +209,29 @@ def _host_info(service: Service, request: ask.GetHostInfo) -> HostInfo:
     return HostInfo(host_id=service.host.identity.host_id, version=version(), formats=formats)
 
 
+#: What a token may do: each includes the ones before it.
+Access = Literal["read", "write", "admin"]
+
+
 @dataclass(frozen=True, slots=True)
 class Verb:
     """One verb of the API.
 
     :param request: its parameters; its docstring is the verb's one sentence for people.
     :param run: takes a :class:`Service` and the request.
-    :param only_looks: it changes nothing that a caller sees.
+    :param access: the scope that a token needs for it.
+    :param result: the type of its answer; None if it answers nothing.
     """
 
     request: type[ask.Request]
     run: Callable[[Service, Any], Any]
-    only_looks: bool = False
+    access: Access
+    result: Any = None
+
+    @property
+    def only_looks(self) -> bool:
+        """Whether it changes nothing that a caller sees."""
+        return self.access == "read"
 
     @property
     def name(self) -> str:
@@ -329,33 +242,33 @@ class Verb:
 BY_REQUEST: dict[type[ask.Request], Verb] = {
     verb.request: verb
     for verb in (
-        Verb(ask.ConnectStorageRepository, _connect),
-        Verb(ask.DisconnectStorageRepository, _disconnect),
-        Verb(ask.CreateVirtualDisk, _create_disk),
-        Verb(ask.CreateSnapshot, _create_snapshot),
-        Verb(ask.CopyImage, _copy),
-        Verb(ask.RemoveImage, _remove_image),
-        Verb(ask.GetImageStatus, _status, only_looks=True),
-        Verb(ask.CheckStorageRepository, _check, only_looks=True),
-        Verb(ask.FixStorageRepository, _fix),
-        Verb(ask.CreateStorageRepository, _create_repository),
-        Verb(ask.RemoveStorageRepository, _remove_repository),
-        Verb(ask.ListStorageRepositories, _list_repositories, only_looks=True),
-        Verb(ask.ListImages, _list_images, only_looks=True),
-        Verb(ask.GetImageInfo, _info, only_looks=True),
-        Verb(ask.SetUserData, _set_user_data),
-        Verb(ask.SetStrategy, _set_strategy),
-        Verb(ask.ExtendVirtualDisk, _extend),
-        Verb(ask.RevertVirtualDisk, _revert),
-        Verb(ask.UntrackChanges, _untrack),
-        Verb(ask.PrepareImage, _prepare),
-        Verb(ask.TeardownImage, _teardown),
-        Verb(ask.ImportImage, _import),
-        Verb(ask.ExportImage, _export),
-        Verb(ask.ListTasks, _list_tasks, only_looks=True),
-        Verb(ask.GetTask, _get_task, only_looks=True),
-        Verb(ask.StopTask, _stop_task),
-        Verb(ask.GetHostInfo, _host_info, only_looks=True),
+        Verb(ask.ConnectStorageRepository, repositories.connect, "admin"),
+        Verb(ask.DisconnectStorageRepository, repositories.disconnect, "admin"),
+        Verb(ask.CreateVirtualDisk, _create_disk, "write", str),
+        Verb(ask.CreateSnapshot, _create_snapshot, "write", str),
+        Verb(ask.CopyImage, _copy, "write", str),
+        Verb(ask.RemoveImage, _remove_image, "write"),
+        Verb(ask.GetImageStatus, _status, "read", ImageStatus),
+        Verb(ask.CheckStorageRepository, _check, "read", list[Fix]),
+        Verb(ask.FixStorageRepository, _fix, "write", Task),
+        Verb(ask.CreateStorageRepository, repositories.create_repository, "admin"),
+        Verb(ask.RemoveStorageRepository, repositories.remove_repository, "admin"),
+        Verb(ask.ListStorageRepositories, repositories.list_repositories, "read", list[RepositoryInfo]),
+        Verb(ask.ListImages, _list_images, "read", ImagePage),
+        Verb(ask.GetImageInfo, _info, "read", ImageInfo),
+        Verb(ask.SetUserData, _set_user_data, "write"),
+        Verb(ask.SetStrategy, _set_strategy, "write"),
+        Verb(ask.ExtendVirtualDisk, _extend, "write"),
+        Verb(ask.RevertVirtualDisk, _revert, "write"),
+        Verb(ask.UntrackChanges, _untrack, "write"),
+        Verb(ask.PrepareImage, _prepare, "write", Attached),
+        Verb(ask.TeardownImage, _teardown, "write"),
+        Verb(ask.ImportImage, _import, "write", str),
+        Verb(ask.ExportImage, _export, "write", Task),
+        Verb(ask.ListTasks, _list_tasks, "read", list[Task]),
+        Verb(ask.GetTask, _get_task, "read", Task),
+        Verb(ask.StopTask, _stop_task, "write"),
+        Verb(ask.GetHostInfo, _host_info, "read", HostInfo),
     )
 }
 VERBS: dict[str, Verb] = {verb.name: verb for verb in BY_REQUEST.values()}
@@ -368,11 +281,20 @@ def run(service: Service, request: ask.Request) -> Any:
         and what nobody expected is an InternalError that has it as its cause.
     """
     verb = BY_REQUEST[type(request)]
-    outcome = {} if verb.only_looks else {"outcome": "unknown"}
-    return service.supervisor.run(lambda: _run(service, verb, request), **outcome)
+    return service.supervisor.run(lambda: run_unwatched(service, request), **outcome_details(verb))
 
 
-def _run(service: Service, verb: Verb, request: ask.Request) -> Any:
+def outcome_details(verb: Verb) -> dict[str, str]:
+    """What an error says of a verb that was left behind, as its storage does not answer."""
+    return {} if verb.only_looks else {"outcome": "unknown"}
+
+
+def run_unwatched(service: Service, request: ask.Request) -> Any:
+    """Run a decoded request in this thread, however long the storage takes.
+
+    :raises diskyard.errors.DiskyardError: as :func:`run` says.
+    """
+    verb = BY_REQUEST[type(request)]
     try:
         return verb.run(service, request)
     except errors.DiskyardError:

@@ -1,0 +1,97 @@
+"""What happens on this host, told to those who listen: tasks, images, connections."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, Literal
+
+import msgspec
+
+from diskyard.host.identity import new_nonce
+from diskyard.model.options import wire_name
+
+KEPT = 10_000
+Kind = Literal["task", "image", "repository", "reset"]
+_INSTANCE_DIGITS = 12
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name):
+    """One thing that happened.
+
+    :param event_id: in order within this process; another process has others.
+    :param repository_id: the repository that it is about, if it is about one.
+    :param data: what the API says of it, as JSON-like values.
+    """
+
+    event_id: str
+    kind: Kind
+    repository_id: str | None
+    data: Any
+
+
+class Events:
+    """The latest events of this process. Safe to use from several threads.
+
+    Telling costs next to nothing while nobody listens. An event that nobody has fetched is lost
+    when :data:`KEPT` newer ones have come: who asks for what came after it is told so.
+    """
+
+    def __init__(self) -> None:
+        self._instance = new_nonce()[:_INSTANCE_DIGITS]
+        self._lock = threading.Lock()
+        self._kept: deque[Event] = deque(maxlen=KEPT)
+        self._count = 0
+        self._listeners: list[Callable[[], None]] = []
+
+    def tell(self, kind: Kind, repository_id: str | None, data: Any) -> None:
+        """Keep an event and wake the listeners.
+
+        :param data: a value of :mod:`diskyard.model.results`, or JSON-like.
+        """
+        with self._lock:
+            self._count += 1
+            event_id = f"{self._instance}-{self._count}"
+            told = msgspec.to_builtins(data)
+            self._kept.append(Event(event_id=event_id, kind=kind, repository_id=repository_id, data=told))
+            listeners = list(self._listeners)
+        for wake in listeners:
+            wake()
+
+    def newest(self) -> int:
+        """The number of the newest event, 0 if there was none."""
+        with self._lock:
+            return self._count
+
+    def number_of(self, event_id: str) -> int | None:
+        """The number of an event of this process; None if it is none."""
+        instance, _, number = event_id.rpartition("-")
+        if instance != self._instance or not (number.isascii() and number.isdigit()):
+            return None
+        found = int(number[:20])
+        return found if found <= self.newest() else None
+
+    def after(self, number: int) -> tuple[list[Event], bool]:
+        """The events after a number, the oldest first, and whether all of them are still kept."""
+        with self._lock:
+            first = self._count - len(self._kept) + 1
+            wanted = max(number + 1, first)
+            return list(islice(self._kept, wanted - first, None)), number + 1 >= first
+
+    def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Be woken, in the thread that tells, after each event; call the answer to end that."""
+        with self._lock:
+            self._listeners.append(wake)
+
+        def end() -> None:
+            with self._lock:
+                self._listeners.remove(wake)
+
+        return end
+
+    def has_listeners(self) -> bool:
+        """Whether anybody listens."""
+        with self._lock:
+            return bool(self._listeners)

@@ -1,0 +1,126 @@
+"""Verbs about repositories: making, connecting, listing and removing them."""
+
+from __future__ import annotations
+
+from diskyard import errors
+from diskyard.caller import may_use
+from diskyard.model import requests as ask
+from diskyard.model.records import Attachment, ImageSource
+from diskyard.model.results import RepositoryInfo, Task
+from diskyard.opened import Opened
+from diskyard.planner.close import close, require_empty
+from diskyard.queries import repository_info
+from diskyard.repositories.registry import find_format
+from diskyard.service.service import Service
+
+
+def create_repository(service: Service, request: ask.CreateStorageRepository) -> None:
+    """CreateStorageRepository."""
+    find_format(request.repo_format).create(request.connection_parameters, service.host)
+
+
+def connect(service: Service, request: ask.ConnectStorageRepository) -> None:
+    """connectStorageRepository; remembered for the next process, where the format can be."""
+    repo_id, parameters = request.repo_id, request.connection_parameters
+    if service.connections.connect(repo_id, request.repo_format, parameters):
+        service.events.tell("repository", repo_id, {"change": "connected", "repoFormat": request.repo_format})
+    if find_format(request.repo_format).remembered:
+        service.settings.remember(repo_id, request.repo_format, parameters)
+
+
+def disconnect(service: Service, request: ask.DisconnectStorageRepository) -> None:
+    """DisconnectStorageRepository."""
+    _require_idle(service, request.repo_id)
+    _forget(service, request.repo_id)
+
+
+def _forget(service: Service, repo_id: str) -> None:
+    service.connections.disconnect(repo_id)
+    service.settings.forget(repo_id)
+    service.events.tell("repository", repo_id, {"change": "disconnected"})
+
+
+def _require_idle(service: Service, repo_id: str) -> None:
+    """Refuse while this host uses the repository, unless another repoId names it too."""
+    if not service.connections.is_reachable(repo_id):
+        return
+    opened = service.connections.get(repo_id)
+    others = [o for key, o in service.connections.named().items() if key != repo_id]
+    if any(other.marker == opened.marker for other in others):
+        return
+    names = [
+        f"task {task.task_id}"
+        for task in service.records.all()
+        if task.state in ("queued", "running") and _works_with(service, task, opened)
+    ]
+    names += [
+        f"attachment of image {found.image_id} for {found.owner}"
+        for found in _attachments(opened)
+        if found.host == service.host.identity
+    ]
+    if names:
+        raise errors.RepositoryInUse(f"{repo_id} is in use: {', '.join(names)}.", repositoryId=repo_id)
+
+
+def _works_with(service: Service, task: Task, opened: Opened) -> bool:
+    """Whether a task works in a repository, or copies from it."""
+    if task.repository_id == opened.repo_id:
+        return True
+    place = service.connections.named().get(task.repository_id or "")
+    image = None if place is None else place.state().images.get(task.image_id or "")
+    source = None if image is None or image.pending is None else image.pending.source
+    return isinstance(source, ImageSource) and source.marker == opened.marker
+
+
+def _attachments(opened: Opened) -> list[Attachment]:
+    """The attachments there are; none can be told of a place that does not answer."""
+    try:
+        return list(opened.state().attachments.values())
+    except errors.RepositoryUnavailable:
+        return []
+
+
+def remove_repository(service: Service, request: ask.RemoveStorageRepository) -> None:
+    """RemoveStorageRepository."""
+    opened = service.connections.get(request.repository_id)
+    if not opened.state().closed:  # it is after a removal that was cut short
+        require_empty(opened.state())
+        _require_idle(service, request.repository_id)
+        opened.commit(
+            lambda draft: close(draft, opened.is_locked), service.engine.author("removeStorageRepository")
+        )
+    opened.log.require_writable()
+    find_format(opened.format).remove(opened.storage, service.host)
+    for repo_id, other in service.connections.named().items():
+        if other.marker == opened.marker:
+            _forget(service, repo_id)
+
+
+def list_repositories(service: Service, request: ask.ListStorageRepositories) -> list[RepositoryInfo]:
+    """listStorageRepositories: a place that does not answer is listed with the reason."""
+    answer = []
+    for repo_id, (format_name, parameters) in service.connections.remembered().items():
+        if not may_use(repo_id):
+            continue
+        try:
+            opened = service.connections.get(repo_id)
+            answer.append(repository_info(opened, repo_id, parameters))
+        except (errors.DiskyardError, OSError) as error:
+            answer.append(
+                RepositoryInfo(
+                    repo_id=repo_id,
+                    repo_format=format_name,
+                    capacity_bytes=None,
+                    used_bytes=None,
+                    free_bytes=None,
+                    provisioned_bytes=None,
+                    reclaimable_bytes=None,
+                    mergeable_bytes=None,
+                    retained_bytes=None,
+                    strong_bytes=None,
+                    building_bytes=None,
+                    health=str(error),
+                    connection_parameters=parameters,
+                )
+            )
+    return answer
