@@ -12,7 +12,7 @@ from typing import Any
 import h11
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from diskyard import errors
 from diskyard.daemon.config import Config, TcpConfig, socket_path
@@ -55,8 +55,8 @@ class Connection(H11Protocol):
 
     def _watch(self) -> None:
         """Give the headers of the next request their time, from their first byte on."""
-        answered = self.cycle is None or self.cycle.response_complete
-        if not (answered and self.conn.their_state is h11.IDLE):
+        cycle: RequestResponseCycle | None = self.cycle  # none before the first request
+        if not ((cycle is None or cycle.response_complete) and self.conn.their_state is h11.IDLE):
             self._unwatch()
         elif self._timer is None:
             self._timer = self.loop.call_later(_SILENT_MOST_S, self.transport.close)
@@ -83,6 +83,7 @@ class Listeners:
 
     def __init__(self, config: Config, host: Host) -> None:
         self.socket_path = socket_path(config)
+        self._files = host.files
         group = group_id(config.socket.group) if config.socket.group else None
         self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
         self._servers: list[_Server] = []
@@ -134,9 +135,11 @@ class Listeners:
                 context.load_cert_chain(self._tcp.certificate, self._tcp.key)
 
     def close(self) -> None:
-        """Close what was made and is not served."""
+        """Close what listens, and remove the Unix socket."""
         for listener, _ in self._sockets:
             listener.close()
+        if self._sockets:
+            self._files.discard(self.socket_path)
 
 
 def tls_context(tcp: TcpConfig) -> ssl.SSLContext:

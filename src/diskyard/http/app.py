@@ -17,13 +17,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from diskyard import errors
-from diskyard.http import openapi, reference
+from diskyard.host.identity import new_uuid
 from diskyard.http.access import Door, Sender, peer_of
 from diskyard.http.limits import Lanes, Limits, Rates
 from diskyard.http.problems import problem_response
 from diskyard.http.running import Verbs, repository_of
 from diskyard.http.streams import STREAM_TYPE, Streams, Wanted
-from diskyard.host.identity import new_uuid
 from diskyard.model import requests as ask
 from diskyard.service import VERBS, Service
 from diskyard.service.verbs import Access
@@ -106,8 +105,8 @@ class Application:
         service: Service,
         door: Door,
         limits: Limits,
-        figures: Figures,
-        audit: AuditTrail,
+        figures: Figures | None = None,
+        audit: AuditTrail | None = None,
     ) -> None:
         self.service = service
         self.health = Health()
@@ -131,8 +130,6 @@ class Application:
             Route("/healthz", self._route(self._healthz), methods=get),
             Route("/healthz/live", self._route(self._live), methods=get),
             Route("/healthz/ready", self._route(self._ready), methods=get),
-            Route("/openapi.json", self._route(self._openapi), methods=get),
-            Route("/docs", self._route(self._docs), methods=get),
         ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
         app.router.redirect_slashes = False
@@ -195,6 +192,8 @@ class Application:
     def _note(
         self, exchange: Exchange, verb: str, repository_id: str | None, image_id: str | None, outcome: str
     ) -> None:
+        if self._audit is None:
+            return
         self._audit.note(
             AuditedCall(
                 request_id=exchange.request_id,
@@ -233,7 +232,8 @@ class Application:
             raise
         finally:
             seconds = time.monotonic() - exchange.began_s
-            self._figures.observe(name if verb is not None else "unknown", outcome, seconds)
+            if self._figures is not None:
+                self._figures.observe(name if verb is not None else "unknown", outcome, seconds)
             if verb is not None and not verb.only_looks and exchange.sender is not None:
                 self._note(exchange, name, *_about(request, answer), outcome)
         headers = {}
@@ -294,7 +294,7 @@ class Application:
     async def _metrics(self, exchange: Exchange) -> Response:
         if self._admit(exchange, "read").caller.repositories is not None:
             raise errors.Forbidden("The metrics are of all repositories, and the token is bound to some.")
-        data, media_type = self._figures.render()
+        data, media_type = (b"", "text/plain") if self._figures is None else self._figures.render()
         return Response(data, headers={"Content-Type": media_type})
 
     async def _healthz(self, exchange: Exchange) -> Response:
@@ -314,13 +314,6 @@ class Application:
             "version": version(),
         }
         return Response(msgspec.json.encode(words), status, media_type="application/json")
-
-    async def _openapi(self, exchange: Exchange) -> Response:
-        return Response(openapi.encoded(), media_type="application/json")
-
-    async def _docs(self, exchange: Exchange) -> Response:
-        headers = {"Content-Security-Policy": reference.CONTENT_SECURITY_POLICY}
-        return Response(reference.encoded(), headers=headers, media_type="text/html")
 
 
 def request_id_of(request: Request) -> str:
