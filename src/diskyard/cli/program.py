@@ -18,6 +18,7 @@ from diskyard.cli.output import print_error, print_json
 from diskyard.cli.repo import repo
 from diskyard.cli.snapshot import snapshot
 from diskyard.cli.task import task
+from diskyard.cli.token import token
 
 _EXIT_OTHER = 1
 _EXIT_USAGE = 2
@@ -57,7 +58,7 @@ def program() -> None:
     """Manage the disk images of virtual machines: disks, snapshots, and copies of them."""
 
 
-for _command in (repo, image, disk, snapshot, task, call, completion):
+for _command in (repo, image, disk, snapshot, task, token, call, completion):
     program.add_command(_command)
 
 
