@@ -7,6 +7,7 @@ from functools import partial
 
 from diskyard import errors
 from diskyard.caller import CALLER, may_use
+from diskyard.connections import require_may_use
 from diskyard.model import requests as ask
 from diskyard.model.records import Attachment, ImageSource
 from diskyard.model.results import RepositoryInfo, Task
