@@ -89,6 +89,10 @@ class Caretaker:
             pause_s = min(pause_s, one.look())
         return pause_s
 
+    def is_idle(self) -> bool:
+        """Whether no round is under way, as far as :meth:`look` has seen."""
+        return not any(one.is_busy() for one in self._rounds.values())
+
     def _all_rounds(self) -> Iterator[_Round]:
         connected = self._service.connections.remembered()
         for number, policy in enumerate(self._policies):
@@ -162,14 +166,17 @@ class _Round:
             self._withdraw()
         if self.left and self.fixing is None:
             self._begin(self.left.popleft())
-        is_busy = self.checking is not None or self.fixing is not None
         now_s = clock.monotonic_s()
-        if is_open and not is_busy and (self.due_s is None or now_s >= self.due_s):
+        if is_open and not self.is_busy() and (self.due_s is None or now_s >= self.due_s):
             self.due_s = now_s + self.policy.every_s
             self._check()
         if self.checking is not None:
             return self.service.supervisor.look_every_s
         return max(0.0, (self.due_s or now_s) - now_s) or _PAUSE_MOST_S
+
+    def is_busy(self) -> bool:
+        """Whether a check or a fix of it is under way."""
+        return self.checking is not None or self.fixing is not None
 
     def _check(self) -> None:
         options = CheckOptions(types=self.policy.fixes)
