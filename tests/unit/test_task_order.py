@@ -268,6 +268,20 @@ def test_another_process_stops_a_queued_task(shop: Shop, tmp_path: Path) -> None
     assert shop.ran == ["holder"]
 
 
+def test_another_process_stops_what_is_queued_behind_what_runs(
+    make_shop: Callable[[TaskLimits], Shop], tmp_path: Path
+) -> None:
+    """There is a free place, but the list's first job has not ended."""
+    shop = make_shop(TaskLimits())
+    ids = shop.start(shop.closed("runs"), shop.job("waits"))
+    shop.await_begun(1)
+    TaskRunner(TaskRecords(Host.real(), str(tmp_path)), Host.real().clock).stop(ids[1])
+    assert shop.runner.wait(ids[1:], _LONG_S)
+    assert shop.states(ids) == ["running", "stopped"]
+    shop.finish()
+    assert shop.states(ids) == ["done", "stopped"]
+
+
 @pytest.mark.parametrize("resumable", [False, True])
 def test_closing_ends_what_is_queued_and_what_runs(shop: Shop, *, resumable: bool) -> None:
     (held,) = [task.task_id for task in shop.runner.unfinished()]

@@ -27,24 +27,33 @@ class TaskPool:
     ending: a task is cut there as by a crash.
 
     :param timeout_s: how long a storage call may last before its thread does not count.
-    :param look: called now and then while something waits; it must not raise.
+    :param look: called now and then while something waits; whether something still waits behind
+        what runs. It must not raise.
     """
 
-    def __init__(self, limits: TaskLimits, timeout_s: float, look: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, limits: TaskLimits, timeout_s: float, look: Callable[[], bool] = lambda: False
+    ) -> None:
         self._limits = limits
         self._timeout_s = timeout_s
         self._look = look
         self._changed = threading.Condition()
         self._waitlist = Waitlist()
         self._busy: dict[ThreadCalls, str | None] = {}
+        self._submitted = 0
+        self._is_closed = False
         self._keeper: threading.Thread | None = None
 
-    def submit(self, waiting: Waiting) -> None:
-        """Run it when it is its turn."""
+    def submit(self, waiting: Waiting, *, more: bool = False) -> None:
+        """Run it when it is its turn.
+
+        :param more: something waits behind it.
+        """
         with self._changed:
+            self._submitted += 1
             self._waitlist.add(waiting)
             self._begin_some()
-            if self._waitlist and self._keeper is None:
+            if (more or self._waitlist) and self._keeper is None:
                 self._keeper = threading.Thread(target=self._keep, name="diskyard-tasks", daemon=True)
                 self._keeper.start()
 
@@ -84,11 +93,15 @@ class TaskPool:
         """While something waits: let it run in the place of what the storage does not answer."""
         while True:
             with self._changed:
-                if self._changed.wait_for(lambda: not self._waitlist, _LOOK_EVERY_S):
-                    self._keeper = None
+                if self._changed.wait_for(lambda: self._is_closed, _LOOK_EVERY_S):
                     return
                 self._begin_some()
-            self._look()
+                submitted = self._submitted
+            more = self._look()
+            with self._changed:
+                if not (more or self._waitlist or self._submitted != submitted):
+                    self._keeper = None
+                    return
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Forget what waits, and wait for the rest, but not for storage that does not answer.
@@ -99,6 +112,7 @@ class TaskPool:
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
             self._waitlist.clear()
+            self._is_closed = True
             self._changed.notify_all()
             while self._answering():
                 pause_s = min(_LOOK_EVERY_S, self._timeout_s)

@@ -142,10 +142,10 @@ class TaskRunner:
         with self._idle:
             if not queue.left:
                 return
-            job = queue.left[0][0]
+            job, more = queue.left[0][0], len(queue.left) > 1
         rank = self._limits.rank(job.verb)
         work = partial(self._run_next, queue)
-        self._pool.submit(Waiting(queue.urgency, rank, queue.arrival, job.place, work))
+        self._pool.submit(Waiting(queue.urgency, rank, queue.arrival, job.place, work), more=more)
 
     def _run_next(self, queue: _Queue) -> None:
         with self._idle:
@@ -227,13 +227,14 @@ class TaskRunner:
         if queue.when_ended is not None:
             queue.when_ended(watcher.task)
 
-    def _stop_queued(self) -> None:
-        """End what is queued here and what another process asked to stop."""
+    def _stop_queued(self) -> bool:
+        """End what is queued here and what another process asked to stop; whether more is queued."""
         with self._idle:
             queued = list(self._queued)
         for task_id in queued:
             if self._records.stop_asked(task_id):
                 self.stop(task_id)
+        return bool(queued)
 
     # -- waiting ------------------------------------------------------------------------------
 
