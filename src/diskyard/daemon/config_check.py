@@ -11,7 +11,8 @@ from typing import get_args
 from diskyard.daemon.config import Config, TcpConfig, socket_path, state_folder
 from diskyard.model.options import FixType
 
-_SOCKET_PATH_LIMIT_BYTES = 107  # unix(7): sun_path, and the zero that ends it
+# unix(7): sun_path with the zero that ends it, and ".new", which it ends with until it has its mode.
+_SOCKET_PATH_LIMIT_BYTES = 108 - len("\0") - len(".new")
 _TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _HOURS = re.compile(f"({_TIME})-({_TIME})")
 
@@ -58,7 +59,7 @@ def _socket(config: Config) -> Iterator[str]:
     elif length > _SOCKET_PATH_LIMIT_BYTES:
         default = "" if config.socket.path else f" (the default in {state_folder(config)!r})"
         yield (
-            f"socket.path{default} has {length} bytes; the kernel takes at most {_SOCKET_PATH_LIMIT_BYTES}"
+            f"socket.path{default} has {length} bytes; there is room for at most {_SOCKET_PATH_LIMIT_BYTES}"
         )
     if config.socket.group:
         try:
