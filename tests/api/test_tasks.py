@@ -111,7 +111,7 @@ def test_what_is_told_of_tasks_is_what_is_shown(rig: Rig, make_host: MakeHost) -
     before = host.service.events.newest()
     task_id = host.fix("b", *host.fixes("b", "mend"), rateLimit=UNLIMITED)
     assert host.service.tasks.wait(timeout_s=60)
-    events, all_kept = host.service.events.after(before)
+    events, _, all_kept = host.service.events.after(before)
     told = [event for event in events if event.kind == "task"]
     assert all_kept
     assert {event.repository_id for event in told} == {"b"}

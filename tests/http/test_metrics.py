@@ -21,7 +21,8 @@ from diskyard.http.metrics import Metrics
 from diskyard.model.results import Task
 from diskyard.model.status import image_status
 from diskyard.service import Service, call
-from diskyard.tasks.runner import Job, TaskWatcher
+from diskyard.tasks.runner import Job
+from diskyard.tasks.watcher import TaskWatcher
 from diskyard.version import version
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"

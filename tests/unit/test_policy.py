@@ -45,14 +45,6 @@ def test_hours(hours: str, opened: list[str], closed: list[str]) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        {"hours": "22-06"},
-        {"hours": "22:00"},
-        {"hours": "22:00-22:00"},
-        {"hours": "24:00-06:00"},
-        {"hours": "22:00-24:01"},
-        {"hours": "22:60-06:00"},
-        {"hours": " 22:00-06:00"},
-        {"hours": "２２:00-06:00"},
         {"fixes": []},
         {"fixes": ["shrink"]},
         {"repository": ""},
@@ -65,6 +57,24 @@ def test_hours(hours: str, opened: list[str], closed: list[str]) -> None:
 def test_what_is_no_policy(words: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"repository": "*", "fixes": ["clean"], **words}, Policy)
+
+
+@pytest.mark.parametrize(
+    "hours",
+    [
+        "22-06",
+        "22:00",
+        "22:00-22:00",
+        "24:00-06:00",
+        "22:00-24:01",
+        "22:60-06:00",
+        " 22:00-06:00",
+        "２２:00-06:00",
+    ],
+)
+def test_what_are_no_hours(hours: str) -> None:
+    with pytest.raises(ValueError, match="they are"):
+        Policy(repository="*", hours=hours).is_open(0.0)
 
 
 def test_the_defaults() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import grp
 import os
-import re
 from collections.abc import Iterator
 from typing import get_args
 
@@ -14,7 +13,6 @@ from diskyard.model.options import FixType
 # unix(7): sun_path with the zero that ends it, and ".new", which it ends with until it has its mode.
 _SOCKET_PATH_LIMIT_BYTES = 108 - len("\0") - len(".new")
 _TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
-_HOURS = re.compile(f"({_TIME})-({_TIME})")
 
 
 def check(config: Config) -> list[str]:
@@ -120,6 +118,7 @@ def _caretaker(config: Config) -> Iterator[str]:
         at = f"caretaker[{number}]"
         if len(set(policy.fixes)) != len(policy.fixes):
             yield f"{at}.fixes has one of them twice"
-        found = _HOURS.fullmatch(policy.hours)
-        if policy.hours and (found is None or found[1] == found[2]):
-            yield f"{at}.hours must be HH:MM-HH:MM, from one time to another, not {policy.hours!r:.80}"
+        try:
+            policy.is_open(0.0)
+        except ValueError as error:
+            yield f"{at}.hours are no hours, {policy.hours!r:.80}: {error}"
