@@ -1,0 +1,64 @@
+"""The power of real file systems is cut: what they lose is what they lose.
+
+The simulated disk knows all that may be lost; these know what is: clones, delayed allocation,
+and journals of their own kind.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from diskyard.testing.crash import run_scenario
+from diskyard.testing.effort import Effort
+from diskyard.testing.real_disk import RealDisk, real_disk, why_no_real_disk
+from diskyard.testing.scenarios import SCENARIOS, SHARING, Scenario
+from diskyard.testing.scenarios.sharing import CLONE, MORE_SHARING
+from tests.conftest import Tally
+from tests.crash.bench import Bench
+
+CUTS = 2
+#: On ext4 nothing is shared; what shares on XFS is tried there always.
+PLAIN = Effort.of_environment().sample([*SCENARIOS, *MORE_SHARING], 5, "real power cuts")
+TRIED = [("ext4", scenario) for scenario in PLAIN]
+TRIED += [("xfs", scenario) for scenario in {s.name: s for s in (*SHARING, *PLAIN)}.values()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "scenario"), TRIED, ids=lambda value: value.name if isinstance(value, Scenario) else value
+)
+def test_power_cut(
+    kind: str,
+    scenario: Scenario,
+    quick_folder: Path,
+    effort: Effort,
+    tally: Tally,
+) -> None:
+    """Just after the answer it must be done; at any other step it may be; all that was is there."""
+    tally("real power cut")
+    if reason := why_no_real_disk(kind):
+        pytest.skip(reason)
+    with real_disk(kind, quick_folder) as disk:
+        runs, steps = _cut(disk, kind, scenario, effort)
+    tally("real power cut", steps=steps, runs=runs)
+
+
+def _cut(disk: RealDisk, kind: str, scenario: Scenario, effort: Effort) -> tuple[int, int]:
+    """How many cuts there were, and how many steps there are."""
+    bench = Bench(scenario, disk.place)
+    indexes = range(len(bench.steps))
+    places: list[int | None] = [*effort.sample(indexes, CUTS, kind, scenario.name), None]
+    if kind == "xfs" and CLONE in bench.steps:
+        after = bench.steps.index(CLONE) + 1
+        places += [place for place in (after,) if place not in places]
+    cuts = list(itertools.product(places, (False, True)))
+    for place, log_kept in cuts:
+        world = bench.copy()
+        disk.sync()
+        ran = run_scenario(scenario.name, world, kill_at=place)
+        assert ran.killed or ran.answered, ran
+        disk.cut_power(log_kept=log_kept)
+        bench.judge(world, answered=ran.answered, effort=effort, purpose=("power", place, log_kept))
+    return len(cuts), len(indexes)
