@@ -14,6 +14,7 @@ from diskyard.model.status import (
     CHAIN_DEPTH_LIMIT,
     better_representation,
     image_status,
+    lasting_depth,
     merge_dependent,
     why_broken,
 )
@@ -53,7 +54,8 @@ def test_what_breaks_an_image() -> None:
 def better(found: State, strategy: str, capabilities: Capabilities = PLAIN) -> str | None:
     target = found.images["d"]
     changed = disk("d", target.volume_id, strategy=strategy)
-    return better_representation(found.put_image(changed), changed, capabilities)
+    now = found.put_image(changed)
+    return better_representation(now, changed, capabilities, lasting_depth(now, changed))
 
 
 def test_space_wants_chains_within_the_limit() -> None:
