@@ -15,7 +15,7 @@ STEPS = 40
 STORIES = 25
 FORMATS = ("memory-1.0",)
 #: A thorough run tells as many stories again in each part; parts can run side by side.
-PARTS = parts(84)
+PARTS = parts(100)
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -18,7 +18,7 @@ STEPS = 40
 STORIES = 40
 FORMATS = ("localfs-1.0",)
 #: A thorough run tells as many stories again in each part; parts can run side by side.
-PARTS = parts(24)
+PARTS = parts(12)
 
 
 @pytest.mark.parametrize("part", PARTS)

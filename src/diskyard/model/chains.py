@@ -6,15 +6,18 @@ one, that grows with the square of the chain.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
+from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image
 from diskyard.model.state import State
 from diskyard.model.status import (
     CHAIN_DEPTH_LIMIT,
     NONE_MISSING,
     NOT_SET_UP,
+    Status,
+    better_representation,
     merge_dependent,
     why_link_broken,
 )
@@ -49,7 +52,7 @@ class Chains:
     def __init__(
         self,
         state: State,
-        missing: Collection[str] = NONE_MISSING,
+        missing: Container[str] = NONE_MISSING,
         allocated: Mapping[str, int] | None = None,
     ) -> None:
         self._state = state
@@ -60,6 +63,13 @@ class Chains:
     def why_broken(self, image: Image) -> str | None:
         """As :func:`~diskyard.model.status.why_broken`."""
         return NOT_SET_UP if image.pending is not None else self._of(image).why
+
+    def status(self, image: Image, capabilities: Capabilities) -> Status:
+        """As :func:`~diskyard.model.status.image_status`."""
+        if self.why_broken(image) is not None:
+            return "broken"
+        depth = self.lasting_depth(image)
+        return "degraded" if better_representation(self._state, image, capabilities, depth) else "optimized"
 
     def lasting_depth(self, image: Image) -> int:
         """How many volumes its chain has once every merge that is possible now is done."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from typing import Literal
 
 from diskyard.model.capabilities import Capabilities
@@ -31,7 +31,7 @@ def why_broken(state: State, image: Image, missing: Collection[str] = NONE_MISSI
     return None
 
 
-def why_link_broken(link: Image, volume: Volume, missing: Collection[str]) -> str | None:
+def why_link_broken(link: Image, volume: Volume, missing: Container[str]) -> str | None:
     """Why a link of a chain makes what reads it unreadable; None if it does not."""
     if link.pending is not None:
         return f"image {link.id}, which it reads, is not complete"

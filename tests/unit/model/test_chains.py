@@ -11,9 +11,11 @@ from diskyard.model.capabilities import Capabilities
 from diskyard.model.chains import ROOTS, Chains
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
-from diskyard.model.status import lasting_depth, why_broken
+from diskyard.model.status import image_status, lasting_depth, why_broken
 from diskyard.planner.find_fixes import Look, find_fixes
 from tests.unit.records import copy_hold, disk, image, state, volume, weak
+
+CAPABILITIES = Capabilities(preallocation=True)
 
 
 def _tree(chance: random.Random) -> tuple[State, set[str], dict[str, int]]:
@@ -47,6 +49,7 @@ def test_as_if_asked_one_by_one(seed: int) -> None:
         assert chains.allocated_bytes(one) == sum(allocated[v.id] for _, v in links)
         assert list(chains.roots(one)) == [link for link, _ in links[-ROOTS:]]
         if links:
+            assert chains.status(one, CAPABILITIES) == image_status(found, one, CAPABILITIES, missing)
             assert chains.lasting_depth(one) == lasting_depth(found, one)
 
 
