@@ -21,7 +21,7 @@ TORN, TORN_THOROUGH = 3, 8
 #: Of how many states of how many scenarios the fixes are cut too, and how many states of that are judged.
 AGAIN, AGAIN_THOROUGH = 2, 12
 STATES_AGAIN = 3
-FIXED = Effort.of_environment().sample(ALL, 10, "cut again")
+FIXED = Effort.of_environment().sample(ALL, 6, "cut again")
 
 
 @pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)

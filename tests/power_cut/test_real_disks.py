@@ -20,10 +20,11 @@ from tests.conftest import Tally
 from tests.crash.bench import Bench
 
 CUTS = 2
-#: On ext4 nothing is shared; what shares on XFS is tried there always.
-PLAIN = Effort.of_environment().sample([*SCENARIOS, *MORE_SHARING], 5, "real power cuts")
-TRIED = [("ext4", scenario) for scenario in PLAIN]
-TRIED += [("xfs", scenario) for scenario in {s.name: s for s in (*SHARING, *PLAIN)}.values()]
+_EFFORT = Effort.of_environment()
+ANY = _EFFORT.sample([*SCENARIOS, *MORE_SHARING], 3, "real power cuts")
+SHARED = _EFFORT.sample(SHARING, 4, "real power cuts of what shares")
+TRIED = [("ext4", scenario) for scenario in ANY]
+TRIED += [("xfs", scenario) for scenario in {s.name: s for s in (*SHARED, *ANY)}.values()]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from tests.stateful.process_rules import StoryMachine
 from tests.stateful.processes import Counts
 
 STEPS = 40
-STORIES = 40
+STORIES, STORIES_THOROUGH = 30, 40
 FORMATS = ("localfs-1.0",)
-#: A thorough run tells as many stories again in each part; parts can run side by side.
+#: A thorough run tells stories in parts that can run side by side.
 PARTS = parts(12)
 
 
@@ -33,7 +33,7 @@ def test_stories_of_processes(
     run_state_machine_as_test(
         seed(effort.random("stories", format, part).getrandbits(64))(machine),
         settings=settings(
-            max_examples=STORIES,
+            max_examples=STORIES_THOROUGH if effort.thorough else STORIES,
             stateful_step_count=STEPS,
             deadline=None,
             database=None,
