@@ -87,5 +87,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section(f"what was tried (seed {Effort.of_environment().seed})")
     for of_class, total in sorted(totals.items()):
         failures = total.pop("failures", 0)
-        tried = ", ".join(f"{count:,} {name}" for name, count in total.items())
-        terminalreporter.line(f"{of_class}: {tried}, {failures} failures, {seconds[of_class]} s")
+        tried = [f"{count:,} {name}" for name, count in total.items()]
+        tried += [f"{failures} failures", f"{seconds[of_class]} s"]
+        terminalreporter.line(f"{of_class}: {', '.join(tried)}")

@@ -13,7 +13,7 @@ import pytest
 
 from diskyard.testing.crash import run_scenario
 from diskyard.testing.effort import Effort
-from diskyard.testing.real_disk import RealDisk, real_disk, why_no_real_disk
+from diskyard.testing.real_disk import KINDS, RealDisk, real_disk, why_no_real_disk
 from diskyard.testing.scenarios import SCENARIOS, SHARING, Scenario
 from diskyard.testing.scenarios.sharing import CLONE, MORE_SHARING
 from tests.conftest import Tally
@@ -44,6 +44,25 @@ def test_power_cut(
     with real_disk(kind, quick_folder) as disk:
         runs, steps = _cut(disk, kind, scenario, effort)
     tally("real power cut", steps=steps, runs=runs)
+
+
+# ext4 writes the data of what is in its journal before the journal.
+@pytest.mark.parametrize(("kind", "log_kept"), [*((kind, False) for kind in KINDS), ("xfs", True)])
+def test_what_was_not_synced_is_lost(kind: str, log_kept: bool, quick_folder: Path, tally: Tally) -> None:
+    """Were it not so, the other tests would show nothing."""
+    tally("real power cut")
+    if reason := why_no_real_disk(kind):
+        pytest.skip(reason)
+    with real_disk(kind, quick_folder) as disk:
+        kept, lost = disk.place / "kept", disk.place / "lost"
+        kept.write_bytes(b"synced")
+        disk.sync()
+        kept.write_bytes(b"synced, and more that was not")
+        lost.write_bytes(b"not synced" * 1000)
+        disk.cut_power(log_kept=log_kept)
+        assert kept.read_bytes() != b"synced, and more that was not"
+        assert lost.exists() <= log_kept
+        assert not lost.exists() or not lost.read_bytes().strip(b"\0")
 
 
 def _cut(disk: RealDisk, kind: str, scenario: Scenario, effort: Effort) -> tuple[int, int]:
