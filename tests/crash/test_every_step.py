@@ -23,7 +23,7 @@ MOST = 36  # steps of a scenario tried in a quick run
 SLOW = 12  # steps tried of a slow scenario
 SUSPENDED = 3  # of the steps of a scenario, in a quick run
 #: How often a scenario is killed, and then its fixes too; of all pairs of steps always a sample.
-AGAIN, AGAIN_THOROUGH = 2, 24
+AGAIN, AGAIN_THOROUGH = 2, 12
 #: The scenarios whose fixes are killed.
 FIXED = Effort.of_environment().sample(SCENARIOS, 8, "killed again")
 #: What a fix may end with while another host works on the same image.

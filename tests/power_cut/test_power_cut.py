@@ -19,7 +19,7 @@ ALL = [*(scenario for scenario in SCENARIOS if scenario.name != "export"), *DURA
 STATES = 8
 TORN, TORN_THOROUGH = 3, 8
 #: Of how many states of how many scenarios the fixes are cut too, and how many states of that are judged.
-AGAIN, AGAIN_THOROUGH = 2, 12
+AGAIN, AGAIN_THOROUGH = 2, 6
 STATES_AGAIN = 3
 FIXED = Effort.of_environment().sample(ALL, 6, "cut again")
 

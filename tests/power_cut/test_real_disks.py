@@ -69,7 +69,7 @@ def _cut(disk: RealDisk, kind: str, scenario: Scenario, effort: Effort) -> tuple
     """How many cuts there were, and how many steps there are."""
     bench = Bench(scenario, disk.place)
     indexes = range(len(bench.steps))
-    places: list[int | None] = [*effort.sample(indexes, CUTS, kind, scenario.name), None]
+    places: list[int | None] = [*effort.sample(indexes, CUTS, kind, scenario.name, rounds=8), None]
     if kind == "xfs" and CLONE in bench.steps:
         after = bench.steps.index(CLONE) + 1
         places += [place for place in (after,) if place not in places]
