@@ -13,6 +13,7 @@ from diskyard.daemon.announced import Announcement
 from diskyard.daemon.config import Config, load, refused, state_folder
 from diskyard.daemon.config_check import check
 from diskyard.daemon.listeners import Listeners
+from diskyard.daemon.tokens import Tokens
 from diskyard.host import Host
 from diskyard.http.access import Door
 from diskyard.http.app import Application
@@ -53,7 +54,7 @@ class Daemon:
         self.listeners = Listeners(config, host)
         self.app = Application(
             self.service,
-            Door(None, config.transfer.folders),
+            Door(Tokens(folder, host), config.transfer.folders),
             Limits(
                 request_bytes=config.limits.request_bytes,
                 requests_per_s=config.limits.requests_per_s,

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from diskyard import errors
 from diskyard.host.identity import new_uuid
+from diskyard.http import openapi, reference
 from diskyard.http.access import Door, Sender, peer_of
 from diskyard.http.limits import Lanes, Limits, Rates
 from diskyard.http.problems import problem_response
@@ -130,6 +131,8 @@ class Application:
             Route("/healthz", self._route(self._healthz), methods=get),
             Route("/healthz/live", self._route(self._live), methods=get),
             Route("/healthz/ready", self._route(self._ready), methods=get),
+            Route("/openapi.json", self._route(self._openapi), methods=get),
+            Route("/docs", self._route(self._docs), methods=get),
         ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
         app.router.redirect_slashes = False
@@ -314,6 +317,13 @@ class Application:
             "version": version(),
         }
         return Response(msgspec.json.encode(words), status, media_type="application/json")
+
+    async def _openapi(self, exchange: Exchange) -> Response:
+        return Response(openapi.encoded(), media_type="application/json")
+
+    async def _docs(self, exchange: Exchange) -> Response:
+        headers = {"Content-Security-Policy": reference.CONTENT_SECURITY_POLICY}
+        return Response(reference.encoded(), headers=headers, media_type="text/html")
 
 
 def request_id_of(request: Request) -> str:
