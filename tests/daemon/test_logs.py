@@ -25,7 +25,7 @@ from diskyard.daemon.tokens import Tokens
 from diskyard.http.app import AuditedCall
 
 NAME = "diskyard.test-of-logs"
-FORGED = 'ok\n{"message": "forged"}\r\x1b[2J\u2028\x85\x00\ud800'
+FORGED = 'ok\n{"message": "forged"}\r\x1b[2J\u2028\x85\x00'
 
 
 class Lines(io.StringIO):
@@ -98,6 +98,15 @@ def test_nothing_that_is_given_makes_a_line(as_json: Lines) -> None:
     ours, theirs = as_json.json
     assert ours["message"] == ours["value"] == ours["inside"]["a"][0] == theirs["message"] == FORGED
     assert (ours["level"], ours["logger"]) == ("info", NAME)
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_half_a_character_is_written_as_what_it_is(form: Literal["json", "text"]) -> None:
+    # Not logged: a test's report, in which what was logged is, could not be sent to who collects it.
+    record = logging.makeLogRecord({"name": NAME, "levelname": "INFO", "msg": "\ud800"})
+    line = LogHandler(LogConfig(format=form), io.StringIO()).format(record)
+    assert "\\ud800" in line
+    line.encode()
 
 
 def test_nothing_that_is_given_makes_a_line_for_people(as_text: Lines) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ELIDED = "…"
-TIMEOUT_S = 300.0
+TIMEOUT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +78,14 @@ def run(blocks: list[Block], folder: Path, environment: Mapping[str, str]) -> li
         script.append(f"{{\n{block.script}}} > printed-{number}")
     path = folder / "guide.sh"
     path.write_text("\n".join(script) + "\n")
+    words = ["timeout", "--kill-after=5", str(TIMEOUT_S), "bash", str(path)]
     ended = subprocess.run(
-        ["bash", str(path)],
+        words,
         cwd=folder,
         env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=TIMEOUT_S,
         text=True,
         check=False,
     )
