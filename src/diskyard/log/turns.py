@@ -96,6 +96,11 @@ class Turns(Generic[AnyJob]):
         finally:
             self._leave(job)
 
+    def waiting(self) -> int:
+        """How many threads wait, and are not being worked for."""
+        with self._lock:
+            return len(self._waiting)
+
     def _comes_first(self, job: AnyJob) -> bool:
         with self._lock:
             self._waiting.append(job)
