@@ -169,6 +169,23 @@ time.sleep(600)
     rig.expect("a", in_a, picture(SIZE, WHOLE))
 
 
+def test_what_is_queued_behind_what_cannot_run_waits_with_it(rig: Rig) -> None:
+    """It is not listed yet, and not forgotten for that."""
+    disk = rig.disk("a", WHOLE)
+    host = rig.host("two")
+    better = {"rate_limit": 1, "optimize_now": True, "strategy": "performance"}
+    copy = host.copy_image("b", disk, options=better)
+    host.service.close(resumable=True)
+    folder = Path(rig.place("a")["path"])
+    shutil.move(folder, folder.with_name("away"))
+    next_one = rig.host("two", connect=())
+    done = resume(next_one.service)
+    assert outcomes(done) == [("mend", copy, "later"), ("optimize", copy, "later")]
+    shutil.move(folder.with_name("away"), folder)
+    done = resume(next_one.service)
+    assert outcomes(done) == [("mend", copy, "started"), ("optimize", copy, "started")]
+
+
 def test_what_is_done_meanwhile_is_not_started(rig: Rig) -> None:
     disk = rig.disk("a", WHOLE)
     host = rig.host("two")
