@@ -201,7 +201,7 @@ def test_what_is_done_meanwhile_is_not_started(rig: Rig) -> None:
 def test_what_kills_its_process_is_not_started_for_ever(rig: Rig) -> None:
     """Nor does it keep the daemon from running: after three times it stays listed for people."""
     disk = rig.disk("a", WHOLE)
-    rig.yard.copy_image("b", disk, options=COMMIT_ONLY)
+    copy = rig.yard.copy_image("b", disk, options=COMMIT_ONLY)
     program = """
 from diskyard.daemon.resume import resume
 import os, time, sys
@@ -220,7 +220,9 @@ os.kill(os.getpid(), 9)
         out, _ = process.communicate(line, timeout=60)
         said.append(out.strip())
     assert said == ["", "started", "started", "started", "over", ""]
-    assert [fix.type for fix in fixes(rig.yard, "b")] == ["mend"]
+    assert [fix.image_id for fix in fixes(rig.yard, "b", "mend")] == [copy]
+    settle(rig.yard, "b", "a")
+    rig.expect("b", copy, picture(SIZE, WHOLE))
 
 
 def test_a_state_folder_that_takes_nothing_starts_nothing_twice(
