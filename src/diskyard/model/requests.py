@@ -52,7 +52,7 @@ class CreateVirtualDisk(Request, kw_only=True, frozen=True):
     target_repo_id: RepoId
     size: SizeBytes
     base_snapshot_id: ImageId | None = None
-    user_data: Any = {}
+    user_data: Any = msgspec.field(default_factory=dict)
     options: CreateDiskOptions = CreateDiskOptions()
 
 
@@ -69,7 +69,7 @@ class CreateSnapshot(Request, kw_only=True, frozen=True):
 
     target_repo_id: RepoId
     base_virtual_disk_id: ImageId
-    user_data: Any = {}
+    user_data: Any = msgspec.field(default_factory=dict)
     options: CreateSnapshotOptions = CreateSnapshotOptions()
 
 
@@ -93,7 +93,7 @@ class CopyImage(Request, kw_only=True, frozen=True):
     target_repo_id: RepoId
     image_id: ImageId
     base_image_id: ImageId | None = None
-    user_data: Any = {}
+    user_data: Any = msgspec.field(default_factory=dict)
     options: CopyOptions = CopyOptions()
 
 
@@ -275,7 +275,7 @@ class ImportImage(Request, kw_only=True, frozen=True):
     target_repo_id: RepoId
     path: str
     format: ImportFormat
-    user_data: Any = {}
+    user_data: Any = msgspec.field(default_factory=dict)
     options: ImportOptions = ImportOptions()
 
 
