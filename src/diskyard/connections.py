@@ -20,6 +20,19 @@ from diskyard.opened import Opened
 from diskyard.repositories.registry import find_format
 
 
+def require_may_use(repo_id: str) -> None:
+    """Refuse a repoId that is none of the present caller's, whether it names anything or not.
+
+    :raises diskyard.errors.Forbidden: it is not.
+    """
+    if not may_use(repo_id):
+        raise errors.Forbidden(
+            f"The token is not bound to repository {repo_id!r:.80}.",
+            advice="Use a token that is bound to it, or to none.",
+            repositoryId=repo_id[:255],
+        )
+
+
 class Connections:
     """repoIds and the places they name, in the order of their connection.
 
@@ -101,12 +114,7 @@ class Connections:
         :raises diskyard.errors.RepositoryNotConnected: none; the message lists those there are.
         :raises diskyard.errors.RepositoryUnavailable: it was connected before, and cannot be now.
         """
-        if not may_use(repo_id):
-            raise errors.Forbidden(
-                f"The token is not bound to repository {repo_id!r:.80}.",
-                advice="Use a token that is bound to it, or to none.",
-                repositoryId=repo_id[:255],
-            )
+        require_may_use(repo_id)
         with self._lock:
             known, opened = self._known.get(repo_id), self._opened.get(repo_id)
         if known is None:
