@@ -16,6 +16,7 @@ from diskyard.daemon.config import Config, load, refused, state_folder
 from diskyard.daemon.config_check import check
 from diskyard.daemon.listeners import Listeners
 from diskyard.daemon.logs import configure, logger
+from diskyard.daemon.news import News
 from diskyard.daemon.notify import Manager
 from diskyard.daemon.resume import resume
 from diskyard.daemon.tokens import Tokens
@@ -91,6 +92,7 @@ class Daemon:
         except OSError as error:
             raise errors.from_os_error(error, "opening the audit file") from error
         self.app = make_application(config, self.service, self._audit)
+        self._news = News(self.service)
         self._caretaker = Caretaker(self.service, config.caretaker)
         self._resumes = config.tasks.resume
         self._stop = asyncio.Event()
@@ -135,6 +137,7 @@ class Daemon:
                 _log.warning("a repository is not connected", repositoryId=repo_id, reason=error.message)
         if self._resumes:
             resume(self.service)
+        self._news.start()
         self._caretaker.start()
 
     def _asked_to_stop(self, number: signal.Signals) -> None:
@@ -167,6 +170,7 @@ class Daemon:
         closed, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def close() -> None:
+            self._news.stop()
             self._caretaker.stop()
             if not self.service.close(resumable=True, timeout_s=_CLOSE_MOST_S):
                 _log.warning("tasks wait for storage that does not answer; their fixes stay listed")
