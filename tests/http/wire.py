@@ -16,6 +16,11 @@ from typing import Any
 from diskyard.testing.daemon_process import DaemonProcess
 
 PATIENCE_S = 20.0
+#: Of the daemon that is attacked: of one body, and how many may listen to events.
+LIMIT_BYTES = 64 << 10
+EVENT_STREAMS = 4
+#: No image has this id.
+IMAGE = "11111111-2222-4333-8444-555555555555"
 _QUIET_S = 0.5  # a daemon that still works on a request answers within that, or a test sees no answer
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ?[^\r\n]*\r\n")
 
@@ -145,6 +150,26 @@ def one(answers: list[Answer]) -> Answer:
     return answers[0]
 
 
+def refused(answer: Answer, status: int = 422, code: str = "InvalidParameter") -> str:
+    """An error of the table; what it says."""
+    found = answer.problem()
+    assert (answer.status, found["code"]) == (status, code), found
+    return str(found["detail"])
+
+
+def receive_until(connection: socket.socket, wanted: bytes) -> None:
+    """Read until something has come; an end before it is refused."""
+    received = b""
+    while wanted not in received:
+        part = connection.recv(1 << 16)
+        assert part, received
+        received += part
+
+
+def ask(daemon: DaemonProcess, verb: str, body: bytes) -> Answer:
+    return one(exchange(daemon, request(f"/v1/{verb}", body)))
+
+
 class Canary:
     """A tree that nobody may touch, and all that could be seen if somebody did.
 
@@ -175,8 +200,7 @@ class Canary:
 
 def require_well(daemon: DaemonProcess) -> None:
     """The daemon answers, and has met nothing that it does not expect."""
-    with daemon.client() as client:
-        assert client.get("/healthz/ready").status_code == 200
+    assert one(exchange(daemon, request("/healthz/ready", method="GET"))).status == 200
     log = daemon.log_path.read_text()
     assert "Traceback" not in log, log[-4000:]
     assert "InternalError" not in log, log[-4000:]

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from diskyard import errors
@@ -25,7 +25,7 @@ from diskyard.http.framing import Framing
 from diskyard.http.limits import Lanes, Limits, Rates
 from diskyard.http.problems import problem_response
 from diskyard.http.running import Verbs, repository_of
-from diskyard.http.streams import STREAM_TYPE, Streams, Wanted
+from diskyard.http.streams import Streams, Wanted
 from diskyard.model import requests as ask
 from diskyard.service import VERBS, Service
 from diskyard.service.verbs import Access
@@ -312,8 +312,7 @@ class Application:
         query, headers = exchange.request.query_params, exchange.request.headers
         wanted = Wanted.parse(query.get("types"), query.get("repositoryId"))
         last = headers.get("last-event-id") or query.get("lastEventId")
-        stream = self.streams.stream(wanted, sender.caller, last)
-        return StreamingResponse(stream, media_type=STREAM_TYPE)
+        return self.streams.answer(wanted, sender.caller, last)
 
     async def _metrics(self, exchange: Exchange) -> Response:
         if self._admit(exchange, "read").caller.repositories is not None:
