@@ -135,6 +135,7 @@ class Listeners:
         """
         for _, context in self._sockets:
             if context is not None and self._tcp is not None:
+                tls_context(self._tcp)  # of a pair that does not fit, the context in use would keep a half
                 context.load_cert_chain(self._tcp.certificate, self._tcp.key)
 
     def close(self) -> None:
