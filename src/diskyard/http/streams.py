@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 import msgspec
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from diskyard import errors
 from diskyard.caller import Caller
@@ -73,8 +75,10 @@ class Streams:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     open: int = 0
 
-    def stream(self, wanted: Wanted, caller: Caller, last_event_id: str | None) -> AsyncIterator[bytes]:
+    def answer(self, wanted: Wanted, caller: Caller, last_event_id: str | None) -> StreamingResponse:
         """Events from now on, or after ``last_event_id`` where they are still kept.
+
+        It counts as open from now on until it has been sent, or its listener has gone.
 
         :raises diskyard.errors.TooManyRequests: too many streams are open.
         """
@@ -86,10 +90,10 @@ class Streams:
             known = self.events.number_of(last_event_id)
             missed = known is None
             number = number if known is None else known
-        return self._send(wanted, caller, number, missed)
+        self.open += 1
+        return _Counted(self, self._send(wanted, caller, number, missed))
 
     async def _send(self, wanted: Wanted, caller: Caller, number: int, missed: bool) -> AsyncIterator[bytes]:
-        self.open += 1
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
@@ -116,7 +120,20 @@ class Streams:
         finally:
             end()
             stop.cancel()
-            self.open -= 1
+
+
+class _Counted(StreamingResponse):
+    """A stream that has been counted as open."""
+
+    def __init__(self, streams: Streams, sent: AsyncIterator[bytes]) -> None:
+        super().__init__(sent, media_type=STREAM_TYPE)
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._streams.open -= 1
 
 
 def _joined(events: Sequence[Event]) -> bytes:
