@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -31,6 +32,7 @@ from diskyard.service import VERBS, Service
 from diskyard.service.verbs import Access
 from diskyard.version import version
 
+_log = logging.getLogger("diskyard.http")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REFUSALS_PER_S = 5.0
 _SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
@@ -156,6 +158,7 @@ class Application:
             except errors.DiskyardError as error:
                 response = self._problem(error, exchange.request_id)
             except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a caller
+                _log.exception("a defect, request %s", exchange.request_id)
                 response = self._problem(errors.unexpected(error), exchange.request_id)
             response.headers["X-Request-ID"] = exchange.request_id
             for name, value in _SAFE_HEADERS.items():
