@@ -13,7 +13,7 @@ from diskyard.fixes.runner import run_fix
 from diskyard.service import Service, call
 from diskyard.testing.crash import held_scenario, run_scenario
 from diskyard.testing.effort import Effort
-from diskyard.testing.scenarios import SCENARIOS, Scenario
+from diskyard.testing.scenarios import GROUPED, SCENARIOS, Scenario
 from diskyard.testing.steps import Side
 from diskyard.testing.world import PLACES, SIZE_BYTES, World, host_named, judge_outcome
 from tests.conftest import Tally
@@ -66,7 +66,7 @@ def tear_down_all(service: Service, place: str) -> None:
         call(service, "teardownImage", asked)
 
 
-@pytest.fixture(params=SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.fixture(params=[*SCENARIOS, *GROUPED], ids=lambda scenario: scenario.name)
 def bench(request: pytest.FixtureRequest, quick_folder: Path) -> Bench:
     return Bench(request.param, quick_folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diskyard.testing.scenarios.base import Scenario
 from diskyard.testing.scenarios.fixing import FIXES
+from diskyard.testing.scenarios.grouped import GROUPED
 from diskyard.testing.scenarios.operations import ON_REPOSITORIES, OPERATIONS
 
 SCENARIOS = [*OPERATIONS, *FIXES]
@@ -11,7 +12,8 @@ SCENARIOS = [*OPERATIONS, *FIXES]
 
 def find_scenario(name: str) -> Scenario:
     """The scenario of this name."""
-    return next(scenario for scenario in (*SCENARIOS, *ON_REPOSITORIES) if scenario.name == name)
+    every = (*SCENARIOS, *GROUPED, *ON_REPOSITORIES)
+    return next(scenario for scenario in every if scenario.name == name)
 
 
-__all__ = ["SCENARIOS", "Scenario", "find_scenario"]
+__all__ = ["GROUPED", "SCENARIOS", "Scenario", "find_scenario"]
