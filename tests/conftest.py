@@ -16,11 +16,30 @@ from typing import Any
 
 import pytest
 
+from diskyard import errors
+from diskyard.http.failures import EVERY_CALL, FAILURES
+from diskyard.service import verbs
 from diskyard.testing.effort import Effort
 
 TALLY = "diskyard-tally"
 Tally = Callable[..., None]
 _MEMORY_LEAST_BYTES = 1 << 30
+
+
+def pytest_configure() -> None:
+    """Refuse every error of a verb that the API's description does not list for it."""
+    run_unwatched = verbs.run_unwatched
+
+    def run_as_described(service: Any, request: Any) -> Any:
+        try:
+            return run_unwatched(service, request)
+        except errors.DiskyardError as error:
+            verb = verbs.BY_REQUEST[type(request)].name
+            if error.code not in EVERY_CALL | FAILURES[verb]:
+                raise AssertionError(f"{verb} answers {error.code}, which is not described") from error
+            raise
+
+    verbs.run_unwatched = run_as_described
 
 
 @pytest.fixture(autouse=True)
@@ -73,17 +92,20 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             entries = [value for name, value in getattr(report, "user_properties", ()) if name == TALLY]
             if not entries or (report.when != "call" and outcome != "skipped"):
                 continue
-            of_class = entries[0]["class"]
+            of_class = entries[-1]["class"]  # the first may be what the place that it uses is for
             seconds[of_class] += round(report.duration)
             total = totals.setdefault(of_class, Counter())
             total["failures"] += outcome == "failed"
             if outcome == "skipped":
                 total["tests SKIPPED"] += 1
             for entry in entries:
-                total.update({key: count for key, count in entry.items() if key != "class"})
+                counts = {key: count for key, count in entry.items() if key != "class"}
+                if counts:
+                    totals.setdefault(entry["class"], Counter()).update(counts)
     if totals:
         terminalreporter.section(f"what was tried (seed {Effort.of_environment().seed})")
     for of_class, total in sorted(totals.items()):
-        failures = total.pop("failures")
-        counts = ", ".join(f"{count:,} {name}" for name, count in total.items())
-        terminalreporter.line(f"{of_class}: {counts}, {failures} failures, {seconds[of_class]} s")
+        failures = total.pop("failures", 0)
+        tried = [f"{count:,} {name}" for name, count in total.items()]
+        tried += [f"{failures} failures", f"{seconds[of_class]} s"]
+        terminalreporter.line(f"{of_class}: {', '.join(tried)}")

@@ -53,6 +53,13 @@ def test_a_task_stopped_from_another_terminal(program: Program, noise: Path) -> 
     program.run("task", "show", "0000", status=31)
 
 
+def test_fixes_that_run_first(program: Program, noise: Path) -> None:
+    program.run("image", "import", "fast", "noise.raw", "--format", "raw", "--name", "n", "--no-wait")
+    assert "complete fast/n: done" in program.run("repo", "fix", "fast", "--first").out
+    program.run("image", "export", "n", "out.raw", "--format", "raw")
+    assert (program.folder / "out.raw").read_bytes() == noise.read_bytes()
+
+
 def test_what_waits_is_shown_with_why(program: Program, noise: Path) -> None:
     program.run("image", "import", "fast", "noise.raw", "--format", "raw", "--name", "lost", "--no-wait")
     noise.unlink()

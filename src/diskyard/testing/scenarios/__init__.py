@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from diskyard.testing.scenarios.base import Scenario
-from diskyard.testing.scenarios.fixing import FIXES
+from diskyard.testing.scenarios.fixing import FIX_ALL, FIXES
 from diskyard.testing.scenarios.grouped import GROUPED
 from diskyard.testing.scenarios.operations import ON_REPOSITORIES, OPERATIONS
+from diskyard.testing.scenarios.sharing import MORE_SHARING, SHARING
 
 SCENARIOS = [*OPERATIONS, *FIXES]
 
 
 def find_scenario(name: str) -> Scenario:
     """The scenario of this name."""
-    every = (*SCENARIOS, *GROUPED, *ON_REPOSITORIES)
-    return next(scenario for scenario in every if scenario.name == name)
+    everything = (*SCENARIOS, *GROUPED, *MORE_SHARING, *ON_REPOSITORIES, FIX_ALL)
+    return next(scenario for scenario in everything if scenario.name == name)
 
 
-__all__ = ["GROUPED", "SCENARIOS", "Scenario", "find_scenario"]
+__all__ = ["FIX_ALL", "GROUPED", "SCENARIOS", "SHARING", "Scenario", "find_scenario"]
