@@ -167,9 +167,35 @@ class FormatInfo(Result, kw_only=True, frozen=True):
     capabilities: dict[str, bool | None]
 
 
+class ConnectionInfo(Result, kw_only=True, frozen=True):
+    """A connection of this host, as it was made; whether its storage answers is not asked."""
+
+    repo_id: str
+    repo_format: str
+    connection_parameters: dict[str, Any] = {}
+
+
 class HostInfo(Result, kw_only=True, frozen=True):
-    """This host."""
+    """This host.
+
+    :param connections: in the order in which they were made.
+    """
 
     host_id: str
     version: str
     formats: tuple[FormatInfo, ...]
+    connections: tuple[ConnectionInfo, ...] = ()
+
+
+class Event(Result, kw_only=True, frozen=True):
+    """One thing that happened on this host.
+
+    :param event_id: in order within the process that tells; another process has others.
+    :param repository_id: the repository that it is about, if it is about one.
+    :param data: what the API says of it, as JSON-like values.
+    """
+
+    event_id: str
+    kind: Literal["task", "image", "repository", "reset"]
+    repository_id: str | None
+    data: Any
