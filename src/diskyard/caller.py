@@ -16,12 +16,14 @@ class Caller:
     :param actor: the name that the log's entries keep.
     :param request_id: of the request, as errors and events show it.
     :param repositories: the repoIds that this caller may use; None for all.
+    :param transfer_folders: where import and export may reach; None for everywhere.
     :ivar started: the ids of the tasks that the request started.
     """
 
     actor: str
     request_id: str = ""
     repositories: frozenset[str] | None = None
+    transfer_folders: tuple[str, ...] | None = None
     started: list[str] = field(default_factory=list)
 
     def may_use(self, repo_id: str | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diskyard import errors
@@ -182,9 +182,12 @@ class Connections:
         :raises diskyard.errors.ImageNotFound: names the repositories searched and those
             that did not answer.
         """
-        searched, silent = [], []
+        searched, silent, seen = [], [], set[str]()
         incomplete: tuple[Opened, State, Image] | None = None
         for opened in self._search_order(image_id, options, first):
+            if opened.marker in seen:
+                continue
+            seen.add(opened.marker)
             try:
                 state = opened.state()
             except errors.DiskyardError as error:
@@ -205,17 +208,16 @@ class Connections:
             imageId=image_id,
         )
 
-    def _search_order(self, image_id: str, options: Options, first: Opened | None) -> list[Opened]:
+    def _search_order(self, image_id: str, options: Options, first: Opened | None) -> Iterator[Opened]:
+        """Where to look, one after the other: what is not asked for is not connected either."""
         hint = options.image_hints.get(image_id)
         if hint is not None:
-            return [self.get(hint)]
-        if options.participating_repositories is not None:
-            places = [self.get(repo_id) for repo_id in options.participating_repositories]
+            yield self.get(hint)
+        elif options.participating_repositories is not None:
+            yield from [self.get(repo_id) for repo_id in options.participating_repositories]
         else:
-            places = self.places()
             if first is not None:
-                places.insert(0, first)
-        once: dict[str, Opened] = {}
-        for opened in places:
-            once.setdefault(opened.marker, opened)
-        return list(once.values())
+                yield first
+            for repo_id in self.remembered():
+                with contextlib.suppress(errors.DiskyardError):
+                    yield self.get(repo_id)

@@ -41,7 +41,7 @@ class Events:
         """
         with self._lock:
             self._count += 1
-            event_id = f"{self._instance}-{self._count}"
+            event_id = self.id_of(self._count)
             told = msgspec.to_builtins(data)
             self._kept.append(Event(event_id=event_id, kind=kind, repository_id=repository_id, data=told))
             listeners = list(self._listeners)
@@ -61,12 +61,19 @@ class Events:
         found = int(number[:20])
         return found if found <= self.newest() else None
 
-    def after(self, number: int) -> tuple[list[Event], bool]:
-        """The events after a number, the oldest first, and whether all of them are still kept."""
+    def id_of(self, number: int) -> str:
+        """The id of the event with a number; of 0, what comes before the first."""
+        return f"{self._instance}-{number}"
+
+    def after(self, number: int) -> tuple[list[Event], int, bool]:
+        """The events after a number, the oldest first.
+
+        :returns: them, the number of the newest, and whether none of them is lost.
+        """
         with self._lock:
             first = self._count - len(self._kept) + 1
             wanted = max(number + 1, first)
-            return list(islice(self._kept, wanted - first, None)), number + 1 >= first
+            return list(islice(self._kept, wanted - first, None)), self._count, number + 1 >= first
 
     def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Be woken, in the thread that tells, after each event; call the answer to end that."""

@@ -16,6 +16,7 @@ from diskyard.cli.disk import disk
 from diskyard.cli.image import image
 from diskyard.cli.output import print_error, print_json
 from diskyard.cli.repo import repo
+from diskyard.cli.serve import serve
 from diskyard.cli.snapshot import snapshot
 from diskyard.cli.task import task
 
@@ -57,7 +58,7 @@ def program() -> None:
     """Manage the disk images of virtual machines: disks, snapshots, and copies of them."""
 
 
-for _command in (repo, image, disk, snapshot, task, call, completion):
+for _command in (repo, image, disk, snapshot, task, serve, call, completion):
     program.add_command(_command)
 
 

@@ -20,7 +20,7 @@ from diskyard.opened import Opened
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import Engine, FollowUp
 from diskyard.operations.freeze import freeze_disk, hold_snapshot, release_hold
-from diskyard.operations.transfer import absolute_path
+from diskyard.operations.transfer import require_transfer_folder, transfer_path
 from diskyard.planner import copy as planner
 
 
@@ -31,8 +31,9 @@ def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bo
     exported is what a VirtualDisk holds when the work starts; it can be used meanwhile.
 
     :raises diskyard.errors.NotEmpty: something has the path's name.
+    :raises diskyard.errors.PathNotAllowed: it is in no folder that the caller may use.
     """
-    path = absolute_path(request.path)
+    path = transfer_path(request.path)
     opened = engine.connections.get(request.repository_id)
     state = opened.state()
     missing = opened.missing_below(state, request.image_id)
@@ -82,6 +83,7 @@ def _write_file(work: Work, request: ExportImage, image: Image, path: str) -> No
     next export into that folder removes it.
     """
     files = work.engine.host.files
+    require_transfer_folder(os.path.dirname(path), path)  # it may have become a link meanwhile
     _remove_leftovers(files, work.engine.host.identity, os.path.dirname(path))
     state = work.opened.state()
     temporary = files.temporary_path(os.path.dirname(path))

@@ -295,6 +295,30 @@ class Files(ReadingFiles):
         return True
 
     @storage_call
+    def set_access(self, path: str, mode: int, group_id: int | None) -> None:
+        """Set who may open a file that nobody else knows of yet.
+
+        :param group_id: None leaves its group as it is.
+        """
+        if group_id is not None:
+            os.chown(path, -1, group_id)
+        os.chmod(path, mode)
+
+    @storage_call
+    def try_lock_folder(self, folder: str) -> int | None:
+        """The one lock on a folder, if nobody has it; it ends when the descriptor is closed."""
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    @storage_call
     def lock_folder(self, folder: str) -> int:
         """Wait for the one lock on a folder (flock(2)); it ends when the descriptor is closed."""
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

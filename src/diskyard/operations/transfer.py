@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from diskyard import errors
+from diskyard.caller import CALLER
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import Mend, Optimize
 from diskyard.model.records import (
@@ -26,14 +27,36 @@ from diskyard.planner.common import already_made
 from diskyard.planner.copy import PendingImage
 
 
-def absolute_path(path: str) -> str:
-    """A path of this host as callers must give it.
+def transfer_path(path: str) -> str:
+    """A path of this host as callers must give it, and may.
 
     :raises diskyard.errors.InvalidParameter: it is not absolute.
+    :raises diskyard.errors.PathNotAllowed: it leads out of the folders that the caller may use.
     """
     if not os.path.isabs(path) or "\0" in path:
         raise errors.InvalidParameter("path must be an absolute path on this host.")
+    require_transfer_folder(os.path.dirname(path), path)
     return path
+
+
+def require_transfer_folder(folder: str, path: str) -> None:
+    """Refuse a folder that is not, links followed, one of the caller's transfer folders or in one.
+
+    :param path: as the caller gave it.
+    :raises diskyard.errors.PathNotAllowed: it is not.
+    """
+    caller = CALLER.get()
+    if caller is None or caller.transfer_folders is None:
+        return
+    real = os.path.realpath(folder)
+    for allowed in map(os.path.realpath, caller.transfer_folders):
+        if os.path.commonpath((real, allowed)) == allowed:
+            return
+    folders = ", ".join(caller.transfer_folders) or "there are none"
+    raise errors.PathNotAllowed(
+        f"{path!r:.200} is outside the transfer folders ({folders}).",
+        advice="Use a path inside one of them, or configure another ([transfer] folders).",
+    )
 
 
 def import_image(engine: Engine, request: ImportImage) -> Outcome:
@@ -44,15 +67,18 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
 
     :raises diskyard.errors.UnsafeImage: it refers to other files, or lies about itself.
     :raises diskyard.errors.InvalidParameter: it is absent or may not be read.
+    :raises diskyard.errors.PathNotAllowed: it is in no folder that the caller may use.
     """
     require_user_data(request.user_data)
-    path = absolute_path(request.path)
+    path = transfer_path(request.path)
     target = engine.connections.get(request.target_repo_id)
     image_id = request.options.new_image_id or new_uuid()
     digest = request_digest("importImage", request)
     if not already_made(target.state(), image_id, digest):
         fd = open_untrusted(engine.host, path, block_device=request.format == "raw")
         try:
+            # What was opened is what counts: a folder on the way may have become a link meanwhile.
+            require_transfer_folder(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")), path)
             fingerprint = engine.host.files.fingerprint_of(fd)
             size_bytes = parse_import(fd, request.format)
         finally:

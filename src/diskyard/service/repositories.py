@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 from diskyard import errors
 from diskyard.caller import may_use
 from diskyard.model import requests as ask
@@ -103,8 +106,8 @@ def list_repositories(service: Service, request: ask.ListStorageRepositories) ->
         if not may_use(repo_id):
             continue
         try:
-            opened = service.connections.get(repo_id)
-            answer.append(repository_info(opened, repo_id, parameters))
+            # On a thread of its own: a place that does not answer is listed so, and the others too.
+            answer.append(service.supervisor.run(partial(_info, service, repo_id, parameters)))
         except (errors.DiskyardError, OSError) as error:
             answer.append(
                 RepositoryInfo(
@@ -124,3 +127,7 @@ def list_repositories(service: Service, request: ask.ListStorageRepositories) ->
                 )
             )
     return answer
+
+
+def _info(service: Service, repo_id: str, parameters: Mapping[str, object]) -> RepositoryInfo:
+    return repository_info(service.connections.get(repo_id), repo_id, parameters)

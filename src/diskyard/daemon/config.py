@@ -1,0 +1,260 @@
+"""The daemon's configuration: a TOML file in which every key is optional.
+
+``packaging/diskyard.toml`` shows all of them with their defaults.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from diskyard import errors
+from diskyard.daemon.policy import Policy
+from diskyard.model.options import FixType
+from diskyard.settings import default_state_folder
+
+DEFAULT_PATH = "/etc/diskyard/diskyard.toml"
+_RUNTIME_FOLDER = "/run/diskyard"
+_SOCKET_NAME = "diskyard.sock"
+_LIMIT_BYTES = 1 << 20
+
+_Path = Annotated[str, msgspec.Meta(max_length=4096, description="an absolute path")]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=100_000, description="a number from 1 to 100,000")]
+_Rate = Annotated[int, msgspec.Meta(ge=0, le=1 << 62, description="bytes per second, 0 for no limit")]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of the file."""
+
+
+class SocketConfig(_Section, frozen=True, kw_only=True):
+    """``[socket]``: the Unix socket. Whoever may open it may do everything.
+
+    :param path: empty for the usual place, see :func:`socket_path`.
+    :param group: the name of the group that it belongs to; empty for the process's own.
+    """
+
+    path: _Path = ""
+    mode: Annotated[
+        str, msgspec.Meta(pattern="^0?[0-7][0-7]0$", description="octal, as 0660, with nothing for others")
+    ] = "0660"
+    group: Annotated[str, msgspec.Meta(max_length=255, description="the name of a group")] = ""
+
+    @property
+    def mode_bits(self) -> int:
+        """The mode as chmod(2) takes it."""
+        return int(self.mode, 8)
+
+
+class TcpConfig(_Section, frozen=True, kw_only=True):
+    """``[tcp]``: TLS and bearer tokens for callers on other hosts.
+
+    :param certificate: a PEM file with the certificate, and what it is signed by up to the root.
+    :param key: the PEM file of its private key, without a passphrase.
+    """
+
+    listen: Annotated[str, msgspec.Meta(description="HOST:PORT or [IPv6]:PORT")] = "127.0.0.1:7443"
+    certificate: _Path = ""
+    key: _Path = ""
+
+    def address(self) -> tuple[str, int]:
+        """Host and port; port 0 is any that is free.
+
+        :raises ValueError: ``listen`` is none.
+        """
+        host, colon, port = self.listen.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError("an IPv6 address stands in brackets")
+        if not (colon and host and host.isprintable() and " " not in host):
+            raise ValueError("it is not HOST:PORT or [IPv6]:PORT")
+        if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 1 << 16):
+            raise ValueError("a port is a number from 0 to 65535")
+        return host, int(port)
+
+
+class LimitsConfig(_Section, frozen=True, kw_only=True):
+    """``[limits]``: how much callers may ask for.
+
+    :param requests_per_s: of one token; 0 for no limit. Not for the Unix socket.
+    :param event_streams: how many may listen to events at a time.
+    """
+
+    request_bytes: Annotated[
+        int, msgspec.Meta(ge=4096, le=1 << 30, description="bytes, from 4,096 to 1,073,741,824")
+    ] = 1 << 20
+    requests_per_s: Annotated[
+        int, msgspec.Meta(ge=0, le=100_000, description="a number up to 100,000, 0 for no limit")
+    ] = 100
+    concurrent_requests: _Count = 256
+    concurrent_per_repository: _Count = 32
+    event_streams: _Count = 64
+
+
+class TransferConfig(_Section, frozen=True, kw_only=True):
+    """``[transfer]``: imports and exports over HTTP.
+
+    :param folders: they read and write only inside these.
+    """
+
+    folders: Annotated[tuple[_Path, ...], msgspec.Meta(description="a list of absolute paths")] = ()
+
+
+class TasksConfig(_Section, frozen=True, kw_only=True):
+    """``[tasks]``: how the work of fixes is done.
+
+    :param order: what comes first of what waits.
+    :param rate_limit_bytes_per_s: of tasks whose caller gave none; 0 for none.
+    :param resume: whether to run again, at start, what was running when the daemon ended.
+    """
+
+    at_once: Annotated[int, msgspec.Meta(ge=1, le=64, description="a number from 1 to 64")] = 2
+    at_once_per_repository: Annotated[int, msgspec.Meta(ge=1, le=64, description="a number from 1 to 64")] = 2
+    order: Annotated[
+        tuple[FixType, ...], msgspec.Meta(description="a list that has mend, merge, optimize and clean once")
+    ] = ("mend", "merge", "optimize", "clean")
+    rate_limit_bytes_per_s: _Rate = 0
+    resume: Annotated[bool, msgspec.Meta(description="true or false")] = False
+
+
+class LogConfig(_Section, frozen=True, kw_only=True):
+    """``[log]``: what is told on stderr, and who did what.
+
+    :param format: ``auto``: for people on a terminal, else json.
+    :param audit_file: where the audit trail is appended; empty for the log.
+    """
+
+    format: Annotated[Literal["auto", "json", "text"], msgspec.Meta(description="auto, json or text")] = (
+        "auto"
+    )
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        msgspec.Meta(description="debug, info, warning or error"),
+    ] = "info"
+    audit_file: _Path = ""
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """All of it.
+
+    :param state_dir: empty for what the command line uses.
+    :param tcp: None: there is no TCP listener.
+    """
+
+    state_dir: _Path = ""
+    socket: SocketConfig = SocketConfig()
+    tcp: TcpConfig | None = None
+    limits: LimitsConfig = LimitsConfig()
+    transfer: TransferConfig = TransferConfig()
+    tasks: TasksConfig = TasksConfig()
+    log: LogConfig = LogConfig()
+    caretaker: tuple[Policy, ...] = ()
+
+
+def state_folder(config: Config) -> str:
+    """Where this host's Diskyard remembers connections and tasks."""
+    return config.state_dir or default_state_folder()
+
+
+def socket_path(config: Config) -> str:
+    """Where the Unix socket is; its folder need not exist yet.
+
+    ``/run/diskyard`` is for root, or for whom the service manager made it.
+    """
+    if config.socket.path:
+        return config.socket.path
+    writable = os.access(_RUNTIME_FOLDER if os.path.isdir(_RUNTIME_FOLDER) else "/run", os.W_OK)
+    folder = _RUNTIME_FOLDER if writable else state_folder(config)
+    return os.path.join(folder, _SOCKET_NAME)
+
+
+# -- reading -----------------------------------------------------------------------------
+
+
+def load(path: str | None = None) -> Config:
+    """Read the configuration.
+
+    :param path: None for :data:`DEFAULT_PATH`, which may be absent.
+    :raises diskyard.errors.InvalidParameter: the file is absent, or not as it must be: all that is
+        wrong with it, each with its key and what is allowed.
+    """
+    source = DEFAULT_PATH if path is None else path
+    try:
+        with open(source, "rb") as file:
+            data = file.read(_LIMIT_BYTES + 1)
+    except FileNotFoundError as error:
+        if path is None:
+            return Config()
+        raise errors.InvalidParameter(
+            f"There is no configuration file {source}.", advice="Name one that exists, or none."
+        ) from error
+    except OSError as error:
+        raise errors.InvalidParameter(f"{source} cannot be read: {error.strerror}.") from error
+    if len(data) > _LIMIT_BYTES:
+        raise errors.InvalidParameter(f"{source} is longer than {_LIMIT_BYTES:,} bytes.")
+    try:
+        table = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.InvalidParameter(f"{source} is no TOML: {error}.") from error
+    wrong = list(_wrong(Config, table, ""))
+    if wrong:
+        raise refused(source, wrong)
+    return msgspec.convert(table, Config)
+
+
+def refused(source: str, wrong: Sequence[str]) -> errors.InvalidParameter:
+    """The error for a configuration that cannot be used.
+
+    :param source: the file, or what else gave it.
+    :param wrong: what is wrong with it, as :func:`diskyard.daemon.config_check.check` lists it.
+    """
+    lines = "\n".join((f"{source} is not as it must be:", *wrong))
+    return errors.InvalidParameter(lines, advice="packaging/diskyard.toml shows every key with its default.")
+
+
+def _wrong(section: type[msgspec.Struct], table: object, at: str) -> Iterator[str]:
+    """What is wrong with a table: of every key, not only of the first."""
+    if not isinstance(table, dict):
+        yield f"{at} is a table"
+        return
+    kinds = get_type_hints(section, include_extras=True)
+    prefix = f"{at}." if at else ""
+    for key, value in table.items():
+        if key not in kinds:
+            yield f"{prefix}{key!s:.80} is no key; there are {', '.join(kinds)}"
+        else:
+            yield from _wrong_value(kinds[key], value, f"{prefix}{key}")
+    for field in msgspec.structs.fields(section):
+        if field.required and field.name not in table:
+            yield f"{prefix}{field.name} is missing; it is {_allowed(kinds[field.name])}"
+
+
+def _wrong_value(kind: Any, value: object, at: str) -> Iterator[str]:
+    inner = next((found for found in (kind, *get_args(kind)) if _is_section(found)), None)
+    if inner is None:
+        try:
+            msgspec.convert(value, kind)
+        except (msgspec.ValidationError, RecursionError):
+            yield f"{at} is {_allowed(kind)}, not {value!r:.80}"
+    elif get_origin(kind) is not tuple:
+        yield from _wrong(inner, value, at)
+    elif not isinstance(value, list):
+        yield f"{at} is written as [[{at}]], once for each"
+    else:
+        for number, item in enumerate(value, 1):
+            yield from _wrong(inner, item, f"{at}[{number}]")
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _allowed(kind: Any) -> str:
+    """What a field may be, in the words of its own type."""
+    metas = [found for found in get_args(kind) if isinstance(found, msgspec.Meta)]
+    return str(metas[-1].description)

@@ -1,0 +1,63 @@
+"""Sockets that listen on this host, and who is at the other end of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import socket
+import stat
+import struct
+
+from diskyard.host.files import Files
+
+_BACKLOG = 1024
+_CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
+
+
+def listen_unix(files: Files, path: str, mode: int, group_id: int | None) -> socket.socket:
+    """A Unix socket that listens at a path.
+
+    It has its mode and group before it has its name, and takes the place of one that an earlier
+    process left; who is to be kept from replacing a live one holds a lock of its own.
+
+    :param group_id: None for the process's own.
+    :raises OSError: it cannot be made, or something that is no socket is there.
+    """
+    folder = os.path.dirname(path)
+    files.ensure_folder(folder)
+    if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise FileExistsError(errno.EEXIST, "something that is no socket is there", path)
+    temporary = f"{path}.new"
+    files.discard(temporary)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Nobody gets in between its creation and its mode: it does not listen yet.
+        listener.bind(temporary)
+        files.set_access(temporary, mode, group_id)
+        listener.listen(_BACKLOG)
+        files.rename(temporary, path)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """A TCP socket that listens at an address of this host.
+
+    :param port: 0 for any that is free.
+    :raises OSError: the address is not this host's, or is taken.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+
+
+def peer_user(connection: socket.socket) -> str:
+    """The user whose process is at the other end of a Unix socket, by name or number."""
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user_id, _ = _CREDENTIALS.unpack(data)
+    try:
+        return pwd.getpwuid(user_id).pw_name
+    except KeyError:
+        return str(user_id)

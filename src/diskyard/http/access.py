@@ -1,0 +1,103 @@
+"""Who sends a request, and what they may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.requests import Request
+
+from diskyard import errors
+from diskyard.caller import Caller
+from diskyard.service.verbs import Access
+
+_RANK: dict[Access, int] = {"read": 0, "write": 1, "admin": 2}
+
+
+class Grant(Protocol):
+    """What a valid token allows."""
+
+    @property
+    def name(self) -> str:
+        """The name that the token was given."""
+
+    @property
+    def scope(self) -> Access:
+        """What it may do."""
+
+    @property
+    def repositories(self) -> tuple[str, ...] | None:
+        """The repoIds that it is bound to; None for all."""
+
+
+class TokenCheck(Protocol):
+    """Tells valid tokens from others."""
+
+    def verify(self, text: str) -> Grant | None:
+        """What a token allows; None if it is not valid.
+
+        :raises diskyard.errors.DiskyardError: the tokens cannot be read: nobody is let in.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Somebody who may send requests.
+
+    :param limited: whether requests are counted against a rate.
+    """
+
+    caller: Caller
+    scope: Access
+    limited: bool
+
+    def require(self, access: Access) -> None:
+        """Refuse what the scope does not include.
+
+        :raises diskyard.errors.Forbidden: it needs another scope.
+        """
+        if _RANK[self.scope] < _RANK[access]:
+            raise errors.Forbidden(
+                f"This needs the scope {access}, and the token has {self.scope}.",
+                advice=f"Use a token with the scope {access}.",
+            )
+
+
+class Door:
+    """Lets in whoever may send requests.
+
+    :param tokens: None if no token is valid.
+    :param transfer_folders: where import and export reach, for all.
+    """
+
+    def __init__(self, tokens: TokenCheck | None, transfer_folders: tuple[str, ...]) -> None:
+        self._tokens = tokens
+        self._transfer_folders = transfer_folders
+
+    def admit(self, request: Request, request_id: str) -> Sender:
+        """Who sends a request.
+
+        On the Unix socket whoever may open it may do anything: its mode and group say who that is.
+
+        :raises diskyard.errors.Unauthorized: no valid token came with it.
+        """
+        if request.scope["scheme"] == "http":
+            return Sender(self._caller(peer_of(request), request_id), "admin", limited=False)
+        kind, _, text = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not text:
+            raise errors.Unauthorized("The request carries no bearer token.")
+        grant = None if self._tokens is None else self._tokens.verify(text.strip())
+        if grant is None:
+            raise errors.Unauthorized("The token is not valid: it is unknown, revoked or expired.")
+        bound = None if grant.repositories is None else frozenset(grant.repositories)
+        caller = self._caller(f"token:{grant.name}", request_id, bound)
+        return Sender(caller, grant.scope, limited=True)
+
+    def _caller(self, actor: str, request_id: str, repositories: frozenset[str] | None = None) -> Caller:
+        return Caller(actor, request_id, repositories, transfer_folders=self._transfer_folders)
+
+
+def peer_of(request: Request) -> str:
+    """The other side of a connection, as logs name it."""
+    client = request.scope.get("client")
+    return str(client[0]) if client else "unknown"

@@ -1,0 +1,333 @@
+"""The ASGI application: every verb, events, metrics, health, and the description of all that."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from diskyard import errors
+from diskyard.host.identity import new_uuid
+from diskyard.http.access import Door, Sender, peer_of
+from diskyard.http.limits import Lanes, Limits, Rates
+from diskyard.http.problems import problem_response
+from diskyard.http.running import Verbs, repository_of
+from diskyard.http.streams import STREAM_TYPE, Streams, Wanted
+from diskyard.model import requests as ask
+from diskyard.service import VERBS, Service
+from diskyard.service.verbs import Access
+from diskyard.version import version
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REFUSALS_PER_S = 5.0
+_SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+Endpoint = Callable[["Exchange"], Awaitable[Response]]
+
+
+class Figures(Protocol):
+    """Where requests are counted."""
+
+    def observe(self, verb: str, code: str, seconds: float) -> None:
+        """A verb was answered, with ``ok`` or the code of an error."""
+
+    def render(self) -> tuple[bytes, str]:
+        """All figures, and the media type of that."""
+
+
+class AuditTrail(Protocol):
+    """Where it is kept who did what."""
+
+    def note(self, call: AuditedCall) -> None:
+        """Keep a call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditedCall:
+    """A verb that was called, or a request that was not let in.
+
+    :param verb: empty if the request was refused before its verb was looked at.
+    :param image_id: asked for, or made.
+    :param outcome: ``ok``, or the code of the error.
+    """
+
+    request_id: str
+    actor: str
+    peer: str
+    verb: str
+    repository_id: str | None
+    image_id: str | None
+    outcome: str
+    duration_s: float
+
+
+@dataclass(slots=True)
+class Health:
+    """How the daemon is; no storage is asked for it.
+
+    :ivar ready: it listens everywhere, and is not about to end.
+    """
+
+    ready: bool = False
+    stopping: bool = False
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request, and what is found out about it on the way.
+
+    :ivar sender: None until somebody is let in.
+    """
+
+    request: Request
+    request_id: str
+    began_s: float = field(default_factory=time.monotonic)
+    sender: Sender | None = None
+
+
+class Application:
+    """What the routes work with.
+
+    :param door: who is let in.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        door: Door,
+        limits: Limits,
+        figures: Figures | None = None,
+        audit: AuditTrail | None = None,
+    ) -> None:
+        self.service = service
+        self.health = Health()
+        self.streams = Streams(service.events, limits)
+        self._door = door
+        self._limits = limits
+        self._figures = figures
+        self._audit = audit
+        self._lanes = Lanes(limits, service.supervisor.timeout_s)
+        self._verbs = Verbs(service, self._lanes)
+        self._rates = Rates(limits.requests_per_s)
+        self._refusals = Rates(_REFUSALS_PER_S)
+
+    def asgi(self) -> Starlette:
+        """The application, to be served."""
+        get = ["GET"]
+        routes = [
+            Route("/v1/events", self._route(self._events), methods=get),
+            Route("/v1/{verb}", self._route(self._call), methods=["POST"]),
+            Route("/metrics", self._route(self._metrics), methods=get),
+            Route("/healthz", self._route(self._healthz), methods=get),
+            Route("/healthz/live", self._route(self._live), methods=get),
+            Route("/healthz/ready", self._route(self._ready), methods=get),
+        ]
+        app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
+        app.router.redirect_slashes = False
+        return app
+
+    # -- every request ---------------------------------------------------------------------
+
+    def _route(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            exchange = Exchange(request, request_id_of(request))
+            try:
+                response = await endpoint(exchange)
+            except errors.DiskyardError as error:
+                response = self._problem(error, exchange.request_id)
+            except ClientDisconnect:
+                response = Response(status_code=400)  # nobody is there to read it
+            except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a caller
+                response = self._problem(errors.unexpected(error), exchange.request_id)
+            response.headers["X-Request-ID"] = exchange.request_id
+            for name, value in _SAFE_HEADERS.items():
+                response.headers.setdefault(name, value)
+            return response
+
+        return answer
+
+    def _problem(
+        self, error: errors.DiskyardError, request_id: str, *, status: int | None = None
+    ) -> Response:
+        return problem_response(error, request_id, self.service.host.identity.host_id, status=status)
+
+    async def _no_route(self, request: Request, found: Exception) -> Response:
+        """A path or a method that there is not."""
+        assert isinstance(found, HTTPException)
+        error = errors.InvalidParameter(
+            f"There is no {request.method} {request.url.path!r:.100} here.",
+            advice="The paths and their methods are in /openapi.json.",
+        )
+        request_id = request_id_of(request)
+        response = self._problem(error, request_id, status=found.status_code)
+        response.headers.update({**(found.headers or {}), **_SAFE_HEADERS, "X-Request-ID": request_id})
+        return response
+
+    def _admit(self, exchange: Exchange, access: Access) -> Sender:
+        """Let the sender in.
+
+        :raises diskyard.errors.DiskyardError: Unauthorized, Forbidden or TooManyRequests.
+        """
+        try:
+            sender = self._door.admit(exchange.request, exchange.request_id)
+        except errors.Unauthorized:
+            self._refusals.take(peer_of(exchange.request))
+            self._note(exchange, "", None, None, errors.Unauthorized.__name__)
+            raise
+        exchange.sender = sender
+        if sender.limited:
+            self._rates.take(sender.caller.actor)
+        sender.require(access)
+        return sender
+
+    def _note(
+        self, exchange: Exchange, verb: str, repository_id: str | None, image_id: str | None, outcome: str
+    ) -> None:
+        if self._audit is None:
+            return
+        self._audit.note(
+            AuditedCall(
+                request_id=exchange.request_id,
+                actor="" if exchange.sender is None else exchange.sender.caller.actor,
+                peer=peer_of(exchange.request),
+                verb=verb,
+                repository_id=repository_id,
+                image_id=image_id,
+                outcome=outcome,
+                duration_s=time.monotonic() - exchange.began_s,
+            )
+        )
+
+    # -- verbs -----------------------------------------------------------------------------
+
+    async def _call(self, exchange: Exchange) -> Response:
+        name = exchange.request.path_params["verb"]
+        verb = VERBS.get(name)
+        request: ask.Request | None = None
+        outcome, answer = "ok", b""
+        try:
+            async with self._lanes.request():
+                sender = self._admit(exchange, "read" if verb is None else verb.access)
+                if verb is None:
+                    error = errors.InvalidParameter(
+                        f"There is no verb {name!r:.80}.", advice=f"The verbs are: {', '.join(VERBS)}."
+                    )
+                    return self._problem(error, exchange.request_id, status=404)
+                request = await self._decoded(exchange, verb.request)
+                answer = await self._verbs.run(request, sender.caller)
+        except errors.DiskyardError as error:
+            outcome = error.code
+            raise
+        except BaseException:
+            outcome = errors.InternalError.__name__
+            raise
+        finally:
+            seconds = time.monotonic() - exchange.began_s
+            if self._figures is not None:
+                self._figures.observe(name if verb is not None else "unknown", outcome, seconds)
+            if verb is not None and not verb.only_looks and exchange.sender is not None:
+                self._note(exchange, name, *_about(request, answer), outcome)
+        headers = {}
+        if sender.caller.started:
+            headers["Diskyard-Tasks"] = ",".join(sender.caller.started)
+        return Response(answer, headers=headers, media_type="application/json")
+
+    async def _decoded(self, exchange: Exchange, kind: type[ask.Request]) -> ask.Request:
+        """The parameters of a verb.
+
+        :raises diskyard.errors.DiskyardError: InvalidParameter or RequestTooLarge.
+        """
+        body = await self._body(exchange.request)
+        media_type = exchange.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if body and media_type != "application/json":
+            raise errors.InvalidParameter(
+                f"The body is {media_type or 'of no type'!r:.80}, not application/json.",
+                advice="Send the parameters as a JSON object, with Content-Type: application/json.",
+            )
+        try:
+            return msgspec.json.decode(body or b"{}", type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            name = exchange.request.path_params["verb"]
+            raise errors.InvalidParameter(f"{name}: {error}.") from error
+
+    async def _body(self, request: Request) -> bytes:
+        most_bytes = self._limits.request_bytes
+        too_large = errors.RequestTooLarge(f"A request's body is at most {most_bytes} bytes.")
+        announced = request.headers.get("content-length", "0")
+        if announced.isdigit() and int(announced[:20]) > most_bytes:
+            raise too_large
+        parts = bytearray()
+
+        async def read() -> None:
+            async for part in request.stream():
+                parts.extend(part)
+                if len(parts) > most_bytes:
+                    raise too_large
+
+        try:
+            await asyncio.wait_for(read(), self._limits.body_timeout_s)
+        except TimeoutError:
+            raise errors.InvalidParameter(
+                f"The body did not arrive within {self._limits.body_timeout_s:g} seconds."
+            ) from None
+        return bytes(parts)
+
+    # -- the rest ----------------------------------------------------------------------------
+
+    async def _events(self, exchange: Exchange) -> Response:
+        sender = self._admit(exchange, "read")
+        query, headers = exchange.request.query_params, exchange.request.headers
+        wanted = Wanted.parse(query.get("types"), query.get("repositoryId"))
+        last = headers.get("last-event-id") or query.get("lastEventId")
+        stream = self.streams.stream(wanted, sender.caller, last)
+        return StreamingResponse(stream, media_type=STREAM_TYPE)
+
+    async def _metrics(self, exchange: Exchange) -> Response:
+        if self._admit(exchange, "read").caller.repositories is not None:
+            raise errors.Forbidden("The metrics are of all repositories, and the token is bound to some.")
+        data, media_type = (b"", "text/plain") if self._figures is None else self._figures.render()
+        return Response(data, headers={"Content-Type": media_type})
+
+    async def _healthz(self, exchange: Exchange) -> Response:
+        return self._healthy(200)
+
+    async def _live(self, exchange: Exchange) -> Response:
+        return self._healthy(200)
+
+    async def _ready(self, exchange: Exchange) -> Response:
+        return self._healthy(200 if self.health.ready and not self.health.stopping else 503)
+
+    def _healthy(self, status: int) -> Response:
+        words = {
+            "live": True,
+            "ready": self.health.ready and not self.health.stopping,
+            "hostID": self.service.host.identity.host_id,
+            "version": version(),
+        }
+        return Response(msgspec.json.encode(words), status, media_type="application/json")
+
+
+def request_id_of(request: Request) -> str:
+    """The caller's own name of a request, if it is a fair one, else a new one."""
+    given = request.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else new_uuid()
+
+
+def _about(request: ask.Request | None, answer: bytes) -> tuple[str | None, str | None]:
+    """The repository and the image that a call was about, as far as that is known."""
+    if request is None:
+        return None, None
+    image_id = getattr(request, "image_id", None)
+    if image_id is None and answer:
+        made = msgspec.json.decode(answer)
+        image_id = made if isinstance(made, str) else None
+    return repository_of(request), image_id

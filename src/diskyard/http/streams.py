@@ -1,0 +1,139 @@
+"""``GET /v1/events``: what happens on this host, as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import get_args
+
+import msgspec
+
+from diskyard import errors
+from diskyard.caller import Caller
+from diskyard.events import Event, Events, Kind
+from diskyard.http.limits import Limits
+
+STREAM_TYPE = "text/event-stream"
+_QUIET_S = 15.0
+_KINDS = get_args(Kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events a listener asked for.
+
+    :param kinds: of these kinds; all if empty. ``reset`` comes always.
+    :param repository_id: about this repository only.
+    """
+
+    kinds: tuple[str, ...] = ()
+    repository_id: str | None = None
+
+    @classmethod
+    def parse(cls, types: str | None, repository_id: str | None) -> Wanted:
+        """As the query says it.
+
+        :raises diskyard.errors.InvalidParameter: there is no such type of event.
+        """
+        kinds = tuple(filter(None, (types or "").split(",")))
+        unknown = [kind for kind in kinds if kind not in _KINDS]
+        if unknown:
+            raise errors.InvalidParameter(
+                f"There are no events of type {unknown[0]!r:.80}.", advice=f"The types: {', '.join(_KINDS)}."
+            )
+        return cls(kinds, repository_id)
+
+    def takes(self, event: Event, caller: Caller) -> bool:
+        """Whether a listener gets an event: asked for, and its to see."""
+        if not caller.may_use(event.repository_id):
+            return False
+        if event.kind == "reset":
+            return True
+        if self.kinds and event.kind not in self.kinds:
+            return False
+        return self.repository_id is None or event.repository_id == self.repository_id
+
+
+def encoded(event_id: str, kind: str, data: object) -> bytes:
+    """One event as it is sent."""
+    return b"id: %s\nevent: %s\ndata: %s\n\n" % (event_id.encode(), kind.encode(), msgspec.json.encode(data))
+
+
+@dataclass(slots=True)
+class Streams:
+    """The open streams of events.
+
+    :ivar open: how many there are.
+    """
+
+    events: Events
+    limits: Limits
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    open: int = 0
+
+    def stream(self, wanted: Wanted, caller: Caller, last_event_id: str | None) -> AsyncIterator[bytes]:
+        """Events from now on, or after ``last_event_id`` where they are still kept.
+
+        :raises diskyard.errors.TooManyRequests: too many streams are open.
+        """
+        if self.open >= self.limits.event_streams:
+            raise errors.TooManyRequests(f"{self.open} streams of events are open.")
+        number = self.events.newest()
+        missed = False
+        if last_event_id:
+            known = self.events.number_of(last_event_id)
+            missed = known is None
+            number = number if known is None else known
+        return self._send(wanted, caller, number, missed)
+
+    async def _send(self, wanted: Wanted, caller: Caller, number: int, missed: bool) -> AsyncIterator[bytes]:
+        self.open += 1
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(woken.set)
+
+        stop = asyncio.create_task(self.stopping.wait())
+        end = self.events.listen(wake)
+        try:
+            yield b": events of this host\n\n"
+            while not self.stopping.is_set():
+                woken.clear()
+                found, newest, complete = self.events.after(number)
+                if missed or not complete:
+                    before = self.events.id_of(newest - len(found))
+                    yield encoded(before, "reset", {"repositoryId": None})
+                    missed = False
+                number = newest
+                taken = _joined([event for event in found if wanted.takes(event, caller)])
+                if taken:
+                    yield taken
+                if not woken.is_set() and not await _either(woken, stop):
+                    yield b": nothing new\n\n"
+        finally:
+            end()
+            stop.cancel()
+            self.open -= 1
+
+
+def _joined(events: Sequence[Event]) -> bytes:
+    return b"".join(encoded(event.event_id, event.kind, _data(event)) for event in events)
+
+
+def _data(event: Event) -> object:
+    if isinstance(event.data, dict):
+        return {"repositoryId": event.repository_id, **event.data}
+    return {"repositoryId": event.repository_id, "data": event.data}
+
+
+async def _either(woken: asyncio.Event, stop: asyncio.Task[object]) -> bool:
+    """Wait for news or the end; False if it was quiet for long."""
+    news = asyncio.create_task(woken.wait())
+    try:
+        done, _ = await asyncio.wait((news, stop), timeout=_QUIET_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        news.cancel()
+    return bool(done)
