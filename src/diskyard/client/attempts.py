@@ -41,8 +41,9 @@ class Attempts:
         told = answer.headers.get("Retry-After", "")
         if not (told.isascii() and told.isdigit() and len(told) < 6):
             return None
-        # Where the daemon cannot say whether it was done, it must not be done twice.
-        if answer.status != 429 and "outcome" in answer.error().details and not self._call.repeatable:
+        # A daemon's own 503 is for storage, on which it has waited long enough. One of a proxy
+        # does not say whether the daemon got the call.
+        if answer.status != 429 and (answer.is_ours() or not self._call.repeatable):
             return None
         pause_s = max(float(told), self._pause_s())
         if time.monotonic() + pause_s > self._until_s:
@@ -65,7 +66,7 @@ class Attempts:
         return pause_s
 
     def _pause_s(self) -> float:
-        return _FIRST_PAUSE_S * 2 ** min(self._failures, 6)
+        return _FIRST_PAUSE_S * float(2 ** min(self._failures, 6))
 
     def _error(self, failure: httpx.HTTPError, *, is_unsent: bool) -> errors.DiskyardError:
         if _is_refused_tls(failure):
@@ -77,14 +78,12 @@ class Attempts:
             )
         if is_unsent:
             return errors.RepositoryUnavailable(
-                f"No daemon answers at {self._url}: {failure or type(failure).__name__}.",
+                f"No daemon answers at {self._url}: {failure_text(failure)}.",
                 advice="Start it (diskyard serve) or check the URL, then try again. The call was not sent.",
                 url=self._url,
             )
         timed_out = isinstance(failure, httpx.TimeoutException)
-        words = (
-            f"did not answer within {self._timeout_s:g} s" if timed_out else "ended the connection early"
-        )
+        words = f"did not answer within {self._timeout_s:g} s" if timed_out else "ended the connection early"
         looks = self._call.only_looks
         return errors.RepositoryUnavailable(
             f"The daemon at {self._url} {words}: {self._call.verb} got no answer.",
@@ -95,6 +94,11 @@ class Attempts:
             requestId=self._call.request_id,
             outcome=None if looks else "unknown",
         )
+
+
+def failure_text(failure: BaseException) -> str:
+    """What a failure says, or what it is."""
+    return str(failure) or type(failure).__name__
 
 
 def _is_refused_tls(failure: BaseException) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from diskyard.client.form import require_form
-from diskyard.client.transport import Connected, EventType, OnProgress
+from diskyard.client.values import Connected, EventType, OnProgress
 from diskyard.model import requests as ask
 from diskyard.model.results import Event
 from diskyard.service import Service, call, run
@@ -72,7 +72,7 @@ class Embedded:
 
     # -- events ------------------------------------------------------------------------
 
-    def watch(self, types: Sequence[EventType], timeout_s: float | None) -> Iterator[Event | None]:
+    def watch(self, types: Sequence[EventType], timeout_s: float | None) -> Generator[Event | None]:
         """Say to look, often: other processes of this host tell no events here."""
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         while until_s is None or time.monotonic() < until_s:
@@ -81,24 +81,21 @@ class Embedded:
 
     def events(
         self, types: Sequence[EventType], repository_id: str | None, last_event_id: str | None
-    ) -> Iterator[Event]:
+    ) -> Generator[Event]:
         """The events of this process, from now on or after the one named."""
         told, woken = self.service.events, threading.Event()
-        number = told.newest()
-        known = told.number_of(last_event_id) if last_event_id is not None else number
-        if known is None:
-            yield Event(event_id="", kind="reset", repository_id=None, data={"repositoryId": None})
-        else:
-            number = known
+        known = told.newest() if last_event_id is None else told.number_of(last_event_id)
+        number, is_missed = known or 0, known is None
         end = told.listen(woken.set)
         try:
             while True:
                 woken.clear()
-                found, is_complete = told.after(number)
-                if not is_complete:
-                    yield Event(event_id="", kind="reset", repository_id=None, data={"repositoryId": None})
+                found, newest, is_complete = told.after(number)
+                if is_missed or not is_complete:
+                    before = told.id_of(newest - len(found))
+                    yield Event(event_id=before, kind="reset", repository_id=None, data={})
+                number, is_missed = newest, False
                 for event in found:
-                    number += 1
                     if (not types or event.kind in types) and repository_id in (None, event.repository_id):
                         yield event
                 woken.wait()

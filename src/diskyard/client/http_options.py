@@ -11,6 +11,7 @@ import httpx
 import msgspec
 
 from diskyard import errors
+from diskyard.client.attempts import failure_text
 from diskyard.client.wire import Address, Answer, require_token
 from diskyard.model.results import Event, Task
 
@@ -18,7 +19,7 @@ STARTED_LIMIT = 10_000
 CONNECT_TIMEOUT_S = 10.0
 #: A stream of events says something at least every 15 s.
 DEAD_AFTER_S = 40.0
-_QUIET_S = 5.0
+_QUIET_FIRST_S, _QUIET_MOST_S = 0.5, 5.0
 _SHORTEST_S = 0.05
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.05, 1.0
 _LISTEN_PAUSE_S = 1.0
@@ -78,17 +79,19 @@ class Pace:
     def __init__(self, timeout_s: float | None) -> None:
         self._until_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._pause_s = _PAUSE_FIRST_S
+        self._quiet_s = _QUIET_FIRST_S
 
     def _left_s(self) -> float:
-        return _QUIET_S if self._until_s is None else self._until_s - time.monotonic()
+        return _QUIET_MOST_S if self._until_s is None else self._until_s - time.monotonic()
 
     def is_over(self) -> bool:
         """Whether the time ran out."""
         return self._left_s() <= 0
 
     def quiet_s(self) -> float:
-        """How long a stream may be silent now."""
-        return max(_SHORTEST_S, min(_QUIET_S, self._left_s()))
+        """How long the next stream may be silent: longer each time, until an event comes."""
+        quiet_s, self._quiet_s = self._quiet_s, min(self._quiet_s * 2, _QUIET_MOST_S)
+        return max(_SHORTEST_S, min(quiet_s, self._left_s()))
 
     def is_short_of(self, quiet_s: float) -> bool:
         """Whether the time will run out before a stream that may be silent so long is given up."""
@@ -96,7 +99,7 @@ class Pace:
 
     def heard(self) -> None:
         """An event came: listening works."""
-        self._pause_s = _PAUSE_FIRST_S
+        self._pause_s, self._quiet_s = _PAUSE_FIRST_S, _QUIET_MOST_S
 
     def pause_s(self) -> float:
         """How long to wait before looking, where listening does not work."""
@@ -138,7 +141,7 @@ class Listening:
         """
         if time.monotonic() - self._works_s > self._give_up_s:
             raise errors.RepositoryUnavailable(
-                f"The events of {self._url} cannot be listened to: {failure or type(failure).__name__}.",
+                f"The events of {self._url} cannot be listened to: {failure_text(failure)}.",
                 advice="Start the daemon (diskyard serve) or check the URL, then try again.",
                 url=self._url,
             ) from failure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -13,7 +13,7 @@ import httpx
 from diskyard import errors
 from diskyard.client import http_options as http
 from diskyard.client.attempts import Attempts
-from diskyard.client.transport import Connected, EventType, OnProgress
+from diskyard.client.values import Connected, EventType, OnProgress
 from diskyard.client.wire import (
     REQUEST_ID_HEADER,
     TASKS_HEADER,
@@ -89,16 +89,16 @@ class Remote:
             time.sleep(pause_s or 0)
 
     def _note_started(self, answer: Answer) -> None:
-        task_ids = [found for text in answer.headers.get(TASKS_HEADER, "").split(",") if (found := text.strip())]
+        task_ids = [
+            found for text in answer.headers.get(TASKS_HEADER, "").split(",") if (found := text.strip())
+        ]
         self._started.extend(task_ids)
         self._unfinished.update(dict.fromkeys(task_ids))
 
     def connected(self) -> Connected:
         """The daemon's connections; no storage is asked."""
         info = self.run(ask.GetHostInfo, {})
-        return {
-            found.repo_id: (found.repo_format, found.connection_parameters) for found in info.connections
-        }
+        return {found.repo_id: (found.repo_format, found.connection_parameters) for found in info.connections}
 
     # -- tasks -------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class Remote:
 
     # -- events ------------------------------------------------------------------------
 
-    def watch(self, types: Sequence[EventType], timeout_s: float | None) -> Iterator[Event | None]:
+    def watch(self, types: Sequence[EventType], timeout_s: float | None) -> Generator[Event | None]:
         """Listen to events, and say to look when they may have been missed.
 
         Where there is no stream of events, or it is silent, whoever waits looks for himself,
@@ -184,7 +184,7 @@ class Remote:
 
     def events(
         self, types: Sequence[EventType], repository_id: str | None, last_event_id: str | None
-    ) -> Iterator[Event]:
+    ) -> Generator[Event]:
         """Events without end, from one connection to the next."""
         lines = EventLines(last_event_id)
         listening = http.Listening(self.url, self._timeout_s)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, Protocol
 
+from diskyard.client.values import Connected, EventType, OnProgress
 from diskyard.model.requests import Request
-from diskyard.model.results import Event, Task
-
-EventType = Literal["task", "image", "repository"]
-OnProgress = Callable[[Task], object]
-#: Format and parameters of connections by repoId.
-Connected = dict[str, tuple[str, dict[str, Any]]]
+from diskyard.model.results import Event
 
 
 class Transport(Protocol):
@@ -44,7 +40,7 @@ class Transport(Protocol):
         :param on_progress: is given each of them whenever it was looked at.
         """
 
-    def watch(self, types: Sequence[EventType], timeout_s: float | None) -> Iterator[Event | None]:
+    def watch(self, types: Sequence[EventType], timeout_s: float | None) -> Generator[Event | None]:
         """Events until the time runs out; None where whoever waits should look for himself.
 
         What happens after the first None is not missed, or the next None is not far.
@@ -52,7 +48,7 @@ class Transport(Protocol):
 
     def events(
         self, types: Sequence[EventType], repository_id: str | None, last_event_id: str | None
-    ) -> Iterator[Event]:
+    ) -> Generator[Event]:
         """Events without end."""
 
     def close(self) -> None:

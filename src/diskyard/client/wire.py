@@ -77,7 +77,12 @@ class Address:
 
         try:
             parts = urlsplit(url)
-            is_plain = (parts.path.strip("/"), parts.query, parts.fragment, parts.username) == ("", "", "", None)
+            is_plain = (parts.path.strip("/"), parts.query, parts.fragment, parts.username) == (
+                "",
+                "",
+                "",
+                None,
+            )
             if parts.scheme == "https" and parts.hostname and is_plain and parts.port != 0:
                 return cls(url, f"https://{parts.netloc}", None)
         except ValueError:
@@ -214,17 +219,23 @@ class Answer:
                 requestId=self.headers.get(REQUEST_ID_HEADER),
             ) from error
 
+    def is_ours(self) -> bool:
+        """Whether an error comes from a daemon, and not from a proxy before it."""
+        return self._problem() is not None
+
     def error(self) -> errors.DiskyardError:
         """The error that it tells."""
-        problem: Any = None
-        if self.headers.get("Content-Type", "").partition(";")[0].strip() == PROBLEM_TYPE:
-            try:
-                problem = msgspec.json.decode(self.body)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                problem = None  # then it is none of a daemon's
-        if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
-            return self._foreign()
-        return _error(problem, str(problem.get("detail", "")))
+        problem = self._problem()
+        return self._foreign() if problem is None else _error(problem, str(problem.get("detail", "")))
+
+    def _problem(self) -> dict[str, Any] | None:
+        if self.headers.get("Content-Type", "").partition(";")[0].strip() != PROBLEM_TYPE:
+            return None
+        try:
+            problem = msgspec.json.decode(self.body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None  # then it is none of a daemon's
+        return problem if isinstance(problem, dict) and isinstance(problem.get("code"), str) else None
 
     def _foreign(self) -> errors.DiskyardError:
         """An answer that no daemon sends: of a proxy, or of another server."""
