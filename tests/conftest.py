@@ -16,11 +16,30 @@ from typing import Any
 
 import pytest
 
+from diskyard import errors
+from diskyard.http.failures import EVERY_CALL, FAILURES
+from diskyard.service import verbs
 from diskyard.testing.effort import Effort
 
 TALLY = "diskyard-tally"
 Tally = Callable[..., None]
 _MEMORY_LEAST_BYTES = 1 << 30
+
+
+def pytest_configure() -> None:
+    """Refuse every error of a verb that the API's description does not list for it."""
+    run_unwatched = verbs.run_unwatched
+
+    def run_as_described(service: Any, request: Any) -> Any:
+        try:
+            return run_unwatched(service, request)
+        except errors.DiskyardError as error:
+            verb = verbs.BY_REQUEST[type(request)].name
+            if error.code not in EVERY_CALL | FAILURES[verb]:
+                raise AssertionError(f"{verb} answers {error.code}, which is not described") from error
+            raise
+
+    verbs.run_unwatched = run_as_described
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from diskyard import errors
 from diskyard.model.records import Image, TrackHold
-from diskyard.model.requests import ListImages
+from diskyard.model.requests import PAGE_LIMIT, ListImages
 from diskyard.model.results import (
     AttachmentInfo,
     ImageInfo,
@@ -20,8 +20,6 @@ from diskyard.model.status import image_status
 from diskyard.opened import Opened, stored_by_id
 from diskyard.planner.common import strong_image
 from diskyard.repositories.interface import StoredVolume
-
-PAGE_LIMIT = 10_000
 
 
 def status_of(opened: Opened, image_id: str, task_id: str | None) -> ImageStatus:

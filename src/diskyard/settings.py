@@ -51,7 +51,7 @@ class Settings:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep other processes from changing the file between reading and writing it."""
         fd = self._host.files.lock_folder(self.folder)
         try:
@@ -74,14 +74,14 @@ class Settings:
 
     def remember(self, repo_id: str, format_name: str, parameters: dict[str, Any]) -> None:
         """Remember a connection, durably."""
-        with self._locked():
+        with self.locked():
             known = self.connections()
             known[repo_id] = Remembered(format_name, parameters)
             self._host.files.replace(self._path, msgspec.json.encode(known))
 
     def forget(self, repo_id: str) -> None:
         """Forget a connection, durably."""
-        with self._locked():
+        with self.locked():
             known = self.connections()
             if known.pop(repo_id, None) is not None:
                 self._host.files.replace(self._path, msgspec.json.encode(known))

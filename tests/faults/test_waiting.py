@@ -117,9 +117,9 @@ def test_ctrl_c_ends_a_command_whose_storage_hangs(tmp_path: Path) -> None:
         "import sys, threading\n"
         "from diskyard.cli.program import run\n"
         "from diskyard.service import verbs\n"
-        "def hang(service, verb, request):\n"
+        "def hang(service, request):\n"
         "    print('hangs', flush=True); threading.Event().wait()\n"
-        "verbs._run = hang\n"
+        "verbs.run_unwatched = hang\n"
         "sys.exit(run(['repo', 'list']))\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

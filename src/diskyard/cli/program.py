@@ -19,6 +19,7 @@ from diskyard.cli.repo import repo
 from diskyard.cli.serve import serve
 from diskyard.cli.snapshot import snapshot
 from diskyard.cli.task import task
+from diskyard.cli.token import token
 
 _EXIT_OTHER = 1
 _EXIT_USAGE = 2
@@ -58,7 +59,7 @@ def program() -> None:
     """Manage the disk images of virtual machines: disks, snapshots, and copies of them."""
 
 
-for _command in (repo, image, disk, snapshot, task, serve, call, completion):
+for _command in (repo, image, disk, snapshot, task, serve, token, call, completion):
     program.add_command(_command)
 
 

@@ -18,9 +18,11 @@ class Announced(msgspec.Struct, frozen=True):
     """A daemon that runs, or did.
 
     :param url: where it answers without a token, as ``unix:///path``.
+    :param tls_url: where it answers to tokens; None if it does not.
     """
 
     url: str
+    tls_url: str | None
     pid: int
     version: str
 
@@ -46,9 +48,9 @@ class Announcement:
             )
         self._lock = lock
 
-    def tell(self, socket_path: str) -> None:
+    def tell(self, socket_path: str, tls_url: str | None) -> None:
         """Say that the daemon answers."""
-        announced = Announced(f"unix://{socket_path}", os.getpid(), version())
+        announced = Announced(f"unix://{socket_path}", tls_url, os.getpid(), version())
         self._files.replace(self._path, msgspec.json.encode(announced))
 
     def withdraw(self) -> None:

@@ -85,9 +85,10 @@ class Daemon:
             await self._end(serving)
 
     def _started(self) -> None:
-        self._announcement.tell(self.listeners.socket_path)
+        places = [found for found in (self.listeners.socket_path, self.listeners.tls_url) if found]
+        self._announcement.tell(self.listeners.socket_path, self.listeners.tls_url)
         self.app.health.ready = True
-        log.info("diskyard %s answers at %s", version(), self.listeners.socket_path)
+        log.info("diskyard %s answers at %s", version(), " and ".join(places))
         threading.Thread(target=self._reconnect, name="diskyard-reconnect", daemon=True).start()
 
     def _reconnect(self) -> None:

@@ -101,10 +101,13 @@ class Listeners:
             ) from error
 
     @property
-    def tcp_port(self) -> int | None:
-        """The port that TLS is on; None if there is none."""
-        port = self._sockets[1][0].getsockname()[1] if len(self._sockets) > 1 else None
-        return None if port is None else int(port)
+    def tls_url(self) -> str | None:
+        """Where TLS is; None if there is none."""
+        if self._tcp is None:
+            return None
+        host, _ = self._tcp.address()
+        port = self._sockets[1][0].getsockname()[1]
+        return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
     async def serve(self, app: Starlette) -> None:
         """Answer until :meth:`stop`, and then until what was asked is answered, if that is soon."""

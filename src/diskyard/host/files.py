@@ -29,6 +29,8 @@ _OFD_GETLK, _OFD_SETLK = 36, 37  # asm-generic/fcntl.h
 _TEMPORARY_PREFIX = "tmp."
 _TEMPORARY_NAME = re.compile(r"tmp\.([0-9a-f]{32})\.([0-9a-f]{32})\.([0-9]+)\.([0-9]+)\.([0-9]+)\.[0-9]+")
 _DISCARD_ATTEMPTS = 2
+_MODE_BITS = 0o640
+PRIVATE_BITS = 0o600
 _counter = itertools.count()  # of the process: several doors may write into one folder
 
 
@@ -68,9 +70,26 @@ class Files(ReadingFiles):
     # -- primitives: each changes one thing, and each is a step for the simulators ---
 
     @storage_call
-    def create(self, path: str) -> int:
+    def create(self, path: str, *, mode_bits: int = _MODE_BITS) -> int:
         """Make an empty file that must not exist; its descriptor, for writing."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode_bits)
+
+    @storage_call
+    def open_to_append(self, path: str) -> int:
+        """The descriptor of a regular file, made if absent, whose every write goes to its end."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = os.open(path, flags, _MODE_BITS)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "Not a regular file", path)
+        return fd
+
+    @storage_call
+    def append(self, fd: int, data: bytes) -> None:
+        """Add to the end of a file; what others add meanwhile is before it or after it."""
+        written = os.write(fd, data)
+        if written < len(data):
+            raise OSError(errno.ENOSPC, "Only a part was written")
 
     @storage_call
     def open_for_writing(self, path: str) -> int:
@@ -164,14 +183,14 @@ class Files(ReadingFiles):
 
     # -- protocols -------------------------------------------------------------------
 
-    def write_temporary(self, folder: str, data: bytes) -> str:
+    def write_temporary(self, folder: str, data: bytes, *, mode_bits: int = _MODE_BITS) -> str:
         """A new temporary file in ``folder`` with durable contents; its path.
 
         A crash leaves a file that :func:`temporary_owner` recognises.
         """
         path = os.path.join(folder, temporary_name(this_process(self._host), next(_counter)))
         try:
-            fd = self.create(path)
+            fd = self.create(path, mode_bits=mode_bits)
             try:
                 self.write(fd, data)
                 self.sync(fd)
@@ -233,10 +252,10 @@ class Files(ReadingFiles):
         except OSError:
             return True
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, *, mode_bits: int = _MODE_BITS) -> None:
         """Make ``path`` hold ``data``, durably; a crash leaves the old contents or the new."""
         folder = os.path.dirname(path)
-        temporary = self.write_temporary(folder, data)
+        temporary = self.write_temporary(folder, data, mode_bits=mode_bits)
         try:
             self.rename(temporary, path)
         except BaseException:

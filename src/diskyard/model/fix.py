@@ -18,63 +18,95 @@ class Action(
 
 
 class CleanVolume(Action, tag="cleanVolume", frozen=True):
-    """Delete a doomed volume, or one whose work was abandoned, and forget its record."""
+    """Delete a doomed volume, or one whose work was abandoned, and forget its record.
+
+    :param volume_id: the volume.
+    """
 
     volume_id: str
 
 
 class CleanGarbage(Action, tag="cleanGarbage", frozen=True):
-    """Delete a volume that the log does not name."""
+    """Delete a volume that the log does not name.
+
+    :param name: of the volume on the storage.
+    """
 
     name: str
 
 
 class CleanLeftover(Action, tag="cleanLeftover", frozen=True):
-    """Delete a temporary file whose process is gone."""
+    """Delete a temporary file whose process is gone.
+
+    :param name: of the file.
+    """
 
     name: str
 
 
 class CleanProgress(Action, tag="cleanProgress", frozen=True):
-    """Forget the progress of an image that is not worked on any more."""
+    """Forget the progress of an image that is not worked on any more.
+
+    :param image_id: the image.
+    """
 
     image_id: str
 
 
 class CleanAttachment(Action, tag="cleanAttachment", frozen=True):
-    """Remove an attachment whose host is provably gone."""
+    """Remove an attachment whose host is provably gone.
+
+    :param attachment_id: the attachment.
+    """
 
     attachment_id: str
 
 
 class CleanHold(Action, tag="cleanHold", frozen=True):
-    """Release a frozen image from a copy that is over."""
+    """Release a frozen image from a copy that is over.
+
+    :param image_id: the frozen image.
+    :param hold: for whom it was frozen.
+    """
 
     image_id: str
     hold: AnyHold
 
 
 class CleanTwin(Action, tag="cleanTwin", frozen=True):
-    """Write a missing or damaged copy of an entry or checkpoint again."""
+    """Write a missing or damaged copy of an entry or checkpoint again.
+
+    :param kind: which of the two it is.
+    :param number: of the entry or checkpoint.
+    """
 
     kind: Literal["entry", "checkpoint"]
     number: int
 
 
 class Merge(Action, tag="merge", frozen=True):
-    """Merge a weak image with the one volume that depends on it."""
+    """Merge a weak image with the one volume that depends on it.
+
+    :param image_id: the weak image.
+    """
 
     image_id: str
 
 
 class Optimize(Action, tag="optimize", frozen=True):
-    """Build the better representation of a degraded image."""
+    """Build the better representation of a degraded image.
+
+    :param image_id: the image.
+    """
 
     image_id: str
 
 
 class Mend(Action, tag="mend", frozen=True):
-    """Complete a pending image, or restore one whose volume is missing or damaged."""
+    """Complete a pending image, or restore one whose volume is missing or damaged.
+
+    :param image_id: the image.
+    """
 
     image_id: str
 
@@ -94,7 +126,11 @@ AnyAction = (
 
 
 class FixData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """The opaque part of a fix: which repository, and what to do there."""
+    """The opaque part of a fix: which repository, and what to do there.
+
+    :param marker: the repository's own name, on every host.
+    :param action: what to do.
+    """
 
     marker: str
     action: AnyAction
@@ -104,13 +140,16 @@ class Fix(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """Something that check found, and that fixStorageRepository can run.
 
     :param fix_id: the same for the same finding, on every host.
+    :param type: ``mend`` completes or restores an image, ``merge`` joins what is only there for
+        others, ``optimize`` builds what suits an image's strategy, ``clean`` deletes what nobody needs.
+    :param description: for people: what was found.
     :param image_id: the image it is about, where the caller can see that image.
     :param runnable: whether it can run on this host now.
     :param waits_for: why it cannot.
     :param held_by: the host that works on it now.
-    :param frees_bytes: what it gives back; None if not known.
-    :param moves_bytes: what it reads and writes; None if not known.
-    :param needs_bytes: room that it needs while it runs; None if not known.
+    :param frees_bytes: what it gives back; null if not known.
+    :param moves_bytes: what it reads and writes; null if not known.
+    :param needs_bytes: room that it needs while it runs; null if not known.
     :param data: opaque; send the whole fix back as received.
     """
 

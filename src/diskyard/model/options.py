@@ -38,9 +38,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What every verb with options accepts.
 
     :param auto_fix: false: commit only, and leave the fixes to checkStorageRepository.
-    :param strategy: which of two ways to complete the same operation is valued; None for
+    :param strategy: which of two ways to complete the same operation is valued; null for
         the verb's default.
-    :param participating_repositories: look for existing images only in these.
+    :param participating_repositories: look for existing images only in these; null for all that are
+        connected. For fixStorageRepository: where a mend finds its source.
     :param image_hints: look for an image only in the repository given for it.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -27,13 +27,25 @@ from diskyard.model.options import (
 from diskyard.model.records import ImageKind, ImportFormat, Strategy
 from diskyard.model.status import Status
 
+PAGE_LIMIT = 10_000
+
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=wire_name):
     """Base of all requests."""
 
 
 class ConnectStorageRepository(Request, kw_only=True, frozen=True):
-    """Connect a repository on this host under a name of the caller's."""
+    """Connect a repository on this host under a name of the caller's.
+
+    The host remembers the connection and makes it again when it is restarted. The same connection
+    again changes nothing. The same place under another repoId is an alias, searched once.
+
+    :param repo_id: the caller's name for it on this host: 1-255 bytes of UTF-8 without control
+        characters. It is stored in no repository.
+    :param repo_format: the format and its version; getHostInfo lists those there are.
+    :param connection_parameters: where the repository is; getHostInfo lists the parameters of each
+        format.
+    """
 
     repo_id: RepoId
     repo_format: str
@@ -41,20 +53,36 @@ class ConnectStorageRepository(Request, kw_only=True, frozen=True):
 
 
 class DisconnectStorageRepository(Request, kw_only=True, frozen=True):
-    """Disconnect a repository from this host."""
+    """Disconnect a repository from this host.
+
+    The repository and all that it holds stay as they are.
+
+    :param repo_id: the name under which it is connected.
+    """
 
     repo_id: RepoId
 
 
 class CreateStorageRepository(Request, kw_only=True, frozen=True):
-    """Make an empty repository in an empty place."""
+    """Make an empty repository in an empty place.
+
+    It is not connected by this.
+
+    :param repo_format: the format and its version; getHostInfo lists those there are.
+    :param connection_parameters: where it is to be, as for connectStorageRepository.
+    """
 
     repo_format: str
     connection_parameters: dict[str, Any] = {}
 
 
 class RemoveStorageRepository(Request, kw_only=True, frozen=True):
-    """Remove a repository that holds no image."""
+    """Remove a repository that holds no image.
+
+    It is disconnected from this host under every name that it has here.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    """
 
     repository_id: RepoId
 
@@ -64,7 +92,17 @@ class ListStorageRepositories(Request, kw_only=True, frozen=True):
 
 
 class CreateVirtualDisk(Request, kw_only=True, frozen=True):
-    """Create a VirtualDisk, empty or with a Snapshot's bytes."""
+    """Create a VirtualDisk, empty or with a Snapshot's bytes.
+
+    It can be used at once. Only if the Snapshot is in another repository a mend copies its bytes
+    first.
+
+    :param target_repo_id: the repoId of the repository that the new image is to be in.
+    :param size: of the disk in bytes: a multiple of 512, and not less than its Snapshot's.
+    :param base_snapshot_id: the Snapshot whose bytes the disk starts with; null for zeros.
+    :param user_data: any JSON of at most 16 KiB, kept as sent and never read.
+    :param options: how to make it.
+    """
 
     target_repo_id: RepoId
     size: SizeBytes
@@ -74,7 +112,15 @@ class CreateVirtualDisk(Request, kw_only=True, frozen=True):
 
 
 class CreateSnapshot(Request, kw_only=True, frozen=True):
-    """Keep what a VirtualDisk holds now as a Snapshot."""
+    """Keep what a VirtualDisk holds now as a Snapshot.
+
+    Both can be used at once, whatever their size.
+
+    :param target_repo_id: the repoId of the repository that the disk is in; the Snapshot is made there.
+    :param base_virtual_disk_id: the disk.
+    :param user_data: any JSON of at most 16 KiB, kept as sent and never read.
+    :param options: how to make it.
+    """
 
     target_repo_id: RepoId
     base_virtual_disk_id: ImageId
@@ -83,7 +129,21 @@ class CreateSnapshot(Request, kw_only=True, frozen=True):
 
 
 class CopyImage(Request, kw_only=True, frozen=True):
-    """Copy an image, all of it or as the difference to a base in the target repository."""
+    """Copy an image, all of it or as the difference to a base in the target repository.
+
+    The call returns when the copy exists; a mend then moves its bytes, of the moment of the call,
+    while the source can be used and removed. A Snapshot keeps its id: where the target has it
+    already nothing is copied.
+
+    :param target_repo_id: the repoId of the repository that the new image is to be in.
+    :param image_id: the image to copy, in any repository that is connected.
+    :param base_image_id: the copy stores only what differs from this image, and reads the rest from
+        it: an image of the target repository, or a Snapshot that is copied there later. null for a
+        copy that stands by itself.
+    :param user_data: any JSON of at most 16 KiB, kept as sent and never read. A copy
+        does not inherit its source's.
+    :param options: how to copy it.
+    """
 
     target_repo_id: RepoId
     image_id: ImageId
@@ -93,7 +153,14 @@ class CopyImage(Request, kw_only=True, frozen=True):
 
 
 class RemoveImage(Request, kw_only=True, frozen=True):
-    """Remove an image; others that read its bytes keep them."""
+    """Remove an image; others that read its bytes keep them.
+
+    An image that is still being made is cancelled by this.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param image_id: the image.
+    :param options: how to do it.
+    """
 
     repository_id: RepoId
     image_id: ImageId
@@ -101,21 +168,38 @@ class RemoveImage(Request, kw_only=True, frozen=True):
 
 
 class GetImageStatus(Request, kw_only=True, frozen=True):
-    """Ask whether an image is optimized, degraded or broken, and what works on it."""
+    """Ask whether an image is optimized, degraded or broken, and what works on it.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param image_id: the image.
+    """
 
     repository_id: RepoId
     image_id: ImageId
 
 
 class CheckStorageRepository(Request, kw_only=True, frozen=True):
-    """List the fixes that a repository needs; changes nothing."""
+    """List the fixes that a repository needs; changes nothing.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param options: what to look for.
+    """
 
     repository_id: RepoId
     options: CheckOptions = CheckOptions()
 
 
 class FixStorageRepository(Request, kw_only=True, frozen=True):
-    """Start a fix that check listed."""
+    """Start a fix that check listed.
+
+    Every fix looks at the repository as it is now, and may be run twice, late, or by two hosts: what
+    is done already is not done again.
+
+    :param repository_id: the repoId under which the repository is connected on this host. It may
+        have another name on the host that listed the fix.
+    :param fix: the whole fix, as checkStorageRepository answered it on any host.
+    :param options: how to run it.
+    """
 
     repository_id: RepoId
     fix: Fix
@@ -123,25 +207,43 @@ class FixStorageRepository(Request, kw_only=True, frozen=True):
 
 
 class ListImages(Request, kw_only=True, frozen=True):
-    """List images, a page at a time, in the order of their ids."""
+    """List images, a page at a time, in the order of their ids.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param kind: only images of this kind.
+    :param status: only images of this status.
+    :param image_ids: only these; those that are not there are left out.
+    :param limit: at most so many images in a page.
+    :param cursor: the nextCursor of the page before; null for the first page.
+    """
 
     repository_id: RepoId
     kind: ImageKind | None = None
     status: Status | None = None
     image_ids: tuple[ImageId, ...] | None = None
-    limit: int = 1000
+    limit: Annotated[int, msgspec.Meta(ge=1, le=PAGE_LIMIT)] = 1000
     cursor: str | None = None
 
 
 class GetImageInfo(Request, kw_only=True, frozen=True):
-    """Everything about one image that is for callers."""
+    """Everything about one image that is for callers.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param image_id: the image.
+    """
 
     repository_id: RepoId
     image_id: ImageId
 
 
 class SetUserData(Request, kw_only=True, frozen=True):
-    """Replace an image's userData."""
+    """Replace an image's userData.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param image_id: the image.
+    :param user_data: any JSON of at most 16 KiB, kept as sent and never read.
+    :param options: under which condition.
+    """
 
     repository_id: RepoId
     image_id: ImageId
@@ -150,7 +252,15 @@ class SetUserData(Request, kw_only=True, frozen=True):
 
 
 class SetStrategy(Request, kw_only=True, frozen=True):
-    """Change what an image is optimized for."""
+    """Change what an image is optimized for.
+
+    Its bytes are not touched: checkStorageRepository lists the optimize fix that follows from it.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param image_id: the image.
+    :param strategy: ``space`` to store little, ``performance`` to be read and written quickly.
+    :param options: how to do it.
+    """
 
     repository_id: RepoId
     image_id: ImageId
@@ -159,7 +269,13 @@ class SetStrategy(Request, kw_only=True, frozen=True):
 
 
 class ExtendVirtualDisk(Request, kw_only=True, frozen=True):
-    """Make a VirtualDisk larger; what is new reads zeros."""
+    """Make a VirtualDisk larger; what is new reads zeros.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param image_id: the disk.
+    :param size: the new size in bytes: a multiple of 512, and not less than it has.
+    :param options: how to do it.
+    """
 
     repository_id: RepoId
     image_id: ImageId
@@ -168,7 +284,13 @@ class ExtendVirtualDisk(Request, kw_only=True, frozen=True):
 
 
 class RevertVirtualDisk(Request, kw_only=True, frozen=True):
-    """Give a VirtualDisk a Snapshot's bytes and size; it keeps its id."""
+    """Give a VirtualDisk a Snapshot's bytes and size; it keeps its id.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param image_id: the disk.
+    :param snapshot_id: a Snapshot of the same repository.
+    :param options: how to do it.
+    """
 
     repository_id: RepoId
     image_id: ImageId
@@ -177,7 +299,14 @@ class RevertVirtualDisk(Request, kw_only=True, frozen=True):
 
 
 class UntrackChanges(Request, kw_only=True, frozen=True):
-    """Stop tracking a VirtualDisk's changes since a copy, or since all copies."""
+    """Stop tracking a VirtualDisk's changes since a copy, or since all copies.
+
+    What was kept for it can be merged then.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param image_id: the disk.
+    :param copy_image_id: the copy; null for all.
+    """
 
     repository_id: RepoId
     image_id: ImageId
@@ -185,7 +314,15 @@ class UntrackChanges(Request, kw_only=True, frozen=True):
 
 
 class PrepareImage(Request, kw_only=True, frozen=True):
-    """Attach an image: what QEMU and libvirt need to open it."""
+    """Attach an image: what QEMU and libvirt need to open it.
+
+    A VirtualDisk has one writer anywhere; any number may read when none writes. The attachment
+    outlives the daemon and its host's restart, until teardownImage.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param image_id: the image.
+    :param options: for whom, and how.
+    """
 
     repository_id: RepoId
     image_id: ImageId
@@ -193,7 +330,12 @@ class PrepareImage(Request, kw_only=True, frozen=True):
 
 
 class TeardownImage(Request, kw_only=True, frozen=True):
-    """End an attachment; if there is none, nothing happens."""
+    """End an attachment; if there is none, nothing happens.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param image_id: the image.
+    :param options: whose attachment it is.
+    """
 
     repository_id: RepoId
     image_id: ImageId
@@ -201,7 +343,17 @@ class TeardownImage(Request, kw_only=True, frozen=True):
 
 
 class ImportImage(Request, kw_only=True, frozen=True):
-    """Make an image from a file of this host; its format is never guessed."""
+    """Make an image from a file of this host; its format is never guessed.
+
+    The call returns when the image exists; a mend then copies its bytes from the file, which must not
+    change until that is done. A file that refers to other files is refused.
+
+    :param target_repo_id: the repoId of the repository that the new image is to be in.
+    :param path: absolute path of the file on the daemon's host, inside a folder allowed for transfers.
+    :param format: the file's format.
+    :param user_data: any JSON of at most 16 KiB, kept as sent and never read.
+    :param options: how to make it.
+    """
 
     target_repo_id: RepoId
     path: str
@@ -211,7 +363,17 @@ class ImportImage(Request, kw_only=True, frozen=True):
 
 
 class ExportImage(Request, kw_only=True, frozen=True):
-    """Write an image to a new file of this host, which gets its name when it is durable."""
+    """Write an image to a new file of this host, which gets its name when it is durable.
+
+    What is written is what the image holds when the task starts.
+
+    :param repository_id: the repoId under which the repository is connected on this host.
+    :param image_id: the image.
+    :param path: absolute path of the new file on the daemon's host, inside a folder allowed for
+        transfers. Nothing must have that name.
+    :param format: the format to write.
+    :param options: how to do it.
+    """
 
     repository_id: RepoId
     image_id: ImageId
@@ -221,19 +383,30 @@ class ExportImage(Request, kw_only=True, frozen=True):
 
 
 class ListTasks(Request, kw_only=True, frozen=True):
-    """List this host's tasks of the last day, of every process."""
+    """List this host's tasks of the last day, of every process.
+
+    :param image_id: only tasks on this image.
+    """
 
     image_id: ImageId | None = None
 
 
 class GetTask(Request, kw_only=True, frozen=True):
-    """One task."""
+    """One task.
+
+    :param task_id: its id, as a verb, an event or listTasks told it.
+    """
 
     task_id: str
 
 
 class StopTask(Request, kw_only=True, frozen=True):
-    """Stop a task; what it has done stays and its fix stays listed."""
+    """Stop a task; what it has done stays and its fix stays listed.
+
+    A task that has ended already is left as it is.
+
+    :param task_id: its id, as a verb, an event or listTasks told it.
+    """
 
     task_id: str
 

@@ -20,6 +20,8 @@ def _status_name(name: str) -> str:
 class ImageStatus(msgspec.Struct, frozen=True, kw_only=True, rename=_status_name):
     """Whether an image can be used, and what was last done about it.
 
+    :param status: ``optimized``: nothing better is known; ``degraded``: it can be used, and an
+        optimize would make it better; ``broken``: it cannot be read yet.
     :param host_id: the last host that tried to optimize or mend the image.
     :param stage: the last persisted stage of that, as "1/2".
     :param percent_complete: of that stage; -1 if it cannot be told.
@@ -42,13 +44,22 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name):
 class RepositoryInfo(Result, kw_only=True, frozen=True):
     """A connected repository: its room, and whether it is well.
 
+    Sizes are null where the storage does not answer.
+
+    :param repo_id: its name on this host.
+    :param repo_format: its format and version.
     :param capacity_bytes: of the file system or pool, as far as this user may fill it.
     :param used_bytes: by this repository's volumes and temporary files.
+    :param free_bytes: what this user may still fill.
     :param provisioned_bytes: the sizes of all images.
     :param reclaimable_bytes: what running the clean fixes gives back now.
     :param mergeable_bytes: in images removed that a merge does away with.
     :param retained_bytes: in images removed that others need.
+    :param strong_bytes: in images that verbs return.
+    :param building_bytes: in volumes that are being made.
     :param health: ``ok``, or what is wrong.
+    :param sdm_host: the host that its SDM runs on, for formats that need one.
+    :param connection_parameters: what it was connected with.
     """
 
     repo_id: str
@@ -68,7 +79,13 @@ class RepositoryInfo(Result, kw_only=True, frozen=True):
 
 
 class AttachmentInfo(Result, kw_only=True, frozen=True):
-    """Who has an image attached."""
+    """Who has an image attached.
+
+    :param host_id: the host.
+    :param owner: the caller's name of the guest.
+    :param mode: whether it may write.
+    :param attached_at: when it was attached, as RFC 3339 has it.
+    """
 
     host_id: str
     owner: str
@@ -79,10 +96,19 @@ class AttachmentInfo(Result, kw_only=True, frozen=True):
 class ImageInfo(Result, kw_only=True, frozen=True):
     """What callers may know of an image.
 
+    :param image_id: its id.
+    :param kind: a ``virtual_disk`` can change, a ``snapshot`` cannot.
+    :param size_bytes: what a guest sees.
     :param exclusive_bytes: what removing the image would free, once cleaned.
     :param shared_bytes: what it reads besides, and others too.
+    :param strategy: what it is optimized for.
+    :param status: as of getImageStatus.
+    :param created_at: when it was made here, as RFC 3339 has it.
+    :param captured_at: of which moment its bytes are, as far as it was copied from others.
+    :param user_data: what the caller gave.
     :param revision: for setUserData's ifRevision.
     :param tracking: the copies since which the disk's changes are tracked.
+    :param attachments: who has it attached, on any host.
     """
 
     image_id: str
@@ -103,7 +129,8 @@ class ImageInfo(Result, kw_only=True, frozen=True):
 class ImagePage(Result, kw_only=True, frozen=True):
     """One page of images.
 
-    :param next_cursor: for the next page; None if this is the last.
+    :param images: in the order of their ids.
+    :param next_cursor: for the next page; null if this is the last.
     """
 
     images: tuple[ImageInfo, ...]
@@ -113,8 +140,13 @@ class ImagePage(Result, kw_only=True, frozen=True):
 class Attached(Result, kw_only=True, frozen=True):
     """An attachment: what QEMU and libvirt need to open the image.
 
+    :param image_id: the image.
+    :param host_id: the host that it is attached on.
+    :param owner: the caller's name of the guest.
+    :param mode: whether it may be written to.
     :param blockdev: the explicit graph, as QEMU's blockdev-add takes it.
     :param path: where one file is enough; ``format`` is its format then.
+    :param format: of the file at ``path``.
     :param nbd_uri: where it is served.
     :param libvirt_xml: a <disk> element with its backing chain spelled out.
     """
@@ -133,10 +165,21 @@ class Attached(Result, kw_only=True, frozen=True):
 class Task(Result, kw_only=True, frozen=True):
     """Something that runs, or ran within the last day, on this host.
 
+    :param task_id: its id on this host.
     :param verb: the verb or the type of fix that runs.
-    :param changed: whether it changed anything; None until it has ended.
+    :param repository_id: the repoId of the repository that it works in.
+    :param image_id: the image that it works on.
+    :param state: where it is in its life.
+    :param stage: of the work, as "1/2"; empty if it has none.
+    :param percent: of that stage; -1 if it cannot be told.
+    :param done_bytes: moved in that stage.
+    :param total_bytes: to be moved in that stage; 0 if it is not known.
     :param rate_bytes_per_s: over the last seconds.
+    :param changed: whether it changed anything; null until it has ended.
     :param error: as an error of the API, if it failed.
+    :param queued_at: when it was asked for, as RFC 3339 has it.
+    :param started_at: when it began to run.
+    :param ended_at: when it ended.
     """
 
     task_id: str
@@ -159,6 +202,8 @@ class Task(Result, kw_only=True, frozen=True):
 class FormatInfo(Result, kw_only=True, frozen=True):
     """A repository format of this host, with its connection parameters.
 
+    :param name: the repoFormat of the verbs.
+    :param parameters: each connection parameter with what it means.
     :param capabilities: what it can do; null where that depends on the place.
     """
 
@@ -168,7 +213,12 @@ class FormatInfo(Result, kw_only=True, frozen=True):
 
 
 class ConnectionInfo(Result, kw_only=True, frozen=True):
-    """A connection of this host, as it was made; whether its storage answers is not asked."""
+    """A connection of this host, as it was made; whether its storage answers is not asked.
+
+    :param repo_id: the caller's name of the repository.
+    :param repo_format: the format's name and version.
+    :param connection_parameters: as they were given.
+    """
 
     repo_id: str
     repo_format: str
@@ -178,6 +228,9 @@ class ConnectionInfo(Result, kw_only=True, frozen=True):
 class HostInfo(Result, kw_only=True, frozen=True):
     """This host.
 
+    :param host_id: its id, as statuses, attachments and errors name it.
+    :param version: of Diskyard.
+    :param formats: the repository formats that it knows.
     :param connections: in the order in which they were made.
     """
 

@@ -1,0 +1,118 @@
+"""``diskyard token``: who may call the daemon over TCP."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from diskyard.cli.base import Group, wants_json
+from diskyard.cli.complete import complete_repo
+from diskyard.cli.output import answer, note, on_terminal, print_json, print_table
+
+if TYPE_CHECKING:
+    from diskyard.daemon.tokens import Scope, Tokens
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
+_MINUTE = len("2026-01-31T12:00")
+
+
+class _Duration(click.ParamType[int]):
+    """A time such as 90d or 12h, as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Seconds."""
+        found = re.fullmatch("([0-9]{1,9})([smhdwy])", str(value))
+        if found is None:
+            self.fail(f"{value!r:.80} is no duration; say it as 90d, 12h, 4w or 1y.", param, ctx)
+        return int(found[1]) * _UNITS_S[found[2]]
+
+
+_config = click.option(
+    "--config",
+    type=click.Path(),
+    metavar="FILE",
+    help="The daemon's configuration, which says where its state is; of itself that is the usual one.",
+)
+
+
+@click.group("token", cls=Group, short_help="Who may call the daemon over TCP.")
+def token() -> None:
+    """Tokens for calling the daemon over TCP. None need run; one that runs sees changes at once."""
+
+
+def _tokens(config: str | None) -> Tokens:
+    from diskyard.daemon.config import load, state_folder
+    from diskyard.daemon.tokens import Tokens
+
+    # The environment says it for one command; without it, a daemon that was told of another place is found.
+    given = os.environ.get("DISKYARD_STATE_DIR") if config is None else None
+    return Tokens(os.path.abspath(given) if given else state_folder(load(config)))
+
+
+@token.command(example="diskyard token create backup --scope write --repo fast --expires 90d")
+@click.argument("name")
+@click.option(
+    "--scope",
+    type=click.Choice(["read", "write", "admin"]),
+    required=True,
+    help="read: look only; write: also change images and run fixes; admin: also connect, create and "
+    "remove repositories.",
+)
+@click.option(
+    "--repo", "repos", multiple=True, shell_complete=complete_repo, help="Only for this repository."
+)
+@click.option("--expires", type=_Duration(), help="When it ends, from now, as 90d or 12h; else never.")
+@_config
+def create(name: str, scope: Scope, repos: tuple[str, ...], expires: int | None, config: str | None) -> None:
+    """Make a token and print it. It is shown this once: only a hash of it is kept."""
+    made, text = _tokens(config).create(name, scope, repos or None, expires)
+    if wants_json():
+        import msgspec
+
+        print_json({"token": text, **msgspec.to_builtins(made)})
+        return
+    click.echo(text)
+    note(f"Keep it safe: it is not shown again. 'diskyard token revoke {name}' ends it.")
+
+
+@token.command("list", example="diskyard token list")
+@_config
+def list_(config: str | None) -> None:
+    """List the tokens that are not revoked, the oldest first; the tokens themselves are not known."""
+    tokens = _tokens(config)
+    found = tokens.all()
+    if wants_json():
+        print_json(found)
+        return
+    print_table(
+        ["TOKEN", "~NAME", "SCOPE", "~REPOS", "CREATED", "EXPIRES"],
+        [
+            (
+                one.token_id,
+                one.name,
+                one.scope,
+                "all" if one.repositories is None else " ".join(one.repositories),
+                _time(one.created_at),
+                "expired" if tokens.has_expired(one) else _time(one.expires_at or "never"),
+            )
+            for one in found
+        ],
+    )
+
+
+def _time(text: str) -> str:
+    return text[:_MINUTE].replace("T", " ") if on_terminal() else text
+
+
+@token.command(example="diskyard token revoke backup")
+@click.argument("token", metavar="ID|NAME")
+@_config
+def revoke(token: str, config: str | None) -> None:
+    """End a token: from now on it is refused."""
+    revoked = _tokens(config).revoke(token)
+    answer({"tokenId": revoked.token_id}, f"Token {revoked.name} is revoked.")

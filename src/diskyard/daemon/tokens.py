@@ -1,0 +1,204 @@
+"""Bearer tokens: who may call over TCP, and what; of their secrets only hashes are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+import msgspec
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.host.files import PRIVATE_BITS
+from diskyard.model.options import RepoId, wire_name
+from diskyard.settings import Settings
+
+Scope = Literal["read", "write", "admin"]
+NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+LASTS_LIMIT_S = 100 * 365 * 86_400
+
+_ID = re.compile("[0-9a-f]{8}")
+_TEXT = re.compile("dy_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
+_SECRET_BYTES = 32
+_LIMIT_BYTES = 16 << 20
+_NOBODYS_SHA256 = hashlib.sha256(secrets.token_bytes(_SECRET_BYTES)).hexdigest()
+
+# As the clock writes times, so that their order is that of their texts.
+_Time = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=wire_name):
+    """What is known of a token; its secret is not.
+
+    :param token_id: the part of it that is no secret.
+    :param name: the operator's name for it, which the audit trail shows.
+    :param scope: each includes the ones before it: read, write, admin.
+    :param repositories: the repoIds that it is bound to; None: it is for all.
+    """
+
+    token_id: Annotated[str, msgspec.Meta(pattern=f"^{_ID.pattern}$")]
+    name: Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}$")]
+    scope: Scope
+    repositories: tuple[RepoId, ...] | None
+    created_at: _Time
+    expires_at: _Time | None
+
+
+class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One token in the file."""
+
+    token: Token
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Tokens:
+    """The tokens of one host. Safe to use from several threads, and beside other processes.
+
+    :param folder: the state folder; made if it is not there.
+    :param host: this machine if not given.
+    """
+
+    def __init__(self, folder: str, host: Host | None = None) -> None:
+        self._host = host or Host.real()
+        self._settings = Settings(self._host, folder)
+        self._path = os.path.join(folder, "tokens.json")
+        self._read: tuple[str, dict[str, _Kept]] | None = None
+
+    def verify(self, text: str) -> Token | None:
+        """The token that a caller sends; None if it is none, is revoked, or has expired.
+
+        How long that takes tells nothing of the secrets, nor of which ids there are.
+
+        :raises diskyard.errors.StorageError: the file cannot be read: nobody may call.
+        """
+        kept = self._kept()
+        found = _TEXT.fullmatch(text)
+        token_id, secret = found.groups() if found else ("", "")
+        one = kept.get(token_id)
+        expected = _NOBODYS_SHA256 if one is None else one.sha256
+        if not hmac.compare_digest(_sha256(secret), expected) or one is None:
+            return None
+        return None if self.has_expired(one.token) else one.token
+
+    def has_expired(self, token: Token) -> bool:
+        """Whether its time is over."""
+        return token.expires_at is not None and self._host.clock.now() >= token.expires_at
+
+    def all(self) -> list[Token]:
+        """Every token that is not revoked, in the order in which they were made."""
+        return [one.token for one in self._kept().values()]
+
+    def create(
+        self,
+        name: str,
+        scope: Scope,
+        repositories: tuple[str, ...] | None = None,
+        lasts_s: int | None = None,
+    ) -> tuple[Token, str]:
+        """Make a token, durably.
+
+        :param repositories: the repoIds that it is bound to; None for all.
+        :param lasts_s: seconds until it expires; None for never.
+        :returns: what is known of it, and the token itself, which can be had only now.
+        :raises diskyard.errors.InvalidParameter: the name is none or is taken, or another
+            parameter is out of range.
+        """
+        self._require_valid(name, repositories, lasts_s)
+        secret = secrets.token_urlsafe(_SECRET_BYTES)
+        with self._changing() as kept:
+            if any(one.token.name == name for one in kept.values()):
+                raise errors.InvalidParameter(
+                    f"There is a token {name} already.", advice="Revoke it first, or choose another name."
+                )
+            token_id = secrets.token_hex(4)
+            while token_id in kept:
+                token_id = secrets.token_hex(4)
+            now = self._host.clock.now()
+            token = Token(
+                token_id=token_id,
+                name=name,
+                scope=scope,
+                repositories=repositories,
+                created_at=now,
+                expires_at=None if lasts_s is None else _later(now, lasts_s),
+            )
+            kept[token_id] = _Kept(token, _sha256(secret))
+        return token, f"dy_{token_id}_{secret}"
+
+    def revoke(self, which: str) -> Token:
+        """Forget a token, durably: from now on nobody can use it.
+
+        :param which: its id or its name.
+        :raises diskyard.errors.InvalidParameter: there is no such token.
+        """
+        with self._changing() as kept:
+            for one in kept.values():
+                if which in (one.token.token_id, one.token.name):
+                    del kept[one.token.token_id]
+                    return one.token
+            raise errors.InvalidParameter(
+                f"There is no token {which!r:.80}.", advice="List those there are (diskyard token list)."
+            )
+
+    def _require_valid(self, name: str, repositories: tuple[str, ...] | None, lasts_s: int | None) -> None:
+        if NAME.fullmatch(name) is None or _ID.fullmatch(name) is not None:
+            raise errors.InvalidParameter(
+                "A token's name is 1-64 letters, digits and . _ @ -, begins with a letter or a digit, and "
+                "is not of eight hexadecimal digits, as the ids of tokens are."
+            )
+        if repositories is not None and (
+            not repositories or any(not key.isprintable() or not 1 <= len(key) <= 255 for key in repositories)
+        ):
+            raise errors.InvalidParameter("A token is bound to one repoId or more, or to none in particular.")
+        if lasts_s is not None and not 1 <= lasts_s <= LASTS_LIMIT_S:
+            raise errors.InvalidParameter("A token lasts at least a second and at most 100 years.")
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, _Kept]]:
+        """The tokens, to be changed; other processes wait until that is written."""
+        with self._settings.locked():
+            kept = dict(self._kept())
+            yield kept
+            data = msgspec.json.encode(list(kept.values()))
+            self._host.files.replace(self._path, data, mode_bits=PRIVATE_BITS)
+
+    def _kept(self) -> dict[str, _Kept]:
+        """The tokens in the file as it is now, by id."""
+        try:
+            # Looked at before it is read: a change in between is then seen by the next call.
+            seen = self._fingerprint()
+            known = self._read
+            if known is not None and known[0] == seen:
+                return known[1]
+            data = self._host.files.read(self._path, _LIMIT_BYTES)
+            found = [] if data is None else msgspec.json.decode(data, type=list[_Kept])
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise errors.StorageError(
+                f"{self._path} cannot be read, so no token is valid: {error}.",
+                advice="Put the file back from a backup, or remove it and make new tokens.",
+            ) from error
+        kept = {one.token.token_id: one for one in found}
+        self._read = (seen, kept)
+        return kept
+
+    def _fingerprint(self) -> str:
+        try:
+            return self._host.files.fingerprint(self._path)
+        except FileNotFoundError:
+            return ""
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _later(now: str, lasts_s: int) -> str:
+    at = datetime.fromisoformat(now) + timedelta(seconds=lasts_s)
+    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,175 @@
+"""A real daemon in a process of its own, on a Unix socket and on TLS, for tests to call, stop and kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+_START_MOST_S = 30.0
+_STOP_MOST_S = 60.0
+_LOOK_S = 0.02
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that signs itself, and its key."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    files = ["-keyout", str(key), "-out", str(certificate), "-addext", names]
+    subprocess.run(["openssl", *words.split(), *files], check=True, capture_output=True)
+    return certificate, key
+
+
+class DaemonProcess:
+    """A daemon on a state folder; started by :meth:`start` or a ``with`` block.
+
+    :param folder: for its files; a short path, since the socket is in it.
+    :param tables: tables of the configuration beyond those for listening: ``{"tasks": {"at_once": 1}}``.
+    :param environment: variables of the process beyond the caller's own.
+    :ivar socket_path: where it answers without a token.
+    :ivar ca_file: what its TLS certificate is checked against.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tables: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        state_folder: Path | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.state_folder = state_folder or folder / "state"
+        self.socket_path = folder / "d.sock"
+        self.ca_file, self._key = make_certificate(folder)
+        self._tables = dict(tables or {})
+        self._environment = {
+            **os.environ,
+            **(environment or {}),
+            "DISKYARD_STATE_DIR": str(self.state_folder),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self.log_path = folder / "log"
+
+    @property
+    def url(self) -> str:
+        """Where it answers on the Unix socket, for the client."""
+        return f"unix://{self.socket_path}"
+
+    @property
+    def tls_url(self) -> str:
+        """Where it answers to tokens."""
+        announced = json.loads((self.state_folder / "daemon.json").read_text())
+        return str(announced["tls_url"])
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        assert self._process is not None
+        return self._process.pid
+
+    def place(self, name: str) -> dict[str, str]:
+        """Connection parameters for a repository beside the daemon."""
+        return {"path": str(self.folder / f"repo-{name}")}
+
+    def start(self) -> Self:
+        """Start it and wait until it is ready."""
+        config = self.folder / "diskyard.toml"
+        config.write_text(self._toml())
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "diskyard.cli", "serve", "--config", str(config)],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        deadline_s = time.monotonic() + _START_MOST_S
+        while not self._is_ready():
+            assert self._process.poll() is None, self.log_path.read_text()
+            assert time.monotonic() < deadline_s, self.log_path.read_text()
+            time.sleep(_LOOK_S)
+        return self
+
+    def _is_ready(self) -> bool:
+        try:
+            announced = json.loads((self.state_folder / "daemon.json").read_text())
+        except FileNotFoundError:
+            return False
+        if announced["pid"] != self.pid:
+            return False  # of one that was killed
+        with self.client() as client:
+            return client.get("/healthz/ready").status_code == 200
+
+    def _toml(self) -> str:
+        tables: dict[str, Any] = {
+            "socket": {"path": str(self.socket_path)},
+            "tcp": {"listen": "127.0.0.1:0", "certificate": str(self.ca_file), "key": str(self._key)},
+            **self._tables,
+        }
+        lines = []
+        for name, found in tables.items():
+            for table in found if isinstance(found, list) else [found]:
+                lines.append(f"[[{name}]]" if isinstance(found, list) else f"[{name}]")
+                # What JSON and TOML write alike: text, numbers, booleans, lists of these.
+                lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+        return "\n".join(lines)
+
+    def client(self, **words: Any) -> httpx.Client:
+        """A plain client of HTTP on the Unix socket."""
+        transport = httpx.HTTPTransport(uds=str(self.socket_path))
+        return httpx.Client(transport=transport, base_url="http://daemon", timeout=60.0, **words)
+
+    def call(self, verb: str, **parameters: Any) -> Any:
+        """Call a verb on the Unix socket; its answer."""
+        with self.client() as client:
+            answer = client.post(f"/v1/{verb}", json=parameters)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def wait_for_task(self, task_id: str) -> Any:
+        """Wait until a task has ended; how it did."""
+        deadline_s = time.monotonic() + _STOP_MOST_S
+        while (task := self.call("getTask", taskId=task_id))["state"] in ("queued", "running"):
+            assert time.monotonic() < deadline_s, task
+            time.sleep(_LOOK_S)
+        return task
+
+    def wait_for_image(self, repository_id: str, image_id: str) -> str:
+        """Wait until nothing works on an image any more; its status."""
+        deadline_s = time.monotonic() + _STOP_MOST_S
+        while True:
+            found = self.call("getImageStatus", repositoryId=repository_id, imageId=image_id)
+            if found["taskId"] is None:
+                return str(found["status"])
+            assert time.monotonic() < deadline_s, found
+            time.sleep(_LOOK_S)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send it a signal and wait for its end; its exit status."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        status = self._process.wait(_STOP_MOST_S)
+        self._process = None
+        return status
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self.stop(signal.SIGTERM if kind is None else signal.SIGKILL)
