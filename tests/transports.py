@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -40,21 +41,20 @@ _START_MOST_S = 30.0
 current: TransportName = "embedded"
 
 
-def chosen(request: pytest.FixtureRequest) -> TransportName:
+def chosen(
+    request: pytest.FixtureRequest, among: Sequence[TransportName] = get_args(TransportName)
+) -> TransportName:
     """The transport of a test, noted for the summary of the run."""
     mark = request.node.get_closest_marker("embedded")
     if mark is not None:
         (reason,) = mark.args
         request.node.user_properties.append((PROPERTY, f"embedded, which they are about: {reason}"))
         return "embedded"
-    name: TransportName
     forced = os.environ.get(VARIABLE, "")
-    if forced in get_args(TransportName):
-        name = forced  # type: ignore[assignment]
-    else:
-        assert not forced, f"${VARIABLE} is {forced!r}"
-        words = f"{Effort.of_environment().seed}:{request.node.nodeid}"
-        name = get_args(TransportName)[hashlib.sha256(words.encode()).digest()[0] % 3]
+    assert forced in ("", *get_args(TransportName)), f"${VARIABLE} is {forced!r}"
+    fitting = [name for name in among if name == forced] or list(among)
+    words = f"{Effort.of_environment().seed}:{request.node.nodeid}"
+    name = fitting[hashlib.sha256(words.encode()).digest()[0] % len(fitting)]
     request.node.user_properties.append((PROPERTY, name))
     return name
 
@@ -81,9 +81,7 @@ class _Server:
         self._application = Application(yard.service, Door(tokens, ("/",)), Limits(requests_per_s=0))
         self._application.health.ready = True
         self._listeners = Listeners(config, host)
-        self.url = f"unix://{self._folder}/d.sock"
-        if name == "tls":
-            self.url = f"https://localhost:{self._listeners.tcp_port}"
+        self.url = self._listeners.tls_url or f"unix://{self._listeners.socket_path}"
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="test-server")
         self._thread.start()
