@@ -93,20 +93,23 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             entries = [value for name, value in getattr(report, "user_properties", ()) if name == TALLY]
             if not entries or (report.when != "call" and outcome != "skipped"):
                 continue
-            of_class = entries[0]["class"]
+            of_class = entries[-1]["class"]  # the first may be what the place that it uses is for
             seconds[of_class] += round(report.duration)
             total = totals.setdefault(of_class, Counter())
             total["failures"] += outcome == "failed"
             if outcome == "skipped":
                 total["tests SKIPPED"] += 1
             for entry in entries:
-                total.update({key: count for key, count in entry.items() if key != "class"})
+                counts = {key: count for key, count in entry.items() if key != "class"}
+                if counts:
+                    totals.setdefault(entry["class"], Counter()).update(counts)
     ended = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, ())]
     for line in transports.summary([report for report in ended if report.when == "call"]):
         terminalreporter.line(line)
     if totals:
         terminalreporter.section(f"what was tried (seed {Effort.of_environment().seed})")
     for of_class, total in sorted(totals.items()):
-        failures = total.pop("failures")
-        counts = ", ".join(f"{count:,} {name}" for name, count in total.items())
-        terminalreporter.line(f"{of_class}: {counts}, {failures} failures, {seconds[of_class]} s")
+        failures = total.pop("failures", 0)
+        tried = [f"{count:,} {name}" for name, count in total.items()]
+        tried += [f"{failures} failures", f"{seconds[of_class]} s"]
+        terminalreporter.line(f"{of_class}: {', '.join(tried)}")

@@ -1,18 +1,25 @@
-"""The one loop in which a plan becomes a transaction."""
+"""The one way in which plans become a transaction; those of several threads share one.
+
+Who comes while an entry is being published waits, and goes into the next one together with all
+that wait (docs/decisions/0012-group-commit.md).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from diskyard import errors
-from diskyard.log.log import Author, Log, Published
+from diskyard.log.log import Author, Log, Published, unknown_outcome
+from diskyard.log.turns import Job, fail_all
 from diskyard.model.state import State
-from diskyard.model.transaction import Draft
+from diskyard.model.transaction import Changes, Draft, Part
 from diskyard.planner.normalise import normalise, verify
 
 Result = TypeVar("Result")
 _ATTEMPTS = 10_000
+_RECORDS_MOST = 1000  # of several changes in one entry: far below the size that an entry may have
 
 
 def refresh(log: Log) -> State:
@@ -30,30 +37,127 @@ def refresh(log: Log) -> State:
         ) from error
 
 
-def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> tuple[Result, State]:
+def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> Result:
     """Plan on the newest state and publish; on losing the number, again.
 
     :param plan: writes on the draft what must change, or raises an error of the table, or
-        leaves it as it is: then nothing is published. It may be called any number of times.
-    :returns: what ``plan`` returned, and the state with its changes, which is durable.
+        leaves it as it is: then nothing is published for it. It may be called any number of
+        times, in any thread that commits to this log.
+    :returns: what ``plan`` returned; its changes are durable.
     :raises diskyard.errors.NotARepository: the repository is being removed.
     :raises diskyard.errors.StorageError: the outcome is unknown (see :meth:`Log.publish`).
     """
+    change = _Change(plan, author)
+    log.writers.take_part(change, partial(_commit, log))
+    result: Result = change.answer()
+    return result
+
+
+class _Change(Job[Any]):
+    """What one thread wants to change."""
+
+    def __init__(self, plan: Callable[[Draft], object], author: Author) -> None:
+        super().__init__()
+        self.plan = plan
+        self.author = author
+
+
+def _commit(log: Log, changes: Sequence[_Change]) -> None:
+    """Answer the first of some changes, and with it those that go into the same entry."""
     for _ in range(_ATTEMPTS):
-        state = refresh(log)
-        _require_open(state)
-        draft = Draft(state)
-        result = plan(draft)
-        normalise(draft)
-        verify(draft)
-        changes = draft.changes()
-        if not changes:
-            return result, state
-        if log.publish(changes, state, author, use_reserve=draft.leads_to_less()) is Published.STANDS:
-            return result, log.newest_known()
-    raise errors.RepositoryUnavailable(
-        "Other writers were quicker every time.", advice="Try again when there is less load."
+        try:
+            group = _Group(refresh(log), changes)
+        except Exception as error:  # noqa: BLE001 - raised again in the threads that asked
+            fail_all(changes, error)
+            return
+        try:
+            if group.publish(log):
+                group.answer()
+                return
+        except errors.DiskyardError as error:
+            if len(group.members) > 1 and error.details.get("outcome") != "unknown":
+                # Nothing was made. Alone each gets what it can: the reserve is for those only
+                # that lead to less, and what cannot be published at all is in nobody's way.
+                for change in group.members:
+                    _commit(log, [change])
+                return
+            fail_all(group.members, error)
+            return
+        except BaseException as error:
+            fail_all(group.members, unknown_outcome(f"it ended with {error!r}"))
+            raise
+    fail_all(
+        changes,
+        errors.RepositoryUnavailable(
+            "Other writers were quicker every time.", advice="Try again when there is less load."
+        ),
     )
+
+
+class _Group:
+    """Changes planned on one state, each on top of those before it.
+
+    If the first one changes nothing there is no entry, and it is alone: others need not wait
+    for one another's sake, nor it for theirs.
+
+    :ivar members: those whose changes are in the entry. Others that were planned are answered
+        with them, for they were planned on changes that must stand first; or else planned anew.
+    """
+
+    def __init__(self, state: State, changes: Sequence[_Change]) -> None:
+        self.members: list[_Change] = []
+        self._state = self._on_top = state
+        self._parts: list[Part] = []
+        self._ids: set[str] = set()
+        self._leads_to_less = True
+        self._answers: list[Callable[[], None]] = []
+        for change in changes:
+            if change is changes[0] or self.members:
+                self._add(change)
+
+    def _add(self, change: _Change) -> None:
+        draft = Draft(self._on_top)
+        try:
+            _require_open(draft.state)
+            result = change.plan(draft)
+            normalise(draft)
+            verify(draft)
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
+            self._answers.append(partial(change.fail, error))
+            return
+        changes = draft.changes()
+        if not self._has_room_for(changes):
+            return  # for the next entry
+        self._answers.append(partial(change.succeed, result))
+        if changes:
+            self.members.append(change)
+            self._on_top = draft.state
+            self._ids.update(changes.ids())
+            self._leads_to_less = self._leads_to_less and draft.leads_to_less()
+            self._parts.append(change.author.part(changes))
+
+    def _has_room_for(self, changes: Changes) -> bool:
+        """Whether the entry may have these changes too: of each record it has at most one.
+
+        What is noted with the number of the entry that changed it, as a revision is, then still
+        names one change.
+        """
+        if not self.members:
+            return True
+        ids = changes.ids()
+        return self._ids.isdisjoint(ids) and len(self._ids) + len(ids) <= _RECORDS_MOST
+
+    def publish(self, log: Log) -> bool:
+        """Make the changes, if there are any; False if they must be planned again."""
+        if not self._parts:
+            return True
+        published = log.publish(self._parts, self._state, use_reserve=self._leads_to_less)
+        return published is Published.STANDS
+
+    def answer(self) -> None:
+        """Tell all that were planned what came of it."""
+        for answer in self._answers:
+            answer()
 
 
 def _require_open(state: State) -> None:

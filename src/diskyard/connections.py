@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from diskyard import errors
@@ -20,6 +20,23 @@ from diskyard.opened import Opened
 from diskyard.repositories.registry import find_format
 
 
+def require_may_use(repo_id: str) -> None:
+    """Refuse a repoId that is none of the present caller's, whether it names anything or not.
+
+    :raises diskyard.errors.Forbidden: it is not.
+    """
+    if not may_use(repo_id):
+        raise errors.Forbidden(
+            f"The token is not bound to repository {repo_id!r:.80}.",
+            advice="Use a token that is bound to it, or to none.",
+            repositoryId=repo_id[:255],
+        )
+
+
+#: Is given a repoId and the place that it names; its answer ends what it began.
+Follower = Callable[[str, Opened], Callable[[], None]]
+
+
 class Connections:
     """repoIds and the places they name, in the order of their connection.
 
@@ -32,6 +49,15 @@ class Connections:
         self._connecting: dict[str, ThreadCalls] = {}
         self._opened: dict[str, Opened] = {}
         self._known: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._followers: list[Follower] = []
+        self._ends: dict[str, list[Callable[[], None]]] = {}
+
+    def when_connected(self, follow: Follower) -> None:
+        """Call ``follow`` for every place that is connected from now on.
+
+        What it answers is called when the place is disconnected.
+        """
+        self._followers.append(follow)
 
     def connect(self, repo_id: str, format_name: str, parameters: Mapping[str, Any]) -> bool:
         """Connect a place; False if that very connection was there already.
@@ -65,7 +91,9 @@ class Connections:
             if alias is not None:
                 log = alias.log
             self._known[repo_id] = (format_name, dict(parameters))
-            self._opened[repo_id] = Opened(repo_id, format_name, storage, log, self._host)
+            opened = Opened(repo_id, format_name, storage, log, self._host)
+            self._opened[repo_id] = opened
+            self._ends[repo_id] = [follow(repo_id, opened) for follow in self._followers]
             return True
 
     def _is_connected(self, repo_id: str, marker: str) -> bool:
@@ -91,6 +119,8 @@ class Connections:
                 raise self._unknown(repo_id)
             del self._known[repo_id]
             opened = self._opened.pop(repo_id, None)
+            for end in self._ends.pop(repo_id, ()):
+                end()
             if opened is not None:
                 opened.storage.close()
 
@@ -101,12 +131,7 @@ class Connections:
         :raises diskyard.errors.RepositoryNotConnected: none; the message lists those there are.
         :raises diskyard.errors.RepositoryUnavailable: it was connected before, and cannot be now.
         """
-        if not may_use(repo_id):
-            raise errors.Forbidden(
-                f"The token is not bound to repository {repo_id!r:.80}.",
-                advice="Use a token that is bound to it, or to none.",
-                repositoryId=repo_id[:255],
-            )
+        require_may_use(repo_id)
         with self._lock:
             known, opened = self._known.get(repo_id), self._opened.get(repo_id)
         if known is None:
@@ -150,6 +175,11 @@ class Connections:
             with contextlib.suppress(errors.DiskyardError):
                 found[key] = self.get(key)
         return found
+
+    def connected(self) -> dict[str, Opened]:
+        """What is connected just now; nothing is connected again for it."""
+        with self._lock:
+            return dict(self._opened)
 
     def remembered(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Format and parameters by repoId, also of those that cannot be used now."""

@@ -80,7 +80,7 @@ class Opened:
 
     def commit(self, plan: Callable[[Draft], Result], author: Author) -> Result:
         """Publish what ``plan`` writes; what it returned. See :func:`diskyard.commit.commit`."""
-        return commit(self.log, plan, author)[0]
+        return commit(self.log, plan, author)
 
     # -- leases -------------------------------------------------------------------------
 

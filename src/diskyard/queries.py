@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
 
 from diskyard import errors
+from diskyard.model.chains import Chains
 from diskyard.model.records import Image, TrackHold
 from diskyard.model.requests import PAGE_LIMIT, ListImages
 from diskyard.model.results import (
@@ -14,7 +16,7 @@ from diskyard.model.results import (
     ImageStatus,
     RepositoryInfo,
 )
-from diskyard.model.space import exclusive_and_shared, usage
+from diskyard.model.space import exclusive_bytes, usage
 from diskyard.model.state import State
 from diskyard.model.status import image_status
 from diskyard.opened import Opened, stored_by_id
@@ -48,38 +50,50 @@ def _trackers(state: State) -> dict[str, list[str]]:
     return found
 
 
-def _info(
-    opened: Opened,
-    state: State,
-    image: Image,
-    stored: Mapping[str, StoredVolume],
-    trackers: Mapping[str, list[str]],
-    unreadable: dict[str, bool],
-) -> ImageInfo:
-    """What is known of an image.
+class _Unreadable(Container[str]):
+    """The volumes that the storage does not have whole; each is looked at when it is asked for."""
 
-    :param unreadable: which volumes were looked at already, and what was found: chains share them.
-    """
-    chain = [volume for _, volume in state.chain(image)]
-    for volume in chain:
-        if volume.id not in unreadable:
-            unreadable[volume.id] = opened.is_unreadable(volume, stored.get(volume.id))
-    missing = [volume.id for volume in chain if unreadable[volume.id]]
-    allocated = {v.id: stored[v.id].allocated_bytes for v in chain if v.id in stored}
-    exclusive_bytes, shared_bytes = exclusive_and_shared(state, image, allocated)
+    def __init__(self, opened: Opened, state: State, stored: Mapping[str, StoredVolume]) -> None:
+        self._opened, self._state, self._stored = opened, state, stored
+
+    def __contains__(self, volume_id: object) -> bool:
+        volume = self._state.volumes[str(volume_id)]
+        return self._opened.is_unreadable(volume, self._stored.get(volume.id))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the answers about several images share."""
+
+    opened: Opened
+    state: State
+    trackers: Mapping[str, list[str]]
+    allocated: Mapping[str, int]
+    chains: Chains
+
+    @classmethod
+    def of(cls, opened: Opened, state: State, stored: Mapping[str, StoredVolume]) -> _Known:
+        allocated = {key: item.allocated_bytes for key, item in stored.items()}
+        chains = Chains(state, _Unreadable(opened, state, stored), allocated)
+        return cls(opened, state, _trackers(state), allocated, chains)
+
+
+def _info(known: _Known, image: Image) -> ImageInfo:
+    """What is known of an image."""
+    exclusive = exclusive_bytes(known.state, image, known.allocated)
     return ImageInfo(
         image_id=image.id,
         kind=image.kind,
         size_bytes=image.size_bytes,
-        exclusive_bytes=exclusive_bytes,
-        shared_bytes=shared_bytes,
+        exclusive_bytes=exclusive,
+        shared_bytes=known.chains.allocated_bytes(image) - exclusive,
         strategy=image.strategy,
-        status=image_status(state, image, opened.storage.capabilities, missing),
+        status=known.chains.status(image, known.opened.storage.capabilities),
         created_at=image.created_at,
         captured_at=image.captured_at,
         user_data=image.user_data,
         revision=image.revision,
-        tracking=tuple(sorted(trackers.get(image.id, ()))),
+        tracking=tuple(sorted(known.trackers.get(image.id, ()))),
         attachments=tuple(
             AttachmentInfo(
                 host_id=found.host.host_id,
@@ -87,7 +101,7 @@ def _info(
                 mode=found.mode,
                 attached_at=found.attached_at,
             )
-            for found in state.attachments_of(image.id)
+            for found in known.state.attachments_of(image.id)
         ),
     )
 
@@ -98,7 +112,7 @@ def image_info(opened: Opened, image_id: str) -> ImageInfo:
     image = strong_image(state, image_id)
     found = {volume.id: opened.stored(volume) for _, volume in state.chain(image)}
     stored = {key: item for key, item in found.items() if item is not None}
-    return _info(opened, state, image, stored, _trackers(state), {})
+    return _info(_Known.of(opened, state, stored), image)
 
 
 def list_images(opened: Opened, request: ListImages) -> ImagePage:
@@ -109,11 +123,10 @@ def list_images(opened: Opened, request: ListImages) -> ImagePage:
     if not 1 <= request.limit <= PAGE_LIMIT:
         raise errors.InvalidParameter(f"limit must be from 1 to {PAGE_LIMIT}.")
     state = opened.state()
-    stored, trackers = stored_by_id(state, opened.storage.list_volumes()), _trackers(state)
-    unreadable: dict[str, bool] = {}
+    known = _Known.of(opened, state, stored_by_id(state, opened.storage.list_volumes()))
     page: list[ImageInfo] = []
     for image in _candidates(state, request):
-        info = _info(opened, state, image, stored, trackers, unreadable)
+        info = _info(known, image)
         if request.status is not None and info.status != request.status:
             continue
         if len(page) == request.limit:

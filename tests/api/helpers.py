@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from diskyard import Diskyard, KiB, MiB, errors
+from diskyard.log.codec import decode
 from diskyard.model.fix import Fix
 from diskyard.model.results import Attached, Task
+from diskyard.model.transaction import Entry
 from diskyard.opened import Opened
 from tests.transports import served
 
@@ -239,6 +241,14 @@ def wait_until(happens: Callable[[], bool]) -> None:
 def fixes(yard: Diskyard, repo: str, kind: str | None = None) -> list[Fix]:
     """What check lists, or what of a type."""
     return yard.check_storage_repository(repo, options={"types": [kind]} if kind else None)
+
+
+def actors(opened: Opened, verb: str) -> set[str]:
+    """Who has committed something by a verb or type of fix, as the log names them."""
+    storage = opened.storage
+    copies = (copy for number in storage.numbers("entry") for copy in storage.get("entry", number))
+    entries = [decode(copy, Entry)[0] for copy in copies if copy is not None]
+    return {entry.actor for entry in entries if entry.verb == verb}
 
 
 def intercept(

@@ -68,7 +68,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "importImage": {"newImageId": None, "as": None, "optimizeNow": False, "rateLimit": 0},
     "checkStorageRepository": {"deep": False, "types": None, "imageIds": None},
-    "fixStorageRepository": {"rateLimit": 0, "force": False},
+    "fixStorageRepository": {"rateLimit": 0, "force": False, "runFirst": False},
     "exportImage": {"rateLimit": 0},
     "setUserData": {"ifRevision": None},
     "prepareImage": {"readOnly": None, "owner": None, "serve": None},

@@ -56,6 +56,14 @@ def test_a_task_stopped_from_another_terminal(program: Program, noise: Path) -> 
 
 
 @pytest.mark.embedded("--no-wait leaves the work to nobody; a daemon does it (test_daemon.py)")
+def test_fixes_that_run_first(program: Program, noise: Path) -> None:
+    program.run("image", "import", "fast", "noise.raw", "--format", "raw", "--name", "n", "--no-wait")
+    assert "complete fast/n: done" in program.run("repo", "fix", "fast", "--first").out
+    program.run("image", "export", "n", "out.raw", "--format", "raw")
+    assert (program.folder / "out.raw").read_bytes() == noise.read_bytes()
+
+
+@pytest.mark.embedded("--no-wait leaves the work to nobody; a daemon does it (test_daemon.py)")
 def test_what_waits_is_shown_with_why(program: Program, noise: Path) -> None:
     program.run("image", "import", "fast", "noise.raw", "--format", "raw", "--name", "lost", "--no-wait")
     noise.unlink()

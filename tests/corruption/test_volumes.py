@@ -103,6 +103,25 @@ def test_replaced(bench: Bench, outside: Outside, effort: Effort, tally: Tally, 
     tally("corruption", cases=len(chosen), runs=len(chosen))
 
 
+@pytest.mark.parametrize(
+    "damage", [damage for damage in REPLACED if damage.name.startswith("folder")], ids=str
+)
+def test_restored_beside_a_folder(bench: Bench, outside: Outside, tally: Tally, damage: Damage) -> None:
+    """A folder in a volume's place is no volume: the volume is restored, and forgotten, without it."""
+    tally("corruption", cases=1, runs=1)
+    with bench.world() as world:
+        path = volume_of(world, "s2")
+        damage.apply(path, outside)
+        kept = list(path.iterdir())
+        found = survey(world)
+        assert not [step for step in found.errors if step.startswith("fix")]
+        service = world.service(host_named("looker"))
+        world.judge(service)
+        assert not world.fixes(service, "a")
+        service.close()
+        assert list(path.iterdir()) == kept
+
+
 def edited(change: Callable[[bytearray, Outside], None]) -> Callable[[Path, Outside], None]:
     """A damage inside a file."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from pathlib import Path
 
@@ -13,49 +12,22 @@ from diskyard.fixes.runner import run_fix
 from diskyard.service import Service, call
 from diskyard.testing.crash import held_scenario, run_scenario
 from diskyard.testing.effort import Effort
-from diskyard.testing.scenarios import SCENARIOS, Scenario
+from diskyard.testing.scenarios import FIX_ALL, SCENARIOS
 from diskyard.testing.steps import Side
-from diskyard.testing.world import PLACES, SIZE_BYTES, World, host_named, judge_outcome
+from diskyard.testing.world import PLACES, SIZE_BYTES, host_named
 from tests.conftest import Tally
+from tests.crash.bench import Bench
 
-MOST = 40  # steps of a scenario tried in a quick run
+SIDES: tuple[Side, ...] = ("before", "after")
+MOST = 36  # steps of a scenario tried in a quick run
 SLOW = 12  # steps tried of a slow scenario
 SUSPENDED = 3  # of the steps of a scenario, in a quick run
+#: How often a scenario is killed, and then its fixes too; of all pairs of steps always a sample.
+AGAIN, AGAIN_THOROUGH = 2, 12
+#: The scenarios whose fixes are killed.
+FIXED = Effort.of_environment().sample(SCENARIOS, 8, "killed again")
 #: What a fix may end with while another host works on the same image.
 WAITS = (errors.LeaseHeld, errors.ImageInUse, errors.ImageBroken)
-
-
-class Bench:
-    """A world made ready for a scenario, copied for each run."""
-
-    def __init__(self, scenario: Scenario, folder: Path) -> None:
-        self.scenario = scenario
-        self._prepared = World(folder / "prepared")
-        self._prepared.create()
-        builder = self._prepared.service(host_named("builder"))
-        scenario.prepare(self._prepared, builder)
-        builder.close()
-        self._folders = (folder / f"run-{number}" for number in itertools.count())
-        whole = self.copy()
-        ran = run_scenario(scenario.name, whole)
-        assert ran.answered, ran
-        self.judge(whole, answered=True, effort=Effort(), purpose=())
-        self.steps = ran.names
-        assert self.steps
-
-    def copy(self) -> World:
-        """The prepared world anew."""
-        return self._prepared.copied(next(self._folders))
-
-    def judge(self, world: World, *, answered: bool, effort: Effort, purpose: tuple[object, ...]) -> None:
-        """All must be right, and the world goes."""
-        order = effort.random(self.scenario.name, *purpose)
-        after = self.scenario.after(world)
-        judge_outcome(world, dict(world.images), after, answered=answered, order=order)
-        looker = world.service(host_named("looker"))
-        self.scenario.look(world, looker, answered=answered)
-        looker.close()
-        shutil.rmtree(world.folder)
 
 
 def tear_down_all(service: Service, place: str) -> None:
@@ -114,3 +86,25 @@ def test_suspended_at_every_step(bench: Bench, effort: Effort, tally: Tally) -> 
             other.close()
         bench.judge(world, answered=ran.answered, effort=effort, purpose=("suspended", index))
         tally("suspended", runs=1)
+
+
+@pytest.mark.parametrize("bench", FIXED, ids=lambda scenario: scenario.name, indirect=True)
+def test_killed_again_while_fixing(bench: Bench, effort: Effort, tally: Tally) -> None:
+    """It is killed, then whoever fixes what it has left is; others must mend that."""
+    name = bench.scenario.name
+    chance = effort.random("again", name)
+    tally("killed again")
+    for number in range(AGAIN_THOROUGH if effort.thorough else AGAIN):
+        first, sides = chance.randrange(len(bench.steps)), chance.choices(SIDES, k=2)
+        world = bench.copy()
+        ran = run_scenario(name, world, kill_at=first, side=sides[0])
+        whole = bench.copy(world)
+        steps = run_scenario(FIX_ALL.name, whole).names
+        shutil.rmtree(whole.folder)
+        tally("killed again", steps=len(steps))
+        if steps:
+            second = chance.randrange(len(steps))
+            fixed = run_scenario(FIX_ALL.name, world, kill_at=second, side=sides[1])
+            assert fixed.killed or fixed.answered, fixed
+            tally("killed again", runs=1)
+        bench.judge(world, answered=ran.answered, effort=effort, purpose=("again", number))

@@ -15,7 +15,7 @@ from diskyard.host import Commands
 from diskyard.testing.effort import Effort
 from diskyard.testing.fake_programs import OF_EVERY_PROGRAM, OF_QEMU_IMG, OF_THE_DAEMON, FakePrograms
 from diskyard.testing.fault_injection import Injector
-from diskyard.testing.fault_runs import FaultRuns
+from diskyard.testing.fault_runs import ROUNDS, FaultRuns
 from diskyard.testing.killed_daemons import killing_host
 from diskyard.testing.scenarios import SCENARIOS, Scenario, find_scenario
 from tests.conftest import Tally
@@ -91,7 +91,7 @@ def test_the_daemon_is_killed(scenario: Scenario, quick_folder: Path, effort: Ef
     asked, refused = list(commands.asked), 0
     # Always at its end too: what it has not written by then must not count as written.
     quits = [(at, False) for at, what in enumerate(asked) if what == "qmp quit"]
-    chosen = sorted({*effort.sample(places, 2, "killed", scenario.name), *quits[-1:]})
+    chosen = sorted({*effort.sample(places, 2, "killed", scenario.name, rounds=ROUNDS), *quits[-1:]})
     for at, afterwards in chosen:
         host, commands = killing_host("killing")
         begin = partial(commands.begin, at, afterwards=afterwards)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,9 @@ from diskyard import errors
 from diskyard.host.calls import TIMEOUT_VARIABLE, PatientLock, default_timeout_s, noted
 from diskyard.service import Service, call
 from diskyard.service.supervise import Supervisor
+from diskyard.tasks.limits import TaskLimits, Urgency
 from diskyard.tasks.pool import TaskPool
+from diskyard.tasks.waitlist import Waiting
 from tests.conftest import Tally
 
 _LONG_S = 60.0
@@ -91,18 +93,66 @@ def test_a_lock_whose_holder_hangs_is_not_waited_for(
         pass
 
 
+def waiting(work: Callable[[], None], place: str = "a") -> Waiting:
+    return Waiting(Urgency.ASKED, 0, 0, place, work)
+
+
 def test_a_task_that_hangs_takes_no_others_place(storage: threading.Event) -> None:
-    pool, done = TaskPool(1, 0.1), threading.Event()
+    pool, done = TaskPool(TaskLimits(1, 1), 0.1), threading.Event()
 
     def hang() -> None:
         with noted("read"):
             storage.wait()
 
-    pool.submit(hang)
-    pool.submit(done.set)
+    pool.submit(waiting(hang))
+    pool.submit(waiting(done.set))
     assert done.wait(_LONG_S)
-    pool.close()  # comes back though the first one has not
+    assert pool.close()  # comes back though the first one has not
     assert not storage.is_set()
+
+
+def test_storage_that_hangs_gets_a_few_threads_and_others_get_their_places(storage: threading.Event) -> None:
+    """Of one repository the limit and two more may be stuck; the rest waits until it answers."""
+    pool = TaskPool(TaskLimits(2, 2), 0.1)
+    began, last = threading.Semaphore(0), threading.Event()
+    stuck = []
+
+    def hang() -> None:
+        stuck.append(threading.current_thread())
+        began.release()
+        with noted("read"):
+            storage.wait()
+
+    for _ in range(7):
+        pool.submit(waiting(hang))
+    for _ in range(4):
+        assert began.acquire(timeout=_LONG_S)
+    for _ in range(3):  # one after the other they pass by what waits
+        other = threading.Event()
+        pool.submit(waiting(other.set, "b"))
+        assert other.wait(_LONG_S)
+    assert len(stuck) == 4
+    storage.set()
+    for _ in range(3):
+        assert began.acquire(timeout=_LONG_S)
+    pool.submit(waiting(last.set))
+    assert last.wait(_LONG_S)
+    assert pool.close()
+
+
+def test_closing_waits_no_longer_than_it_is_told(storage: threading.Event) -> None:
+    pool, began = TaskPool(TaskLimits(), _LONG_S), threading.Event()
+
+    def hang() -> None:
+        began.set()
+        with noted("read"):
+            storage.wait()
+
+    pool.submit(waiting(hang))
+    assert began.wait(_LONG_S)
+    assert not pool.close(timeout_s=0.1)
+    storage.set()
+    assert pool.close()
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "nan"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from diskyard.testing.effort import Effort
+from diskyard.testing.power_cut import CutState
 from diskyard.testing.recording import record
 from diskyard.testing.scenarios import SCENARIOS, Scenario
 from diskyard.testing.scenarios.durable import DURABLE_SCENARIOS
@@ -17,6 +18,10 @@ from tests.power_cut.syncs import known, of_kinds
 ALL = [*(scenario for scenario in SCENARIOS if scenario.name != "export"), *DURABLE_SCENARIOS]
 STATES = 8
 TORN, TORN_THOROUGH = 3, 8
+#: Of how many states of how many scenarios the fixes are cut too, and how many states of that are judged.
+AGAIN, AGAIN_THOROUGH = 2, 6
+STATES_AGAIN = 3
+FIXED = Effort.of_environment().sample(ALL, 6, "cut again")
 
 
 @pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
@@ -37,3 +42,20 @@ def test_power_cut(scenario: Scenario, place: Path, effort: Effort, tally: Tally
     for state in chosen:
         recording.judge(disk, state, place / "cut")
     tally("power cut", steps=disk.length, states=len(states), runs=len(chosen))
+
+
+@pytest.mark.parametrize("scenario", FIXED, ids=lambda scenario: scenario.name)
+def test_power_cut_again(scenario: Scenario, place: Path, effort: Effort, tally: Tally) -> None:
+    """The power fails once more while whoever came after fixes what the first cut has left."""
+    tally("power cut again")
+    recording = record(scenario, place / "recorded", effort.seed)
+    chance = effort.random("cut again", scenario.name)
+    states = recording.disk.states(TORN)
+    count = min(len(states), AGAIN_THOROUGH if effort.thorough else AGAIN)
+
+    def choose(second: list[CutState]) -> list[CutState]:
+        return chance.sample(second, min(len(second), STATES_AGAIN))
+
+    for state in chance.sample(states, count):
+        steps, runs = recording.judge_again(recording.disk, state, place / "again", choose)
+        tally("power cut again", steps=steps, runs=runs)

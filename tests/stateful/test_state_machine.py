@@ -9,20 +9,27 @@ from hypothesis.stateful import run_state_machine_as_test
 from diskyard.testing.effort import Effort
 from tests.conftest import Tally
 from tests.stateful.machine import Counts, ImageMachine
+from tests.stateful.parts import parts
 
 STEPS = 40
+STORIES = 25
 FORMATS = ("memory-1.0",)
+#: A thorough run tells as many stories again in each part; parts can run side by side.
+PARTS = parts(100)
 
 
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("format", FORMATS)
-def test_stories(format: str, effort: Effort, tally: Tally) -> None:
+def test_stories(format: str, part: int, effort: Effort, tally: Tally) -> None:
     """One verb at a time; a story that fails is told again in its shortest form."""
     tally("stories in memory")
     Counts.steps = Counts.compared_bytes = 0
     run_state_machine_as_test(
-        seed(effort.seed)(type("Story", (ImageMachine,), {"format": format})),
+        seed(effort.random("stories", format, part).getrandbits(64))(
+            type("Story", (ImageMachine,), {"format": format})
+        ),
         settings=settings(
-            max_examples=200 if effort.thorough else 25,
+            max_examples=STORIES,
             stateful_step_count=STEPS,
             deadline=None,
             database=None,

@@ -10,22 +10,30 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from diskyard.testing.effort import Effort
 from tests.conftest import Tally
+from tests.stateful.parts import parts
 from tests.stateful.process_rules import StoryMachine
 from tests.stateful.processes import Counts
 
 STEPS = 40
+STORIES, STORIES_THOROUGH = 30, 40
 FORMATS = ("localfs-1.0",)
+#: A thorough run tells stories in parts that can run side by side.
+PARTS = parts(12)
 
 
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("format", FORMATS)
-def test_stories_of_processes(format: str, quick_folder: Path, effort: Effort, tally: Tally) -> None:
+def test_stories_of_processes(
+    format: str, part: int, quick_folder: Path, effort: Effort, tally: Tally
+) -> None:
     """A story that fails is told again in its shortest form; ``DISKYARD_SEED`` tells others."""
     tally("stories")
     Counts.operations = Counts.held = Counts.kills = Counts.bytes_compared = 0
+    machine = type("Story", (StoryMachine,), {"format": format, "place": quick_folder})
     run_state_machine_as_test(
-        seed(effort.seed)(type("Story", (StoryMachine,), {"format": format, "place": quick_folder})),
+        seed(effort.random("stories", format, part).getrandbits(64))(machine),
         settings=settings(
-            max_examples=300 if effort.thorough else 40,
+            max_examples=STORIES_THOROUGH if effort.thorough else STORIES,
             stateful_step_count=STEPS,
             deadline=None,
             database=None,

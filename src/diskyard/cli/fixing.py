@@ -87,6 +87,7 @@ class How:
 
     :param types: only these; all if there are none.
     :param rate: bytes per second, 0 for no limit.
+    :param first: before all that waits on this host.
     :param force: run also a chosen fix that waits: release data kept for a copy that cannot be
         looked at.
     """
@@ -94,6 +95,7 @@ class How:
     types: Sequence[str] = ()
     deep: bool = False
     rate: int = 0
+    first: bool = False
     force: bool = False
 
     def check(self, yard: Diskyard, repo: str) -> list[Fix]:
@@ -180,7 +182,8 @@ def _run(yard: Diskyard, repo: str, fix: Fix, title: str, how: How, outcome: Fix
     error: errors.DiskyardError | None = None
     changed: bool | None = None
     try:
-        task_id = yard.fix_storage_repository(repo, fix, {"rate_limit": how.rate, "force": how.force}).task_id
+        options = {"rate_limit": how.rate, "run_first": how.first, "force": how.force}
+        task_id = yard.fix_storage_repository(repo, fix, options).task_id
         wait(yard)
         changed = yard.get_task(task_id).changed
     except errors.DiskyardError as raised:

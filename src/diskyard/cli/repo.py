@@ -171,6 +171,7 @@ def check(context: click.Context, repo: str, deep: bool, types: tuple[str, ...],
 @_types
 @click.option("--deep", is_flag=True, help="Look as 'repo check --deep' does.")
 @rate
+@click.option("--first", is_flag=True, help="Run them before all that waits on this host.")
 @click.option(
     "--force", is_flag=True, help="Release what a FIX-ID keeps for a copy that cannot be looked at from here."
 )
@@ -181,6 +182,7 @@ def fix(
     types: tuple[str, ...],
     deep: bool,
     rate: int,
+    first: bool,
     force: bool,
 ) -> None:
     """Run fixes until none that can run is listed; those that wait are shown with why.
@@ -191,6 +193,6 @@ def fix(
         raise refuse("Both --all and a FIX-ID are given.", "Leave one of them out.")
     if force and not fix_ids:
         raise refuse("--force is for a FIX-ID.", "Name the fix: you answer for that its copy is over.")
-    how = How(types, deep, rate, force)
+    how = How(types, deep, rate, first, force)
     with open_yard() as yard:
         run_fixes(yard, repo, choose_fixes(yard, repo, fix_ids, how), how)

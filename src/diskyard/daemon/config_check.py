@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import grp
 import os
-import re
 from collections.abc import Iterator
 from typing import get_args
 
 from diskyard.daemon.config import Config, TcpConfig, socket_path, state_folder
 from diskyard.model.options import FixType
 
-_SOCKET_PATH_LIMIT_BYTES = 107  # unix(7): sun_path, and the zero that ends it
+# unix(7): sun_path with the zero that ends it, and ".new", which it ends with until it has its mode.
+_SOCKET_PATH_LIMIT_BYTES = 108 - len("\0") - len(".new")
 _TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
-_HOURS = re.compile(f"({_TIME})-({_TIME})")
 
 
 def check(config: Config) -> list[str]:
@@ -58,7 +57,7 @@ def _socket(config: Config) -> Iterator[str]:
     elif length > _SOCKET_PATH_LIMIT_BYTES:
         default = "" if config.socket.path else f" (the default in {state_folder(config)!r})"
         yield (
-            f"socket.path{default} has {length} bytes; the kernel takes at most {_SOCKET_PATH_LIMIT_BYTES}"
+            f"socket.path{default} has {length} bytes; there is room for at most {_SOCKET_PATH_LIMIT_BYTES}"
         )
     if config.socket.group:
         try:
@@ -119,6 +118,7 @@ def _caretaker(config: Config) -> Iterator[str]:
         at = f"caretaker[{number}]"
         if len(set(policy.fixes)) != len(policy.fixes):
             yield f"{at}.fixes has one of them twice"
-        found = _HOURS.fullmatch(policy.hours)
-        if policy.hours and (found is None or found[1] == found[2]):
-            yield f"{at}.hours must be HH:MM-HH:MM, from one time to another, not {policy.hours!r:.80}"
+        try:
+            policy.is_open(0.0)
+        except ValueError as error:
+            yield f"{at}.hours are no hours, {policy.hours!r:.80}: {error}"

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import threading
+from collections.abc import Callable
 from functools import partial
 
 from diskyard import errors
 from diskyard.daemon.announced import Announcement
+from diskyard.daemon.audit import Audit
+from diskyard.daemon.caretaker import Caretaker
 from diskyard.daemon.config import Config, load, refused, state_folder
 from diskyard.daemon.config_check import check
 from diskyard.daemon.listeners import Listeners
+from diskyard.daemon.logs import configure, logger
+from diskyard.daemon.news import News
+from diskyard.daemon.notify import Manager
+from diskyard.daemon.resume import resume
+from diskyard.daemon.tokens import Tokens
 from diskyard.host import Host
 from diskyard.http.access import Door
 from diskyard.http.app import Application
 from diskyard.http.limits import Limits
+from diskyard.http.metrics import Metrics
 from diskyard.service import Service
+from diskyard.tasks.limits import TaskLimits
 from diskyard.version import version
 
-log = logging.getLogger("diskyard.daemon")
+_log = logger("diskyard.daemon")
 _STARTED_LOOK_S = 0.01
 _CLOSE_MOST_S = 20.0
 
@@ -38,6 +47,33 @@ def checked_config(path: str | None) -> Config:
     return config
 
 
+def make_service(config: Config, host: Host) -> Service:
+    """The service of a daemon."""
+    limits = TaskLimits(
+        at_once=config.tasks.at_once,
+        at_once_per_repository=config.tasks.at_once_per_repository,
+        order=config.tasks.order,
+        rate_limit_bytes_per_s=config.tasks.rate_limit_bytes_per_s,
+    )
+    return Service(host, state_folder(config), actor="daemon", limits=limits)
+
+
+def make_application(config: Config, service: Service, audit: Audit | None) -> Application:
+    """The application that answers for a service."""
+    limits = Limits(
+        request_bytes=config.limits.request_bytes,
+        requests_per_s=config.limits.requests_per_s,
+        concurrent_requests=config.limits.concurrent_requests,
+        concurrent_per_repository=config.limits.concurrent_per_repository,
+        event_streams=config.limits.event_streams,
+    )
+    door = Door(Tokens(state_folder(config), service.host), config.transfer.folders)
+    metrics = Metrics(service, service.host.clock)
+    app = Application(service, door, limits, metrics, audit)
+    metrics.watch(lambda: app.lanes.under_way, lambda: app.streams.open)
+    return app
+
+
 class Daemon:
     """One daemon of this host.
 
@@ -46,23 +82,21 @@ class Daemon:
     """
 
     def __init__(self, config: Config) -> None:
+        configure(config.log)
         host = Host.real()
-        folder = state_folder(config)
-        self.service = Service(host, folder, actor="daemon")
-        self._announcement = Announcement(host, folder)
-        self.listeners = Listeners(config, host)
-        self.app = Application(
-            self.service,
-            Door(None, config.transfer.folders),
-            Limits(
-                request_bytes=config.limits.request_bytes,
-                requests_per_s=config.limits.requests_per_s,
-                concurrent_requests=config.limits.concurrent_requests,
-                concurrent_per_repository=config.limits.concurrent_per_repository,
-                event_streams=config.limits.event_streams,
-            ),
-        )
+        self._manager = Manager()
+        self.service = make_service(config, host)
+        self._announcement = Announcement(host, state_folder(config))
+        try:
+            self._audit = Audit(config.log.audit_file, host)
+        except OSError as error:
+            raise errors.from_os_error(error, "opening the audit file") from error
+        self.app = make_application(config, self.service, self._audit)
+        self._news = News(self.service)
+        self._caretaker = Caretaker(self.service, config.caretaker)
+        self._resumes = config.tasks.resume
         self._stop = asyncio.Event()
+        self.listeners = Listeners(config, host)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; a second one ends the process at once."""
@@ -75,6 +109,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         serving = asyncio.create_task(self.listeners.serve(self.app.asgi()))
         stopped = asyncio.create_task(self._stop.wait())
+        watched = asyncio.create_task(self._manager.stay_alive())
         try:
             while not (self.listeners.listening or serving.done()):
                 await asyncio.sleep(_STARTED_LOOK_S)
@@ -83,54 +118,75 @@ class Daemon:
         finally:
             stopped.cancel()
             await self._end(serving)
+            watched.cancel()
 
     def _started(self) -> None:
         places = [found for found in (self.listeners.socket_path, self.listeners.tls_url) if found]
         self._announcement.tell(self.listeners.socket_path, self.listeners.tls_url)
         self.app.health.ready = True
-        log.info("diskyard %s answers at %s", version(), " and ".join(places))
-        threading.Thread(target=self._reconnect, name="diskyard-reconnect", daemon=True).start()
+        self._manager.ready(f"Answers at {' and '.join(places)}.")
+        _log.info("answers", version=version(), at=places)
+        _begin("diskyard-start", self._go_on)
 
-    def _reconnect(self) -> None:
-        """Connect again what was connected before, each place whatever becomes of the others."""
+    def _go_on(self) -> None:
+        """Connect again what was connected before, and go on with what was cut short."""
         for repo_id in self.service.connections.remembered():
             try:
                 self.service.supervisor.run(partial(self.service.connections.get, repo_id))
             except errors.DiskyardError as error:
-                log.warning("%s is not connected: %s It is tried again when it is used.", repo_id, error)
+                _log.warning("a repository is not connected", repositoryId=repo_id, reason=error.message)
+        if self._resumes:
+            resume(self.service)
+        self._news.start()
+        self._caretaker.start()
 
     def _asked_to_stop(self, number: signal.Signals) -> None:
-        log.info("%s: ending", signal.Signals(number).name)
+        _log.info("ends", signal=signal.Signals(number).name)
         self._stop.set()
         for other in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(other)
+            signal.signal(other, signal.SIG_DFL)
 
     def _reload(self) -> None:
-        """Use files that were replaced: the certificate."""
-        try:
-            self.listeners.reload_certificate()
-        except OSError as error:
-            log.error("the certificate is not replaced: %s", error)
+        """Use files that were replaced: the certificate, and the audit file after a rotation."""
+        self._manager.reloading()
+        for what, again in (
+            ("certificate", self.listeners.reload_certificate),
+            ("audit file", self._audit.reopen),
+        ):
+            try:
+                again()
+            except OSError as error:
+                _log.error("the old file stays in use", file=what, reason=str(error))
+        self._manager.ready("Files were read again.")
 
     async def _end(self, serving: asyncio.Task[None]) -> None:
         """Answer what was asked, stop what runs at its next checkpoint, and leave nothing behind."""
+        self._manager.stopping("Ends what runs at its next checkpoint.")
         self.app.health.stopping = True
         self._announcement.withdraw()
         self.app.streams.stopping.set()
         self.listeners.stop()
-        # On a thread that keeps nothing from ending: storage that hangs may never answer.
-        closed = asyncio.Event()
-        loop = asyncio.get_running_loop()
+        closed, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def close() -> None:
-            self.service.close()
+            self._news.stop()
+            self._caretaker.stop()
+            if not self.service.close(resumable=True, timeout_s=_CLOSE_MOST_S):
+                _log.warning("tasks wait for storage that does not answer; their fixes stay listed")
             loop.call_soon_threadsafe(closed.set)
 
-        threading.Thread(target=close, name="diskyard-close", daemon=True).start()
+        _begin("diskyard-close", close)
         await asyncio.wait((serving,))
         try:
-            await asyncio.wait_for(closed.wait(), _CLOSE_MOST_S)
+            await asyncio.wait_for(closed.wait(), _CLOSE_MOST_S * 2)
         except TimeoutError:
-            log.warning("some tasks wait for storage that does not answer; their fixes stay listed")
+            _log.error("what this process has open does not close; it ends all the same")
         self.listeners.close()
+        self._audit.close()
         serving.result()
+
+
+def _begin(name: str, work: Callable[[], None]) -> None:
+    """Run on a thread that keeps nothing from ending: storage that hangs may never answer."""
+    threading.Thread(target=work, name=name, daemon=True).start()

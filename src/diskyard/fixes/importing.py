@@ -11,7 +11,13 @@ from diskyard.model.records import FileSource, Image
 from diskyard.mover.copy import copy_view
 from diskyard.mover.interface import Chain
 from diskyard.mover.transfer import private_copy
-from diskyard.mover.untrusted import IMPORT_LIMITS, import_layer, inspect_import, open_untrusted
+from diskyard.mover.untrusted import (
+    IMPORT_LIMITS,
+    blocks_held,
+    import_layer,
+    inspect_import,
+    open_untrusted,
+)
 
 
 def file_waits_for(host: Host, source: FileSource) -> str | None:
@@ -116,5 +122,6 @@ def _copy_layer(
         monitor=work,
         target_zeroed=True,
         source_limits=IMPORT_LIMITS,
+        source_blocks=blocks_held(work.engine.host, path, source.format),
         source_fds=() if source_fd is None else (source_fd,),
     )

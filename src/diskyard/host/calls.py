@@ -69,20 +69,22 @@ class ThreadCalls:
     """The call that one thread is in; read by others.
 
     :ivar current: None while the thread asks nothing of storage.
+    :ivar behind: of the thread that it waits for, if it waits for one: that one's calls are its own.
     :ivar timeout_s: how long it may last before the storage counts as not answering.
     """
 
-    __slots__ = ("current", "timeout_s")
+    __slots__ = ("behind", "current", "timeout_s")
 
     def __init__(self) -> None:
         self.current: StorageCall | None = None
+        self.behind: ThreadCalls | None = None
         self.timeout_s = default_timeout_s()
 
     def overdue(self) -> StorageCall | None:
         """The call, if the storage should have answered it by now."""
-        call = self.current
+        call, behind = self.current, self.behind
         if call is None:
-            return None
+            return None if behind is None else behind.overdue()
         limit_s = self.timeout_s * (_LONG_FACTOR if call.is_long else 1)
         return call if call.lasts_s() > limit_s else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import uuid
@@ -71,17 +72,27 @@ def _pid_namespace() -> int:
 
 def this_process(host: HostIdentity) -> ProcessIdentity:
     """The identity of the calling process."""
+    pid, pid_namespace, start_ticks = _own_numbers()
+    return ProcessIdentity(
+        machine_id=host.machine_id,
+        boot_id=host.boot_id,
+        pid_namespace=pid_namespace,
+        pid=pid,
+        start_ticks=start_ticks,
+    )
+
+
+@functools.cache
+def _own_numbers() -> tuple[int, int, int]:
+    """Process id, PID namespace and start of this process: asked for with each temporary file."""
     pid = os.getpid()
     start_ticks = _start_ticks(pid)
     if start_ticks is None:
         raise errors.InternalError("/proc does not show this process.")
-    return ProcessIdentity(
-        machine_id=host.machine_id,
-        boot_id=host.boot_id,
-        pid_namespace=_pid_namespace(),
-        pid=pid,
-        start_ticks=start_ticks,
-    )
+    return pid, _pid_namespace(), start_ticks
+
+
+os.register_at_fork(after_in_child=_own_numbers.cache_clear)
 
 
 def provably_gone(process: ProcessIdentity, host: HostIdentity) -> bool:

@@ -109,7 +109,11 @@ class ReadingFiles:
                 if not may_be(beginning, end, info.st_size):
                     return beginning
             with os.fdopen(fd, "rb", closefd=False) as file:
-                return file.read(limit_bytes + 1)
+                # Python takes as much memory as it is told to read: mostly this is all there is.
+                data = file.read(info.st_size + 1)
+                if len(data) <= info.st_size:
+                    return data
+                return data + file.read(limit_bytes + 1 - len(data))
         finally:
             os.close(fd)
 

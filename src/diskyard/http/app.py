@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from diskyard import errors
 from diskyard.host.identity import new_uuid
+from diskyard.http import openapi, reference
 from diskyard.http.access import Door, Sender, peer_of
 from diskyard.http.limits import Lanes, Limits, Rates
 from diskyard.http.problems import problem_response
@@ -98,6 +99,8 @@ class Application:
     """What the routes work with.
 
     :param door: who is let in.
+    :param figures: where requests are counted.
+    :param audit: where it is kept who did what; None: nowhere.
     """
 
     def __init__(
@@ -105,8 +108,8 @@ class Application:
         service: Service,
         door: Door,
         limits: Limits,
-        figures: Figures | None = None,
-        audit: AuditTrail | None = None,
+        figures: Figures,
+        audit: AuditTrail | None,
     ) -> None:
         self.service = service
         self.health = Health()
@@ -115,8 +118,8 @@ class Application:
         self._limits = limits
         self._figures = figures
         self._audit = audit
-        self._lanes = Lanes(limits, service.supervisor.timeout_s)
-        self._verbs = Verbs(service, self._lanes)
+        self.lanes = Lanes(limits, service.supervisor.timeout_s)
+        self._verbs = Verbs(service, self.lanes)
         self._rates = Rates(limits.requests_per_s)
         self._refusals = Rates(_REFUSALS_PER_S)
 
@@ -130,6 +133,8 @@ class Application:
             Route("/healthz", self._route(self._healthz), methods=get),
             Route("/healthz/live", self._route(self._live), methods=get),
             Route("/healthz/ready", self._route(self._ready), methods=get),
+            Route("/openapi.json", self._route(self._openapi), methods=get),
+            Route("/docs", self._route(self._docs), methods=get),
         ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
         app.router.redirect_slashes = False
@@ -215,7 +220,7 @@ class Application:
         request: ask.Request | None = None
         outcome, answer = "ok", b""
         try:
-            async with self._lanes.request():
+            async with self.lanes.request():
                 sender = self._admit(exchange, "read" if verb is None else verb.access)
                 if verb is None:
                     error = errors.InvalidParameter(
@@ -232,8 +237,7 @@ class Application:
             raise
         finally:
             seconds = time.monotonic() - exchange.began_s
-            if self._figures is not None:
-                self._figures.observe(name if verb is not None else "unknown", outcome, seconds)
+            self._figures.observe(name if verb is not None else "unknown", outcome, seconds)
             if verb is not None and not verb.only_looks and exchange.sender is not None:
                 self._note(exchange, name, *_about(request, answer), outcome)
         headers = {}
@@ -294,7 +298,7 @@ class Application:
     async def _metrics(self, exchange: Exchange) -> Response:
         if self._admit(exchange, "read").caller.repositories is not None:
             raise errors.Forbidden("The metrics are of all repositories, and the token is bound to some.")
-        data, media_type = (b"", "text/plain") if self._figures is None else self._figures.render()
+        data, media_type = self._figures.render()
         return Response(data, headers={"Content-Type": media_type})
 
     async def _healthz(self, exchange: Exchange) -> Response:
@@ -314,6 +318,13 @@ class Application:
             "version": version(),
         }
         return Response(msgspec.json.encode(words), status, media_type="application/json")
+
+    async def _openapi(self, exchange: Exchange) -> Response:
+        return Response(openapi.encoded(), media_type="application/json")
+
+    async def _docs(self, exchange: Exchange) -> Response:
+        headers = {"Content-Security-Policy": reference.CONTENT_SECURITY_POLICY}
+        return Response(reference.encoded(), headers=headers, media_type="text/html")
 
 
 def request_id_of(request: Request) -> str:

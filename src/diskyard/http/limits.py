@@ -78,13 +78,15 @@ class Lanes:
 
     A verb whose storage does not answer stays in its lane until its thread ends, also when its
     caller has gone: so storage that hangs gets no more threads than its lane is wide.
+
+    :ivar under_way: requests that are not answered yet.
     """
 
     def __init__(self, limits: Limits, patience_s: float) -> None:
         self._limits = limits
         self._patience_s = patience_s
         self._places: dict[str, _Place] = {}
-        self._under_way = 0
+        self.under_way = 0
 
     @asynccontextmanager
     async def request(self) -> AsyncIterator[None]:
@@ -92,13 +94,13 @@ class Lanes:
 
         :raises diskyard.errors.TooManyRequests: too many are.
         """
-        if self._under_way >= self._limits.concurrent_requests:
-            raise errors.TooManyRequests(f"{self._under_way} requests are under way.")
-        self._under_way += 1
+        if self.under_way >= self._limits.concurrent_requests:
+            raise errors.TooManyRequests(f"{self.under_way} requests are under way.")
+        self.under_way += 1
         try:
             yield
         finally:
-            self._under_way -= 1
+            self.under_way -= 1
 
     async def enter(self, repo_id: str) -> _Place:
         """Wait for room in a repository's lane; who enters gives it back with :meth:`leave`.

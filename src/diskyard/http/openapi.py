@@ -24,6 +24,7 @@ from diskyard.http.responses import (
     security,
 )
 from diskyard.http.watching import EVENT_SCHEMAS, HEALTH, paths_to_watch
+from diskyard.model.records import UUID_PATTERN
 from diskyard.service.verbs import VERBS, Verb
 from diskyard.version import version
 
@@ -42,6 +43,9 @@ STARTS_TASKS = frozenset(
     )
 )
 
+#: What a verb answers that makes an image.
+_IMAGE_ID = {"type": "string", "pattern": UUID_PATTERN, "description": "The id of the image."}
+
 
 @cache
 def encoded() -> bytes:
@@ -51,13 +55,15 @@ def encoded() -> bytes:
 
 def document() -> dict[str, Any]:
     """The document: every verb with its parameters, defaults, errors and examples, and the rest."""
-    verbs = list(VERBS.values())
+    verbs = [VERBS[name] for _, names in TAGS.values() for name in names]
     of = [verb.request for verb in verbs] + [verb.result for verb in verbs if verb.result is not None]
     schemas, components = described.components(of)
     results = iter(schemas[len(verbs) :])
     paths: dict[str, Any] = {}
     for verb, request in zip(verbs, schemas, strict=False):
         result = {"type": "null"} if verb.result is None else next(results)
+        if verb.result is str:
+            result = _IMAGE_ID
         paths[f"/v1/{verb.name}"] = {"post": _operation(verb, request, result)}
     _complete(components, verbs)
     return {

@@ -65,7 +65,8 @@ th, td { padding: .4rem .75rem .4rem 0; border-bottom: 1px solid var(--line); te
 th { color: var(--faint); font-weight: 500; }
 td:first-child { white-space: nowrap; }
 td:last-child { min-width: 16rem; }
-.kind { color: var(--faint); font-size: .8125rem; overflow-wrap: anywhere; min-width: 8rem; max-width: 16rem; }
+.kind { color: var(--faint); font-size: .8125rem; overflow-wrap: anywhere; min-width: 8rem;
+  max-width: 16rem; }
 .must { color: var(--admin); font-size: .75rem; }
 details { margin: .75rem 0; }
 summary { cursor: pointer; font-weight: 600; font-size: .9375rem; }

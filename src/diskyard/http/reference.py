@@ -18,6 +18,7 @@ __all__ = ["CONTENT_SECURITY_POLICY", "encoded", "page"]
 
 _SOCKET = "/run/diskyard/diskyard.sock"
 _BODY_TYPE = "application/json"
+_LINE = 72  # characters of an example that are easily read in one line
 _Schema = dict[str, Any]
 
 
@@ -56,7 +57,8 @@ class _Page:
             f"<title>{escape(info['title'])} API</title><style>{STYLE}</style></head>"
             f'<body><div class="frame">{self._contents(tags)}<main>'
             f"<h1>{escape(info['title'])} API</h1>"
-            f'<p class="where">Version {escape(info["version"])} · <a href="/openapi.json">OpenAPI document</a></p>'
+            f'<p class="where">Version {escape(info["version"])} · '
+            '<a href="/openapi.json">OpenAPI document</a></p>'
             f"{_prose(info['description'])}{''.join(self._group(tag, names) for tag, names in tags.items())}"
             f"<h2>Values</h2>{''.join(self._value(name) for name in self._shown_values())}"
             "</main></div></body></html>\n"
@@ -133,7 +135,9 @@ class _Page:
             for name, header in answer["headers"].items()
             if name != "X-Request-ID"
         )
-        return f"<h4>Result</h4><p>{kind}{told}</p>" + (f"<ul>{more}</ul>" if more else "")
+        what = "Nothing: <code>null</code>." if content["schema"] == {"type": "null"} else f"{kind}{told}."
+        what += f" {_inline(content['schema'].get('description', ''))}"
+        return f"<h4>Result</h4><p>{what}</p>" + (f"<ul>{more}</ul>" if more else "")
 
     def _value(self, name: str) -> str:
         schema = self._schemas[name]
@@ -145,13 +149,17 @@ class _Page:
         return f'<section id="value-{name}"><h3>{name}</h3>{_prose(schema["description"])}{table}</section>'
 
     def _shown_values(self) -> list[str]:
-        """The components that operations answer, and those these are made of."""
+        """The components that operations answer, and those these are made of; not what is opaque."""
         bodies = {
             operation["requestBody"]["content"][_BODY_TYPE]["schema"]["$ref"].rpartition("/")[2]
             for _, _, operation in self._operations.values()
             if "requestBody" in operation
         }
-        return [name for name in self._schemas if name not in bodies and not name.endswith("Options")]
+        return [
+            name
+            for name, schema in self._schemas.items()
+            if name not in bodies and not name.endswith("Options") and not _is_variant(schema)
+        ]
 
     def _kind(self, schema: _Schema) -> str:
         """The type of a value, as HTML."""
@@ -160,6 +168,8 @@ class _Page:
             if name.endswith("Options"):
                 return "object"
             return f'<a href="#value-{name}">{name}</a>'
+        if "discriminator" in schema:
+            return f"object, by its <code>{escape(schema['discriminator']['propertyName'])}</code>"
         for key in ("anyOf", "allOf"):
             if key in schema:
                 return " or ".join(self._kind(found) for found in schema[key])
@@ -198,22 +208,19 @@ class _Page:
         return f"<details><summary>Errors</summary>{_table(('status', 'code', ''), rows)}</details>"
 
 
+def _is_variant(schema: _Schema) -> bool:
+    """Whether a schema is one of several, told apart by the value of a member."""
+    return any(len(field.get("enum", ())) == 1 for field in schema.get("properties", {}).values())
+
+
 def _bounds(schema: _Schema) -> str:
     if schema.get("pattern") == UUID_PATTERN:
         return " (a UUID)"
-    words = [
-        f"{word} {schema[key]:,}"
-        for key, word in (
-            ("minimum", "from"),
-            ("maximum", "to"),
-            ("multipleOf", "a multiple of"),
-            ("minLength", "at least"),
-            ("maxLength", "at most"),
-        )
-        if key in schema
-    ]
-    unit = " characters" if "maxLength" in schema else ""
-    return f", {' '.join(words)}{unit}" if words else ""
+    if "maxLength" in schema:
+        return f" of {schema['minLength']} to {schema['maxLength']} characters"
+    names = (("minimum", "from"), ("maximum", "to"), ("multipleOf", "a multiple of"))
+    words = [f"{word} {schema[key]:,}" for key, word in names if key in schema]
+    return f", {' '.join(words)}" if words else ""
 
 
 def _examples(method: str, path: str, operation: _Schema) -> str:
@@ -224,7 +231,8 @@ def _examples(method: str, path: str, operation: _Schema) -> str:
     asked = operation["requestBody"]["content"][_BODY_TYPE]["examples"]
     answered = operation["responses"]["200"]["content"][_BODY_TYPE]["examples"]
     return "".join(
-        f"<details><summary>Example: {escape(example['summary'])}</summary>{_code(_curl(path, example['value']))}"
+        f"<details><summary>Example: {escape(example['summary'])}</summary>"
+        f"{_code(_curl(path, example['value']))}"
         f"{_code(json.dumps(answered[key]['value'], indent=2, ensure_ascii=False))}</details>"
         for key, example in asked.items()
     )
@@ -234,7 +242,10 @@ def _curl(path: str, body: Any) -> str:
     words = f"curl --unix-socket {_SOCKET} http://localhost{path}"
     if body is None:
         return words
-    return f"{words} \\\n  --json {shlex.quote(json.dumps(body, ensure_ascii=False))}"
+    text = json.dumps(body, ensure_ascii=False)
+    if len(text) > _LINE:
+        text = json.dumps(body, ensure_ascii=False, indent=2)
+    return f"{words} \\\n  --json {shlex.quote(text)}"
 
 
 def _entry(anchor: str, text: str) -> str:

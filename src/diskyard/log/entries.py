@@ -32,13 +32,19 @@ def check_link(entry: Entry, state: State) -> None:
 def follow(state: State, entry: Entry) -> State:
     """The state after an entry that was read, if what it says can be.
 
-    :raises Damaged: it removes what is not there, or leaves records that do not fit together.
+    :raises Damaged: two of its authors change one record, it removes what is not there, or it
+        leaves records that do not fit together.
     """
+    changes = entry.all_changes()
+    if entry.also:
+        ids = changes.ids()
+        if len(set(ids)) < len(ids):
+            raise Damaged("two of its authors change one record")
     try:
         after = apply(state, entry)
     except KeyError as error:
         raise Damaged(f"it removes {error}, which is not there") from error
-    flaw = flaw_after(state, after, entry.changes)
+    flaw = flaw_after(state, after, changes)
     if flaw is not None:
         raise Damaged(f"its records do not fit together: {flaw}")
     return after

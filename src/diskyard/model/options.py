@@ -103,9 +103,11 @@ class FixOptions(RateOptions, kw_only=True, frozen=True):
 
     :param force: release data kept for a copy that cannot be looked at from here: the caller
         answers for that the copy is over. It changes no other fix.
+    :param run_first: run it before all that waits on this host, whatever its type.
     """
 
     force: bool = False
+    run_first: bool = False
 
 
 class CheckOptions(Options, kw_only=True, frozen=True):

@@ -76,25 +76,20 @@ def _reason(state: State, volume_id: str) -> str:
     return "retained"
 
 
-def exclusive_and_shared(state: State, image: Image, allocated: Mapping[str, int]) -> tuple[int, int]:
-    """Bytes that removing the image would free, and bytes that it reads besides.
+def exclusive_bytes(state: State, image: Image, allocated: Mapping[str, int]) -> int:
+    """Bytes that removing the image would free; all else that it reads is shared.
 
     Removing frees its own volume if nothing else reads that, and then every weak image's
     below it that only this chain kept.
     """
-    exclusive_bytes, shared_bytes = 0, 0
-    alone = True
+    found_bytes = 0
     reader: str | None = None
     for link, volume in state.chain(image):
         others = state.dependents(link.id) - {reader}
-        needed = bool(others or link.held_for or state.images_on(volume.id) - {link.id})
+        if others or link.held_for or state.images_on(volume.id) - {link.id}:
+            break
         if link.id != image.id and link.is_strong:
-            needed = True
-        alone = alone and not needed
-        size_bytes = allocated.get(volume.id, 0)
-        if alone:
-            exclusive_bytes += size_bytes
-        else:
-            shared_bytes += size_bytes
+            break
+        found_bytes += allocated.get(volume.id, 0)
         reader = volume.id
-    return exclusive_bytes, shared_bytes
+    return found_bytes

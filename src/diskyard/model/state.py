@@ -46,6 +46,7 @@ class State:
 
     :param nonce: of that entry.
     :param held: the ids of images that have holds.
+    :param unready: the ids of volumes that are building or doomed.
     :param closed: that entry was the last one: the repository is being removed.
     """
 
@@ -60,6 +61,7 @@ class State:
     _attachments_by_volume: Index = Map()
     _attachments_by_image: Index = Map()
     held: Map[str, None] = Map()
+    unready: Map[str, None] = Map()
     closed: bool = False
 
     @classmethod
@@ -86,6 +88,7 @@ class State:
             _attachments_by_volume=_index((v, a.id) for a in attachment_list for v in a.volume_ids),
             _attachments_by_image=_index((a.image_id, a.id) for a in attachment_list),
             held=Map({image.id: None for image in image_list if image.held_for}),
+            unready=Map({volume.id: None for volume in volume_list if volume.state != "ready"}),
         )
 
     # -- changing ----------------------------------------------------------------
@@ -122,7 +125,13 @@ class State:
             if old is not None:
                 index = _without(index, old.parent_image_id, volume.id)
             index = _with(index, volume.parent_image_id, volume.id)
-        return replace(self, volumes=self.volumes.set(volume.id, volume), _volumes_by_parent=index)
+        is_ready = volume.state == "ready"
+        return replace(
+            self,
+            volumes=self.volumes.set(volume.id, volume),
+            _volumes_by_parent=index,
+            unready=_gone(self.unready, volume.id) if is_ready else self.unready.set(volume.id, None),
+        )
 
     def remove_volume(self, volume_id: str) -> State:
         """This state without a volume that it has."""
@@ -132,6 +141,7 @@ class State:
             _volumes_by_parent=_without(
                 self._volumes_by_parent, self.volumes[volume_id].parent_image_id, volume_id
             ),
+            unready=_gone(self.unready, volume_id),
         )
 
     def put_attachment(self, attachment: Attachment) -> State:

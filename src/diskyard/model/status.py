@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from typing import Literal
 
 from diskyard.model.capabilities import Capabilities
@@ -11,6 +11,7 @@ from diskyard.model.state import State
 
 Status = Literal["optimized", "degraded", "broken"]
 CHAIN_DEPTH_LIMIT = 32
+NOT_SET_UP = "its data has not all been set up"
 NONE_MISSING: frozenset[str] = frozenset()
 
 
@@ -20,19 +21,26 @@ def why_broken(state: State, image: Image, missing: Collection[str] = NONE_MISSI
     :param missing: volumes that the log names and the storage does not have.
     """
     if image.pending is not None:
-        return "its data has not all been set up"
+        return NOT_SET_UP
     volume: Volume | None = None
     for link, volume in state.chain(image):
-        if link.pending is not None:
-            return f"image {link.id}, which it reads, is not complete"
-        if volume.id in missing:
-            return f"volume {volume.id} is missing from the storage, cut short, or damaged in its header"
-        if volume.damage is not None:
-            return f"volume {volume.id} is damaged: {volume.damage}"
-        if volume.state != "ready":
-            return f"volume {volume.id} is {volume.state}"
+        if (why := why_link_broken(link, volume, missing)) is not None:
+            return why
     if volume is None or volume.parent_image_id is not None:
         return "an image that it reads has no data yet"
+    return None
+
+
+def why_link_broken(link: Image, volume: Volume, missing: Container[str]) -> str | None:
+    """Why a link of a chain makes what reads it unreadable; None if it does not."""
+    if link.pending is not None:
+        return f"image {link.id}, which it reads, is not complete"
+    if volume.id in missing:
+        return f"volume {volume.id} is missing from the storage, cut short, or damaged in its header"
+    if volume.damage is not None:
+        return f"volume {volume.id} is damaged: {volume.damage}"
+    if volume.state != "ready":
+        return f"volume {volume.id} is {volume.state}"
     return None
 
 
@@ -56,22 +64,24 @@ def merge_dependent(state: State, image: Image) -> Volume | None:
     return dependent if mergeable else None
 
 
-def lasting_chain(state: State, image: Image) -> list[tuple[Image, Volume]]:
-    """The chain of an image as it is once every merge that is possible now is done."""
+def lasting_depth(state: State, image: Image) -> int:
+    """How many volumes the chain of an image has once every merge that is possible now is done."""
     links = list(state.chain(image))
-    return [links[0], *(link for link in links[1:] if merge_dependent(state, link[0]) is None)]
+    return 1 + sum(merge_dependent(state, link) is None for link, _ in links[1:])
 
 
-def better_representation(state: State, image: Image, capabilities: Capabilities) -> str | None:
-    """What would be better for the image's strategy, for people; None if nothing is known."""
-    links = lasting_chain(state, image)
+def better_representation(state: State, image: Image, capabilities: Capabilities, depth: int) -> str | None:
+    """What would be better for the strategy of an image with a volume; None if nothing is known.
+
+    :param depth: its :func:`lasting_depth`.
+    """
     if image.strategy == "space":
-        if len(links) <= CHAIN_DEPTH_LIMIT:
+        if depth <= CHAIN_DEPTH_LIMIT:
             return None
-        return f"its chain of {len(links)} volumes is longer than {CHAIN_DEPTH_LIMIT}"
-    if len(links) > 1:
+        return f"its chain of {depth} volumes is longer than {CHAIN_DEPTH_LIMIT}"
+    if depth > 1:
         return "it reads a parent"
-    volume = links[-1][1]
+    volume = state.volumes[str(image.volume_id)]
     if volume.format != "raw":
         return "it is not raw"
     if capabilities.preallocation and not volume.preallocated:
@@ -88,4 +98,5 @@ def image_status(
     """``broken`` only while its bytes can be wrong (I8)."""
     if why_broken(state, image, missing) is not None:
         return "broken"
-    return "degraded" if better_representation(state, image, capabilities) else "optimized"
+    better = better_representation(state, image, capabilities, lasting_depth(state, image))
+    return "degraded" if better else "optimized"

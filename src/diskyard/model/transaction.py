@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from diskyard.model.identity import HostIdentity
@@ -33,14 +34,52 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
         puts = len(self.put_images) + len(self.put_volumes) + len(self.put_attachments)
         return puts + len(self.remove_images) + len(self.remove_volumes) + len(self.remove_attachments)
 
+    def ids(self) -> list[str]:
+        """The ids of the records that are put or removed."""
+        return [
+            *(image.id for image in self.put_images),
+            *(volume.id for volume in self.put_volumes),
+            *(attachment.id for attachment in self.put_attachments),
+            *self.remove_images,
+            *self.remove_volumes,
+            *self.remove_attachments,
+        ]
 
-class Entry(Record, kw_only=True, frozen=True):
+    def joined(self, others: Iterable[Changes]) -> Changes:
+        """These changes together with others, of which none names a record that another names."""
+        every = (self, *others)
+        return Changes(
+            put_images=tuple(record for changes in every for record in changes.put_images),
+            put_volumes=tuple(record for changes in every for record in changes.put_volumes),
+            put_attachments=tuple(record for changes in every for record in changes.put_attachments),
+            remove_images=tuple(key for changes in every for key in changes.remove_images),
+            remove_volumes=tuple(key for changes in every for key in changes.remove_volumes),
+            remove_attachments=tuple(key for changes in every for key in changes.remove_attachments),
+            closes=any(changes.closes for changes in every),
+        )
+
+
+class Part(Record, kw_only=True, frozen=True):
+    """What one author changes with an entry, and who that is.
+
+    :param request_digest: of the caller's request, for the audit trail.
+    """
+
+    verb: str
+    actor: str
+    request_digest: str | None
+    changes: Changes
+
+
+class Entry(Record, kw_only=True, omit_defaults=True, frozen=True):
     """One entry of the log.
 
     :param number: its place: valid only on top of entry ``number - 1``.
     :param previous: the nonce of that entry; empty for entry 0.
     :param nonce: tells this entry from any other that was ever meant for the same place.
     :param request_digest: of the caller's request, for the audit trail.
+    :param also: what others changed with it, who asked for it at the same time. No record is
+        named by two of them: each still changes at most once in an entry.
     """
 
     marker: str
@@ -53,6 +92,16 @@ class Entry(Record, kw_only=True, frozen=True):
     actor: str
     request_digest: str | None
     changes: Changes
+    also: tuple[Part, ...] = ()
+
+    def parts(self) -> tuple[Part, ...]:
+        """What each author changes."""
+        digest, changes = self.request_digest, self.changes
+        return Part(verb=self.verb, actor=self.actor, request_digest=digest, changes=changes), *self.also
+
+    def all_changes(self) -> Changes:
+        """What all of its authors change."""
+        return self.changes.joined(part.changes for part in self.also) if self.also else self.changes
 
 
 class Draft:
@@ -182,7 +231,7 @@ def apply(state: State, entry: Entry) -> State:
 
     :raises KeyError: the entry removes a record that is not there.
     """
-    changes = entry.changes
+    changes = entry.all_changes()
     closed = state.closed or changes.closes
     if changes.count() > _MANY:
         return replace(_apply_many(state, changes), version=entry.number, nonce=entry.nonce, closed=closed)

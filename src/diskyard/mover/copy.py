@@ -26,6 +26,7 @@ from diskyard.mover.differences import (
     moved_bytes,
 )
 from diskyard.mover.durable import sync_layer
+from diskyard.mover.foreign_headers import BlockMap
 from diskyard.mover.interface import Chain, Monitor
 from diskyard.mover.nbdclient import ALLOCATION, DEPTH, Extent, NbdClient
 from diskyard.mover.pace import Pace
@@ -69,6 +70,7 @@ def copy_view(
     target_zeroed: bool,
     source_limits: Limits | None = None,
     source_fds: Sequence[int] = (),
+    source_blocks: BlockMap | None = None,
     changed_layers: int | None = None,
 ) -> None:
     """Make the view through ``target`` equal to the view through ``source``.
@@ -89,6 +91,7 @@ def copy_view(
     :param source_limits: what the daemon that opens the source may use, where the source is not
         trusted.
     :param source_fds: open files that the source's layers name as ``/dev/fd/…``, for that daemon.
+    :param source_blocks: where the source can hold anything but zeros, if QEMU cannot tell that.
     :raises Stopped: from the monitor; go on from the last checkpoint.
     :raises diskyard.errors.NoSpace: the target's storage is full.
     :raises diskyard.errors.StorageError: reading or writing failed.
@@ -103,7 +106,7 @@ def copy_view(
         guard = _unsafe_if_unreadable if reader is not writer and source[0].format != "raw" else nullcontext
         uris = _export(reader, writer, source, target, guard)
         own = _own_layers(source, target[1:], changed_layers)
-        differences = _differences(stack, host, uris, own, size_bytes, target_zeroed, guard)
+        differences = _differences(stack, host, uris, own, size_bytes, target_zeroed, guard, source_blocks)
         workers = [_connect(stack, host, uris, guard) for _ in range(_WORKERS)]
         copy = _Copy(host, differences, workers, monitor, size_bytes, drop_zeros=target_zeroed)
         try:
@@ -128,8 +131,11 @@ def _unsafe_if_unreadable() -> Iterator[None]:
 class _GuardedClient(NbdClient):
     """A source, whose failures are what its guard makes of them."""
 
-    def __init__(self, host: Host, uri: str, contexts: Sequence[str], guard: _Guard) -> None:
+    def __init__(
+        self, host: Host, uri: str, contexts: Sequence[str], guard: _Guard, blocks: BlockMap | None = None
+    ) -> None:
         self._guard = guard
+        self._blocks = blocks
         with guard():
             super().__init__(host, uri, contexts)
 
@@ -138,6 +144,8 @@ class _GuardedClient(NbdClient):
             return super().read(offset_bytes, length_bytes)
 
     def extents(self, offset_bytes: int, length_bytes: int) -> list[Extent]:
+        if self._blocks is not None:
+            return [Extent(*run, depth=0) for run in self._blocks.runs(offset_bytes, length_bytes)]
         with self._guard():
             return super().extents(offset_bytes, length_bytes)
 
@@ -186,13 +194,16 @@ def _differences(
     size_bytes: int,
     target_zeroed: bool,
     guard: _Guard,
+    source_blocks: BlockMap | None,
 ) -> Differences:
     # Which layer holds something matters only where the target's parents may hold it too.
     contexts = (ALLOCATION, DEPTH) if uris.base is not None else (ALLOCATION,)
     base = None
     if uris.base is not None:
         base = Side(stack.enter_context(NbdClient(host, uris.base, contexts)), own[1])
-    source = Side(stack.enter_context(_GuardedClient(host, uris.source, contexts, guard)), own[0])
+    source = Side(
+        stack.enter_context(_GuardedClient(host, uris.source, contexts, guard, source_blocks)), own[0]
+    )
     return Differences(source, base, size_bytes, base_is_zeroed=target_zeroed)
 
 

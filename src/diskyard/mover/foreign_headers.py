@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from array import array
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from diskyard import errors
@@ -28,6 +29,9 @@ _VHDX_HEADERS = (64 << 10, 128 << 10)
 _VHDX_HEADER = struct.Struct("<4sIQ16s16s16s")
 _VHDX_HEADER_BYTES = 4096
 _VHDX_RESERVED = 0xFFFF8  # of an entry of the block table
+_VHDX_CHUNK_BYTES = 1 << 32  # with sectors of 512 bytes
+_VHDX_ZEROS = (0, 1, 2, 3, 5)  # states of an entry: of all others QEMU reads something, or refuses to
+_VHDX_HELD = bytes(entry & 7 not in _VHDX_ZEROS for entry in range(256))  # by an entry's lowest byte
 _VHDX_REGIONS_OFFSET = 192 << 10
 _VHDX_ENTRIES_MOST = 2047
 _VHDX_REGION = struct.Struct("<16sQII")
@@ -36,6 +40,7 @@ _GUID_BAT = bytes.fromhex("6677c22d23f600429d64115e9bfd4a08")
 _GUID_METADATA = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
 _GUID_FILE_PARAMETERS = bytes.fromhex("3767a1ca36fa434db3b633f0aa44e76b")
 _GUID_VIRTUAL_SIZE = bytes.fromhex("2442a52f1bcd7648b2115dbed83bf4b8")
+_GUID_LOGICAL_SECTOR = bytes.fromhex("1dbf41816fa90947ba47f233a8faab5f")
 _GUID_PARENT_LOCATOR = bytes.fromhex("2d5fd3a80bb34d45abf7d3d84834ab0c")
 
 
@@ -174,6 +179,62 @@ def _check_vdi_table(read: ReadAt, offset_bytes: int, blocks: int, allocated: in
 
 def parse_vhdx(read: ReadAt, file_size_bytes: int) -> int:
     """The virtual size of a VHDX file without a parent, closed in order; else UnsafeImage."""
+    size_bytes, _ = _parse_vhdx(read, file_size_bytes)
+    return size_bytes
+
+
+def vhdx_blocks(read: ReadAt, file_size_bytes: int) -> BlockMap:
+    """Where a VHDX file holds data, all of it told by the file; else UnsafeImage.
+
+    QEMU does not tell: it would read all of a huge disk that a small file says it is.
+    """
+    return _parse_vhdx(read, file_size_bytes)[1]
+
+
+class BlockMap:
+    """Which blocks of a disk can hold anything but zeros.
+
+    :param held: a byte for each block, 1 or 0.
+    """
+
+    def __init__(self, block_bytes: int, held: bytearray) -> None:
+        self._block_bytes = block_bytes
+        self._held = held
+
+    def runs(self, offset_bytes: int, length_bytes: int) -> Iterator[tuple[int, bool]]:
+        """Lengths in bytes that cover a range, and whether each is zeros."""
+        end_bytes = offset_bytes + length_bytes
+        blocks = -(-end_bytes // self._block_bytes)
+        while offset_bytes < end_bytes:
+            first = offset_bytes // self._block_bytes
+            is_held = self._held[first]
+            following = self._held.find(1 - is_held, first, blocks)
+            next_bytes = min(end_bytes, (blocks if following < 0 else following) * self._block_bytes)
+            yield next_bytes - offset_bytes, not is_held
+            offset_bytes = next_bytes
+
+
+class _Vhdx(NamedTuple):
+    """What the metadata says."""
+
+    size_bytes: int
+    block_bytes: int
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.size_bytes // self.block_bytes)
+
+    @property
+    def blocks_of_a_chunk(self) -> int:
+        """After the entries of so many blocks there is one that is not about a block."""
+        return _VHDX_CHUNK_BYTES // self.block_bytes
+
+    @property
+    def entries(self) -> int:
+        return self.blocks + (self.blocks - 1) // self.blocks_of_a_chunk
+
+
+def _parse_vhdx(read: ReadAt, file_size_bytes: int) -> tuple[int, BlockMap]:
     _require(read(0, 8) == b"vhdxfile", "it is no VHDX file")
     _check_vhdx_log(read)
     table = read(_VHDX_REGIONS_OFFSET, 64 << 10)
@@ -187,11 +248,16 @@ def parse_vhdx(read: ReadAt, file_size_bytes: int) -> int:
         _require(offset >= _MIB and offset + length <= file_size_bytes, "a region is not inside it")
         regions[guid] = (offset, length)
     _require(len(regions) == 2, "a region is missing")
+    vhdx = _vhdx_metadata(read, *regions[_GUID_METADATA])
     bat_offset, bat_bytes = regions[_GUID_BAT]
-    size_bytes, blocks = _vhdx_metadata(read, *regions[_GUID_METADATA], bat_bytes=bat_bytes)
-    # With an entry for the sectors of each run of blocks: at most twice as many.
-    _check_vhdx_blocks(read, bat_offset, min(bat_bytes, 16 * blocks))
-    return size_bytes
+    _require(bat_bytes >= 8 * vhdx.entries, "its block table is too small for its size")
+    held = _vhdx_held(read, bat_offset, vhdx)
+    # A block that is named often would let a small file take as long to read as a large one.
+    _require(
+        sum(held) * vhdx.block_bytes < file_size_bytes + vhdx.block_bytes,
+        "its block table names more than is inside it",
+    )
+    return vhdx.size_bytes, BlockMap(vhdx.block_bytes, held)
 
 
 def _check_vhdx_log(read: ReadAt) -> None:
@@ -225,17 +291,23 @@ def _crc32c(data: bytes) -> int:
     return value ^ 0xFFFFFFFF
 
 
-def _check_vhdx_blocks(read: ReadAt, offset_bytes: int, length_bytes: int) -> None:
-    """No block begins in the file's own headers, from where QEMU would read it."""
+def _vhdx_held(read: ReadAt, offset_bytes: int, vhdx: _Vhdx) -> bytearray:
+    """A byte for each block: whether it is in the file.
+
+    No block begins in the file's own headers, from where QEMU would read it.
+    """
+    held, length_bytes = bytearray(), 8 * vhdx.entries
     for start in range(0, length_bytes, _PIECE_BYTES):
         piece = _whole(read, offset_bytes + start, min(_PIECE_BYTES, length_bytes - start))
-        for entry in filter(None, array("Q", piece[: len(piece) // 8 * 8])):
+        for entry in filter(None, array("Q", piece)):
             _require(entry & _VHDX_RESERVED == 0, "its block table has unknown bits")
             _require(entry & 7 < 6 or entry >= _MIB, "its block table names its header")
+        held += piece[::8].translate(_VHDX_HELD)
+    del held[vhdx.blocks_of_a_chunk :: vhdx.blocks_of_a_chunk + 1]
+    return held
 
 
-def _vhdx_metadata(read: ReadAt, offset_bytes: int, length_bytes: int, *, bat_bytes: int) -> tuple[int, int]:
-    """The virtual size in bytes, and the number of blocks."""
+def _vhdx_metadata(read: ReadAt, offset_bytes: int, length_bytes: int) -> _Vhdx:
     table = read(offset_bytes, min(length_bytes, 64 << 10))
     _require(len(table) >= 32 and table[:8] == b"metadata", "it has no metadata")
     (count,) = struct.unpack_from("<H", table, 10)
@@ -247,23 +319,20 @@ def _vhdx_metadata(read: ReadAt, offset_bytes: int, length_bytes: int, *, bat_by
         _require(item_offset + item_bytes <= length_bytes, "its metadata is not inside it")
         items[guid] = (offset_bytes + item_offset, item_bytes)
     _require(_GUID_PARENT_LOCATOR not in items, "it has a parent")
-    parameters = _vhdx_item(read, items, _GUID_FILE_PARAMETERS)
-    block_bytes, flags = struct.unpack("<II", parameters)
+    block_bytes, flags = struct.unpack("<II", _vhdx_item(read, items, _GUID_FILE_PARAMETERS, 8))
     _require(flags & 2 == 0, "it has a parent")
     _require(
         _MIB <= block_bytes <= 256 * _MIB and block_bytes & (block_bytes - 1) == 0,
         "its blocks are impossible",
     )
-    (size_bytes,) = struct.unpack("<Q", _vhdx_item(read, items, _GUID_VIRTUAL_SIZE))
+    (size_bytes,) = struct.unpack("<Q", _vhdx_item(read, items, _GUID_VIRTUAL_SIZE, 8))
     _require(0 < size_bytes <= _SIZE_MAX_BYTES and size_bytes % _SECTOR_BYTES == 0, "its size is impossible")
-    blocks = -(-size_bytes // block_bytes)
-    _require(bat_bytes >= 8 * blocks, "its block table is too small for its size")
-    return int(size_bytes), blocks
+    (sector_bytes,) = struct.unpack("<I", _vhdx_item(read, items, _GUID_LOGICAL_SECTOR, 4))
+    _require(sector_bytes == _SECTOR_BYTES, "its sectors are not of 512 bytes")
+    return _Vhdx(size_bytes, block_bytes)
 
 
-def _vhdx_item(read: ReadAt, items: dict[bytes, tuple[int, int]], guid: bytes) -> bytes:
+def _vhdx_item(read: ReadAt, items: dict[bytes, tuple[int, int]], guid: bytes, wanted_bytes: int) -> bytes:
     offset_bytes, length_bytes = items.get(guid, (0, 0))
-    _require(length_bytes == 8, "its metadata is not complete")
-    data = read(offset_bytes, 8)
-    _require(len(data) == 8, "its metadata is not inside it")
-    return data
+    _require(length_bytes == wanted_bytes, "its metadata is not complete")
+    return _whole(read, offset_bytes, wanted_bytes)

@@ -18,7 +18,7 @@ from diskyard.host import Host, Limits
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import brief, expected
-from diskyard.mover.foreign_headers import parse_vdi, parse_vhdx, parse_vmdk
+from diskyard.mover.foreign_headers import BlockMap, parse_vdi, parse_vhdx, parse_vmdk, vhdx_blocks
 from diskyard.mover.interface import ImportFormat, Layer
 from diskyard.mover.qcow2_header import ReadAt, parse_untrusted_qcow2, require_whole_tables
 
@@ -87,6 +87,21 @@ def parse_import(fd: int, format: ImportFormat) -> int:
         if format == "raw":
             return -(-size_bytes // _SECTOR_BYTES) * _SECTOR_BYTES
         return _PARSERS[format](_reader(fd), size_bytes)
+
+
+def blocks_held(host: Host, path: str, format: ImportFormat) -> BlockMap | None:
+    """Where an inspected image can hold anything but zeros; None if QEMU tells it as well.
+
+    :raises diskyard.errors.UnsafeImage: it cannot be told.
+    """
+    if format != "vhdx":
+        return None
+    fd = open_untrusted(host, path, block_device=False)
+    try:
+        with os_errors(f"reading {path}"):
+            return vhdx_blocks(_reader(fd), file_size_bytes(fd))
+    finally:
+        os.close(fd)
 
 
 def _reader(fd: int) -> ReadAt:

@@ -40,7 +40,8 @@ def cleaning(opened: Opened, before: State) -> list[FollowUp]:
     """The cleans that an operation made due: volumes doomed, or left by work, since ``before``."""
     after = opened.state()
     found: list[AnyAction] = []
-    for volume_id, volume in after.volumes.items():
+    for volume_id in after.unready:
+        volume = after.volumes[volume_id]
         old = before.volumes.get(volume_id)
         if (volume.state == "doomed" and (old is None or old.state != "doomed")) or (
             volume.state == "building" and not after.images_on(volume_id) and before.images_on(volume_id)

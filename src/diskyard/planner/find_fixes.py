@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.chains import Chains
 from diskyard.model.fix import (
     AnyAction,
     CleanAttachment,
@@ -25,11 +26,11 @@ from diskyard.model.fix import (
 )
 from diskyard.model.records import AnyHold, Image, Volume
 from diskyard.model.state import State
-from diskyard.model.status import merge_dependent, why_broken
+from diskyard.model.status import merge_dependent
 from diskyard.planner.clean import wanted
 from diskyard.planner.mend import needs_restore
 from diskyard.planner.merge import merge_in_the_way, merge_lease_images, plan_merge
-from diskyard.planner.optimize import optimize_waits_for, plan_optimize
+from diskyard.planner.optimize import OptimizePlan, optimize_waits_for, plan_optimize
 
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
 
@@ -136,8 +137,9 @@ def find_fixes(look: Look) -> list[Fix]:
 
 
 def _found(look: Look) -> Iterator[_Found]:
+    chains = Chains(look.state, look.missing, look.allocated)
     for image in look.state.images.values():
-        yield from _of_image(look, image)
+        yield from _of_image(look, image, chains)
     for volume in look.state.volumes.values():
         if volume.state != "ready":
             yield from _of_unready_volume(look, volume)
@@ -153,7 +155,7 @@ def _holder(look: Look, image_ids: list[str]) -> str | None:
     return None
 
 
-def _of_image(look: Look, image: Image) -> Iterator[_Found]:
+def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
     visible = image.id if image.is_strong else None
     if image.is_strong and image.pending is not None:
         source = look.sources.get(image.id, SourceView("its source is not known", None))
@@ -179,7 +181,7 @@ def _of_image(look: Look, image: Image) -> Iterator[_Found]:
             source.moves_bytes,
             source.moves_bytes,
         )
-    elif image.is_strong and (why := why_broken(look.state, image, look.missing)) is not None:
+    elif image.is_strong and (why := chains.why_broken(image)) is not None:
         # Nothing has its bytes, or what it reads is to be mended first: it must be seen all the same.
         yield _Found(
             Mend(image_id=image.id),
@@ -193,13 +195,8 @@ def _of_image(look: Look, image: Image) -> Iterator[_Found]:
         )
     if not image.is_strong and merge_dependent(look.state, image) is not None:
         yield from _merge(look, image)
-    elif (image.is_strong and image.strategy == "performance") or _is_deep(look, image):
-        yield from _optimize(look, image)
-
-
-def _is_deep(look: Look, image: Image) -> bool:
-    """Whether a chain may be too long; a cheap test before the exact one."""
-    return image.is_strong and plan_optimize(look.state, image.id, look.capabilities) is not None
+    elif (plan := plan_optimize(look.state, image.id, look.capabilities, chains)) is not None:
+        yield _optimize(look, plan, chains)
 
 
 def _merge(look: Look, image: Image) -> Iterator[_Found]:
@@ -223,17 +220,15 @@ def _merge(look: Look, image: Image) -> Iterator[_Found]:
     )
 
 
-def _optimize(look: Look, image: Image) -> Iterator[_Found]:
-    plan = plan_optimize(look.state, image.id, look.capabilities)
-    if plan is None or any(volume.id in look.missing for _, volume in look.state.chain(image)):
-        return
-    moves_bytes = sum(look.allocated.get(v.id, 0) for _, v in look.state.chain(image))
+def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
+    image = plan.image
+    moves_bytes = chains.allocated_bytes(image)
     words = {
         "reserve": "reserve the blocks of",
         "flatten": "give its own raw volume to",
         "shorten": "shorten the chain of",
     }
-    yield _Found(
+    return _Found(
         Optimize(image_id=image.id),
         f"{words[plan.kind]} image {image.id}",
         image.id,

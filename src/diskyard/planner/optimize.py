@@ -8,13 +8,10 @@ from typing import Literal
 from msgspec.structs import replace
 
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.chains import Chains
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
-from diskyard.model.status import (
-    CHAIN_DEPTH_LIMIT,
-    better_representation,
-    why_broken,
-)
+from diskyard.model.status import better_representation
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import Superseded, building_volume, ready, require_building, require_parent
 
@@ -33,19 +30,26 @@ class OptimizePlan:
     parent_image_id: str | None = None
 
 
-def plan_optimize(state: State, image_id: str, capabilities: Capabilities) -> OptimizePlan | None:
-    """How to optimize a degraded image; None if there is nothing to do."""
+def plan_optimize(
+    state: State, image_id: str, capabilities: Capabilities, chains: Chains | None = None
+) -> OptimizePlan | None:
+    """How to optimize a degraded image; None if there is nothing to do.
+
+    :param chains: of the state, where many images are planned for.
+    """
+    chains = chains or Chains(state)
     image = state.images.get(image_id)
     if image is None or not image.is_strong or image.volume_id is None:
         return None
-    if why_broken(state, image) or better_representation(state, image, capabilities) is None:
+    if chains.why_broken(image):
+        return None
+    if better_representation(state, image, capabilities, chains.lasting_depth(image)) is None:
         return None
     volume = state.volumes[image.volume_id]
     if image.strategy == "performance":
         raw = volume.format == "raw" and volume.parent_image_id is None
         return OptimizePlan(image, volume, "reserve" if raw else "flatten")
-    links = list(state.chain(image))
-    for link, _ in links[-(CHAIN_DEPTH_LIMIT // 2) :]:
+    for link in chains.roots(image):
         if link.id != image.id and link.consumed_by is None:
             return OptimizePlan(image, volume, "shorten", link.id)
     return None

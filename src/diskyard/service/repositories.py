@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 
 from diskyard import errors
-from diskyard.caller import may_use
+from diskyard.caller import CALLER, may_use
+from diskyard.connections import require_may_use
 from diskyard.model import requests as ask
 from diskyard.model.records import Attachment, ImageSource
 from diskyard.model.results import RepositoryInfo, Task
@@ -18,12 +19,13 @@ from diskyard.service.service import Service
 
 
 def create_repository(service: Service, request: ask.CreateStorageRepository) -> None:
-    """CreateStorageRepository."""
+    """Make an empty repository."""
     find_format(request.repo_format).create(request.connection_parameters, service.host)
 
 
 def connect(service: Service, request: ask.ConnectStorageRepository) -> None:
-    """connectStorageRepository; remembered for the next process, where the format can be."""
+    """Connect a place; remembered for the next process, where the format can be."""
+    _require_unbound()
     repo_id, parameters = request.repo_id, request.connection_parameters
     if service.connections.connect(repo_id, request.repo_format, parameters):
         service.events.tell("repository", repo_id, {"change": "connected", "repoFormat": request.repo_format})
@@ -31,8 +33,19 @@ def connect(service: Service, request: ask.ConnectStorageRepository) -> None:
         service.settings.remember(repo_id, request.repo_format, parameters)
 
 
+def _require_unbound() -> None:
+    """Refuse to name new places to who may use some only: any place could be given such a name."""
+    caller = CALLER.get()
+    if caller is not None and caller.repositories is not None:
+        raise errors.Forbidden(
+            "The token is bound to repositories: it neither connects nor creates any.",
+            advice="Use a token that is bound to none.",
+        )
+
+
 def disconnect(service: Service, request: ask.DisconnectStorageRepository) -> None:
-    """DisconnectStorageRepository."""
+    """Forget a connection; refused while this host uses the repository."""
+    require_may_use(request.repo_id)
     _require_idle(service, request.repo_id)
     _forget(service, request.repo_id)
 
@@ -84,7 +97,7 @@ def _attachments(opened: Opened) -> list[Attachment]:
 
 
 def remove_repository(service: Service, request: ask.RemoveStorageRepository) -> None:
-    """RemoveStorageRepository."""
+    """Remove a repository that holds no image, and every connection to it."""
     opened = service.connections.get(request.repository_id)
     if not opened.state().closed:  # it is after a removal that was cut short
         require_empty(opened.state())

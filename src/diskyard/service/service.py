@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 
 from diskyard.attachments.serve import Servers
+from diskyard.caller import CALLER
 from diskyard.connections import Connections
 from diskyard.events import Events
 from diskyard.fixes.runner import run_fix
 from diskyard.host import Host
 from diskyard.host.calls import default_timeout_s
-from diskyard.model.fix import fix_type
+from diskyard.model.fix import FixData, Mend, fix_type
+from diskyard.model.results import Task
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp, Outcome
 from diskyard.service.supervise import Supervisor
 from diskyard.settings import Settings, default_state_folder
-from diskyard.tasks.records import TaskRecords
-from diskyard.tasks.runner import Job, TaskRunner, TaskWatcher
+from diskyard.tasks.limits import TaskLimits
+from diskyard.tasks.records import Again, TaskRecords
+from diskyard.tasks.runner import Job, TaskRunner
+from diskyard.tasks.watcher import TaskWatcher
 
 
 class Service:
@@ -28,6 +32,7 @@ class Service:
     :param actor: who calls, for the audit trail.
     :param storage_timeout_s: how long the storage may take to answer one call; the default is
         ``$DISKYARD_STORAGE_TIMEOUT_S``, or 30. Calls that may well be long have ten times that.
+    :param limits: what the tasks may take; the default is two at a time, as fast as they go.
     """
 
     def __init__(
@@ -36,6 +41,7 @@ class Service:
         state_folder: str | None = None,
         actor: str = "",
         storage_timeout_s: float | None = None,
+        limits: TaskLimits | None = None,
     ) -> None:
         timeout_s = default_timeout_s() if storage_timeout_s is None else storage_timeout_s
         self.supervisor = Supervisor(timeout_s)
@@ -46,19 +52,28 @@ class Service:
         self.connections = Connections(self.host)
         self.engine = Engine(self.host, self.connections, actor)
         self.records = TaskRecords(self.host, os.path.join(folder, "tasks"))
-        self.tasks = TaskRunner(self.records, self.host.clock, timeout_s=timeout_s)
+        self.limits = limits or TaskLimits()
+        self.tasks = TaskRunner(self.records, self.host.clock, self.limits, timeout_s, self._tell_task)
         self.servers = Servers(self.host, os.path.join(folder, "nbd"))
         for repo_id, known in self.settings.connections().items():
             self.connections.remember(repo_id, known.format, known.parameters)
 
-    def close(self) -> None:
+    def _tell_task(self, task: Task) -> None:
+        self.events.tell("task", task.repository_id, task)
+
+    def close(self, *, resumable: bool = False, timeout_s: float | None = None) -> bool:
         """Stop this process's tasks at their next checkpoint and wait for that; stop serving.
 
         Attachments stay: they end by teardownImage.
+
+        :param resumable: tasks that this cuts short may be resumed by the next process.
+        :param timeout_s: how long to wait for the tasks at most; None for as long as it takes.
+        :returns: whether all tasks have ended but those whose storage does not answer.
         """
-        self.tasks.close()
+        have_ended = self.tasks.close(resumable=resumable, timeout_s=timeout_s)
         self.servers.close()
         self.supervisor.close()
+        return have_ended
 
     def finish(self, outcome: Outcome, *, auto_fix: bool) -> str:
         """Start what an operation made due, unless the caller wants only the commit."""
@@ -70,19 +85,38 @@ class Service:
         self, follow_up: FollowUp, participating: list[Opened] | None = None, *, force: bool = False
     ) -> Job:
         """A fix as a task."""
+        opened, action = follow_up.opened, follow_up.action
 
         def run(watcher: TaskWatcher) -> bool:
             return run_fix(
                 self.engine,
-                follow_up.opened,
-                follow_up.action,
+                opened,
+                action,
                 watcher=watcher,
-                rate_limit_bytes_per_s=follow_up.rate_limit_bytes_per_s,
+                rate_limit_bytes_per_s=self._rate_limit(follow_up),
                 participating=participating,
                 force=force,
             )
 
-        return Job(fix_type(follow_up.action), follow_up.opened.repo_id, follow_up.image_id, run)
+        caller = CALLER.get()
+        bound_to = None if caller is None else caller.repositories
+        again = Again(
+            fix=FixData(opened.marker, action),
+            rate_limit_bytes_per_s=follow_up.rate_limit_bytes_per_s,
+            participating=None if participating is None else tuple(o.repo_id for o in participating),
+            actor=self.engine.author(fix_type(action)).actor,
+            repositories=None if bound_to is None else tuple(sorted(bound_to)),
+        )
+        return Job(fix_type(action), opened.repo_id, follow_up.image_id, run, opened.marker, again)
+
+    def _rate_limit(self, follow_up: FollowUp) -> int:
+        """The limit of who asked for a fix, else of who asked for the image, else the host's."""
+        given, usual = follow_up.rate_limit_bytes_per_s, self.limits.rate_limit_bytes_per_s
+        if given or not usual or not isinstance(follow_up.action, Mend):
+            return given or usual
+        image = follow_up.opened.state().images.get(follow_up.action.image_id)
+        has_own = image is not None and image.pending is not None and image.pending.rate_limit_bytes_per_s
+        return 0 if has_own else usual
 
     def task_on(self, image_id: str) -> str | None:
         """This host's running task on an image."""

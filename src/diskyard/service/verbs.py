@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.attachments.attach import DEFAULT_OWNER, prepare_image, teardown_image
@@ -35,6 +36,7 @@ from diskyard.queries import image_info, list_images, status_of
 from diskyard.repositories.registry import FORMATS
 from diskyard.service import repositories
 from diskyard.service.service import Service
+from diskyard.tasks.limits import Urgency
 from diskyard.tasks.runner import Job
 from diskyard.version import version
 
@@ -131,8 +133,11 @@ def _import(service: Service, request: ask.ImportImage) -> str:
 
 
 def _export(service: Service, request: ask.ExportImage) -> Task:
+    rate_limit = request.options.rate_limit or service.limits.rate_limit_bytes_per_s
+    request = replace(request, options=replace(request.options, rate_limit=rate_limit))
     run = export_image(service.engine, request)
-    job = Job("exportImage", request.repository_id, request.image_id, run)
+    place = service.connections.get(request.repository_id).marker
+    job = Job("exportImage", request.repository_id, request.image_id, run, place)
     return service.tasks.start([job])[0]
 
 
@@ -173,7 +178,8 @@ def _fix(service: Service, request: ask.FixStorageRepository) -> Task:
     if options.participating_repositories is not None:
         places = [service.connections.get(key) for key in options.participating_repositories]
     follow_up = FollowUp(opened, data.action, request.fix.image_id, options.rate_limit)
-    return service.tasks.start([service.job(follow_up, places, force=options.force)])[0]
+    urgency = Urgency.FIRST if options.run_first else Urgency.ASKED
+    return service.tasks.start([service.job(follow_up, places, force=options.force)], urgency)[0]
 
 
 # -- tasks and host ---------------------------------------------------------------------------
@@ -197,7 +203,7 @@ def _get_task(service: Service, request: ask.GetTask) -> Task:
 def _stop_task(service: Service, request: ask.StopTask) -> None:
     task = _get_task(service, ask.GetTask(task_id=request.task_id))
     if task.state in ("queued", "running"):
-        service.records.ask_to_stop(task.task_id)
+        service.tasks.stop(task.task_id)
 
 
 def _host_info(service: Service, request: ask.GetHostInfo) -> HostInfo:

@@ -3,53 +3,80 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+import time
 from collections.abc import Callable
 
 from diskyard.host.calls import ThreadCalls, calls_of_this_thread
+from diskyard.tasks.limits import TaskLimits
+from diskyard.tasks.waitlist import Waiting, Waitlist
 
 _LOOK_EVERY_S = 1.0
+#: Threads that one repository may have besides its limit, for storage that does not answer.
+_STUCK_MOST = 2
 
 #: The name of the threads in which tasks run.
 TASK_THREADS = "diskyard-task"
 
 
 class TaskPool:
-    """Runs what it is given in the order in which it came.
+    """Runs what it is given, the most urgent first.
 
-    Its threads keep no program from ending: a task is cut there as by a crash.
+    What is in a storage call that should have returned takes nobody's place: neither on the
+    host nor in its repository. But one repository gets only a few threads more for that;
+    then the rest of its work waits until the storage answers. The threads keep no program from
+    ending: a task is cut there as by a crash.
 
-    :param workers: how many run at a time.
     :param timeout_s: how long a storage call may last before its thread does not count.
+    :param look: called now and then while something waits; whether something still waits behind
+        what runs. It must not raise.
     """
 
-    def __init__(self, workers: int, timeout_s: float) -> None:
-        self._workers = workers
+    def __init__(
+        self, limits: TaskLimits, timeout_s: float, look: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._limits = limits
         self._timeout_s = timeout_s
+        self._look = look
         self._changed = threading.Condition()
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._busy: list[ThreadCalls] = []
+        self._waitlist = Waitlist()
+        self._busy: dict[ThreadCalls, str | None] = {}
+        self._submitted = 0
+        self._is_closed = False
         self._keeper: threading.Thread | None = None
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """Run it as soon as a thread is free; it must not raise."""
+    def submit(self, waiting: Waiting, *, more: bool = False) -> None:
+        """Run it when it is its turn.
+
+        :param more: something waits behind it.
+        """
         with self._changed:
-            self._waiting.append(work)
-            self._start_some()
-            if self._waiting and self._keeper is None:
+            self._submitted += 1
+            self._waitlist.add(waiting)
+            self._begin_some()
+            if (more or self._waitlist) and self._keeper is None:
                 self._keeper = threading.Thread(target=self._keep, name="diskyard-tasks", daemon=True)
                 self._keeper.start()
 
-    def _start_some(self) -> None:
-        while self._waiting and self._answering() < self._workers:
+    def _begin_some(self) -> None:
+        while self._answering() < self._limits.at_once:
+            waiting = self._waitlist.take(self._may_begin)
+            if waiting is None:
+                return
             calls = ThreadCalls()
-            self._busy.append(calls)
-            work = self._waiting.popleft()
-            thread = threading.Thread(target=self._run, args=(work, calls), name=TASK_THREADS, daemon=True)
+            self._busy[calls] = waiting.place
+            thread = threading.Thread(
+                target=self._run, args=(waiting.work, calls), name=TASK_THREADS, daemon=True
+            )
             thread.start()
 
     def _answering(self) -> int:
         return sum(calls.overdue() is None for calls in self._busy)
+
+    def _may_begin(self, place: str | None) -> bool:
+        limit = self._limits.at_once_per_repository
+        busy = [calls for calls, found in self._busy.items() if found == place]
+        answering = sum(calls.overdue() is None for calls in busy)
+        return answering < limit and len(busy) < limit + _STUCK_MOST
 
     def _run(self, work: Callable[[], None], calls: ThreadCalls) -> None:
         calls.timeout_s = self._timeout_s
@@ -58,21 +85,40 @@ class TaskPool:
             work()
         finally:
             with self._changed:
-                self._busy.remove(calls)
-                self._start_some()
+                del self._busy[calls]
+                self._begin_some()
                 self._changed.notify_all()
 
     def _keep(self) -> None:
         """While something waits: let it run in the place of what the storage does not answer."""
-        with self._changed:
-            while self._waiting:
-                self._changed.wait(_LOOK_EVERY_S)
-                self._start_some()
-            self._keeper = None
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._is_closed, _LOOK_EVERY_S):
+                    return
+                self._begin_some()
+                submitted = self._submitted
+            more = self._look()
+            with self._changed:
+                if not (more or self._waitlist or self._submitted != submitted):
+                    self._keeper = None
+                    return
 
-    def close(self) -> None:
-        """Wait for everything given, but not for storage that does not answer."""
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Forget what waits, and wait for the rest, but not for storage that does not answer.
+
+        :param timeout_s: how long at most; None for no limit.
+        :returns: whether nothing runs any more but what the storage does not answer.
+        """
+        end_s = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
-            while self._waiting or self._answering():
-                self._start_some()
-                self._changed.wait(min(_LOOK_EVERY_S, self._timeout_s))
+            self._waitlist.clear()
+            self._is_closed = True
+            self._changed.notify_all()
+            while self._answering():
+                pause_s = min(_LOOK_EVERY_S, self._timeout_s)
+                if end_s is not None:
+                    pause_s = min(pause_s, end_s - time.monotonic())
+                if pause_s <= 0:
+                    return False
+                self._changed.wait(pause_s)
+        return True

@@ -6,6 +6,7 @@ shown: what a task had to do is in the log, and what it has done is on the volum
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from diskyard import errors
 from diskyard.host import Host, ProcessIdentity, provably_gone
 from diskyard.host.identity import this_process
+from diskyard.model.fix import FixData
 from diskyard.model.results import Task
 
 KEPT_S = 24 * 3600.0
@@ -20,11 +22,36 @@ _LIMIT_BYTES = 1 << 20
 _ENDED = ("done", "failed", "stopped")
 
 
-class TaskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A task and the process that runs it."""
+class Again(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What it takes to start a task another time, as its caller asked for it.
+
+    :param fix: what it does.
+    :param rate_limit_bytes_per_s: as the caller gave it; 0 for none.
+    :param participating: the repoIds in which it may look for images; None for all.
+    :param actor: who asked for it.
+    :param repositories: the repoIds that the caller might use; None for all.
+    :param crashes: how often in a row it was started again since its process had been killed.
+    """
+
+    fix: FixData
+    rate_limit_bytes_per_s: int = 0
+    participating: tuple[str, ...] | None = None
+    actor: str = ""
+    repositories: tuple[str, ...] | None = None
+    crashes: int = 0
+
+
+class TaskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A task and the process that runs it.
+
+    :param again: how to start it another time; None if it cannot be.
+    :param resumable: it was cut short by the end of its process, which was in order.
+    """
 
     task: Task
     process: ProcessIdentity
+    again: Again | None = None
+    resumable: bool = False
 
 
 class TaskRecords:
@@ -44,22 +71,22 @@ class TaskRecords:
     def _path(self, task_id: str, suffix: str) -> str:
         return os.path.join(self._folder, f"{task_id}.{suffix}")
 
-    def put(self, task: Task) -> None:
+    def put(self, task: Task, again: Again | None = None, *, resumable: bool = False) -> None:
         """Show a task as it is now.
 
         A state folder that is full or gone is no reason for the work to fail, whose repository
         may be quite well: then only this process sees the task.
         """
         try:
-            self._write(task)
+            self._write(TaskRecord(task, self._process, again, resumable))
         except OSError:
             self._unshown[task.task_id] = task
         else:
             self._unshown.pop(task.task_id, None)
 
-    def _write(self, task: Task) -> None:
+    def _write(self, record: TaskRecord) -> None:
         """Not durable, and never seen half."""
-        data = msgspec.json.encode(TaskRecord(task, self._process))
+        data = msgspec.json.encode(record)
         temporary = self._host.files.temporary_path(self._folder)
         try:
             fd = self._host.files.create(temporary)
@@ -67,7 +94,7 @@ class TaskRecords:
                 self._host.files.write(fd, data)
             finally:
                 os.close(fd)
-            self._host.files.rename(temporary, self._path(task.task_id, "task"))
+            self._host.files.rename(temporary, self._path(record.task.task_id, "task"))
         except BaseException:
             self._host.files.discard(temporary)
             raise
@@ -112,6 +139,14 @@ class TaskRecords:
         return task
 
     def _read(self, path: str) -> Task | None:
+        record = self._read_record(path)
+        if record is None:
+            return None
+        if self._was_cut(record):
+            return msgspec.structs.replace(record.task, state="stopped")
+        return record.task
+
+    def _read_record(self, path: str) -> TaskRecord | None:
         try:
             data = self._host.files.read(path, _LIMIT_BYTES)
             if data is None:
@@ -121,15 +156,42 @@ class TaskRecords:
             return None  # damaged, or of another version; it is forgotten within a day
         if self._path(record.task.task_id, "task") != path:
             return None  # a task's id is the name of its files
-        if record.task.state not in _ENDED and provably_gone(record.process, self._host.identity):
-            return msgspec.structs.replace(record.task, state="stopped")
-        return record.task
+        return record
+
+    def _was_cut(self, record: TaskRecord) -> bool:
+        """Whether a task's process ended before the task did, and could not say so."""
+        return record.task.state not in _ENDED and provably_gone(record.process, self._host.identity)
+
+    def interrupted(self) -> list[TaskRecord]:
+        """The tasks that the end of their process cut short, the oldest first.
+
+        Those that somebody asked to stop are not among them. Asked before :meth:`all`, it names
+        also those that were queued for longer than a day.
+        """
+        names = [item.name for item in self._host.files.list(self._folder) if item.name.endswith(".task")]
+        records = [self._read_record(os.path.join(self._folder, name)) for name in names]
+        found = [
+            record
+            for record in records
+            if record is not None
+            and (self._was_cut(record) or (record.task.state == "stopped" and record.resumable))
+            and not self.stop_asked(record.task.task_id)
+        ]
+        return sorted(found, key=lambda record: (record.task.queued_at, record.task.task_id))
+
+    def settle(self, record: TaskRecord) -> None:
+        """Show an interrupted task as stopped for good: it is not interrupted any more.
+
+        :raises OSError: that could not be written.
+        """
+        self._write(TaskRecord(msgspec.structs.replace(record.task, state="stopped"), self._process))
 
     def ask_to_stop(self, task_id: str) -> None:
         """Ask the process that runs a task to stop it."""
         path = self._path(task_id, "stop")
         if not self._host.files.exists(path):
-            os.close(self._host.files.create(path))
+            with contextlib.suppress(FileExistsError):  # somebody else asks too
+                os.close(self._host.files.create(path))
 
     def stop_asked(self, task_id: str) -> bool:
         """Whether somebody asked for a task to stop; a folder that does not answer says no."""

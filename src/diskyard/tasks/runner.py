@@ -2,76 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 
-from msgspec.structs import replace
-
 from diskyard import errors
+from diskyard.caller import CALLER
 from diskyard.host import Clock
 from diskyard.host.calls import default_timeout_s
 from diskyard.host.identity import new_uuid
 from diskyard.model.results import Task
 from diskyard.mover.interface import Stopped
+from diskyard.tasks.limits import TaskLimits, Urgency
 from diskyard.tasks.pool import TaskPool
-from diskyard.tasks.records import TaskRecords
+from diskyard.tasks.records import Again, TaskRecords
+from diskyard.tasks.waitlist import Waiting
+from diskyard.tasks.watcher import Shown, TaskWatcher
 
-_SHOW_EVERY_S = 0.5
-_RATE_WINDOW_S = 5.0
 _STARTED_LIMIT = 10_000
-
-
-class TaskWatcher:
-    """One task while it runs: what the work reports, and whether it should stop."""
-
-    def __init__(self, task: Task, records: TaskRecords, clock: Clock, closing: threading.Event) -> None:
-        self.task = task
-        self._records = records
-        self._clock = clock
-        self._closing = closing
-        self._shown_s = 0.0
-        self._reported: dict[str, object] = {}
-        self._samples: list[tuple[float, int]] = []
-        self._last_done_bytes = 0
-        self._moved_bytes = 0
-
-    def show(self, **changes: object) -> None:
-        """Change what is shown of the task."""
-        self.task = replace(self.task, **changes)
-        self._records.put(self.task)
-
-    def show_end(self, **changes: object) -> None:
-        """Show that the task has ended, and what was reported last."""
-        self.show(**self._reported, rate_bytes_per_s=0, ended_at=self._clock.now(), **changes)
-
-    def report(self, stage: str, done_bytes: int, total_bytes: int) -> None:
-        """Bytes of a stage; shown at most twice a second."""
-        now_s = self._clock.monotonic_s()
-        self._reported = {"stage": stage, "done_bytes": done_bytes, "total_bytes": total_bytes}
-        self._moved_bytes += max(0, done_bytes - self._last_done_bytes)
-        self._last_done_bytes = done_bytes
-        if now_s - self._shown_s < _SHOW_EVERY_S:
-            return
-        self._shown_s = now_s
-        self._samples = [s for s in self._samples if now_s - s[0] <= _RATE_WINDOW_S]
-        self._samples.append((now_s, self._moved_bytes))
-        first_s, first_bytes = self._samples[0]
-        rate = (self._moved_bytes - first_bytes) / (now_s - first_s) if now_s > first_s else 0
-        percent = min(100, done_bytes * 100 // total_bytes) if total_bytes else -1
-        self.show(
-            stage=stage,
-            percent=percent,
-            done_bytes=done_bytes,
-            total_bytes=total_bytes,
-            rate_bytes_per_s=int(rate),
-        )
-
-    def stop_asked(self) -> bool:
-        """Whether this process is closing, or anybody asked for the task to stop."""
-        return self._closing.is_set() or self._records.stop_asked(self.task.task_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,81 +31,148 @@ class Job:
     """Something to run as a task.
 
     :param run: does it; True if it changed anything.
+    :param place: the marker of the repository that it works in, whatever its repoId.
+    :param again: how to start it another time; None if it cannot be.
     """
 
     verb: str
     repository_id: str | None
     image_id: str | None
     run: Callable[[TaskWatcher], bool]
+    place: str | None = None
+    again: Again | None = None
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Jobs that run one after the other.
+
+    :ivar left: those that have not begun.
+    """
+
+    left: list[tuple[Job, TaskWatcher]]
+    urgency: Urgency
+    arrival: int
+    context: Context
+    when_ended: Callable[[Task], None] | None
+
+    def cut(self, task_id: str) -> list[TaskWatcher]:
+        """Take out a job and those after it."""
+        at = [watcher.task.task_id for _, watcher in self.left].index(task_id)
+        cut, self.left = self.left[at:], self.left[:at]
+        return [watcher for _, watcher in cut]
 
 
 class TaskRunner:
     """The tasks of this process.
 
-    :param workers: how many run at a time.
     :param timeout_s: how long storage may take to answer a task before others run in its place.
+    :param tell: called with a task for every change of it that is shown; it must not raise.
     """
 
     def __init__(
-        self, records: TaskRecords, clock: Clock, workers: int = 2, timeout_s: float | None = None
+        self,
+        records: TaskRecords,
+        clock: Clock,
+        limits: TaskLimits | None = None,
+        timeout_s: float | None = None,
+        tell: Callable[[Task], None] = lambda task: None,
     ) -> None:
         self._records = records
         self._clock = clock
+        self._limits = limits or TaskLimits()
         self._closing = threading.Event()
-        self._pool = TaskPool(workers, default_timeout_s() if timeout_s is None else timeout_s)
+        self._shown = Shown(records, clock, tell, self._closing)
+        self._resumable = False
+        timeout_s = default_timeout_s() if timeout_s is None else timeout_s
+        self._pool = TaskPool(self._limits, timeout_s, self._stop_queued)
+        self._arrivals = itertools.count()
         self._idle = threading.Condition()
-        self._unfinished: dict[str, Task] = {}
+        self._unfinished: dict[str, TaskWatcher] = {}
+        self._queued: dict[str, _Queue] = {}
         self._started: deque[str] = deque(maxlen=_STARTED_LIMIT)
 
-    def start(self, jobs: Sequence[Job]) -> list[Task]:
-        """Queue jobs that run one after the other.
+    def start(
+        self,
+        jobs: Sequence[Job],
+        urgency: Urgency = Urgency.ASKED,
+        when_ended: Callable[[Task], None] | None = None,
+    ) -> list[Task]:
+        """Queue jobs that run one after the other, in the context of the caller.
 
-        A job that is stopped ends the rest; one that fails does not: each of them plans anew,
-        and what depended on the failed one finds nothing to do.
+        Between two of them others may run: each waits as urgently as its own type does. A job
+        that is stopped ends the rest; one that fails does not: each of them plans anew, and what
+        depended on the failed one finds nothing to do.
 
+        :param when_ended: called with each task when it has ended, in any thread.
         :returns: their tasks, as queued.
         """
-        watchers = []
-        for job in jobs:
-            task = Task(
-                task_id=new_uuid(),
-                verb=job.verb,
-                repository_id=job.repository_id,
-                image_id=job.image_id,
-                state="queued",
-                queued_at=self._clock.now(),
-            )
-            watcher = TaskWatcher(task, self._records, self._clock, self._closing)
-            watcher.show()
-            watchers.append(watcher)
+        watchers = [self._show_queued(job) for job in jobs]
+        tasks = [watcher.task for watcher in watchers]
+        task_ids = [task.task_id for task in tasks]
+        left = list(zip(jobs, watchers, strict=True))
+        queue = _Queue(left, urgency, next(self._arrivals), copy_context(), when_ended)
+        caller = CALLER.get()
+        if caller is not None:
+            caller.started.extend(task_ids)
         with self._idle:
-            self._unfinished.update({w.task.task_id: w.task for w in watchers})
-            self._started.extend(w.task.task_id for w in watchers)
-        if jobs:
-            self._pool.submit(partial(self._run_all, list(zip(jobs, watchers, strict=True))))
-        return [watcher.task for watcher in watchers]
+            self._unfinished.update(zip(task_ids, watchers, strict=True))
+            self._queued.update(dict.fromkeys(task_ids, queue))
+            self._started.extend(task_ids)
+            too_late = self._cut(task_ids[0]) if jobs and self._closing.is_set() else []
+        self._end_unrun(queue, too_late)
+        self._submit(queue)
+        return tasks
 
-    def _run_all(self, jobs: list[tuple[Job, TaskWatcher]]) -> None:
-        stopped = False
-        for job, watcher in jobs:
-            try:
-                if stopped:
-                    watcher.show_end(state="stopped")
-                else:
-                    stopped = not self._run(job, watcher)
-            finally:
-                with self._idle:
-                    del self._unfinished[watcher.task.task_id]
-                    self._idle.notify_all()
+    def _show_queued(self, job: Job) -> TaskWatcher:
+        task = Task(
+            task_id=new_uuid(),
+            verb=job.verb,
+            repository_id=job.repository_id,
+            image_id=job.image_id,
+            state="queued",
+            queued_at=self._clock.now(),
+        )
+        watcher = TaskWatcher(task, job.again, self._shown)
+        watcher.show()
+        return watcher
+
+    def _submit(self, queue: _Queue) -> None:
+        """Let the next job of a queue wait for a thread."""
+        with self._idle:
+            if not queue.left:
+                return
+            job, more = queue.left[0][0], len(queue.left) > 1
+        rank = self._limits.rank(job.verb)
+        work = partial(self._run_next, queue)
+        self._pool.submit(Waiting(queue.urgency, rank, queue.arrival, job.place, work), more=more)
+
+    def _run_next(self, queue: _Queue) -> None:
+        with self._idle:
+            if not queue.left:
+                return  # stopped meanwhile
+            job, watcher = queue.left.pop(0)
+            del self._queued[watcher.task.task_id]
+        try:
+            goes_on = queue.context.run(self._run, job, watcher)
+        finally:
+            self._forget(queue, watcher)
+        with self._idle:
+            cut = [] if goes_on or not queue.left else self._cut(queue.left[0][1].task.task_id)
+        self._end_unrun(queue, cut)
+        self._submit(queue)
 
     def _run(self, job: Job, watcher: TaskWatcher) -> bool:
         """Run a job to its end, however it ends; False if it was stopped."""
         try:
+            if watcher.stop_asked():
+                watcher.show_end(state="stopped", resumable=self._is_resumable(watcher))
+                return False
             watcher.show(state="running", started_at=self._clock.now())
             changed = job.run(watcher)
             watcher.show_end(state="done", percent=100, changed=changed)
         except Stopped:
-            watcher.show_end(state="stopped", changed=True)
+            watcher.show_end(state="stopped", changed=True, resumable=self._is_resumable(watcher))
             return False
         except errors.DiskyardError as error:
             watcher.show_end(state="failed", error=error.to_json())
@@ -163,14 +182,66 @@ class TaskRunner:
         except Exception as error:  # noqa: BLE001 - see the comment
             # The last resort of a background thread: shown to whoever asks for the task.
             watcher.show_end(state="failed", error=errors.unexpected(error).to_json())
-        finally:
-            self._records.forget_stop(watcher.task.task_id)
         return True
+
+    def _is_resumable(self, watcher: TaskWatcher) -> bool:
+        """Whether a task that was stopped is to go on later: nobody but the closing ended it."""
+        return self._resumable and not watcher.asked()
+
+    # -- stopping -----------------------------------------------------------------------------
+
+    def stop(self, task_id: str) -> None:
+        """Stop a task, also of another process: at once if it is queued, else at its next checkpoint.
+
+        :raises OSError: another process cannot be asked, for the state folder takes no file.
+        """
+        with self._idle:
+            watcher = self._unfinished.get(task_id)
+            queue = self._queued.get(task_id)
+            cut = self._cut(task_id)
+        if queue is not None:
+            self._end_unrun(queue, cut)
+        elif watcher is not None:
+            watcher.ask_to_stop()
+        else:
+            self._records.ask_to_stop(task_id)
+
+    def _cut(self, task_id: str) -> list[TaskWatcher]:
+        """Take a queued task out of its queue, and those after it; the caller has the lock."""
+        queue = self._queued.get(task_id)
+        cut = [] if queue is None else queue.cut(task_id)
+        for watcher in cut:
+            del self._queued[watcher.task.task_id]
+        return cut
+
+    def _end_unrun(self, queue: _Queue, watchers: Sequence[TaskWatcher]) -> None:
+        for watcher in watchers:
+            watcher.show_end(state="stopped", resumable=self._is_resumable(watcher))
+            self._forget(queue, watcher)
+
+    def _forget(self, queue: _Queue, watcher: TaskWatcher) -> None:
+        """A task has ended, or was cut by something that ends this process."""
+        with self._idle:
+            del self._unfinished[watcher.task.task_id]
+            self._idle.notify_all()
+        if queue.when_ended is not None:
+            queue.when_ended(watcher.task)
+
+    def _stop_queued(self) -> bool:
+        """End what is queued here and what another process asked to stop; whether more is queued."""
+        with self._idle:
+            queued = list(self._queued)
+        for task_id in queued:
+            if self._records.stop_asked(task_id):
+                self.stop(task_id)
+        return bool(queued)
+
+    # -- waiting ------------------------------------------------------------------------------
 
     def unfinished(self) -> list[Task]:
         """Tasks of this process that are queued or running."""
         with self._idle:
-            return list(self._unfinished.values())
+            return [watcher.task for watcher in self._unfinished.values()]
 
     def take_started(self) -> list[str]:
         """The ids of the tasks started since this was last asked: of many, only the latest."""
@@ -186,10 +257,22 @@ class TaskRunner:
                 lambda: not (set(self._unfinished) & set(task_ids or self._unfinished)), timeout_s
             )
 
-    def close(self) -> None:
-        """Stop all tasks at their next checkpoint and wait for them: nothing is left running.
+    def close(self, *, resumable: bool = False, timeout_s: float | None = None) -> bool:
+        """Stop what is queued at once and what runs at its next checkpoint, and wait for that.
 
         But for those whose storage does not answer: they end with this process, or when it does.
+
+        :param resumable: what this cuts short is to be started again by the next process of the
+            state folder that resumes.
+        :param timeout_s: how long to wait at most; None for as long as it takes.
+        :returns: whether nothing is left running but what the storage does not answer. What is
+            left is cut by the end of this process as by a crash.
         """
-        self._closing.set()
-        self._pool.close()
+        with self._idle:
+            self._resumable = self._resumable or resumable
+            self._closing.set()
+            queues = {queue.arrival: queue for queue in self._queued.values()}
+            cut = [(queues[key], self._cut(queues[key].left[0][1].task.task_id)) for key in sorted(queues)]
+        for queue, watchers in cut:
+            self._end_unrun(queue, watchers)
+        return self._pool.close(timeout_s)

@@ -21,7 +21,8 @@ class Effort:
     """How hard to try.
 
     :param seed: decides what a sample holds, and every random choice.
-    :param thorough: try everything, however long it takes.
+    :param thorough: try everything, however long it takes: some of it over several rounds, each
+        with the next seed.
     """
 
     seed: int = 0
@@ -38,9 +39,14 @@ class Effort:
         """Randomness for a purpose: the same for the same seed, whatever else is drawn."""
         return random.Random(":".join(map(str, (self.seed, *purpose))))
 
-    def sample(self, items: Sequence[T], count: int, *purpose: object) -> list[T]:
-        """At most ``count`` of the items, in their order; all of them when thorough."""
-        if self.thorough or len(items) <= count:
+    def sample(self, items: Sequence[T], count: int, *purpose: object, rounds: int = 1) -> list[T]:
+        """At most ``count`` of the items, in their order; all of them when thorough.
+
+        :param rounds: over how many thorough rounds all of them are spread.
+        """
+        if self.thorough:
+            return list(items[self.seed % rounds :: rounds])
+        if len(items) <= count:
             return list(items)
         chosen = sorted(self.random("sample", *purpose).sample(range(len(items)), count))
         return [items[index] for index in chosen]

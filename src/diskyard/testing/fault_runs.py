@@ -28,6 +28,8 @@ from diskyard.testing.scenarios import Scenario
 from diskyard.testing.world import PLACES, World, host_named, judge_outcome
 
 Around = tuple[Callable[[], None], Callable[[], None]]
+ROUNDS = 8
+"""How many thorough rounds try all faults between them: there are hours of them."""
 _TASKS_END_S = 120.0
 _CERTAINLY_NOT = "it was not made"
 """What an error says of a change that it knows was not made (docs/errors.md)."""
@@ -172,14 +174,14 @@ def nothing_left_behind(folder: Path) -> Iterator[None]:
 
 
 def faults_to_try(calls: list[Call], effort: Effort, count: int, *purpose: object) -> list[Fault]:
-    """Faults for the calls of a run: all of them when thorough.
+    """Faults for the calls of a run: all of them in :data:`ROUNDS` rounds when thorough.
 
     Otherwise ``count``, for as many kinds of calls (a name, and what kind of thing it is about):
     over the scenarios each kind gets its share, and another seed takes others.
     """
     everything = [fault for at, made in enumerate(calls) for fault in _faults_of(at, made)]
     if effort.thorough:
-        return everything
+        return effort.sample(everything, count, rounds=ROUNDS)
     chance = effort.random("faults", *purpose)
     kinds: dict[Call, list[int]] = {}
     for at, made in enumerate(calls):

@@ -11,7 +11,7 @@ from diskyard import errors
 from diskyard.service import Service, call
 from diskyard.testing.effort import Effort
 from diskyard.testing.fault_injection import Call, Injector, faulty_host
-from diskyard.testing.fault_runs import FaultRuns, nothing_left_behind, require_clear, tear_down
+from diskyard.testing.fault_runs import ROUNDS, FaultRuns, nothing_left_behind, require_clear, tear_down
 from diskyard.testing.world import PLACES, World, judge_outcome
 
 _END_S = 60.0
@@ -92,5 +92,5 @@ def _await_verbs(service: Service, others: set[threading.Thread]) -> None:
 
 
 def hangs_to_try(calls: Sequence[Call], effort: Effort, count: int, *purpose: object) -> list[int]:
-    """Indexes of calls: all of them when thorough."""
-    return effort.sample(range(len(calls)), count, "hangs", *purpose)
+    """Indexes of calls: all of them in :data:`ROUNDS` rounds when thorough."""
+    return effort.sample(range(len(calls)), count, "hangs", *purpose, rounds=ROUNDS)

@@ -125,7 +125,7 @@ class RecordedDisk:
 
     def __init__(self, folder: Path, journal: Sequence[Record], seed: int) -> None:
         begin = next(i for i, record in enumerate(journal) if record == Marked(BEGIN))
-        self._seed = seed
+        self.seed = seed
         self._begun = _replayed(SimulatedFiles.loaded(folder), journal[:begin])
         self._journal = list(journal[begin + 1 :])
         self._made = {r.node: r.is_folder for r in self._journal if isinstance(r, Named)}
@@ -205,7 +205,7 @@ class RecordedDisk:
 
     def _walk(self, cut: Cut) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
         """Every path there is, with its bytes and their digest; folders before what they hold."""
-        kept = _Kept(self._histories, cut, random.Random(f"{self._seed} {cut.place} {cut.variant}"))
+        kept = _Kept(self._histories, cut, random.Random(f"{self.seed} {cut.place} {cut.variant}"))
         files: dict[int, tuple[bytes, bytes]] = {}  # a file has the same bytes under all of its names
         waiting = [("", ROOT)]
         while waiting:

@@ -8,9 +8,9 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -145,6 +145,34 @@ class Recording:
         finally:
             shutil.rmtree(folder)
 
+    def judge_again(
+        self,
+        disk: RecordedDisk,
+        state: CutState,
+        folder: Path,
+        choose: Callable[[list[CutState]], list[CutState]],
+    ) -> tuple[int, int]:
+        """Start a host on what a cut has left, cut the power again while it fixes that, and judge.
+
+        :param choose: which of the states are judged that the second cut may leave.
+        :return: how many records the journal of the fixes has, and how many states were judged.
+        """
+        folder.mkdir()
+        disk.write(state.cut, folder / "held")
+        world = _on_mount(self.world, folder)
+        with mounted(folder / "held", folder / "mount", folder / "journal"):
+            service = world.service(lost_host(folder / "mount", reflink=_shares(self.scenario)))
+            os.setxattr(folder / "mount", MARK, BEGIN.encode())
+            world.fix_all([service], random.Random(state.digest))
+            os.setxattr(folder / "mount", MARK, ANSWERED.encode())
+            service.close()
+        fixes = RecordedDisk(folder / "held", read_journal(folder / "journal"), disk.seed)
+        chosen = choose(fixes.states(1))
+        for second in chosen:
+            self.judge(fixes, replace(second, answered=state.answered), folder / "cut")
+        shutil.rmtree(folder)
+        return fixes.length, len(chosen)
+
     def failure(self, without: Collection[str], folder: Path, torn: int, most: int) -> str | None:
         """What goes wrong if syncs are left out; None if nothing does.
 
@@ -184,6 +212,20 @@ def _unnamed(world: World) -> set[str]:
     return found
 
 
+def _on_mount(world: World, folder: Path) -> World:
+    """The same world, in a new folder, with its places on the disk that is to be mounted there."""
+    (folder / "mount").mkdir()
+    moved = world.moved(folder / "world")
+    moved.folder.mkdir()
+    for name in (*PLACES, NEW_PLACE, OUTSIDE):
+        (moved.folder / name).symlink_to(folder / "mount" / name)
+    return moved
+
+
+def _shares(scenario: Scenario) -> bool:
+    return isinstance(scenario, DiskScenario) and scenario.reflink
+
+
 def record(scenario: Scenario, folder: Path, seed: int) -> Recording:
     """Run a scenario on a simulated disk, in a new folder."""
     folder.mkdir()
@@ -195,14 +237,9 @@ def record(scenario: Scenario, folder: Path, seed: int) -> Recording:
     held = prepared.copied(folder / "held")
     (held.folder / OUTSIDE).mkdir()
     # What is not in the repositories, files to import for instance, is not on the disk that fails.
-    mount, world = folder / "mount", held.moved(folder / "world")
-    mount.mkdir()
-    world.folder.mkdir()
-    for name in (*PLACES, NEW_PLACE, OUTSIDE):
-        (world.folder / name).symlink_to(mount / name)
-    reflink = isinstance(scenario, DiskScenario) and scenario.reflink
+    world, mount = _on_mount(held, folder), folder / "mount"
     with mounted(held.folder, mount, folder / "journal"):
-        service = world.service(lost_host(mount, reflink=reflink))
+        service = world.service(lost_host(mount, reflink=_shares(scenario)))
         before, after = dict(world.images), scenario.after(world)
         os.setxattr(mount, MARK, BEGIN.encode())
         scenario.act(world, service)

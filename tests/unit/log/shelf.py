@@ -8,7 +8,7 @@ from dataclasses import replace
 from diskyard.host import Clock, Host
 from diskyard.host.identity import new_uuid
 from diskyard.log.log import Author, Log, Published
-from diskyard.model.transaction import Changes
+from diskyard.model.transaction import Changes, Part
 from diskyard.repositories.interface import LogKind
 from diskyard.repositories.memory import connect as memory
 from diskyard.repositories.memory.repository import MemoryRepository
@@ -59,7 +59,12 @@ class Shelf:
 
 def write(log: Log, name: str) -> Published:
     """Publish one volume record."""
-    return log.publish(Changes(put_volumes=(volume(uid(name)),)), log.refresh(), Author("test", ""))
+    return log.publish([part(name)], log.refresh())
+
+
+def part(name: str) -> Part:
+    """What an author changes who puts a volume record."""
+    return Author("test", "").part(Changes(put_volumes=(volume(uid(name)),)))
 
 
 def write_many(log: Log, count: int) -> None:

@@ -11,11 +11,11 @@ import pytest
 from diskyard import errors
 from diskyard.host.files import UncertainError
 from diskyard.log.codec import Checkpoint, decode, encode
-from diskyard.log.log import Author, Published
+from diskyard.log.log import Published
 from diskyard.log.twins import look_at_twins, rewrite_twin
-from diskyard.model.transaction import Changes, Entry
-from tests.unit.log.shelf import Shelf, once, write, write_many
-from tests.unit.records import uid, volume
+from diskyard.model.transaction import Entry
+from tests.unit.log.shelf import Shelf, once, part, write, write_many
+from tests.unit.records import uid
 
 
 @pytest.fixture
@@ -41,8 +41,7 @@ def test_of_two_writers_one_loses(shelf: Shelf) -> None:
     first, second = shelf.log(), shelf.log()
     state = second.refresh()
     write(first, "a")
-    changes = Changes(put_volumes=(volume(uid("b")),))
-    assert second.publish(changes, state, Author("test", "")) is Published.LOST
+    assert second.publish([part("b")], state) is Published.LOST
     assert set(second.refresh().volumes) == {uid("a")}
 
 
@@ -50,7 +49,7 @@ def test_publishing_on_an_old_state_loses(shelf: Shelf) -> None:
     log = shelf.log()
     state = log.refresh()
     write(log, "a")
-    assert log.publish(Changes(put_volumes=(volume(uid("b")),)), state, Author("", "")) is Published.LOST
+    assert log.publish([part("b")], state) is Published.LOST
 
 
 def test_what_another_wrote_is_made_durable_before_it_is_answered(shelf: Shelf) -> None:

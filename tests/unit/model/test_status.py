@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, ImageSource, Pending, Volume
-from diskyard.model.space import exclusive_and_shared, usage
+from diskyard.model.space import exclusive_bytes, usage
 from diskyard.model.state import State
 from diskyard.model.status import (
     CHAIN_DEPTH_LIMIT,
     better_representation,
     image_status,
+    lasting_depth,
     merge_dependent,
     why_broken,
 )
@@ -53,7 +54,8 @@ def test_what_breaks_an_image() -> None:
 def better(found: State, strategy: str, capabilities: Capabilities = PLAIN) -> str | None:
     target = found.images["d"]
     changed = disk("d", target.volume_id, strategy=strategy)
-    return better_representation(found.put_image(changed), changed, capabilities)
+    now = found.put_image(changed)
+    return better_representation(now, changed, capabilities, lasting_depth(now, changed))
 
 
 def test_space_wants_chains_within_the_limit() -> None:
@@ -142,9 +144,9 @@ def test_exclusive_is_what_removing_frees() -> None:
     allocated = {"v": 1, "p": 10, "r": 100}
     found = MERGEABLE.put_volume(volume("p", "s")).put_image(image("s", "r")).put_volume(volume("r"))
     d = found.images["d"]
-    assert exclusive_and_shared(found, d, allocated) == (11, 100)
-    assert exclusive_and_shared(found.put_volume(volume("u", "w")), d, allocated) == (1, 110)
+    assert exclusive_bytes(found, d, allocated) == 11
+    assert exclusive_bytes(found.put_volume(volume("u", "w")), d, allocated) == 1
     held = found.put_image(weak("w", "p", held_for=(copy_hold(),)))
-    assert exclusive_and_shared(held, d, allocated) == (1, 110)
-    assert exclusive_and_shared(found.put_volume(volume("u", "d")), d, allocated) == (0, 111)
-    assert exclusive_and_shared(found, found.images["s"], allocated) == (0, 100)
+    assert exclusive_bytes(held, d, allocated) == 1
+    assert exclusive_bytes(found.put_volume(volume("u", "d")), d, allocated) == 0
+    assert exclusive_bytes(found, found.images["s"], allocated) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from diskyard.repositories.interface import LogKind
 
@@ -13,6 +14,7 @@ RESERVE_BYTES = 4 << 20
 
 _FOLDER_OF: dict[LogKind, str] = {"entry": LOG, "checkpoint": CHECKPOINTS}
 _COPIES = ("a", "b")
+_LOG_NAME = re.compile(r"([0-9a-f]{16})\.[ab]")
 
 
 def log_folder(root: str, kind: LogKind) -> str:
@@ -33,7 +35,5 @@ def record_paths(root: str) -> tuple[str, str]:
 
 def log_number(name: str) -> int | None:
     """The number in the name of a copy; None if it is no such name."""
-    stem, _, copy = name.partition(".")
-    if copy not in _COPIES or len(stem) != 16 or any(c not in "0123456789abcdef" for c in stem):
-        return None
-    return int(stem, 16)
+    found = _LOG_NAME.fullmatch(name)
+    return None if found is None else int(found[1], 16)

@@ -256,10 +256,13 @@ class LocalRepository:
             os.close(fd)
 
     def delete_volume(self, name: VolumeName) -> bool:
-        """Unlink the file; its blocks are free when the last process closes it."""
+        """Unlink the file; its blocks are free when the last process closes it.
+
+        A folder that somebody put in its place is not ours, and stays.
+        """
         try:
             self._files.unlink(self._volume_path(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return False
         self._files.sync_folder(self._folder(layout.VOLUMES))
         self._refill_reserve()

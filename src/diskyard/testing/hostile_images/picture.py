@@ -58,7 +58,7 @@ class Picture:
 
 
 def picture_of_file(path: Path, size_bytes: int | None = None) -> Picture:
-    """The disk in a raw file, of which holes are not read."""
+    """The disk in a raw file, of which holes are not read; it may end before the disk does."""
     size_bytes = path.stat().st_size if size_bytes is None else size_bytes
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -106,20 +106,29 @@ def build(
     tables = sorted({number // per_table for number in guest})
     stored = {number: compress(data) if compress else data for number, data in guest.items()}
     data_clusters = {number: -(-len(data) // cluster_bytes) for number, data in stored.items()}
-    others = 2 + l1_clusters + len(tables) + sum(data_clusters.values())
-    blocks = -(-(others + 2) * 2 // cluster_bytes)
-    l1_offset = (2 + blocks) * cluster_bytes
+    others = 1 + l1_clusters + len(tables) + sum(data_clusters.values())
+    table_clusters, blocks = _refcount_clusters(others, cluster_bytes)
+    blocks_offset = (1 + table_clusters) * cluster_bytes
+    l1_offset = blocks_offset + blocks * cluster_bytes
     l2_offsets = {
         table: l1_offset + (l1_clusters + place) * cluster_bytes for place, table in enumerate(tables)
     }
-    total = others + blocks
+    total = others + table_clusters + blocks
     image = bytearray(total * cluster_bytes)
     image[: 1 << 9] = _header(
-        version, cluster_bits, size_bytes, l1_entries, l1_offset, compression_type, extended, extensions
+        version,
+        cluster_bits,
+        size_bytes,
+        l1_entries,
+        l1_offset,
+        table_clusters,
+        compression_type,
+        extended,
+        extensions,
     )[: 1 << 9].ljust(1 << 9, b"\0")
     for block in range(blocks):
-        struct.pack_into(">Q", image, cluster_bytes + 8 * block, (2 + block) * cluster_bytes)
-    struct.pack_into(f">{total}H", image, 2 * cluster_bytes, *([1] * total))
+        struct.pack_into(">Q", image, cluster_bytes + 8 * block, blocks_offset + block * cluster_bytes)
+    struct.pack_into(f">{total}H", image, blocks_offset, *([1] * total))
     for table, offset in l2_offsets.items():
         struct.pack_into(">Q", image, l1_offset + 8 * table, offset | COPIED)
     where = (total - sum(data_clusters.values())) * cluster_bytes
@@ -133,7 +142,17 @@ def build(
         if extended and not compress:
             struct.pack_into(">Q", image, entries[number] + 8, (1 << 32) - 1)
         where += data_clusters[number] * cluster_bytes
-    return Qcow2(image, cluster_bytes, l1_offset, cluster_bytes, 2 * cluster_bytes, entries, clusters)
+    return Qcow2(image, cluster_bytes, l1_offset, cluster_bytes, blocks_offset, entries, clusters)
+
+
+def _refcount_clusters(others: int, cluster_bytes: int) -> tuple[int, int]:
+    """How many clusters the refcount table and its blocks take, which count themselves too."""
+    table, blocks = 1, 1
+    while True:
+        needed = -(-(others + table + blocks) * 2 // cluster_bytes)
+        if (table, blocks) == (-(-needed * 8 // cluster_bytes), needed):
+            return table, blocks
+        table, blocks = -(-needed * 8 // cluster_bytes), needed
 
 
 def _guest_clusters(stretches: Mapping[int, bytes], size_bytes: int, cluster_bytes: int) -> dict[int, bytes]:
@@ -159,6 +178,7 @@ def _header(
     size_bytes: int,
     l1_entries: int,
     l1_offset: int,
+    refcount_clusters: int,
     compression_type: int,
     extended: bool,
     extensions: bytes,
@@ -166,7 +186,7 @@ def _header(
     cluster_bytes = 1 << cluster_bits
     fixed = struct.pack(
         ">4sIQIIQIIQQIIQ", b"QFI\xfb", version, 0, 0, cluster_bits, size_bytes, 0, l1_entries, l1_offset,
-        cluster_bytes, 1, 0, 0,
+        cluster_bytes, refcount_clusters, 0, 0,
     )  # fmt: skip
     if version == 2:
         return fixed + extensions + bytes(8)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from diskyard.testing.scenarios.base import Scenario
-from diskyard.testing.scenarios.fixing import FIXES
+from diskyard.testing.scenarios.fixing import FIX_ALL, FIXES
 from diskyard.testing.scenarios.operations import ON_REPOSITORIES, OPERATIONS
+from diskyard.testing.scenarios.sharing import MORE_SHARING, SHARING
 
 SCENARIOS = [*OPERATIONS, *FIXES]
 
 
 def find_scenario(name: str) -> Scenario:
     """The scenario of this name."""
-    return next(scenario for scenario in (*SCENARIOS, *ON_REPOSITORIES) if scenario.name == name)
+    everything = (*SCENARIOS, *MORE_SHARING, *ON_REPOSITORIES, FIX_ALL)
+    return next(scenario for scenario in everything if scenario.name == name)
 
 
-__all__ = ["SCENARIOS", "Scenario", "find_scenario"]
+__all__ = ["FIX_ALL", "SCENARIOS", "SHARING", "Scenario", "find_scenario"]

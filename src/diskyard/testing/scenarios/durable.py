@@ -32,6 +32,7 @@ from diskyard.testing.scenarios.base import (
     zeros,
 )
 from diskyard.testing.scenarios.operations import about_to_fold, change_user_data
+from diskyard.testing.scenarios.sharing import prepare_raw_copied, with_snapshot_in_b
 from diskyard.testing.world import KIB, SIZE_BYTES, World, host_named
 
 NEW_PLACE = "c"
@@ -172,18 +173,6 @@ def _require_repository(world: World, service: Service, place: str, *, may_be_ab
 
 
 # -- bytes ----------------------------------------------------------------------------------
-
-
-def prepare_raw_copied(world: World, service: Service) -> None:
-    """A copy of a raw Snapshot committed in b, its data not moved yet."""
-    shapes.lone(world, service)
-    world.snapshot(service, "a", "d", "s")
-    call(service, "copyImage", {"targetRepoId": "b", "imageId": world.names["s"], "options": LATER})
-
-
-def with_snapshot_in_b(world: World) -> dict[tuple[str, str], bytes]:
-    """The Snapshot is there too."""
-    return {**world.images, ("b", world.names["s"]): world.images["a", world.names["s"]]}
 
 
 def prepare_scattered(world: World, service: Service) -> None:

@@ -40,6 +40,15 @@ from diskyard.testing.world import KIB, World
 _DEEPEST = 33  # one more volume than a chain may have
 
 
+def fix_all(world: World, service: Service) -> None:
+    """Run all that is listed, until nothing is."""
+    world.fix_all([service], random.Random(0))
+
+
+#: On what an interrupted scenario has left: its fixes are interrupted too.
+FIX_ALL = Scenario("fix all", shapes.lone, fix_all, same)
+
+
 # -- what they find --------------------------------------------------------------------
 
 

@@ -46,13 +46,14 @@ def import_bytes(world: World) -> bytes:
 
 
 def import_file(format: str) -> Act:
-    """Write a file outside of the repositories, and commit its import."""
+    """Write a file outside of the repositories, durably, and commit its import."""
 
     def act(world: World, service: Service) -> Any:
         raw, path = world.folder / "import.raw", world.folder / f"import.{format}"
         raw.write_bytes(import_bytes(world))
         if format != "raw":
             subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", format, raw, path], check=True)
+        subprocess.run(["sync", path, world.folder], check=True)
         asked = {"targetRepoId": "a", "path": str(path), "format": format}
         return new("importImage", **asked)(world, service)
 

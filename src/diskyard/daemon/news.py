@@ -1,0 +1,66 @@
+"""What changes in the connected repositories, told as events: by this host, and by others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from diskyard.connections import Connections
+from diskyard.events import Events
+from diskyard.image_events import image_events
+from diskyard.model.state import State
+from diskyard.model.transaction import Entry
+from diskyard.opened import Opened
+from diskyard.service import Service
+from diskyard.service.supervise import Running, Supervisor
+
+_LOOK_EVERY_S = 2.0
+
+
+class News:
+    """Tells the events of images.
+
+    What this host commits or reads is told at once. While somebody listens, each repository is
+    asked every two seconds for what other hosts have committed; else storage is left alone.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._connections: Connections = service.connections
+        self._events: Events = service.events
+        self._supervisor: Supervisor = service.supervisor
+        self._asked: dict[str, Running] = {}
+        self._stopping = threading.Event()
+        service.connections.when_connected(self._follow)
+
+    def start(self) -> None:
+        """Ask for news from now on, in a thread of its own."""
+        threading.Thread(target=self._run, name="diskyard-news", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ask for no more."""
+        self._stopping.set()
+
+    def _follow(self, repo_id: str, opened: Opened) -> Callable[[], None]:
+        capabilities = opened.storage.capabilities
+
+        def tell(entry: Entry | None, before: State, after: State) -> None:
+            if entry is None:
+                self._events.tell("reset", repo_id, {})
+                return
+            for event in image_events(repo_id, capabilities, entry, before, after):
+                self._events.tell("image", repo_id, event)
+
+        return opened.log.watch(tell)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_LOOK_EVERY_S):
+            if self._events.has_listeners():
+                self.look()
+
+    def look(self) -> None:
+        """Ask every connected repository for news; one that has not answered is not asked again."""
+        for repo_id, opened in self._connections.connected().items():
+            asked = self._asked.get(repo_id)
+            if asked is None or asked.job.ended.is_set():
+                # It fails where a verb would fail too, which says so to whoever calls it.
+                self._asked[repo_id] = self._supervisor.begin(opened.state)

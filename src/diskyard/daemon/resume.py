@@ -1,0 +1,190 @@
+"""Starting again what the end of an earlier process cut short."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable, Iterable
+from contextvars import copy_context
+from typing import Literal, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from diskyard import errors
+from diskyard.caller import CALLER, Caller
+from diskyard.model import requests as ask
+from diskyard.model.fix import Fix, fix_id
+from diskyard.model.results import Task
+from diskyard.operations.engine import FollowUp
+from diskyard.service import Service
+from diskyard.service.verbs import run_unwatched
+from diskyard.tasks.records import Again, TaskRecord
+from diskyard.tasks.runner import Job
+
+R = TypeVar("R")
+#: What its process does not survive so often is not what keeps the daemon from running.
+_CRASHES_MOST = 3
+_log = logging.getLogger("diskyard.resume")
+
+
+class Resumed(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one interrupted task.
+
+    :param task: as it was when it was cut short.
+    :param outcome: ``started`` as a new task; ``over``: it is not started, now or later;
+        ``later``: the next start of the daemon tries it again.
+    :param why: it was not started.
+    :param new_task_id: of the new task.
+    """
+
+    task: Task
+    outcome: Literal["started", "over", "later"]
+    why: str = ""
+    new_task_id: str | None = None
+
+
+def resume(service: Service) -> list[Resumed]:
+    """Start the fixes of the tasks that were queued or running when their process ended.
+
+    Those are the tasks whose process is provably gone, and those that were cut short by a
+    close that said so. What somebody asked to stop is none of them. Each is started at most
+    once, as its caller had asked for it, if check still lists its fix and it can run.
+
+    It takes as long as a check of each repository concerned; one that does not answer keeps
+    none of the others from being resumed.
+
+    :returns: what became of each, the repositories in the order of their oldest task.
+    """
+    by_repository: dict[str | None, list[TaskRecord]] = {}
+    for record in service.records.interrupted():
+        by_repository.setdefault(record.task.repository_id, []).append(record)
+    done = []
+    for repository_id, records in by_repository.items():
+        done += _Resumption(service, repository_id or "").run(records)
+    for one in done:
+        _tell(one)
+    return done
+
+
+def _tell(one: Resumed) -> None:
+    what = f"{one.task.verb} of image {one.task.image_id or '-'} in {one.task.repository_id or '-'}"
+    if one.new_task_id is not None:
+        _log.info("task %s resumed as %s: %s", one.task.task_id, one.new_task_id, what)
+    else:
+        words = "not resumed" if one.outcome == "over" else "not resumed yet"
+        _log.warning("task %s %s: %s: %s", one.task.task_id, words, what, one.why)
+
+
+class _Resumption:
+    """The interrupted tasks of one repository."""
+
+    def __init__(self, service: Service, repository_id: str) -> None:
+        self._service = service
+        self._repository_id = repository_id
+        self._seen: set[str] = set()
+        self._chains: list[list[tuple[TaskRecord, Again]]] = []
+        self._of_image: dict[str, list[tuple[TaskRecord, Again]]] = {}
+
+    def run(self, records: list[TaskRecord]) -> list[Resumed]:
+        done = [self._settle(record, _no_again(record.task)) for record in records if record.again is None]
+        pairs = [(record, record.again) for record in records if record.again is not None]
+        if pairs:
+            request = ask.CheckStorageRepository(repository_id=self._repository_id)
+            try:
+                listed = self._supervised(lambda: run_unwatched(self._service, request))
+            except errors.DiskyardError as error:
+                return [*_flat(done), *(_later(record, error.message) for record, _ in pairs)]
+            by_id: dict[str, Fix] = {fix.fix_id: fix for fix in listed}
+            done += [self._sort(record, again, by_id) for record, again in pairs]
+            done += [self._start(chain) for chain in self._chains]
+        return _flat(done)
+
+    def _sort(self, record: TaskRecord, again: Again, listed: dict[str, Fix]) -> list[Resumed]:
+        """Put a task into the chain with which it starts; else say what becomes of it."""
+        key, image_id = fix_id(again.fix), record.task.image_id
+        behind = None if image_id is None else self._of_image.get(image_id)
+        fix = listed.get(key)
+        if _crashes(record, again) > _CRASHES_MOST:
+            return self._settle(record, f"its process was killed {_crashes(record, again)} times in a row")
+        if key in self._seen:
+            return self._settle(record, "another task that is resumed does the same")
+        if behind is None and fix is None:
+            return self._settle(record, "its fix is not listed any more")
+        if behind is None and fix is not None and not fix.runnable:
+            return [_later(record, fix.waits_for or f"{fix.held_by} works on it")]
+        self._seen.add(key)
+        if behind is None:
+            behind = []
+            self._chains.append(behind)
+        # What was queued behind work on its image has its turn after that: it finds what is to do
+        # then, be it listed before or not.
+        behind.append((record, again))
+        if image_id is not None:
+            self._of_image[image_id] = behind
+        return []
+
+    def _settle(self, record: TaskRecord, why: str) -> list[Resumed]:
+        try:
+            self._service.records.settle(record)
+        except OSError as error:
+            return [_later(record, f"the state folder cannot be written: {error}")]
+        return [Resumed(task=record.task, outcome="over", why=why)]
+
+    def _start(self, chain: list[tuple[TaskRecord, Again]]) -> list[Resumed]:
+        first = chain[0][1]
+        caller = Caller(
+            first.actor, repositories=None if first.repositories is None else frozenset(first.repositories)
+        )
+        try:
+            jobs = self._supervised(lambda: [self._job(record, again) for record, again in chain], caller)
+        except errors.DiskyardError as error:
+            return [_later(record, error.message) for record, _ in chain]
+        results = _flat(self._settle(record, "") for record, _ in chain)  # none is to be started twice
+        settled = list(itertools.takewhile(lambda one: one.outcome == "over", results))
+        context = copy_context()
+        context.run(CALLER.set, caller)
+        tasks = context.run(self._service.tasks.start, jobs[: len(settled)])
+        started = [
+            replace(one, outcome="started", new_task_id=task.task_id)
+            for one, task in zip(settled, tasks, strict=True)
+        ]
+        return [*started, *results[len(settled) :]]
+
+    def _job(self, record: TaskRecord, again: Again) -> Job:
+        connections = self._service.connections
+        places = None
+        if again.participating is not None:
+            places = [connections.get(repo_id) for repo_id in again.participating]
+        opened = connections.get(self._repository_id)
+        follow_up = FollowUp(opened, again.fix.action, record.task.image_id, again.rate_limit_bytes_per_s)
+        job = self._service.job(follow_up, places)
+        assert job.again is not None
+        return dataclasses.replace(job, again=replace(job.again, crashes=_crashes(record, again)))
+
+    def _supervised(self, work: Callable[[], R], caller: Caller | None = None) -> R:
+        """Do it for a caller, and go away from storage that does not answer."""
+        context = copy_context()
+        context.run(CALLER.set, caller)
+        return self._service.supervisor.run(lambda: context.run(work))
+
+
+def _crashes(record: TaskRecord, again: Again) -> int:
+    """How often in a row its process ended without saying so, this time included."""
+    return 0 if record.resumable else again.crashes + 1
+
+
+def _flat(parts: Iterable[Iterable[Resumed]]) -> list[Resumed]:
+    """One list of the results."""
+    return [one for part in parts for one in part]
+
+
+def _no_again(task: Task) -> str:
+    if task.verb == "exportImage":
+        return "an export is not resumed: export the image again"
+    return "the caretaker looks by itself for what is due"
+
+
+def _later(record: TaskRecord, why: str) -> Resumed:
+    return Resumed(task=record.task, outcome="later", why=why)

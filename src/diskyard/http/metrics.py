@@ -1,0 +1,166 @@
+"""The figures of a daemon in Prometheus' text format."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter as Counts
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from prometheus_client import (
+    CONTENT_TYPE_PLAIN_0_0_4,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from diskyard import errors
+from diskyard.events import Events
+from diskyard.host import Clock
+from diskyard.http.repository_figures import RepositoryFigures
+from diskyard.model.options import FixType
+from diskyard.service import VERBS, Service
+from diskyard.version import version
+
+UNKNOWN = "unknown"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_FIXES: tuple[str, ...] = get_args(FixType)
+_TYPES = (*_FIXES, *VERBS)
+_CODES = ("ok", *errors.CODES)
+_UNFINISHED = ("queued", "running")
+_BEHIND_MOST = 1000
+
+
+class Metrics:
+    """Counts what one daemon does. Safe to use from several threads.
+
+    Tasks are counted from the service's events, when figures are asked for and while requests are
+    answered. If 10,000 events come and neither happens, the oldest of them are not counted.
+
+    :param clock: for the ages of figures.
+    """
+
+    def __init__(self, service: Service, clock: Clock) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._requests = Counter(
+            "diskyard_requests", "Verbs answered.", ["verb", "code"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "diskyard_request_seconds",
+            "From a verb's request to its answer.",
+            ["verb"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._in_progress = Gauge(
+            "diskyard_requests_in_progress", "Requests that are not answered yet.", registry=self._registry
+        )
+        self._event_streams = Gauge(
+            "diskyard_event_streams", "Callers that listen to events.", registry=self._registry
+        )
+        build = Gauge("diskyard_build_info", "The daemon's version.", ["version"], registry=self._registry)
+        build.labels(version()).set(1)
+        self._tasks = _Tasks(service, self._registry)
+        self._registry.register(RepositoryFigures(service, clock))
+        ProcessCollector(registry=self._registry)
+
+    def watch(self, requests_in_progress: Callable[[], int], event_streams: Callable[[], int]) -> None:
+        """Ask these, whenever figures are asked for, how many there are."""
+        self._in_progress.set_function(requests_in_progress)
+        self._event_streams.set_function(event_streams)
+
+    def observe(self, verb: str, code: str, seconds: float) -> None:
+        """Count a verb that was answered.
+
+        :param code: ``ok``, or the code of the error.
+        """
+        verb = verb if verb in VERBS else UNKNOWN
+        self._requests.labels(verb, code if code in _CODES else UNKNOWN).inc()
+        self._seconds.labels(verb).observe(seconds)
+        self._tasks.keep_up()
+
+    def render(self) -> tuple[bytes, str]:
+        """All figures, and the media type of that; it waits for no storage."""
+        self._tasks.catch_up()
+        return generate_latest(_WithoutTimes(self._registry)), CONTENT_TYPE_PLAIN_0_0_4
+
+
+@dataclass(frozen=True, slots=True)
+class _WithoutTimes(Collector):
+    """A registry without the time at which each counter began, which would double their number."""
+
+    registry: CollectorRegistry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self.registry.collect():
+            metric.samples = [found for found in metric.samples if not found.name.endswith("_created")]
+            yield metric
+
+
+class _Tasks(Collector):
+    """Tasks of this process: those that are not over, from its runner; the others from events."""
+
+    def __init__(self, service: Service, registry: CollectorRegistry) -> None:
+        self._service = service
+        self._events: Events = service.events
+        self._seen = self._events.newest()
+        self._lock = threading.Lock()
+        self._moved: dict[str, tuple[str, int]] = {}  # stage, and bytes of it, by the task's id
+        self._ended = Counter(
+            "diskyard_tasks_ended", "Tasks that have ended.", ["type", "outcome"], registry=registry
+        )
+        self._bytes = Counter(
+            "diskyard_bytes_moved",
+            "Bytes that tasks have moved, by their progress.",
+            ["type"],
+            registry=registry,
+        )
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """How many tasks are waiting and running."""
+        family = GaugeMetricFamily("diskyard_tasks", "Tasks that are not over.", labels=["type", "state"])
+        unfinished: Counts[tuple[str, str]] = Counts(
+            (_type_of(task.verb), task.state) for task in self._service.tasks.unfinished()
+        )
+        others = {name for name, _ in unfinished} - set(_FIXES)
+        for of_type in (*_FIXES, *sorted(others)):
+            for state in _UNFINISHED:
+                family.add_metric([of_type, state], unfinished[of_type, state])
+        yield family
+
+    def keep_up(self) -> None:
+        """Count what has happened if it is much."""
+        if self._events.newest() - self._seen > _BEHIND_MOST:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Count what has happened since this was last called."""
+        with self._lock:
+            found, self._seen, _ = self._events.after(self._seen)
+            for event in found:
+                if event.kind == "task":
+                    self._count(event.data)
+
+    def _count(self, task: dict[str, Any]) -> None:
+        of_type, task_id, stage = _type_of(task["verb"]), task["taskId"], task["stage"]
+        before_stage, before_bytes = self._moved.get(task_id, ("", 0))
+        done_bytes = task["doneBytes"]
+        begun_again = stage != before_stage or done_bytes < before_bytes
+        self._bytes.labels(of_type).inc(done_bytes if begun_again else done_bytes - before_bytes)
+        if task["state"] in _UNFINISHED:
+            self._moved[task_id] = (stage, done_bytes)
+        else:
+            self._moved.pop(task_id, None)
+            self._ended.labels(of_type, task["state"]).inc()
+
+
+def _type_of(verb: str) -> str:
+    return verb if verb in _TYPES else UNKNOWN

@@ -1,0 +1,267 @@
+"""Reading a log forward, to the newest state.
+
+The rules that make this safe with any number of readers, writers and trimmers, some of
+them suspended for hours, are in ``docs/format.md`` under the names used here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from diskyard import errors
+from diskyard.host.calls import PatientLock
+from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, Checkpoints, nonces_kept
+from diskyard.log.codec import Damaged, NewerMajor, decode
+from diskyard.log.entries import check_link, check_place, follow, nonce_of
+from diskyard.log.turns import Job, Turns, fail_all
+from diskyard.log.watching import Listener, Watching
+from diskyard.model.state import State
+from diskyard.model.transaction import Entry
+from diskyard.repositories.interface import Copies, Repository
+
+_RELOAD_ATTEMPTS = 100
+
+
+class LogReader:
+    """The newest state that was read from a log.
+
+    Safe to use from several threads.
+
+    :param entry_age_kept_s: entries younger than this are never trimmed.
+    :ivar damage: what could not be read from either copy; while it is not None the
+        repository is read-only and stands at the last state that could be read.
+    """
+
+    def __init__(self, repository: Repository, *, entry_age_kept_s: float = ENTRY_AGE_KEPT_S) -> None:
+        self._repository = repository
+        self._lock = PatientLock()
+        self._checkpoints = Checkpoints(repository, entry_age_kept_s)
+        self._readers: Turns[Job[State]] = Turns(must_stay=False)
+        self._watching = Watching()
+        self._state: State | None = None
+        self._newest = b""  # the bytes of the state's entry, as far as they are known
+        self._nonces: list[str] = []
+        self._twin_missing = False
+        self._synced = True
+        self._end_known = False
+        self.newer_minor = False
+        self.damage: str | None = None
+
+    def refresh(self) -> State:
+        """The newest state, durable: it may be answered from and acted on irreversibly.
+
+        Threads that ask while it is being read share what is read next.
+
+        :raises diskyard.errors.CorruptRecord: no state at all can be read.
+        :raises diskyard.errors.NotARepository: a newer major version wrote it.
+        """
+        wanted: Job[State] = Job()
+        self._readers.take_part(wanted, self._refresh_for)
+        self._watching.tell()
+        return wanted.answer()
+
+    def _refresh_for(self, readers: Sequence[Job[State]]) -> None:
+        try:
+            state = self._refresh()
+        except Exception as error:  # noqa: BLE001 - raised again in the threads that asked
+            fail_all(readers, error)
+            return
+        for reader in readers:
+            reader.succeed(state)
+
+    def _refresh(self) -> State:
+        with self._lock:
+            begun_at: set[int] = set()
+            for _ in range(_RELOAD_ATTEMPTS):
+                if self._state is None:
+                    loaded = self._load_newest_checkpoint()
+                    if loaded.version in begun_at and self._is_gone(loaded.version):
+                        self._watching.stands(loaded)
+                        return loaded
+                    begun_at.add(loaded.version)
+                if self._read_forward() and not self._checkpoint_leads_past_damage():
+                    if not self._synced:
+                        # Its writer may not have got so far; who acts on it must know.
+                        self._repository.sync_log()
+                        self._synced = True
+                    assert self._state is not None
+                    self._watching.stands(self._state)
+                    return self._state
+                self._state = None
+            raise errors.RepositoryUnavailable(
+                f"The log of {self._repository.place} is trimmed faster than it can be read."
+            )
+
+    def _load_newest_checkpoint(self) -> State:
+        found = self._checkpoints.newest()
+        self.newer_minor = found.newer
+        self._nonces = list(found.checkpoint.nonces)
+        self._synced = False
+        self._twin_missing = True  # not known, so looked at before the next entry
+        self._end_known = False
+        self._state, self._newest = found.state, b""
+        self._watching.restart()
+        return found.state
+
+    def _read_forward(self) -> bool:
+        """Read the entries after the state; False if what was read may be false news.
+
+        Trimming goes from the lowest number up. So if the entry that we began at is still
+        there afterwards, none of those read after it, and not the absence of the next
+        either, was the work of trimming, or of a writer that published into the gap.
+        """
+        assert self._state is not None
+        start = state = self._state
+        steps: list[tuple[Entry, State, State]] = []
+        newest = self._newest
+        damage, newer, twin_missing = None, False, self._twin_missing
+        while damage is None:
+            copies = self._repository.get("entry", state.version + 1)
+            if copies == (None, None):
+                damage = self._beyond_the_end(state.version)
+                if damage is None or self._repository.get("entry", state.version + 1) == (None, None):
+                    break
+                damage = None  # published meanwhile
+                continue
+            try:
+                entry, entry_newer, newest = self._valid_entry(state, copies)
+                steps.append((entry, state, follow(state, entry)))
+            except Damaged as error:
+                damage = f"entry {state.version + 1}: {error}"
+                break
+            state = steps[-1][-1]
+            newer = newer or entry_newer
+            twin_missing = copies[0] != copies[1]
+        if not self._still_there(start):
+            return False
+        self.damage = damage
+        self._end_known = damage is None
+        self.newer_minor = self.newer_minor or newer
+        self._twin_missing = twin_missing
+        self._synced = self._synced and state is start
+        if steps:
+            self._nonces = nonces_kept([*self._nonces, *(entry.nonce for entry, _, _ in steps)])
+            self._state, self._newest = state, newest
+            for step in steps:
+                self._watching.note(*step)
+        return True
+
+    def _is_gone(self, version: int) -> bool:
+        """Whether the entry of the newest checkpoint is lost: trimming never gets so far.
+
+        What comes after it cannot be told from false news, so the repository is read-only.
+        """
+        if self._repository.get("entry", version) != (None, None):
+            return False
+        self.damage = f"entry {version} is missing, and checkpoint {version} is the newest"
+        return True
+
+    def _beyond_the_end(self, version: int) -> str | None:
+        """What is there with a number above the last entry: that one is not the newest there was.
+
+        Looked for once after loading, and again while something is wrong: to this process's own
+        knowledge of the end nothing can be added but the next entry.
+        """
+        if self._end_known:
+            return None
+        for kind in ("entry", "checkpoint"):
+            number = max(self._repository.numbers(kind), default=0)
+            if number > version:
+                return f"entry {version + 1} is missing, and {kind} {number} is there"
+        return None
+
+    def _checkpoint_leads_past_damage(self) -> bool:
+        """Whether what cannot be read is only history: a checkpoint has what came of it."""
+        assert self._state is not None
+        if self.damage is None:
+            return False
+        return self._checkpoints.newest().checkpoint.version > self._state.version
+
+    def _valid_entry(self, state: State, copies: Copies) -> tuple[Entry, bool, bytes]:
+        """The entry after ``state`` from whichever copy holds it, and what that copy holds."""
+        damage = Damaged("neither copy can be read")
+        for copy in copies:
+            if not copy:
+                continue
+            try:
+                entry, newer = decode(copy, Entry)
+                check_place(entry, state.marker, state.version + 1)
+                check_link(entry, state)
+                return entry, newer, copy
+            except Damaged as error:
+                damage = error
+            except NewerMajor as error:
+                raise errors.NotARepository(
+                    f"{self._repository.place} was written by a newer Diskyard (format {error})."
+                ) from error
+        raise damage
+
+    def _still_there(self, state: State) -> bool:
+        if self._checkpoints.trimmed_past(state.version):
+            return False
+        copies = self._repository.get("entry", state.version)
+        for copy in copies:
+            if copy:
+                nonce = self._nonce_of(copy)
+                if nonce is not None:
+                    return nonce == state.nonce
+        # There, but unreadable, is not trimmed: check names it, and the state stands.
+        return copies != (None, None)
+
+    def _nonce_of(self, copy: bytes) -> str | None:
+        """The nonce of an entry, which mostly is the one that was read last."""
+        if self._state is not None and copy == self._newest:
+            return self._state.nonce
+        nonce = nonce_of(copy)
+        if self._state is not None and nonce == self._state.nonce:
+            self._newest = copy
+        return nonce
+
+    # -- what is known ------------------------------------------------------------
+
+    def newest_known(self) -> State:
+        """The newest state read or published by this process, without looking for news."""
+        with self._lock:
+            state = self._state
+        return self.refresh() if state is None else state
+
+    def watch(self, listener: Listener) -> Callable[[], None]:
+        """Tell a listener of every entry by which the state moves forward, read or published.
+
+        It is called in the order of the log, once for each entry that comes from now on, when that
+        is durable, in a thread that reads or publishes. Where the state was read anew from a
+        checkpoint that skips entries, it is called without an entry. It must be quick, since a
+        caller waits for it, and must not commit; it may read the log. What it raises is shown as
+        what ends a thread is, and harms nothing else.
+
+        :returns: ends it.
+        """
+        return self._watching.listen(listener)
+
+    def nonces(self) -> list[str]:
+        """The nonces of the newest entries, the newest last."""
+        with self._lock:
+            return list(self._nonces)
+
+    def require_writable(self) -> None:
+        """Refuse while anything is unreadable, or a newer program's fields would be lost.
+
+        :raises diskyard.errors.CorruptRecord: names what cannot be read.
+        :raises diskyard.errors.Unsupported: a newer minor version wrote the log.
+        """
+        if self.damage is not None:
+            raise errors.CorruptRecord(
+                f"The log of {self._repository.place} cannot be read: {self.damage}. "
+                "The repository is read-only until it can."
+            )
+        if self.newer_minor:
+            raise errors.Unsupported(
+                f"{self._repository.place} was written by a newer Diskyard and can only be read by this one.",
+                advice="Upgrade Diskyard on this host.",
+            )
+
+    def read_only_because(self) -> str | None:
+        """Why :meth:`require_writable` would refuse, for people; None if it would not."""
+        if self.damage is not None:
+            return f"the log cannot be read: {self.damage}"
+        return "a newer Diskyard wrote the log" if self.newer_minor else None

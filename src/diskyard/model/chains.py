@@ -1,0 +1,118 @@
+"""What is asked of the chains of many images of one state: what they share is walked once.
+
+Each of the images of a chain of thousands asks the same of all that it reads; asked one by
+one, that grows with the square of the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+from diskyard.model.capabilities import Capabilities
+from diskyard.model.records import Image
+from diskyard.model.state import State
+from diskyard.model.status import (
+    CHAIN_DEPTH_LIMIT,
+    NONE_MISSING,
+    NOT_SET_UP,
+    Status,
+    better_representation,
+    merge_dependent,
+    why_link_broken,
+)
+
+#: So many links nearest to the root a shorter chain may keep.
+ROOTS = CHAIN_DEPTH_LIMIT // 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the chain from an image on is, for the images that read it.
+
+    :param why: it cannot be read; None if it can.
+    :param lasting: how many of its links no merge that is possible now would take away.
+    :param allocated_bytes: of all of its volumes.
+    :param roots: its last links, at most :data:`ROOTS`, the root last.
+    """
+
+    why: str | None
+    lasting: int
+    allocated_bytes: int
+    roots: tuple[Image, ...]
+
+
+class Chains:
+    """Answers about images of a state, each as if it were asked alone.
+
+    :param missing: volumes that the log names and the storage does not have.
+    :param allocated: bytes by volume.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        missing: Container[str] = NONE_MISSING,
+        allocated: Mapping[str, int] | None = None,
+    ) -> None:
+        self._state = state
+        self._missing = missing
+        self._allocated = allocated or {}
+        self._seen: dict[str, _Seen] = {}
+
+    def why_broken(self, image: Image) -> str | None:
+        """As :func:`~diskyard.model.status.why_broken`."""
+        return NOT_SET_UP if image.pending is not None else self._of(image).why
+
+    def status(self, image: Image, capabilities: Capabilities) -> Status:
+        """As :func:`~diskyard.model.status.image_status`."""
+        if self.why_broken(image) is not None:
+            return "broken"
+        depth = self.lasting_depth(image)
+        return "degraded" if better_representation(self._state, image, capabilities, depth) else "optimized"
+
+    def lasting_depth(self, image: Image) -> int:
+        """How many volumes its chain has once every merge that is possible now is done."""
+        seen = self._of(image)
+        return seen.lasting + (merge_dependent(self._state, image) is not None)
+
+    def allocated_bytes(self, image: Image) -> int:
+        """Of all the volumes of its chain."""
+        return self._of(image).allocated_bytes
+
+    def roots(self, image: Image) -> tuple[Image, ...]:
+        """The last links of its chain, the root last, at most :data:`ROOTS`."""
+        return self._of(image).roots
+
+    def _of(self, image: Image) -> _Seen:
+        unseen: list[Image] = []
+        link: Image | None = image
+        while link is not None and link.id not in self._seen:
+            unseen.append(link)
+            link = self._parent(link)
+        below = None if link is None else self._seen[link.id]
+        for link in reversed(unseen):
+            below = self._seen[link.id] = self._above(link, below)
+        return self._seen[image.id]
+
+    def _parent(self, link: Image) -> Image | None:
+        volume = self._state.volumes[link.volume_id] if link.volume_id is not None else None
+        if volume is None or volume.parent_image_id is None:
+            return None
+        return self._state.images[volume.parent_image_id]
+
+    def _above(self, link: Image, below: _Seen | None) -> _Seen:
+        if link.volume_id is None:
+            return _Seen("an image that it reads has no data yet", 0, 0, ())
+        volume = self._state.volumes[link.volume_id]
+        why = why_link_broken(link, volume, self._missing)
+        lasting = int(merge_dependent(self._state, link) is None)
+        allocated_bytes = self._allocated.get(volume.id, 0)
+        if below is None:
+            return _Seen(why, lasting, allocated_bytes, (link,))
+        return _Seen(
+            why or below.why,
+            lasting + below.lasting,
+            allocated_bytes + below.allocated_bytes,
+            below.roots if len(below.roots) == ROOTS else (link, *below.roots),
+        )

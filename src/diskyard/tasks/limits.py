@@ -1,0 +1,52 @@
+"""How many tasks run at a time, which goes before which, and how fast they move bytes."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, get_args
+
+import msgspec
+
+from diskyard.model.options import FixType, RateLimit
+
+_MOST_AT_ONCE = 1024
+AtOnce = Annotated[int, msgspec.Meta(ge=1, le=_MOST_AT_ONCE)]
+_FIX_TYPES = frozenset(get_args(FixType))
+
+
+class Urgency(IntEnum):
+    """Who waits for a task: it goes before the order of the types."""
+
+    FIRST = 0  # its caller asked for it to run before all that waits
+    ASKED = 1
+    SPARE = 2  # nobody asked for it
+
+
+class TaskLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the tasks of one process may take of a host.
+
+    :param at_once: tasks that run at a time.
+    :param at_once_per_repository: of them, in one repository.
+    :param order: the types of fixes, the most urgent first; exports count as mends.
+    :param rate_limit_bytes_per_s: of each task whose caller gave none; 0 for none.
+    :raises ValueError: on making one: a number is out of its range, or a type is missing.
+    """
+
+    at_once: AtOnce = 2
+    at_once_per_repository: AtOnce = 2
+    order: tuple[FixType, ...] = ("mend", "merge", "optimize", "clean")
+    rate_limit_bytes_per_s: RateLimit = 0
+
+    def __post_init__(self) -> None:
+        if not (
+            1 <= self.at_once <= _MOST_AT_ONCE
+            and 1 <= self.at_once_per_repository <= _MOST_AT_ONCE
+            and self.rate_limit_bytes_per_s >= 0
+        ):
+            raise ValueError("the numbers of tasks are 1 to 1024, a rate limit is 0 or more")
+        if len(self.order) != len(_FIX_TYPES) or set(self.order) != _FIX_TYPES:
+            raise ValueError("order names mend, merge, optimize and clean, each of them once")
+
+    def rank(self, verb: str) -> int:
+        """The place of a type of fix, or of ``exportImage``, in the order."""
+        return self.order.index("mend" if verb == "exportImage" else verb)

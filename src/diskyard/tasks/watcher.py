@@ -1,0 +1,96 @@
+"""One task while it waits and runs: what is shown of it, and whether it should stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from diskyard.host import Clock
+from diskyard.model.results import Task
+from diskyard.tasks.records import Again, TaskRecords
+
+_SHOW_EVERY_S = 0.5
+_RATE_WINDOW_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Where the tasks of a process are shown, and whether it is closing.
+
+    :param tell: told of every change that is shown.
+    """
+
+    records: TaskRecords
+    clock: Clock
+    tell: Callable[[Task], None]
+    closing: threading.Event
+
+
+class TaskWatcher:
+    """One task: what the work reports, and whether it should stop.
+
+    :param again: how to start it another time; None if it cannot be.
+    """
+
+    def __init__(self, task: Task, again: Again | None, shown: Shown) -> None:
+        self.task = task
+        self._again = again
+        self._shown = shown
+        self._asked = False
+        self._shown_s = 0.0
+        self._reported: dict[str, object] = {}
+        self._samples: list[tuple[float, int]] = []
+        self._last_done_bytes = 0
+        self._moved_bytes = 0
+
+    def show(self, *, resumable: bool = False, **changes: object) -> None:
+        """Change what is shown of the task, and tell it.
+
+        :param resumable: it was cut short, and may be started again by who comes after.
+        """
+        self.task = replace(self.task, **changes)
+        self._shown.records.put(self.task, self._again, resumable=resumable)
+        self._shown.tell(self.task)
+
+    def show_end(self, *, resumable: bool = False, **changes: object) -> None:
+        """Show that the task has ended, and what was reported last."""
+        ended_at = self._shown.clock.now()
+        self.show(resumable=resumable, **self._reported, rate_bytes_per_s=0, ended_at=ended_at, **changes)
+        self._shown.records.forget_stop(self.task.task_id)
+
+    def report(self, stage: str, done_bytes: int, total_bytes: int) -> None:
+        """Bytes of a stage; shown at most twice a second."""
+        now_s = self._shown.clock.monotonic_s()
+        self._reported = {"stage": stage, "done_bytes": done_bytes, "total_bytes": total_bytes}
+        self._moved_bytes += max(0, done_bytes - self._last_done_bytes)
+        self._last_done_bytes = done_bytes
+        if now_s - self._shown_s < _SHOW_EVERY_S:
+            return
+        self._shown_s = now_s
+        self._samples = [s for s in self._samples if now_s - s[0] <= _RATE_WINDOW_S]
+        self._samples.append((now_s, self._moved_bytes))
+        first_s, first_bytes = self._samples[0]
+        rate = (self._moved_bytes - first_bytes) / (now_s - first_s) if now_s > first_s else 0
+        percent = min(100, done_bytes * 100 // total_bytes) if total_bytes else -1
+        self.show(
+            stage=stage,
+            percent=percent,
+            done_bytes=done_bytes,
+            total_bytes=total_bytes,
+            rate_bytes_per_s=int(rate),
+        )
+
+    def ask_to_stop(self) -> None:
+        """Ask for the task to stop, in this process."""
+        self._asked = True
+
+    def asked(self) -> bool:
+        """Whether anybody asked for the task to stop."""
+        return self._asked or self._shown.records.stop_asked(self.task.task_id)
+
+    def stop_asked(self) -> bool:
+        """Whether this process is closing, or anybody asked for the task to stop."""
+        return self._shown.closing.is_set() or self.asked()

@@ -1,0 +1,93 @@
+"""A real file system in a file, whose power can be cut.
+
+The system call for it (``XFS_IOC_GOINGDOWN``, which ext4 has too) stops all that the file system
+would still write. Then it is mounted anew, and its journal recovers what had reached the disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+_MAKE = {
+    "xfs": (320 * MIB, ["mkfs.xfs", "-q", "-m", "reflink=1"]),
+    "ext4": (64 * MIB, ["mkfs.ext4", "-q", "-m", "0", "-N", "2048"]),
+}
+KINDS = tuple(_MAKE)
+_GOING_DOWN = 0x8004587D  # _IOR('X', 125, __u32)
+_DYING_MOST_S, _POLL_S = 10.0, 0.01
+_LOG_KEPT, _LOG_LOST = 1, 2
+
+
+def why_no_real_disk(kind: str) -> str | None:
+    """Why there cannot be one here; None if there can."""
+    if os.geteuid() != 0:
+        return "mounting a file system needs root"
+    program = _MAKE[kind][1][0]
+    if shutil.which(program) is None:
+        return f"{program} is not installed (Debian: xfsprogs, e2fsprogs)"
+    return None
+
+
+@dataclass(frozen=True)
+class RealDisk:
+    """A file system in a file.
+
+    :param file: where it is kept, and ``place``: where it is mounted.
+    """
+
+    file: Path
+    place: Path
+
+    def _mount(self) -> None:
+        subprocess.run(["mount", "-o", "loop", str(self.file), str(self.place)], check=True)
+
+    def _unmount(self) -> None:
+        """A program that was killed has no memory, and so no name, before it closes its files."""
+        deadline_s = time.monotonic() + _DYING_MOST_S
+        while subprocess.run(["umount", str(self.place)], capture_output=True, check=False).returncode:
+            assert time.monotonic() < deadline_s, f"{self.place} stays in use"
+            time.sleep(_POLL_S)
+
+    def sync(self) -> None:
+        """Make all that it holds durable."""
+        subprocess.run(["sync", "--file-system", str(self.place)], check=True)
+
+    def cut_power(self, *, log_kept: bool) -> None:
+        """Lose what was not synced, and come back.
+
+        :param log_kept: what the file system had in its journal in memory reaches the disk still,
+            so that names and sizes are there whose data is not.
+        """
+        fd = os.open(self.place, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, _GOING_DOWN, struct.pack("I", _LOG_KEPT if log_kept else _LOG_LOST))
+        finally:
+            os.close(fd)
+        self._unmount()
+        self._mount()
+
+
+@contextmanager
+def real_disk(kind: str, folder: Path) -> Iterator[RealDisk]:
+    """A small file system of a kind, mounted within."""
+    size_bytes, words = _MAKE[kind]
+    disk = RealDisk(folder / "disk", folder / "mounted")
+    disk.place.mkdir()
+    with disk.file.open("wb") as file:
+        file.truncate(size_bytes)
+    subprocess.run([*words, str(disk.file)], check=True)
+    disk._mount()
+    try:
+        yield disk
+    finally:
+        disk._unmount()

@@ -1,0 +1,160 @@
+"""What callers with tokens may do: scopes, bound repositories, revocation, rates."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from diskyard.daemon.tokens import Tokens
+from diskyard.testing.daemon_process import DaemonProcess
+
+MiB = 1 << 20
+
+
+class Caller:
+    """Somebody with a token, on TLS."""
+
+    def __init__(self, daemon: DaemonProcess, token: str) -> None:
+        context = ssl.create_default_context(cafile=str(daemon.ca_file))
+        headers = {"Authorization": f"Bearer {token}"}
+        self.http = httpx.Client(base_url=daemon.tls_url, verify=context, headers=headers, timeout=60)
+
+    def post(self, verb: str, **parameters: object) -> httpx.Response:
+        return self.http.post(f"/v1/{verb}", json=parameters)
+
+    def code(self, verb: str, **parameters: object) -> str:
+        answer = self.post(verb, **parameters)
+        return "ok" if answer.status_code == 200 else str(answer.json()["code"])
+
+
+class Office:
+    """A daemon with two repositories, and who makes its tokens."""
+
+    def __init__(self, daemon: DaemonProcess) -> None:
+        self.daemon = daemon
+        self.tokens = Tokens(str(daemon.state_folder))
+        self._callers: list[Caller] = []
+        for name in ("a", "b"):
+            asked = {"repoFormat": "localfs-1.0", "connectionParameters": daemon.place(name)}
+            daemon.call("createStorageRepository", **asked)
+            daemon.call("connectStorageRepository", repoId=name, **asked)
+
+    def caller(self, name: str, scope: str, repositories: tuple[str, ...] | None = None) -> Caller:
+        _, text = self.tokens.create(name, scope, repositories)  # type: ignore[arg-type]
+        made = Caller(self.daemon, text)
+        self._callers.append(made)
+        return made
+
+    def disk(self, repo: str) -> str:
+        return str(self.daemon.call("createVirtualDisk", targetRepoId=repo, size=MiB))
+
+    def close(self) -> None:
+        for caller in self._callers:
+            caller.http.close()
+
+
+@pytest.fixture
+def office(daemon: DaemonProcess) -> Iterator[Office]:
+    made = Office(daemon)
+    yield made
+    made.close()
+
+
+def test_scopes(office: Office) -> None:
+    place = {"repoFormat": "localfs-1.0", "connectionParameters": office.daemon.place("a")}
+    looks = ("listImages", {"repositoryId": "a"})
+    changes = ("createVirtualDisk", {"targetRepoId": "a", "size": MiB})
+    connects = ("connectStorageRepository", {"repoId": "c", **place})
+    may: dict[str, list[str]] = {}
+    for scope in ("read", "write", "admin"):
+        caller = office.caller(f"the-{scope}", scope)
+        may[scope] = [caller.code(verb, **asked) for verb, asked in (looks, changes, connects)]
+    assert may == {
+        "read": ["ok", "Forbidden", "Forbidden"],
+        "write": ["ok", "ok", "Forbidden"],
+        "admin": ["ok", "ok", "ok"],
+    }
+
+
+def test_a_revoked_token_is_of_no_use_at_once(office: Office) -> None:
+    caller = office.caller("one", "admin")
+    assert caller.code("getHostInfo") == "ok"
+    office.tokens.revoke("one")
+    assert caller.code("getHostInfo") == "Unauthorized"
+
+
+def test_a_bound_token_reaches_its_repositories_only(office: Office, tmp_path: Path) -> None:
+    caller = office.caller("bound", "admin", ("a",))
+    mine, others = office.disk("a"), office.disk("b")
+    snapshot = office.daemon.call("createSnapshot", targetRepoId="b", baseVirtualDiskId=others)
+    asked: dict[str, dict[str, object]] = {
+        "listImages": {"repositoryId": "b"},
+        "getImageInfo": {"repositoryId": "b", "imageId": others},
+        "removeImage": {"repositoryId": "b", "imageId": others},
+        "createVirtualDisk": {"targetRepoId": "b", "size": MiB},
+        "checkStorageRepository": {"repositoryId": "a", "options": {"participatingRepositories": ["b"]}},
+        "disconnectStorageRepository": {"repoId": "b"},
+        "connectStorageRepository": {
+            "repoId": "c",
+            "repoFormat": "localfs-1.0",
+            "connectionParameters": office.daemon.place("b"),
+        },
+    }
+    assert {verb: caller.code(verb, **words) for verb, words in asked.items()} == dict.fromkeys(
+        asked, "Forbidden"
+    )
+    # An image elsewhere is not found, and a hint does not help.
+    assert caller.code("copyImage", targetRepoId="a", imageId=others) == "ImageNotFound"
+    hinted = {"targetRepoId": "a", "imageId": others, "options": {"imageHints": {others: "b"}}}
+    assert caller.code("copyImage", **hinted) == "Forbidden"
+    based = {"targetRepoId": "a", "size": MiB, "baseSnapshotId": snapshot}
+    assert caller.code("createVirtualDisk", **based) == "ImageNotFound"
+    # What is its own it has; of others it sees nothing.
+    assert caller.code("getImageInfo", repositoryId="a", imageId=mine) == "ok"
+    listed = caller.post("listStorageRepositories").json()
+    assert [found["repoId"] for found in listed] == ["a"]
+    assert office.daemon.call("getImageInfo", repositoryId="b", imageId=others)["imageId"] == others
+
+
+def test_a_bound_token_sees_its_tasks_and_events_only(office: Office) -> None:
+    caller = office.caller("bound", "write", ("a",))
+    with caller.http.stream("GET", "/v1/events?types=task") as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith(":")
+        for repo in ("b", "a"):
+            disk = office.disk(repo)
+            office.daemon.call("removeImage", repositoryId=repo, imageId=disk)
+        data = next(line for line in lines if line.startswith("data:"))
+    assert '"repositoryId":"a"' in data
+    tasks = office.daemon.call("listTasks")
+    assert {task["repositoryId"] for task in tasks} == {"a", "b"}
+    assert {task["repositoryId"] for task in caller.post("listTasks").json()} == {"a"}
+    others = next(task["taskId"] for task in tasks if task["repositoryId"] == "b")
+    assert caller.code("getTask", taskId=others) == "Forbidden"
+    assert caller.code("stopTask", taskId=others) == "Forbidden"
+    assert caller.http.get("/metrics").json()["code"] == "Forbidden"
+
+
+def test_a_name_of_a_repository_is_not_guessed_from_errors(office: Office) -> None:
+    caller = office.caller("bound", "read", ("a",))
+    there = caller.post("listImages", repositoryId="b").json()
+    not_there = caller.post("listImages", repositoryId="x").json()
+    assert there["detail"].replace("'b'", "") == not_there["detail"].replace("'x'", "")
+
+
+def test_too_many_requests(short_folder: Path) -> None:
+    with DaemonProcess(short_folder, {"limits": {"requests_per_s": 2}}) as daemon:
+        office = Office(daemon)
+        caller = office.caller("quick", "read")
+        codes = [caller.code("getHostInfo") for _ in range(20)]
+        assert codes[:4] == ["ok"] * 4
+        assert set(codes) == {"ok", "TooManyRequests"}
+        refused = [caller.http.post("/v1/getHostInfo") for _ in range(20)][-1]
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        # Nobody else is kept waiting for that.
+        assert office.caller("other", "read").code("getHostInfo") == "ok"
+        office.close()
