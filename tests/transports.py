@@ -22,13 +22,12 @@ from typing import Any, Literal, get_args
 import pytest
 
 from diskyard import Diskyard
-from diskyard.daemon.config import Config, SocketConfig, TcpConfig
+from diskyard.client.values import OnProgress
+from diskyard.daemon.config import Config, LimitsConfig, SocketConfig, TcpConfig, TransferConfig
+from diskyard.daemon.daemon import make_application
 from diskyard.daemon.listeners import Listeners
 from diskyard.daemon.tokens import Tokens
 from diskyard.host import Host
-from diskyard.http.access import Door
-from diskyard.http.app import Application
-from diskyard.http.limits import Limits
 from diskyard.testing.daemon_process import make_certificate
 from diskyard.testing.effort import Effort
 
@@ -70,17 +69,21 @@ class _Server:
 
     def __init__(self, yard: Diskyard, name: TransportName) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="diskyard-"))
-        host = Host.real()
         tcp = None
         if name == "tls":
             pem, key = certificate()
             tcp = TcpConfig(listen="127.0.0.1:0", certificate=str(pem), key=str(key))
-        config = Config(socket=SocketConfig(path=str(self._folder / "d.sock")), tcp=tcp)
-        tokens = Tokens(str(self._folder))
-        _, self.token = tokens.create("tests", "admin", None, None)
-        self._application = Application(yard.service, Door(tokens, ("/",)), Limits(requests_per_s=0))
+        config = Config(
+            state_dir=str(self._folder),
+            socket=SocketConfig(path=str(self._folder / "d.sock")),
+            tcp=tcp,
+            limits=LimitsConfig(requests_per_s=0),
+            transfer=TransferConfig(folders=("/",)),
+        )
+        _, self.token = Tokens(str(self._folder)).create("tests", "admin", None, None)
+        self._application = make_application(config, yard.service, None)
         self._application.health.ready = True
-        self._listeners = Listeners(config, host)
+        self._listeners = Listeners(config, Host.real())
         self.url = self._listeners.tls_url or f"unix://{self._listeners.socket_path}"
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="test-server")
@@ -117,9 +120,18 @@ class Served(Diskyard):
         super().__init__(self._server.url, token=self._server.token, ca_file=ca_file)
         self._embedded = embedded
         self._service = embedded.service
+        self._is_open = True
+
+    def wait_for_tasks(self, timeout_s: float | None = None, on_progress: OnProgress | None = None) -> bool:
+        """Wait for this client's tasks, and for those that the host began of itself."""
+        ended = super().wait_for_tasks(timeout_s, on_progress)
+        return ended and self.service.tasks.wait(timeout_s=timeout_s)
 
     def close(self) -> None:
         """End the client, the server and the service."""
+        if not self._is_open:
+            return
+        self._is_open = False
         super().close()
         self._server.close()
         self._embedded.close()

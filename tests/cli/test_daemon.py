@@ -52,10 +52,9 @@ def test_verbs_that_answer_a_task_need_not_be_waited_for(program: Program, noise
         "imageId": image,
         "path": str(program.folder / "out.raw"),
         "format": "raw",
-        "options": {"rateLimit": 24 * MiB},
     }
     task = program.run("call", "exportImage", json.dumps(asked), "--no-wait").json
-    assert program.call("getTask", taskId=task["taskId"])["state"] in ("queued", "running")
+    assert task["state"] in ("queued", "running")
     with program.yard() as yard:
         assert yard.wait_for_task(task["taskId"], timeout_s=60).state == "done"
     assert (program.folder / "out.raw").read_bytes() == noise.read_bytes()

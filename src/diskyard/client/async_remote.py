@@ -49,7 +49,7 @@ class AsyncRemote:
         self._http = httpx.AsyncClient(
             base_url=address.base,
             headers=http.headers(address, token),
-            transport=httpx.AsyncHTTPTransport(**http.transport_options(address, ca_file)),
+            transport=http.async_transport(address, ca_file),
             trust_env=False,
         )
         self._started: deque[str] = deque(maxlen=http.STARTED_LIMIT)
@@ -86,7 +86,7 @@ class AsyncRemote:
                 pause_s = attempts.after_answer(answer)
                 if pause_s is None:
                     self._note_started(answer)
-                    return answer.decoded(call.result)
+                    return answer.decoded(call.result, call.lenient)
             await asyncio.sleep(pause_s or 0)
 
     def _note_started(self, answer: Answer) -> None:
@@ -168,6 +168,7 @@ class AsyncRemote:
             quiet_s = pace.quiet_s()
             try:
                 async with self._stream(types, None, lines.last_id, quiet_s) as response:
+                    pace.reached()
                     if response.status_code == 200:
                         yield None
                         async for line in response.aiter_lines():
@@ -178,11 +179,15 @@ class AsyncRemote:
                             if pace.is_short_of(quiet_s):
                                 break
             except httpx.ReadTimeout:
-                pass  # a quiet stream: look, and listen again
+                yield None  # a quiet stream: look, and listen again
+                continue
+            except httpx.ConnectError:
+                if pace.is_away():  # for a while: a daemon that is started again tells the end
+                    await asyncio.sleep(pace.pause_s())
+                    continue
             except httpx.HTTPError:
-                await asyncio.sleep(pace.pause_s())
-            else:
-                await asyncio.sleep(pace.pause_s())
+                pass  # the stream has ended
+            await asyncio.sleep(pace.pause_s())
             yield None
 
     async def events(

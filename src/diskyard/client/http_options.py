@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from typing import Any
 
 import httpx
 import msgspec
 
 from diskyard import errors
 from diskyard.client.attempts import failure_text
+from diskyard.client.unix import UnixTransport
 from diskyard.client.wire import Address, Answer, require_token
 from diskyard.model.results import Event, Task
 
@@ -21,10 +21,12 @@ CONNECT_TIMEOUT_S = 10.0
 DEAD_AFTER_S = 40.0
 _QUIET_FIRST_S, _QUIET_MOST_S = 0.5, 5.0
 _SHORTEST_S = 0.05
+_AWAY_MOST_S = 60.0
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.05, 1.0
 _LISTEN_PAUSE_S = 1.0
 #: Shorter than a daemon keeps a connection without requests: it is never the one to close first.
 _KEEP_IDLE_S = 2.0
+_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=_KEEP_IDLE_S)
 #: A host that is gone is noticed within a minute.
 _TCP_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -41,16 +43,33 @@ def headers(address: Address, token: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {require_token(token)}"}
 
 
-def transport_options(address: Address, ca_file: str | None) -> dict[str, Any]:
-    """The options of httpx's transport.
+def sync_transport(address: Address, ca_file: str | None) -> httpx.HTTPTransport:
+    """The transport of the synchronous client.
 
     :raises diskyard.errors.InvalidParameter: the authorities' file cannot be used.
     """
-    limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=_KEEP_IDLE_S)
     if address.socket is not None:
-        # No authorities are loaded, which would take longer than the call.
+        return UnixTransport(address.socket, _LIMITS)
+    context = _trusting(ca_file)
+    return httpx.HTTPTransport(verify=context, limits=_LIMITS, trust_env=False, socket_options=_TCP_OPTIONS)
+
+
+def async_transport(address: Address, ca_file: str | None) -> httpx.AsyncHTTPTransport:
+    """The transport of the asynchronous client.
+
+    :raises diskyard.errors.InvalidParameter: the authorities' file cannot be used.
+    """
+    if address.socket is not None:
         unused = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        return {"uds": address.socket, "verify": unused, "limits": limits, "trust_env": False}
+        return httpx.AsyncHTTPTransport(uds=address.socket, verify=unused, limits=_LIMITS, trust_env=False)
+    context = _trusting(ca_file)
+    return httpx.AsyncHTTPTransport(
+        verify=context, limits=_LIMITS, trust_env=False, socket_options=_TCP_OPTIONS
+    )
+
+
+def _trusting(ca_file: str | None) -> ssl.SSLContext:
+    """TLS 1.2 or newer, with these authorities or the system's."""
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
@@ -59,7 +78,7 @@ def transport_options(address: Address, ca_file: str | None) -> dict[str, Any]:
             advice="Give a PEM file of the authority that signed the daemon's certificate.",
         ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return {"verify": context, "limits": limits, "trust_env": False, "socket_options": _TCP_OPTIONS}
+    return context
 
 
 def task_of(event: Event) -> Task | None:
@@ -80,6 +99,7 @@ class Pace:
         self._until_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._pause_s = _PAUSE_FIRST_S
         self._quiet_s = _QUIET_FIRST_S
+        self._reached_s = time.monotonic()
 
     def _left_s(self) -> float:
         return _QUIET_MOST_S if self._until_s is None else self._until_s - time.monotonic()
@@ -96,6 +116,14 @@ class Pace:
     def is_short_of(self, quiet_s: float) -> bool:
         """Whether the time will run out before a stream that may be silent so long is given up."""
         return self._left_s() < quiet_s - _SHORTEST_S
+
+    def reached(self) -> None:
+        """The daemon answers."""
+        self._reached_s = time.monotonic()
+
+    def is_away(self) -> bool:
+        """Whether a daemon that cannot be reached may come back."""
+        return time.monotonic() - self._reached_s < _AWAY_MOST_S
 
     def heard(self) -> None:
         """An event came: listening works."""

@@ -48,7 +48,7 @@ class Remote:
         self._http = httpx.Client(
             base_url=address.base,
             headers=http.headers(address, token),
-            transport=httpx.HTTPTransport(**http.transport_options(address, ca_file)),
+            transport=http.sync_transport(address, ca_file),
             trust_env=False,
         )
         self._started: deque[str] = deque(maxlen=http.STARTED_LIMIT)
@@ -85,7 +85,7 @@ class Remote:
                 pause_s = attempts.after_answer(answer)
                 if pause_s is None:
                     self._note_started(answer)
-                    return answer.decoded(call.result)
+                    return answer.decoded(call.result, call.lenient)
             time.sleep(pause_s or 0)
 
     def _note_started(self, answer: Answer) -> None:
@@ -165,6 +165,7 @@ class Remote:
             quiet_s = pace.quiet_s()
             try:
                 with self._stream(types, None, lines.last_id, quiet_s) as response:
+                    pace.reached()
                     if response.status_code == 200:
                         yield None
                         for line in response.iter_lines():
@@ -175,11 +176,15 @@ class Remote:
                             if pace.is_short_of(quiet_s):
                                 break
             except httpx.ReadTimeout:
-                pass  # a quiet stream: look, and listen again
+                yield None  # a quiet stream: look, and listen again
+                continue
+            except httpx.ConnectError:
+                if pace.is_away():  # for a while: a daemon that is started again tells the end
+                    time.sleep(pace.pause_s())
+                    continue
             except httpx.HTTPError:
-                time.sleep(pace.pause_s())
-            else:
-                time.sleep(pace.pause_s())
+                pass  # the stream has ended
+            time.sleep(pace.pause_s())
             yield None
 
     def events(

@@ -117,6 +117,7 @@ class Call:
     :param only_looks: whether it changes nothing.
     :param repeatable: whether doing it twice is the same as doing it once.
     :param result: the type of its answer; Any to have it as JSON-like values.
+    :param lenient: the type to try where the answer may be of a newer version.
     :param request_id: for the daemon's log.
     """
 
@@ -125,6 +126,7 @@ class Call:
     only_looks: bool
     repeatable: bool
     result: Any
+    lenient: Any
     request_id: str
 
     @property
@@ -143,8 +145,8 @@ def typed_call(kind: type[ask.Request], words: Mapping[str, Any], new_id: str | 
     if new_id is not None:
         words = {**words, "options": {**words.get("options", {}), "newImageId": new_id}}
     require_form(_FixAsReceived if kind is ask.FixStorageRepository else kind, form.request.__name__, words)
-    result = list[ReceivedFix] if kind is ask.CheckStorageRepository else form.result
-    return _call(form.name, words, result)
+    lenient = list[ReceivedFix] if kind is ask.CheckStorageRepository else None
+    return _call(form.name, words, form.result, lenient)
 
 
 def raw_call(verb: str, parameters: Any) -> Call:
@@ -154,10 +156,10 @@ def raw_call(verb: str, parameters: Any) -> Call:
     """
     if not _VERB.fullmatch(verb):
         raise errors.InvalidParameter(f"There is no verb {verb!r:.80}.", advice="See GET /openapi.json.")
-    return _call(verb, parameters, Any)
+    return _call(verb, parameters, Any, None)
 
 
-def _call(verb: str, parameters: Any, result: Any) -> Call:
+def _call(verb: str, parameters: Any, result: Any, lenient: Any) -> Call:
     form = FORM_OF.get(verb)
     only_looks = form is not None and form.only_looks
     repeatable = form is not None and (only_looks or (_makes_image(form.request) and _has_new_id(parameters)))
@@ -165,7 +167,7 @@ def _call(verb: str, parameters: Any, result: Any) -> Call:
         body = msgspec.json.encode(parameters)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise errors.InvalidParameter(f"{verb}: {error}.") from error
-    return Call(verb, body, only_looks, repeatable, result, uuid.uuid4().hex)
+    return Call(verb, body, only_looks, repeatable, result, lenient, uuid.uuid4().hex)
 
 
 def new_id_for(kind: type[ask.Request], words: Mapping[str, Any]) -> str | None:
@@ -203,21 +205,29 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
 
-    def decoded(self, result: Any) -> Any:
+    def decoded(self, result: Any, lenient: Any = None) -> Any:
         """The value of an answer that is no error.
 
+        :param lenient: another type, for what is not of the type expected.
         :raises diskyard.errors.DiskyardError: it is an error, or not of the type expected.
         """
         if self.status != 200:
             raise self.error()
         try:
             return msgspec.json.decode(self.body, type=result)
+        except msgspec.ValidationError as error:
+            if lenient is not None:
+                return self.decoded(lenient)
+            raise self._unreadable(error) from error
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise errors.InternalError(
-                f"The answer of {self.url} cannot be read: {error}.",
-                advice="Compare the versions of the client and of the daemon. The call itself was done.",
-                requestId=self.headers.get(REQUEST_ID_HEADER),
-            ) from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> errors.InternalError:
+        return errors.InternalError(
+            f"The answer of {self.url} cannot be read: {error}.",
+            advice="Compare the versions of the client and of the daemon. The call itself was done.",
+            requestId=self.headers.get(REQUEST_ID_HEADER),
+        )
 
     def is_ours(self) -> bool:
         """Whether an error comes from a daemon, and not from a proxy before it."""
