@@ -152,20 +152,17 @@ class Callers:
 def callers(folder: Path, counts: list[int], calls: int) -> None:
     with DaemonProcess(folder / "c") as daemon:
         for count in counts:
-            name = f"of-{count}"
-            connect(daemon, name)
-            those = Callers(daemon, count, calls)
-            disks = those.all_call("createVirtualDisk", lambda *_: {"targetRepoId": name, "size": MiB})
-            left = iter(list(disks))
-            those.all_call(
-                "createSnapshot", lambda *_: {"targetRepoId": name, "baseVirtualDiskId": next(left)}
-            )
-            left = iter(list(disks))
-            commit_only = {"AutoFix": False}
-            those.all_call(
-                "removeImage",
-                lambda *_: {"repositoryId": name, "imageId": next(left), "options": commit_only},
-            )
+            of_so_many(Callers(daemon, count, calls), daemon, f"of-{count}")
+
+
+def of_so_many(those: Callers, daemon: DaemonProcess, repo: str) -> None:
+    connect(daemon, repo)
+    disks = those.all_call("createVirtualDisk", lambda *_: {"targetRepoId": repo, "size": MiB})
+    left = iter(disks)
+    those.all_call("createSnapshot", lambda *_: {"targetRepoId": repo, "baseVirtualDiskId": next(left)})
+    due = iter(disks)
+    only = {"AutoFix": False}
+    those.all_call("removeImage", lambda *_: {"repositoryId": repo, "imageId": next(due), "options": only})
 
 
 # -- memory ------------------------------------------------------------------------------------
