@@ -156,6 +156,8 @@ class Application:
             try:
                 response = await endpoint(exchange)
             except errors.DiskyardError as error:
+                if isinstance(error, errors.InternalError):
+                    _log.error("a defect, request %s", exchange.request_id, exc_info=error)
                 response = self._problem(error, exchange.request_id)
             except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a caller
                 _log.exception("a defect, request %s", exchange.request_id)
@@ -244,6 +246,7 @@ class Application:
             async with self.lanes.request():
                 sender = self._admit(exchange, "read" if verb is None else verb.access)
                 if verb is None:
+                    outcome = errors.InvalidParameter.__name__
                     error = errors.InvalidParameter(
                         f"There is no verb {name!r:.80}.", advice=f"The verbs are: {', '.join(VERBS)}."
                     )
