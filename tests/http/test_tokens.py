@@ -103,6 +103,10 @@ def test_a_bound_token_reaches_its_repositories_only(office: Office, tmp_path: P
             "repoFormat": "localfs-1.0",
             "connectionParameters": office.daemon.place("b"),
         },
+        "createStorageRepository": {
+            "repoFormat": "localfs-1.0",
+            "connectionParameters": office.daemon.place("new"),
+        },
     }
     assert {verb: caller.code(verb, **words) for verb, words in asked.items()} == dict.fromkeys(
         asked, "Forbidden"
@@ -118,6 +122,7 @@ def test_a_bound_token_reaches_its_repositories_only(office: Office, tmp_path: P
     listed = caller.post("listStorageRepositories").json()
     assert [found["repoId"] for found in listed] == ["a"]
     assert office.daemon.call("getImageInfo", repositoryId="b", imageId=others)["imageId"] == others
+    assert not Path(office.daemon.place("new")["path"]).joinpath("repository.a").exists()
 
 
 def test_a_bound_token_sees_its_tasks_and_events_only(office: Office) -> None:

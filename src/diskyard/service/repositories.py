@@ -20,6 +20,7 @@ from diskyard.service.service import Service
 
 def create_repository(service: Service, request: ask.CreateStorageRepository) -> None:
     """Make an empty repository."""
+    _require_unbound()
     find_format(request.repo_format).create(request.connection_parameters, service.host)
 
 
