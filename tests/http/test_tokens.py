@@ -101,6 +101,16 @@ def test_a_revoked_token_is_of_no_use_at_once(office: Office) -> None:
     assert caller.code("getHostInfo") == "Unauthorized"
 
 
+def test_the_stream_of_a_revoked_token_ends(office: Office) -> None:
+    caller = office.caller("one", "read")
+    with caller.http.stream("GET", "/v1/events") as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith(":")
+        office.tokens.revoke("one")
+        office.disk("a")
+        assert [line for line in lines if line.startswith("data:")] == []
+
+
 def test_a_bound_token_reaches_its_repositories_only(office: Office, tmp_path: Path) -> None:
     caller = office.caller("bound", "admin", ("a",))
     mine, others = office.disk("a"), office.disk("b")
