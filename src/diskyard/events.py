@@ -65,15 +65,17 @@ class Events:
         """The id of the event with a number; of 0, what comes before the first."""
         return f"{self._instance}-{number}"
 
-    def after(self, number: int) -> tuple[list[Event], int, bool]:
+    def after(self, number: int, most: int = KEPT) -> tuple[list[Event], int, bool]:
         """The events after a number, the oldest first.
 
-        :returns: them, the number of the newest, and whether none of them is lost.
+        :param most: how many at a time.
+        :returns: them, the number of the last of them, and whether none before it is lost.
         """
         with self._lock:
             first = self._count - len(self._kept) + 1
             wanted = max(number + 1, first)
-            return list(islice(self._kept, wanted - first, None)), self._count, number + 1 >= first
+            found = list(islice(self._kept, wanted - first, wanted - first + most))
+            return found, wanted - 1 + len(found), number + 1 >= first
 
     def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Be woken, in the thread that tells, after each event; call the answer to end that."""

@@ -20,6 +20,7 @@ from diskyard.http.limits import Limits
 
 STREAM_TYPE = "text/event-stream"
 _QUIET_S = 15.0
+_AT_ONCE_MOST = 200  # events; so many are kept for a listener who does not read
 _KINDS = get_args(Kind)
 
 
@@ -108,16 +109,16 @@ class Streams:
             yield b": events of this host\n\n"
             while not self.stopping.is_set() and sender.is_still_let_in():
                 woken.clear()
-                found, newest, complete = self.events.after(number)
+                found, last, complete = self.events.after(number, _AT_ONCE_MOST)
                 if missed or not complete:
-                    before = self.events.id_of(newest - len(found))
+                    before = self.events.id_of(last - len(found))
                     yield encoded(before, "reset", {"repositoryId": None})
                     missed = False
-                number = newest
+                number = last
                 taken = _joined([event for event in found if wanted.takes(event, sender.caller)])
                 if taken:
                     yield taken
-                if not woken.is_set() and not await _either(woken, stop):
+                if len(found) < _AT_ONCE_MOST and not woken.is_set() and not await _either(woken, stop):
                     yield b": nothing new\n\n"
         finally:
             end()
