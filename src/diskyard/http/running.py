@@ -15,6 +15,8 @@ from diskyard.model import requests as ask
 from diskyard.service import Service
 from diskyard.service.verbs import BY_REQUEST, outcome_details, run_unwatched
 
+# Lanes that no repoId can name.
+_NO_REPOSITORY, _NEW_PLACES = "", "\n"
 _REPOSITORY_FIELDS = ("repository_id", "target_repo_id", "repo_id")
 
 
@@ -47,18 +49,20 @@ class Verbs:
             finally:
                 CALLER.reset(token)
 
-        repo_id = repository_of(request)
-        if repo_id is None or repo_id not in self.service.connections.remembered():
-            repo_id = ""  # what is about no repository that there is has a lane of its own
-        place = await self._lanes.enter(repo_id)
+        lane = self._lane_of(request, caller)
+        place = await self._lanes.enter(lane)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def end() -> None:
             place.running.remove(running)
-            self._lanes.leave(repo_id, place)
+            self._lanes.leave(lane, place)
             ended.set()
 
-        running = self.service.supervisor.begin(work, _in_loop(loop, end))
+        try:
+            running = self.service.supervisor.begin(work, _in_loop(loop, end))
+        except BaseException:  # the host gives no more threads
+            self._lanes.leave(lane, place)
+            raise
         place.running.append(running)
         details = outcome_details(BY_REQUEST[type(request)])
         while True:
@@ -69,6 +73,17 @@ class Verbs:
             else:
                 answer: Any = running.job.answer()
                 return bytes(answer)
+
+    def _lane_of(self, request: ask.Request, caller: Caller) -> str:
+        """That of the repository, if there is one and the caller may know how it is.
+
+        Places that are not connected yet may hang too, and what asks no place waits for none.
+        """
+        repo_id = repository_of(request)
+        if repo_id is not None and repo_id in self.service.connections.remembered():
+            return repo_id if caller.may_use(repo_id) else _NO_REPOSITORY
+        is_new = isinstance(request, ask.ConnectStorageRepository | ask.CreateStorageRepository)
+        return _NEW_PLACES if is_new else _NO_REPOSITORY
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Callable[[], None]:
