@@ -238,6 +238,24 @@ def test_an_import_without_room(rig: Rig, name: str, monkeypatch: pytest.MonkeyP
     rig.expect("a", image, picture(SIZE, ONE))
 
 
+def test_an_export_stays_in_the_folder_that_was_looked_at(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may write into a transfer folder can make a link of a folder in it at any moment."""
+    disk = rig.disk("a", ONE)
+    out, moved, elsewhere = (rig.folder / name for name in ("out", "moved", "elsewhere"))
+    out.mkdir()
+    elsewhere.mkdir()
+
+    def swap(*_: object) -> None:
+        out.rename(moved)
+        out.symlink_to(elsewhere)
+
+    monkeypatch.setattr(fix_module("exporting"), "_remove_leftovers", swap)
+    task = rig.yard.export_image("a", disk, str(out / "x.qcow2"), "qcow2")
+    assert rig.yard.wait_for_task(task.task_id, 60).state == "done"
+    assert list(elsewhere.iterdir()) == []
+    same_bytes(rig.convert(str(moved / "x.qcow2"), "qcow2"), picture(SIZE, ONE))
+
+
 def test_the_next_export_removes_what_a_killed_one_left(rig: Rig) -> None:
     """Only files of a process that is gone; those of one that may live, and others', stay."""
     disk = rig.disk("a", (1, 0, SIZE))

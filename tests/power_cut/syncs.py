@@ -74,9 +74,9 @@ NEEDED = [
         ),
     ),
     Removal(
-        "export to the disk", (r"QEMU since qmp .* < export_view", r"sync_path < export_view < _write_file")
+        "export to the disk", (r"QEMU since qmp .* < export_view", r"sync_path < export_view < _write_in")
     ),
-    Removal("export to the disk", (r"folder: _write_file < _export",)),
+    Removal("export to the disk", (r"folder: _write_in < _write_file",)),
     # Repositories.
     Removal("create repository", (r"folder: _make_folders < create",)),
     Removal("create repository", (r"write_temporary < publish < _seed < create",)),

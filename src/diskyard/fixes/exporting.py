@@ -79,30 +79,44 @@ def _let_go(work: Work, image: Image, hold: CopyHold) -> None:
 def _write_file(work: Work, request: ExportImage, image: Image, path: str) -> None:
     """Write beside the path, then give the file its name, which must still be free.
 
-    A crash leaves a temporary file beside the path, never half an image under its name; the
-    next export into that folder removes it.
+    The folder is opened once, and all is done in what was opened: whoever may change the folders on
+    the way can make a link of one at any moment, which must lead nothing anywhere else. A crash
+    leaves a temporary file beside the path, never half an image under its name; the next export
+    into that folder removes it.
     """
-    files = work.engine.host.files
-    require_transfer_folder(work.engine.host, os.path.dirname(path), path)  # it may have become a link meanwhile
-    _remove_leftovers(files, work.engine.host.identity, os.path.dirname(path))
-    state = work.opened.state()
-    temporary = files.temporary_path(os.path.dirname(path))
+    host = work.engine.host
+    try:
+        folder_fd = host.files.open_folder(os.path.dirname(path))
+        try:
+            folder = f"/proc/self/fd/{folder_fd}"
+            require_transfer_folder(host, os.readlink(folder), path)
+            _remove_leftovers(host.files, host.identity, folder)
+            _write_in(work, request, image, path, folder_fd)
+        finally:
+            os.close(folder_fd)
+    except OSError as error:
+        raise errors.from_os_error(error, f"exporting to {path}") from error
+
+
+def _write_in(work: Work, request: ExportImage, image: Image, path: str, folder_fd: int) -> None:
+    """The same, in a folder that is open: its path here is the same in the programs that inherit it."""
+    host, state = work.engine.host, work.opened.state()
+    folder = f"/proc/self/fd/{folder_fd}"
+    temporary = host.files.temporary_path(folder)
     try:
         with work.opened.reading(state, state.images[image.id]) as chain:
-            export_view(work.engine.host, chain, image.size_bytes, temporary, request.format, work)
+            export_view(host, chain, image.size_bytes, temporary, request.format, work, [folder_fd])
         try:
-            files.link(temporary, path)
+            host.files.link(temporary, os.path.join(folder, os.path.basename(path)))
         except FileExistsError:
             raise errors.NotEmpty(
                 f"{path} was made by somebody else meanwhile.",
                 advice="Choose another path; nothing is overwritten.",
             ) from None
-        files.unlink(temporary)
-        files.sync_folder(os.path.dirname(path))
-    except OSError as error:
-        raise errors.from_os_error(error, f"exporting to {path}") from error
+        host.files.unlink(temporary)
+        host.files.sync_folder(folder)
     finally:
-        files.discard(temporary)
+        host.files.discard(temporary)
 
 
 def _remove_leftovers(files: Files, host: HostIdentity, folder: str) -> None:

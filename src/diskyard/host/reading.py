@@ -136,6 +136,11 @@ class ReadingFiles:
         return _open_to_read(path, block_device=block_device)
 
     @storage_call
+    def open_folder(self, path: str) -> int:
+        """The descriptor of a folder, links followed: what is in it, whatever gets its name later."""
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    @storage_call
     def list(self, folder: str, wanted: Callable[[str], object] | None = None) -> Iterator[FileEntry]:
         """Every name in ``folder``, in no order; names that vanish meanwhile are left out.
 

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from diskyard.host import Child, Host
 from diskyard.host.output import Output
@@ -89,6 +89,7 @@ def export_view(
     temporary_path: str,
     format: ImportFormat,
     monitor: Monitor,
+    target_fds: Sequence[int] = (),
 ) -> None:
     """Write the view through a chain to a new file, which refers to no other.
 
@@ -96,6 +97,7 @@ def export_view(
 
     :param size_bytes: the size of the view, at most that of the chain.
     :param temporary_path: absolute, in an existing folder; gone again after any failure.
+    :param target_fds: descriptors that the path leads through, if it does.
     :raises Stopped: from the monitor.
     :raises diskyard.errors.NoSpace: the file's storage is full.
     :raises diskyard.errors.StorageError: QEMU or the storage failed.
@@ -116,7 +118,8 @@ def export_view(
                     "server": {"type": "unix", "path": daemon.socket_path},
                 },
             }
-            _convert(host, "json:" + json.dumps(view), size_bytes, temporary_path, format, monitor)
+            source = "json:" + json.dumps(view)
+            _convert(host, source, size_bytes, temporary_path, format, monitor, target_fds)
         sync_path(host, temporary_path)
     except BaseException:
         host.files.discard(temporary_path)
@@ -124,12 +127,19 @@ def export_view(
 
 
 def _convert(
-    host: Host, source: str, size_bytes: int, target_path: str, format: ImportFormat, monitor: Monitor
+    host: Host,
+    source: str,
+    size_bytes: int,
+    target_path: str,
+    format: ImportFormat,
+    monitor: Monitor,
+    target_fds: Sequence[int],
 ) -> None:
     words = ["qemu-img", "convert", "-p", "-t", "writeback", "-O", format]
     if monitor.rate_limit_bytes_per_s:
         words += ["-r", str(monitor.rate_limit_bytes_per_s)]
-    child = host.commands.start([*words, source, target_path], inherit_fds=monitor.inherit_fds, capture=True)
+    fds = [*monitor.inherit_fds, *target_fds]
+    child = host.commands.start([*words, source, target_path], inherit_fds=fds, capture=True)
     try:
         words_said = _follow(child, size_bytes, monitor)
         if child.wait() != 0:
