@@ -20,6 +20,7 @@ from diskyard import errors
 from diskyard.http.failures import EVERY_CALL, FAILURES
 from diskyard.service import verbs
 from diskyard.testing.effort import Effort
+from tests import transports
 
 TALLY = "diskyard-tally"
 Tally = Callable[..., None]
@@ -47,7 +48,7 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder where this test's Diskyard keeps connections and tasks."""
     folder = tmp_path / "state"
     monkeypatch.setenv("DISKYARD_STATE_DIR", str(folder))
-    for name in ("DISKYARD_HOST_ID", "DISKYARD_URL"):
+    for name in ("DISKYARD_HOST_ID", "DISKYARD_URL", "DISKYARD_TOKEN", "DISKYARD_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     return folder
 
@@ -102,6 +103,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                 counts = {key: count for key, count in entry.items() if key != "class"}
                 if counts:
                     totals.setdefault(entry["class"], Counter()).update(counts)
+    ended = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, ())]
+    for line in transports.summary([report for report in ended if report.when == "call"]):
+        terminalreporter.line(line)
     if totals:
         terminalreporter.section(f"what was tried (seed {Effort.of_environment().seed})")
     for of_class, total in sorted(totals.items()):

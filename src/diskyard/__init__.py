@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from diskyard.errors import DiskyardError
 
 if TYPE_CHECKING:
+    from diskyard.client.async_yard import AsyncDiskyard
     from diskyard.client.yard import Diskyard
 
 KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
-__all__ = ["Diskyard", "DiskyardError", "GiB", "KiB", "MiB", "TiB"]
+__all__ = ["AsyncDiskyard", "Diskyard", "DiskyardError", "GiB", "KiB", "MiB", "TiB"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> Any:
         from diskyard.client.yard import Diskyard
 
         return Diskyard
+    if name == "AsyncDiskyard":
+        from diskyard.client.async_yard import AsyncDiskyard
+
+        return AsyncDiskyard
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -70,6 +70,11 @@ class DiskyardError(Exception):
         """The code of the API's table: the name of the class."""
         return type(self).__name__
 
+    @property
+    def request_id(self) -> str | None:
+        """The id of the request to a daemon that failed, as the daemon's log has it."""
+        return self.details.get("requestId")
+
     def to_json(self) -> dict[str, object]:
         """The error as ``diskyard call`` prints it and HTTP sends it."""
         return {

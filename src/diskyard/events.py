@@ -11,25 +11,13 @@ from typing import Any, Literal
 import msgspec
 
 from diskyard.host.identity import new_nonce
-from diskyard.model.options import wire_name
+from diskyard.model.results import Event
+
+__all__ = ["KEPT", "Event", "Events", "Kind"]
 
 KEPT = 10_000
 Kind = Literal["task", "image", "repository", "reset"]
 _INSTANCE_DIGITS = 12
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name):
-    """One thing that happened.
-
-    :param event_id: in order within this process; another process has others.
-    :param repository_id: the repository that it is about, if it is about one.
-    :param data: what the API says of it, as JSON-like values.
-    """
-
-    event_id: str
-    kind: Kind
-    repository_id: str | None
-    data: Any
 
 
 class Events:

@@ -12,19 +12,11 @@ import msgspec
 
 from diskyard import errors
 from diskyard.host import Host
+from diskyard.state_folder import default_state_folder
+
+__all__ = ["Remembered", "Settings", "default_state_folder"]
 
 _LIMIT_BYTES = 16 << 20
-
-
-def default_state_folder() -> str:
-    """``$DISKYARD_STATE_DIR``; else the system's for root, the XDG one for anybody else."""
-    given = os.environ.get("DISKYARD_STATE_DIR")
-    if given:
-        return os.path.abspath(given)
-    if os.geteuid() == 0:
-        return "/var/lib/diskyard"
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return os.path.join(base, "diskyard")
 
 
 class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import transports
 from tests.api.helpers import Rig
+
+
+@pytest.fixture(autouse=True)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every host of the test is reached over the transport that is chosen for the test."""
+    monkeypatch.setattr(transports, "current", transports.chosen(request))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from diskyard.model.fix import Fix
 from diskyard.model.results import Attached, Task
 from diskyard.model.transaction import Entry
 from diskyard.opened import Opened
-from diskyard.service import call
+from tests.transports import served
 
 SIZE = 4 * MiB
 UNLIMITED = 1 << 40
@@ -94,7 +94,7 @@ class Rig:
         before = os.environ.get("DISKYARD_HOST_ID")
         os.environ["DISKYARD_HOST_ID"] = name
         try:
-            yard = Diskyard(state_folder=str(self.folder / f"state-{name}"))
+            yard = served(Diskyard(state_folder=str(self.folder / f"state-{name}")))
         finally:
             del os.environ["DISKYARD_HOST_ID"]
             if before is not None:
@@ -111,7 +111,7 @@ class Rig:
 
     def call(self, verb: str, **parameters: Any) -> Any:
         """Call a verb of the first host as the wire does."""
-        return json.loads(json.dumps(call(self.yard.service, verb, parameters)))
+        return json.loads(json.dumps(self.yard.call(verb, parameters)))
 
     def refusal(self, verb: str, **parameters: Any) -> str:
         """The code of the error with which a verb refuses parameters."""

@@ -262,6 +262,7 @@ def test_unknown_tasks(rig: Rig) -> None:
             assert rig.refusal(verb, taskId=task_id) == "TaskNotFound"
 
 
+@pytest.mark.embedded("closing ends this process's tasks; a client of a daemon leaves them to it")
 def test_closing_stops_tasks_and_leaves_their_fixes(rig: Rig) -> None:
     """Closing returns soon; what was under way is for anybody to go on with."""
     disk = rig.disk("a", (1, 0, SIZE))

@@ -8,30 +8,44 @@ from pathlib import Path
 import pytest
 
 from diskyard import Diskyard
+from tests.cli.daemons import Daemons
 from tests.cli.program import Program
+from tests.transports import TransportName, chosen
 
 
 @pytest.fixture
-def unconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
+def transport(request: pytest.FixtureRequest) -> TransportName:
+    """How the commands of the test reach the service."""
+    return chosen(request)
+
+
+@pytest.fixture
+def unconnected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: TransportName
+) -> Iterator[Program]:
     """The program, with two empty folders where repositories could be.
 
     Its state folder has a short name: sockets in it must not be longer than the kernel takes.
     """
     with tempfile.TemporaryDirectory(prefix="diskyard-") as state_folder:
         monkeypatch.setenv("DISKYARD_STATE_DIR", state_folder)
-        made = Program(tmp_path)
+        daemons = Daemons(transport, Path(state_folder))
+        made = Program(tmp_path, daemons)
         yield made
         made.end()
+        daemons.end()
 
 
 @pytest.fixture
-def program(unconnected: Program) -> Program:
+def program(unconnected: Program, monkeypatch: pytest.MonkeyPatch) -> Program:
     """The program, with two repositories connected: ``fast`` and ``backup``."""
     with Diskyard() as yard:
         for name in ("fast", "backup"):
             path = {"path": str(unconnected.folder / name)}
             yard.create_storage_repository("localfs-1.0", path)
             yard.connect_storage_repository(name, "localfs-1.0", path)
+    for name, value in unconnected.daemons.environment(("repo", "list"), {}).items():
+        monkeypatch.setenv(name, value)  # also for programs that a test starts by itself
     return unconnected
 
 

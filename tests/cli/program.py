@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diskyard import Diskyard
+from tests.cli.daemons import Daemons
 
 PROGRAM = (sys.executable, "-m", "diskyard.cli")
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\n")
@@ -39,13 +40,19 @@ class Ended:
 class Program:
     """The program with two repositories connected, ``fast`` and ``backup``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, daemons: Daemons) -> None:
         self.folder = folder
+        self.daemons = daemons
         self._children: list[subprocess.Popen[str]] = []
         for name in ("fast", "backup"):
             (folder / name).mkdir()
 
     def run(self, *words: str, status: int | None = 0, stdin: str = "", **environment: str) -> Ended:
+        environment = self.daemons.environment(words, environment)
+        return self.alone(*words, status=status, stdin=stdin, **environment)
+
+    def alone(self, *words: str, status: int | None = 0, stdin: str = "", **environment: str) -> Ended:
+        """Run it without starting a daemon for it."""
         done = subprocess.run(
             [*PROGRAM, *words],
             input=stdin,
@@ -65,6 +72,10 @@ class Program:
         ended = self.run("call", verb, json.dumps(parameters), status=status)
         return json.loads(ended.err) if status else ended.json
 
+    def yard(self) -> Diskyard:
+        """A client of the daemon."""
+        return self.daemons.yard()
+
     def disk(self, repo: str, name: str) -> str:
         """A disk of 1 MiB, made without the program: its id."""
         with Diskyard() as yard:
@@ -77,6 +88,7 @@ class Program:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.folder,
+            env={**os.environ, **self.daemons.environment(words, {})},
         )
         self._children.append(child)
         return child
@@ -91,7 +103,8 @@ class Program:
     def on_terminal(self, *words: str, columns: int = 80) -> str:
         """What a terminal of this width is sent."""
         ours, theirs = pty.openpty()
-        environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+        terminal = {"COLUMNS": str(columns), "TERM": "xterm"}
+        environment = {**os.environ, **self.daemons.environment(words, terminal)}
         child = subprocess.Popen(
             [*PROGRAM, *words],
             stdin=theirs,

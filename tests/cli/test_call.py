@@ -46,6 +46,7 @@ def test_errors_are_one_json_object_on_stderr(program: Program, words: tuple[str
     assert ended.out == ""
 
 
+@pytest.mark.embedded("--no-wait leaves the work to nobody; a daemon does it (test_daemon.py)")
 def test_no_wait_leaves_the_fixes_listed(program: Program, noise: Path) -> None:
     asked = {"targetRepoId": "fast", "path": str(noise), "format": "raw"}
     made = program.run("call", "importImage", json.dumps(asked), "--no-wait").json
@@ -58,6 +59,7 @@ def test_no_wait_leaves_the_fixes_listed(program: Program, noise: Path) -> None:
     assert program.call("getImageStatus", repositoryId="fast", imageId=made)["status"] == "optimized"
 
 
+@pytest.mark.embedded("--no-wait leaves the work to nobody; a daemon does it (test_daemon.py)")
 def test_a_task_that_fails_is_the_error_of_the_call(program: Program, noise: Path) -> None:
     asked = json.dumps({"targetRepoId": "fast", "path": str(noise), "format": "raw"})
     program.run("call", "importImage", asked, "--no-wait")

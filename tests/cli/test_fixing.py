@@ -9,6 +9,7 @@ import pytest
 from tests.cli.program import Program, interrupt_when_running
 
 
+@pytest.mark.embedded("what is interrupted is this process's work; a daemon goes on (test_daemon.py)")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_import_stays_listed_and_is_completed(
     program: Program, noise: Path, number: signal.Signals
@@ -30,6 +31,7 @@ def test_an_interrupted_import_stays_listed_and_is_completed(
     program.run("repo", "check", "fast", "--exit-code")
 
 
+@pytest.mark.embedded("--no-wait leaves the work to nobody; a daemon does it (test_daemon.py)")
 def test_a_task_stopped_from_another_terminal(program: Program, noise: Path) -> None:
     child = program.start("image", "import", "fast", "noise.raw", "--format", "raw", "--rate", "2M")
     assert child.stdout is not None
@@ -53,6 +55,7 @@ def test_a_task_stopped_from_another_terminal(program: Program, noise: Path) -> 
     program.run("task", "show", "0000", status=31)
 
 
+@pytest.mark.embedded("--no-wait leaves the work to nobody; a daemon does it (test_daemon.py)")
 def test_fixes_that_run_first(program: Program, noise: Path) -> None:
     program.run("image", "import", "fast", "noise.raw", "--format", "raw", "--name", "n", "--no-wait")
     assert "complete fast/n: done" in program.run("repo", "fix", "fast", "--first").out
@@ -60,6 +63,7 @@ def test_fixes_that_run_first(program: Program, noise: Path) -> None:
     assert (program.folder / "out.raw").read_bytes() == noise.read_bytes()
 
 
+@pytest.mark.embedded("--no-wait leaves the work to nobody; a daemon does it (test_daemon.py)")
 def test_what_waits_is_shown_with_why(program: Program, noise: Path) -> None:
     program.run("image", "import", "fast", "noise.raw", "--format", "raw", "--name", "lost", "--no-wait")
     noise.unlink()
@@ -82,6 +86,7 @@ def test_removing_what_another_process_makes(program: Program, noise: Path) -> N
     assert program.run("repo", "usage", "fast", "--json").json["usedBytes"] == 0
 
 
+@pytest.mark.embedded("--no-wait leaves the work to nobody; a daemon does it (test_daemon.py)")
 def test_two_hosts(program: Program, noise: Path) -> None:
     program.run("image", "import", "fast", "noise.raw", "--format", "raw", "--name", "n", "--no-wait")
     program.run("repo", "fix", "fast", DISKYARD_HOST_ID="kvm2")

@@ -45,6 +45,7 @@ def test_help_needs_no_state_folder(unconnected: Program) -> None:
     assert unconnected.run("--version").out.startswith("diskyard ")
 
 
+@pytest.mark.embedded("a daemon's client has no state folder of its own")
 def test_a_state_folder_that_cannot_be_made(unconnected: Program) -> None:
     error = unconnected.run("repo", "list", DISKYARD_STATE_DIR="/proc/nowhere", status=37).err
     assert "/proc/nowhere" in error

@@ -1,4 +1,4 @@
-"""What all commands have: ``--json``, an example in their help, and options they share."""
+"""What all commands have: ``--json``, where they run, an example in their help, options they share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import click
 from diskyard.cli.values import RATE, key_values
 
 _JSON = "diskyard.json"
+_URL = "diskyard.url"
+_EMBEDDED = "diskyard.embedded"
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -23,14 +25,51 @@ def _json_option() -> click.Option:
     )
 
 
+def _where_options() -> list[click.Option]:
+    """``--url`` and ``--embedded``: of the program and of every command, wherever they are typed."""
+
+    def note(context: click.Context, option: click.Parameter, given: str | bool | None) -> None:
+        if given:
+            context.meta[_URL if option.name == "url" else _EMBEDDED] = given
+
+    return [
+        click.Option(
+            ["--url"],
+            metavar="URL",
+            expose_value=False,
+            callback=note,
+            help="Call the daemon at URL: unix:///path/to.sock or https://host:port.",
+        ),
+        click.Option(
+            ["--embedded"],
+            is_flag=True,
+            expose_value=False,
+            callback=note,
+            help="Do it in this process, even if a daemon runs.",
+        ),
+    ]
+
+
 def wants_json() -> bool:
     """Whether the running command was asked for JSON."""
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.meta.get(_JSON))
 
 
+def typed_url() -> str | None:
+    """The daemon that the command line names, if it names one."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get(_URL)
+
+
+def wants_embedded() -> bool:
+    """Whether the command line wants no daemon."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_EMBEDDED))
+
+
 class Command(click.Command):
-    """A command that takes ``--json``.
+    """A command that takes ``--json``, ``--url`` and ``--embedded``.
 
     :param example: one line or more that show it at work.
     """
@@ -40,17 +79,17 @@ class Command(click.Command):
             lines = "\n".join(f"  {line}" for line in example.splitlines())
             kwargs["epilog"] = f"\b\nExample:\n{lines}"
         super().__init__(*args, **kwargs)
-        self.params.append(_json_option())
+        self.params += [_json_option(), *_where_options()]
 
 
 class Group(click.Group):
-    """A group whose commands take ``--json``."""
+    """A group whose commands take ``--json``, ``--url`` and ``--embedded``."""
 
     command_class = Command
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.append(_json_option())
+        self.params += [_json_option(), *_where_options()]
 
 
 def _together(*options: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
@@ -70,7 +109,9 @@ describing = _together(
     ),
 )
 no_wait = click.option(
-    "--no-wait", is_flag=True, help="Only commit; the rest stays listed by 'diskyard repo check'."
+    "--no-wait",
+    is_flag=True,
+    help="Only commit. A daemon goes on with the rest; without one it stays listed by 'diskyard repo check'.",
 )
 rate = click.option("--rate", type=RATE, default=0, help="Bytes per second at most, as 50M; 0 for no limit.")
 strategy = click.option(

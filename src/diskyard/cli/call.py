@@ -29,9 +29,9 @@ _RUNS_HERE = ("exportImage", "fixStorageRepository")
 @click.option(
     "--no-wait",
     is_flag=True,
-    help="Exit as soon as the change is committed. Nothing would run what it made due, so AutoFix is "
-    "false, and the fixes stay listed by checkStorageRepository. For verbs whose result is a Task "
-    "of this process it is refused.",
+    help="Exit as soon as the change is committed. A daemon goes on with what it made due. Without "
+    "one, nothing would run that, so AutoFix is false, and the fixes stay listed by "
+    "checkStorageRepository; verbs whose result is a Task of this process are refused.",
 )
 def call(verb: str, parameters: str, no_wait: bool) -> None:
     """Call a VERB of the API with its parameters as a JSON object, or - to read it from stdin.
@@ -39,20 +39,19 @@ def call(verb: str, parameters: str, no_wait: bool) -> None:
     The result is one JSON value on stdout, printed as soon as it is committed; an error is
     one JSON object on stderr, and its code's exit status. Then the command waits for the
     tasks that the verb started, and a task that fails ends it with the task's error. After
-    prepareImage with serve, it stays and serves until it is interrupted.
+    prepareImage with serve, it stays and serves until it is interrupted; a daemon serves until
+    teardownImage, and with --no-wait it is not waited for.
     """
-    from diskyard.service import call as run
-
     words = _decode(_stdin() if parameters == "-" else parameters.encode())
-    if no_wait:
-        words = _without_fixes(verb, words)
-    with open_yard() as yard:
-        result = run(yard.service, verb, words)
+    with open_yard(no_wait) as yard:
+        if no_wait and yard.url is None:
+            words = _without_fixes(verb, words)
+        result = yard.call(verb, words)
         print_json(result)
         sys.stdout.flush()
-        if isinstance(result, dict) and result.get("nbdUri"):
-            while True:
-                signal.pause()
+        serves = isinstance(result, dict) and result.get("nbdUri")
+        while serves and not (no_wait and yard.url is not None):
+            signal.pause()
 
 
 def _stdin() -> bytes:
@@ -73,11 +72,11 @@ def _decode(data: bytes) -> Any:
 
 def _without_fixes(verb: str, words: Any) -> Any:
     """The parameters with AutoFix false, for a verb that has options."""
-    from diskyard.service import VERBS
+    from diskyard.model.verbs import FORM_OF
 
     if verb in _RUNS_HERE:
         raise refuse(f"{verb} runs in this process: nobody would do its work.", "Call it without --no-wait.")
-    if verb not in VERBS or "options" not in VERBS[verb].request.__struct_fields__:
+    if verb not in FORM_OF or "options" not in FORM_OF[verb].request.__struct_fields__:
         return words
     if not isinstance(words, dict) or not isinstance(words.get("options", {}), dict):
         return words  # the verb's own error says what is wrong with them

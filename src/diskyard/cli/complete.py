@@ -18,29 +18,29 @@ def _starting(words: list[str], typed: str) -> list[CompletionItem]:
 
 def complete_verb(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
     """Verbs of the API."""
-    from diskyard.service import VERBS
+    from diskyard.model.verbs import FORM_OF
 
-    return _starting(list(VERBS), typed)
+    return _starting(list(FORM_OF), typed)
 
 
-def complete_repo(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+def complete_repo(context: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
     """Connected repositories."""
-    from diskyard.client import Diskyard
+    from diskyard.cli.session import open_yard
 
     try:
-        with Diskyard(actor="cli") as yard:
+        with context.scope(), open_yard() as yard:
             return _starting(list(yard.connected()), typed)
     except (errors.DiskyardError, OSError):
         return []  # a shell that completes is no place for an error
 
 
-def complete_image(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+def complete_image(context: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
     """Images as REPO/NAME; the repositories first."""
     from diskyard.cli.find import Found, images_of
-    from diskyard.client import Diskyard
+    from diskyard.cli.session import open_yard
 
     try:
-        with Diskyard(actor="cli") as yard:
+        with context.scope(), open_yard() as yard:
             named = [repo_id for repo_id in yard.connected() if typed.startswith(f"{repo_id}/")]
             if not named:
                 return _starting([f"{repo_id}/" for repo_id in yard.connected()], typed)

@@ -8,7 +8,7 @@ from diskyard.cli.base import Group, describing, new_id, no_wait, optimize, rate
 from diskyard.cli.complete import complete_image, complete_repo
 from diskyard.cli.find import Kind, described, find, require_free_name
 from diskyard.cli.output import answer
-from diskyard.cli.session import open_yard
+from diskyard.cli.session import auto_fix, open_yard
 
 _track = click.option(
     "--track", is_flag=True, help="Keep the point of copy, so that the next difference is quick."
@@ -53,7 +53,7 @@ def add_copy(group: Group, word: str, kind: Kind | None) -> None:
         new_image_id: str | None,
         no_wait: bool,
     ) -> None:
-        with open_yard() as yard:
+        with open_yard(no_wait) as yard:
             source = find(yard, image, kind, prefer=image.rpartition("/")[0])
             base_id = None if base is None else find(yard, base, prefer=repo).image_id
             user_data = described(name, description, labels)
@@ -65,7 +65,7 @@ def add_copy(group: Group, word: str, kind: Kind | None) -> None:
                 "new_image_id": new_image_id,
                 "as_": "snapshot" if as_snapshot else None,
                 "track_changes": track,
-                "auto_fix": not no_wait,
+                "auto_fix": auto_fix(yard, no_wait),
                 "image_hints": {source.image_id: source.repo_id},
             }
             copied = yard.copy_image(repo, source.image_id, base_id, user_data, options)

@@ -8,7 +8,7 @@ from diskyard.cli.base import Group, describing, new_id, no_wait, optimize, rate
 from diskyard.cli.complete import complete_image, complete_repo
 from diskyard.cli.find import described, find, require_free_name
 from diskyard.cli.output import answer
-from diskyard.cli.session import open_yard, refuse
+from diskyard.cli.session import auto_fix, open_yard, refuse
 from diskyard.cli.shared import add_shared_commands
 from diskyard.cli.values import NEW_SIZE, SIZE, human_size
 
@@ -58,9 +58,9 @@ def create(
         "optimize_now": optimize_now,
         "rate_limit": rate,
         "new_image_id": new_image_id,
-        "auto_fix": not no_wait,
     }
-    with open_yard() as yard:
+    with open_yard(no_wait) as yard:
+        options["auto_fix"] = auto_fix(yard, no_wait)
         user_data = described(name, description, labels)
         require_free_name(yard, repo, name, [new_image_id])
         found = None if base is None else find(yard, base, "snapshot", prefer=repo)
@@ -94,8 +94,9 @@ def extend(disk: str, size: tuple[int, bool]) -> None:
 @no_wait
 def revert(disk: str, snapshot: str, no_wait: bool) -> None:
     """Give a disk a snapshot's bytes and size; it keeps its id. What it held is gone."""
-    with open_yard() as yard:
+    with open_yard(no_wait) as yard:
         found = find(yard, disk, "virtual_disk")
         base = find(yard, snapshot, "snapshot", prefer=found.repo_id)
-        yard.revert_virtual_disk(found.repo_id, found.image_id, base.image_id, {"auto_fix": not no_wait})
+        options = {"auto_fix": auto_fix(yard, no_wait)}
+        yard.revert_virtual_disk(found.repo_id, found.image_id, base.image_id, options)
         answer({"imageId": found.image_id}, f"{found.title} holds what {base.title} holds.")

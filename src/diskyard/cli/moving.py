@@ -1,4 +1,4 @@
-"""``diskyard image import`` and ``export``: files of this host."""
+"""``diskyard image import`` and ``export``: files of the host that does it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diskyard.cli.base import Command, describing, new_id, no_wait, optimize, ra
 from diskyard.cli.complete import complete_image, complete_repo
 from diskyard.cli.find import described, find, require_free_name
 from diskyard.cli.output import answer
-from diskyard.cli.session import open_yard, wait
+from diskyard.cli.session import auto_fix, open_yard, wait
 
 _FORMATS = click.Choice(["raw", "qcow2", "vmdk", "vdi", "vhdx"])
 _format = click.option(
@@ -50,7 +50,8 @@ def import_(
 ) -> None:
     """Make an image of REPO from a FILE; prints its id.
 
-    The FILE must stay as it is until that is done. One that refers to other files, or lies
+    The FILE is one of the daemon's host, if a daemon does it, in one of its transfer folders.
+    It must stay as it is until that is done. One that refers to other files, or lies
     about itself, is refused.
     """
     options = {
@@ -59,9 +60,9 @@ def import_(
         "rate_limit": rate,
         "new_image_id": new_image_id,
         "as_": "snapshot" if as_snapshot else None,
-        "auto_fix": not no_wait,
     }
-    with open_yard() as yard:
+    with open_yard(no_wait) as yard:
+        options["auto_fix"] = auto_fix(yard, no_wait)
         user_data = described(name, description, labels)
         require_free_name(yard, repo, name, [new_image_id])
         made = yard.import_image(repo, os.path.abspath(file), format_name, user_data, options)
@@ -74,7 +75,10 @@ def import_(
 @_format
 @rate
 def export(image: str, file: str, format_name: str, rate: int) -> None:
-    """Write an image to a new FILE, which gets its name when it is complete and durable."""
+    """Write an image to a new FILE, which gets its name when it is complete and durable.
+
+    The FILE is one of the daemon's host, if a daemon does it, in one of its transfer folders.
+    """
     with open_yard() as yard:
         found = find(yard, image)
         path = os.path.abspath(file)

@@ -12,7 +12,7 @@ from diskyard.cli.base import Command, no_wait, wants_json
 from diskyard.cli.complete import complete_image
 from diskyard.cli.find import Found, find
 from diskyard.cli.output import answer, note, print_fields, print_json
-from diskyard.cli.session import Interrupted, open_yard, refuse
+from diskyard.cli.session import Interrupted, auto_fix, open_yard, refuse
 
 if TYPE_CHECKING:
     from diskyard.client import Diskyard
@@ -105,8 +105,9 @@ def _serve(
 @no_wait
 def teardown(image: str, owner: str | None, host_id: str | None, force: bool, no_wait: bool) -> None:
     """End an attachment; if there is none, nothing happens."""
-    options = {"owner": owner, "host_id": host_id, "force": force, "auto_fix": not no_wait}
-    with open_yard() as yard:
+    options = {"owner": owner, "host_id": host_id, "force": force}
+    with open_yard(no_wait) as yard:
+        options["auto_fix"] = auto_fix(yard, no_wait)
         found = find(yard, image)
         before = yard.get_image_info(found.repo_id, found.image_id).attachments
         yard.teardown_image(found.repo_id, found.image_id, options)

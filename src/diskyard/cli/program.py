@@ -45,7 +45,14 @@ Exit status: 0 success; 1 a task was stopped, or --exit-code found something; 2 
 that cannot be read; 10 to 38 an error (docs/errors.md); 130, 143 interrupted.
 
 \b
+A daemon (diskyard serve) that runs with the same state folder is found and used. --url or
+DISKYARD_URL names another; --embedded does without.
+
+\b
 Environment:
+  DISKYARD_URL        a daemon: unix:///path/to.sock or https://host:port
+  DISKYARD_TOKEN      for https; or the name of a file with it in DISKYARD_TOKEN_FILE
+  DISKYARD_CA_FILE    the authority that signed the daemon's certificate (PEM)
   DISKYARD_STATE_DIR  where this host remembers connections and tasks
   DISKYARD_HOST_ID    this host's name for other hosts
   DISKYARD_STORAGE_TIMEOUT_S
@@ -94,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
             click.echo(f"diskyard: {words}", err=True)
         return _EXIT_OTHER
     except session.Interrupted as interrupted:
-        session.say_interrupted(as_json=as_json)
+        session.say_interrupted(interrupted, as_json=as_json)
         return interrupted.exit_status
 
 

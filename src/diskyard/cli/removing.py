@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from diskyard.cli.find import Found
 from diskyard.cli.fixing import Fixed, How, fix_until_done
 from diskyard.cli.output import answer, note
-from diskyard.cli.session import refuse, wait
+from diskyard.cli.session import auto_fix, refuse, wait
 from diskyard.cli.values import human_size
 
 if TYPE_CHECKING:
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from diskyard.model.results import RepositoryInfo
 
 
-def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, auto_fix: bool) -> None:
+def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, no_wait: bool) -> None:
     """Remove an image; say how much is held until a merge, or run the merge."""
-    if merge and not auto_fix:
+    if merge and no_wait:
         raise refuse("Both --merge and --no-wait are given.", "Leave one of them out.")
     repo = found.repo_id
     merges_before = set(_merges(yard, repo)) if merge else set()
     before = _space(yard, repo)
-    yard.remove_image(repo, found.image_id, {"auto_fix": auto_fix})
+    yard.remove_image(repo, found.image_id, {"auto_fix": auto_fix(yard, no_wait)})
     note(f"{found.title} is removed.")
-    wait(yard)
+    if not no_wait:
+        wait(yard)
     outcome = Fixed()
     if merge:
         new = set(_merges(yard, repo)) - merges_before

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from diskyard import errors
+from diskyard.cli.bars import Bars
+from diskyard.cli.base import typed_url, wants_embedded
 from diskyard.cli.output import note
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from diskyard.client import Diskyard
     from diskyard.model.results import Task
 
-_QUIET_S = 1.0
-_DRAW_EVERY_S = 0.2
+_TOKEN_LIMIT = 4096
 
 
 class Interrupted(BaseException):
     """Ctrl-C, or SIGTERM.
 
     :param signal_number: which of them.
+    :ivar goes_on: whether a daemon goes on with what the command started.
     """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.exit_status = 128 + signal_number
+        self.goes_on = False
 
 
 class StoppedByOther(Exception):
@@ -54,27 +56,82 @@ def catch_signals() -> None:
 
 
 @contextmanager
-def open_yard() -> Iterator[Diskyard]:
-    """Diskyard, embedded; on the way out, what was started is waited for.
+def open_yard(no_wait: bool = False) -> Iterator[Diskyard]:
+    """Diskyard, of a daemon or embedded; on the way out, what was started is waited for.
 
+    :param no_wait: leave what was started to the daemon.
     :raises diskyard.errors.DiskyardError: what a task that was waited for failed with.
+    """
+    yard = connect()
+    try:
+        yield yard
+        if not no_wait:
+            wait(yard)
+    except Interrupted as interrupted:
+        interrupted.goes_on = yard.url is not None
+        raise
+    finally:
+        yard.close()
+
+
+def connect() -> Diskyard:
+    """Diskyard where the command line and the environment say, or a daemon that runs, or embedded.
+
+    :raises diskyard.errors.DiskyardError: what they say cannot be used.
     """
     from diskyard.client import Diskyard
 
-    with Diskyard(actor="cli") as yard:
-        yield yard
-        wait(yard)
+    url = typed_url()
+    if url is not None and wants_embedded():
+        raise refuse("Both --url and --embedded are given.", "Leave one of them out.")
+    if url is None and not wants_embedded():
+        url = os.environ.get("DISKYARD_URL") or None
+        if url is None:
+            from diskyard.client.found import running_daemon
+
+            url = running_daemon()
+    if url is None:
+        return Diskyard(actor="cli")
+    _leave_out_httpx_main()
+    ca_file = os.environ.get("DISKYARD_CA_FILE") or None
+    return Diskyard(url, token=_token() if url.startswith("https:") else None, ca_file=ca_file)
+
+
+def _token() -> str | None:
+    """The token of the environment."""
+    token, path = os.environ.get("DISKYARD_TOKEN"), os.environ.get("DISKYARD_TOKEN_FILE")
+    if token or not path:
+        return token or None
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read(_TOKEN_LIMIT).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise refuse(
+            f"$DISKYARD_TOKEN_FILE cannot be read: {error}.", "Give a file with the token."
+        ) from error
+
+
+def _leave_out_httpx_main() -> None:
+    """Keep httpx from importing a command line of its own, which takes as long as all the rest of it."""
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+
+
+def auto_fix(yard: Diskyard, no_wait: bool) -> bool:
+    """Whether a change is to start what it makes due: there must be somebody to do it."""
+    return yard.url is not None or not no_wait
 
 
 def wait(yard: Diskyard) -> None:
-    """Wait for the tasks that this process started, with a progress bar if that takes long.
+    """Wait for the tasks that this command started, with a progress bar if that takes long.
 
     :raises diskyard.errors.DiskyardError: what the first that failed failed with.
     :raises StoppedByOther: somebody else stopped one.
     """
-    draws = sys.stderr.isatty()
-    if not yard.wait_for_tasks(timeout_s=_QUIET_S if draws else None):
-        _draw_progress(yard)
+    if sys.stderr.isatty():
+        with Bars() as bars:
+            yard.wait_for_tasks(on_progress=bars.show)
+    else:
+        yard.wait_for_tasks()
     ended = [yard.get_task(task_id) for task_id in yard.take_started()]
     for task in ended:
         if _is_others_work(task):
@@ -92,47 +149,13 @@ def _is_others_work(task: Task) -> bool:
     return task.verb == "clean" and (task.error or {}).get("code") == errors.LeaseHeld.__name__
 
 
-def _draw_progress(yard: Diskyard) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        lines: dict[str, TaskID] = {}
-        while True:
-            over = yard.wait_for_tasks(timeout_s=_DRAW_EVERY_S)
-            _update(bars, lines, yard.unfinished_tasks())
-            if over:
-                return
-
-
-def _update(bars: Progress, lines: dict[str, TaskID], tasks: Sequence[Task]) -> None:
-    from diskyard.cli.values import human_size
-
-    running = {task.task_id: task for task in tasks if task.state == "running"}
-    for gone in lines.keys() - running.keys():
-        bars.remove_task(lines.pop(gone))
-    for task_id, task in running.items():
-        if task_id not in lines:
-            lines[task_id] = bars.add_task("", total=None, rate="")
-        bars.update(
-            lines[task_id],
-            description=f"{task.verb} {task.stage}".strip(),
-            completed=task.done_bytes,
-            total=task.total_bytes or None,
-            rate=f"{human_size(task.rate_bytes_per_s)}/s" if task.rate_bytes_per_s else "",
-        )
-
-
-def say_interrupted(*, as_json: bool) -> None:
+def say_interrupted(interrupted: Interrupted, *, as_json: bool) -> None:
     """One line that says what becomes of the rest."""
-    if not as_json:
+    if as_json:
+        return
+    if interrupted.goes_on:
+        note("diskyard: interrupted; the daemon goes on with what was started: see 'diskyard task list'.")
+    else:
         note("diskyard: interrupted; what is left to do stays listed for 'diskyard repo fix'.")
 
 

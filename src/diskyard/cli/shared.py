@@ -159,5 +159,5 @@ def _add_remove(group: Group, word: str, kind: Kind | None) -> None:
     @rate
     @no_wait
     def remove(image: str, merge: bool, rate: int, no_wait: bool) -> None:
-        with open_yard() as yard:
-            remove_and_tell(yard, find(yard, image, kind), merge=merge, rate=rate, auto_fix=not no_wait)
+        with open_yard(no_wait) as yard:
+            remove_and_tell(yard, find(yard, image, kind), merge=merge, rate=rate, no_wait=no_wait)

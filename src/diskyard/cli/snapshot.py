@@ -8,7 +8,7 @@ from diskyard.cli.base import Group, describing, new_id, no_wait, strategy
 from diskyard.cli.complete import complete_image
 from diskyard.cli.find import described, find, require_free_name
 from diskyard.cli.output import answer
-from diskyard.cli.session import open_yard
+from diskyard.cli.session import auto_fix, open_yard
 from diskyard.cli.shared import add_shared_commands
 
 
@@ -36,8 +36,12 @@ def create(
     no_wait: bool,
 ) -> None:
     """Keep what a disk holds now as a snapshot; prints its id."""
-    options = {"strategy": strategy, "new_image_id": new_image_id, "auto_fix": not no_wait}
-    with open_yard() as yard:
+    with open_yard(no_wait) as yard:
+        options = {
+            "strategy": strategy,
+            "new_image_id": new_image_id,
+            "auto_fix": auto_fix(yard, no_wait),
+        }
         found = find(yard, disk, "virtual_disk")
         require_free_name(yard, found.repo_id, name, [new_image_id])
         user_data = described(name, description, labels)

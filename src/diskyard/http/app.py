@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -31,6 +32,7 @@ from diskyard.service import VERBS, Service
 from diskyard.service.verbs import Access
 from diskyard.version import version
 
+_log = logging.getLogger("diskyard.http")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REFUSALS_PER_S = 5.0
 _SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
@@ -154,8 +156,11 @@ class Application:
             try:
                 response = await endpoint(exchange)
             except errors.DiskyardError as error:
+                if isinstance(error, errors.InternalError):
+                    _log.error("a defect, request %s", exchange.request_id, exc_info=error)
                 response = self._problem(error, exchange.request_id)
             except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a caller
+                _log.exception("a defect, request %s", exchange.request_id)
                 response = self._problem(errors.unexpected(error), exchange.request_id)
             response.headers["X-Request-ID"] = exchange.request_id
             for name, value in _SAFE_HEADERS.items():
@@ -241,6 +246,7 @@ class Application:
             async with self.lanes.request():
                 sender = self._admit(exchange, "read" if verb is None else verb.access)
                 if verb is None:
+                    outcome = errors.InvalidParameter.__name__
                     error = errors.InvalidParameter(
                         f"There is no verb {name!r:.80}.", advice=f"The verbs are: {', '.join(VERBS)}."
                     )

@@ -326,6 +326,13 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
                         },
                     }
                 ],
+                "connections": [
+                    {
+                        "repoId": "fast",
+                        "repoFormat": "localfs-1.0",
+                        "connectionParameters": {"path": "/srv/images"},
+                    }
+                ],
             },
         ),
     ),

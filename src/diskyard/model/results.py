@@ -212,14 +212,43 @@ class FormatInfo(Result, kw_only=True, frozen=True):
     capabilities: dict[str, bool | None]
 
 
+class ConnectionInfo(Result, kw_only=True, frozen=True):
+    """A connection of this host, as it was made; whether its storage answers is not asked.
+
+    :param repo_id: the caller's name of the repository.
+    :param repo_format: the format's name and version.
+    :param connection_parameters: as they were given.
+    """
+
+    repo_id: str
+    repo_format: str
+    connection_parameters: dict[str, Any] = {}
+
+
 class HostInfo(Result, kw_only=True, frozen=True):
     """This host.
 
     :param host_id: its id, as statuses, attachments and errors name it.
     :param version: of Diskyard.
     :param formats: the repository formats that it knows.
+    :param connections: in the order in which they were made.
     """
 
     host_id: str
     version: str
     formats: tuple[FormatInfo, ...]
+    connections: tuple[ConnectionInfo, ...] = ()
+
+
+class Event(Result, kw_only=True, frozen=True):
+    """One thing that happened on this host.
+
+    :param event_id: in order within the process that tells; another process has others.
+    :param repository_id: the repository that it is about, if it is about one.
+    :param data: what the API says of it, as JSON-like values.
+    """
+
+    event_id: str
+    kind: Literal["task", "image", "repository", "reset"]
+    repository_id: str | None
+    data: Any

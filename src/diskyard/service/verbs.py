@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -19,14 +19,15 @@ from diskyard.model.fix import Fix, fix_id
 from diskyard.model.options import TeardownOptions, wire_name
 from diskyard.model.results import (
     Attached,
+    ConnectionInfo,
     FormatInfo,
     HostInfo,
     ImageInfo,
     ImagePage,
     ImageStatus,
-    RepositoryInfo,
     Task,
 )
+from diskyard.model.verbs import FORMS, Access, Form
 from diskyard.operations import change, create, transfer
 from diskyard.operations.copy import copy_image
 from diskyard.operations.engine import FollowUp
@@ -38,6 +39,8 @@ from diskyard.service.service import Service
 from diskyard.tasks.limits import Urgency
 from diskyard.tasks.runner import Job
 from diskyard.version import version
+
+__all__ = ["BY_REQUEST", "VERBS", "Access", "Verb", "call", "outcome_details", "run", "run_unwatched"]
 
 # -- images ------------------------------------------------------------------------------
 
@@ -212,70 +215,63 @@ def _host_info(service: Service, request: ask.GetHostInfo) -> HostInfo:
         )
         for found in FORMATS.values()
     )
-    return HostInfo(host_id=service.host.identity.host_id, version=version(), formats=formats)
+    connections = tuple(
+        ConnectionInfo(repo_id=repo_id, repo_format=format_name, connection_parameters=parameters)
+        for repo_id, (format_name, parameters) in service.connections.remembered().items()
+        if may_use(repo_id)
+    )
+    return HostInfo(
+        host_id=service.host.identity.host_id,
+        version=version(),
+        formats=formats,
+        connections=connections,
+    )
 
 
-#: What a token may do: each includes the ones before it.
-Access = Literal["read", "write", "admin"]
+_RUN: dict[type[ask.Request], Callable[[Service, Any], Any]] = {
+    ask.ConnectStorageRepository: repositories.connect,
+    ask.DisconnectStorageRepository: repositories.disconnect,
+    ask.CreateVirtualDisk: _create_disk,
+    ask.CreateSnapshot: _create_snapshot,
+    ask.CopyImage: _copy,
+    ask.RemoveImage: _remove_image,
+    ask.GetImageStatus: _status,
+    ask.CheckStorageRepository: _check,
+    ask.FixStorageRepository: _fix,
+    ask.CreateStorageRepository: repositories.create_repository,
+    ask.RemoveStorageRepository: repositories.remove_repository,
+    ask.ListStorageRepositories: repositories.list_repositories,
+    ask.ListImages: _list_images,
+    ask.GetImageInfo: _info,
+    ask.SetUserData: _set_user_data,
+    ask.SetStrategy: _set_strategy,
+    ask.ExtendVirtualDisk: _extend,
+    ask.RevertVirtualDisk: _revert,
+    ask.UntrackChanges: _untrack,
+    ask.PrepareImage: _prepare,
+    ask.TeardownImage: _teardown,
+    ask.ImportImage: _import,
+    ask.ExportImage: _export,
+    ask.ListTasks: _list_tasks,
+    ask.GetTask: _get_task,
+    ask.StopTask: _stop_task,
+    ask.GetHostInfo: _host_info,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Verb:
-    """One verb of the API.
+class Verb(Form):
+    """One verb of the API: its form, and what it does.
 
-    :param request: its parameters; its docstring is the verb's one sentence for people.
     :param run: takes a :class:`Service` and the request.
-    :param access: the scope that a token needs for it.
-    :param result: the type of its answer; None if it answers nothing.
     """
 
-    request: type[ask.Request]
-    run: Callable[[Service, Any], Any]
-    access: Access
-    result: Any = None
-
-    @property
-    def only_looks(self) -> bool:
-        """Whether it changes nothing that a caller sees."""
-        return self.access == "read"
-
-    @property
-    def name(self) -> str:
-        """The name on the wire: that of the request, with a small first letter."""
-        return self.request.__name__[0].lower() + self.request.__name__[1:]
+    run: Callable[[Service, Any], Any] = field(kw_only=True)
 
 
 BY_REQUEST: dict[type[ask.Request], Verb] = {
-    verb.request: verb
-    for verb in (
-        Verb(ask.ConnectStorageRepository, repositories.connect, "admin"),
-        Verb(ask.DisconnectStorageRepository, repositories.disconnect, "admin"),
-        Verb(ask.CreateVirtualDisk, _create_disk, "write", str),
-        Verb(ask.CreateSnapshot, _create_snapshot, "write", str),
-        Verb(ask.CopyImage, _copy, "write", str),
-        Verb(ask.RemoveImage, _remove_image, "write"),
-        Verb(ask.GetImageStatus, _status, "read", ImageStatus),
-        Verb(ask.CheckStorageRepository, _check, "read", list[Fix]),
-        Verb(ask.FixStorageRepository, _fix, "write", Task),
-        Verb(ask.CreateStorageRepository, repositories.create_repository, "admin"),
-        Verb(ask.RemoveStorageRepository, repositories.remove_repository, "admin"),
-        Verb(ask.ListStorageRepositories, repositories.list_repositories, "read", list[RepositoryInfo]),
-        Verb(ask.ListImages, _list_images, "read", ImagePage),
-        Verb(ask.GetImageInfo, _info, "read", ImageInfo),
-        Verb(ask.SetUserData, _set_user_data, "write"),
-        Verb(ask.SetStrategy, _set_strategy, "write"),
-        Verb(ask.ExtendVirtualDisk, _extend, "write"),
-        Verb(ask.RevertVirtualDisk, _revert, "write"),
-        Verb(ask.UntrackChanges, _untrack, "write"),
-        Verb(ask.PrepareImage, _prepare, "write", Attached),
-        Verb(ask.TeardownImage, _teardown, "write"),
-        Verb(ask.ImportImage, _import, "write", str),
-        Verb(ask.ExportImage, _export, "write", Task),
-        Verb(ask.ListTasks, _list_tasks, "read", list[Task]),
-        Verb(ask.GetTask, _get_task, "read", Task),
-        Verb(ask.StopTask, _stop_task, "write"),
-        Verb(ask.GetHostInfo, _host_info, "read", HostInfo),
-    )
+    request: Verb(form.request, form.access, form.result, run=_RUN[request])
+    for request, form in FORMS.items()
 }
 VERBS: dict[str, Verb] = {verb.name: verb for verb in BY_REQUEST.values()}
 

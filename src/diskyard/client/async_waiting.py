@@ -1,0 +1,129 @@
+# Made from waiting.py by scripts/make_async: change that file, and run it again.
+"""Waiting for tasks and images. ``async_waiting.py`` is made from this file (scripts/make_async)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from diskyard import errors
+from diskyard.client.async_remote import AsyncRemote
+from diskyard.client.values import EventType, OnProgress
+from diskyard.client.wire import error_of
+from diskyard.model import requests as ask
+from diskyard.model.results import Event, ImageStatus, Task
+
+
+class AsyncWaiting:
+    """What :class:`Diskyard` has for waiting: no verbs of the API, but made of them."""
+
+    transport: AsyncRemote
+
+    async def wait_for_tasks(
+        self, timeout_s: float | None = None, on_progress: OnProgress | None = None
+    ) -> bool:
+        """Wait for the tasks that this object started; False if the time ran out.
+
+        :param on_progress: called with each of these tasks whenever it was looked at.
+        """
+        return await self.transport.wait(timeout_s, on_progress)
+
+    async def unfinished_tasks(self) -> list[Task]:
+        """The tasks that this object started and that have not ended, as they are now."""
+        tasks = []
+        for task_id in self.transport.unfinished():
+            tasks.append(await self._task(task_id))
+        return tasks
+
+    def take_started(self) -> list[str]:
+        """The ids of the tasks that this object started since this was last asked."""
+        return self.transport.take_started()
+
+    async def wait_for_task(
+        self, task_id: str, timeout_s: float | None = None, on_progress: OnProgress | None = None
+    ) -> Task:
+        """Wait for a task, also of another process, and return how it ended.
+
+        :param on_progress: called with the task whenever it was looked at.
+        :raises diskyard.errors.DiskyardError: the error that it failed with.
+        :raises TimeoutError: it has not ended within the time.
+        """
+        task = await self._task(task_id)
+        if task.state in ("queued", "running"):
+            async with aclosing(self.transport.watch(("task",), timeout_s)) as changes:
+                async for event in changes:
+                    if event is not None and event.data.get("taskId") != task_id:
+                        continue
+                    task = await self._task(task_id)
+                    if on_progress is not None:
+                        on_progress(task)
+                    if task.state not in ("queued", "running"):
+                        break
+                else:
+                    raise TimeoutError(f"Task {task_id} is still {task.state}.")
+        if task.state == "failed" and task.error is not None:
+            raise error_of(task.error)
+        return task
+
+    async def wait_for_image(
+        self,
+        repository_id: str,
+        image_id: str,
+        timeout_s: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> ImageStatus:
+        """Wait until an image is usable and no task of the host works on it.
+
+        :param on_progress: called with the task that works on it whenever it was looked at.
+        :raises diskyard.errors.ImageBroken: nothing works on it, and it is broken.
+        :raises TimeoutError: it is not usable within the time.
+        """
+        status = await self._status(repository_id, image_id)
+        if status.task_id is not None:
+            async with aclosing(self.transport.watch(("task", "image"), timeout_s)) as changes:
+                async for event in changes:
+                    if event is not None and event.data.get("imageId") != image_id:
+                        continue
+                    status = await self._status(repository_id, image_id)
+                    if status.task_id is None:
+                        break
+                    if on_progress is not None:
+                        on_progress(await self._task(status.task_id))
+                else:
+                    raise TimeoutError(f"Image {image_id} is still {status.status}.")
+        if status.status == "broken":
+            raise errors.ImageBroken(
+                f"Image {image_id} is broken and nothing works on it. {status.last_error}",
+                imageId=image_id,
+            )
+        return status
+
+    async def events(
+        self,
+        types: Sequence[EventType] = (),
+        repository_id: str | None = None,
+        last_event_id: str | None = None,
+    ) -> AsyncGenerator[Event]:
+        """What happens on the host, from now on, without end.
+
+        A connection to a daemon that is lost is made again, and what happened meanwhile is told
+        then. An event of kind ``reset`` says that some cannot be told any more: whoever keeps a
+        picture of the host reads it anew. Embedded, these are the events of this process only.
+
+        :param types: of these types only; all if empty.
+        :param repository_id: about this repository only.
+        :param last_event_id: go on after this event; its id is ``event_id``.
+        :raises diskyard.errors.DiskyardError: the daemon refuses, or is gone for too long.
+        """
+        async with aclosing(self.transport.events(types, repository_id, last_event_id)) as events:
+            async for event in events:
+                yield event
+
+    async def _task(self, task_id: str) -> Task:
+        task: Task = await self.transport.run(ask.GetTask, {"taskId": task_id})
+        return task
+
+    async def _status(self, repository_id: str, image_id: str) -> ImageStatus:
+        words = {"repositoryId": repository_id, "imageId": image_id}
+        status: ImageStatus = await self.transport.run(ask.GetImageStatus, words)
+        return status

@@ -1,0 +1,56 @@
+"""Whether a daemon of this user's state folder runs, and where it answers."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import msgspec
+
+from diskyard import errors
+from diskyard.state_folder import default_state_folder
+
+_LIMIT_BYTES = 64 << 10
+_UNIX = "unix://"
+
+
+class _Announced(msgspec.Struct, frozen=True):
+    """What a daemon says of itself in its state folder."""
+
+    url: str
+
+
+def running_daemon() -> str | None:
+    """The URL of the daemon that runs; None if none does.
+
+    :raises diskyard.errors.StorageError: it cannot be told.
+    """
+    path = os.path.join(default_state_folder(), "daemon.json")
+    try:
+        with open(path, "rb") as file:
+            announced = msgspec.json.decode(file.read(_LIMIT_BYTES), type=_Announced)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise errors.StorageError(
+            f"{path} cannot be read: {error}.",
+            advice="Give --embedded, or --url with the daemon's URL.",
+        ) from error
+    return announced.url if _answers(announced.url) else None
+
+
+def _answers(url: str) -> bool:
+    """Whether anything listens: a daemon that was killed has left its file and its socket."""
+    if not url.startswith(_UNIX):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(url.removeprefix(_UNIX))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError as error:
+            raise errors.StorageError(
+                f"The daemon at {url} cannot be called: {error.strerror or error}.",
+                advice="Run as a user who may open its socket, or give --embedded.",
+            ) from error
+    return True

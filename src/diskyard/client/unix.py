@@ -1,0 +1,94 @@
+"""HTTP on a Unix socket, for the synchronous client.
+
+httpx's own way there makes a TLS context with all authorities first, which takes longer than the
+call, and leaves a socket that it could not connect to the garbage collector.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpcore
+import httpx
+
+
+@contextmanager
+def _mapped(timeout: type[Exception], failure: type[Exception]) -> Iterator[None]:
+    """Errors of the system as httpcore's."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise timeout(str(error)) from error
+    except OSError as error:
+        raise failure(str(error)) from error
+
+
+class _Stream(httpcore.NetworkStream):
+    """One connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        with _mapped(httpcore.ReadTimeout, httpcore.ReadError):
+            self._socket.settimeout(timeout)
+            return self._socket.recv(max_bytes)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        with _mapped(httpcore.WriteTimeout, httpcore.WriteError):
+            self._socket.settimeout(timeout)
+            self._socket.sendall(buffer)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        """Httpcore asks whether the other side has closed a connection that it wants to use again."""
+        if info != "is_readable":
+            return None
+        if self._socket.fileno() < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+
+class _Backend(httpcore.NetworkBackend):
+    """Makes connections."""
+
+    def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError):
+                connection.settimeout(timeout)
+                connection.connect(path)
+        except BaseException:
+            connection.close()
+            raise
+        return _Stream(connection)
+
+
+class UnixTransport(httpx.HTTPTransport):
+    """httpx's transport on a Unix socket.
+
+    :param path: of the socket.
+    """
+
+    def __init__(self, path: str, limits: httpx.Limits) -> None:
+        # Not httpx's own, which would make the pool that this one replaces.
+        self._pool = httpcore.ConnectionPool(
+            max_connections=limits.max_connections,
+            max_keepalive_connections=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            uds=path,
+            network_backend=_Backend(),
+        )
