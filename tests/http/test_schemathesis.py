@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, seed, settings
+from schemathesis.core.transport import Response
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
@@ -30,6 +31,7 @@ from diskyard.testing.effort import Effort
 EFFORT = Effort.of_environment()
 EXAMPLES = 300 if EFFORT.thorough else 3
 MiB = 1 << 20
+Case: TypeAlias = schemathesis.Case[Any]
 DESCRIBED = [
     status_code_conformance,
     content_type_conformance,
@@ -60,7 +62,7 @@ class Target:
     token: str
     known: dict[str, str]
 
-    def call(self, case: schemathesis.Case, *, with_token: bool = True) -> requests.Response:
+    def call(self, case: Case, *, with_token: bool = True) -> Response:
         """Call it over TLS; the answer must be one that the description has."""
         headers = {"Authorization": f"Bearer {self.token}"} if with_token else {}
         ca_file = str(self.daemon.ca_file)
@@ -122,7 +124,7 @@ def steered(target: Target, body: dict[str, Any]) -> dict[str, Any]:
 @SCHEMA.exclude(path="/v1/events").parametrize()
 @seed(EFFORT.seed)
 @QUIETLY
-def test_every_answer_is_described(case: schemathesis.Case, target: Target) -> None:
+def test_every_answer_is_described(case: Case, target: Target) -> None:
     case.body = tamed(target, case.body)
     target.call(case)
     if isinstance(case.body, dict) and set(case.body) & set(target.known):
@@ -133,7 +135,7 @@ def test_every_answer_is_described(case: schemathesis.Case, target: Target) -> N
 @SCHEMA.exclude(path="/v1/events").parametrize()
 @seed(EFFORT.seed)
 @QUIETLY
-def test_without_a_token_nothing_is_done(case: schemathesis.Case, target: Target) -> None:
+def test_without_a_token_nothing_is_done(case: Case, target: Target) -> None:
     case.body = tamed(target, case.body)
     answer = target.call(case, with_token=False)
     needs_token = bool(case.operation.definition.raw["security"])
@@ -144,7 +146,7 @@ def test_without_a_token_nothing_is_done(case: schemathesis.Case, target: Target
 @SCHEMA.include(path="/v1/events").parametrize()
 @seed(EFFORT.seed)
 @QUIETLY
-def test_events(case: schemathesis.Case, target: Target) -> None:
+def test_events(case: Case, target: Target) -> None:
     """A stream does not end: only how it begins is looked at."""
     headers = {**case.headers, "Authorization": f"Bearer {target.token}"}
     with target.session.request(
