@@ -109,7 +109,8 @@ class ReadingFiles:
                 if not may_be(beginning, end, info.st_size):
                     return beginning
             with os.fdopen(fd, "rb", closefd=False) as file:
-                return file.read(limit_bytes + 1)
+                # Not the limit: so much memory is asked for at once, and may not be there.
+                return file.read(info.st_size + 1)
         finally:
             os.close(fd)
 
