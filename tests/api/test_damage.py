@@ -43,9 +43,16 @@ def test_a_disk_whose_data_is_gone_is_listed(rig: Rig) -> None:
     assert "missing" in (fix.waits_for or "")
 
 
-def test_a_lock_of_qemu_is_no_failure_of_the_storage() -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        'line one\nqemu-img: Failed to get "write" lock\nIs another process using the image [x]?',
+        'Failed to get "write" lock',
+        'Failed to get shared "write" lock',
+    ],
+)
+def test_a_lock_of_qemu_is_no_failure_of_the_storage(words: str) -> None:
     """Whoever is refused by another task's open file may try again."""
-    words = 'line one\nqemu-img: Failed to get "write" lock\nIs another process using the image [x]?'
     error = failure(words, "merging")
     assert isinstance(error, errors.LeaseHeld)
     assert error.retryable

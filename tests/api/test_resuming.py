@@ -169,6 +169,23 @@ time.sleep(600)
     rig.expect("a", in_a, picture(SIZE, WHOLE))
 
 
+def test_what_is_queued_behind_what_cannot_run_waits_with_it(rig: Rig) -> None:
+    """It is not listed yet, and not forgotten for that."""
+    disk = rig.disk("a", WHOLE)
+    host = rig.host("two")
+    better = {"rate_limit": 1, "optimize_now": True, "strategy": "performance"}
+    copy = host.copy_image("b", disk, options=better)
+    host.service.close(resumable=True)
+    folder = Path(rig.place("a")["path"])
+    shutil.move(folder, folder.with_name("away"))
+    next_one = rig.host("two", connect=())
+    done = resume(next_one.service)
+    assert outcomes(done) == [("mend", copy, "later"), ("optimize", copy, "later")]
+    shutil.move(folder.with_name("away"), folder)
+    done = resume(next_one.service)
+    assert outcomes(done) == [("mend", copy, "started"), ("optimize", copy, "started")]
+
+
 def test_what_is_done_meanwhile_is_not_started(rig: Rig) -> None:
     disk = rig.disk("a", WHOLE)
     host = rig.host("two")
@@ -184,7 +201,7 @@ def test_what_is_done_meanwhile_is_not_started(rig: Rig) -> None:
 def test_what_kills_its_process_is_not_started_for_ever(rig: Rig) -> None:
     """Nor does it keep the daemon from running: after three times it stays listed for people."""
     disk = rig.disk("a", WHOLE)
-    rig.yard.copy_image("b", disk, options=COMMIT_ONLY)
+    copy = rig.yard.copy_image("b", disk, options=COMMIT_ONLY)
     program = """
 from diskyard.daemon.resume import resume
 import os, time, sys
@@ -203,7 +220,9 @@ os.kill(os.getpid(), 9)
         out, _ = process.communicate(line, timeout=60)
         said.append(out.strip())
     assert said == ["", "started", "started", "started", "over", ""]
-    assert [fix.type for fix in fixes(rig.yard, "b")] == ["mend"]
+    assert [fix.image_id for fix in fixes(rig.yard, "b", "mend")] == [copy]
+    settle(rig.yard, "b", "a")
+    rig.expect("b", copy, picture(SIZE, WHOLE))
 
 
 def test_a_state_folder_that_takes_nothing_starts_nothing_twice(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diskyard.testing.busy_host import Told, be_busy, entries_by
+from diskyard.testing.busy_host import Told, be_busy, changes_by
 from diskyard.testing.effort import Effort
 from diskyard.testing.world import KIB, World, host_named
 from tests.conftest import Tally
@@ -58,9 +58,9 @@ def _judge(world: World, hot: list[str], told: Told) -> None:
     assert not told.user_data or said[0] in told.user_data
     for place in ("a", "b"):
         removals = sum(1 for removed in told.removed if removed[0] == place)
-        assert entries_by(services[0], place, "removeImage") == removals
+        assert changes_by(services[0], place, "removeImage") == removals
     changes = told.increments + len(told.user_data)
-    assert entries_by(services[0], "a", "setUserData") == changes, "each change is one entry"
+    assert changes_by(services[0], "a", "setUserData") == changes, "each change is one part of an entry"
 
     world.fix_all(services, random.Random(0))
     for disk in hot:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from diskyard.log.codec import Checkpoint, Damaged, Progress, RepositoryRecord, decode, encode
-from diskyard.model.transaction import Changes, Entry
+from diskyard.model.transaction import Changes, Entry, Part
 from diskyard.testing.effort import Effort
 from tests.conftest import Tally
 from tests.unit.records import HOST, MARKER, NOW, attachment, building, copy_hold, disk, uid, volume, weak
@@ -20,6 +20,7 @@ OBJECTS: tuple[msgspec.Struct, ...] = (
     Entry(
         marker=MARKER, number=7, nonce="n7", previous="n6", time=NOW, verb="test", host=HOST, actor="",
         request_digest=None, changes=Changes(put_images=_IMAGES, put_volumes=_VOLUMES),
+        also=(Part(verb="other", actor="é", request_digest="d", changes=Changes(remove_images=(uid("i"),))),),
     ),
     Checkpoint(
         marker=MARKER, version=7, nonce="n7", nonces=("n6", "n7"), images=_IMAGES, volumes=_VOLUMES,

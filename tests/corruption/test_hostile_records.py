@@ -184,6 +184,11 @@ def test_an_entry_that_cannot_be(bench: Bench, tally: Tally, name: str) -> None:
     tally("corruption", cases=1)
 
 
+def _part(changes: Words) -> Words:
+    """What another author changed with an entry."""
+    return {"verb": "", "actor": "", "requestDigest": None, "changes": changes}
+
+
 #: What an entry may say of itself that is not so.
 FIELDS: dict[str, Words] = {
     "another repository": {"marker": "0" * 32},
@@ -191,6 +196,12 @@ FIELDS: dict[str, Words] = {
     "another history": {"previous": "0" * 32},
     "a negative number": {"number": -1},
     "no host": {"host": None},
+    "another author of nothing": {"also": [None]},
+    "another author without a name": {"also": [{"verb": "", "requestDigest": None, "changes": {}}]},
+    "another author's unknown change": {"also": [_part({"burn": [ID]})]},
+    "another author's removal of nothing": {"also": [_part({"removeImages": [ID]})]},
+    "another author's path": {"also": [_part({"removeVolumes": [PATH]})]},
+    "other authors of one record": {"also": [_part({"removeImages": [ID]}), _part({"removeImages": [ID]})]},
 }
 
 
@@ -212,13 +223,19 @@ def expect_not_here(bench: Bench, name: str) -> None:
             path.unlink()
 
 
-def test_an_entry_that_can_be_is_read(bench: Bench) -> None:
-    """What refuses those above is not how they are written."""
-    paths, number = write_next(bench.prepared, lambda k: _images(k.image("d", userData=[1])))
+@pytest.mark.parametrize("also", ["nobody", "another", "another of the same record"])
+def test_an_entry_that_can_be_is_read(bench: Bench, also: str) -> None:
+    """What refuses those above is not how they are written; one record has one author in an entry."""
+    storage = connect.connect({"path": str(bench.prepared.folder / "a")}, Host.real())
+    known = Known(bench.prepared, Log(storage, Host.real()).refresh())
+    names = {"nobody": [], "another": ["s1"], "another of the same record": ["d"]}[also]
+    parts = [_part(_images(known.image(name, userData=[2]))) for name in names]
+    paths, number = write_next(bench.prepared, lambda k: _images(k.image("d", userData=[1])), also=parts)
+    is_sound = "d" not in names
     try:
-        log = Log(connect.connect({"path": str(bench.prepared.folder / "a")}, Host.real()), Host.real())
-        assert log.refresh().version == number
-        assert log.damage is None
+        log = Log(storage, Host.real())
+        assert log.refresh().version == (number if is_sound else number - 1)
+        assert (log.damage is None) == is_sound
     finally:
         for path in paths:
             path.unlink()

@@ -12,7 +12,7 @@ from diskyard.fixes.runner import run_fix
 from diskyard.service import Service, call
 from diskyard.testing.crash import held_scenario, run_scenario
 from diskyard.testing.effort import Effort
-from diskyard.testing.scenarios import FIX_ALL, SCENARIOS
+from diskyard.testing.scenarios import FIX_ALL, GROUPED, SCENARIOS
 from diskyard.testing.steps import Side
 from diskyard.testing.world import PLACES, SIZE_BYTES, host_named
 from tests.conftest import Tally
@@ -38,7 +38,7 @@ def tear_down_all(service: Service, place: str) -> None:
         call(service, "teardownImage", asked)
 
 
-@pytest.fixture(params=SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.fixture(params=[*SCENARIOS, *GROUPED], ids=lambda scenario: scenario.name)
 def bench(request: pytest.FixtureRequest, quick_folder: Path) -> Bench:
     return Bench(request.param, quick_folder)
 

@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 
 from diskyard import errors
-from diskyard.host.calls import TIMEOUT_VARIABLE, PatientLock, default_timeout_s, noted
+from diskyard.host.calls import (
+    TIMEOUT_VARIABLE,
+    PatientLock,
+    StorageCall,
+    ThreadCalls,
+    default_timeout_s,
+    noted,
+)
 from diskyard.service import Service, call
 from diskyard.service.supervise import Supervisor
 from diskyard.tasks.limits import TaskLimits, Urgency
@@ -91,6 +98,21 @@ def test_a_lock_whose_holder_hangs_is_not_waited_for(
     thread.join()
     with lock:
         pass
+
+
+def test_who_waits_for_a_thread_shows_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "0.001")
+    first, second, third = (ThreadCalls() for _ in range(3))
+    first.behind, second.behind = second, third
+    assert first.overdue() is None
+    third.current = StorageCall("read", "/somewhere", time.monotonic() - 1.0)
+    assert first.overdue() == second.overdue() == third.current
+
+
+def test_threads_that_were_behind_one_another_are_not_followed_for_ever() -> None:
+    first, second = ThreadCalls(), ThreadCalls()
+    first.behind, second.behind = second, first
+    assert first.overdue() is None
 
 
 def waiting(work: Callable[[], None], place: str = "a") -> Waiting:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from diskyard.testing.daemon_process import DaemonProcess
+from tests.http.wire import EVENT_STREAMS, LIMIT_BYTES, Canary, require_well
 
 
 @pytest.fixture
@@ -25,3 +26,34 @@ def daemon(short_folder: Path) -> Iterator[DaemonProcess]:
     tables = {"transfer": {"folders": [str(short_folder / "transfer")]}}
     with DaemonProcess(short_folder, tables) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def _shared() -> Iterator[DaemonProcess]:
+    """A daemon with one repository, ``a``, beside files that nobody may touch."""
+    with tempfile.TemporaryDirectory(prefix="diskyard-") as name:
+        folder = Path(name)
+        canary = Canary(folder / "canary")
+        (folder / "transfer").mkdir()
+        tables = {
+            "transfer": {"folders": [str(folder / "transfer")]},
+            "limits": {
+                "request_bytes": LIMIT_BYTES,
+                "event_streams": EVENT_STREAMS,
+                "requests_per_s": 0,
+            },
+        }
+        with DaemonProcess(folder, tables) as running:
+            asked = {"repoFormat": "localfs-1.0", "connectionParameters": running.place("a")}
+            running.call("createStorageRepository", **asked)
+            running.call("connectStorageRepository", repoId="a", **asked)
+            yield running
+            require_well(running)
+        canary.require_untouched()
+
+
+@pytest.fixture
+def attacked(_shared: DaemonProcess) -> Iterator[DaemonProcess]:
+    """The daemon that the tests of a file attack, one after the other; it must be well after each."""
+    yield _shared
+    require_well(_shared)

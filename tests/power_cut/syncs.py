@@ -25,7 +25,7 @@ NEEDED = [
     # The log: an entry's bytes before its name, its name before the answer, and before others act on it.
     Removal("create disk", (r"write_temporary < publish < put < _put",)),
     Removal("create disk", (r"folder: _publish_written < publish < put < _put",)),
-    Removal("clean after an unknown outcome", (r"folder: sync_log < refresh",)),
+    Removal("clean after an unknown outcome", (r"folder: sync_log < _refresh",)),
     # Checkpoints. Of the syncs of their folder either one is enough: when a new one is put, and
     # when an old one is deleted. Without both, entries are trimmed that no durable checkpoint has.
     Removal("fold again and again", (r"write_temporary < publish < put < fold",)),
@@ -81,7 +81,7 @@ NEEDED = [
     Removal("create repository", (r"folder: _make_folders < create",)),
     Removal("create repository", (r"write_temporary < publish < _seed < create",)),
     Removal("create repository", (r"folder: _publish_written < publish < _seed < create",)),
-    Removal("remove repository", (r"folder: remove < _remove_repository",)),
+    Removal("remove repository", (r"folder: remove < remove_repository",)),
     Removal("remove repository", (r"folder: _remove_rest < remove",)),
 ]
 NOT_SEEN = {

@@ -9,13 +9,17 @@ import pytest
 from diskyard.testing.effort import Effort
 from diskyard.testing.power_cut import CutState
 from diskyard.testing.recording import record
-from diskyard.testing.scenarios import SCENARIOS, Scenario
+from diskyard.testing.scenarios import GROUPED, SCENARIOS, Scenario
 from diskyard.testing.scenarios.durable import DURABLE_SCENARIOS
 from tests.conftest import Tally
 from tests.power_cut.syncs import known, of_kinds
 
 #: The file of the other export would not be on the disk that fails.
-ALL = [*(scenario for scenario in SCENARIOS if scenario.name != "export"), *DURABLE_SCENARIOS]
+ALL = [
+    *(scenario for scenario in SCENARIOS if scenario.name != "export"),
+    *GROUPED,
+    *DURABLE_SCENARIOS,
+]
 STATES = 8
 TORN, TORN_THOROUGH = 3, 8
 #: Of how many states of how many scenarios the fixes are cut too, and how many states of that are judged.

@@ -39,6 +39,18 @@ def test_what_can_be_known(changes: dict[str, int | str], gone: bool) -> None:
     assert provably_gone(replace(MYSELF, **changes), HOST) is gone
 
 
+def test_a_process_that_proc_hides_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With hidepid, proc(5) shows nobody the processes of others."""
+    monkeypatch.setattr(identity, "_start_ticks", lambda pid: None)
+
+    def refuse(pid: int, number: int) -> None:
+        assert (pid, number) == (MYSELF.pid, 0)
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert not provably_gone(MYSELF, HOST)
+
+
 def test_a_namespace_has_a_number() -> None:
     assert f"pid:[{MYSELF.pid_namespace}]" == os.readlink("/proc/self/ns/pid")
     assert identity._pid_namespace() == MYSELF.pid_namespace

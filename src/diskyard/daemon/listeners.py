@@ -54,9 +54,14 @@ class Connection(H11Protocol):
         self._unwatch()
 
     def _watch(self) -> None:
-        """Give the headers of the next request their time, from their first byte on."""
+        """Give the headers of the next request their time, from their first byte on.
+
+        The rest of a body that was answered before it had come, as it is of who is not let in, has
+        as much: it is read only to get to the next request.
+        """
         cycle: RequestResponseCycle | None = self.cycle  # none before the first request
-        if not ((cycle is None or cycle.response_complete) and self.conn.their_state is h11.IDLE):
+        answered = cycle is None or cycle.response_complete
+        if not (answered and self.conn.their_state in (h11.IDLE, h11.SEND_BODY)):
             self._unwatch()
         elif self._timer is None:
             self._timer = self.loop.call_later(_SILENT_MOST_S, self.transport.close)
@@ -135,6 +140,7 @@ class Listeners:
         """
         for _, context in self._sockets:
             if context is not None and self._tcp is not None:
+                tls_context(self._tcp)  # of a pair that does not fit, the context in use would keep a half
                 context.load_cert_chain(self._tcp.certificate, self._tcp.key)
 
     def close(self) -> None:

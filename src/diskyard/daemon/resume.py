@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from contextvars import copy_context
 from typing import Literal, TypeVar
 
@@ -26,6 +26,8 @@ from diskyard.tasks.runner import Job
 R = TypeVar("R")
 #: What its process does not survive so often is not what keeps the daemon from running.
 _CRASHES_MOST = 3
+_HELD_S = 10.0
+_POLL_S = 0.2
 _log = logging.getLogger("diskyard.resume")
 
 
@@ -56,6 +58,7 @@ def resume(service: Service) -> list[Resumed]:
     none of the others from being resumed.
 
     :returns: what became of each, the repositories in the order of their oldest task.
+    :raises OSError: the state folder cannot be read.
     """
     by_repository: dict[str | None, list[TaskRecord]] = {}
     for record in service.records.interrupted():
@@ -86,20 +89,34 @@ class _Resumption:
         self._seen: set[str] = set()
         self._chains: list[list[tuple[TaskRecord, Again]]] = []
         self._of_image: dict[str, list[tuple[TaskRecord, Again]]] = {}
+        self._waiting_images: set[str] = set()
 
     def run(self, records: list[TaskRecord]) -> list[Resumed]:
         done = [self._settle(record, _no_again(record.task)) for record in records if record.again is None]
         pairs = [(record, record.again) for record in records if record.again is not None]
         if pairs:
-            request = ask.CheckStorageRepository(repository_id=self._repository_id)
             try:
-                listed = self._supervised(lambda: run_unwatched(self._service, request))
+                listed = self._listed({fix_id(again.fix) for _, again in pairs})
             except errors.DiskyardError as error:
                 return [*_flat(done), *(_later(record, error.message) for record, _ in pairs)]
-            by_id: dict[str, Fix] = {fix.fix_id: fix for fix in listed}
-            done += [self._sort(record, again, by_id) for record, again in pairs]
+            done += [self._sort(record, again, listed) for record, again in pairs]
             done += [self._start(chain) for chain in self._chains]
         return _flat(done)
+
+    def _listed(self, wanted: Set[str]) -> dict[str, Fix]:
+        """What check lists now, by its ids.
+
+        Programs that a killed process had started have its leases until they notice, which is soon.
+        """
+        request = ask.CheckStorageRepository(repository_id=self._repository_id)
+        clock = self._service.host.clock
+        end_s = clock.monotonic_s() + _HELD_S
+        while True:
+            fixes: list[Fix] = self._supervised(lambda: run_unwatched(self._service, request))
+            listed = {fix.fix_id: fix for fix in fixes}
+            if not any(listed[key].held_by for key in wanted & listed.keys()) or clock.monotonic_s() > end_s:
+                return listed
+            clock.sleep(_POLL_S)
 
     def _sort(self, record: TaskRecord, again: Again, listed: dict[str, Fix]) -> list[Resumed]:
         """Put a task into the chain with which it starts; else say what becomes of it."""
@@ -110,9 +127,12 @@ class _Resumption:
             return self._settle(record, f"its process was killed {_crashes(record, again)} times in a row")
         if key in self._seen:
             return self._settle(record, "another task that is resumed does the same")
+        if image_id in self._waiting_images:
+            return [_later(record, "what it was queued behind cannot run yet")]
         if behind is None and fix is None:
             return self._settle(record, "its fix is not listed any more")
         if behind is None and fix is not None and not fix.runnable:
+            self._waiting_images |= {image_id} if image_id is not None else set()
             return [_later(record, fix.waits_for or f"{fix.held_by} works on it")]
         self._seen.add(key)
         if behind is None:

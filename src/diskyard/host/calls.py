@@ -22,6 +22,7 @@ _LONG_CALLS = frozenset(("clone", "preallocate", "sync", "sync_folder"))
 
 
 _LONG_FACTOR = 10
+_BEHIND_MOST = 4  # a writer behind a writer behind a reader, and one to spare
 _POLL_S = 0.05
 TIMEOUT_VARIABLE = "DISKYARD_STORAGE_TIMEOUT_S"
 _TIMEOUT_S = 30.0
@@ -82,11 +83,18 @@ class ThreadCalls:
 
     def overdue(self) -> StorageCall | None:
         """The call, if the storage should have answered it by now."""
-        call, behind = self.current, self.behind
-        if call is None:
-            return None if behind is None else behind.overdue()
-        limit_s = self.timeout_s * (_LONG_FACTOR if call.is_long else 1)
-        return call if call.lasts_s() > limit_s else None
+        thread: ThreadCalls | None = self
+        # A thread that was woken a moment ago may still say whom it waited for, and that one may
+        # wait for it by now: who follows them must not go round in circles.
+        for _ in range(_BEHIND_MOST):
+            if thread is None:
+                return None
+            call = thread.current
+            if call is not None:
+                limit_s = thread.timeout_s * (_LONG_FACTOR if call.is_long else 1)
+                return call if call.lasts_s() > limit_s else None
+            thread = thread.behind
+        return None
 
 
 _threads = threading.local()

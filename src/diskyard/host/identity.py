@@ -54,7 +54,7 @@ def this_host() -> HostIdentity:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """When a process of this host started, in clock ticks since boot; None if there is none."""
+    """When a process of this host started, in clock ticks since boot; None if none is shown."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -103,7 +103,22 @@ def provably_gone(process: ProcessIdentity, host: HostIdentity) -> bool:
         return True
     if process.pid_namespace != _pid_namespace():
         return False  # /proc shows other processes here than there
-    return _start_ticks(process.pid) != process.start_ticks
+    ticks = _start_ticks(process.pid)
+    if ticks is None:
+        return not _is_hidden(process.pid)
+    return ticks != process.start_ticks
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process of this number all the same: proc(5) may hide those of others."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    # Ours to signal, so shown if it were alive: a zombie.
+    return False
 
 
 def provably_gone_host(other: HostIdentity, host: HostIdentity) -> bool:

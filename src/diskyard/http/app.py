@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from diskyard import errors
 from diskyard.host.identity import new_uuid
 from diskyard.http import openapi, reference
 from diskyard.http.access import Door, Sender, peer_of
+from diskyard.http.framing import Framing
 from diskyard.http.limits import Lanes, Limits, Rates
 from diskyard.http.problems import problem_response
 from diskyard.http.running import Verbs, repository_of
-from diskyard.http.streams import STREAM_TYPE, Streams, Wanted
+from diskyard.http.streams import Streams, Wanted
 from diskyard.model import requests as ask
 from diskyard.service import VERBS, Service
 from diskyard.service.verbs import Access
 from diskyard.version import version
 
+_log = logging.getLogger("diskyard.http")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REFUSALS_PER_S = 5.0
 _SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
@@ -136,7 +140,11 @@ class Application:
             Route("/openapi.json", self._route(self._openapi), methods=get),
             Route("/docs", self._route(self._docs), methods=get),
         ]
-        app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
+        app = Starlette(
+            routes=routes,
+            middleware=[Middleware(Framing, refuse=self._unclear)],
+            exception_handlers={HTTPException: self._no_route},
+        )
         app.router.redirect_slashes = False
         return app
 
@@ -148,10 +156,11 @@ class Application:
             try:
                 response = await endpoint(exchange)
             except errors.DiskyardError as error:
+                if isinstance(error, errors.InternalError):
+                    _log.error("a defect, request %s", exchange.request_id, exc_info=error)
                 response = self._problem(error, exchange.request_id)
-            except ClientDisconnect:
-                response = Response(status_code=400)  # nobody is there to read it
             except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a caller
+                _log.exception("a defect, request %s", exchange.request_id)
                 response = self._problem(errors.unexpected(error), exchange.request_id)
             response.headers["X-Request-ID"] = exchange.request_id
             for name, value in _SAFE_HEADERS.items():
@@ -172,9 +181,23 @@ class Application:
             f"There is no {request.method} {request.url.path!r:.100} here.",
             advice="The paths and their methods are in /openapi.json.",
         )
+        return self._refused(request, error, found.status_code, found.headers)
+
+    def _unclear(self, request: Request, why: str) -> Response:
+        """A request that is not to be read."""
+        error = errors.InvalidParameter(why, advice="Send it again, with its length told once.")
+        return self._refused(request, error, 400)
+
+    def _refused(
+        self,
+        request: Request,
+        error: errors.DiskyardError,
+        status: int,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
         request_id = request_id_of(request)
-        response = self._problem(error, request_id, status=found.status_code)
-        response.headers.update({**(found.headers or {}), **_SAFE_HEADERS, "X-Request-ID": request_id})
+        response = self._problem(error, request_id, status=status)
+        response.headers.update({**(headers or {}), **_SAFE_HEADERS, "X-Request-ID": request_id})
         return response
 
     def _admit(self, exchange: Exchange, access: Access) -> Sender:
@@ -223,6 +246,7 @@ class Application:
             async with self.lanes.request():
                 sender = self._admit(exchange, "read" if verb is None else verb.access)
                 if verb is None:
+                    outcome = errors.InvalidParameter.__name__
                     error = errors.InvalidParameter(
                         f"There is no verb {name!r:.80}.", advice=f"The verbs are: {', '.join(VERBS)}."
                     )
@@ -283,6 +307,8 @@ class Application:
             raise errors.InvalidParameter(
                 f"The body did not arrive within {self._limits.body_timeout_s:g} seconds."
             ) from None
+        except ClientDisconnect:  # nobody is there to read this, but it is counted
+            raise errors.InvalidParameter("The connection ended before the body did.") from None
         return bytes(parts)
 
     # -- the rest ----------------------------------------------------------------------------
@@ -292,8 +318,7 @@ class Application:
         query, headers = exchange.request.query_params, exchange.request.headers
         wanted = Wanted.parse(query.get("types"), query.get("repositoryId"))
         last = headers.get("last-event-id") or query.get("lastEventId")
-        stream = self.streams.stream(wanted, sender.caller, last)
-        return StreamingResponse(stream, media_type=STREAM_TYPE)
+        return self.streams.answer(wanted, sender, last)
 
     async def _metrics(self, exchange: Exchange) -> Response:
         if self._admit(exchange, "read").caller.repositories is not None:

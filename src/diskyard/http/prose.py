@@ -12,8 +12,9 @@ committed to the storage; bytes move afterwards, in tasks. Whatever is left unfi
 The answer is one JSON value, `null` where a verb answers nothing.
 
 **Errors** are `application/problem+json`. A verb that there is not answers 404, and so does a path; a
-method that a path does not have answers 405; both with the code `InvalidParameter`. What is no HTTP at
-all is answered 400 in plain text, before anything reads it.
+method that a path does not have answers 405; both with the code `InvalidParameter`. A request of which
+it is not certain where it ends answers 400, and so does, in plain text, what is no HTTP at all; then the
+connection is closed.
 
 **Repeating.** All verbs that only read can be repeated, and so can all those whose second time changes
 nothing: connecting, removing a tracker, preparing, tearing down, setting. A call that makes an image

@@ -48,10 +48,10 @@ EVENT_SCHEMAS: dict[str, Any] = {
             },
             "kind": {"enum": ["virtual_disk", "snapshot"], "description": "What it is."},
             "entry": _field("integer", "The number of the entry of the log that changed it."),
-            "verb": _field("string", "The verb or type of fix that changed it."),
-            "hostID": _field("string", "The host that changed it."),
+            "verb": _field(["string", "null"], "The verb or type of fix that changed it, if it is known."),
+            "hostID": _field(["string", "null"], "The host that changed it, if it is known."),
         },
-        "required": ["repositoryId", "imageId", "change"],
+        "required": ["repositoryId", "imageId", "change", "status", "kind", "entry", "verb", "hostID"],
     },
     "RepositoryEvent": {
         "type": "object",
@@ -59,6 +59,7 @@ EVENT_SCHEMAS: dict[str, Any] = {
         "properties": {
             "repositoryId": _REPOSITORY_ID,
             "change": {"enum": ["connected", "disconnected"], "description": "What happened."},
+            "repoFormat": _field("string", "Of what was connected."),
         },
         "required": ["repositoryId", "change"],
     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diskyard import errors
-from diskyard.log.codec import Damaged, NewerMajor, decode
+from diskyard.log.codec import ENTRY_LIMIT_BYTES, Damaged, NewerMajor, decode
 from diskyard.model.soundness import flaw_after
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry, apply
@@ -56,6 +56,8 @@ def as_read(state: State, data: bytes) -> State:
     :raises diskyard.errors.InternalError: no reader would accept it.
     """
     try:
+        if len(data) > ENTRY_LIMIT_BYTES:
+            raise Damaged(f"it has {len(data)} bytes")
         return follow(state, decode(data, Entry)[0])
     except Damaged as error:
         raise errors.InternalError(f"A change was about to be published that is damage: {error}.") from error

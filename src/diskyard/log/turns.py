@@ -36,13 +36,16 @@ class Job(Generic[Answer]):
     def succeed(self, answer: Answer) -> None:
         """Answer it."""
         self._answer = answer
-        self.is_done = True
-        self.woken.set()
+        self._wake()
 
     def fail(self, error: Exception) -> None:
         """Answer it with an error, which is raised in the thread that wants it."""
         self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
         self.is_done = True
+        self.calls.behind = None
         self.woken.set()
 
     def answer(self) -> Answer:

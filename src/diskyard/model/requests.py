@@ -6,13 +6,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-from diskyard.model.fix import Fix
 from diskyard.model.options import (
-    CheckOptions,
     CopyOptions,
     CreateDiskOptions,
     CreateSnapshotOptions,
-    FixOptions,
     ImageId,
     ImportOptions,
     Options,
@@ -22,73 +19,21 @@ from diskyard.model.options import (
     SetUserDataOptions,
     SizeBytes,
     TeardownOptions,
-    wire_name,
 )
 from diskyard.model.records import ImageKind, ImportFormat, Strategy
+from diskyard.model.repository_requests import (
+    CheckStorageRepository,
+    ConnectStorageRepository,
+    CreateStorageRepository,
+    DisconnectStorageRepository,
+    FixStorageRepository,
+    ListStorageRepositories,
+    RemoveStorageRepository,
+    Request,
+)
 from diskyard.model.status import Status
 
 PAGE_LIMIT = 10_000
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=wire_name):
-    """Base of all requests."""
-
-
-class ConnectStorageRepository(Request, kw_only=True, frozen=True):
-    """Connect a repository on this host under a name of the caller's.
-
-    The host remembers the connection and makes it again when it is restarted. The same connection
-    again changes nothing. The same place under another repoId is an alias, searched once.
-
-    :param repo_id: the caller's name for it on this host: 1-255 bytes of UTF-8 without control
-        characters. It is stored in no repository.
-    :param repo_format: the format and its version; getHostInfo lists those there are.
-    :param connection_parameters: where the repository is; getHostInfo lists the parameters of each
-        format.
-    """
-
-    repo_id: RepoId
-    repo_format: str
-    connection_parameters: dict[str, Any] = {}
-
-
-class DisconnectStorageRepository(Request, kw_only=True, frozen=True):
-    """Disconnect a repository from this host.
-
-    The repository and all that it holds stay as they are.
-
-    :param repo_id: the name under which it is connected.
-    """
-
-    repo_id: RepoId
-
-
-class CreateStorageRepository(Request, kw_only=True, frozen=True):
-    """Make an empty repository in an empty place.
-
-    It is not connected by this.
-
-    :param repo_format: the format and its version; getHostInfo lists those there are.
-    :param connection_parameters: where it is to be, as for connectStorageRepository.
-    """
-
-    repo_format: str
-    connection_parameters: dict[str, Any] = {}
-
-
-class RemoveStorageRepository(Request, kw_only=True, frozen=True):
-    """Remove a repository that holds no image.
-
-    It is disconnected from this host under every name that it has here.
-
-    :param repository_id: the repoId under which the repository is connected on this host.
-    """
-
-    repository_id: RepoId
-
-
-class ListStorageRepositories(Request, kw_only=True, frozen=True):
-    """List the repositories connected on this host, with their room."""
 
 
 class CreateVirtualDisk(Request, kw_only=True, frozen=True):
@@ -107,7 +52,7 @@ class CreateVirtualDisk(Request, kw_only=True, frozen=True):
     target_repo_id: RepoId
     size: SizeBytes
     base_snapshot_id: ImageId | None = None
-    user_data: Any = {}
+    user_data: Any = msgspec.field(default_factory=dict)
     options: CreateDiskOptions = CreateDiskOptions()
 
 
@@ -124,7 +69,7 @@ class CreateSnapshot(Request, kw_only=True, frozen=True):
 
     target_repo_id: RepoId
     base_virtual_disk_id: ImageId
-    user_data: Any = {}
+    user_data: Any = msgspec.field(default_factory=dict)
     options: CreateSnapshotOptions = CreateSnapshotOptions()
 
 
@@ -148,7 +93,7 @@ class CopyImage(Request, kw_only=True, frozen=True):
     target_repo_id: RepoId
     image_id: ImageId
     base_image_id: ImageId | None = None
-    user_data: Any = {}
+    user_data: Any = msgspec.field(default_factory=dict)
     options: CopyOptions = CopyOptions()
 
 
@@ -176,34 +121,6 @@ class GetImageStatus(Request, kw_only=True, frozen=True):
 
     repository_id: RepoId
     image_id: ImageId
-
-
-class CheckStorageRepository(Request, kw_only=True, frozen=True):
-    """List the fixes that a repository needs; changes nothing.
-
-    :param repository_id: the repoId under which the repository is connected on this host.
-    :param options: what to look for.
-    """
-
-    repository_id: RepoId
-    options: CheckOptions = CheckOptions()
-
-
-class FixStorageRepository(Request, kw_only=True, frozen=True):
-    """Start a fix that check listed.
-
-    Every fix looks at the repository as it is now, and may be run twice, late, or by two hosts: what
-    is done already is not done again.
-
-    :param repository_id: the repoId under which the repository is connected on this host. It may
-        have another name on the host that listed the fix.
-    :param fix: the whole fix, as checkStorageRepository answered it on any host.
-    :param options: how to run it.
-    """
-
-    repository_id: RepoId
-    fix: Fix
-    options: FixOptions = FixOptions()
 
 
 class ListImages(Request, kw_only=True, frozen=True):
@@ -358,7 +275,7 @@ class ImportImage(Request, kw_only=True, frozen=True):
     target_repo_id: RepoId
     path: str
     format: ImportFormat
-    user_data: Any = {}
+    user_data: Any = msgspec.field(default_factory=dict)
     options: ImportOptions = ImportOptions()
 
 
@@ -413,3 +330,36 @@ class StopTask(Request, kw_only=True, frozen=True):
 
 class GetHostInfo(Request, kw_only=True, frozen=True):
     """This host: its id, version, formats and what they can do."""
+
+
+__all__ = [
+    "PAGE_LIMIT",
+    "CheckStorageRepository",
+    "ConnectStorageRepository",
+    "CopyImage",
+    "CreateSnapshot",
+    "CreateStorageRepository",
+    "CreateVirtualDisk",
+    "DisconnectStorageRepository",
+    "ExportImage",
+    "ExtendVirtualDisk",
+    "FixStorageRepository",
+    "GetHostInfo",
+    "GetImageInfo",
+    "GetImageStatus",
+    "GetTask",
+    "ImportImage",
+    "ListImages",
+    "ListStorageRepositories",
+    "ListTasks",
+    "PrepareImage",
+    "RemoveImage",
+    "RemoveStorageRepository",
+    "Request",
+    "RevertVirtualDisk",
+    "SetStrategy",
+    "SetUserData",
+    "StopTask",
+    "TeardownImage",
+    "UntrackChanges",
+]

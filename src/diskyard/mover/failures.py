@@ -11,7 +11,12 @@ from diskyard import errors
 T = TypeVar("T")
 
 _WORDS_LIMIT = 400
-_LOCK_WORDS = ('Failed to get "', "Failed to lock byte", "Is another process using the image")
+_LOCK_WORDS = (
+    'Failed to get "',
+    'Failed to get shared "',
+    "Failed to lock byte",
+    "Is another process using the image",
+)
 _NO_SPACE_WORDS = ("No space left on device", "Disk quota exceeded")
 
 

@@ -269,12 +269,12 @@ def _show_stacks(pids: Sequence[int | None]) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def entries_by(service: Service, place: str, verb: str) -> int:
-    """How many entries of a repository's log a verb has written."""
+def changes_by(service: Service, place: str, verb: str) -> int:
+    """How many changes of a verb are in a repository's log."""
     storage = service.connections.get(place).storage
     found = 0
     for number in storage.numbers("entry"):
         data = storage.get("entry", number)[0]
         assert data is not None
-        found += decode(data, Entry)[0].verb == verb
+        found += sum(part.verb == verb for part in decode(data, Entry)[0].parts())
     return found

@@ -95,12 +95,19 @@ class DaemonProcess:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
+        try:
+            self._wait_until_ready(self._process)
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
+        return self
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline_s = time.monotonic() + _START_MOST_S
         while not self._is_ready():
-            assert self._process.poll() is None, self.log_path.read_text()
+            assert process.poll() is None, self.log_path.read_text()
             assert time.monotonic() < deadline_s, self.log_path.read_text()
             time.sleep(_LOOK_S)
-        return self
 
     def _is_ready(self) -> bool:
         try:
@@ -128,7 +135,7 @@ class DaemonProcess:
 
     def client(self, **words: Any) -> httpx.Client:
         """A plain client of HTTP on the Unix socket."""
-        transport = httpx.HTTPTransport(uds=str(self.socket_path))
+        transport = httpx.HTTPTransport(uds=str(self.socket_path), verify=False)  # plain HTTP
         return httpx.Client(transport=transport, base_url="http://daemon", timeout=60.0, **words)
 
     def call(self, verb: str, **parameters: Any) -> Any:
@@ -161,9 +168,19 @@ class DaemonProcess:
         assert self._process is not None
         if self._process.poll() is None:
             self._process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; its exit status."""
+        assert self._process is not None
         status = self._process.wait(_STOP_MOST_S)
         self._process = None
         return status
+
+    def send_signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -17,7 +17,7 @@ from diskyard.log.codec import (
     decode,
     encode,
 )
-from diskyard.model.transaction import Changes, Entry
+from diskyard.model.transaction import Changes, Entry, Part
 from tests.unit.records import HOST, MARKER, NOW, attachment, building, copy_hold, disk, uid, volume, weak
 
 JSON = st.recursive(
@@ -47,7 +47,7 @@ def raw(kind: bytes, version: bytes, payload: bytes) -> bytes:
     return b"%s %s %d %s\n%s\n" % (kind, version, len(payload), _checksum(kind, version, payload), payload)
 
 
-RICH = entry(
+ALONE = entry(
     put_images=(
         disk(uid("d"), uid("v"), user_data={"é": [1, None]}),
         weak(uid("w"), uid("p"), held_for=(copy_hold(uid("copy")),)),
@@ -56,6 +56,24 @@ RICH = entry(
     put_attachments=(attachment(uid("a"), uid("d"), uid("v"), uid("p")),),
     remove_images=("i",),
 )
+OTHER = Part(verb="other", actor="é", request_digest="d", changes=Changes(put_volumes=(volume(uid("o")),)))
+RICH = msgspec.structs.replace(ALONE, also=(OTHER,))
+
+
+def test_an_entry_of_one_author_says_nothing_of_others() -> None:
+    fields = list(msgspec.json.decode(msgspec.json.encode(ALONE)))
+    assert fields == [
+        "marker", "number", "nonce", "previous", "time", "verb", "host", "actor", "requestDigest", "changes",
+    ]  # fmt: skip
+    assert list(msgspec.json.decode(msgspec.json.encode(RICH))) == [*fields, "also"]
+
+
+@pytest.mark.parametrize("left_out", ["verb", "actor", "requestDigest", "changes"])
+def test_a_part_of_an_entry_is_whole(left_out: str) -> None:
+    builtins = msgspec.json.decode(msgspec.json.encode(RICH))
+    del builtins["also"][0][left_out]
+    with pytest.raises(Damaged):
+        decode(raw(b"diskyard-entry", b"1.0", msgspec.json.encode(builtins)), Entry)
 
 
 @given(user_data=JSON, size=st.integers(0, 2**40), name=st.text())
@@ -127,9 +145,18 @@ def test_one_kind_is_not_another() -> None:
 
 
 def test_a_field_that_is_not_known_is_damage_in_this_version() -> None:
-    payload = msgspec.json.encode({**msgspec.to_builtins(RICH), "colour": "blue"})
-    with pytest.raises(Damaged):
-        decode(raw(b"diskyard-entry", b"1.0", payload), Entry)
+    strange = {"colour": "blue"}
+    whole, part = msgspec.to_builtins(RICH), msgspec.to_builtins(OTHER)
+    changes = {**part["changes"], **strange}
+    for value in (
+        {**whole, **strange},
+        {**whole, "also": [{**part, **strange}]},
+        {**whole, "also": [{**part, "changes": changes}]},
+        {**whole, "also": [part, strange]},
+        {**whole, "also": part},
+    ):
+        with pytest.raises(Damaged):
+            decode(raw(b"diskyard-entry", b"1.0", msgspec.json.encode(value)), Entry)
 
 
 def with_strange_fields(value: object) -> object:

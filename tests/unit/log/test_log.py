@@ -10,6 +10,7 @@ import pytest
 
 from diskyard import errors
 from diskyard.host.files import UncertainError
+from diskyard.log import entries
 from diskyard.log.codec import Checkpoint, decode, encode
 from diskyard.log.log import Published
 from diskyard.log.twins import look_at_twins, rewrite_twin
@@ -62,6 +63,18 @@ def test_what_another_wrote_is_made_durable_before_it_is_answered(shelf: Shelf) 
     watched.calls.clear()
     reader.refresh()
     assert "sync_log" not in watched.calls
+
+
+def test_an_entry_that_no_reader_would_read_whole_is_not_published(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = shelf.log()
+    write(log, "x")
+    monkeypatch.setattr(entries, "ENTRY_LIMIT_BYTES", len(shelf.storage().get("entry", 1)[0] or b""))
+    with pytest.raises(errors.InternalError, match="bytes"):
+        log.publish([part("a"), part("b")], log.refresh())
+    assert shelf.numbers("entry") == [0, 1]
+    assert write(log, "c") is Published.STANDS
 
 
 # -- twins -------------------------------------------------------------------------------------

@@ -1,0 +1,47 @@
+"""Requests of which two readers could see different ends are refused before they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_VERSIONS = ("1.0", "1.1")
+
+
+class Framing:
+    """Lets only requests through whose end is told once, in a version of HTTP that is spoken here.
+
+    A proxy that goes by Content-Length where this server goes by Transfer-Encoding would take a
+    request of somebody's for a part of the body before it.
+
+    :param refuse: the answer to a request and the reason why it is refused; its connection ends.
+    """
+
+    def __init__(self, app: ASGIApp, refuse: Callable[[Request, str], Response]) -> None:
+        self._app = app
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        why = flaw(scope)
+        if why is None:
+            await self._app(scope, receive, send)
+            return
+        response = self._refuse(Request(scope), why)
+        response.headers["Connection"] = "close"
+        await response(scope, receive, send)
+
+
+def flaw(scope: Scope) -> str | None:
+    """Why a request is not to be read; None if it may be."""
+    names = [name for name, _ in scope["headers"]]
+    if scope["http_version"] not in _VERSIONS:
+        return f"HTTP {scope['http_version']} is not spoken here, but {' and '.join(_VERSIONS)}."
+    if b"transfer-encoding" in names and b"content-length" in names:
+        return "The request has both Content-Length and Transfer-Encoding: where it ends is not certain."
+    if b"transfer-encoding" in names and scope["http_version"] == "1.0":
+        return "HTTP 1.0 knows no Transfer-Encoding."
+    return None
