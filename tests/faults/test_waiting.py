@@ -10,11 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
 
 from diskyard import errors
+from diskyard.caller import CALLER, Caller
+from diskyard.host import Host
 from diskyard.host.calls import (
     TIMEOUT_VARIABLE,
     PatientLock,
@@ -23,6 +26,7 @@ from diskyard.host.calls import (
     default_timeout_s,
     noted,
 )
+from diskyard.operations.transfer import transfer_path
 from diskyard.service import Service, call
 from diskyard.service.supervise import Supervisor
 from diskyard.tasks.limits import TaskLimits, Urgency
@@ -182,6 +186,24 @@ def test_a_timeout_that_is_none(text: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(TIMEOUT_VARIABLE, text)
     with pytest.raises(errors.InvalidParameter):
         default_timeout_s()
+
+
+def test_a_transfer_folder_that_hangs(storage: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host.real()
+
+    def realpath(path: str) -> str:
+        storage.wait(_LONG_S)
+        return path
+
+    def work() -> str:
+        CALLER.set(Caller("somebody", transfer_folders=("/srv",)))
+        return transfer_path(host, "/srv/file")
+
+    monkeypatch.setattr(os.path, "realpath", realpath)
+    supervisor = Supervisor(0.1)
+    with pytest.raises(errors.RepositoryUnavailable, match="resolve"):
+        supervisor.run(lambda: copy_context().run(work))
+    supervisor.close()
 
 
 def test_ctrl_c_ends_a_command_whose_storage_hangs(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import resource
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,11 @@ from starlette.applications import Starlette
 from uvicorn.server import ServerState
 
 from diskyard.daemon import listeners
+from diskyard.testing.daemon_process import DaemonProcess
+from tests.http.wire import tcp_address
 
 _PATIENCE_S = 20.0
+_MANY = 1300
 _BEGINS = {
     "headers": b"POST /v1/x HTTP/1.1\r\nHost: d\r\nX-Slow: ",
     # Nobody is let in, or there is no such path: it is answered before its body has come.
@@ -53,3 +59,31 @@ def test_a_request_that_does_not_end_ends_its_connection(
             server.close()
 
     asyncio.run(attempt())
+
+
+def test_who_only_connects_does_not_take_the_files_from_the_work(daemon: DaemonProcess) -> None:
+    """Nobody has said anything yet, not even who they are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    place = {"repoFormat": "localfs-1.0", "connectionParameters": daemon.place("a")}
+    daemon.call("createStorageRepository", **place)
+    daemon.call("connectStorageRepository", repoId="a", **place)
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (_MANY - 100, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        with ExitStack() as held:
+            for _ in range(_MANY):
+                held.enter_context(socket.create_connection(tcp_address(daemon), _PATIENCE_S))
+            assert daemon.call("createVirtualDisk", targetRepoId="a", size=1 << 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_it_may_open_more_files_than_it_was_started_with(short_folder: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with DaemonProcess(short_folder) as daemon:
+            allowed, _ = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert allowed > 256

@@ -94,6 +94,14 @@ def test_scopes(office: Office) -> None:
     }
 
 
+def test_a_deep_check_notes_what_it_finds_and_so_needs_to_write(office: Office) -> None:
+    asked = {"repositoryId": "a", "options": {"deep": True}}
+    reader, writer = office.caller("reader", "read"), office.caller("writer", "write")
+    assert reader.code("checkStorageRepository", repositoryId="a") == "ok"
+    assert reader.code("checkStorageRepository", **asked) == "Forbidden"
+    assert writer.code("checkStorageRepository", **asked) == "ok"
+
+
 def test_a_revoked_token_is_of_no_use_at_once(office: Office) -> None:
     caller = office.caller("one", "admin")
     assert caller.code("getHostInfo") == "ok"

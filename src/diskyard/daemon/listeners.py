@@ -18,9 +18,9 @@ from diskyard import errors
 from diskyard.daemon.config import Config, TcpConfig, socket_path
 from diskyard.daemon.config_check import group_id
 from diskyard.host import Host
-from diskyard.host.sockets import listen_tcp, listen_unix, peer_user
+from diskyard.host.sockets import bounded, listen_tcp, listen_unix, peer_user
 
-_CONNECTIONS_MOST = 1000
+_CONNECTIONS_MOST = 1000  # of each listener
 _SILENT_MOST_S = 30.0  # for the headers of a request to arrive
 _IDLE_MOST_S = 75  # between two requests of a connection
 _GRACE_S = 5  # for answers to be sent when the daemon ends
@@ -35,9 +35,6 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As uvicorn does, with the user at the other end of a Unix socket as the client."""
         super().connection_made(transport)
-        if len(self.connections) > _CONNECTIONS_MOST:
-            transport.abort()
-            return
         peer = transport.get_extra_info("socket")
         if peer is not None and peer.family == socket.AF_UNIX:
             self.client = (f"user:{peer_user(peer)}", 0)
@@ -95,9 +92,10 @@ class Listeners:
         self._tcp = config.tcp
         try:
             made = listen_unix(host.files, self.socket_path, config.socket.mode_bits, group)
-            self._sockets.append((made, None))
+            self._sockets.append((bounded(made, _CONNECTIONS_MOST), None))
             if config.tcp is not None:
-                self._sockets.append((listen_tcp(*config.tcp.address()), tls_context(config.tcp)))
+                made = listen_tcp(*config.tcp.address())
+                self._sockets.append((bounded(made, _CONNECTIONS_MOST), tls_context(config.tcp)))
         except (OSError, ValueError) as error:
             self.close()
             raise errors.InvalidParameter(

@@ -35,12 +35,12 @@ def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bo
     :raises diskyard.errors.PathNotAllowed: it is in no folder that the caller may use.
     :raises diskyard.errors.InvalidParameter: its folder is not there, or no file can have its name.
     """
-    path = transfer_path(request.path)
+    path = transfer_path(engine.host, request.path)
     opened = engine.connections.get(request.repository_id)
     state = opened.state()
     missing = opened.missing_below(state, request.image_id)
     planner.copy_source(state, request.image_id, missing)
-    if not os.path.isdir(os.path.dirname(path)):
+    if not engine.host.files.is_folder(engine.host.files.resolve(os.path.dirname(path))):
         raise errors.InvalidParameter(f"There is no folder {os.path.dirname(path)}.")
     try:
         taken = engine.host.files.exists(path)
@@ -91,7 +91,7 @@ def _write_file(work: Work, request: ExportImage, image: Image, path: str) -> No
     next export into that folder removes it.
     """
     files = work.engine.host.files
-    require_transfer_folder(os.path.dirname(path), path)  # it may have become a link meanwhile
+    require_transfer_folder(work.engine.host, os.path.dirname(path), path)  # it may have become a link meanwhile
     _remove_leftovers(files, work.engine.host.identity, os.path.dirname(path))
     state = work.opened.state()
     temporary = files.temporary_path(os.path.dirname(path))

@@ -5,14 +5,65 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import resource
 import socket
 import stat
 import struct
+from weakref import WeakSet
 
 from diskyard.host.files import Files
 
 _BACKLOG = 1024
+_FILES_MOST = 65_536
+_FILES_SHARE = 4  # of the files that this process may open, a listener's connections have so small a part
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
+
+
+class Listener(socket.socket):
+    """A socket that listens, with so many connections at a time; more are ended as they come.
+
+    They count from their first moment on, before their TLS: else who only connects could take all
+    files that this process may open, and nothing could be read or written any more.
+
+    :param listening: a socket that listens, which is this one from now on.
+    """
+
+    def __init__(self, listening: socket.socket, connections_most: int) -> None:
+        super().__init__(fileno=listening.detach())
+        self._most = connections_most
+        self._accepted: WeakSet[socket.socket] = WeakSet()
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """As of any socket.
+
+        :raises ConnectionAbortedError: there are too many.
+        """
+        connection, address = super().accept()
+        if len(self._accepted) >= self._most:
+            self._accepted = WeakSet(one for one in self._accepted if one.fileno() >= 0)
+        if len(self._accepted) >= self._most:
+            connection.close()
+            raise ConnectionAbortedError(errno.ECONNABORTED, "There are too many connections")
+        self._accepted.add(connection)
+        return connection, address
+
+
+def bounded(listening: socket.socket, connections_most: int) -> Listener:
+    """The same socket with a bound on its connections, lower where this process may open few files."""
+    return Listener(listening, min(connections_most, allow_open_files() // _FILES_SHARE))
+
+
+def allow_open_files() -> int:
+    """Let this process open as many files as it may allow itself; how many that is.
+
+    Many systems begin with 1024, for the sake of programs that cannot have more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _FILES_MOST if hard == resource.RLIM_INFINITY else min(hard, _FILES_MOST)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return most
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 def listen_unix(files: Files, path: str, mode: int, group_id: int | None) -> socket.socket:

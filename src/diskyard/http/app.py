@@ -29,7 +29,7 @@ from diskyard.http.running import Verbs, repository_of
 from diskyard.http.streams import Streams, Wanted
 from diskyard.model import requests as ask
 from diskyard.service import VERBS, Service
-from diskyard.service.verbs import Access
+from diskyard.service.verbs import Access, Verb
 from diskyard.version import version
 
 _log = logging.getLogger("diskyard.http")
@@ -252,6 +252,7 @@ class Application:
                     )
                     return self._problem(error, exchange.request_id, status=404)
                 request = await self._decoded(exchange, verb.request)
+                sender.require(verb.access_of(request))
                 answer = await self._verbs.run(request, sender.caller)
         except errors.DiskyardError as error:
             outcome = error.code
@@ -262,7 +263,7 @@ class Application:
         finally:
             seconds = time.monotonic() - exchange.began_s
             self._figures.observe(name if verb is not None else "unknown", outcome, seconds)
-            if verb is not None and not verb.only_looks and exchange.sender is not None:
+            if exchange.sender is not None and _is_audited(verb, request):
                 self._note(exchange, name, *_about(request, answer), outcome)
         headers = {}
         if sender.caller.started:
@@ -356,6 +357,13 @@ def request_id_of(request: Request) -> str:
     """The caller's own name of a request, if it is a fair one, else a new one."""
     given = request.headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else new_uuid()
+
+
+def _is_audited(verb: Verb | None, request: ask.Request | None) -> bool:
+    """Whether a call may change something."""
+    if verb is None:
+        return False
+    return (verb.access if request is None else verb.access_of(request)) != "read"
 
 
 def _about(request: ask.Request | None, answer: bytes) -> tuple[str | None, str | None]:

@@ -113,7 +113,8 @@ class FixOptions(RateOptions, kw_only=True, frozen=True):
 class CheckOptions(Options, kw_only=True, frozen=True):
     """Options of checkStorageRepository.
 
-    :param deep: read every volume's own metadata and both copies of the log.
+    :param deep: read every volume's own metadata and both copies of the log, and note in the
+        repository what is damaged: a token needs the scope write for that.
     :param types: only fixes of these types.
     :param image_ids: only fixes of these images.
     """

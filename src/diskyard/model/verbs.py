@@ -39,6 +39,11 @@ class Form:
         """Whether it changes nothing that a caller sees."""
         return self.access == "read"
 
+    def access_of(self, request: ask.Request) -> Access:
+        """The scope for one request: a deep check notes what it finds in the repository."""
+        deep = isinstance(request, ask.CheckStorageRepository) and request.options.deep
+        return "write" if deep and self.access == "read" else self.access
+
     @property
     def name(self) -> str:
         """The name on the wire: that of the request, with a small first letter."""

@@ -6,6 +6,7 @@ import os
 
 from diskyard import errors
 from diskyard.caller import CALLER
+from diskyard.host import Host
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import Mend, Optimize
 from diskyard.model.records import (
@@ -27,7 +28,7 @@ from diskyard.planner.common import already_made
 from diskyard.planner.copy import PendingImage
 
 
-def transfer_path(path: str) -> str:
+def transfer_path(host: Host, path: str) -> str:
     """A path of this host as callers must give it, and may.
 
     :raises diskyard.errors.InvalidParameter: it is not absolute.
@@ -35,11 +36,11 @@ def transfer_path(path: str) -> str:
     """
     if not os.path.isabs(path) or "\0" in path:
         raise errors.InvalidParameter("path must be an absolute path on this host.")
-    require_transfer_folder(os.path.dirname(path), path)
+    require_transfer_folder(host, os.path.dirname(path), path)
     return path
 
 
-def require_transfer_folder(folder: str, path: str) -> None:
+def require_transfer_folder(host: Host, folder: str, path: str) -> None:
     """Refuse a folder that is not, links followed, one of the caller's transfer folders or in one.
 
     :param path: as the caller gave it.
@@ -48,8 +49,8 @@ def require_transfer_folder(folder: str, path: str) -> None:
     caller = CALLER.get()
     if caller is None or caller.transfer_folders is None:
         return
-    real = os.path.realpath(folder)
-    for allowed in map(os.path.realpath, caller.transfer_folders):
+    real = host.files.resolve(folder)
+    for allowed in map(host.files.resolve, caller.transfer_folders):
         if os.path.commonpath((real, allowed)) == allowed:
             return
     folders = ", ".join(caller.transfer_folders) or "there are none"
@@ -70,7 +71,7 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     :raises diskyard.errors.PathNotAllowed: it is in no folder that the caller may use.
     """
     require_user_data(request.user_data)
-    path = transfer_path(request.path)
+    path = transfer_path(engine.host, request.path)
     target = engine.connections.get(request.target_repo_id)
     image_id = request.options.new_image_id or new_uuid()
     digest = request_digest("importImage", request)
@@ -78,7 +79,8 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
         fd = open_untrusted(engine.host, path, block_device=request.format == "raw")
         try:
             # What was opened is what counts: a folder on the way may have become a link meanwhile.
-            require_transfer_folder(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")), path)
+            opened = os.readlink(f"/proc/self/fd/{fd}")
+            require_transfer_folder(engine.host, os.path.dirname(opened), path)
             fingerprint = engine.host.files.fingerprint_of(fd)
             size_bytes = parse_import(fd, request.format)
         finally:
