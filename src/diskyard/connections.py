@@ -132,6 +132,9 @@ class Connections:
         :raises diskyard.errors.RepositoryUnavailable: it was connected before, and cannot be now.
         """
         require_may_use(repo_id)
+        return self._get(repo_id)
+
+    def _get(self, repo_id: str) -> Opened:
         with self._lock:
             known, opened = self._known.get(repo_id), self._opened.get(repo_id)
         if known is None:
@@ -168,12 +171,16 @@ class Connections:
             return False
         return True
 
-    def named(self) -> dict[str, Opened]:
-        """Every repoId that can be used, aliases too, in the order of connection."""
+    def named(self, *, to_anybody: bool = False) -> dict[str, Opened]:
+        """Every repoId that can be used, aliases too, in the order of connection.
+
+        :param to_anybody: also those that are none of the caller's: for judging what is in use,
+            never for reading what they hold, or telling of them.
+        """
         found = {}
         for key in self.remembered():
             with contextlib.suppress(errors.DiskyardError):
-                found[key] = self.get(key)
+                found[key] = self._get(key) if to_anybody else self.get(key)
         return found
 
     def connected(self) -> dict[str, Opened]:
@@ -186,16 +193,17 @@ class Connections:
         with self._lock:
             return dict(self._known)
 
-    def places(self) -> list[Opened]:
-        """Every place once, in the order of connection."""
+    def places(self, *, to_anybody: bool = False) -> list[Opened]:
+        """Every place once, in the order of connection; as of :meth:`named`."""
         seen: dict[str, Opened] = {}
-        for opened in self.named().values():
+        for opened in self.named(to_anybody=to_anybody).values():
             seen.setdefault(opened.marker, opened)
         return list(seen.values())
 
-    def by_marker(self, marker: str) -> Opened | None:
-        """The connected place with this marker."""
-        return next((opened for opened in self.places() if opened.marker == marker), None)
+    def by_marker(self, marker: str, *, to_anybody: bool = False) -> Opened | None:
+        """The connected place with this marker; as of :meth:`named`."""
+        places = self.places(to_anybody=to_anybody)
+        return next((opened for opened in places if opened.marker == marker), None)
 
     # -- looking for images --------------------------------------------------------------
 

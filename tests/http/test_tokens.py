@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -52,6 +54,18 @@ class Office:
     def disk(self, repo: str) -> str:
         return str(self.daemon.call("createVirtualDisk", targetRepoId=repo, size=MiB))
 
+    def end_of(self, task: dict[str, Any]) -> str:
+        """How a task ends."""
+        while task["state"] in ("queued", "running"):
+            time.sleep(0.05)
+            task = self.daemon.call("getTask", taskId=task["taskId"])
+        return str(task["state"])
+
+    def idle(self) -> None:
+        """Wait until no task is left."""
+        for task in self.daemon.call("listTasks"):
+            assert self.end_of(task) == "done"
+
     def close(self) -> None:
         for caller in self._callers:
             caller.http.close()
@@ -87,6 +101,16 @@ def test_a_revoked_token_is_of_no_use_at_once(office: Office) -> None:
     assert caller.code("getHostInfo") == "Unauthorized"
 
 
+def test_the_stream_of_a_revoked_token_ends(office: Office) -> None:
+    caller = office.caller("one", "read")
+    with caller.http.stream("GET", "/v1/events") as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith(":")
+        office.tokens.revoke("one")
+        office.disk("a")
+        assert [line for line in lines if line.startswith("data:")] == []
+
+
 def test_a_bound_token_reaches_its_repositories_only(office: Office, tmp_path: Path) -> None:
     caller = office.caller("bound", "admin", ("a",))
     mine, others = office.disk("a"), office.disk("b")
@@ -103,6 +127,10 @@ def test_a_bound_token_reaches_its_repositories_only(office: Office, tmp_path: P
             "repoFormat": "localfs-1.0",
             "connectionParameters": office.daemon.place("b"),
         },
+        "createStorageRepository": {
+            "repoFormat": "localfs-1.0",
+            "connectionParameters": office.daemon.place("new"),
+        },
     }
     assert {verb: caller.code(verb, **words) for verb, words in asked.items()} == dict.fromkeys(
         asked, "Forbidden"
@@ -118,6 +146,7 @@ def test_a_bound_token_reaches_its_repositories_only(office: Office, tmp_path: P
     listed = caller.post("listStorageRepositories").json()
     assert [found["repoId"] for found in listed] == ["a"]
     assert office.daemon.call("getImageInfo", repositoryId="b", imageId=others)["imageId"] == others
+    assert not Path(office.daemon.place("new")["path"]).joinpath("repository.a").exists()
 
 
 def test_a_bound_token_sees_its_tasks_and_events_only(office: Office) -> None:
@@ -137,6 +166,39 @@ def test_a_bound_token_sees_its_tasks_and_events_only(office: Office) -> None:
     assert caller.code("getTask", taskId=others) == "Forbidden"
     assert caller.code("stopTask", taskId=others) == "Forbidden"
     assert caller.http.get("/metrics").json()["code"] == "Forbidden"
+
+
+def test_a_bound_token_does_not_end_by_force_what_it_cannot_see(office: Office) -> None:
+    """That a copy into another repository goes on is known here, though not to the caller."""
+    disk = office.disk("a")
+    asked = {"targetRepoId": "b", "imageId": disk, "options": {"AutoFix": False}}
+    copy = office.daemon.call("copyImage", **asked)
+    place = office.daemon.place("b")
+    office.daemon.call("disconnectStorageRepository", repoId="b")
+    (fix,) = office.daemon.call("checkStorageRepository", repositoryId="a")
+    connection = {"repoId": "b", "repoFormat": "localfs-1.0", "connectionParameters": place}
+    office.daemon.call("connectStorageRepository", **connection)
+    writer = office.caller("writer", "write", ("a",))
+    listed = writer.post("checkStorageRepository", repositoryId="a").json()
+    asked = {"repositoryId": "a", "fix": fix, "options": {"force": True}}
+    assert office.end_of(writer.post("fixStorageRepository", **asked).json()) == "done"
+    office.idle()
+    (mend,) = office.daemon.call("checkStorageRepository", repositoryId="b")
+    task = office.daemon.call("fixStorageRepository", repositoryId="b", fix=mend)
+    assert office.end_of(task) == "done"
+    assert office.daemon.call("getImageStatus", repositoryId="b", imageId=copy)["status"] == "optimized"
+    assert listed == []
+
+
+def test_a_bound_token_does_not_disconnect_what_is_copied_elsewhere(office: Office) -> None:
+    file = office.daemon.folder / "transfer" / "file"
+    file.write_bytes(bytes([1]) * MiB)
+    disk = office.daemon.call("importImage", targetRepoId="a", path=str(file), format="raw")
+    office.idle()
+    asked = {"targetRepoId": "b", "imageId": disk, "options": {"rateLimit": 1}}
+    office.daemon.call("copyImage", **asked)
+    admin = office.caller("of-a", "admin", ("a",))
+    assert admin.code("disconnectStorageRepository", repoId="a") == "RepositoryInUse"
 
 
 def test_a_name_of_a_repository_is_not_guessed_from_errors(office: Office) -> None:

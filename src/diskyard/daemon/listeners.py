@@ -54,9 +54,14 @@ class Connection(H11Protocol):
         self._unwatch()
 
     def _watch(self) -> None:
-        """Give the headers of the next request their time, from their first byte on."""
+        """Give the headers of the next request their time, from their first byte on.
+
+        The rest of a body that was answered before it had come, as it is of who is not let in, has
+        as much: it is read only to get to the next request.
+        """
         cycle: RequestResponseCycle | None = self.cycle  # none before the first request
-        if not ((cycle is None or cycle.response_complete) and self.conn.their_state is h11.IDLE):
+        answered = cycle is None or cycle.response_complete
+        if not (answered and self.conn.their_state in (h11.IDLE, h11.SEND_BODY)):
             self._unwatch()
         elif self._timer is None:
             self._timer = self.loop.call_later(_SILENT_MOST_S, self.transport.close)

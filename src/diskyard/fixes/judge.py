@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from diskyard import errors
+from diskyard.caller import may_use
 from diskyard.connections import Connections
 from diskyard.model.records import AnyHold, FileSource, Image, TrackHold
 from diskyard.model.state import State
@@ -18,12 +19,13 @@ def hold_is_over(connections: Connections, home: Opened, hold: AnyHold) -> tuple
 
     A copy is over when its work lease is free and the target's newest state has no such
     pending copy. The lease is looked at first: who commits a copy has it from before the
-    hold until after the record.
+    hold until after the record. Also of a target that is none of the caller's: what is wanted
+    there is not given up because the caller may not look.
     """
     if isinstance(hold, TrackHold):
         disk = home.state().images.get(hold.disk_id)
         return disk is None or not disk.is_strong, None
-    target = connections.by_marker(hold.target_marker)
+    target = connections.by_marker(hold.target_marker, to_anybody=True)
     if target is None:
         return False, "the repository that the copy is in is not connected on this host"
     try:
@@ -32,7 +34,8 @@ def hold_is_over(connections: Connections, home: Opened, hold: AnyHold) -> tuple
         copy = target.state().images.get(hold.copy_id)
         target.log.require_writable()
     except (errors.DiskyardError, OSError) as error:
-        return False, f"the repository that the copy is in cannot be read: {error}"
+        why = f": {error}" if may_use(target.repo_id) else ""
+        return False, f"the repository that the copy is in cannot be read{why}"
     return copy is None or copy.pending is None or not copy.is_strong, None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,11 +46,14 @@ class Sender:
     """Somebody who may send requests.
 
     :param limited: whether requests are counted against a rate.
+    :param is_still_let_in: whether a request that lasts may go on: False from when the token is
+        revoked or has expired.
     """
 
     caller: Caller
     scope: Access
     limited: bool
+    is_still_let_in: Callable[[], bool] = lambda: True
 
     def require(self, access: Access) -> None:
         """Refuse what the scope does not include.
@@ -86,12 +90,22 @@ class Door:
         kind, _, text = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not text:
             raise errors.Unauthorized("The request carries no bearer token.")
-        grant = None if self._tokens is None else self._tokens.verify(text.strip())
+        text = text.strip()
+        grant = self._grant_of(text)
         if grant is None:
             raise errors.Unauthorized("The token is not valid: it is unknown, revoked or expired.")
         bound = None if grant.repositories is None else frozenset(grant.repositories)
         caller = self._caller(f"token:{grant.name}", request_id, bound)
-        return Sender(caller, grant.scope, limited=True)
+        return Sender(caller, grant.scope, limited=True, is_still_let_in=lambda: self._is_valid(text))
+
+    def _grant_of(self, text: str) -> Grant | None:
+        return None if self._tokens is None else self._tokens.verify(text)
+
+    def _is_valid(self, text: str) -> bool:
+        try:
+            return self._grant_of(text) is not None
+        except errors.DiskyardError:
+            return False
 
     def _caller(self, actor: str, request_id: str, repositories: frozenset[str] | None = None) -> Caller:
         return Caller(actor, request_id, repositories, transfer_folders=self._transfer_folders)

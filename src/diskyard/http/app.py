@@ -318,7 +318,7 @@ class Application:
         query, headers = exchange.request.query_params, exchange.request.headers
         wanted = Wanted.parse(query.get("types"), query.get("repositoryId"))
         last = headers.get("last-event-id") or query.get("lastEventId")
-        return self.streams.answer(wanted, sender.caller, last)
+        return self.streams.answer(wanted, sender, last)
 
     async def _metrics(self, exchange: Exchange) -> Response:
         if self._admit(exchange, "read").caller.repositories is not None:

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from diskyard import errors
 from diskyard.caller import Caller
 from diskyard.events import Event, Events, Kind
+from diskyard.http.access import Sender
 from diskyard.http.limits import Limits
 
 STREAM_TYPE = "text/event-stream"
@@ -75,10 +76,11 @@ class Streams:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     open: int = 0
 
-    def answer(self, wanted: Wanted, caller: Caller, last_event_id: str | None) -> StreamingResponse:
+    def answer(self, wanted: Wanted, sender: Sender, last_event_id: str | None) -> StreamingResponse:
         """Events from now on, or after ``last_event_id`` where they are still kept.
 
-        It counts as open from now on until it has been sent, or its listener has gone.
+        It counts as open from now on until it has been sent, or its listener has gone. It ends when
+        its sender is not let in any more.
 
         :raises diskyard.errors.TooManyRequests: too many streams are open.
         """
@@ -91,9 +93,9 @@ class Streams:
             missed = known is None
             number = number if known is None else known
         self.open += 1
-        return _Counted(self, self._send(wanted, caller, number, missed))
+        return _Counted(self, self._send(wanted, sender, number, missed))
 
-    async def _send(self, wanted: Wanted, caller: Caller, number: int, missed: bool) -> AsyncIterator[bytes]:
+    async def _send(self, wanted: Wanted, sender: Sender, number: int, missed: bool) -> AsyncIterator[bytes]:
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
@@ -104,7 +106,7 @@ class Streams:
         end = self.events.listen(wake)
         try:
             yield b": events of this host\n\n"
-            while not self.stopping.is_set():
+            while not self.stopping.is_set() and sender.is_still_let_in():
                 woken.clear()
                 found, newest, complete = self.events.after(number)
                 if missed or not complete:
@@ -112,7 +114,7 @@ class Streams:
                     yield encoded(before, "reset", {"repositoryId": None})
                     missed = False
                 number = newest
-                taken = _joined([event for event in found if wanted.takes(event, caller)])
+                taken = _joined([event for event in found if wanted.takes(event, sender.caller)])
                 if taken:
                     yield taken
                 if not woken.is_set() and not await _either(woken, stop):

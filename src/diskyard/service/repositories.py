@@ -20,6 +20,7 @@ from diskyard.service.service import Service
 
 def create_repository(service: Service, request: ask.CreateStorageRepository) -> None:
     """Make an empty repository."""
+    _require_unbound()
     find_format(request.repo_format).create(request.connection_parameters, service.host)
 
 
@@ -61,7 +62,7 @@ def _require_idle(service: Service, repo_id: str) -> None:
     if not service.connections.is_reachable(repo_id):
         return
     opened = service.connections.get(repo_id)
-    others = [o for key, o in service.connections.named().items() if key != repo_id]
+    others = [o for key, o in service.connections.named(to_anybody=True).items() if key != repo_id]
     if any(other.marker == opened.marker for other in others):
         return
     names = [
@@ -82,7 +83,7 @@ def _works_with(service: Service, task: Task, opened: Opened) -> bool:
     """Whether a task works in a repository, or copies from it."""
     if task.repository_id == opened.repo_id:
         return True
-    place = service.connections.named().get(task.repository_id or "")
+    place = service.connections.named(to_anybody=True).get(task.repository_id or "")
     image = None if place is None else place.state().images.get(task.image_id or "")
     source = None if image is None or image.pending is None else image.pending.source
     return isinstance(source, ImageSource) and source.marker == opened.marker
@@ -107,7 +108,7 @@ def remove_repository(service: Service, request: ask.RemoveStorageRepository) ->
         )
     opened.log.require_writable()
     find_format(opened.format).remove(opened.storage, service.host)
-    for repo_id, other in service.connections.named().items():
+    for repo_id, other in service.connections.named(to_anybody=True).items():
         if other.marker == opened.marker:
             _forget(service, repo_id)
 
