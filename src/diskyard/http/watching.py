@@ -202,5 +202,5 @@ data: {"repositoryId":"fast","imageId":"5b1c9f0e-3a44-4d0c-8f2e-6f5f6a0f7d11","c
 _EXAMPLE_METRICS = """\
 # HELP diskyard_requests_total Verbs called.
 # TYPE diskyard_requests_total counter
-diskyard_requests_total{verb="createVirtualDisk",code="ok"} 12.0
+diskyard_requests_total{code="ok",verb="createVirtualDisk"} 12.0
 """
