@@ -91,7 +91,9 @@ def _write_file(work: Work, request: ExportImage, image: Image, path: str) -> No
     next export into that folder removes it.
     """
     files = work.engine.host.files
-    require_transfer_folder(work.engine.host, os.path.dirname(path), path)  # it may have become a link meanwhile
+    require_transfer_folder(
+        work.engine.host, os.path.dirname(path), path
+    )  # it may have become a link meanwhile
     _remove_leftovers(files, work.engine.host.identity, os.path.dirname(path))
     state = work.opened.state()
     temporary = files.temporary_path(os.path.dirname(path))
