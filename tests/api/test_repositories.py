@@ -36,6 +36,22 @@ def test_bad_connection_parameters(rig: Rig, parameters: dict[str, object]) -> N
         assert code_of(verb) == "InvalidParameter"
 
 
+@pytest.mark.parametrize(
+    "path", ["none/x", "file", "file/x", "loop", "loop/x", "dangling", "a" * 256, "ä" * 128, "b/" * 1000]
+)
+def test_paths_where_no_folder_can_be(rig: Rig, path: str) -> None:
+    """They are the caller's error, not the storage's; nothing is made above the repository's own folder."""
+    (rig.folder / "file").write_text("mine")
+    (rig.folder / "loop").symlink_to("loop")
+    (rig.folder / "dangling").symlink_to(rig.folder / "nowhere" / "x")
+    before = sorted(rig.folder.rglob("*"))
+    where = {"path": str(rig.folder / path)}
+    yard = rig.yard
+    assert code_of(lambda: yard.create_storage_repository("localfs-1.0", where)) == "InvalidParameter"
+    assert code_of(lambda: yard.connect_storage_repository("x", "localfs-1.0", where)) == "NotARepository"
+    assert sorted(rig.folder.rglob("*")) == before
+
+
 def test_unknown_formats(rig: Rig) -> None:
     """The error lists the formats there are."""
     for name in ("localfs", "localfs-2.0", "nonsense", ""):

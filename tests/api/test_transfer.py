@@ -78,10 +78,14 @@ def test_export_overwrites_nothing(rig: Rig) -> None:
     mine = rig.folder / "mine"
     mine.write_text("mine")
     (rig.folder / "link").symlink_to(rig.folder / "nowhere")
+    (rig.folder / "loop").symlink_to("loop")
     for path, code in {
         str(mine): "NotEmpty",
         str(rig.folder / "link"): "NotEmpty",
         str(rig.folder / "no" / "out"): "InvalidParameter",
+        str(rig.folder / "loop" / "out"): "InvalidParameter",
+        str(rig.folder / "mine" / "out"): "InvalidParameter",
+        str(rig.folder / ("a" * 300)): "InvalidParameter",
         "out.raw": "InvalidParameter",
         "": "InvalidParameter",
         str(rig.folder / "x\0y"): "InvalidParameter",

@@ -37,15 +37,13 @@ def unconnected(
 
 
 @pytest.fixture
-def program(unconnected: Program, monkeypatch: pytest.MonkeyPatch) -> Program:
+def program(unconnected: Program) -> Program:
     """The program, with two repositories connected: ``fast`` and ``backup``."""
     with Diskyard() as yard:
         for name in ("fast", "backup"):
             path = {"path": str(unconnected.folder / name)}
             yard.create_storage_repository("localfs-1.0", path)
             yard.connect_storage_repository(name, "localfs-1.0", path)
-    for name, value in unconnected.daemons.environment(("repo", "list"), {}).items():
-        monkeypatch.setenv(name, value)  # also for programs that a test starts by itself
     return unconnected
 
 

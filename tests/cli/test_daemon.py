@@ -167,10 +167,12 @@ def test_tokens_of_the_environment(program: Program, tmp_path: Path) -> None:
     ],
 )
 def test_nothing_is_imported_that_is_not_needed(program: Program, where: str, absent: list[str]) -> None:
+    environment = {**os.environ, **program.daemons.environment(("image", "list"), {})}
     script = (
         "import sys; from diskyard.cli.program import run; assert run(sys.argv[1:]) == 0; "
         "print(*(set(sys.modules)), file=sys.stderr)"
     )
     words = ["image", "list", *([where] if where.startswith("--") else [])]
-    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", script, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert set(absent) & set(done.stderr.split()) == set()

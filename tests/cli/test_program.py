@@ -15,6 +15,14 @@ from diskyard.cli.program import program as commands
 from tests.cli.program import PROGRAM, Program
 
 
+@pytest.fixture
+def program(program: Program, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """The program; its daemon, if it has one, is used by what a test here starts by itself, too."""
+    for name, value in program.daemons.environment(("repo", "list"), {}).items():
+        monkeypatch.setenv(name, value)
+    return program
+
+
 def every_command(group: click.Group = commands, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, command in group.commands.items():
         if isinstance(command, click.Group):

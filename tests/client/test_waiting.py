@@ -165,6 +165,7 @@ def test_events_are_gone_on_with_after_the_daemon_was_away(host: Host) -> None:
             yard.disconnect_storage_repository("a")
             yard.connect_storage_repository("a", "localfs-1.0", host.daemon.place("a"))
             listens.join(0.2)
+        events.close()  # there is one stream
         changes = [event.data["change"] for event in found]
         assert changes in (["disconnected", "connected"] * 2, ["connected", "disconnected"] * 2)
         assert {event.repository_id for event in found} == {"a"}
@@ -177,7 +178,6 @@ def test_events_are_gone_on_with_after_the_daemon_was_away(host: Host) -> None:
         missed = yard.events(last_event_id=found[1].event_id)
         assert next(missed).kind == "reset"
         missed.close()
-        events.close()
 
 
 def test_events_that_are_refused(host: Host) -> None:

@@ -81,7 +81,7 @@ NEEDED = [
     Removal("create repository", (r"folder: _make_folders < create",)),
     Removal("create repository", (r"write_temporary < publish < _seed < create",)),
     Removal("create repository", (r"folder: _publish_written < publish < _seed < create",)),
-    Removal("remove repository", (r"folder: remove < _remove_repository",)),
+    Removal("remove repository", (r"folder: remove < remove_repository",)),
     Removal("remove repository", (r"folder: _remove_rest < remove",)),
 ]
 NOT_SEEN = {

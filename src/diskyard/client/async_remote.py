@@ -54,6 +54,7 @@ class AsyncRemote:
         )
         self._started: deque[str] = deque(maxlen=http.STARTED_LIMIT)
         self._unfinished: dict[str, None] = {}
+        self._has_answered = False
 
     async def close(self) -> None:
         """Close the connections; what the daemon does for this client goes on."""
@@ -70,7 +71,7 @@ class AsyncRemote:
         return await self._send(raw_call(verb, parameters))
 
     async def _send(self, call: Call) -> Any:
-        attempts = Attempts(call, self.url, self._timeout_s)
+        attempts = Attempts(call, self.url, self._timeout_s, has_answered=self._has_answered)
         while True:
             try:
                 response = await self._http.post(
@@ -82,6 +83,7 @@ class AsyncRemote:
             except httpx.HTTPError as error:
                 pause_s: float | None = attempts.after_failure(error)
             else:
+                self._has_answered = True
                 answer = Answer(self.url, response.status_code, response.headers, response.content)
                 pause_s = attempts.after_answer(answer)
                 if pause_s is None:
@@ -178,17 +180,15 @@ class AsyncRemote:
                                 yield None if event.kind == "reset" else event
                             if pace.is_short_of(quiet_s):
                                 break
+                await asyncio.sleep(pace.pause_s())
+                if response.status_code != 200:
+                    yield None
             except httpx.ReadTimeout:
                 yield None  # a quiet stream: look, and listen again
-                continue
-            except httpx.ConnectError:
-                if pace.is_away():  # for a while: a daemon that is started again tells the end
-                    await asyncio.sleep(pace.pause_s())
-                    continue
             except httpx.HTTPError:
-                pass  # the stream has ended
-            await asyncio.sleep(pace.pause_s())
-            yield None
+                await asyncio.sleep(pace.pause_s())
+                if not pace.is_away():  # a daemon that is started again soon tells the end itself
+                    yield None
 
     async def events(
         self, types: Sequence[EventType], repository_id: str | None, last_event_id: str | None

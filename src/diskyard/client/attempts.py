@@ -12,6 +12,7 @@ from diskyard.client.wire import Answer, Call
 _CONNECT_TIMEOUT_S = 10.0
 _FIRST_PAUSE_S = 0.1
 _LOST_LIMIT = 4
+_RESTART_MOST_S = 20.0
 _BUSY = (429, 503)
 
 
@@ -20,13 +21,16 @@ class Attempts:
 
     :param url: of the daemon, for messages.
     :param timeout_s: how long all of them may take together.
+    :param has_answered: whether the daemon has answered before: then it may be about to start again.
     """
 
-    def __init__(self, call: Call, url: str, timeout_s: float) -> None:
+    def __init__(self, call: Call, url: str, timeout_s: float, *, has_answered: bool) -> None:
         self._call = call
         self._url = url
         self._timeout_s = timeout_s
-        self._until_s = time.monotonic() + timeout_s
+        self._began_s = time.monotonic()
+        self._until_s = self._began_s + timeout_s
+        self._has_answered = has_answered
         self._failures = 0
 
     def timeout(self) -> httpx.Timeout:
@@ -59,14 +63,16 @@ class Attempts:
         is_unsent = isinstance(failure, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
         is_repeatable = is_unsent or self._call.repeatable
         pause_s = self._pause_s()
-        in_time = time.monotonic() + pause_s < self._until_s
-        if not (is_repeatable and in_time and self._failures < _LOST_LIMIT) or _is_refused_tls(failure):
+        then_s = time.monotonic() + pause_s
+        is_patient = is_unsent and self._has_answered and then_s < self._began_s + _RESTART_MOST_S
+        is_due = is_repeatable and then_s < self._until_s and (is_patient or self._failures < _LOST_LIMIT)
+        if not is_due or _is_refused_tls(failure):
             raise self._error(failure, is_unsent=is_unsent) from failure
         self._failures += 1
         return pause_s
 
     def _pause_s(self) -> float:
-        return _FIRST_PAUSE_S * float(2 ** min(self._failures, 6))
+        return _FIRST_PAUSE_S * float(2 ** min(self._failures, 4))
 
     def _error(self, failure: httpx.HTTPError, *, is_unsent: bool) -> errors.DiskyardError:
         if _is_refused_tls(failure):

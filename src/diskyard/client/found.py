@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 
 import msgspec
 
@@ -43,6 +42,8 @@ def _answers(url: str) -> bool:
     """Whether anything listens: a daemon that was killed has left its file and its socket."""
     if not url.startswith(_UNIX):
         return False
+    import socket
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(url.removeprefix(_UNIX))

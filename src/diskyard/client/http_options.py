@@ -122,7 +122,7 @@ class Pace:
         self._reached_s = time.monotonic()
 
     def is_away(self) -> bool:
-        """Whether a daemon that cannot be reached may come back."""
+        """Whether a daemon that does not answer may well be back soon."""
         return time.monotonic() - self._reached_s < _AWAY_MOST_S
 
     def heard(self) -> None:

@@ -53,6 +53,7 @@ class Remote:
         )
         self._started: deque[str] = deque(maxlen=http.STARTED_LIMIT)
         self._unfinished: dict[str, None] = {}
+        self._has_answered = False
 
     def close(self) -> None:
         """Close the connections; what the daemon does for this client goes on."""
@@ -69,7 +70,7 @@ class Remote:
         return self._send(raw_call(verb, parameters))
 
     def _send(self, call: Call) -> Any:
-        attempts = Attempts(call, self.url, self._timeout_s)
+        attempts = Attempts(call, self.url, self._timeout_s, has_answered=self._has_answered)
         while True:
             try:
                 response = self._http.post(
@@ -81,6 +82,7 @@ class Remote:
             except httpx.HTTPError as error:
                 pause_s: float | None = attempts.after_failure(error)
             else:
+                self._has_answered = True
                 answer = Answer(self.url, response.status_code, response.headers, response.content)
                 pause_s = attempts.after_answer(answer)
                 if pause_s is None:
@@ -175,17 +177,15 @@ class Remote:
                                 yield None if event.kind == "reset" else event
                             if pace.is_short_of(quiet_s):
                                 break
+                time.sleep(pace.pause_s())
+                if response.status_code != 200:
+                    yield None
             except httpx.ReadTimeout:
                 yield None  # a quiet stream: look, and listen again
-                continue
-            except httpx.ConnectError:
-                if pace.is_away():  # for a while: a daemon that is started again tells the end
-                    time.sleep(pace.pause_s())
-                    continue
             except httpx.HTTPError:
-                pass  # the stream has ended
-            time.sleep(pace.pause_s())
-            yield None
+                time.sleep(pace.pause_s())
+                if not pace.is_away():  # a daemon that is started again soon tells the end itself
+                    yield None
 
     def events(
         self, types: Sequence[EventType], repository_id: str | None, last_event_id: str | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 
@@ -32,16 +33,23 @@ def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bo
 
     :raises diskyard.errors.NotEmpty: something has the path's name.
     :raises diskyard.errors.PathNotAllowed: it is in no folder that the caller may use.
+    :raises diskyard.errors.InvalidParameter: its folder is not there, or no file can have its name.
     """
     path = transfer_path(engine.host, request.path)
     opened = engine.connections.get(request.repository_id)
     state = opened.state()
     missing = opened.missing_below(state, request.image_id)
     planner.copy_source(state, request.image_id, missing)
-    if engine.host.files.exists(path):
-        raise errors.NotEmpty(f"{path} exists.", advice="Choose another path; nothing is overwritten.")
     if not engine.host.files.is_folder(engine.host.files.resolve(os.path.dirname(path))):
         raise errors.InvalidParameter(f"There is no folder {os.path.dirname(path)}.")
+    try:
+        taken = engine.host.files.exists(path)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise errors.InvalidParameter(f"There can be no file {path}: {error.strerror}.") from error
+    if taken:
+        raise errors.NotEmpty(f"{path} exists.", advice="Choose another path; nothing is overwritten.")
     return lambda watcher: _export(engine, opened, request, path, watcher)
 
 

@@ -101,7 +101,11 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     :raises OSError: the address is not this host's, or is taken.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    made = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    # Its connections have it too; asyncio sets it for none whose protocol is not named. Without it the
+    # second part of an answer waits for the first to be acknowledged: 40 ms.
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made
 
 
 def peer_user(connection: socket.socket) -> str:

@@ -48,10 +48,10 @@ EVENT_SCHEMAS: dict[str, Any] = {
             },
             "kind": {"enum": ["virtual_disk", "snapshot"], "description": "What it is."},
             "entry": _field("integer", "The number of the entry of the log that changed it."),
-            "verb": _field("string", "The verb or type of fix that changed it."),
-            "hostID": _field("string", "The host that changed it."),
+            "verb": _field(["string", "null"], "The verb or type of fix that changed it, if it is known."),
+            "hostID": _field(["string", "null"], "The host that changed it, if it is known."),
         },
-        "required": ["repositoryId", "imageId", "change"],
+        "required": ["repositoryId", "imageId", "change", "status", "kind", "entry", "verb", "hostID"],
     },
     "RepositoryEvent": {
         "type": "object",
@@ -59,6 +59,7 @@ EVENT_SCHEMAS: dict[str, Any] = {
         "properties": {
             "repositoryId": _REPOSITORY_ID,
             "change": {"enum": ["connected", "disconnected"], "description": "What happened."},
+            "repoFormat": _field("string", "Of what was connected."),
         },
         "required": ["repositoryId", "change"],
     },
@@ -201,5 +202,5 @@ data: {"repositoryId":"fast","imageId":"5b1c9f0e-3a44-4d0c-8f2e-6f5f6a0f7d11","c
 _EXAMPLE_METRICS = """\
 # HELP diskyard_requests_total Verbs called.
 # TYPE diskyard_requests_total counter
-diskyard_requests_total{verb="createVirtualDisk",code="ok"} 12.0
+diskyard_requests_total{code="ok",verb="createVirtualDisk"} 12.0
 """

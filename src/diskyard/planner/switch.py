@@ -132,6 +132,7 @@ def seal(draft: Draft, request: Switch, missing: Collection[str]) -> None:
             origin=disk.origin,
             captured_at=request.now,
             size_bytes=disk.size_bytes,
+            strategy=request.strategy or disk.strategy,
             visibility="strong" if request.hold is None else "weak",
         )
     )

@@ -135,7 +135,7 @@ class DaemonProcess:
 
     def client(self, **words: Any) -> httpx.Client:
         """A plain client of HTTP on the Unix socket."""
-        transport = httpx.HTTPTransport(uds=str(self.socket_path))
+        transport = httpx.HTTPTransport(uds=str(self.socket_path), verify=False)  # plain HTTP
         return httpx.Client(transport=transport, base_url="http://daemon", timeout=60.0, **words)
 
     def call(self, verb: str, **parameters: Any) -> Any:

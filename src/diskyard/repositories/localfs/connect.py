@@ -51,6 +51,7 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 )
 _RECORD_LIMIT_BYTES = 4096
 _NO_ANSWER = frozenset((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN))
+_NO_PATH = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
 
 
 def _root(parameters: Mapping[str, Any], host: Host) -> str:
@@ -76,6 +77,7 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
     that are no repository, and that creating again completes.
 
     :raises diskyard.errors.NotEmpty: the folder holds something.
+    :raises diskyard.errors.InvalidParameter: there can be none, as the one above it is not there.
     """
     root = _root(parameters, host)
     try:
@@ -93,9 +95,7 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
 
 def _make_folders(host: Host, root: str) -> None:
     files = host.files
-    if not files.exists(root):
-        files.make_folder(root)
-        files.sync_folder(os.path.dirname(root))
+    _make_root(host, root)
     _refuse_network(host, root)
     _refuse_repository(host, root)
     names = {entry.name for entry in files.list(root) if temporary_owner(entry.name) is None}
@@ -114,6 +114,27 @@ def _make_folders(host: Host, root: str) -> None:
             finally:
                 os.close(fd)
     files.sync_folder(root)
+
+
+def _make_root(host: Host, root: str) -> None:
+    """Make the repository's own folder, if it is not there; never those above it.
+
+    :raises diskyard.errors.InvalidParameter: there can be no folder of this name.
+    """
+    files = host.files
+    try:
+        if not files.exists(root):
+            files.make_folder(root)
+            files.sync_folder(os.path.dirname(root))
+        elif not files.is_folder(root):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), root)
+    except OSError as error:
+        if error.errno not in _NO_PATH:
+            raise
+        raise errors.InvalidParameter(
+            f"There can be no folder {root}: {error.strerror}.",
+            advice="Use a path in a folder that is there.",
+        ) from error
 
 
 def _refuse_repository(host: Host, root: str) -> None:
@@ -223,7 +244,7 @@ def _read_record(host: Host, root: str) -> RepositoryRecord:
 
 
 def _unreadable(root: str, damage: Exception | None) -> Exception:
-    if damage is None or isinstance(damage, NotADirectoryError):
+    if damage is None or (isinstance(damage, OSError) and damage.errno in _NO_PATH):
         return errors.NotARepository(f"{root} is not a {FORMAT} repository.")
     if isinstance(damage, OSError) and damage.errno in (*_NO_ANSWER, errno.EACCES, errno.EPERM):
         return damage

@@ -6,6 +6,7 @@ import contextlib
 import random
 import uuid
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from diskyard import errors
@@ -86,11 +87,11 @@ def abandoned(world: World, service: Service) -> None:
     files = gone.host.files
     create = files.create
 
-    def fail(path: str) -> int:
+    def fail(path: str, **more: Any) -> int:
         if "/volumes/" in path:
             files.write_temporary(str(Path(path).parent.parent / "temporary"), b"left")
             raise OSError(5, "injected")
-        return create(path)
+        return create(path, **more)
 
     with mock.patch.object(files, "create", fail), contextlib.suppress(errors.StorageError):
         new("createSnapshot", targetRepoId="a", baseVirtualDiskId="@d")(world, gone)
