@@ -201,7 +201,7 @@ def test_calls_are_appended_to_the_file(tmp_path: Path, in_log: Lines) -> None:
     first, second = read(path)
     assert first == {
         "time": first["time"], "requestId": "r-1", "actor": "token:ci", "peer": "192.0.2.1",
-        "verb": "removeImage", "repositoryId": "fast", "imageId": None, "outcome": "ok",
+        "verb": "removeImage", "repositoryId": "fast", "imageId": None, "taskIds": [], "outcome": "ok",
         "duration_ms": 12.3,
     }  # fmt: skip
     assert (second["outcome"], second["actor"]) == ("Unauthorized", "")

@@ -78,6 +78,15 @@ def test_who_did_what_is_kept(audited: DaemonProcess) -> None:
     assert all(line["time"] and line["level"] and line["logger"] for line in lines(audited.log_path))
 
 
+def test_which_tasks_a_call_was_about_is_kept(audited: DaemonProcess) -> None:
+    disk = audited.call("createVirtualDisk", targetRepoId="fast", size=MiB)
+    audited.call("removeImage", repositoryId="fast", imageId=disk)
+    task_ids = [task["taskId"] for task in audited.call("listTasks")]
+    audited.call("stopTask", taskId=task_ids[0])
+    kept = [(line["verb"], line["taskIds"]) for line in lines(audited.folder / "audit")[2:]]
+    assert kept == [("createVirtualDisk", []), ("removeImage", task_ids), ("stopTask", task_ids[:1])]
+
+
 def test_a_rotated_audit_file(audited: DaemonProcess) -> None:
     path = audited.folder / "audit"
     path.rename(audited.folder / "audit.1")

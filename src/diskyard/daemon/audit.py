@@ -41,6 +41,7 @@ class Audit:
             "verb": _text(call.verb),
             "repositoryId": _text(call.repository_id),
             "imageId": _text(call.image_id),
+            "taskIds": [_text(task_id) for task_id in call.task_ids],
             "outcome": _text(call.outcome),
             "duration_ms": round(call.duration_s * 1000, 1),
         }

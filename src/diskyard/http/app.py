@@ -63,6 +63,7 @@ class AuditedCall:
     :param verb: empty if the request was refused before its verb was looked at.
     :param image_id: asked for, or made.
     :param outcome: ``ok``, or the code of the error.
+    :param task_ids: the tasks that it started, or was to stop.
     """
 
     request_id: str
@@ -73,6 +74,7 @@ class AuditedCall:
     image_id: str | None
     outcome: str
     duration_s: float
+    task_ids: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -218,7 +220,13 @@ class Application:
         return sender
 
     def _note(
-        self, exchange: Exchange, verb: str, repository_id: str | None, image_id: str | None, outcome: str
+        self,
+        exchange: Exchange,
+        verb: str,
+        repository_id: str | None,
+        image_id: str | None,
+        outcome: str,
+        task_ids: tuple[str, ...] = (),
     ) -> None:
         if self._audit is None:
             return
@@ -232,6 +240,7 @@ class Application:
                 image_id=image_id,
                 outcome=outcome,
                 duration_s=time.monotonic() - exchange.began_s,
+                task_ids=task_ids,
             )
         )
 
@@ -264,7 +273,8 @@ class Application:
             seconds = time.monotonic() - exchange.began_s
             self._figures.observe(name if verb is not None else "unknown", outcome, seconds)
             if exchange.sender is not None and _is_audited(verb, request):
-                self._note(exchange, name, *_about(request, answer), outcome)
+                tasks = _tasks_of(request, exchange.sender)
+                self._note(exchange, name, *_about(request, answer), outcome, tasks)
         headers = {}
         if sender.caller.started:
             headers["Diskyard-Tasks"] = ",".join(sender.caller.started)
@@ -370,8 +380,16 @@ def _about(request: ask.Request | None, answer: bytes) -> tuple[str | None, str 
     """The repository and the image that a call was about, as far as that is known."""
     if request is None:
         return None, None
-    image_id = getattr(request, "image_id", None)
+    fix = request.fix if isinstance(request, ask.FixStorageRepository) else None
+    image_id = getattr(request, "image_id", None) if fix is None else fix.image_id
     if image_id is None and answer:
         made = msgspec.json.decode(answer)
         image_id = made if isinstance(made, str) else None
     return repository_of(request), image_id
+
+
+def _tasks_of(request: ask.Request | None, sender: Sender) -> tuple[str, ...]:
+    """The tasks that a call started, or was to stop."""
+    if isinstance(request, ask.StopTask):
+        return (request.task_id,)
+    return tuple(sender.caller.started)
