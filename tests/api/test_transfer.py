@@ -86,6 +86,7 @@ def test_export_overwrites_nothing(rig: Rig) -> None:
         str(rig.folder / "loop" / "out"): "InvalidParameter",
         str(rig.folder / "mine" / "out"): "InvalidParameter",
         str(rig.folder / ("a" * 300)): "InvalidParameter",
+        str(rig.folder / ("b/" * 3000) / "out"): "InvalidParameter",
         "out.raw": "InvalidParameter",
         "": "InvalidParameter",
         str(rig.folder / "x\0y"): "InvalidParameter",

@@ -29,7 +29,7 @@ from diskyard.testing.daemon_process import DaemonProcess
 from diskyard.testing.effort import Effort
 
 EFFORT = Effort.of_environment()
-EXAMPLES = 300 if EFFORT.thorough else 3
+EXAMPLES = 40 if EFFORT.thorough else 3
 MiB = 1 << 20
 Case: TypeAlias = schemathesis.Case[Any]
 DESCRIBED = [

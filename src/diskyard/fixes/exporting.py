@@ -40,14 +40,16 @@ def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bo
     state = opened.state()
     missing = opened.missing_below(state, request.image_id)
     planner.copy_source(state, request.image_id, missing)
-    if not engine.host.files.is_folder(engine.host.files.resolve(os.path.dirname(path))):
-        raise errors.InvalidParameter(f"There is no folder {os.path.dirname(path)}.")
+    files, folder = engine.host.files, os.path.dirname(path)
     try:
-        taken = engine.host.files.exists(path)
+        has_folder = files.is_folder(files.resolve(folder))
+        taken = has_folder and files.exists(path)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise errors.InvalidParameter(f"There can be no file {path}: {error.strerror}.") from error
+    if not has_folder:
+        raise errors.InvalidParameter(f"There is no folder {folder}.")
     if taken:
         raise errors.NotEmpty(f"{path} exists.", advice="Choose another path; nothing is overwritten.")
     return lambda watcher: _export(engine, opened, request, path, watcher)
