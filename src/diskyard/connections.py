@@ -217,8 +217,9 @@ class Connections:
         repository that does not answer is skipped. One where the image is usable is
         preferred to one where it is not complete.
 
-        :raises diskyard.errors.ImageNotFound: names the repositories searched and those
-            that did not answer.
+        :raises diskyard.errors.ImageNotFound: names the repositories searched.
+        :raises diskyard.errors.RepositoryUnavailable: it is in none of those that answered, and
+            some did not, which are named.
         """
         searched, silent, seen = [], [], set[str]()
         incomplete: tuple[Opened, State, Image] | None = None
@@ -239,12 +240,17 @@ class Connections:
                 incomplete = incomplete or (opened, state, image)
         if incomplete is not None:
             return incomplete
-        silence = f" These did not answer: {', '.join(silent)}." if silent else ""
-        raise errors.ImageNotFound(
-            f"Image {image_id} is in none of the repositories searched "
-            f"({', '.join(searched) or 'none'}).{silence}",
-            imageId=image_id,
+        nowhere = (
+            f"Image {image_id} is in none of the repositories searched ({', '.join(searched) or 'none'})."
         )
+        if silent:  # it may well be there: who is told that it is not may forget it
+            raise errors.RepositoryUnavailable(
+                f"{nowhere} These did not answer: {', '.join(silent)}.",
+                advice="Repair the storage, or disconnect it; or narrow the search with "
+                "participatingRepositories.",
+                imageId=image_id,
+            )
+        raise errors.ImageNotFound(nowhere, imageId=image_id)
 
     def _search_order(self, image_id: str, options: Options, first: Opened | None) -> Iterator[Opened]:
         """Where to look, one after the other: what is not asked for is not connected either."""

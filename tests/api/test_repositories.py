@@ -323,7 +323,7 @@ def test_a_repository_that_is_gone_does_not_break_others(rig: Rig) -> None:
     copy = yard.copy_image("c", disk)
     rig.wait()
     rig.expect("c", copy, picture(SIZE, (1, 0, MiB)))
-    with pytest.raises(errors.ImageNotFound, match=r"did not answer: a \("):
+    with pytest.raises(errors.RepositoryUnavailable, match=r"did not answer: a \("):
         yard.copy_image("c", "00000000-0000-0000-0000-000000000001")
     pending = yard.copy_image("c", disk, options=COMMIT_ONLY)
     root.mkdir()  # an empty mount point

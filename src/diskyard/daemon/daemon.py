@@ -70,7 +70,7 @@ def make_application(config: Config, service: Service, audit: Audit | None) -> A
     door = Door(Tokens(state_folder(config), service.host), config.transfer.folders)
     metrics = Metrics(service, service.host.clock)
     app = Application(service, door, limits, metrics, audit)
-    metrics.watch(lambda: app.lanes.under_way, lambda: app.streams.open)
+    metrics.watch(lambda: app.lanes.requests.count, lambda: app.streams.opened.count)
     return app
 
 
@@ -113,6 +113,8 @@ class Daemon:
         try:
             while not (self.listeners.listening or serving.done()):
                 await asyncio.sleep(_STARTED_LOOK_S)
+            if serving.done():
+                return  # it cannot serve: why is raised below
             self._started()
             await asyncio.wait((serving, stopped), return_when=asyncio.FIRST_COMPLETED)
         finally:

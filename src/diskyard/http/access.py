@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from diskyard import errors
 from diskyard.caller import Caller
+from diskyard.http.limits import Share
 from diskyard.service.verbs import Access
 
 _RANK: dict[Access, int] = {"read": 0, "write": 1, "admin": 2}
@@ -54,6 +55,11 @@ class Sender:
     scope: Access
     limited: bool
     is_still_let_in: Callable[[], bool] = lambda: True
+
+    @property
+    def share(self) -> Share:
+        """Its part of what all callers share."""
+        return Share(self.caller.actor, self.limited)
 
     def require(self, access: Access) -> None:
         """Refuse what the scope does not include.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from diskyard import errors
@@ -64,6 +65,59 @@ class Rates:
             raise errors.TooManyRequests(f"More than {self._per_s:g} requests a second came from {caller}.")
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Whose part of something shared is taken.
+
+    :param actor: the caller.
+    :param is_limited: the caller gets a quarter of it at most, and all such callers together leave
+        a quarter to those on the Unix socket.
+    """
+
+    actor: str
+    is_limited: bool
+
+
+class Shared:
+    """So many of something at a time, of which no caller with a token takes all.
+
+    :param most: how many there are.
+    :param words: what is said of too many: "64 {words}".
+    :ivar count: how many are taken.
+    """
+
+    def __init__(self, most: int, words: str) -> None:
+        self._most, self._words = most, words
+        self._of_actor: Counter[str] = Counter()
+        self._limited = 0
+        self.count = 0
+
+    @contextmanager
+    def take(self, share: Share) -> Iterator[None]:
+        """Take one meanwhile.
+
+        :raises diskyard.errors.TooManyRequests: there is none left, or the caller has its part.
+        """
+        quarter = max(1, self._most // 4)
+        if self.count >= self._most:
+            raise errors.TooManyRequests(f"{self.count} {self._words}.")
+        if share.is_limited and self._of_actor[share.actor] >= quarter:
+            raise errors.TooManyRequests(f"{quarter} {self._words} for {share.actor}.")
+        if share.is_limited and self._limited >= max(1, self._most - quarter):
+            raise errors.TooManyRequests(f"{self._limited} {self._words} for callers with tokens.")
+        self.count += 1
+        self._limited += share.is_limited
+        self._of_actor[share.actor] += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+            self._limited -= share.is_limited
+            self._of_actor[share.actor] -= 1
+            if not self._of_actor[share.actor]:
+                del self._of_actor[share.actor]
+
+
 @dataclass(slots=True)
 class _Place:
     """Verbs under way on one repository."""
@@ -79,28 +133,14 @@ class Lanes:
     A verb whose storage does not answer stays in its lane until its thread ends, also when its
     caller has gone: so storage that hangs gets no more threads than its lane is wide.
 
-    :ivar under_way: requests that are not answered yet.
+    :ivar requests: those that are not answered yet.
     """
 
     def __init__(self, limits: Limits, patience_s: float) -> None:
         self._limits = limits
         self._patience_s = patience_s
         self._places: dict[str, _Place] = {}
-        self.under_way = 0
-
-    @asynccontextmanager
-    async def request(self) -> AsyncIterator[None]:
-        """Count a request as under way.
-
-        :raises diskyard.errors.TooManyRequests: too many are.
-        """
-        if self.under_way >= self._limits.concurrent_requests:
-            raise errors.TooManyRequests(f"{self.under_way} requests are under way.")
-        self.under_way += 1
-        try:
-            yield
-        finally:
-            self.under_way -= 1
+        self.requests = Shared(limits.concurrent_requests, "requests are under way")
 
     async def enter(self, repo_id: str) -> _Place:
         """Wait for room in a repository's lane; who enters gives it back with :meth:`leave`.

@@ -16,7 +16,7 @@ from diskyard import errors
 from diskyard.caller import Caller
 from diskyard.events import Event, Events, Kind
 from diskyard.http.access import Sender
-from diskyard.http.limits import Limits
+from diskyard.http.limits import Limits, Shared
 
 STREAM_TYPE = "text/event-stream"
 _QUIET_S = 15.0
@@ -67,15 +67,18 @@ def encoded(event_id: str, kind: str, data: object) -> bytes:
 
 @dataclass(slots=True)
 class Streams:
-    """The open streams of events.
+    """The streams of events.
 
-    :ivar open: how many there are.
+    :ivar opened: those that are open.
     """
 
     events: Events
     limits: Limits
+    opened: Shared = field(init=False)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    open: int = 0
+
+    def __post_init__(self) -> None:
+        self.opened = Shared(self.limits.event_streams, "streams of events are open")
 
     def answer(self, wanted: Wanted, sender: Sender, last_event_id: str | None) -> StreamingResponse:
         """Events from now on, or after ``last_event_id`` where they are still kept.
@@ -83,18 +86,17 @@ class Streams:
         It counts as open from now on until it has been sent, or its listener has gone. It ends when
         its sender is not let in any more.
 
-        :raises diskyard.errors.TooManyRequests: too many streams are open.
+        :raises diskyard.errors.TooManyRequests: too many streams are open, of all or of this sender.
         """
-        if self.open >= self.limits.event_streams:
-            raise errors.TooManyRequests(f"{self.open} streams of events are open.")
+        place = contextlib.ExitStack()
+        place.enter_context(self.opened.take(sender.share))
         number = self.events.newest()
         missed = False
         if last_event_id:
             known = self.events.number_of(last_event_id)
             missed = known is None
             number = number if known is None else known
-        self.open += 1
-        return _Counted(self, self._send(wanted, sender, number, missed))
+        return _Counted(place, self._send(wanted, sender, number, missed))
 
     async def _send(self, wanted: Wanted, sender: Sender, number: int, missed: bool) -> AsyncIterator[bytes]:
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
@@ -126,17 +128,20 @@ class Streams:
 
 
 class _Counted(StreamingResponse):
-    """A stream that has been counted as open."""
+    """A stream that has been counted as open.
 
-    def __init__(self, streams: Streams, sent: AsyncIterator[bytes]) -> None:
+    :param place: given back when it has ended.
+    """
+
+    def __init__(self, place: contextlib.ExitStack, sent: AsyncIterator[bytes]) -> None:
         super().__init__(sent, media_type=STREAM_TYPE)
-        self._streams = streams
+        self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._streams.open -= 1
+            self._place.close()
 
 
 def _joined(events: Sequence[Event]) -> bytes:
