@@ -8,7 +8,7 @@ import pytest
 
 from diskyard import errors
 from diskyard.host import Files
-from diskyard.log import codec, entries, log
+from diskyard.log import codec, reading, twins
 from diskyard.repositories.interface import Copies, LogKind
 from diskyard.repositories.localfs.repository import LocalRepository
 from diskyard.testing.corruption import GONE, Damage, Outside, flipped
@@ -40,11 +40,11 @@ def _no_checksum(patch: Patch) -> None:
 
 
 def _no_link(patch: Patch) -> None:
-    patch.setattr(log, "check_link", lambda entry, state: None)
+    patch.setattr(reading, "check_link", lambda entry, state: None)
 
 
 def _no_place(patch: Patch) -> None:
-    for module in (log, entries):
+    for module in (reading, twins):
         patch.setattr(module, "check_place", lambda entry, marker, number: None)
 
 

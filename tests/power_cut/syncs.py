@@ -78,7 +78,7 @@ NEEDED = [
     ),
     Removal("export to the disk", (r"folder: _write_in < _write_file",)),
     # Repositories.
-    Removal("create repository", (r"folder: _make_folders < create",)),
+    Removal("create repository", (r"folder: (_make_root < )?_make_folders < create",)),
     Removal("create repository", (r"write_temporary < publish < _seed < create",)),
     Removal("create repository", (r"folder: _publish_written < publish < _seed < create",)),
     Removal("remove repository", (r"folder: remove < remove_repository",)),

@@ -15,7 +15,7 @@ from tests.stateful.process_rules import StoryMachine
 from tests.stateful.processes import Counts
 
 STEPS = 40
-STORIES, STORIES_THOROUGH = 30, 40
+STORIES, STORIES_THOROUGH = 34, 40
 FORMATS = ("localfs-1.0",)
 #: A thorough run tells stories in parts that can run side by side.
 PARTS = parts(12)
