@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -63,6 +64,24 @@ def quick_folder(tmp_path: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="diskyard-test-", dir=memory))
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def frozen(quick_folder: Path) -> Iterator[Path]:
+    """A mounted XFS that tests may freeze; thawed and unmounted in the end."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    if shutil.which("mkfs.xfs") is None:
+        pytest.skip("mkfs.xfs is not installed (Debian: xfsprogs)")
+    disk, place = quick_folder / "disk", quick_folder / "mounted"
+    place.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(320 << 20)
+    subprocess.run(["mkfs.xfs", "-q", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk), str(place)], check=True)
+    yield place
+    subprocess.run(["fsfreeze", "--unfreeze", str(place)], check=False, capture_output=True)
+    subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -223,24 +222,6 @@ def test_ctrl_c_ends_a_command_whose_storage_hangs(tmp_path: Path) -> None:
     child.send_signal(signal.SIGINT)
     child.stdout.close()
     assert child.wait(_LONG_S) == 128 + signal.SIGINT
-
-
-@pytest.fixture
-def frozen(quick_folder: Path) -> Iterator[Path]:
-    """A mounted XFS that tests may freeze; thawed and unmounted in the end."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system needs root")
-    if shutil.which("mkfs.xfs") is None:
-        pytest.skip("mkfs.xfs is not installed (Debian: xfsprogs)")
-    disk, place = quick_folder / "disk", quick_folder / "mounted"
-    place.mkdir()
-    with disk.open("wb") as file:
-        file.truncate(320 << 20)
-    subprocess.run(["mkfs.xfs", "-q", str(disk)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(disk), str(place)], check=True)
-    yield place
-    subprocess.run(["fsfreeze", "--unfreeze", str(place)], check=False, capture_output=True)
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_file_system_that_is_frozen(frozen: Path, tmp_path: Path, tally: Tally) -> None:

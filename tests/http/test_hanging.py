@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from diskyard.testing.daemon_process import DaemonProcess
 from tests.conftest import Tally
@@ -19,24 +16,6 @@ MiB = 1 << 20
 _TIMEOUT_S = 2.0
 _LANE = 4
 _LONG_S = 60.0
-
-
-@pytest.fixture
-def frozen(short_folder: Path) -> Iterator[Path]:
-    """A mounted XFS that tests may freeze; thawed and unmounted in the end."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system needs root")
-    if shutil.which("mkfs.xfs") is None:
-        pytest.skip("mkfs.xfs is not installed (Debian: xfsprogs)")
-    disk, place = short_folder / "disk", short_folder / "mounted"
-    place.mkdir()
-    with disk.open("wb") as file:
-        file.truncate(320 << 20)
-    subprocess.run(["mkfs.xfs", "-q", str(disk)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(disk), str(place)], check=True)
-    yield place
-    subprocess.run(["fsfreeze", "--unfreeze", str(place)], check=False, capture_output=True)
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def ask(daemon: DaemonProcess, verb: str, **parameters: object) -> tuple[str, float]:
