@@ -29,6 +29,7 @@ from tests.unit.log.shelf import Shelf, once
 from tests.unit.records import HOST, NOW, building, disk, image, uid, volume
 
 LONG_S = 60.0
+_STAYS_S = 0.5  # ten looks at storage that does not answer
 Plan = Callable[[Draft], object]
 
 
@@ -483,7 +484,7 @@ def test_who_is_worked_for_stays_and_who_waits_leaves(shelf: Shelf, answers: thr
     left = together.answers[1]
     assert isinstance(left, errors.RepositoryUnavailable)
     assert left.details["outcome"] == "unknown"
-    assert not ended.is_set()
+    assert not ended.wait(_STAYS_S)
     answers.set()
     assert together.join()[0] == "a"
     assert ended.wait(LONG_S)
