@@ -228,3 +228,22 @@ def test_too_many_requests(short_folder: Path) -> None:
         # Nobody else is kept waiting for that.
         assert office.caller("other", "read").code("getHostInfo") == "ok"
         office.close()
+
+
+def test_what_is_kept_of_a_mend_says_nothing_of_other_repositories(office: Office) -> None:
+    caller = office.caller("bound", "read", ("a",))
+    source = office.disk("b")
+    copy = office.daemon.call("copyImage", targetRepoId="a", imageId=source, options={"AutoFix": False})
+    volumes = list(Path(office.daemon.place("b")["path"], "volumes").iterdir())
+    for volume in volumes:
+        volume.unlink()
+    (mend,) = office.daemon.call("checkStorageRepository", repositoryId="a", options={"types": ["mend"]})
+    assert "(b: " in mend["waitsFor"]  # for who may use b
+    task = office.daemon.call("fixStorageRepository", repositoryId="a", fix=mend)
+    ended = office.daemon.wait_for_task(task["taskId"])
+    assert ended["error"]["code"] == "ImageBroken"
+    seen = caller.post("getTask", taskId=task["taskId"]).text
+    seen += caller.post("getImageStatus", repositoryId="a", imageId=copy).text
+    assert "whole in no connected repository" in seen
+    assert "(b" not in seen
+    assert not any(volume.name[:8] in seen for volume in volumes)

@@ -48,9 +48,30 @@ class FoundSource:
     image: Image
 
 
+@dataclass(frozen=True, slots=True)
+class NoSource:
+    """What a mend waits for that can read nowhere.
+
+    :param image_id: what it would read.
+    :param reasons: why not, of each repository that has it. They are for whoever asks, who may use
+        these repositories: what is kept of the mend is read by others too, and leaves them out.
+    """
+
+    image_id: str
+    reasons: tuple[str, ...] = ()
+
+    def kept(self) -> str:
+        """What may be kept, and read by whoever may use the target."""
+        return f"image {self.image_id} is whole in no connected repository"
+
+    def told(self) -> str:
+        """What the caller is told."""
+        return self.kept() + (f" ({'; '.join(self.reasons)})" if self.reasons else "")
+
+
 def find_source(
     connections: Connections, target: Opened, image: Image, participating: list[Opened] | None = None
-) -> FoundSource | str:
+) -> FoundSource | NoSource:
     """Where a mend of ``image`` can read, or what it waits for.
 
     The bytes of a Snapshot are the same in every repository that has it whole.
@@ -72,8 +93,7 @@ def find_source(
             return found
         if found is not None:
             reasons.append(f"{place.repo_id}: {found}")
-    where = f" ({'; '.join(reasons)})" if reasons else ""
-    return f"image {image_id} is whole in no connected repository{where}"
+    return NoSource(image_id, tuple(reasons))
 
 
 def _whole(place: Opened, image_id: str) -> FoundSource | str | None:

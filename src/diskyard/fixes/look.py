@@ -171,7 +171,7 @@ def _source_view(
         return SourceView(waits_for or file_waits_for(engine.host, source), image.size_bytes)
     found = find_source(engine.connections, opened, image, places)
     if not isinstance(found, FoundSource):
-        return SourceView(waits_for or found, None)
+        return SourceView(waits_for or found.told(), None)
     allocated = {
         volume.id: 0 if (stored := found.opened.stored(volume)) is None else stored.allocated_bytes
         for _, volume in found.state.chain(found.image)

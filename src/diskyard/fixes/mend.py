@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from diskyard import errors
 from diskyard.fixes.importing import copy_file, require_room_to_import
-from diskyard.fixes.judge import FoundSource, find_source, waits_for_base
+from diskyard.fixes.judge import FoundSource, NoSource, find_source, waits_for_base
 from diskyard.fixes.work import Work, filled_bytes, require_room
 from diskyard.host import provably_gone_host
 from diskyard.host.identity import new_uuid
@@ -67,11 +67,11 @@ def _left_behind(work: Work, image: Image) -> list[FollowUp]:
 
 def _require_source(work: Work, image: Image, participating: list[Opened] | None) -> FoundSource:
     found = find_source(work.engine.connections, work.opened, image, participating)
-    if isinstance(found, str):
+    if isinstance(found, NoSource):
         raise errors.ImageBroken(
-            f"Image {image.id} cannot be mended yet: {found}.",
+            f"Image {image.id} cannot be mended yet: {found.kept()}.",
             imageId=image.id,
-            advice="Connect a repository that has it, then run the fix again.",
+            advice="Connect a repository that has it, then run the fix again; check tells what it waits for.",
         )
     return found
 
