@@ -170,6 +170,7 @@ def _uvicorn_config(app: Starlette, context: ssl.SSLContext | None) -> uvicorn.C
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="error",  # what callers without a token send makes no lines; the daemon tells the rest
         access_log=False,
         server_header=False,
         proxy_headers=False,
