@@ -99,8 +99,7 @@ def _copy_privately(
         work.stage = "2/2"
         _copy_layer(work, path, source, size_bytes, target, start_bytes)
     finally:
-        if work.engine.host.files.exists(path):
-            work.engine.host.files.unlink(path)
+        work.engine.host.files.discard(path)
 
 
 def _copy_layer(

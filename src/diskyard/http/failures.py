@@ -59,7 +59,7 @@ FAILURES: dict[str, Codes] = {
     "removeImage": _WRITING | _IMAGE | {"ImageInUse"},
     "prepareImage": _WRITING | _IMAGE | {"NotAVirtualDisk", "ImageBroken", "ImageInUse", "LeaseHeld"},
     "teardownImage": _WRITING | _IMAGE | {"ImageInUse"},
-    "checkStorageRepository": _READING,
+    "checkStorageRepository": _READING | {"NoSpace"},  # a deep one runs programs, and notes damage
     "fixStorageRepository": _READING,
     "listTasks": _STATE_FOLDER,
     "getTask": _STATE_FOLDER | {"TaskNotFound"},

@@ -90,10 +90,10 @@ def _works_with(service: Service, task: Task, opened: Opened) -> bool:
 
 
 def _attachments(opened: Opened) -> list[Attachment]:
-    """The attachments there are; none can be told of a place that does not answer."""
+    """The attachments there are; none can be told of a place that does not answer or is destroyed."""
     try:
         return list(opened.state().attachments.values())
-    except errors.RepositoryUnavailable:
+    except (errors.RepositoryUnavailable, errors.CorruptRecord):
         return []
 
 
