@@ -140,7 +140,8 @@ class FaultRuns:
 
 def tear_down(world: World, service: Service) -> None:
     """Whoever does not know whether an image is attached tears it down."""
-    for place in PLACES:  # others are made and removed by the scenario, and may be half so
+    # Places of a scenario's own are made and removed by it, and may be half so.
+    for place in [known for known in service.connections.remembered() if known in PLACES]:
         for found in service.connections.get(place).state().attachments.values():
             if found.host == service.host.identity:
                 asked = {"repositoryId": place, "imageId": found.image_id, "options": {"owner": found.owner}}
