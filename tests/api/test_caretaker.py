@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,9 @@ class House:
 
     def ran(self) -> list[tuple[str, str | None, str]]:
         return [(task.verb, task.repository_id, task.state) for task in self.tasks()]
+
+    def has_run(self, what: list[tuple[str, str | None, str]]) -> bool:
+        return self.ran() == what
 
 
 MakeHouse = Callable[..., House]
@@ -282,7 +286,7 @@ def test_storage_that_hangs_is_noted_once_and_holds_nobody_up(
 
     monkeypatch.setattr(storage, "list_leftovers", hang)
     for rounds in (1, 2):
-        house.look_until(lambda rounds=rounds: house.ran() == [("clean", "b", "done")] * rounds)  # type: ignore[misc]
+        house.look_until(partial(house.has_run, [("clean", "b", "done")] * rounds))
         house.look_until(lambda: "could not be checked" in caplog.text)
         house.clock.go_on(1)
     assert asked == [1]

@@ -6,11 +6,12 @@ import logging
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from diskyard import MiB
+from diskyard import Diskyard, MiB
 from diskyard.daemon.resume import Resumed, resume
 from tests.api.helpers import (
     COMMIT_ONLY,
@@ -58,6 +59,10 @@ def killed(rig: Rig, disk: str) -> list[str]:
     process.communicate()
     assert len(made) == 4
     return made
+
+
+def has_begun(host: Diskyard, copy: str) -> bool:
+    return host.list_tasks(copy)[0].total_bytes > 0
 
 
 def outcomes(done: list[Resumed]) -> list[tuple[str, str | None, str]]:
@@ -112,7 +117,7 @@ def test_a_close_in_order_says_whether_to_go_on(rig: Rig) -> None:
     for resumable in (False, True):
         host = rig.host("two")
         copy = host.copy_image("b", disk, options=CRAWL)
-        wait_until(lambda host=host, copy=copy: host.list_tasks(copy)[0].total_bytes > 0)  # type: ignore[misc]
+        wait_until(partial(has_begun, host, copy))
         host.service.close(resumable=resumable)
         assert host.list_tasks(copy)[0].state == "stopped"
         next_one = rig.host("two")

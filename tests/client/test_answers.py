@@ -14,6 +14,7 @@ from diskyard import Diskyard, MiB, errors
 from tests.client.scripted import LOST, Reply, Scripted, problem
 
 Call = Callable[[Diskyard], object]
+ANYTHING = "t"
 NOBODY = "00000000-0000-4000-8000-000000000001"
 AFTER = {"Retry-After": "0"}
 HOST: dict[str, Any] = {"hostID": "kvm1", "version": "9.0", "formats": [], "connections": []}
@@ -204,7 +205,8 @@ def test_answers_that_are_lost_again_and_again(short_folder: Path) -> None:
 
 def test_no_daemon(short_folder: Path) -> None:
     def expect(url: str, call: Call) -> None:
-        with Diskyard(url, token="t") as yard, pytest.raises(errors.RepositoryUnavailable) as caught:  # noqa: S106
+        unavailable = pytest.raises(errors.RepositoryUnavailable)
+        with Diskyard(url, token=ANYTHING) as yard, unavailable as caught:
             call(yard)
         assert f"No daemon answers at {url}" in caught.value.message
         assert caught.value.details == {"url": url}

@@ -113,6 +113,7 @@ def _token() -> str | None:
 
 def _leave_out_httpx_main() -> None:
     """Keep httpx from importing a command line of its own, which takes as long as all the rest of it."""
+    # None is what the import system takes for "not to be had"; the type of the table leaves it out.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
 

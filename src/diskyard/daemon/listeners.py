@@ -32,6 +32,7 @@ class Connection(H11Protocol):
 
     _timer: asyncio.TimerHandle | None = None
 
+    # uvicorn narrows the parameter of asyncio's own method, and so must this.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As uvicorn does, with the user at the other end of a Unix socket as the client."""
         super().connection_made(transport)

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry
@@ -38,7 +39,7 @@ class Watching:
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Tell a listener from now on, until the answer is called."""
-        own: Listener = lambda entry, before, after: listener(entry, before, after)  # noqa: E731
+        own = partial(listener)  # one of its own, though the same listener may listen twice
         self._listeners = [*self._listeners, own]
 
         def end() -> None:
