@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 import click
 
@@ -21,10 +20,11 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ValueError(f"{text!r:.80} is no size; say it as 10G, 512M, 1T or in bytes")
     power = _UNITS.index(match[2].upper()) + 1 if match[2] else 0
-    size = Fraction(match[1]) * 1024**power
-    if size.denominator != 1:
+    whole, _, decimals = match[1].partition(".")
+    size_bytes, rest = divmod(int(whole + decimals) << 10 * power, int("1" + "0" * len(decimals)))
+    if rest:
         raise ValueError(f"{text!r} is no whole number of bytes")
-    return int(size)
+    return size_bytes
 
 
 class Size(click.ParamType[int]):
