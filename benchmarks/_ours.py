@@ -31,7 +31,7 @@ class CopyJob(msgspec.Struct, tag=True):
 
 
 class VerbJob(msgspec.Struct, tag=True):
-    """Call copyImage, and wait until the copy is complete.
+    """Call copyImage, and wait until all that follows from it has ended.
 
     :param repositories: the folder of each by its name.
     """
@@ -109,9 +109,10 @@ def _call(job: VerbJob) -> Report:
         before = _Counted()
         options = {"track_changes": job.track_changes}
         image_id = yard.copy_image(job.target, job.image_id, job.base_image_id, options=options)
-        yard.wait_for_image(job.target, image_id)
-        report = before.report(image_id)
+        # The tasks say when they end; who waits for an image looks every 50 ms.
         yard.wait_for_tasks()
+        report = before.report(image_id)
+        yard.wait_for_image(job.target, image_id)
     finally:
         yard.close()
     return report
