@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks._machine import file_system_of, versions
+from benchmarks._machine import GiB, file_system_of, versions
 from benchmarks._places import Places, make_cold, make_warm, places
 from benchmarks._processes import MiB, Outcome
 
@@ -165,7 +165,7 @@ def print_result(result: Result) -> None:
         figures = f"{line.median_s:8.3f} {min(times):8.3f} {max(times):8.3f} {cpu_s:6.2f}"
         name = f"{line.contestant.peer} {line.contestant.variant}"
         peak = f"{line.hungriest.peak_bytes / MiB:8.0f}"
-        told = ["" if line.runs else "tried once", line.note, _parts(line.hungriest)]
+        told = ["" if line.runs else "tried once", line.note, line.counted[-1].remark, _parts(line.hungriest)]
         remarks = ", ".join(word for word in told if word)
         print(f"  {name:44} {figures} {peak}  {result.ratio(line):6.2f}  {remarks}".rstrip(), flush=True)
 
@@ -241,17 +241,21 @@ def cache_of(name: str, paths: Sequence[Path]) -> Callable[[], None]:
 
 
 def compare_all(
-    given: argparse.Namespace, cases: Callable[[Plan], Iterable[Case]], largest: int, fairness: str
+    given: argparse.Namespace,
+    cases: Callable[[Plan], Iterable[Case]],
+    rooms: Sequence[float],
+    fairness: str,
 ) -> None:
     """Measure case by case, and print.
 
-    :param largest: how many times the size the largest source is.
+    :param rooms: how many times the size goes into the file systems that are made.
     :param fairness: what a reader must know, above the table.
     """
     size_bytes = given.size * MiB
     caches = [name for name in ("cold", "warm") if getattr(given, name)] or ["cold", "warm"]
+    rooms_bytes = [int(room * size_bytes) + GiB for room in rooms]
     results: list[Result] = []
-    with places(given.folder, given.other_folder, given.file_system, size_bytes * largest) as found:
+    with places(given.folder, given.other_folder, given.file_system, rooms_bytes) as found:
         about = {**versions(), "file system": file_system_of(found.one)}
         if found.other is not None:
             about["other file system"] = file_system_of(found.other)
