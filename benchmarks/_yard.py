@@ -60,6 +60,18 @@ class Yard:
         finally:
             self.yard.teardown_image(repo, image, options={"owner": "compare"})
 
+    def tend(self) -> None:
+        """Run all fixes until none is left, as a daemon does by itself in time."""
+        is_done = False
+        while not is_done:
+            is_done = True
+            for repo in self.repositories:
+                for fix in self.yard.check_storage_repository(repo):
+                    if fix.runnable:
+                        task = self.yard.fix_storage_repository(repo, fix)
+                        self.yard.wait_for_task(task.task_id)
+                        is_done = False
+
     def remove(self, repo: str, image: str) -> None:
         """Remove an image and its data."""
         self.yard.remove_image(repo, image)

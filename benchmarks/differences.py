@@ -190,9 +190,10 @@ class Tracked:
             self.yard.yard.teardown_image("a", self.disk)
 
     def clean(self) -> None:
-        """Remove the copy before the newest, as who keeps only the last ones does."""
+        """Remove the copy before the newest, as who keeps only the last one does."""
         if self.older is not None:
             self.yard.remove("b", self.older)
+            self.yard.tend()
             self.older = None
         settle(self.yard.folders["b"])
 
