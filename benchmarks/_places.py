@@ -45,7 +45,8 @@ def places(
     :param file_system: ``ext4`` or ``xfs``: make new ones in files there, which needs root.
     :param rooms_bytes: the sizes of these: of one, and of the other if one is needed.
     """
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     with ExitStack() as stack:
         one = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dy-", dir=folder)))
         found = [one]
@@ -60,6 +61,9 @@ def places(
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    """End by way of all that cleans up, which a second signal must not cut short."""
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
