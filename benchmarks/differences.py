@@ -3,7 +3,9 @@
 The base is where the copy goes, and the result must hold what changed and no more. It is found by
 reading both (an unrelated base), or is known from the storage: the same volume in both chains, or
 blocks that are shared; or from the records, when changes are tracked. The peers are `qemu-img
-convert` and `rebase`, whose result holds everything, and an overlay on the source and `rebase`.
+convert` and `rebase`, whose result holds everything, and an overlay on the source and `rebase`. They
+are told what they can know: of the shared volume, its name; where changes are tracked, they get two
+files with as much changed.
 
     .venv/bin/python -m benchmarks.differences [--file-system xfs] [--rounds 5] [--size 2048] [--json …]
 """
