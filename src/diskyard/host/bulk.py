@@ -102,9 +102,8 @@ class BulkFiles(ReadingFiles):
         end = os.lseek(fd, 0, os.SEEK_END)
         return (offset_bytes, end) if offset_bytes < end else None
 
-    @storage_call
     def is_cached(self, fd: int, offset_bytes: int, length_bytes: int) -> bool:
-        """Whether nearly all of a range, at a page's border, can be read without asking the storage."""
+        """Whether nearly all of a range, at a page's border, is in memory; storage is not asked."""
         pages = -(-length_bytes // mmap.PAGESIZE)
         try:
             # Private, so that one that is open for reading can be mapped; nothing is read or written.

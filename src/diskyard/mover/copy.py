@@ -18,7 +18,7 @@ from diskyard.mover.differences import Differences, Side, common_layers
 from diskyard.mover.durable import sync_layer
 from diskyard.mover.foreign_headers import BlockMap
 from diskyard.mover.interface import Chain, Monitor
-from diskyard.mover.moving import MOST_BYTES, Mover
+from diskyard.mover.moving import MOST_BYTES, Mover, Moves
 from diskyard.mover.nbdclient import ALLOCATION, DEPTH
 from diskyard.mover.qcow2_header import CLUSTER_BYTES
 from diskyard.mover.sharing import Sharing
@@ -27,6 +27,7 @@ from diskyard.mover.views import FileView, Guard, NeedsServer, ServedView, View
 
 _FILE_UNIT_BYTES = 4096  # the blocks that file systems mostly allocate
 _COMPARED_MOST_BYTES = 1 << 20
+_RATE_SLICE_S = 0.25
 
 
 def copy_view(
@@ -121,6 +122,7 @@ class _Way:
             source = self._open_source(stack, served=served)
             base = None if len(self.target) == 1 else self._open_base(stack, served=served)
             target = self._open_target(stack)
+            most_bytes = self._most_bytes(compares=base is not None)
             differences = Differences(
                 Side(source, own_layers[0]),
                 None if base is None else Side(base, own_layers[1]),
@@ -128,11 +130,21 @@ class _Way:
                 base_is_zeroed=self.target_zeroed,
                 sharing=_sharing(self.host, source, base),
                 unit_bytes=_FILE_UNIT_BYTES if isinstance(target, FileTarget) else CLUSTER_BYTES,
-                most_bytes=MOST_BYTES if base is None else _COMPARED_MOST_BYTES,
+                most_bytes=most_bytes,
             )
             mover = Mover(self.host, stack, source, base, target, self.monitor)
             drop_zeros = base is not None or self.target_zeroed
-            mover.run(differences, start_bytes, size_bytes, drop_zeros=drop_zeros, give_up=self._kill)
+            moves = Moves(differences, start_bytes, size_bytes, most_bytes)
+            mover.run(moves, drop_zeros=drop_zeros, give_up=self._kill)
+
+    def _most_bytes(self, *, compares: bool) -> int:
+        """Of one move: little where a slow rate is asked for, which shall not come in bursts."""
+        most_bytes = _COMPARED_MOST_BYTES if compares else MOST_BYTES
+        limit_bytes_per_s = self.monitor.rate_limit_bytes_per_s
+        if not limit_bytes_per_s:
+            return most_bytes
+        slice_bytes = int(limit_bytes_per_s * _RATE_SLICE_S)
+        return min(most_bytes, max(CLUSTER_BYTES, slice_bytes - slice_bytes % CLUSTER_BYTES))
 
     def _open_source(self, stack: ExitStack, *, served: bool) -> View:
         is_raw = len(self.source) == 1 and self.source[0].format == "raw"

@@ -45,6 +45,24 @@ class _Tools:
 
 
 @dataclass(frozen=True, slots=True)
+class Moves:
+    """What there is to do.
+
+    :param start_bytes: everything below is durable already.
+    :param size_bytes: of the target's view.
+    :param most_bytes: no move reads more.
+    """
+
+    differences: Differences
+    start_bytes: int
+    size_bytes: int
+    most_bytes: int
+
+    def __iter__(self) -> Iterator[Move]:
+        return self.differences.moves(self.start_bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class _Flight:
     """Moves that are under way."""
 
@@ -87,23 +105,16 @@ class Mover:
         self._checkpoint_s = host.clock.monotonic_s()
         self._drop_zeros = False
 
-    def run(
-        self,
-        differences: Differences,
-        start_bytes: int,
-        size_bytes: int,
-        *,
-        drop_zeros: bool,
-        give_up: Callable[[], None],
-    ) -> None:
-        """Move everything from an offset on; durable on return.
+    def run(self, moves: Moves, *, drop_zeros: bool, give_up: Callable[[], None]) -> None:
+        """Do all moves; durable on return.
 
         :param drop_zeros: the target reads as zeros where the base does, or there is none.
         :param give_up: called after a failure if workers do not come back.
         """
-        self._size_bytes, self._reached_bytes, self._drop_zeros = size_bytes, start_bytes, drop_zeros
+        self._size_bytes, self._reached_bytes = moves.size_bytes, moves.start_bytes
+        self._drop_zeros = drop_zeros
         try:
-            for batch in _batches(self._count(differences, start_bytes)):
+            for batch in _batches(self._count(moves), moves.most_bytes):
                 self._admit(batch)
             while self._in_flight:
                 self._collect(wait=True)
@@ -111,32 +122,35 @@ class Mover:
                 self._flushing[0].result()
             self._target.flush()
         except BaseException:
-            # Both are told to end before either is waited for.
-            if not all([crew.end(_STUCK_S) for crew in (self._workers, self._flusher)]):
+            if not self._end():
                 give_up()
             raise
-        self._workers.end(_STUCK_S)
-        self._flusher.end(_STUCK_S)
-        self._reached_bytes = size_bytes
-        self._monitor.checkpoint(size_bytes)
+        self._end()
+        self._reached_bytes = moves.size_bytes
+        self._monitor.checkpoint(moves.size_bytes)
         self._advance()
+
+    def _end(self) -> bool:
+        """Let the threads end; False if some do not."""
+        workers_ended = self._workers.end(_STUCK_S)
+        return self._flusher.end(_STUCK_S) and workers_ended
 
     # -- what there is to do --------------------------------------------------------------
 
-    def _count(self, differences: Differences, start_bytes: int) -> Iterable[Move]:
+    def _count(self, moves: Moves) -> Iterable[Move]:
         """Tell how much there is to move, unless that takes long; the moves, in order."""
         begin_s = self._host.clock.monotonic_s()
         total_bytes, index, kept = 0, 0, list[Move]()
-        for index, move in enumerate(differences.moves(start_bytes)):
+        for index, move in enumerate(moves):
             total_bytes += moved_bytes([move])
             if index < _KEPT_MOVES:
                 kept.append(move)
             if index % _BATCH_MOVES == 0:
                 self._advance()
                 if self._host.clock.monotonic_s() - begin_s > _COUNTING_S:
-                    return differences.moves(start_bytes)
+                    return moves
         self._total_bytes = total_bytes
-        return kept if index < _KEPT_MOVES else differences.moves(start_bytes)
+        return kept if index < _KEPT_MOVES else moves
 
     def _admit(self, batch: Batch) -> None:
         """Begin moves as soon as there is room for them and the rate allows it."""
@@ -217,12 +231,12 @@ def _flush(target: Target) -> None:
     target.flush()
 
 
-def _batches(moves: Iterable[Move]) -> Iterator[Batch]:
-    """Moves in groups that are worth handing over to a thread."""
+def _batches(moves: Iterable[Move], most_bytes: int) -> Iterator[Batch]:
+    """Moves in groups that are worth handing over to a thread, of about ``most_bytes``."""
     batch: Batch = []
     size_bytes = 0
     for move in moves:
-        if batch and (len(batch) == _BATCH_MOVES or size_bytes + move.length_bytes > MOST_BYTES):
+        if batch and (len(batch) == _BATCH_MOVES or size_bytes + move.length_bytes > most_bytes):
             yield batch
             batch, size_bytes = [], 0
         batch.append(move)

@@ -76,7 +76,8 @@ class Sharing:
         if one.device != other.device or not (one.tells and other.tells):
             yield offset, end, False
             return
-        assert source.file_offset_bytes is not None and base.file_offset_bytes is not None
+        assert source.file_offset_bytes is not None
+        assert base.file_offset_bytes is not None
         one_moved, other_moved = source.file_offset_bytes - offset, base.file_offset_bytes - offset
         while offset < end:
             length, place = one.place(offset + one_moved, end - offset)
