@@ -7,7 +7,7 @@ one, that grows with the square of the chain.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image
@@ -26,8 +26,7 @@ from diskyard.model.status import (
 ROOTS = CHAIN_DEPTH_LIMIT // 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """What the chain from an image on is, for the images that read it.
 
     :param why: it cannot be read; None if it can.

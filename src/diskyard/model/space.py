@@ -85,8 +85,9 @@ def exclusive_bytes(state: State, image: Image, allocated: Mapping[str, int]) ->
     found_bytes = 0
     reader: str | None = None
     for link, volume in state.chain(image):
-        others = state.dependents(link.id) - {reader}
-        if others or link.held_for or state.images_on(volume.id) - {link.id}:
+        # Counted, not taken apart: thousands of images may read one, and all of them ask this.
+        readers = state.dependents(link.id)
+        if len(readers) > (reader in readers) or link.held_for or len(state.images_on(volume.id)) > 1:
             break
         if link.id != image.id and link.is_strong:
             break
