@@ -163,18 +163,18 @@ class Opened:
         """The same of several volumes, in their order."""
         return self.storage.stored_volumes([volume_name(volume) for volume in volumes])
 
-    def is_unreadable(self, volume: Volume, stored: StoredVolume | None) -> bool:
+    def is_unreadable(self, volume: Volume, stored: StoredVolume | None, *, read_again: bool = False) -> bool:
         """Whether a ready volume is missing or cut short, or its header is damaged.
 
-        A header that this process has found to be sound is not read again while its volume is as it was.
-
         :param stored: what the storage says of it.
+        :param read_again: also a header that this process has found to be sound, though nothing has
+            been written to the volume since: the storage may not give it back any more.
         """
         if volume.state != "ready":
             return False
         if stored is None or volume.format == "raw":
             return is_missing(volume, stored)
-        if self.remembered.headers.has(volume, stored):
+        if not read_again and self.remembered.headers.has(volume, stored):
             return False
         read_ns = int(self.host.clock.wall_s() * 1e9)
         if self._flaw(volume, stored) is not None:

@@ -63,6 +63,7 @@ class LocalRepository:
         self._host = host
         self.place = root
         self.marker = marker
+        self._volumes = os.path.join(root, layout.VOLUMES)
         self._leases = LocalLeases(host, os.path.join(root, layout.LOCKS))
         self.capabilities = Capabilities(
             reflink=self._probe_reflink(), preallocation=True, zeroed=True, enforced_leases=True
@@ -201,7 +202,7 @@ class LocalRepository:
     # -- volumes -----------------------------------------------------------------------------
 
     def _volume_path(self, name: VolumeName) -> str:
-        return os.path.join(self._folder(layout.VOLUMES), str(name))
+        return f"{self._volumes}/{name}"
 
     def _new_file(self, path: str, length_bytes: int, initial: bytes, *, preallocate: bool) -> None:
         fd = self._files.create(path)
@@ -221,13 +222,13 @@ class LocalRepository:
     ) -> None:
         """Make the file; a crash leaves it absent or incomplete under the name the log has."""
         self._new_file(self._volume_path(name), length_bytes, initial, preallocate=preallocate)
-        self._files.sync_folder(self._folder(layout.VOLUMES))
+        self._files.sync_folder(self._volumes)
 
     def clone_volume(self, source: VolumeName, target: VolumeName) -> bool:
         """Share the source's blocks (FICLONE) with a new file."""
         if not self._clone(self._volume_path(source), self._volume_path(target)):
             return False
-        self._files.sync_folder(self._folder(layout.VOLUMES))
+        self._files.sync_folder(self._volumes)
         return True
 
     def _clone(self, source: str, target: str) -> bool:
@@ -269,7 +270,7 @@ class LocalRepository:
             self._files.unlink(self._volume_path(name))
         except (FileNotFoundError, IsADirectoryError):
             return False
-        self._files.sync_folder(self._folder(layout.VOLUMES))
+        self._files.sync_folder(self._volumes)
         self._refill_reserve()
         return True
 
@@ -284,9 +285,7 @@ class LocalRepository:
             return name
 
         return [
-            _stored(names[item.name], item)
-            for item in self._files.list(self._folder(layout.VOLUMES), parse)
-            if item.is_file
+            _stored(names[item.name], item) for item in self._files.list(self._volumes, parse) if item.is_file
         ]
 
     def stored_volume(self, name: VolumeName) -> StoredVolume | None:
@@ -301,10 +300,9 @@ class LocalRepository:
         images never lists it.
         """
         found: list[StoredVolume | None] = []
-        folder = self._folder(layout.VOLUMES)
         for begin in range(0, len(names), _LOOKED_AT_ONCE):
             some = names[begin : begin + _LOOKED_AT_ONCE]
-            items = self._files.look_at(folder, [str(name) for name in some])
+            items = self._files.look_at(self._volumes, [str(name) for name in some])
             found += [
                 None if item is None or not item.is_file else _stored(name, item)
                 for name, item in zip(some, items, strict=True)
