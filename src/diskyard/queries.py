@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TypeVar
 
 from diskyard import errors
 from diskyard.model.chains import Chains
-from diskyard.model.records import Attachment, Image, TrackHold, Volume
+from diskyard.model.records import Attachment, Image, Volume
 from diskyard.model.requests import PAGE_LIMIT, ListImages
 from diskyard.model.results import (
     AttachmentInfo,
@@ -37,6 +38,7 @@ class _Look:
     def __init__(self, opened: Opened, state: State) -> None:
         self.opened, self.state = opened, state
         self.unreadable: set[str] = set()
+        self._trackers = opened.remembered.trackers(state)
         self._seen: set[str] = set()
         self._allocated: dict[str, int] = {}
         self._chains = Chains(state, self.unreadable, self._allocated)
@@ -63,7 +65,6 @@ class _Look:
     def info(self, image: Image, status: Status) -> ImageInfo:
         """What is known of an image that was looked at, and has this status."""
         exclusive = exclusive_bytes(self.state, image, self._allocated)
-        trackers = self.opened.remembered.trackers(self.state, _trackers).get(image.id, ())
         return ImageInfo(
             image_id=image.id,
             kind=image.kind,
@@ -76,7 +77,7 @@ class _Look:
             captured_at=image.captured_at,
             user_data=image.user_data,
             revision=image.revision,
-            tracking=tuple(sorted(trackers)),
+            tracking=self._trackers.get(image.id, ()),
             attachments=tuple(map(_attachment_info, self.state.attachments_of(image.id))),
         )
 
@@ -88,16 +89,6 @@ def _attachment_info(attachment: Attachment) -> AttachmentInfo:
         mode=attachment.mode,
         attached_at=attachment.attached_at,
     )
-
-
-def _trackers(state: State) -> dict[str, list[str]]:
-    """The copies since which each disk's changes are tracked."""
-    found: dict[str, list[str]] = {}
-    for image_id in state.held:
-        for hold in state.images[image_id].held_for:
-            if isinstance(hold, TrackHold):
-                found.setdefault(hold.disk_id, []).append(hold.copy_id)
-    return found
 
 
 def _answer(opened: Opened, ask: Callable[[_Look], Answer]) -> Answer:
@@ -164,7 +155,7 @@ def list_images(opened: Opened, request: ListImages) -> ImagePage:
 
 
 def _page(look: _Look, request: ListImages) -> ImagePage:
-    candidates = _candidates(look.state, request)
+    candidates = _candidates(look.opened, look.state, request)
     page: list[ImageInfo] = []
     at_once = request.limit if request.status is None else _LOOKED_AT_ONCE
     while some := list(islice(candidates, at_once)):
@@ -182,20 +173,17 @@ def _page(look: _Look, request: ListImages) -> ImagePage:
     return ImagePage(images=tuple(page), next_cursor=None)
 
 
-def _candidates(state: State, request: ListImages) -> Iterator[Image]:
+def _candidates(opened: Opened, state: State, request: ListImages) -> Iterator[Image]:
     cursor = request.cursor or ""
     if request.image_ids is None:
-        images = _images_after(state, cursor)
+        ids = opened.remembered.ids(state)
+        images = (state.images[key] for key in islice(ids, bisect_right(ids, cursor), None))
     else:
         wanted = sorted(key for key in set(request.image_ids) if key > cursor)
         images = (state.images[key] for key in wanted if key in state.images)
     for image in images:
         if image.is_strong and request.kind in (None, image.kind):
             yield image
-
-
-def _images_after(state: State, key: str) -> Iterator[Image]:
-    return (state.images[found] for found in sorted(state.images) if found > key)
 
 
 def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, object]) -> RepositoryInfo:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from diskyard.model.records import Volume
+from diskyard.model.records import TrackHold, Volume
 from diskyard.model.state import State
 from diskyard.repositories.interface import StoredVolume
 
@@ -12,7 +13,7 @@ from diskyard.repositories.interface import StoredVolume
 #: clocks of file systems go on by up to two seconds at a time.
 SETTLED_NS = 3_000_000_000
 _HEADERS_MOST = 1 << 18
-Trackers = Mapping[str, list[str]]
+Found = TypeVar("Found")
 
 
 class SoundHeaders:
@@ -43,19 +44,43 @@ class SoundHeaders:
         self._stamps[volume.id] = (volume.size_bytes, stored.length_bytes, *stored.stamp)
 
 
+class OfState(Generic[Found]):
+    """What was found in one state of a repository, kept until it is asked of another.
+
+    :param find: looks through the whole state.
+    """
+
+    def __init__(self, find: Callable[[State], Found]) -> None:
+        self._find = find
+        self._known: tuple[tuple[int, str], Found] | None = None
+
+    def __call__(self, state: State) -> Found:
+        """What there is in this state."""
+        known, entry = self._known, (state.version, state.nonce)
+        if known is None or known[0] != entry:
+            known = self._known = entry, self._find(state)
+        return known[1]
+
+
 class Remembered:
-    """All that is kept of one repository.
+    """All that is kept of one repository: each page of a list asks for it again.
 
     :ivar headers: those that are known to be sound.
+    :ivar trackers: by disk, the copies since which its changes are tracked.
+    :ivar ids: of all images, in order.
     """
 
     def __init__(self) -> None:
         self.headers = SoundHeaders()
-        self._trackers: tuple[tuple[int, str], Trackers] | None = None
+        self.trackers = OfState(trackers_of)
+        self.ids = OfState(lambda state: sorted(state.images))
 
-    def trackers(self, state: State, find: Callable[[State], Trackers]) -> Trackers:
-        """What ``find`` finds in a state: it looks at all holds, and each page of a list asks."""
-        known, entry = self._trackers, (state.version, state.nonce)
-        if known is None or known[0] != entry:
-            known = self._trackers = entry, find(state)
-        return known[1]
+
+def trackers_of(state: State) -> dict[str, tuple[str, ...]]:
+    """By disk, the copies since which its changes are tracked, in order."""
+    found: dict[str, list[str]] = {}
+    for image_id in state.held:
+        for hold in state.images[image_id].held_for:
+            if isinstance(hold, TrackHold):
+                found.setdefault(hold.disk_id, []).append(hold.copy_id)
+    return {disk_id: tuple(sorted(copy_ids)) for disk_id, copy_ids in found.items()}
