@@ -191,18 +191,22 @@ def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, objec
     state = opened.state()
     leftovers_bytes = sum(item.allocated_bytes for item in opened.storage.list_leftovers())
     listed = opened.storage.list_volumes()
-    named = {item.name: key for key, item in stored_by_id(state, listed).items()}
-    allocated = {named.get(item.name, str(item.name)): item.allocated_bytes for item in listed}
+    named = stored_by_id(state, listed)
+    allocated = {
+        item.name.volume_id
+        if named.get(item.name.volume_id) is item
+        else str(item.name): item.allocated_bytes
+        for item in listed
+    }
     used = usage(state, allocated, leftovers_bytes)
     capacity = opened.storage.capacity()
-    strong = [image for image in state.images.values() if image.is_strong]
     return RepositoryInfo(
         repo_id=repo_id,
         repo_format=opened.format,
         capacity_bytes=capacity.capacity_bytes,
         free_bytes=capacity.free_bytes,
         used_bytes=used.total_bytes,
-        provisioned_bytes=sum(image.size_bytes for image in strong),
+        provisioned_bytes=sum(image.size_bytes for image in state.images.values() if image.is_strong),
         reclaimable_bytes=used.reclaimable_bytes,
         mergeable_bytes=used.mergeable_bytes,
         retained_bytes=used.retained_bytes,

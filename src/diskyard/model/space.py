@@ -68,12 +68,14 @@ def _reason(state: State, volume_id: str) -> str:
         return "garbage"
     if volume.state != "ready":
         return volume.state
-    images = [state.images[key] for key in state.images_on(volume_id)]
-    if any(image.is_strong for image in images):
-        return "strong"
-    if any(merge_dependent(state, image) is not None for image in images):
-        return "mergeable"
-    return "retained"
+    reason = "retained"
+    for key in state.images_on(volume_id):
+        image = state.images[key]
+        if image.is_strong:
+            return "strong"
+        if merge_dependent(state, image) is not None:
+            reason = "mergeable"
+    return reason
 
 
 def exclusive_bytes(state: State, image: Image, allocated: Mapping[str, int]) -> int:
