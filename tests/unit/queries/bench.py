@@ -20,6 +20,7 @@ from diskyard.service.verbs import run_unwatched
 R = TypeVar("R")
 SIZE = 64 * KiB
 LATER_S = 60.0
+WAIT_S = 60.0
 
 
 class LateClock(Clock):
@@ -126,6 +127,13 @@ class Bench:
         request = ask.CheckStorageRepository(repository_id="r", options=CheckOptions(**options))
         found: list[Any] = self.run(request)
         return found
+
+    def fix_all(self) -> None:
+        """Run all that a check lists, until it lists nothing."""
+        while fixes := self.check():
+            for fix in fixes:
+                self.run(ask.FixStorageRepository(repository_id="r", fix=fix))
+                assert self.service.tasks.wait(timeout_s=WAIT_S)
 
     def path(self, image_id: str) -> Path:
         """The file of an image's own volume."""
