@@ -16,7 +16,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 #: Calls that take as long as the storage has work to do, which may be much; so does what QEMU is
-#: asked ("qmp …", with a time-out of its own, and "nbd …").
+#: asked ("qmp …" and "qemu-img …", with time-outs of their own, and "nbd …").
 _LONG_CALLS = frozenset(("clone", "preallocate", "sync", "sync_folder"))
 
 
@@ -57,7 +57,7 @@ class StorageCall(NamedTuple):
     @property
     def is_long(self) -> bool:
         """Whether it may well take much longer than others."""
-        return self.name in _LONG_CALLS or self.name.startswith(("qmp ", "nbd "))
+        return self.name in _LONG_CALLS or self.name.startswith(("qmp ", "nbd ", "qemu-img "))
 
     def lasts_s(self) -> float:
         """How long it has taken so far."""

@@ -19,9 +19,10 @@ import struct
 import tempfile
 from collections.abc import Sequence
 
+from diskyard.host.bulk import BulkFiles
 from diskyard.host.calls import storage_call
 from diskyard.host.identity import ProcessIdentity, this_process
-from diskyard.host.reading import ReadingFiles, open_again
+from diskyard.host.reading import open_again
 from diskyard.model.identity import HostIdentity
 
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
@@ -63,7 +64,7 @@ def temporary_owner(name: str) -> ProcessIdentity | None:
     )
 
 
-class Files(ReadingFiles):
+class Files(BulkFiles):
     """Files of this host. Errors are the system's own :class:`OSError`."""
 
     def __init__(self, host: HostIdentity) -> None:
@@ -106,7 +107,7 @@ class Files(ReadingFiles):
             os.close(handle)
 
     @storage_call
-    def write(self, fd: int, data: bytes, offset_bytes: int = 0) -> None:
+    def write(self, fd: int, data: bytes | memoryview, offset_bytes: int = 0) -> None:
         """Write all of ``data`` at an offset; not durable before :meth:`sync`."""
         view = memoryview(data)
         while view:
