@@ -131,22 +131,6 @@ class ReadingFiles:
             os.close(fd)
 
     @storage_call
-    def read_beginning(self, path: str, size_bytes: int) -> bytes:
-        """At most the first ``size_bytes`` of what a look has just shown to be a regular file.
-
-        Half as dear as :meth:`read_at`, which opens nothing before it knows what it is. Here that
-        was looked at a moment ago: what has taken the file's place since is an OSError, a FIFO or a
-        link is not waited for nor followed. Only root could have put a device there meanwhile.
-        """
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(errno.EINVAL, "Not a regular file", path)
-            return os.pread(fd, size_bytes, 0)
-        finally:
-            os.close(fd)
-
-    @storage_call
     def open_to_read(self, path: str, *, block_device: bool = False) -> int:
         """The descriptor of a regular file, or of a block device if allowed, for reading.
 
@@ -186,6 +170,22 @@ class ReadingFiles:
         except FileNotFoundError:
             return None
         return _file_entry(os.path.basename(path), info)
+
+    @storage_call
+    def read_beginning(self, path: str, size_bytes: int) -> bytes:
+        """At most the first ``size_bytes`` of what a look has just shown to be a regular file.
+
+        Half as dear as :meth:`read_at`, which opens nothing before it knows what it is. Here that
+        was looked at a moment ago: what has taken the file's place since is an OSError, a FIFO or a
+        link is not waited for nor followed. Only root could have put a device there meanwhile.
+        """
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "Not a regular file", path)
+            return os.pread(fd, size_bytes, 0)
+        finally:
+            os.close(fd)
 
     @storage_call
     def look_at(self, folder: str, names: Sequence[str]) -> tuple[FileEntry | None, ...]:

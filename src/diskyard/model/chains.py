@@ -45,7 +45,7 @@ class Chains:
     """Answers about images of a state, each as if it were asked alone.
 
     :param missing: volumes that the log names and the storage does not have.
-    :param allocated: bytes by volume.
+    :param allocated: bytes by volume. Of both, what is about an image may come until it is asked about.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Chains:
     ) -> None:
         self._state = state
         self._missing = missing
-        self._allocated = allocated or {}
+        self._allocated = {} if allocated is None else allocated
         self._seen: dict[str, _Seen] = {}
 
     def why_broken(self, image: Image) -> str | None:
