@@ -24,12 +24,12 @@ WAIT_S = 60.0
 
 
 class LateClock(Clock):
-    """A clock that may be ahead: what was written before is old then.
+    """A clock that is behind, so that all files seem to have been written just now, or is put ahead.
 
     :ivar ahead_s: by how much.
     """
 
-    ahead_s = 0.0
+    ahead_s = -LATER_S
 
     def wall_s(self) -> float:
         return super().wall_s() + self.ahead_s
