@@ -7,9 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Protocol, Self, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 from diskyard import errors
 
@@ -45,9 +44,8 @@ def default_timeout_s() -> float:
     return timeout_s
 
 
-@dataclass(frozen=True, slots=True)
-class StorageCall:
-    """One call that has not returned.
+class StorageCall(NamedTuple):
+    """One call that has not returned; a named tuple, as one is made for every call.
 
     :param where: the path or volume, for people; empty if there is none to tell.
     """

@@ -15,7 +15,7 @@ from diskyard.mover.sharing import Sharing
 from diskyard.mover.views import Run, View
 
 _ZERO_MOST_BYTES = 1 << 30
-_SOURCE_DATA, _BASE_DATA, _OWN = 1, 2, 4
+_SOURCE_DATA, _BASE_DATA, _MAY_DIFFER = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +128,13 @@ class Differences:
                 continue
             if current is not None:
                 yield from self._cut(current)
-            current = stretch if self._is_wanted(stretch.bits) else None
+            current = stretch if stretch.bits & _MAY_DIFFER else None
         if current is not None:
             yield from self._cut(current)
 
     def _go_together(self, one: _Stretch, other: _Stretch) -> bool:
         length = other.end_bytes - one.start_bytes
         return one.end_bytes == other.start_bytes and one.bits == other.bits and length <= self._most_bytes
-
-    def _is_wanted(self, bits: int) -> bool:
-        return bool(bits & _OWN) and not (self._skip_zeros and not bits & (_SOURCE_DATA | _BASE_DATA))
 
     def _cut(self, stretch: _Stretch) -> Iterator[Move]:
         most_bytes = self._most_bytes if stretch.bits & _SOURCE_DATA else _ZERO_MOST_BYTES
@@ -180,18 +177,21 @@ class Differences:
 
     def _judged(self, start: int, end: int, source: Run | None, base: Run | None) -> Iterator[_Stretch]:
         bits = _data_bit(source, _SOURCE_DATA) | _data_bit(base, _BASE_DATA)
-        if _is_own(source, self._source) or (self._base is not None and _is_own(base, self._base)):
-            bits |= _OWN
+        is_own = _is_own(source, self._source) or (self._base is not None and _is_own(base, self._base))
+        if is_own and (bits or not self._skip_zeros):
+            bits |= _MAY_DIFFER
         of_source = () if source is None else (source,)
         of_base = () if base is None else (base,)
         whole = _Stretch(start, end, bits, of_source, of_base)
-        may_share = bits == _OWN | _SOURCE_DATA | _BASE_DATA and self._sharing is not None
+        may_share = bits == _MAY_DIFFER | _SOURCE_DATA | _BASE_DATA
         if not may_share or source is None or base is None or self._sharing is None:
             yield whole
             return
         for part_start, part_end, is_shared in self._sharing.parts(source, base):
             part = whole.cut(part_start, part_end)
-            yield _Stretch(part_start, part_end, bits & ~_OWN if is_shared else bits, part.source, part.base)
+            yield _Stretch(
+                part_start, part_end, bits & ~_MAY_DIFFER if is_shared else bits, part.source, part.base
+            )
 
 
 class _Cursor:
