@@ -72,6 +72,10 @@ def copy_file(work: Work, source: FileSource, size_bytes: int, target: Chain, st
             _copy_privately(work, source, fd, size_bytes, target, start_bytes)
         if host.files.fingerprint_of(fd) != source.fingerprint:
             raise _changed(source)
+    except errors.StorageError as error:
+        if host.files.fingerprint_of(fd) != source.fingerprint:
+            raise _changed(source) from error  # as one that is cut short while it is read
+        raise
     finally:
         os.close(fd)
     if file_waits_for(host, source) is not None:

@@ -1,8 +1,8 @@
 """Copying a view: what differs goes into the target's top volume, resumably.
 
-Where source and target are files, their bytes are moved by this process, past the page cache
-where that is quicker; QEMU's NBD server stands in for what is no file, or must be written as a
-qcow2 volume. What differs is told first (:mod:`diskyard.mover.differences`).
+Where source and target are files, their bytes are moved by this process; QEMU's NBD server
+stands in for what is no file, or must be written as a qcow2 volume. What differs is told first
+(:mod:`diskyard.mover.differences`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from diskyard.mover.targets import FileTarget, ServedTarget, Target
 from diskyard.mover.views import FileView, Guard, NeedsServer, ServedView, View
 
 _FILE_UNIT_BYTES = 4096  # the blocks that file systems mostly allocate
-_COMPARED_MOST_BYTES = 1 << 20
 _RATE_SLICE_S = 0.25
 
 
@@ -122,7 +121,7 @@ class _Way:
             source = self._open_source(stack, served=served)
             base = None if len(self.target) == 1 else self._open_base(stack, served=served)
             target = self._open_target(stack)
-            most_bytes = self._most_bytes(compares=base is not None)
+            most_bytes = self._most_bytes()
             differences = Differences(
                 Side(source, own_layers[0]),
                 None if base is None else Side(base, own_layers[1]),
@@ -137,20 +136,19 @@ class _Way:
             moves = Moves(differences, start_bytes, size_bytes, most_bytes)
             mover.run(moves, drop_zeros=drop_zeros, give_up=self._kill)
 
-    def _most_bytes(self, *, compares: bool) -> int:
+    def _most_bytes(self) -> int:
         """Of one move: little where a slow rate is asked for, which shall not come in bursts."""
-        most_bytes = _COMPARED_MOST_BYTES if compares else MOST_BYTES
         limit_bytes_per_s = self.monitor.rate_limit_bytes_per_s
         if not limit_bytes_per_s:
-            return most_bytes
+            return MOST_BYTES
         slice_bytes = int(limit_bytes_per_s * _RATE_SLICE_S)
-        return min(most_bytes, max(CLUSTER_BYTES, slice_bytes - slice_bytes % CLUSTER_BYTES))
+        return min(MOST_BYTES, max(CLUSTER_BYTES, slice_bytes - slice_bytes % CLUSTER_BYTES))
 
     def _open_source(self, stack: ExitStack, *, served: bool) -> View:
         is_raw = len(self.source) == 1 and self.source[0].format == "raw"
         if not served and (is_raw or self.source_limits is None):
             if self.source_fds:
-                return FileView(stack, self.host, self.source, self.source_fds)
+                return FileView(self.host, self.source, self.source_fds)
             found = FileView.of(stack, self.host, self.source)
             if found is not None:
                 return found

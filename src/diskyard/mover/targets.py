@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from typing import Protocol
 
 from diskyard.host import Host
-from diskyard.host.bulk import DIRECT_ALIGNMENT_BYTES
 from diskyard.mover.durable import os_errors
 from diskyard.mover.nbdclient import NbdClient
 
-_DIRECT_LEAST_BYTES = 128 << 10  # less is quicker through the page cache, which gathers it
+# Of ext4 on Linux 6.18 twice as much at once takes twice as long for each byte.
+_WRITE_MOST_BYTES = 256 << 10
 
 
 class Writer(Protocol):
@@ -44,10 +44,7 @@ class FileTarget:
         self._files = host.files
         with os_errors("opening a volume to write it"):
             self._fd = host.files.open_for_writing(path)
-            stack.callback(os.close, self._fd)
-            self._direct_fd = host.files.open_direct(self._fd, writing=True)
-            if self._direct_fd is not None:
-                stack.callback(os.close, self._direct_fd)
+        stack.callback(os.close, self._fd)
 
     def writer(self, stack: ExitStack) -> Writer:
         """See :class:`Target`."""
@@ -55,12 +52,10 @@ class FileTarget:
 
     def write(self, memory: memoryview, offset_bytes: int) -> None:
         """See :class:`Writer`; any number of threads may."""
-        is_aligned = not (offset_bytes | len(memory)) % DIRECT_ALIGNMENT_BYTES
         with os_errors("writing a volume"):
-            if self._direct_fd is None or not is_aligned or len(memory) < _DIRECT_LEAST_BYTES:
-                self._files.write(self._fd, memory, offset_bytes)
-            else:
-                self._files.write(self._direct_fd, memory, offset_bytes)
+            for start in range(0, len(memory), _WRITE_MOST_BYTES):
+                part = memory[start : start + _WRITE_MOST_BYTES]
+                self._files.write(self._fd, part, offset_bytes + start)
 
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
         """See :class:`Writer`: it is zeros already."""

@@ -20,7 +20,6 @@ import msgspec
 
 from diskyard import errors
 from diskyard.host import Child, Host
-from diskyard.host.bulk import DIRECT_ALIGNMENT_BYTES, CachedPages
 from diskyard.host.output import Output
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
@@ -30,7 +29,6 @@ from diskyard.mover.interface import Chain
 from diskyard.mover.nbdclient import NbdClient
 
 _WINDOW_BYTES = 1 << 30  # asked of an NBD server at once: at most 16,384 clusters
-_DIRECT_LEAST_BYTES = 64 << 10  # less is quicker through the page cache, which reads ahead
 _MAP_PIECE_BYTES = 64 << 10  # read at once, and kept no longer
 _MAP_TIMEOUT_S = 60.0
 _ZEROS = bytes(1 << 20)
@@ -98,25 +96,17 @@ class View(Protocol):
 class FileView:
     """A view that is read from the files of its layers.
 
-    :param fds: the layers' files, open for reading; closed with ``stack``.
+    :param fds: the layers' files, open for reading; the caller closes them.
     """
 
-    def __init__(self, stack: ExitStack, host: Host, chain: Chain, fds: Sequence[int]) -> None:
+    def __init__(self, host: Host, chain: Chain, fds: Sequence[int]) -> None:
         self._host, self._chain, self.fds = host, chain, tuple(fds)
-        self._direct_fds: list[int | None] = []
-        self._cached: list[CachedPages] = []
-        with os_errors("opening a volume"):
-            for fd in fds:
-                direct_fd = host.files.open_direct(fd)
-                self._direct_fds.append(direct_fd)
-                if direct_fd is not None:
-                    stack.callback(os.close, direct_fd)
-                self._cached.append(CachedPages(fd))
-                stack.callback(self._cached[-1].close)
         self._is_raw = len(chain) == 1 and chain[0].format == "raw"
-        # A volume's record is what a guest sees of it; a raw file may end inside a sector.
-        self._file_bytes = os.lseek(fds[0], 0, os.SEEK_END) if self._is_raw else 0
-        self.size_bytes = min(self._file_bytes, chain[0].size_bytes) if self._is_raw else chain[0].size_bytes
+        with os_errors("reading a volume's size"):
+            self._lengths_bytes = [os.lseek(fd, 0, os.SEEK_END) for fd in fds]
+        self.size_bytes = chain[0].size_bytes
+        if self._is_raw:  # its record is what a guest sees of it; its file may end before, inside a sector
+            self.size_bytes = min(self.size_bytes, self._lengths_bytes[0])
 
     @classmethod
     def of(cls, stack: ExitStack, host: Host, chain: Chain) -> FileView | None:
@@ -129,7 +119,7 @@ class FileView:
                 assert layer.path is not None
                 fds.append(host.files.open_to_read(layer.path))
                 stack.callback(os.close, fds[-1])
-        return cls(stack, host, chain, fds)
+        return cls(host, chain, fds)
 
     def runs(self, start_bytes: int) -> Iterator[Run]:
         """See :class:`View`."""
@@ -170,23 +160,16 @@ class FileView:
                 part = memory[position : position + run.length_bytes]
                 done = 0
                 if not run.is_zero and run.file_offset_bytes is not None:
-                    is_aligned = not (position | run.file_offset_bytes | len(part)) % DIRECT_ALIGNMENT_BYTES
-                    done = self._read_file(run.layer, run.file_offset_bytes, part, is_aligned=is_aligned)
+                    done = self._read_file(run.layer, run.file_offset_bytes, part)
                 clear(part[done:])  # beyond a file's end there are zeros
                 position += run.length_bytes
         clear(memory[position:])
 
-    def _read_file(self, layer: int, offset_bytes: int, part: memoryview, *, is_aligned: bool) -> int:
-        """Past the page cache where that helps: not what is in it, and not little pieces."""
-        files, fd, direct_fd = self._host.files, self.fds[layer], self._direct_fds[layer]
-        if (
-            direct_fd is None
-            or not is_aligned
-            or len(part) < _DIRECT_LEAST_BYTES
-            or self._cached[layer].hold(offset_bytes, len(part))
-        ):
-            return files.read_into(fd, part, offset_bytes)
-        return files.read_into(direct_fd, part, offset_bytes)
+    def _read_file(self, layer: int, offset_bytes: int, part: memoryview) -> int:
+        done = self._host.files.read_into(self.fds[layer], part, offset_bytes)
+        if done < min(len(part), self._lengths_bytes[layer] - offset_bytes):
+            raise errors.StorageError("A file became shorter while it was read.")
+        return done
 
 
 def clear(memory: memoryview) -> None:

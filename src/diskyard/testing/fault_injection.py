@@ -36,7 +36,7 @@ _READS = frozenset(
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
         "fingerprint_of", "exists", "is_folder", "size_bytes_of", "resolve", "device_of", "room",
         "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes", "lock_folder",
-        "open_direct", "read_into", "next_data", "physical_extents",
+        "read_into", "next_data", "physical_extents",
         "nbd connect", "nbd read", "nbd block status", "qemu-img map",
     )
 )  # fmt: skip
@@ -252,8 +252,8 @@ class FaultyFiles(Files):
             except OSError:
                 # A caller that gets an error has no descriptor, whatever was done.
                 for answer in answers if name in _ANSWER_A_DESCRIPTOR else ():
-                    if isinstance(answer, int):
-                        os.close(answer)
+                    assert isinstance(answer, int)
+                    os.close(answer)
                 raise
             return answers[0]
 

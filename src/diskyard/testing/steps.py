@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from diskyard.host import Clock, Commands, Files, Finished, Host, HostIdentity, Limits
-from diskyard.host.bulk import DIRECT_ALIGNMENT_BYTES
 from diskyard.host.identity import new_nonce
 from diskyard.testing.faults import STEPS
 
@@ -60,8 +59,6 @@ class SteppingFiles(Files):
     def write(self, fd: int, data: bytes | memoryview, offset_bytes: int = 0) -> None:
         """See :meth:`Files.write`; two steps, so that half a write is seen too."""
         half = len(data) // 2
-        if half > DIRECT_ALIGNMENT_BYTES:
-            half -= half % DIRECT_ALIGNMENT_BYTES  # past the page cache no other part can be written
         with self.steps.step("write the first half"):
             super().write(fd, data[:half], offset_bytes)
         with self.steps.step("write the rest"):
