@@ -190,6 +190,7 @@ class RepositoryFigures(Collector):
 
 def _count(state: State, capabilities: Capabilities) -> Counts:
     """Images by kind and status; volumes are not looked at, of which there may be very many."""
+    state = state.whole()
     return Counter(
         (image.kind, image_status(state, image, capabilities))
         for image in state.images.values()

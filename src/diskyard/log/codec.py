@@ -58,6 +58,18 @@ class Checkpoint(Record, kw_only=True, frozen=True):
         return State.of(self.marker, self.version, self.nonce, self.images, self.volumes, self.attachments)
 
 
+class CheckpointWritten(Record, kw_only=True, frozen=True):
+    """A :class:`Checkpoint` about to be written, of records that are encoded already."""
+
+    marker: str
+    version: EntryNumber
+    nonce: str
+    nonces: tuple[str, ...]
+    images: tuple[msgspec.Raw, ...]
+    volumes: tuple[msgspec.Raw, ...]
+    attachments: tuple[msgspec.Raw, ...]
+
+
 class RepositoryRecord(Record, kw_only=True, frozen=True):
     """What a place says of itself: written once, at creation.
 
@@ -96,6 +108,7 @@ _KINDS: dict[type[msgspec.Struct], bytes] = {
     RepositoryRecord: b"diskyard-repository",
     Entry: b"diskyard-entry",
     Checkpoint: b"diskyard-checkpoint",
+    CheckpointWritten: b"diskyard-checkpoint",
     Progress: b"diskyard-progress",
 }
 
