@@ -13,8 +13,8 @@ from diskyard.model.state import State
 from diskyard.model.tables import InMemory, Records, Table
 
 RECORDS_LEAST = 1000  # of fewer, a checkpoint is read in a few milliseconds
-_ENTRIES_BETWEEN = 256
-_ENTRIES_AT_CLOSE = 32
+ENTRIES_BETWEEN = 256  # read in some 50 ms; written in as long, where there are very many images
+_AT_CLOSE = 8  # a process that ends need not be so far ahead of the index to write it
 
 
 class IndexKeeper:
@@ -24,10 +24,18 @@ class IndexKeeper:
 
     :param index: None if there is none: then nothing is done.
     :param records_least: a state with fewer images and volumes is not worth an index.
+    :param entries_between: how far the index may stay behind the log.
     """
 
-    def __init__(self, index: LocalIndex | None, records_least: int = RECORDS_LEAST) -> None:
+    def __init__(
+        self,
+        index: LocalIndex | None,
+        *,
+        records_least: int = RECORDS_LEAST,
+        entries_between: int = ENTRIES_BETWEEN,
+    ) -> None:
         self._index = index
+        self._entries_between = entries_between
         self._records_least = records_least
         self._lock = threading.RLock()
         self._saved_at: int | None = None
@@ -66,14 +74,14 @@ class IndexKeeper:
             return state
         with self._lock:
             state = self._on_newest(_on_tables(state))
-            if self._saving is None and self._distance(state) >= _ENTRIES_BETWEEN:
+            if self._saving is None and self._distance(state) >= self._entries_between:
                 self._saving = _Saving(self._index, state, nonces)
                 self._saved_at = state.version  # also if it fails: trying at each entry is no better
             return state
 
     def _distance(self, state: State) -> int:
         """How many entries the index is behind."""
-        return _ENTRIES_BETWEEN if self._saved_at is None else state.version - self._saved_at
+        return self._entries_between if self._saved_at is None else state.version - self._saved_at
 
     def _on_newest(self, state: State) -> State:
         saving = self._saving
@@ -94,13 +102,13 @@ class IndexKeeper:
                 return
             if state.closed:
                 self._index.drop()
-                return
-            state = self.stands(state, nonces)
+            elif self._saved_at is None:
+                self.stands(state, nonces)
+            elif self._distance(state) * _AT_CLOSE >= self._entries_between:
+                self._saving = _Saving(self._index, self._on_newest(state), nonces)
+                self._saved_at = state.version
             if self._saving is not None:
                 self._saving.join()
-            elif self._saved_at is not None and self._distance(state) >= _ENTRIES_AT_CLOSE:
-                self._index.save(state, nonces)
-                self._saved_at = state.version
 
 
 class _Saving(threading.Thread):
