@@ -283,6 +283,16 @@ def test_a_file_that_is_cut_while_it_is_read_is_noticed(folder: Path) -> None:
     assert is_bad(loaded.state)
 
 
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def _link(path: Path) -> None:
     target = path.with_name("elsewhere")
     path.rename(target)
@@ -292,9 +302,9 @@ def _link(path: Path) -> None:
 INSTEAD: dict[str, Callable[[Path], object]] = {
     "nothing": lambda path: path.unlink(),
     "an empty file": lambda path: path.write_bytes(b""),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a folder": _folder,
     "a link": _link,
-    "a FIFO": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a FIFO": _fifo,
     "another's": lambda path: path.write_bytes(b"x" * path.stat().st_size),
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,8 +42,8 @@ class Blocks:
 
 
 @pytest.fixture
-def blocks(tmp_path: Path) -> Iterator[Blocks]:
-    yield Blocks(tmp_path / "blocks")
+def blocks(tmp_path: Path) -> Blocks:
+    return Blocks(tmp_path / "blocks")
 
 
 @pytest.fixture
