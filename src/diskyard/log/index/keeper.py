@@ -40,6 +40,7 @@ class IndexKeeper:
         self._lock = threading.RLock()
         self._saved_at: int | None = None
         self._saving: _Saving | None = None
+        self._saved: list[_Saving] = []  # since the log's state was put on top of what was
 
     def load(self) -> Indexed | None:
         """The state in the index, if there is one that can be read."""
@@ -74,6 +75,7 @@ class IndexKeeper:
             return state
         with self._lock:
             state = self._on_newest(_on_tables(state))
+            self._saved.clear()
             if self._saving is None and self._distance(state) >= self._entries_between:
                 self._saving = _Saving(self._index, state, nonces)
                 self._saved_at = state.version  # also if it fails: trying at each entry is no better
@@ -84,11 +86,13 @@ class IndexKeeper:
         return self._entries_between if self._saved_at is None else state.version - self._saved_at
 
     def _on_newest(self, state: State) -> State:
-        saving = self._saving
-        if saving is None or saving.is_alive():
-            return state
-        self._saving = None
-        return state if saving.saved is None else _moved(state, saving.state, saving.saved)
+        if self._saving is not None and not self._saving.is_alive():
+            self._saved.append(self._saving)
+            self._saving = None
+        for saving in self._saved:
+            if saving.saved is not None:
+                state = _moved(state, saving.state, saving.saved)
+        return state
 
     def close(self, state: State | None, nonces: Sequence[str]) -> None:
         """Leave an index near the log's end behind, for who connects next; none of a log that is closed.
