@@ -11,11 +11,12 @@ from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from enum import Enum
 from functools import cached_property
 from itertools import islice
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, overload
 
 from immutables import Map
 
 V = TypeVar("V")
+D = TypeVar("D")
 V_co = TypeVar("V_co", covariant=True)
 
 
@@ -100,6 +101,15 @@ class Table(Mapping[str, V]):
         if found is ABSENT:
             raise KeyError(key)
         return found
+
+    @overload
+    def get(self, key: str, /) -> V | None: ...
+    @overload
+    def get(self, key: str, /, default: V | D) -> V | D: ...
+    def get(self, key: str, /, default: V | D | None = None) -> V | D | None:
+        """The record of a key, or ``default``; quicker than :class:`Mapping`'s, which raises first."""
+        found = self._find(key)
+        return default if found is ABSENT else found
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._find(key) is not ABSENT
