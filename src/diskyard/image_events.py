@@ -8,10 +8,11 @@ from typing import Any, Literal
 import msgspec
 
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.chains import Chains
 from diskyard.model.options import wire_name
 from diskyard.model.records import ImageKind, TrackHold
 from diskyard.model.state import State
-from diskyard.model.status import Status, image_status, merge_dependent
+from diskyard.model.status import Status, merge_dependent
 from diskyard.model.transaction import Changes, Entry
 
 
@@ -43,11 +44,10 @@ def image_events(
         looked at, which with many of them takes long.
     """
     verbs = _verbs(entry, before, after)
-    trackers = _trackers(before, verbs), _trackers(after, verbs)
+    looks = [(state, Chains(state), _trackers(state, verbs)) for state in (before, after)]
     events = []
     for image_id, verb in verbs.items():
-        was = _seen(before, image_id, capabilities, trackers[0])
-        now = _seen(after, image_id, capabilities, trackers[1])
+        was, now = (_seen(*look, image_id, capabilities) for look in looks)
         if was == now:
             continue
         image = before.images[image_id] if now is None else after.images[image_id]
@@ -70,13 +70,13 @@ _Seen = tuple[Status, Any]
 
 
 def _seen(
-    state: State, image_id: str, capabilities: Capabilities, trackers: dict[str, list[str]]
+    state: State, chains: Chains, trackers: dict[str, list[str]], image_id: str, capabilities: Capabilities
 ) -> _Seen | None:
     """The status of an image and all else that callers are shown of it, as far as the log tells."""
     image = state.images.get(image_id)
     if image is None or not image.is_strong:
         return None
-    return image_status(state, image, capabilities), (
+    return chains.status(image, capabilities), (
         image.kind,
         image.size_bytes,
         image.strategy,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from diskyard import errors
@@ -20,6 +20,7 @@ from diskyard.model.transaction import Draft
 from diskyard.mover.interface import Chain, Layer
 from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten, own_header_flaw
 from diskyard.planner.create_disk import NewVolume
+from diskyard.remembered import Remembered
 from diskyard.repositories.interface import Lease, Repository, StoredVolume, VolumeName
 
 Result = TypeVar("Result")
@@ -29,7 +30,7 @@ QCOW2_SIZE_FIELD = (24, 8)  # offset and length in bytes: docs/interop/qcow2.txt
 
 def volume_name(volume: Volume) -> VolumeName:
     """The name that a volume has on the storage."""
-    return VolumeName(named_by=volume.named_by, volume_id=volume.id, format=volume.format)
+    return VolumeName(volume.named_by, volume.id, volume.format)
 
 
 def backing_name(image_id: str | None) -> str | None:
@@ -50,9 +51,10 @@ def stored_by_id(state: State, listed: Iterable[StoredVolume]) -> dict[str, Stor
     """Of the volumes on the storage those that the log names, by id: the name must be the whole one."""
     found = {}
     for item in listed:
-        volume = state.volumes.get(item.name.volume_id)
-        if volume is not None and volume_name(volume) == item.name:
-            found[volume.id] = item
+        named_by, volume_id, format = item.name
+        volume = state.volumes.get(volume_id)
+        if volume is not None and volume.named_by == named_by and volume.format == format:
+            found[volume_id] = item
     return found
 
 
@@ -65,6 +67,7 @@ class Opened:
     storage: Repository
     log: Log
     host: Host
+    remembered: Remembered = field(default_factory=Remembered, compare=False, repr=False)
 
     @property
     def marker(self) -> str:
@@ -118,6 +121,11 @@ class Opened:
         """Whether somebody works on the image now."""
         return self.storage.is_locked(lease_name(image_id))
 
+    def locked_among(self, image_ids: Collection[str]) -> frozenset[str]:
+        """Those of several images that somebody works on now."""
+        names = {lease_name(image_id): image_id for image_id in image_ids}
+        return frozenset(names[name] for name in self.storage.locked_among(names))
+
     # -- volumes ------------------------------------------------------------------------------
 
     def make(self, new: NewVolume) -> None:
@@ -151,27 +159,41 @@ class Opened:
         """What the storage says of a volume; None if it does not have it."""
         return self.storage.stored_volume(volume_name(volume))
 
-    def is_unreadable(self, volume: Volume, stored: StoredVolume | None) -> bool:
+    def stored_all(self, volumes: Sequence[Volume]) -> list[StoredVolume | None]:
+        """The same of several volumes, in their order."""
+        return self.storage.stored_volumes([volume_name(volume) for volume in volumes])
+
+    def is_unreadable(self, volume: Volume, stored: StoredVolume | None, *, read_again: bool = False) -> bool:
         """Whether a ready volume is missing or cut short, or its header is damaged.
 
         :param stored: what the storage says of it.
+        :param read_again: also a header that this process has found to be sound, though nothing has
+            been written to the volume since: the storage may not give it back any more.
         """
-        return is_missing(volume, stored) or (
-            volume.state == "ready" and self._flaw(volume, stored) is not None
-        )
+        if volume.state != "ready":
+            return False
+        if stored is None or volume.format == "raw":
+            return is_missing(volume, stored)
+        if not read_again and self.remembered.headers.has(volume, stored):
+            return False
+        read_ns = int(self.host.clock.wall_s() * 1e9)
+        if self._flaw(volume, stored) is not None:
+            return True
+        self.remembered.headers.keep(volume, stored, read_ns)
+        return False
 
     def _flaw(self, volume: Volume, stored: StoredVolume | None) -> str | None:
         """Why no program may open what is in a volume's place; None if one may."""
+        if stored is not None and volume.format == "raw":
+            return None
         path = self.storage.locate_volume(volume_name(volume)).path
         if path is None:
             return None
         if stored is None:
             return "it is missing, or something else is in its place"
-        if volume.format == "raw":
-            return None
         try:
             return own_header_flaw(
-                lambda offset, size: self.host.files.read_at(path, offset, size),
+                lambda _, size_bytes: self.host.files.read_beginning(path, size_bytes),
                 stored.length_bytes,
                 volume.size_bytes,
             )
@@ -180,9 +202,9 @@ class Opened:
 
     def missing_of(self, state: State, image: Image) -> frozenset[str]:
         """Which volumes of an image's chain the storage does not have whole."""
-        return frozenset(
-            volume.id for _, volume in state.chain(image) if self.is_unreadable(volume, self.stored(volume))
-        )
+        volumes = [volume for _, volume in state.chain(image)]
+        found = zip(volumes, self.stored_all(volumes), strict=True)
+        return frozenset(volume.id for volume, stored in found if self.is_unreadable(volume, stored))
 
     def missing_below(self, state: State, image_id: str | None) -> frozenset[str]:
         """The same for an image id that may not exist."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TypeVar
 
 from diskyard import errors
 from diskyard.model.chains import Chains
-from diskyard.model.records import Image, TrackHold
+from diskyard.model.records import Attachment, Image
 from diskyard.model.requests import PAGE_LIMIT, ListImages
 from diskyard.model.results import (
     AttachmentInfo,
@@ -18,17 +20,107 @@ from diskyard.model.results import (
 )
 from diskyard.model.space import exclusive_bytes, usage
 from diskyard.model.state import State
-from diskyard.model.status import image_status
+from diskyard.model.status import Status
 from diskyard.opened import Opened, stored_by_id
 from diskyard.planner.common import strong_image
-from diskyard.repositories.interface import StoredVolume
+
+_LOOKED_AT_ONCE = 1_000
+_ATTEMPTS = 3
+Answer = TypeVar("Answer")
+
+
+class _Look:
+    """What the answers about images of one state share; each volume is looked at once.
+
+    :ivar unreadable: of the volumes looked at, those that the storage does not have whole.
+    """
+
+    def __init__(self, opened: Opened, state: State) -> None:
+        self.opened, self.state = opened, state
+        self.unreadable: set[str] = set()
+        self._trackers = opened.remembered.trackers(state)
+        self._looked: set[str] = set()
+        self._allocated: dict[str, int] = {}
+        self._chains = Chains(state, self.unreadable, self._allocated)
+
+    def at(self, images: Iterable[Image]) -> None:
+        """Look at the volumes that images read, as far as that was not done before."""
+        met = (volume for image in images for volume in self._chains.not_met(image))
+        # By id: two images may be on one volume.
+        volumes = list({volume.id: volume for volume in met if volume.id not in self._looked}.values())
+        self._looked.update(volume.id for volume in volumes)
+        for volume, stored in zip(volumes, self.opened.stored_all(volumes), strict=True):
+            if stored is not None:
+                self._allocated[volume.id] = stored.allocated_bytes
+            if self.opened.is_unreadable(volume, stored):
+                self.unreadable.add(volume.id)
+
+    def status(self, image: Image) -> Status:
+        """The status of an image that was looked at."""
+        return self._chains.status(image, self.opened.storage.capabilities)
+
+    def info(self, image: Image, status: Status) -> ImageInfo:
+        """What is known of an image that was looked at, and has this status."""
+        exclusive = exclusive_bytes(self.state, self._chains.links(image), self._allocated)
+        return ImageInfo(
+            image_id=image.id,
+            kind=image.kind,
+            size_bytes=image.size_bytes,
+            exclusive_bytes=exclusive,
+            shared_bytes=self._chains.allocated_bytes(image) - exclusive,
+            strategy=image.strategy,
+            status=status,
+            created_at=image.created_at,
+            captured_at=image.captured_at,
+            user_data=image.user_data,
+            revision=image.revision,
+            tracking=self._trackers.get(image.id, ()),
+            attachments=self._attachments_of(image),
+        )
+
+    def _attachments_of(self, image: Image) -> tuple[AttachmentInfo, ...]:
+        if not self.state.attachments:
+            return ()
+        return tuple(map(_attachment_info, self.state.attachments_of(image.id)))
+
+
+def _attachment_info(attachment: Attachment) -> AttachmentInfo:
+    return AttachmentInfo(
+        host_id=attachment.host.host_id,
+        owner=attachment.owner,
+        mode=attachment.mode,
+        attached_at=attachment.attached_at,
+    )
+
+
+def _answer(opened: Opened, ask: Callable[[_Look], Answer]) -> Answer:
+    """What is answered from the newest state and a look at storage after it.
+
+    A volume that was not there may have been merged into another since the state was read: then
+    the newer state is asked.
+    """
+    look = _Look(opened, opened.state())
+    answer = ask(look)
+    for _ in range(_ATTEMPTS):
+        asked = look.state
+        if not look.unreadable:
+            break
+        look = _Look(opened, opened.state())
+        if (look.state.version, look.state.nonce) == (asked.version, asked.nonce):
+            break
+        answer = ask(look)
+    return answer
 
 
 def status_of(opened: Opened, image_id: str, task_id: str | None) -> ImageStatus:
     """getImageStatus: the status now, and the last persisted progress of work on the image."""
-    state = opened.state()
-    image = strong_image(state, image_id)
-    status = image_status(state, image, opened.storage.capabilities, opened.missing_of(state, image))
+
+    def ask(look: _Look) -> tuple[Image, Status]:
+        image = strong_image(look.state, image_id)
+        look.at([image])
+        return image, look.status(image)
+
+    image, status = _answer(opened, ask)
     progress = opened.progress(image_id)
     return ImageStatus(
         status=status,
@@ -40,110 +132,59 @@ def status_of(opened: Opened, image_id: str, task_id: str | None) -> ImageStatus
     )
 
 
-def _trackers(state: State) -> dict[str, list[str]]:
-    """The copies since which each disk's changes are tracked."""
-    found: dict[str, list[str]] = {}
-    for image_id in state.held:
-        for hold in state.images[image_id].held_for:
-            if isinstance(hold, TrackHold):
-                found.setdefault(hold.disk_id, []).append(hold.copy_id)
-    return found
-
-
-class _Unreadable(Container[str]):
-    """The volumes that the storage does not have whole; each is looked at when it is asked for."""
-
-    def __init__(self, opened: Opened, state: State, stored: Mapping[str, StoredVolume]) -> None:
-        self._opened, self._state, self._stored = opened, state, stored
-
-    def __contains__(self, volume_id: object) -> bool:
-        volume = self._state.volumes[str(volume_id)]
-        return self._opened.is_unreadable(volume, self._stored.get(volume.id))
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What the answers about several images share."""
-
-    opened: Opened
-    state: State
-    trackers: Mapping[str, list[str]]
-    allocated: Mapping[str, int]
-    chains: Chains
-
-    @classmethod
-    def of(cls, opened: Opened, state: State, stored: Mapping[str, StoredVolume]) -> _Known:
-        allocated = {key: item.allocated_bytes for key, item in stored.items()}
-        chains = Chains(state, _Unreadable(opened, state, stored), allocated)
-        return cls(opened, state, _trackers(state), allocated, chains)
-
-
-def _info(known: _Known, image: Image) -> ImageInfo:
-    """What is known of an image."""
-    exclusive = exclusive_bytes(known.state, image, known.allocated)
-    return ImageInfo(
-        image_id=image.id,
-        kind=image.kind,
-        size_bytes=image.size_bytes,
-        exclusive_bytes=exclusive,
-        shared_bytes=known.chains.allocated_bytes(image) - exclusive,
-        strategy=image.strategy,
-        status=known.chains.status(image, known.opened.storage.capabilities),
-        created_at=image.created_at,
-        captured_at=image.captured_at,
-        user_data=image.user_data,
-        revision=image.revision,
-        tracking=tuple(sorted(known.trackers.get(image.id, ()))),
-        attachments=tuple(
-            AttachmentInfo(
-                host_id=found.host.host_id,
-                owner=found.owner,
-                mode=found.mode,
-                attached_at=found.attached_at,
-            )
-            for found in known.state.attachments_of(image.id)
-        ),
-    )
-
-
 def image_info(opened: Opened, image_id: str) -> ImageInfo:
     """GetImageInfo."""
-    state = opened.state()
-    image = strong_image(state, image_id)
-    found = {volume.id: opened.stored(volume) for _, volume in state.chain(image)}
-    stored = {key: item for key, item in found.items() if item is not None}
-    return _info(_Known.of(opened, state, stored), image)
+
+    def ask(look: _Look) -> ImageInfo:
+        image = strong_image(look.state, image_id)
+        look.at([image])
+        return look.info(image, look.status(image))
+
+    return _answer(opened, ask)
 
 
 def list_images(opened: Opened, request: ListImages) -> ImagePage:
     """listImages: in the order of ids, so that a page's end is a place in any later state.
 
+    Looked at are the images of the page and what they read; where only those of one status are
+    wanted, as many more as it takes to find them.
+
     :raises diskyard.errors.InvalidParameter: the limit is out of range.
     """
     if not 1 <= request.limit <= PAGE_LIMIT:
         raise errors.InvalidParameter(f"limit must be from 1 to {PAGE_LIMIT}.")
-    state = opened.state()
-    known = _Known.of(opened, state, stored_by_id(state, opened.storage.list_volumes()))
+    return _answer(opened, lambda look: _page(look, request))
+
+
+def _page(look: _Look, request: ListImages) -> ImagePage:
+    candidates = _candidates(look.opened, look.state, request)
     page: list[ImageInfo] = []
-    for image in _candidates(state, request):
-        info = _info(known, image)
-        if request.status is not None and info.status != request.status:
-            continue
-        if len(page) == request.limit:
-            return ImagePage(images=tuple(page), next_cursor=page[-1].image_id)
-        page.append(info)
+    at_once = request.limit if request.status is None else _LOOKED_AT_ONCE
+    while some := list(islice(candidates, at_once)):
+        look.at(some)
+        for image in some:
+            status = look.status(image)
+            if request.status not in (None, status):
+                continue
+            if len(page) == request.limit:
+                return ImagePage(images=tuple(page), next_cursor=page[-1].image_id)
+            page.append(look.info(image, status))
+        if request.status is None:
+            more = next(candidates, None) is not None
+            return ImagePage(images=tuple(page), next_cursor=page[-1].image_id if more else None)
     return ImagePage(images=tuple(page), next_cursor=None)
 
 
-def _candidates(state: State, request: ListImages) -> Iterator[Image]:
-    ids = state.images if request.image_ids is None else set(request.image_ids)
-    for image_id in sorted(ids):
-        if request.cursor is not None and image_id <= request.cursor:
-            continue
-        image = state.images.get(image_id)
-        if image is None or not image.is_strong:
-            continue
-        if request.kind in (None, image.kind):
+def _candidates(opened: Opened, state: State, request: ListImages) -> Iterator[Image]:
+    cursor = request.cursor or ""
+    if request.image_ids is None:
+        ids = opened.remembered.ids(state)
+        images = (state.images[key] for key in islice(ids, bisect_right(ids, cursor), None))
+    else:
+        wanted = sorted(key for key in set(request.image_ids) if key > cursor)
+        images = (state.images[key] for key in wanted if key in state.images)
+    for image in images:
+        if image.is_strong and request.kind in (None, image.kind):
             yield image
 
 
@@ -152,18 +193,22 @@ def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, objec
     state = opened.state()
     leftovers_bytes = sum(item.allocated_bytes for item in opened.storage.list_leftovers())
     listed = opened.storage.list_volumes()
-    named = {item.name: key for key, item in stored_by_id(state, listed).items()}
-    allocated = {named.get(item.name, str(item.name)): item.allocated_bytes for item in listed}
+    named = stored_by_id(state, listed)
+    allocated = {
+        item.name.volume_id
+        if named.get(item.name.volume_id) is item
+        else str(item.name): item.allocated_bytes
+        for item in listed
+    }
     used = usage(state, allocated, leftovers_bytes)
     capacity = opened.storage.capacity()
-    strong = [image for image in state.images.values() if image.is_strong]
     return RepositoryInfo(
         repo_id=repo_id,
         repo_format=opened.format,
         capacity_bytes=capacity.capacity_bytes,
         free_bytes=capacity.free_bytes,
         used_bytes=used.total_bytes,
-        provisioned_bytes=sum(image.size_bytes for image in strong),
+        provisioned_bytes=sum(image.size_bytes for image in state.images.values() if image.is_strong),
         reclaimable_bytes=used.reclaimable_bytes,
         mergeable_bytes=used.mergeable_bytes,
         retained_bytes=used.retained_bytes,

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from diskyard import KiB, MiB
+from diskyard.host import Host
+from diskyard.mover.copy import copy_view
+from diskyard.mover.interface import Chain
 from tests.api.helpers import (
     COMMIT_ONLY,
     SIZE,
@@ -23,6 +26,7 @@ from tests.api.helpers import (
     run_fix,
     settle,
 )
+from tests.unit.mover.bench import Bench, RecordingMonitor
 
 ONE = (1, 0, MiB)
 TWO = (2, 2 * MiB, MiB)
@@ -194,3 +198,28 @@ def test_an_export_leaves_no_clone(reflink: Rig) -> None:
     assert path.read_bytes() == picture(SIZE, ONE)
     assert fixes(reflink.yard, "a") == []
     assert len(reflink.files("a")) == 1
+
+
+@pytest.mark.parametrize("has_overlays", [False, True])
+def test_what_two_files_share_is_not_read(xfs: Path, has_overlays: bool) -> None:
+    """Nothing in the chains says that both are equal; the file system knows."""
+    folder = xfs / f"shares-{has_overlays}"
+    folder.mkdir()
+    bench = Bench(folder, Host.real())
+    source = bench.layer("source", "raw", 64 * MiB)
+    bench.fill((source,), [(MiB, 48 * MiB, 5)])
+    base = bench.layer("base", "raw", 64 * MiB)
+    subprocess.run(["cp", "--reflink=always", str(source.path), str(base.path)], check=True)
+    bench.fill((source,), [(20 * MiB, 64 * KiB, 6), (40 * MiB + 4096, 4096, 7)])
+    bench.fill((base,), [(30 * MiB, 4096, 8), (2 * MiB, 64 * KiB, 0)])
+    one: Chain = (source,)
+    other: Chain = (base,)
+    if has_overlays:
+        one = (bench.layer("over-source", "qcow2", 64 * MiB, one), source)
+        other = (bench.layer("over-base", "qcow2", 64 * MiB, other), base)
+        bench.fill(one, [(10 * MiB, 64 * KiB, 9)])
+    chain = (bench.layer("target", "qcow2", 64 * MiB, other), *other)
+    monitor = RecordingMonitor()
+    copy_view(bench.host, one, chain, 64 * MiB, start_bytes=0, monitor=monitor, target_zeroed=True)
+    assert bench.view(chain) == bench.view(one)
+    assert monitor.total_bytes == (5 if has_overlays else 4) * 64 * KiB

@@ -119,7 +119,9 @@ def test_stopped_and_gone_on_with(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> 
         if durable_bytes:
             kill()
 
-    monkeypatch.setattr("diskyard.mover.copy._CHECKPOINT_BYTES", 4 * MiB)
+    monkeypatch.setattr("diskyard.mover.moving._CHECKPOINT_S", 0.0)
+    monkeypatch.setattr("diskyard.mover.moving._BATCH_MOVES", 1)
+    monkeypatch.setattr("diskyard.mover.moving._IN_FLIGHT_MOST", 1)
     with monkeypatch.context() as patch:
         patch.setattr(module, "checkpoint", stop_after)
         task = yard.fix_storage_repository("b", fix)

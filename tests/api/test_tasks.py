@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from diskyard import KiB, MiB
+from diskyard import MiB
 from diskyard.caller import CALLER, Caller
 from diskyard.model.fix import Fix
 from diskyard.model.options import FixOptions
@@ -184,7 +184,9 @@ def test_closing_leaves_what_runs_at_its_checkpoint(
     rig: Rig, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was done is kept, what was queued is listed as it was; another host completes both."""
-    monkeypatch.setattr("diskyard.mover.copy._CHECKPOINT_BYTES", 64 * KiB)
+    monkeypatch.setattr("diskyard.mover.moving._CHECKPOINT_S", 0.0)
+    monkeypatch.setattr("diskyard.mover.moving._BATCH_MOVES", 1)
+    monkeypatch.setattr("diskyard.mover.moving._IN_FLIGHT_MOST", 1)
     images = copies(rig, 2)
     host = make_host(TaskLimits(at_once=1))
     one, two = host.fixes("b", "mend")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Kind = Literal["virtual_disk", "snapshot"]
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{3,}")
-_PAGE = 10_000
+PAGE = 10_000
 _NAME_LIMIT_BYTES = 255
 _SHOWN_CANDIDATES = 10
 
@@ -53,7 +53,7 @@ def images_of(
     """All images of a repository, however many pages they fill."""
     cursor: str | None = None
     while True:
-        page = yard.list_images(repo_id, kind=kind, status=status, limit=_PAGE, cursor=cursor)
+        page = yard.list_images(repo_id, kind=kind, status=status, limit=PAGE, cursor=cursor)
         yield from page.images
         cursor = page.next_cursor
         if cursor is None:

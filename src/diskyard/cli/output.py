@@ -56,20 +56,22 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, heading: bool = True) -> None:
     """A table; a column is aligned to the right if its title starts with ``>``.
 
     On a terminal it is drawn to its width, and columns whose titles start with ``~`` may be
     folded for that; else columns are two spaces apart.
+
+    :param heading: also the titles; not where a table goes on.
     """
     titles = [column.lstrip(">~") for column in columns]
     right = [column.startswith(">") for column in columns]
     cells = [[shown("" if cell is None else cell) for cell in row] for row in rows]
     if on_terminal():
-        _draw(columns, cells)
+        _draw(columns, cells, heading=heading)
         return
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
-    for row in [titles, *cells]:
+    for row in [titles, *cells] if heading else cells:
         aligned = [
             cell.rjust(width) if is_right else cell.ljust(width)
             for cell, width, is_right in zip(row, widths, right, strict=True)
@@ -77,12 +79,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         click.echo("  ".join(aligned).rstrip())
 
 
-def _draw(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> None:
+def _draw(columns: Sequence[str], cells: Iterable[Sequence[str]], *, heading: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=heading)
     for column in columns:
         justify: JustifyMethod = "right" if column.startswith(">") else "left"
         folds = column.startswith("~")

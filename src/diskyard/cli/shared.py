@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from diskyard import errors
 from diskyard.cli.base import (
     Group,
     no_wait,
@@ -13,21 +12,19 @@ from diskyard.cli.base import (
 )
 from diskyard.cli.complete import complete_image, complete_repo
 from diskyard.cli.copying import add_copy
-from diskyard.cli.find import Found, Kind, find, images_of, name_of
-from diskyard.cli.output import on_terminal, print_fields, print_json, print_table
+from diskyard.cli.find import Found, Kind, find
+from diskyard.cli.listing import KINDS, list_images
+from diskyard.cli.output import print_fields, print_json
 from diskyard.cli.removing import remove_and_tell
 from diskyard.cli.session import open_yard
 from diskyard.cli.values import human_size
 
-_KINDS = {"virtual_disk": "disk", "snapshot": "snapshot"}
-_SHORT_ID = 8
-_DATE, _MINUTE = len("2026-01-31"), len("2026-01-31T12:00")
 _STATUSES = click.Choice(["optimized", "degraded", "broken"])
 
 
 def add_shared_commands(group: Group, kind: Kind | None) -> None:
     """Add the commands to a group, for images of one kind or of any."""
-    word = "image" if kind is None else _KINDS[kind]
+    word = "image" if kind is None else KINDS[kind]
     _add_list(group, word, kind)
     _add_show(group, word, kind)
     add_copy(group, word, kind)
@@ -43,47 +40,7 @@ def _add_list(group: Group, word: str, kind: Kind | None) -> None:
     @click.argument("repo", required=False, shell_complete=complete_repo)
     @click.option("--status", type=_STATUSES, help="Only those with this status.")
     def list_(repo: str | None, status: str | None) -> None:
-        _list(repo, status, kind)
-
-
-def _list(repo: str | None, status: str | None, kind: Kind | None) -> None:
-    found: list[Found] = []
-    failed: errors.DiskyardError | None = None
-    with open_yard() as yard:
-        for repo_id in list(yard.connected()) if repo is None else [repo]:
-            try:
-                images = images_of(yard, repo_id, kind=kind, status=status)
-                found += [Found(repo_id, info) for info in images]
-            except errors.DiskyardError as error:
-                failed = error
-    if failed is None or repo is None:
-        _print_list(found)
-    if failed is not None:
-        raise failed
-
-
-def _print_list(found: list[Found]) -> None:
-    if wants_json():
-        print_json([{"repoId": image.repo_id, **_builtins(image.info)} for image in found])
-        return
-    columns = ["~IMAGE", "KIND", ">SIZE", ">OWN", ">SHARED", "STATUS", "CREATED", "ID"]
-    found.sort(key=lambda image: (image.repo_id, name_of(image.info.user_data) or "~", image.info.created_at))
-    print_table(
-        columns,
-        [
-            (
-                f"{image.repo_id}/{name_of(image.info.user_data) or '-'}",
-                _KINDS[image.info.kind],
-                human_size(image.info.size_bytes),
-                human_size(image.info.exclusive_bytes),
-                human_size(image.info.shared_bytes),
-                image.info.status + (", attached" if image.info.attachments else ""),
-                image.info.created_at[: _DATE if on_terminal() else _MINUTE].replace("T", " "),
-                image.image_id[:_SHORT_ID] if on_terminal() else image.image_id,
-            )
-            for image in found
-        ],
-    )
+        list_images(repo, status, kind)
 
 
 def _builtins(value: object) -> dict[str, object]:
@@ -118,7 +75,7 @@ def _show(found: Found) -> None:
         [
             ("image", found.title),
             ("id", info.image_id),
-            ("kind", _KINDS[info.kind]),
+            ("kind", KINDS[info.kind]),
             ("description", data.get("description")),
             ("labels", _pairs(labels) if isinstance(labels, dict) else labels),
             ("other data", _pairs(others)),

@@ -2,41 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from diskyard import errors
 from diskyard.caller import may_use
 from diskyard.connections import Connections
-from diskyard.model.records import AnyHold, FileSource, Image, TrackHold
+from diskyard.model.records import AnyHold, CopyHold, FileSource, Image, TrackHold
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.opened import Opened
 
+Judged = tuple[bool, str | None]
+"""Whether what a hold is for is provably over, or why that cannot be known here."""
 
-def hold_is_over(connections: Connections, home: Opened, hold: AnyHold) -> tuple[bool, str | None]:
-    """Whether what a hold is for is provably over, or why that cannot be known here.
+
+def hold_is_over(connections: Connections, home: Opened, hold: AnyHold) -> Judged:
+    """One hold, as :func:`judge_holds` judges it."""
+    return judge_holds(connections, home.state(), [hold])[hold]
+
+
+def judge_holds(connections: Connections, state: State, holds: Iterable[AnyHold]) -> dict[AnyHold, Judged]:
+    """What is to be said of the holds of a repository, each target asked once for all of them.
 
     A copy is over when its work lease is free and the target's newest state has no such
     pending copy. The lease is looked at first: who commits a copy has it from before the
     hold until after the record. Also of a target that is none of the caller's: what is wanted
     there is not given up because the caller may not look.
+
+    :param state: the newest of the repository with the holds.
     """
-    if isinstance(hold, TrackHold):
-        disk = home.state().images.get(hold.disk_id)
-        return disk is None or not disk.is_strong, None
-    target = connections.by_marker(hold.target_marker, to_anybody=True)
+    judged: dict[AnyHold, Judged] = {}
+    copies: dict[str, list[CopyHold]] = {}
+    for hold in holds:
+        if isinstance(hold, TrackHold):
+            disk = state.images.get(hold.disk_id)
+            judged[hold] = disk is None or not disk.is_strong, None
+        else:
+            copies.setdefault(hold.target_marker, []).append(hold)
+    for marker, of_target in copies.items():
+        judged.update(_judge_copies(connections, marker, of_target))
+    return judged
+
+
+def _judge_copies(
+    connections: Connections, marker: str, holds: Sequence[CopyHold]
+) -> Iterator[tuple[CopyHold, Judged]]:
+    target = connections.by_marker(marker, to_anybody=True)
     if target is None:
-        return False, "the repository that the copy is in is not connected on this host"
+        absent = "the repository that the copy is in is not connected on this host"
+        yield from ((hold, (False, absent)) for hold in holds)
+        return
+    worked_on: frozenset[str] = frozenset()
+    why_unknown: str | None = None
+    state: State | None = None
     try:
-        if target.is_locked(hold.copy_id):
-            return False, None
-        copy = target.state().images.get(hold.copy_id)
-        target.log.require_writable()
+        worked_on = target.locked_among({hold.copy_id for hold in holds})
+        if any(hold.copy_id not in worked_on for hold in holds):
+            state = target.state()
+            target.log.require_writable()
     except (errors.DiskyardError, OSError) as error:
         why = f": {error}" if may_use(target.repo_id) else ""
-        return False, f"the repository that the copy is in cannot be read{why}"
-    return copy is None or copy.pending is None or not copy.is_strong, None
+        why_unknown = f"the repository that the copy is in cannot be read{why}"
+    for hold in holds:
+        if hold.copy_id in worked_on:
+            yield hold, (False, None)
+        elif why_unknown is not None:
+            yield hold, (False, why_unknown)
+        else:
+            copy = None if state is None else state.images.get(hold.copy_id)
+            yield hold, (copy is None or copy.pending is None or not copy.is_strong, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from diskyard.fixes.judge import (
     FoundSource,
     allocated_of,
     find_source,
-    hold_is_over,
+    judge_holds,
     waits_for_base,
 )
 from diskyard.host import provably_gone_host
@@ -44,18 +44,20 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         state = opened.state()
     by_id = stored_by_id(state, listed)
     allocated = {key: item.allocated_bytes for key, item in by_id.items()}
+    unnamed = [item for item in listed if by_id.get(item.name.volume_id) is not item]
     missing = _missing(opened, state, by_id)
-    over, unknown = _holds(engine, opened, state)
+    over, unknown = _holds(engine, state)
+    locked = _locked(opened, state, progress)
     return Look(
         state=state,
         capabilities=opened.storage.capabilities,
         read_only=opened.log.read_only_because(),
-        stored={str(item.name): item.allocated_bytes for item in listed},
+        stored={str(item.name): item.allocated_bytes for item in unnamed},
         allocated=allocated,
         missing=missing,
         leftovers={item.name: item.allocated_bytes for item in leftovers},
         progress=tuple(progress),
-        locked=_locked(opened, state, progress),
+        locked=locked,
         gone_attachments=frozenset(
             key
             for key, attachment in state.attachments.items()
@@ -65,7 +67,7 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         holds_unknown=tuple(unknown),
         twins=tuple(_twins(opened, state, deep=deep)),
         sources=_sources(engine, opened, state, missing, allocated, places),
-        workers=_workers(opened, progress),
+        workers=_workers(opened, [image_id for image_id in progress if image_id in locked]),
     )
 
 
@@ -77,7 +79,7 @@ def _missing(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -
     return frozenset(
         volume.id
         for volume in state.volumes.values()
-        if opened.is_unreadable(volume, listed.get(volume.id))
+        if opened.is_unreadable(volume, listed.get(volume.id), read_again=True)
         and opened.is_unreadable(volume, opened.stored(volume))
     )
 
@@ -85,7 +87,8 @@ def _missing(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -
 def _locked(opened: Opened, state: State, progress: list[str]) -> frozenset[str]:
     """Of the images and volumes that a fix could be listed for, those being worked on."""
     candidates = set(progress)
-    for volume in state.volumes.values():
+    for volume_id in state.unready:
+        volume = state.volumes[volume_id]
         if volume.state == "doomed":
             candidates.add(volume.id)
         elif volume.building is not None:
@@ -96,30 +99,30 @@ def _locked(opened: Opened, state: State, progress: list[str]) -> frozenset[str]
         dependent = None if image.is_strong else merge_dependent(state, image)
         if dependent is not None:
             candidates |= {image.id, *state.images_on(dependent.id)}
-    return frozenset(key for key in candidates if opened.is_locked(key))
+    return opened.locked_among(candidates)
 
 
-def _workers(opened: Opened, progress: list[str]) -> dict[str, str]:
+def _workers(opened: Opened, image_ids: list[str]) -> dict[str, str]:
+    """Who works on images, as far as their progress tells."""
     found = {}
-    for image_id in progress:
+    for image_id in image_ids:
         seen = opened.progress(image_id)
         if seen is not None:
             found[image_id] = seen.host.host_id
     return found
 
 
-def _holds(
-    engine: Engine, opened: Opened, state: State
-) -> tuple[list[tuple[str, AnyHold]], list[tuple[str, AnyHold, str]]]:
+def _holds(engine: Engine, state: State) -> tuple[list[tuple[str, AnyHold]], list[tuple[str, AnyHold, str]]]:
     over: list[tuple[str, AnyHold]] = []
     unknown: list[tuple[str, AnyHold, str]] = []
-    for image_id in state.held:
-        for hold in state.images[image_id].held_for:
-            ended, why_unknown = hold_is_over(engine.connections, opened, hold)
-            if ended:
-                over.append((image_id, hold))
-            elif why_unknown is not None:
-                unknown.append((image_id, hold, why_unknown))
+    holds = [(image_id, hold) for image_id in state.held for hold in state.images[image_id].held_for]
+    judged = judge_holds(engine.connections, state, [hold for _, hold in holds])
+    for image_id, hold in holds:
+        ended, why_unknown = judged[hold]
+        if ended:
+            over.append((image_id, hold))
+        elif why_unknown is not None:
+            unknown.append((image_id, hold, why_unknown))
     return over, unknown
 
 
@@ -131,7 +134,7 @@ def _twins(opened: Opened, state: State, *, deep: bool) -> Iterator[TwinFound]:
     if opened.log.damage is not None:
         yield TwinFound(CleanTwin(kind="entry", number=state.version + 1), opened.log.damage)
     for number in checkpoints if deep else checkpoints[-1:]:
-        if look_at_twins(storage, opened.log, "checkpoint", number) is not None:
+        if look_at_twins(storage, opened.log, "checkpoint", number, records=deep) is not None:
             # Up to the newest entry its state is known, and from then on nothing tells it.
             waits_for = None if number <= state.version else "neither copy is whole, nor are its entries"
             yield TwinFound(CleanTwin(kind="checkpoint", number=number), waits_for)

@@ -7,9 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Protocol, Self, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 from diskyard import errors
 
@@ -17,7 +16,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 #: Calls that take as long as the storage has work to do, which may be much; so does what QEMU is
-#: asked ("qmp …", with a time-out of its own, and "nbd …").
+#: asked ("qmp …" and "qemu-img …", with time-outs of their own, and "nbd …").
 _LONG_CALLS = frozenset(("clone", "preallocate", "sync", "sync_folder"))
 
 
@@ -45,9 +44,8 @@ def default_timeout_s() -> float:
     return timeout_s
 
 
-@dataclass(frozen=True, slots=True)
-class StorageCall:
-    """One call that has not returned.
+class StorageCall(NamedTuple):
+    """One call that has not returned; a named tuple, as one is made for every call.
 
     :param where: the path or volume, for people; empty if there is none to tell.
     """
@@ -59,7 +57,7 @@ class StorageCall:
     @property
     def is_long(self) -> bool:
         """Whether it may well take much longer than others."""
-        return self.name in _LONG_CALLS or self.name.startswith(("qmp ", "nbd "))
+        return self.name in _LONG_CALLS or self.name.startswith(("qmp ", "nbd ", "qemu-img "))
 
     def lasts_s(self) -> float:
         """How long it has taken so far."""

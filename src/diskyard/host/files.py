@@ -19,13 +19,15 @@ import struct
 import tempfile
 from collections.abc import Sequence
 
+from diskyard.host.bulk import BulkFiles
 from diskyard.host.calls import storage_call
 from diskyard.host.identity import ProcessIdentity, this_process
-from diskyard.host.reading import ReadingFiles, open_again
+from diskyard.host.reading import open_again
 from diskyard.model.identity import HostIdentity
 
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _OFD_GETLK, _OFD_SETLK = 36, 37  # asm-generic/fcntl.h
+_LOCKABLE_BYTES = (1 << 63) - 1
 _TEMPORARY_PREFIX = "tmp."
 _TEMPORARY_NAME = re.compile(r"tmp\.([0-9a-f]{32})\.([0-9a-f]{32})\.([0-9]+)\.([0-9]+)\.([0-9]+)\.[0-9]+")
 _DISCARD_ATTEMPTS = 2
@@ -48,6 +50,8 @@ def temporary_name(process: ProcessIdentity, counter: int) -> str:
 
 def temporary_owner(name: str) -> ProcessIdentity | None:
     """The process that made a temporary file of this name; None if it is no such name."""
+    if not name.startswith(_TEMPORARY_PREFIX):  # quicker, where very many others are looked through
+        return None
     found = _TEMPORARY_NAME.fullmatch(name)
     if found is None:
         return None
@@ -60,7 +64,7 @@ def temporary_owner(name: str) -> ProcessIdentity | None:
     )
 
 
-class Files(ReadingFiles):
+class Files(BulkFiles):
     """Files of this host. Errors are the system's own :class:`OSError`."""
 
     def __init__(self, host: HostIdentity) -> None:
@@ -103,7 +107,7 @@ class Files(ReadingFiles):
             os.close(handle)
 
     @storage_call
-    def write(self, fd: int, data: bytes, offset_bytes: int = 0) -> None:
+    def write(self, fd: int, data: bytes | memoryview, offset_bytes: int = 0) -> None:
         """Write all of ``data`` at an offset; not durable before :meth:`sync`."""
         view = memoryview(data)
         while view:
@@ -355,3 +359,25 @@ class Files(ReadingFiles):
         answer = fcntl.fcntl(fd, _OFD_GETLK, request)
         lock_type: int = struct.unpack("hhqqi", answer)[0]
         return lock_type != fcntl.F_UNLCK
+
+    @storage_call
+    def locked_bytes(self, fd: int) -> list[range]:
+        """The bytes of an open file on which other open file descriptions have locks, in no order.
+
+        Two questions for each lock there is, and one where there is none.
+        """
+        found = []
+        asked = [range(_LOCKABLE_BYTES)]
+        while asked:
+            among = asked.pop()
+            if not among:
+                continue
+            request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, among.start, len(among), 0)
+            answer = fcntl.fcntl(fd, _OFD_GETLK, request)
+            lock_type, _, begin, length, _ = struct.unpack("hhqqi", answer)
+            if lock_type != fcntl.F_UNLCK:
+                # A length of 0 reaches to the end; a lock may begin before what was asked about.
+                locked = range(begin, begin + length if length else _LOCKABLE_BYTES)
+                found.append(locked)
+                asked += [range(among.start, locked.start), range(locked.stop, among.stop)]
+        return found

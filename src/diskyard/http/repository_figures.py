@@ -21,10 +21,11 @@ from prometheus_client.registry import Collector
 from diskyard import errors
 from diskyard.host import Clock
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.chains import Chains
 from diskyard.model.records import ImageKind
 from diskyard.model.results import RepositoryInfo
 from diskyard.model.state import State
-from diskyard.model.status import Status, image_status
+from diskyard.model.status import Status
 from diskyard.queries import repository_info
 from diskyard.service import Service
 from diskyard.service.supervise import Running
@@ -191,10 +192,9 @@ class RepositoryFigures(Collector):
 def _count(state: State, capabilities: Capabilities) -> Counts:
     """Images by kind and status; volumes are not looked at, of which there may be very many."""
     state = state.whole()
+    chains = Chains(state)
     return Counter(
-        (image.kind, image_status(state, image, capabilities))
-        for image in state.images.values()
-        if image.is_strong
+        (image.kind, chains.status(image, capabilities)) for image in state.images.values() if image.is_strong
     )
 
 

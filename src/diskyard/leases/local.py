@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from diskyard.host import Host
 
@@ -61,6 +61,19 @@ class LocalLeases:
             return self._host.files.byte_is_locked(fd, lease_byte(name))
         finally:
             os.close(fd)
+
+    def locked_among(self, names: Collection[str]) -> set[str]:
+        """Those of several names of which somebody has the lease; the file is asked once for all."""
+        if not names:
+            return set()
+        fd = self._host.files.open_for_writing(self._path)
+        try:
+            locked = self._host.files.locked_bytes(fd)
+        finally:
+            os.close(fd)
+        if not locked:
+            return set()
+        return {name for name in names if any(lease_byte(name) in found for found in locked)}
 
 
 def lease_byte(name: str) -> int:

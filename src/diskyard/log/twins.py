@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diskyard.log.checkpoints import check_checkpoint
-from diskyard.log.codec import Checkpoint, Damaged, NewerMajor, decode
+from diskyard.log.codec import Checkpoint, CheckpointWritten, Damaged, NewerMajor, decode
 from diskyard.log.entries import check_place
 from diskyard.log.log import Log
 from diskyard.model.transaction import Entry
@@ -26,13 +26,23 @@ class TwinTrouble:
     bad_copies: tuple[int, ...]
 
 
-def look_at_twins(storage: Repository, log: Log, kind: LogKind, number: int) -> TwinTrouble | None:
-    """What is wrong with an object's copies; None if nothing, or if it is not there at all."""
+def look_at_twins(
+    storage: Repository, log: Log, kind: LogKind, number: int, *, records: bool = True
+) -> TwinTrouble | None:
+    """What is wrong with an object's copies; None if nothing, or if it is not there at all.
+
+    :param records: also whether the records of a checkpoint fit together, which takes as long as
+        reading it did. Without, it is whole if it passes its checksum and is of this place and history.
+    """
     copies = storage.get(kind, number)
     if copies == (None, None):
         return None
     nonce = _nonce_read(log, number)
-    valid = [copy if _is_whole(storage, kind, number, nonce, copy) else None for copy in copies]
+    judged: dict[bytes | None, bool] = {}  # mostly they are the same, and are judged once
+    for copy in copies:
+        if copy not in judged:
+            judged[copy] = _is_whole(storage, kind, number, nonce, copy, records=records)
+    valid = [copy if judged[copy] else None for copy in copies]
     whole = next((copy for copy in valid if copy is not None), None)
     bad = tuple(index for index, copy in enumerate(valid) if copy is None or copy != whole)
     return TwinTrouble(kind, number, whole, bad) if bad else None
@@ -50,7 +60,9 @@ def _nonce_read(log: Log, number: int) -> str | None:
     return nonces[-1 - back] if known else None
 
 
-def _is_whole(storage: Repository, kind: LogKind, number: int, nonce: str | None, copy: bytes | None) -> bool:
+def _is_whole(
+    storage: Repository, kind: LogKind, number: int, nonce: str | None, copy: bytes | None, *, records: bool
+) -> bool:
     if not copy:
         return False
     try:
@@ -58,6 +70,9 @@ def _is_whole(storage: Repository, kind: LogKind, number: int, nonce: str | None
             entry, _ = decode(copy, Entry)
             check_place(entry, storage.marker, number)
             return nonce in (None, entry.nonce)
+        if not records:
+            head, _ = decode(copy, CheckpointWritten)
+            return (head.marker, head.version) == (storage.marker, number) and nonce in (None, head.nonce)
         checkpoint, _ = decode(copy, Checkpoint)
         check_checkpoint(checkpoint, storage.marker, number)
         return nonce in (None, checkpoint.nonce)

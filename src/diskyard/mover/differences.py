@@ -1,44 +1,82 @@
-"""Where two views can differ, told from block status alone; no data is read here."""
+"""Where two views can differ, told from cheap to dear; no data is read here.
+
+For each run of both: whether it is the same layer in both chains, whether the base is known to
+equal what the layer shows, whether it is the same blocks of the file system, whether both are
+zeros. What is left is a move, and only its bytes can tell.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from diskyard.mover.interface import Chain
-from diskyard.mover.nbdclient import Extent, NbdClient
-from diskyard.mover.qcow2_header import CLUSTER_BYTES
+from diskyard.mover.sharing import Sharing
+from diskyard.mover.views import Run, View
 
-WINDOW_BYTES = 1 << 30
-MOVE_MOST_BYTES = 2 << 20
-_RUNS = re.compile(rb"(.)\1*", re.DOTALL)
-_SOURCE_DATA, _BASE_DATA, _OWN = 1, 2, 4  # bits of a cluster's class
+_ZERO_MOST_BYTES = 1 << 30
+_SOURCE_DATA, _BASE_DATA, _MAY_DIFFER = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A range of the target that may have to change, in whole clusters but for the last.
+    """A range of the target that may have to change, in whole units but for the last.
 
-    :param is_zero: it becomes zeros; else the source has to be read.
-    :param compare: the base may hold data there; else it is zeros.
+    :param source: the runs to read; empty if it becomes zeros.
+    :param base: the runs to compare with; empty if the base has only zeros there.
     """
 
     offset_bytes: int
     length_bytes: int
-    is_zero: bool
-    compare: bool
+    source: tuple[Run, ...]
+    base: tuple[Run, ...]
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it becomes zeros; else the source has to be read."""
+        return not self.source
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
     """One of the two views.
 
-    :param own_layers: how many of its layers, from the top, the other side does not have.
+    :param own_layers: how many of its layers, from the top, the other side does not show.
     """
 
-    client: NbdClient
+    view: View
     own_layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A range of which one thing is true; of a unit that several runs share, of all of them."""
+
+    start_bytes: int
+    end_bytes: int
+    bits: int
+    source: tuple[Run, ...]
+    base: tuple[Run, ...]
+
+    def cut(self, start_bytes: int, end_bytes: int) -> _Stretch:
+        source, base = (
+            tuple(
+                run.cut(max(start_bytes, run.offset_bytes), min(end_bytes, run.end_bytes))
+                for run in runs
+                if run.offset_bytes < end_bytes and run.end_bytes > start_bytes
+            )
+            for runs in (self.source, self.base)
+        )
+        return _Stretch(start_bytes, end_bytes, self.bits, source, base)
+
+    def joined(self, other: _Stretch) -> _Stretch:
+        return _Stretch(
+            self.start_bytes,
+            other.end_bytes,
+            self.bits | other.bits,
+            self.source + other.source,
+            self.base + other.base,
+        )
 
 
 def common_layers(one: Chain, other: Chain) -> int:
@@ -56,99 +94,132 @@ class Differences:
 
     :param base: what the target shows before anything is written; None: nothing but zeros.
     :param base_is_zeroed: without a base: the target certainly reads as zeros.
+    :param sharing: tells what both have in the same blocks; None: nothing.
+    :param unit_bytes: moves begin and end at multiples of it.
+    :param most_bytes: no move reads more; a multiple of the unit.
     """
 
-    def __init__(self, source: Side, base: Side | None, size_bytes: int, *, base_is_zeroed: bool) -> None:
+    def __init__(
+        self,
+        source: Side,
+        base: Side | None,
+        size_bytes: int,
+        *,
+        base_is_zeroed: bool,
+        sharing: Sharing | None,
+        unit_bytes: int,
+        most_bytes: int,
+    ) -> None:
         self._source = source
         self._base = base
         self._size_bytes = size_bytes
         self._skip_zeros = base is not None or base_is_zeroed
+        self._sharing = sharing
+        self._unit_bytes = unit_bytes
+        self._most_bytes = most_bytes
 
-    def windows(self, start_bytes: int) -> Iterator[tuple[int, list[Move]]]:
-        """The offset and the moves of each stretch from ``start_bytes`` on, in order."""
-        offset = start_bytes - start_bytes % CLUSTER_BYTES
-        while offset < self._size_bytes:
-            length = min(WINDOW_BYTES, self._size_bytes - offset)
-            yield offset, list(self._moves(offset, length))
-            offset += length
-
-    def _moves(self, offset_bytes: int, length_bytes: int) -> Iterator[Move]:
-        classes = self._classes(offset_bytes, length_bytes)
-        if self._skip_zeros and not classes.strip(bytes((0, _OWN))):
-            return  # as in nearly all of a huge disk: 0.4 ms for each window are saved
-        for run in _RUNS.finditer(classes):
-            start = run.start() * CLUSTER_BYTES
-            end = min(run.end() * CLUSTER_BYTES, length_bytes)
-            has_data, has_base = run[1][0] & _SOURCE_DATA, run[1][0] & _BASE_DATA
-            if not run[1][0] & _OWN or (self._skip_zeros and not has_data and not has_base):
+    def moves(self, start_bytes: int) -> Iterator[Move]:
+        """The moves from ``start_bytes`` on, in order."""
+        begin = start_bytes - start_bytes % self._unit_bytes
+        current: _Stretch | None = None
+        for stretch in self._in_units(self._stretches(begin)):
+            if current is not None and self._go_together(current, stretch):
+                current = current.joined(stretch)
                 continue
-            step = MOVE_MOST_BYTES if has_data else WINDOW_BYTES
-            for part in range(start, end, step):
-                yield Move(offset_bytes + part, min(step, end - part), not has_data, bool(has_base))
+            if current is not None:
+                yield from self._cut(current)
+            current = stretch if stretch.bits & _MAY_DIFFER else None
+        if current is not None:
+            yield from self._cut(current)
 
-    def _classes(self, offset_bytes: int, length_bytes: int) -> bytes:
-        """One byte of class bits for each cluster."""
-        count = -(-length_bytes // CLUSTER_BYTES)
-        shared = 0
-        layers = [_paint(self._source, offset_bytes, length_bytes, count, _SOURCE_DATA)]
-        if self._base is not None:
-            layers.append(_paint(self._base, offset_bytes, length_bytes, count, _BASE_DATA))
-        for layer in layers:
-            shared |= int.from_bytes(layer, "big")
-        return shared.to_bytes(count, "big")
+    def _go_together(self, one: _Stretch, other: _Stretch) -> bool:
+        length = other.end_bytes - one.start_bytes
+        return one.end_bytes == other.start_bytes and one.bits == other.bits and length <= self._most_bytes
+
+    def _cut(self, stretch: _Stretch) -> Iterator[Move]:
+        most_bytes = self._most_bytes if stretch.bits & _SOURCE_DATA else _ZERO_MOST_BYTES
+        for start in range(stretch.start_bytes, stretch.end_bytes, most_bytes):
+            part = stretch.cut(start, min(start + most_bytes, stretch.end_bytes))
+            source = part.source if part.bits & _SOURCE_DATA else ()
+            base = part.base if part.bits & _BASE_DATA else ()
+            yield Move(part.start_bytes, part.end_bytes - part.start_bytes, source, base)
+
+    def _in_units(self, stretches: Iterable[_Stretch]) -> Iterator[_Stretch]:
+        """The same in whole units: what shares one with others is one stretch with them."""
+        unit = self._unit_bytes
+        shared: _Stretch | None = None
+        for stretch in stretches:
+            start, end = stretch.start_bytes, stretch.end_bytes
+            if shared is not None:
+                border = min(end, -(-start // unit) * unit)
+                shared = shared.joined(stretch.cut(start, border))
+                if border % unit and border < self._size_bytes:
+                    continue
+                yield shared
+                shared, start = None, border
+            whole_end = end if end == self._size_bytes else end - end % unit
+            if start < whole_end:
+                yield stretch.cut(start, whole_end)
+            if max(start, whole_end) < end:
+                shared = stretch.cut(max(start, whole_end), end)
+
+    def _stretches(self, start_bytes: int) -> Iterator[_Stretch]:
+        """Everything from an offset on: a range for each pair of runs, or part of one."""
+        source = _Cursor(self._source.view, start_bytes)
+        base = None if self._base is None else _Cursor(self._base.view, start_bytes)
+        offset = start_bytes
+        while offset < self._size_bytes:
+            cursors = [source] if base is None else [source, base]
+            end = min(self._size_bytes, *(cursor.reaches(offset) for cursor in cursors), self._size_bytes)
+            source_run, base_run = source.run(offset, end), None if base is None else base.run(offset, end)
+            yield from self._judged(offset, end, source_run, base_run)
+            offset = end
+
+    def _judged(self, start: int, end: int, source: Run | None, base: Run | None) -> Iterator[_Stretch]:
+        bits = _data_bit(source, _SOURCE_DATA) | _data_bit(base, _BASE_DATA)
+        is_own = _is_own(source, self._source) or (self._base is not None and _is_own(base, self._base))
+        if is_own and (bits or not self._skip_zeros):
+            bits |= _MAY_DIFFER
+        of_source = () if source is None else (source,)
+        of_base = () if base is None else (base,)
+        whole = _Stretch(start, end, bits, of_source, of_base)
+        may_share = bits == _MAY_DIFFER | _SOURCE_DATA | _BASE_DATA
+        if not may_share or source is None or base is None or self._sharing is None:
+            yield whole
+            return
+        for part_start, part_end, is_shared in self._sharing.parts(source, base):
+            part = whole.cut(part_start, part_end)
+            yield _Stretch(
+                part_start, part_end, bits & ~_MAY_DIFFER if is_shared else bits, part.source, part.base
+            )
 
 
-def _paint(side: Side, offset_bytes: int, length_bytes: int, count: int, data_bit: int) -> bytes:
-    clusters = bytearray(count)
-    known_bytes = max(0, min(length_bytes, side.client.size_bytes - offset_bytes))
-    position = 0
-    for extent in side.client.extents(offset_bytes, known_bytes):
-        first = position // CLUSTER_BYTES
-        position += extent.length_bytes
-        end = -(-position // CLUSTER_BYTES)
-        bits = (0 if extent.is_zero else data_bit) | (_OWN if _is_own(extent, side.own_layers) else 0)
-        if bits:
-            _add(clusters, first, end, bits)
-    # Beyond its end a view is zero, though a layer below may go on.
-    if known_bytes < length_bytes:
-        _add(clusters, known_bytes // CLUSTER_BYTES, count, _OWN)
-    return bytes(clusters)
+class _Cursor:
+    """Goes along a view's runs; beyond its end there are none."""
+
+    def __init__(self, view: View, start_bytes: int) -> None:
+        self._runs = view.runs(start_bytes)
+        self._run: Run | None = next(self._runs, None)
+
+    def reaches(self, offset_bytes: int) -> int:
+        """How far from an offset one run, or the absence of any, goes."""
+        while self._run is not None and self._run.end_bytes <= offset_bytes:
+            self._run = next(self._runs, None)
+        return self._run.end_bytes if self._run is not None else 1 << 63
+
+    def run(self, start_bytes: int, end_bytes: int) -> Run | None:
+        """The run of a range that :meth:`reaches` told of."""
+        return None if self._run is None else self._run.cut(start_bytes, end_bytes)
 
 
-def _is_own(extent: Extent, own_layers: int) -> bool:
-    # What no layer holds may be the zeros of a short layer that hides a common one below.
-    return extent.depth <= own_layers
+def _data_bit(run: Run | None, bit: int) -> int:
+    return 0 if run is None or run.is_zero else bit
 
 
-def _add(clusters: bytearray, first: int, end: int, bits: int) -> None:
-    """Set bits of some clusters; borders are shared by two extents."""
-    if end - first > 2:
-        clusters[first] |= bits
-        clusters[end - 1] |= bits
-        clusters[first + 1 : end - 1] = bytes((bits,)) * (end - first - 2)
-    else:
-        for index in range(first, end):
-            clusters[index] |= bits
-
-
-def changed_parts(data: bytearray, other: bytes | bytearray) -> Iterator[tuple[int, int]]:
-    """The start and end of each run of clusters of ``data`` that differ from ``other``'s.
-
-    Slices are copied, because comparing memoryviews is a hundred times slower.
-    """
-    if data == other:
-        return
-    start: int | None = None
-    for offset in range(0, len(data), CLUSTER_BYTES):
-        end = offset + CLUSTER_BYTES
-        if data[offset:end] != other[offset:end]:
-            if start is None:
-                start = offset
-        elif start is not None:
-            yield start, offset
-            start = None
-    if start is not None:
-        yield start, len(data)
+def _is_own(run: Run | None, side: Side) -> bool:
+    # Beyond its end a view is zero, though a layer below may go on. What no layer holds may be the
+    # zeros of a short layer that hides a common one below.
+    return run is None or run.layer < side.own_layers
 
 
 def moved_bytes(moves: Sequence[Move]) -> int:

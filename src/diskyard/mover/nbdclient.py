@@ -98,7 +98,7 @@ class NbdClient:
         with self._asking("nbd read"), _failures("reading a volume"):
             return self._handle.pread(length_bytes, offset_bytes)
 
-    def write(self, data: bytes | bytearray, offset_bytes: int) -> None:
+    def write(self, data: bytes | bytearray | memoryview, offset_bytes: int) -> None:
         """Write; not durable before :meth:`flush`."""
         with self._telling("nbd write"), _failures("writing a volume"):
             self._handle.pwrite(data, offset_bytes)

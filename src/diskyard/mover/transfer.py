@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from diskyard.host import Child, Host
 from diskyard.host.output import Output
 from diskyard.mover.blockgraph import StorageDaemon
+from diskyard.mover.copy import copy_view
 from diskyard.mover.durable import os_errors, sync_path
 from diskyard.mover.failures import failure
-from diskyard.mover.interface import Chain, ImportFormat, Monitor
+from diskyard.mover.interface import Chain, ImportFormat, Layer, Monitor
 from diskyard.mover.pace import Pace
 from diskyard.mover.reflink import clone_into
 from diskyard.mover.untrusted import file_size_bytes
@@ -106,24 +107,50 @@ def export_view(
         # Made here so that no link in its place is followed.
         os.close(host.files.create(temporary_path))
     try:
-        with StorageDaemon(host, inherit_fds=monitor.inherit_fds) as daemon:
-            node = daemon.open_chain(chain)
-            daemon.export_nbd(node, writable=False)
-            view = {
-                "driver": "raw",
-                "size": size_bytes,
-                "file": {
-                    "driver": "nbd",
-                    "export": node,
-                    "server": {"type": "unix", "path": daemon.socket_path},
-                },
-            }
-            source = "json:" + json.dumps(view)
-            _convert(host, source, size_bytes, temporary_path, format, monitor, target_fds)
-        sync_path(host, temporary_path)
+        if format == "raw":
+            _write_raw(host, chain, size_bytes, temporary_path, monitor)
+        else:
+            _write_converted(host, chain, size_bytes, temporary_path, format, monitor, target_fds)
+            sync_path(host, temporary_path)
     except BaseException:
         host.files.discard(temporary_path)
         raise
+
+
+def _write_raw(host: Host, chain: Chain, size_bytes: int, path: str, monitor: Monitor) -> None:
+    with os_errors(f"creating {path}"):
+        fd = host.files.open_for_writing(path)
+        try:
+            host.files.truncate(fd, size_bytes)
+        finally:
+            os.close(fd)
+    target = Layer("export", "raw", {"driver": "file", "filename": path}, path, size_bytes)
+    copy_view(host, chain, (target,), size_bytes, start_bytes=0, monitor=monitor, target_zeroed=True)
+
+
+def _write_converted(
+    host: Host,
+    chain: Chain,
+    size_bytes: int,
+    path: str,
+    format: ImportFormat,
+    monitor: Monitor,
+    target_fds: Sequence[int],
+) -> None:
+    with StorageDaemon(host, inherit_fds=monitor.inherit_fds) as daemon:
+        node = daemon.open_chain(chain)
+        daemon.export_nbd(node, writable=False)
+        view = {
+            "driver": "raw",
+            "size": size_bytes,
+            "file": {
+                "driver": "nbd",
+                "export": node,
+                "server": {"type": "unix", "path": daemon.socket_path},
+            },
+        }
+        source = "json:" + json.dumps(view)
+        _convert(host, source, size_bytes, path, format, monitor, target_fds)
 
 
 def _convert(

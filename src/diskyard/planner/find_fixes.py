@@ -66,7 +66,7 @@ class Look:
     now is not named by anything that is still to come either.
 
     :param read_only: why nothing can be changed here now; None if it can.
-    :param stored: allocated bytes by volume name.
+    :param stored: allocated bytes by volume name, at least of those that ``state`` does not name.
     :param allocated: allocated bytes by volume id.
     :param missing: volumes that are named ready and are not on the storage.
     :param leftovers: allocated bytes by name.

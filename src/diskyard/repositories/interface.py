@@ -28,9 +28,9 @@ exclusive create of an object with its contents.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from diskyard.model.capabilities import Capabilities
 
@@ -40,9 +40,8 @@ Copies = tuple[bytes | None, bytes | None]
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(raw|qcow2)")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class VolumeName:
-    """The name of a volume on the storage.
+class VolumeName(NamedTuple):
+    """The name of a volume on the storage; a named tuple, as there may be very many.
 
     :param named_by: the number of the entry that first named it: a number above the newest
         entry shows that the log is behind the volumes.
@@ -61,19 +60,23 @@ class VolumeName:
         found = _NAME.fullmatch(text)
         if found is None:
             return None
-        return cls(named_by=int(found[1], 16), volume_id=found[2], format=found[3])
+        named_by, volume_id, format = found.groups()
+        return cls(int(named_by, 16), volume_id, format)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredVolume:
+class StoredVolume(NamedTuple):
     """A volume as the storage lists it.
 
     :param length_bytes: of the container (file, logical volume), not the virtual size.
+    :param stamp: numbers of which one changes with everything that is written to the volume, the last
+        of them when that was, in nanoseconds of this host's clock: what is written so soon afterwards that
+        the clock may not have gone on can leave it as it was. Empty where the storage cannot tell.
     """
 
     name: VolumeName
     length_bytes: int
     allocated_bytes: int
+    stamp: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,9 @@ class Repository(Protocol):
     def stored_volume(self, name: VolumeName) -> StoredVolume | None:
         """One volume as :meth:`list_volumes` shows it; None if it is not there."""
 
+    def stored_volumes(self, names: Sequence[VolumeName]) -> list[StoredVolume | None]:
+        """Several volumes as :meth:`stored_volume` shows each, in the order of the names."""
+
     def locate_volume(self, name: VolumeName) -> Located:
         """Where a volume is; the volume need not exist."""
 
@@ -229,6 +235,12 @@ class Repository(Protocol):
 
     def is_locked(self, name: str) -> bool:
         """Whether somebody has the lease of this name, without taking it."""
+
+    def locked_among(self, names: Collection[str]) -> set[str]:
+        """Those of several names of which somebody has the lease, as :meth:`is_locked` says of each.
+
+        All are asked for at once where the format can: it does not cost a question for each.
+        """
 
     def capacity(self) -> Capacity:
         """Room on the storage."""

@@ -33,14 +33,15 @@ ERRNOS_OF_READS = (errno.EIO, errno.EACCES, errno.EINTR)
 
 _READS = frozenset(
     (
-        "read", "read_at", "open_to_read", "list", "look", "fingerprint", "fingerprint_of", "exists",
-        "is_folder", "size_bytes_of", "resolve", "device_of", "room", "open_for_writing",
-        "try_lock_byte", "byte_is_locked", "lock_folder",
-        "nbd connect", "nbd read", "nbd block status",
+        "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
+        "fingerprint_of", "exists", "is_folder", "size_bytes_of", "resolve", "device_of", "room",
+        "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes", "lock_folder",
+        "open_direct", "read_into", "next_data", "physical_extents",
+        "nbd connect", "nbd read", "nbd block status", "qemu-img map",
     )
 )  # fmt: skip
-_ANSWER_A_DESCRIPTOR = frozenset(("create", "open_for_writing", "open_to_read", "lock_folder"))
-_OF_FOLDERS = frozenset(("list", "sync_folder", "room", "lock_folder"))
+_ANSWER_A_DESCRIPTOR = frozenset(("create", "open_for_writing", "open_to_read", "open_direct", "lock_folder"))
+_OF_FOLDERS = frozenset(("list", "look_at", "sync_folder", "room", "lock_folder"))
 _NEED_ROOM = frozenset(
     (
         "create",
@@ -57,9 +58,9 @@ _NEED_ROOM = frozenset(
 )
 _USE_NAMES = frozenset(
     (
-        "read", "read_at", "open_to_read", "list", "look", "fingerprint", "exists", "is_folder",
-        "create", "open_for_writing", "sync_folder", "make_folder", "link", "symlink", "rename",
-        "unlink", "remove_folder", "lock_folder",
+        "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
+        "exists", "is_folder", "create", "open_for_writing", "sync_folder", "make_folder", "link",
+        "symlink", "rename", "unlink", "remove_folder", "lock_folder",
     )
 )  # fmt: skip
 
@@ -251,8 +252,8 @@ class FaultyFiles(Files):
             except OSError:
                 # A caller that gets an error has no descriptor, whatever was done.
                 for answer in answers if name in _ANSWER_A_DESCRIPTOR else ():
-                    assert isinstance(answer, int)
-                    os.close(answer)
+                    if isinstance(answer, int):
+                        os.close(answer)
                 raise
             return answers[0]
 
@@ -319,6 +320,8 @@ def _told(what: str) -> Callable[[int, bool], BaseException]:
             if number in (errno.ENOSPC, errno.EDQUOT):
                 return errors.NoSpace(f"The storage is full while asking for {what}.")
             return errors.StorageError(f"QEMU's NBD server failed while asking for {what}: {words}.")
+        if what.startswith("qemu-img"):
+            return errors.StorageError(f"QEMU failed while asking for {what}: {words}.")
         if afterwards:
             return ConnectionResetError(number, words)
         message = Message({"error": {"class": "GenericError", "desc": f"Could not do it: {words}"}})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -233,6 +233,11 @@ class WatchedRepository(Repository):
         found: StoredVolume | None = self._call("stored_volume", name)
         return found
 
+    def stored_volumes(self, names: Sequence[VolumeName]) -> list[StoredVolume | None]:
+        """Watched."""
+        found: list[StoredVolume | None] = self._call("stored_volumes", names)
+        return found
+
     def locate_volume(self, name: VolumeName) -> Located:
         """Watched."""
         found: Located = self._call("locate_volume", name)
@@ -277,6 +282,11 @@ class WatchedRepository(Repository):
     def is_locked(self, name: str) -> bool:
         """Watched."""
         return bool(self._call("is_locked", name))
+
+    def locked_among(self, names: Collection[str]) -> set[str]:
+        """Watched."""
+        found: set[str] = self._call("locked_among", names)
+        return found
 
     def capacity(self) -> Capacity:
         """Watched."""

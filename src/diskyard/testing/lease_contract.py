@@ -63,6 +63,20 @@ class LeaseContract:
         lease.release()
         assert other.is_locked("image") is False
 
+    def test_many_are_asked_for_at_once(self, repository: Repository, place: Place) -> None:
+        """The answer is what is said of each, whoever holds them and however many there are."""
+        other = place.connect()
+        names = [f"image {number}" for number in range(20)]
+        assert repository.locked_among(names) == set()
+        leases = [storage.try_lock(name) for name in names[:12] for storage in (repository, other)]
+        for storage in (repository, other):
+            assert storage.locked_among(names) == set(names[:12])
+            assert storage.locked_among(names[6:]) == set(names[6:12])
+            assert storage.locked_among([]) == set()
+        for lease in filter(None, leases):
+            lease.release()
+        assert other.locked_among(names) == set()
+
     def test_releasing_twice_does_nothing(self, repository: Repository) -> None:
         """In particular it does not end the next holder's lease."""
         lease = repository.try_lock("image")

@@ -48,6 +48,9 @@ class VolumeContract:
         for name in names:
             assert listed[name] == other.stored_volume(name)
             assert listed[name].length_bytes >= 64 * KIB
+        absent = fresh_name(4)
+        assert other.stored_volumes([*names, absent]) == [*(listed[name] for name in names), None]
+        assert other.stored_volumes([]) == []
 
     def test_a_volume_begins_with_its_bytes_and_goes_on_with_zeros(self, repository: Repository) -> None:
         """``initial``, then zeros up to the length, where the format zeroes."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from typing import Any, cast
 
 import pytest
 
-from diskyard.mover.copy import _Connections, _Copy, copy_view
+from diskyard.mover.copy import copy_view
+from diskyard.mover.crew import Crew
 from diskyard.mover.interface import Chain, Layer, Stopped
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, check
 
@@ -143,14 +143,18 @@ def test_the_rate_limit_holds(bench: Bench) -> None:
     assert bench.host.clock.monotonic_s() - begin > 0.8
 
 
-def test_moves_that_have_not_begun_do_not_keep_a_failed_copy_waiting(bench: Bench) -> None:
-    """Else each of them costs ten seconds: a future that is cancelled early is never done."""
-    unused = cast(Any, None)
-    failed = _Copy(
-        bench.host, unused, [_Connections(unused, None, unused)], RecordingMonitor(), MIB, drop_zeros=True
-    )
-    busy = threading.Event()
-    failed._executor.submit(busy.wait)
-    failed._in_flight = {failed._executor.submit(lambda: None)}
-    assert failed.settle(0.2)
-    busy.set()
+def test_moves_that_have_not_begun_do_not_keep_a_failed_copy_waiting() -> None:
+    crew, begun, go_on, done = Crew(["tool"], "test"), threading.Event(), threading.Event(), list[str]()
+
+    def hang(tool: str) -> None:
+        begun.set()
+        go_on.wait()
+
+    crew.submit(hang)
+    later = crew.submit(done.append)
+    assert begun.wait(10)
+    assert not crew.end(0.1)  # it hangs, and is waited for no longer
+    go_on.set()
+    assert crew.end(10)
+    assert done == []
+    assert not later.done()

@@ -83,7 +83,9 @@ def test_export(bench: Bench, format: ImportFormat) -> None:
     assert inspect_import(bench.host, str(path), format) == 4 * MIB
     exported = import_layer(str(path), format, 4 * MIB)
     assert bench.view((exported,)) == bench.view((top, root))[: 4 * MIB]
-    assert monitor.total_bytes == 4 * MIB
+    assert monitor.done_bytes == monitor.total_bytes
+    # QEMU tells how far through the image it is, our own copy what of it has to move.
+    assert monitor.total_bytes == 4 * MIB if format != "raw" else 0 < monitor.total_bytes < 4 * MIB
 
 
 def test_a_stopped_export_leaves_nothing(bench: Bench) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from diskyard.host import FileEntry, Host, provably_gone
 from diskyard.host.files import UncertainError, temporary_owner
@@ -43,8 +43,13 @@ _UNREADABLE = frozenset(
 )
 _IMAGE_ID = re.compile(UUID_PATTERN)
 _PROGRESS_LIMIT_BYTES = 64 << 10
+_LOOKED_AT_ONCE = 256
 _PROBE_BYTES = 4096  # one block: btrfs clones nothing shorter
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
+
+
+def _stored(name: VolumeName, item: FileEntry) -> StoredVolume:
+    return StoredVolume(name, item.size_bytes, item.allocated_bytes, item.stamp)
 
 
 class LocalRepository:
@@ -58,6 +63,7 @@ class LocalRepository:
         self._host = host
         self.place = root
         self.marker = marker
+        self._volumes = os.path.join(root, layout.VOLUMES)
         self._leases = LocalLeases(host, os.path.join(root, layout.LOCKS))
         self.capabilities = Capabilities(
             reflink=self._probe_reflink(), preallocation=True, zeroed=True, enforced_leases=True
@@ -200,7 +206,7 @@ class LocalRepository:
     # -- volumes -----------------------------------------------------------------------------
 
     def _volume_path(self, name: VolumeName) -> str:
-        return os.path.join(self._folder(layout.VOLUMES), str(name))
+        return f"{self._volumes}/{name}"
 
     def _new_file(self, path: str, length_bytes: int, initial: bytes, *, preallocate: bool) -> None:
         fd = self._files.create(path)
@@ -220,13 +226,13 @@ class LocalRepository:
     ) -> None:
         """Make the file; a crash leaves it absent or incomplete under the name the log has."""
         self._new_file(self._volume_path(name), length_bytes, initial, preallocate=preallocate)
-        self._files.sync_folder(self._folder(layout.VOLUMES))
+        self._files.sync_folder(self._volumes)
 
     def clone_volume(self, source: VolumeName, target: VolumeName) -> bool:
         """Share the source's blocks (FICLONE) with a new file."""
         if not self._clone(self._volume_path(source), self._volume_path(target)):
             return False
-        self._files.sync_folder(self._folder(layout.VOLUMES))
+        self._files.sync_folder(self._volumes)
         return True
 
     def _clone(self, source: str, target: str) -> bool:
@@ -268,25 +274,44 @@ class LocalRepository:
             self._files.unlink(self._volume_path(name))
         except (FileNotFoundError, IsADirectoryError):
             return False
-        self._files.sync_folder(self._folder(layout.VOLUMES))
+        self._files.sync_folder(self._volumes)
         self._refill_reserve()
         return True
 
     def list_volumes(self) -> list[StoredVolume]:
         """One pass over the folder; names that are not of our form are not ours to list."""
-        stored = []
-        for item in self._files.list(self._folder(layout.VOLUMES), VolumeName.parse):
-            name = VolumeName.parse(item.name)
-            if name is not None and item.is_file:
-                stored.append(StoredVolume(name, item.size_bytes, item.allocated_bytes))
-        return stored
+        names: dict[str, VolumeName] = {}
+
+        def parse(text: str) -> VolumeName | None:
+            name = VolumeName.parse(text)
+            if name is not None:
+                names[text] = name
+            return name
+
+        return [
+            _stored(names[item.name], item) for item in self._files.list(self._volumes, parse) if item.is_file
+        ]
 
     def stored_volume(self, name: VolumeName) -> StoredVolume | None:
         """One file's figures."""
         item = self._files.look(self._volume_path(name))
-        if item is None or not item.is_file:
-            return None
-        return StoredVolume(name, item.size_bytes, item.allocated_bytes)
+        return None if item is None or not item.is_file else _stored(name, item)
+
+    def stored_volumes(self, names: Sequence[VolumeName]) -> list[StoredVolume | None]:
+        """The files' figures, some hundreds in one call: who waits can tell whether it goes on.
+
+        A file is looked at in 2.7 µs by its name, and in 3.4 by listing the folder: so a page of
+        images never lists it.
+        """
+        found: list[StoredVolume | None] = []
+        for begin in range(0, len(names), _LOOKED_AT_ONCE):
+            some = names[begin : begin + _LOOKED_AT_ONCE]
+            items = self._files.look_at(self._volumes, [str(name) for name in some])
+            found += [
+                None if item is None or not item.is_file else _stored(name, item)
+                for name, item in zip(some, items, strict=True)
+            ]
+        return found
 
     def locate_volume(self, name: VolumeName) -> Located:
         """The file's path."""
@@ -351,6 +376,10 @@ class LocalRepository:
     def is_locked(self, name: str) -> bool:
         """Whether that byte is locked."""
         return self._leases.is_locked(name)
+
+    def locked_among(self, names: Collection[str]) -> set[str]:
+        """The names whose bytes are locked: the kernel lists the locks there are."""
+        return self._leases.locked_among(names)
 
     def capacity(self) -> Capacity:
         """The file system's, as an unprivileged user sees it."""

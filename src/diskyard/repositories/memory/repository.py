@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 
@@ -151,7 +151,7 @@ class MemoryRepository:
         for item in self._host.files.list(self.store.folder.name):
             name = VolumeName.parse(item.name)
             if name is not None and item.is_file:
-                found.append(StoredVolume(name, item.size_bytes, item.allocated_bytes))
+                found.append(StoredVolume(name, item.size_bytes, item.allocated_bytes, item.stamp))
         return found
 
     def stored_volume(self, name: VolumeName) -> StoredVolume | None:
@@ -159,7 +159,11 @@ class MemoryRepository:
         item = self._host.files.look(self._path(name))
         if item is None or not item.is_file:
             return None
-        return StoredVolume(name, item.size_bytes, item.allocated_bytes)
+        return StoredVolume(name, item.size_bytes, item.allocated_bytes, item.stamp)
+
+    def stored_volumes(self, names: Sequence[VolumeName]) -> list[StoredVolume | None]:
+        """One after the other."""
+        return [self.stored_volume(name) for name in names]
 
     def locate_volume(self, name: VolumeName) -> Located:
         """The file's path."""
@@ -205,6 +209,11 @@ class MemoryRepository:
         """Whether the name is in the set."""
         with self.store.lock:
             return name in self.store.leases
+
+    def locked_among(self, names: Collection[str]) -> set[str]:
+        """Those that are in the set."""
+        with self.store.lock:
+            return self.store.leases.intersection(names)
 
     def capacity(self) -> Capacity:
         """The private folder's file system's."""

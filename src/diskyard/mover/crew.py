@@ -1,0 +1,58 @@
+"""Threads with tools of their own, which a program that ends does not wait for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
+
+Tool = TypeVar("Tool")
+
+
+class Crew(Generic[Tool]):
+    """One daemon thread for each tool: storage that hangs keeps its thread, and nobody else.
+
+    An executor of the standard library would be joined when the program ends.
+    """
+
+    def __init__(self, tools: Sequence[Tool], name: str) -> None:
+        self._jobs: SimpleQueue[tuple[Future[None], Callable[[Tool], None]] | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._serve, args=(tool,), name=f"{name}-{index}", daemon=True)
+            for index, tool in enumerate(tools)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Callable[[Tool], None]) -> Future[None]:
+        """Have a job done with the next tool that is free; what it raises is in the future."""
+        future: Future[None] = Future()
+        self._jobs.put((future, job))
+        return future
+
+    def end(self, timeout_s: float) -> bool:
+        """Let go of what was not begun, and wait for what was; False if that takes longer."""
+        try:
+            while True:
+                self._jobs.get_nowait()
+        except Empty:
+            pass
+        for _ in self._threads:
+            self._jobs.put(None)
+        deadline_s = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _serve(self, tool: Tool) -> None:
+        while (item := self._jobs.get()) is not None:
+            future, job = item
+            try:
+                job(tool)
+            except BaseException as error:  # noqa: BLE001 - raised again by who asks the future
+                future.set_exception(error)
+            else:
+                future.set_result(None)

@@ -1,0 +1,261 @@
+"""Moves in flight: several at once, at a pace, with progress and checkpoints."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as StillRunning
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+
+from diskyard.host import Host
+from diskyard.host.bulk import Buffer
+from diskyard.mover.crew import Crew
+from diskyard.mover.differences import Differences, Move, moved_bytes
+from diskyard.mover.interface import Monitor
+from diskyard.mover.pace import Pace
+from diskyard.mover.qcow2_header import CLUSTER_BYTES
+from diskyard.mover.targets import Target, Writer
+from diskyard.mover.views import Reader, View
+
+MOST_BYTES = 4 << 20  # of one move: larger ones move no quicker, and their buffers are memory
+_WORKERS = 4
+_IN_FLIGHT_MOST = 2 * _WORKERS
+_BATCH_MOVES = 64  # little moves are handed over together
+_CHECKPOINT_S = 2.0
+_COUNTING_S = 2.0
+_KEPT_MOVES = 10_000  # about 6 MiB of what was found while counting
+_TICK_S = 0.1
+_STUCK_S = 10.0
+
+Batch = list[Move]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """What one worker reads, compares and writes with."""
+
+    source: Reader
+    base: Reader | None
+    writer: Writer
+    memory: Buffer
+    other: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What there is to do.
+
+    :param start_bytes: everything below is durable already.
+    :param size_bytes: of the target's view.
+    :param most_bytes: no move reads more.
+    """
+
+    differences: Differences
+    start_bytes: int
+    size_bytes: int
+    most_bytes: int
+
+    def __iter__(self) -> Iterator[Move]:
+        return self.differences.moves(self.start_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """Moves that are under way."""
+
+    future: Future[None]
+    start_bytes: int
+    end_bytes: int
+    moved_bytes: int
+
+
+class Mover:
+    """Does the moves of one copy.
+
+    :param stack: closes what the workers have open.
+    """
+
+    def __init__(
+        self, host: Host, stack: ExitStack, source: View, base: View | None, target: Target, monitor: Monitor
+    ) -> None:
+        self._host, self._target, self._monitor = host, target, monitor
+        self._zeros = Buffer(MOST_BYTES)  # never written: the kernel gives it no memory
+        tools = [
+            _Tools(
+                source.reader(stack),
+                None if base is None else base.reader(stack),
+                target.writer(stack),
+                Buffer(MOST_BYTES),
+                self._zeros if base is None else Buffer(MOST_BYTES),
+            )
+            for _ in range(_WORKERS)
+        ]
+        self._workers = Crew(tools, "copy")
+        self._flusher = Crew([target], "flush")
+        self._in_flight: deque[_Flight] = deque()
+        self._flushing: tuple[Future[None], int] | None = None
+        self._moved_bytes = 0
+        self._total_bytes: int | None = None
+        self._reached_bytes = 0
+        self._size_bytes = 0
+        self._pace = Pace(host, monitor)
+        self._checkpoint_s = host.clock.monotonic_s()
+        self._drop_zeros = False
+
+    def run(self, moves: Moves, *, drop_zeros: bool, give_up: Callable[[], None]) -> None:
+        """Do all moves; durable on return.
+
+        :param drop_zeros: the target reads as zeros where the base does, or there is none.
+        :param give_up: called after a failure if workers do not come back.
+        """
+        self._size_bytes, self._reached_bytes = moves.size_bytes, moves.start_bytes
+        self._drop_zeros = drop_zeros
+        try:
+            for batch in _batches(self._count(moves), moves.most_bytes):
+                self._admit(batch)
+            while self._in_flight:
+                self._collect(wait=True)
+            if self._flushing is not None:
+                self._flushing[0].result()
+            self._target.flush()
+        except BaseException:
+            if not self._end():
+                give_up()
+            raise
+        self._end()
+        self._reached_bytes = moves.size_bytes
+        self._monitor.checkpoint(moves.size_bytes)
+        self._advance()
+
+    def _end(self) -> bool:
+        """Let the threads end; False if some do not."""
+        workers_ended = self._workers.end(_STUCK_S)
+        return self._flusher.end(_STUCK_S) and workers_ended
+
+    # -- what there is to do --------------------------------------------------------------
+
+    def _count(self, moves: Moves) -> Iterable[Move]:
+        """Tell how much there is to move, unless that takes long; the moves, in order."""
+        begin_s = self._host.clock.monotonic_s()
+        total_bytes, index, kept = 0, 0, list[Move]()
+        for index, move in enumerate(moves):
+            total_bytes += moved_bytes([move])
+            if index < _KEPT_MOVES:
+                kept.append(move)
+            if index % _BATCH_MOVES == 0:
+                self._advance()
+                if self._host.clock.monotonic_s() - begin_s > _COUNTING_S:
+                    return moves
+        self._total_bytes = total_bytes
+        return kept if index < _KEPT_MOVES else moves
+
+    def _admit(self, batch: Batch) -> None:
+        """Begin moves as soon as there is room for them and the rate allows it."""
+        size_bytes = moved_bytes(batch)
+        self._pace.admit(size_bytes, self._tick)
+        while len(self._in_flight) >= _IN_FLIGHT_MOST:
+            self._collect(wait=True)
+        self._tick()
+        start, end = batch[0].offset_bytes, batch[-1].offset_bytes + batch[-1].length_bytes
+        future = self._workers.submit(partial(self._do, batch))
+        self._in_flight.append(_Flight(future, start, end, size_bytes))
+
+    # -- what becomes of it ---------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Look at what has ended, see to checkpoints, and tell how far it is."""
+        while self._in_flight and self._in_flight[0].future.done():
+            self._collect(wait=False)
+        self._see_to_checkpoint()
+        self._advance()
+
+    def _collect(self, *, wait: bool) -> None:
+        """Take the oldest moves out if they have ended; a failure of theirs is raised."""
+        flight = self._in_flight[0]
+        if wait:
+            with suppress(StillRunning):
+                flight.future.exception(_TICK_S)
+            self._see_to_checkpoint()
+        if flight.future.done():
+            flight.future.result()
+            self._in_flight.popleft()
+            self._moved_bytes += flight.moved_bytes
+            self._reached_bytes = flight.end_bytes
+        self._advance()
+
+    def _advance(self) -> None:
+        if self._total_bytes is None:
+            self._monitor.advance(self._reached_bytes, self._size_bytes)
+        else:
+            self._monitor.advance(self._moved_bytes, self._total_bytes)
+
+    def _see_to_checkpoint(self) -> None:
+        """Now and then make durable what is written, while the moves go on."""
+        if self._flushing is not None:
+            future, offset_bytes = self._flushing
+            if future.done():
+                future.result()
+                self._monitor.checkpoint(offset_bytes)
+                self._flushing, self._checkpoint_s = None, self._host.clock.monotonic_s()
+        elif self._host.clock.monotonic_s() - self._checkpoint_s >= _CHECKPOINT_S:
+            # Below the oldest move that is under way all is written.
+            oldest = self._in_flight[0].start_bytes if self._in_flight else self._reached_bytes
+            self._flushing = (self._flusher.submit(_flush), oldest)
+
+    # -- in the workers ------------------------------------------------------------------
+
+    def _do(self, batch: Batch, tools: _Tools) -> None:
+        for move in batch:
+            if move.is_zero:
+                tools.writer.zero(move.offset_bytes, move.length_bytes)
+                continue
+            memory = tools.memory.view[: move.length_bytes]
+            tools.source.read(move.source, memory)
+            for start, end in self._parts(move, tools):
+                tools.writer.write(memory[start:end], move.offset_bytes + start)
+
+    def _parts(self, move: Move, tools: _Tools) -> Iterable[tuple[int, int]]:
+        """What of a move's bytes, which were read, has to be written."""
+        if move.base and tools.base is not None:
+            tools.base.read(move.base, tools.other.view[: move.length_bytes])
+            return changed_parts(tools.memory, tools.other, move.length_bytes)
+        if self._drop_zeros:
+            return changed_parts(tools.memory, self._zeros, move.length_bytes)
+        return [(0, move.length_bytes)]
+
+
+def _flush(target: Target) -> None:
+    target.flush()
+
+
+def _batches(moves: Iterable[Move], most_bytes: int) -> Iterator[Batch]:
+    """Moves in groups that are worth handing over to a thread, of about ``most_bytes``."""
+    batch: Batch = []
+    size_bytes = 0
+    for move in moves:
+        if batch and (len(batch) == _BATCH_MOVES or size_bytes + move.length_bytes > most_bytes):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(move)
+        size_bytes += move.length_bytes
+    if batch:
+        yield batch
+
+
+def changed_parts(one: Buffer, other: Buffer, length_bytes: int) -> Iterator[tuple[int, int]]:
+    """The start and end of each run of clusters that differ in two buffers' first bytes."""
+    if one.equals(other, 0, length_bytes):
+        return
+    begin: int | None = None
+    for start in range(0, length_bytes, CLUSTER_BYTES):
+        if one.equals(other, start, min(start + CLUSTER_BYTES, length_bytes)):
+            if begin is not None:
+                yield begin, start
+            begin = None
+        elif begin is None:
+            begin = start
+    if begin is not None:
+        yield begin, length_bytes

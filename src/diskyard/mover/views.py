@@ -1,0 +1,303 @@
+"""Where the bytes of a view lie, and reading them: from its files, or from QEMU's NBD server.
+
+Of volumes that are files, raw or qcow2, QEMU is asked only what lies where (``qemu-img map``);
+the bytes are read from the files. That is right for frozen volumes alone, which all sources
+and bases are: a merge may change in which volume of a chain a byte of the view is, but leaves
+it also where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from diskyard import errors
+from diskyard.host import Child, Host
+from diskyard.host.bulk import DIRECT_ALIGNMENT_BYTES
+from diskyard.host.output import Output
+from diskyard.mover.blockgraph import blockdev_graph
+from diskyard.mover.durable import os_errors
+from diskyard.mover.failures import expected, failure
+from diskyard.mover.foreign_headers import BlockMap
+from diskyard.mover.interface import Chain
+from diskyard.mover.nbdclient import NbdClient
+
+_WINDOW_BYTES = 1 << 30  # asked of an NBD server at once: at most 16,384 clusters
+_DIRECT_LEAST_BYTES = 64 << 10  # less is quicker through the page cache, which reads ahead
+_MAP_PIECE_BYTES = 64 << 10  # read at once, and kept no longer
+_MAP_TIMEOUT_S = 60.0
+_ZEROS = bytes(1 << 20)
+
+Guard = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a view that one layer tells of.
+
+    :param layer: its index in the chain, 0 for the top; -1 if none does.
+    :param file_offset_bytes: where in that layer's file its bytes are; None if it has none
+        there, or is read through a server.
+    """
+
+    offset_bytes: int
+    length_bytes: int
+    is_zero: bool
+    layer: int
+    file_offset_bytes: int | None = None
+
+    @property
+    def end_bytes(self) -> int:
+        """Where it ends."""
+        return self.offset_bytes + self.length_bytes
+
+    def cut(self, start_bytes: int, end_bytes: int) -> Run:
+        """A part of it."""
+        if start_bytes == self.offset_bytes and end_bytes == self.end_bytes:
+            return self
+        at = self.file_offset_bytes
+        moved = None if at is None else at + start_bytes - self.offset_bytes
+        return Run(start_bytes, end_bytes - start_bytes, self.is_zero, self.layer, moved)
+
+
+class NeedsServer(Exception):
+    """Some of a view's bytes are in no file as they are, as compressed clusters are."""
+
+
+class Reader(Protocol):
+    """Reads a view; for one thread."""
+
+    def read(self, runs: Sequence[Run], memory: memoryview) -> None:
+        """Fill memory with the bytes of adjacent runs, and with zeros after them."""
+
+
+class View(Protocol):
+    """What a guest reads through a chain."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Where it ends."""
+
+    def runs(self, start_bytes: int) -> Iterator[Run]:
+        """Everything from an offset on, in order and without gaps.
+
+        :raises NeedsServer: it cannot be read from its files.
+        """
+
+    def reader(self, stack: ExitStack) -> Reader:
+        """A reader for one more thread, closed with ``stack``."""
+
+
+class FileView:
+    """A view that is read from the files of its layers.
+
+    :param fds: the layers' files, open for reading; closed with ``stack``.
+    """
+
+    def __init__(self, stack: ExitStack, host: Host, chain: Chain, fds: Sequence[int]) -> None:
+        self._host, self._chain, self.fds = host, chain, tuple(fds)
+        self._direct_fds: list[int | None] = []
+        with os_errors("opening a volume"):
+            for fd in fds:
+                direct_fd = host.files.open_direct(fd)
+                self._direct_fds.append(direct_fd)
+                if direct_fd is not None:
+                    stack.callback(os.close, direct_fd)
+        self._is_raw = len(chain) == 1 and chain[0].format == "raw"
+        # A volume's record is what a guest sees of it; a raw file may end inside a sector.
+        self._file_bytes = os.lseek(fds[0], 0, os.SEEK_END) if self._is_raw else 0
+        self.size_bytes = min(self._file_bytes, chain[0].size_bytes) if self._is_raw else chain[0].size_bytes
+
+    @classmethod
+    def of(cls, stack: ExitStack, host: Host, chain: Chain) -> FileView | None:
+        """The view of a chain, if all of its layers are files that can be read so."""
+        if any(layer.path is None or layer.format not in ("raw", "qcow2") for layer in chain):
+            return None
+        fds: list[int] = []
+        with os_errors("opening a volume"):
+            for layer in chain:
+                assert layer.path is not None
+                fds.append(host.files.open_to_read(layer.path))
+                stack.callback(os.close, fds[-1])
+        return cls(stack, host, chain, fds)
+
+    def runs(self, start_bytes: int) -> Iterator[Run]:
+        """See :class:`View`."""
+        if start_bytes >= self.size_bytes:
+            return iter(())
+        return self._raw_runs(start_bytes) if self._is_raw else self._mapped_runs(start_bytes)
+
+    def _raw_runs(self, offset: int) -> Iterator[Run]:
+        while offset < self.size_bytes:
+            with os_errors("asking what a volume holds"):
+                found = self._host.files.next_data(self.fds[0], offset)
+            start, end = found or (self.size_bytes, self.size_bytes)
+            start, end = min(start, self.size_bytes), min(end, self.size_bytes)
+            if start > offset:
+                yield Run(offset, start - offset, True, 0)
+            if end > start:
+                yield Run(start, end - start, False, 0, start)
+            offset = end
+
+    def _mapped_runs(self, offset: int) -> Iterator[Run]:
+        for run in mapped(self._host, self._chain, offset, self.size_bytes):
+            if not run.is_zero and run.file_offset_bytes is None:
+                raise NeedsServer
+            yield run
+            offset = run.end_bytes
+        if offset < self.size_bytes:  # a header that says less than the record: zeros, as of a short layer
+            yield Run(offset, self.size_bytes - offset, True, -1)
+
+    def reader(self, stack: ExitStack) -> Reader:
+        """See :class:`View`."""
+        return self
+
+    def read(self, runs: Sequence[Run], memory: memoryview) -> None:
+        """See :class:`Reader`; any number of threads may."""
+        position = 0
+        with os_errors("reading a volume"):
+            for run in runs:
+                part = memory[position : position + run.length_bytes]
+                done = 0
+                if not run.is_zero and run.file_offset_bytes is not None:
+                    is_aligned = not (position | run.file_offset_bytes | len(part)) % DIRECT_ALIGNMENT_BYTES
+                    done = self._read_file(run.layer, run.file_offset_bytes, part, is_aligned=is_aligned)
+                clear(part[done:])  # beyond a file's end there are zeros
+                position += run.length_bytes
+        clear(memory[position:])
+
+    def _read_file(self, layer: int, offset_bytes: int, part: memoryview, *, is_aligned: bool) -> int:
+        """Past the page cache where that helps: not what is in it, and not little pieces."""
+        files, fd, direct_fd = self._host.files, self.fds[layer], self._direct_fds[layer]
+        if (
+            direct_fd is None
+            or not is_aligned
+            or len(part) < _DIRECT_LEAST_BYTES
+            or files.is_cached(fd, offset_bytes, len(part))
+        ):
+            return files.read_into(fd, part, offset_bytes)
+        return files.read_into(direct_fd, part, offset_bytes)
+
+
+def clear(memory: memoryview) -> None:
+    """Make memory zeros."""
+    for start in range(0, len(memory), len(_ZEROS)):
+        part = memory[start : start + len(_ZEROS)]
+        part[:] = _ZEROS[: len(part)]
+
+
+class ServedView:
+    """A view that is read from an NBD server.
+
+    :param contexts: the kinds of block status that are asked for.
+    :param blocks: where the view can hold anything but zeros, if the server cannot tell.
+    :param guard: what makes failures those of an image that is not trusted.
+    """
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        host: Host,
+        uri: str,
+        contexts: Sequence[str],
+        guard: Guard,
+        blocks: BlockMap | None = None,
+    ) -> None:
+        self._host, self._uri, self._guard, self._blocks = host, uri, guard, blocks
+        with guard():
+            self._client = stack.enter_context(NbdClient(host, uri, contexts))
+        self.size_bytes = self._client.size_bytes
+
+    def runs(self, start_bytes: int) -> Iterator[Run]:
+        """See :class:`View`."""
+        offset = start_bytes
+        while offset < self.size_bytes:
+            length = min(_WINDOW_BYTES, self.size_bytes - offset)
+            if self._blocks is not None:
+                known = [(length, is_zero, -1) for length, is_zero in self._blocks.runs(offset, length)]
+            else:
+                with self._guard():
+                    extents = self._client.extents(offset, length)
+                known = [(extent.length_bytes, extent.is_zero, extent.depth - 1) for extent in extents]
+            for length, is_zero, layer in known:
+                yield Run(offset, length, is_zero, layer)
+                offset += length
+
+    def reader(self, stack: ExitStack) -> Reader:
+        """See :class:`View`."""
+        with self._guard():
+            client = stack.enter_context(NbdClient(self._host, self._uri))
+        return _ServedReader(client, self._guard)
+
+
+class _ServedReader:
+    def __init__(self, client: NbdClient, guard: Guard) -> None:
+        self._client, self._guard = client, guard
+
+    def read(self, runs: Sequence[Run], memory: memoryview) -> None:
+        """See :class:`Reader`."""
+        begin = runs[0].offset_bytes
+        length = runs[-1].end_bytes - begin
+        with self._guard():
+            memory[:length] = self._client.read(begin, length)
+        clear(memory[length:])
+
+
+class _Mapped(msgspec.Struct):
+    start: int
+    length: int
+    depth: int
+    zero: bool
+    offset: int | None = None
+
+
+def mapped(host: Host, chain: Chain, start_bytes: int, end_bytes: int) -> Iterator[Run]:
+    """What lies where in a chain of files, told by QEMU as it is asked for; no data is read.
+
+    :raises diskyard.errors.StorageError: a layer cannot be opened, or QEMU does not answer.
+    :raises diskyard.errors.LeaseHeld: another program has one open for writing.
+    """
+    doing = f"asking where volume {chain[0].name} has what it holds"
+    graph = json.dumps(blockdev_graph(host, chain, read_only=True))
+    span = (f"--start-offset={start_bytes}", f"--max-length={end_bytes - start_bytes}")
+    child = host.commands.start(["qemu-img", "map", "--output=json", *span, "json:" + graph], capture=True)
+    try:
+        for line in _lines(host, child, doing):
+            found = expected(line, _Mapped, doing)
+            yield Run(found.start, found.length, found.zero, found.depth, found.offset)
+    finally:
+        host.commands.stop(child)
+
+
+def _lines(host: Host, child: Child, doing: str) -> Iterator[bytes]:
+    """The objects that a program prints as a JSON array, one on each line."""
+    rest = b""
+    with Output(child, _MAP_PIECE_BYTES) as output:
+        goes_on = True
+        while goes_on:
+            with host.commands.asking("qemu-img map"):
+                goes_on = _read_some(output, doing)
+            *lines, rest = (rest + bytes(output.stdout)).split(b"\n")
+            output.stdout.clear()
+            yield from (line.strip(b"[], ") for line in lines if line.strip(b"[], "))
+        if not host.commands.wait(child, _MAP_TIMEOUT_S) or child.returncode != 0:
+            raise failure(output.stderr(), doing)
+
+
+def _read_some(output: Output, doing: str) -> bool:
+    """Wait for what a program prints; False once it prints no more."""
+    before_bytes = output.stdout_bytes
+    deadline_s = time.monotonic() + _MAP_TIMEOUT_S
+    while output.read(1.0):
+        if output.stdout_bytes > before_bytes:
+            return True
+        if time.monotonic() > deadline_s:
+            raise errors.StorageError(f"QEMU did not answer within {_MAP_TIMEOUT_S:g} seconds while {doing}.")
+    return False
