@@ -41,6 +41,9 @@ class Stored(Protocol[V_co]):
     def after(self, key: str) -> Iterator[tuple[str, V_co]]:
         """The keys greater than ``key`` and their records, in order of the keys."""
 
+    def keys(self) -> Iterator[str]:
+        """The keys alone."""
+
     def whole(self) -> Map[str, V_co]:
         """All of them, in memory."""
 
@@ -65,6 +68,10 @@ class InMemory(Generic[V]):
         """The records of greater keys, in order."""
         records, keys = self._records, self._keys
         return ((found, records[found]) for found in islice(keys, bisect_right(keys, key), None))
+
+    def keys(self) -> Iterator[str]:
+        """The keys alone."""
+        return iter(self._records)
 
     def whole(self) -> Map[str, V]:
         """All of them."""
@@ -118,7 +125,9 @@ class Table(Mapping[str, V]):
         return self._length
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key, _ in self.after(""))
+        changed = self.changed
+        yield from (key for key in self.stored.keys() if key not in changed)  # noqa: SIM118 - no mapping
+        yield from (key for key, record in changed.items() if record is not ABSENT)
 
     def items(self) -> ItemsView[str, V]:
         """All keys and records, read in one pass."""

@@ -136,6 +136,12 @@ class StoredTable(Generic[V]):
             return self._read_after(key)
         return ((found, whole[found]) for found, _ in items_after(self.root, key, self.opened.file))
 
+    def keys(self) -> Iterator[str]:
+        """The keys alone; no record is decoded."""
+        if self._whole is not None:
+            return iter(self._whole)
+        return (key for key, _ in items_after(self.root, "", self.opened.file))
+
     def _read_after(self, key: str) -> Iterator[tuple[str, V]]:
         for found, value in items_after(self.root, key, self.opened.file):
             yield found, self._decode(value)
