@@ -15,6 +15,7 @@ from diskyard.model.tables import InMemory, Records, Table
 RECORDS_LEAST = 1000  # of fewer, a checkpoint is read in a few milliseconds
 ENTRIES_BETWEEN = 128  # read in some 30 ms; written in as long, where there are very many images
 ENTRIES_AT_CLOSE = 32
+_WRITTEN_WITHIN_S = 60.0  # a state folder that does not answer keeps no process from ending
 
 
 class IndexKeeper:
@@ -104,7 +105,9 @@ class IndexKeeper:
         """
         with self._lock:
             if self._saving is not None:
-                self._saving.join()
+                self._saving.join(_WRITTEN_WITHIN_S)
+                if self._saving.is_alive():
+                    return
             if self._index is None or state is None:
                 return
             if state.closed:
@@ -115,7 +118,7 @@ class IndexKeeper:
                 self._saving = _Saving(self._index, self._on_newest(state), nonces)
                 self._saved_at = state.version
             if self._saving is not None:
-                self._saving.join()
+                self._saving.join(_WRITTEN_WITHIN_S)
 
 
 class _Saving(threading.Thread):
