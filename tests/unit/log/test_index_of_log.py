@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from diskyard import errors
 from diskyard.commit import commit
+from diskyard.host import Files, Host
 from diskyard.host.identity import new_uuid
 from diskyard.log.codec import Checkpoint, decode, encode
 from diskyard.log.index.keeper import IndexKeeper
@@ -22,7 +25,7 @@ from diskyard.log.log import Author, Log, Published
 from diskyard.model.state import State
 from diskyard.model.tables import InMemory, Table
 from diskyard.model.transaction import Changes, Draft, Entry
-from diskyard.testing.faults import WatchedRepository
+from diskyard.testing.faults import WatchedRepository, with_files
 from tests.unit.log.shelf import DAY_S, Shelf, write, write_many
 from tests.unit.log.test_index_files import assert_same, blocks_in, files_in
 from tests.unit.records import disk, uid, volume
@@ -334,6 +337,47 @@ def test_a_look_at_what_is_known_does_not_return_a_bad_state(shelf: IndexedShelf
     with pytest.raises(errors.RepositoryUnavailable):
         state.whole()
     assert_same(log.newest_known(), shelf.log().refresh())
+
+
+class FailsAt(Files):
+    """Fails its n-th call, and after it all others too if the fault lasts."""
+
+    def __init__(self, at: int, number: int, *, lasting: bool) -> None:
+        super().__init__(Host.real().identity)
+        self.calls = 0
+        self._at, self._number, self._lasting = at, number, lasting
+
+    def passing(self, name: str, words: tuple[object, ...], do: Callable[[], Any]) -> Any:
+        self.calls += 1
+        if self.calls == self._at or (self._lasting and self.calls > self._at):
+            raise OSError(self._number, os.strerror(self._number))
+        return super().passing(name, words, do)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("lasting", [False, True])
+def test_whatever_call_of_the_index_fails(tmp_path: Path, number: int, *, lasting: bool) -> None:
+    """The log goes on; at most a call on a record says that it is to be repeated."""
+    for at in range(1, 200):
+        shelf = IndexedShelf(tmp_path / str(at))
+        shelf.leave_index(3)
+        files = FailsAt(at, number, lasting=lasting)
+        index = LocalIndex(with_files(shelf.host, files), str(shelf.folder), shelf.storage().marker)
+        keeper = IndexKeeper(index, records_least=0, entries_between=2, entries_at_close=1)
+        log = Log(shelf.storage(), shelf.host, keeper=keeper)
+        failed = 0
+        for _ in range(4):
+            try:
+                assert write(log, new_uuid()) is Published.STANDS
+                log.close()
+                shelf.expect_as_without(log)
+            except errors.RepositoryUnavailable:
+                failed += 1
+        assert failed <= 1
+        shelf.expect_as_without(shelf.indexed())
+        if files.calls < at:
+            break
+    assert 10 < at < 199
 
 
 # -- what rests on it ----------------------------------------------------------------------------
