@@ -131,6 +131,11 @@ class ReadingFiles:
             os.close(fd)
 
     @storage_call
+    def read_open(self, fd: int, offset_bytes: int, size_bytes: int) -> bytes:
+        """The same of an open file."""
+        return os.pread(fd, size_bytes, offset_bytes)
+
+    @storage_call
     def open_to_read(self, path: str, *, block_device: bool = False) -> int:
         """The descriptor of a regular file, or of a block device if allowed, for reading.
 
@@ -161,6 +166,11 @@ class ReadingFiles:
                     continue
                 found.append(_file_entry(name.name, info))
         return iter(found)
+
+    @storage_call
+    def names(self, folder: str) -> tuple[str, ...]:
+        """Every name in ``folder``, in no order; nothing is looked at."""
+        return tuple(os.listdir(folder))
 
     @storage_call
     def look(self, path: str) -> FileEntry | None:

@@ -36,12 +36,15 @@ _READS = frozenset(
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
         "fingerprint_of", "exists", "is_folder", "size_bytes_of", "resolve", "device_of", "room",
         "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes", "lock_folder",
+        "try_lock_folder", "read_open", "names",
         "read_into", "next_data", "physical_extents",
         "nbd connect", "nbd read", "nbd block status", "qemu-img map",
     )
 )  # fmt: skip
-_ANSWER_A_DESCRIPTOR = frozenset(("create", "open_for_writing", "open_to_read", "open_direct", "lock_folder"))
-_OF_FOLDERS = frozenset(("list", "look_at", "sync_folder", "room", "lock_folder"))
+_ANSWER_A_DESCRIPTOR = frozenset(
+    ("create", "open_for_writing", "open_to_read", "open_direct", "lock_folder", "try_lock_folder")
+)
+_OF_FOLDERS = frozenset(("list", "names", "look_at", "sync_folder", "room", "lock_folder", "try_lock_folder"))
 _NEED_ROOM = frozenset(
     (
         "create",
@@ -61,6 +64,7 @@ _USE_NAMES = frozenset(
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
         "exists", "is_folder", "create", "open_for_writing", "sync_folder", "make_folder", "link",
         "symlink", "rename", "unlink", "remove_folder", "lock_folder",
+        "try_lock_folder", "names",
     )
 )  # fmt: skip
 
