@@ -12,6 +12,8 @@ from diskyard.caller import may_use
 from diskyard.commit import refresh
 from diskyard.host import Host
 from diskyard.host.calls import ThreadCalls, calls_of_this_thread, no_answer
+from diskyard.log.index.keeper import IndexKeeper
+from diskyard.log.index.local import LocalIndex
 from diskyard.log.log import Log
 from diskyard.model.options import Options
 from diskyard.model.records import Image
@@ -41,10 +43,13 @@ class Connections:
     """repoIds and the places they name, in the order of their connection.
 
     Safe to use from several threads.
+
+    :param index_folder: where indexes of their logs are kept; None for none.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, index_folder: str | None = None) -> None:
         self._host = host
+        self._index_folder = index_folder
         self._lock = threading.RLock()  # held for a moment only, never while storage is asked
         self._connecting: dict[str, ThreadCalls] = {}
         self._opened: dict[str, Opened] = {}
@@ -76,7 +81,7 @@ class Connections:
             storage = find_format(format_name).connect(parameters, self._host)
             if self._is_connected(repo_id, storage.marker):
                 return False
-            log = Log(storage, self._host)
+            log = Log(storage, self._host, keeper=self._index_keeper(storage.marker))
             refresh(log)
         finally:
             if self._connecting.get(repo_id) is attempt:
@@ -95,6 +100,11 @@ class Connections:
             self._opened[repo_id] = opened
             self._ends[repo_id] = [follow(repo_id, opened) for follow in self._followers]
             return True
+
+    def _index_keeper(self, marker: str) -> IndexKeeper | None:
+        if self._index_folder is None:
+            return None
+        return IndexKeeper(LocalIndex(self._host, self._index_folder, marker))
 
     def _is_connected(self, repo_id: str, marker: str) -> bool:
         existing = self._opened.get(repo_id)
@@ -123,6 +133,13 @@ class Connections:
                 end()
             if opened is not None:
                 opened.storage.close()
+        if opened is not None:
+            opened.log.close()
+
+    def close(self) -> None:
+        """Leave behind what makes connecting quick; the connections may be used all the same."""
+        for opened in self.connected().values():
+            opened.log.close()
 
     def get(self, repo_id: str) -> Opened:
         """The place that a repoId names.

@@ -131,6 +131,11 @@ class ReadingFiles:
             os.close(fd)
 
     @storage_call
+    def read_open(self, fd: int, offset_bytes: int, size_bytes: int) -> bytes:
+        """The same of an open file."""
+        return os.pread(fd, size_bytes, offset_bytes)
+
+    @storage_call
     def open_to_read(self, path: str, *, block_device: bool = False) -> int:
         """The descriptor of a regular file, or of a block device if allowed, for reading.
 

@@ -191,6 +191,7 @@ class RepositoryFigures(Collector):
 
 def _count(state: State, capabilities: Capabilities) -> Counts:
     """Images by kind and status; volumes are not looked at, of which there may be very many."""
+    state = state.whole()
     chains = Chains(state)
     return Counter(
         (image.kind, chains.status(image, capabilities)) for image in state.images.values() if image.is_strong

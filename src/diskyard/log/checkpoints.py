@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from diskyard import errors
-from diskyard.log.codec import Checkpoint, Damaged, NewerMajor, decode, encode
+from diskyard.log.codec import Checkpoint, CheckpointWritten, Damaged, NewerMajor, decode, encode
+from diskyard.log.index.stored import CODECS, encoded
 from diskyard.model.soundness import flaw_of
 from diskyard.model.state import State
+from diskyard.model.tables import Records
 from diskyard.repositories.interface import Repository
 
 CHECKPOINTS_KEPT = 3
@@ -96,6 +101,18 @@ class Checkpoints:
         """
         return min(self._repository.numbers("checkpoint"), default=0) > number
 
+    def is_near_to(self, state: State) -> bool:
+        """Whether a state that was kept elsewhere is a good place to go on reading from.
+
+        Not if its entry may have been trimmed, nor if the newest checkpoint is so far ahead of it
+        that reading that is quicker than reading the entries up to it.
+        """
+        numbers = self._repository.numbers("checkpoint")
+        self._folded_at = max(numbers, default=0)
+        ahead = self._folded_at - state.version
+        far = max(_ENTRIES_BETWEEN, (len(state.images) + len(state.volumes)) // 16)
+        return min(numbers, default=0) <= state.version and ahead <= far
+
     def lists(self, number: int, nonce: str) -> bool:
         """Whether a checkpoint shows that entry ``number`` stood with this nonce."""
         for version in sorted(self._repository.numbers("checkpoint"), reverse=True):
@@ -161,17 +178,21 @@ class Checkpoints:
             self._repository.delete("entry", number)
 
 
-def checkpoint_of(state: State, nonces: Sequence[str]) -> Checkpoint:
-    """The checkpoint of a state."""
-    return Checkpoint(
+def checkpoint_of(state: State, nonces: Sequence[str]) -> CheckpointWritten:
+    """The checkpoint of a state, to be written: its records are in order of their ids."""
+    return CheckpointWritten(
         marker=state.marker,
         version=state.version,
         nonce=state.nonce,
         nonces=tuple(nonces),
-        images=tuple(state.images.values()),
-        volumes=tuple(state.volumes.values()),
-        attachments=tuple(state.attachments.values()),
+        images=_written("images", state.images),
+        volumes=_written("volumes", state.volumes),
+        attachments=_written("attachments", state.attachments),
     )
+
+
+def _written(name: str, records: Records[Any]) -> tuple[msgspec.Raw, ...]:
+    return tuple(msgspec.Raw(record) for _, record in encoded(records, CODECS[name]))
 
 
 def check_checkpoint(checkpoint: Checkpoint, marker: str, number: int) -> State:

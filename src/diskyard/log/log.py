@@ -15,6 +15,7 @@ from diskyard.host.identity import new_nonce
 from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, checkpoint_of, nonces_kept
 from diskyard.log.codec import Damaged, encode
 from diskyard.log.entries import as_read, follow, nonce_of
+from diskyard.log.index.keeper import IndexKeeper
 from diskyard.log.reading import LogReader
 from diskyard.log.turns import Turns
 from diskyard.model.state import State
@@ -69,13 +70,19 @@ class Log(LogReader):
     Safe to use from several threads.
 
     :param entry_age_kept_s: entries younger than this are never trimmed.
+    :param keeper: of this host's index of the log; none if not given.
     :ivar writers: the threads of this process that publish, one at a time for all that wait.
     """
 
     def __init__(
-        self, repository: Repository, host: Host, *, entry_age_kept_s: float = ENTRY_AGE_KEPT_S
+        self,
+        repository: Repository,
+        host: Host,
+        *,
+        entry_age_kept_s: float = ENTRY_AGE_KEPT_S,
+        keeper: IndexKeeper | None = None,
     ) -> None:
-        super().__init__(repository, entry_age_kept_s=entry_age_kept_s)
+        super().__init__(repository, entry_age_kept_s=entry_age_kept_s, keeper=keeper)
         self._host = host
         self.writers: Turns[Any] = Turns(must_stay=True)
 
@@ -112,7 +119,7 @@ class Log(LogReader):
             self._state, self._newest = after, data
             self._nonces = nonces_kept([*self._nonces, entry.nonce])
             self._watching.note(entry, state, after)
-            self._watching.stands(after)
+            self._stands()
             self._checkpoints.fold_if_due(self._state, self._nonces)
             return Published.STANDS
 

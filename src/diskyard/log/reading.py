@@ -13,6 +13,7 @@ from diskyard.host.calls import PatientLock
 from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, Checkpoints, nonces_kept
 from diskyard.log.codec import Damaged, NewerMajor, decode
 from diskyard.log.entries import check_link, check_place, follow, nonce_of
+from diskyard.log.index.keeper import IndexKeeper
 from diskyard.log.turns import Job, Turns, fail_all
 from diskyard.log.watching import Listener, Watching
 from diskyard.model.state import State
@@ -28,12 +29,20 @@ class LogReader:
     Safe to use from several threads.
 
     :param entry_age_kept_s: entries younger than this are never trimmed.
+    :param keeper: of this host's index of the log; none if not given.
     :ivar damage: what could not be read from either copy; while it is not None the
         repository is read-only and stands at the last state that could be read.
     """
 
-    def __init__(self, repository: Repository, *, entry_age_kept_s: float = ENTRY_AGE_KEPT_S) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        entry_age_kept_s: float = ENTRY_AGE_KEPT_S,
+        keeper: IndexKeeper | None = None,
+    ) -> None:
         self._repository = repository
+        self._keeper = keeper or IndexKeeper(None)
         self._lock = PatientLock()
         self._checkpoints = Checkpoints(repository, entry_age_kept_s)
         self._readers: Turns[Job[State]] = Turns(must_stay=False)
@@ -71,6 +80,9 @@ class LogReader:
 
     def _refresh(self) -> State:
         with self._lock:
+            self._forget_if_bad()
+            if self._state is None:
+                self._load_index()
             begun_at: set[int] = set()
             for _ in range(_RELOAD_ATTEMPTS):
                 if self._state is None:
@@ -79,14 +91,12 @@ class LogReader:
                         self._watching.stands(loaded)
                         return loaded
                     begun_at.add(loaded.version)
-                if self._read_forward() and not self._checkpoint_leads_past_damage():
+                if self._went_forward() and not self._checkpoint_leads_past_damage():
                     if not self._synced:
                         # Its writer may not have got so far; who acts on it must know.
                         self._repository.sync_log()
                         self._synced = True
-                    assert self._state is not None
-                    self._watching.stands(self._state)
-                    return self._state
+                    return self._stands()
                 self._state = None
             raise errors.RepositoryUnavailable(
                 f"The log of {self._repository.place} is trimmed faster than it can be read."
@@ -94,14 +104,63 @@ class LogReader:
 
     def _load_newest_checkpoint(self) -> State:
         found = self._checkpoints.newest()
-        self.newer_minor = found.newer
-        self._nonces = list(found.checkpoint.nonces)
+        self._begin_at(found.state, found.checkpoint.nonces, newer=found.newer)
+        return found.state
+
+    def _begin_at(self, state: State, nonces: Sequence[str], *, newer: bool) -> None:
+        self.newer_minor = newer
+        self._nonces = list(nonces)
         self._synced = False
         self._twin_missing = True  # not known, so looked at before the next entry
         self._end_known = False
-        self._state, self._newest = found.state, b""
+        self._state, self._newest = state, b""
         self._watching.restart()
-        return found.state
+
+    def _load_index(self) -> None:
+        """Begin at the state in this host's index, if the log has the entry that it is of."""
+        found = self._keeper.load()
+        if found is None:
+            return
+        copies = self._repository.get("entry", found.state.version)
+        nonces = [nonce for copy in copies if copy and (nonce := nonce_of(copy)) is not None]
+        if nonces[:1] == [found.state.nonce] and self._checkpoints.is_near_to(found.state):
+            self._begin_at(found.state, found.nonces, newer=False)
+        else:
+            self._keeper.reject()
+
+    def _forget_if_bad(self) -> bool:
+        """Do not go on from a state in an index that cannot be read; whether it was one."""
+        if self._state is None or not self._keeper.give_up_if_bad(self._state):
+            return False
+        self._state = None
+        return True
+
+    def _went_forward(self) -> bool:
+        """As :meth:`_read_forward`; False also if the index cannot be read on which it began."""
+        try:
+            return self._read_forward()
+        except errors.RepositoryUnavailable:
+            if self._forget_if_bad():
+                return False
+            raise
+
+    def _stands(self) -> State:
+        """What was read or published is durable."""
+        assert self._state is not None
+        if self.damage is None and not self.newer_minor:
+            self._state = self._keeper.stands(self._state, self._nonces)
+        self._watching.stands(self._state)
+        return self._state
+
+    def close(self) -> None:
+        """Leave this host's index of the log behind as it should be. The log may be used all the same.
+
+        The repository's storage is not asked, nor is waited for who asks it.
+        """
+        state, nonces = self._state, list(self._nonces)
+        in_step = state is not None and nonces[-1:] == [state.nonce]
+        relied_on = in_step and self.damage is None and not self.newer_minor
+        self._keeper.close(state if relied_on else None, nonces)
 
     def _read_forward(self) -> bool:
         """Read the entries after the state; False if what was read may be false news.
@@ -222,6 +281,7 @@ class LogReader:
     def newest_known(self) -> State:
         """The newest state read or published by this process, without looking for news."""
         with self._lock:
+            self._forget_if_bad()
             state = self._state
         return self.refresh() if state is None else state
 

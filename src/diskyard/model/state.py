@@ -6,18 +6,31 @@ Reference counts are indexes here, never stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from immutables import Map
 
 from diskyard.model.records import Attachment, Image, Volume
+from diskyard.model.tables import Records, in_memory, records_after
 
-Index = Map[str, frozenset[str]]
+Index = Records[frozenset[str]]
 _NOTHING: frozenset[str] = frozenset()
+_FIELDS = {
+    "images": "images",
+    "volumes": "volumes",
+    "attachments": "attachments",
+    "volumes_by_parent": "_volumes_by_parent",
+    "images_by_volume": "_images_by_volume",
+    "attachments_by_volume": "_attachments_by_volume",
+    "attachments_by_image": "_attachments_by_image",
+    "held": "held",
+    "unready": "unready",
+}
 
 
-def _gone(members: Map[str, None], key: str) -> Map[str, None]:
+def _gone(members: Records[None], key: str) -> Records[None]:
     return members.delete(key) if key in members else members
 
 
@@ -53,15 +66,15 @@ class State:
     marker: str
     version: int
     nonce: str
-    images: Map[str, Image] = Map()
-    volumes: Map[str, Volume] = Map()
-    attachments: Map[str, Attachment] = Map()
+    images: Records[Image] = Map()
+    volumes: Records[Volume] = Map()
+    attachments: Records[Attachment] = Map()
     _volumes_by_parent: Index = Map()
     _images_by_volume: Index = Map()
     _attachments_by_volume: Index = Map()
     _attachments_by_image: Index = Map()
-    held: Map[str, None] = Map()
-    unready: Map[str, None] = Map()
+    held: Records[None] = Map()
+    unready: Records[None] = Map()
     closed: bool = False
 
     @classmethod
@@ -170,7 +183,26 @@ class State:
             _attachments_by_image=_without(self._attachments_by_image, attachment.image_id, attachment_id),
         )
 
+    def whole(self) -> State:
+        """This state with all of its records in memory, for who looks at each and at what it names."""
+        if all(isinstance(records, Map) for records in self.tables().values()):
+            return self
+        return self.with_tables({name: in_memory(records) for name, records in self.tables().items()})
+
     # -- asking --------------------------------------------------------------------
+
+    def tables(self) -> dict[str, Records[Any]]:
+        """The records and the indexes over them, by name."""
+        return {name: getattr(self, field) for name, field in _FIELDS.items()}
+
+    def with_tables(self, tables: Mapping[str, Records[Any]]) -> State:
+        """This state with other tables that hold the same."""
+        fields: dict[str, Any] = {_FIELDS[name]: records for name, records in tables.items()}
+        return replace(self, **fields)
+
+    def images_after(self, image_id: str) -> Iterator[Image]:
+        """The images with greater ids, in order, each read when it is asked for; of "" all."""
+        return records_after(self.images, image_id)
 
     def dependents(self, image_id: str) -> frozenset[str]:
         """Ids of the volumes that have the image as their parent."""

@@ -27,8 +27,8 @@ class Service:
     """What the verbs run on: connections, tasks, and this host.
 
     :param host: this machine if not given.
-    :param state_folder: where connections and tasks are remembered; the default is
-        ``$DISKYARD_STATE_DIR``, or the usual place.
+    :param state_folder: where connections and tasks are remembered, and indexes of what was read
+        from repositories; the default is ``$DISKYARD_STATE_DIR``, or the usual place.
     :param actor: who calls, for the audit trail.
     :param storage_timeout_s: how long the storage may take to answer one call; the default is
         ``$DISKYARD_STORAGE_TIMEOUT_S``, or 30. Calls that may well be long have ten times that.
@@ -49,7 +49,7 @@ class Service:
         folder = state_folder or default_state_folder()
         self.settings = Settings(self.host, folder)
         self.events = Events()
-        self.connections = Connections(self.host)
+        self.connections = Connections(self.host, os.path.join(folder, "index"))
         self.engine = Engine(self.host, self.connections, actor)
         self.records = TaskRecords(self.host, os.path.join(folder, "tasks"))
         self.limits = limits or TaskLimits()
@@ -72,6 +72,7 @@ class Service:
         """
         have_ended = self.tasks.close(resumable=resumable, timeout_s=timeout_s)
         self.servers.close()
+        self.connections.close()
         self.supervisor.close()
         return have_ended
 

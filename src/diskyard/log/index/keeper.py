@@ -1,0 +1,156 @@
+"""When a log's index is read and written: never in the way of who reads or publishes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from immutables import Map
+
+from diskyard.log.index.local import Indexed, LocalIndex, is_bad
+from diskyard.model.state import State
+from diskyard.model.tables import InMemory, Records, Table
+
+RECORDS_LEAST = 1000  # of fewer, a checkpoint is read in a few milliseconds
+ENTRIES_BETWEEN = 256  # read in some 50 ms; written in as long, where there are very many images
+_AT_CLOSE = 8  # a process that ends need not be so far ahead of the index to write it
+
+
+class IndexKeeper:
+    """Keeps the index of one log near the log's end, and its states on top of what is written.
+
+    Safe to use from several threads. No method asks the repository's storage.
+
+    :param index: None if there is none: then nothing is done.
+    :param records_least: a state with fewer images and volumes is not worth an index.
+    :param entries_between: how far the index may stay behind the log.
+    """
+
+    def __init__(
+        self,
+        index: LocalIndex | None,
+        *,
+        records_least: int = RECORDS_LEAST,
+        entries_between: int = ENTRIES_BETWEEN,
+    ) -> None:
+        self._index = index
+        self._entries_between = entries_between
+        self._records_least = records_least
+        self._lock = threading.RLock()
+        self._saved_at: int | None = None
+        self._saving: _Saving | None = None
+        self._saved: list[_Saving] = []  # since the log's state was put on top of what was
+
+    def load(self) -> Indexed | None:
+        """The state in the index, if there is one that can be read."""
+        with self._lock:
+            found = None if self._index is None else self._index.load()
+            self._saved_at = None if found is None else found.state.version
+            return found
+
+    def reject(self) -> None:
+        """What was loaded is not of this log, or cannot be read: the index is thrown away."""
+        with self._lock:
+            self._saved_at = None
+            if self._index is not None:
+                self._index.drop()
+
+    def give_up_if_bad(self, state: State) -> bool:
+        """Whether a state rests on an index that cannot be read; then there is none from now on."""
+        if not is_bad(state):
+            return False
+        with self._lock:
+            self.reject()
+            self._index = self._saving = None
+        return True
+
+    def stands(self, state: State, nonces: Sequence[str]) -> State:
+        """The log has moved to a durable state: the same, on top of the newest index that there is.
+
+        The index is written if enough entries have come since it was.
+        """
+        is_small = len(state.images) + len(state.volumes) < self._records_least
+        if self._index is None or state.closed or is_small:
+            return state
+        with self._lock:
+            state = self._on_newest(_on_tables(state))
+            self._saved.clear()
+            if self._saving is None and self._distance(state) >= self._entries_between:
+                self._saving = _Saving(self._index, state, nonces)
+                self._saved_at = state.version  # also if it fails: trying at each entry is no better
+            return state
+
+    def _distance(self, state: State) -> int:
+        """How many entries the index is behind."""
+        return self._entries_between if self._saved_at is None else state.version - self._saved_at
+
+    def _on_newest(self, state: State) -> State:
+        if self._saving is not None and not self._saving.is_alive():
+            self._saved.append(self._saving)
+            self._saving = None
+        for saving in self._saved:
+            if saving.saved is not None:
+                state = _moved(state, saving.state, saving.saved)
+        return state
+
+    def close(self, state: State | None, nonces: Sequence[str]) -> None:
+        """Leave an index near the log's end behind, for who connects next; none of a log that is closed.
+
+        :param state: the log's newest; None if it is not to be relied on.
+        """
+        with self._lock:
+            if self._saving is not None:
+                self._saving.join()
+            if self._index is None or state is None:
+                return
+            if state.closed:
+                self._index.drop()
+            elif self._saved_at is None:
+                self.stands(state, nonces)
+            elif self._distance(state) * _AT_CLOSE >= self._entries_between:
+                self._saving = _Saving(self._index, self._on_newest(state), nonces)
+                self._saved_at = state.version
+            if self._saving is not None:
+                self._saving.join()
+
+
+class _Saving(threading.Thread):
+    """Writes one state.
+
+    :ivar saved: the same state, with its records in the index; None if it was not written.
+    """
+
+    def __init__(self, index: LocalIndex, state: State, nonces: Sequence[str]) -> None:
+        super().__init__(name="diskyard-index", daemon=True)
+        self.state = state
+        self.saved: State | None = None
+        self._index = index
+        self._nonces = tuple(nonces)
+        self.start()
+
+    def run(self) -> None:
+        """Write it; what fails is no error."""
+        self.saved = self._index.save(self.state, self._nonces)
+
+
+def _on_tables(state: State) -> State:
+    """The same state, with its changes from now on told apart from what it has."""
+    in_memory: dict[str, Records[Any]] = {
+        name: Table(InMemory(records)) for name, records in state.tables().items() if isinstance(records, Map)
+    }
+    return state.with_tables(in_memory) if in_memory else state
+
+
+def _moved(state: State, written: State, saved: State) -> State:
+    """A state on top of what was saved of an earlier one, if it was on top of the same as that one."""
+    moved: dict[str, Records[Any]] = {}
+    was, now = written.tables(), saved.tables()
+    for name, records in state.tables().items():
+        before, after = was[name], now[name]
+        if not (isinstance(records, Table) and isinstance(before, Table) and isinstance(after, Table)):
+            return state
+        if records.stored is not before.stored:
+            return state
+        moved[name] = records.moved_to(after.stored, before)
+    return state.with_tables(moved)

@@ -1,0 +1,209 @@
+"""Records by id that are not all in memory: what is stored elsewhere, and what changed since.
+
+A :class:`Table` is a value like :class:`immutables.Map`, and is used like one: changing it makes
+another that shares what is the same. Where its records are stored is not known here.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from enum import Enum
+from functools import cached_property
+from itertools import islice
+from typing import Generic, Protocol, TypeVar
+
+from immutables import Map
+
+V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
+
+
+class Nothing(Enum):
+    """What is no record: of a key that is not there, or not any more."""
+
+    ABSENT = 0
+
+
+ABSENT = Nothing.ABSENT
+
+
+class Stored(Protocol[V_co]):
+    """Records that never change, of which each is read when it is asked for.
+
+    Reading may fail; then the error is raised, and nothing is answered.
+    """
+
+    def find(self, key: str) -> V_co | Nothing:
+        """The record of a key."""
+
+    def after(self, key: str) -> Iterator[tuple[str, V_co]]:
+        """The keys greater than ``key`` and their records, in order of the keys."""
+
+    def whole(self) -> Map[str, V_co]:
+        """All of them, in memory."""
+
+    def __len__(self) -> int: ...
+
+
+class InMemory(Generic[V]):
+    """Records of a map, as they were when it was given."""
+
+    def __init__(self, records: Map[str, V]) -> None:
+        self._records = records
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        return sorted(self._records)
+
+    def find(self, key: str) -> V | Nothing:
+        """The record of a key."""
+        return self._records.get(key, ABSENT)
+
+    def after(self, key: str) -> Iterator[tuple[str, V]]:
+        """The records of greater keys, in order."""
+        records, keys = self._records, self._keys
+        return ((found, records[found]) for found in islice(keys, bisect_right(keys, key), None))
+
+    def whole(self) -> Map[str, V]:
+        """All of them."""
+        return self._records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+
+class Table(Mapping[str, V]):
+    """Stored records, with changes on top of them.
+
+    :param stored: what the changes are on top of.
+    :param changed: the records put since, and :data:`ABSENT` for those deleted.
+    :param length: how many there are with the changes.
+    """
+
+    __slots__ = ("_length", "changed", "stored")
+
+    def __init__(
+        self, stored: Stored[V], changed: Map[str, V | Nothing] | None = None, length: int | None = None
+    ) -> None:
+        self.stored = stored
+        self.changed: Map[str, V | Nothing] = Map() if changed is None else changed
+        self._length = len(stored) if length is None else length
+
+    def _find(self, key: str) -> V | Nothing:
+        changed = self.changed
+        # A change may be to None, which is a value here.
+        return changed[key] if key in changed else self.stored.find(key)
+
+    def __getitem__(self, key: str) -> V:
+        found = self._find(key)
+        if found is ABSENT:
+            raise KeyError(key)
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._find(key) is not ABSENT
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, _ in self.after(""))
+
+    def items(self) -> ItemsView[str, V]:
+        """All keys and records, read in one pass."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[V]:
+        """All records, read in one pass."""
+        return _Values(self)
+
+    def after(self, key: str) -> Iterator[tuple[str, V]]:
+        """The keys greater than ``key`` and their records, in order of the keys, read one by one."""
+        changed = self.changed
+        mine = sorted(found for found in changed if found > key)
+        at = 0
+        for stored_key, record in self.stored.after(key):
+            while at < len(mine) and mine[at] <= stored_key:
+                yield from _there(mine[at], changed[mine[at]])
+                at += 1
+            if stored_key not in changed:
+                yield stored_key, record
+        for found in mine[at:]:
+            yield from _there(found, changed[found])
+
+    def set(self, key: str, record: V) -> Table[V]:
+        """This table with a new or changed record."""
+        length = self._length + (self._find(key) is ABSENT)
+        return Table(self.stored, self.changed.set(key, record), length)
+
+    def delete(self, key: str) -> Table[V]:
+        """This table without a record.
+
+        :raises KeyError: it is not there.
+        """
+        if self._find(key) is ABSENT:
+            raise KeyError(key)
+        return Table(self.stored, self.changed.set(key, ABSENT), self._length - 1)
+
+    def moved_to(self, stored: Stored[V], written: Table[V]) -> Table[V]:
+        """The same records on top of other stored ones.
+
+        :param stored: holds what ``written`` holds.
+        :param written: an earlier table on top of the same stored records as this one.
+        """
+        before = written.changed
+        rest = {key: value for key, value in self.changed.items() if before.get(key, self) is not value}
+        return Table(stored, Map(rest), self._length)
+
+
+def _there(key: str, record: V | Nothing) -> Iterator[tuple[str, V]]:
+    if record is not ABSENT:
+        yield key, record
+
+
+class _Items(ItemsView[str, V]):
+    """Read in one pass: the view of a mapping would look for each key again."""
+
+    def __init__(self, table: Table[V]) -> None:
+        super().__init__(table)
+        self._table = table
+
+    def __iter__(self) -> Iterator[tuple[str, V]]:
+        return self._table.after("")
+
+
+class _Values(ValuesView[V]):
+    def __init__(self, table: Table[V]) -> None:
+        super().__init__(table)
+        self._table = table
+
+    def __iter__(self) -> Iterator[V]:
+        return (record for _, record in self._table.after(""))
+
+
+#: Records by id, wherever they are.
+Records = Map[str, V] | Table[V]
+
+
+def records_after(records: Records[V], key: str) -> Iterator[V]:
+    """The records of keys greater than ``key``, in order of the keys."""
+    if isinstance(records, Table):
+        return (record for _, record in records.after(key))
+    return (record for _, record in InMemory(records).after(key))
+
+
+def in_memory(records: Records[V]) -> Map[str, V]:
+    """The same records, all in memory."""
+    return with_changes(records.stored.whole(), records.changed) if isinstance(records, Table) else records
+
+
+def with_changes(records: Map[str, V], changes: Map[str, V | Nothing]) -> Map[str, V]:
+    """Records with others put among them, and without those that are :data:`ABSENT` in the changes."""
+    changing = records.mutate()
+    for key, record in changes.items():
+        if record is not ABSENT:
+            changing[key] = record
+        elif key in changing:
+            del changing[key]
+    return changing.finish()
