@@ -36,33 +36,34 @@ class Places:
 
 @contextmanager
 def places(
-    folder: str | None, other_folder: str | None, file_system: str | None, size_bytes: int
+    folder: str | None, other_folder: str | None, file_system: str | None, rooms_bytes: Sequence[int]
 ) -> Iterator[Places]:
     """Folders to work in, gone again at the end, also after Ctrl-C or SIGTERM.
 
     :param folder: an existing folder, for all; the usual one for temporary files if None.
     :param other_folder: an existing folder on another file system.
-    :param file_system: ``ext4`` or ``xfs``: make two of these in files there; needs root.
-    :param size_bytes: of the largest source; the files hold four and a half times as much, and two
-        and a half.
+    :param file_system: ``ext4`` or ``xfs``: make new ones in files there, which needs root.
+    :param rooms_bytes: the sizes of these: of one, and of the other if one is needed.
     """
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     with ExitStack() as stack:
-        made = tempfile.TemporaryDirectory(prefix="dy-", dir=folder)
-        one = Path(stack.enter_context(made))
-        other = None
+        one = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dy-", dir=folder)))
+        found = [one]
         if other_folder is not None:
-            other = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dy-", dir=other_folder)))
+            made = tempfile.TemporaryDirectory(prefix="dy-", dir=other_folder)
+            found.append(Path(stack.enter_context(made)))
         if file_system is not None:
-            sizes = (size_bytes * 9 // 2 + (1 << 30), size_bytes * 5 // 2 + (1 << 30))
-            one, other = (
-                stack.enter_context(_mounted(one, name, file_system, room))
-                for name, room in zip("ab", sizes, strict=True)
-            )
-        yield Places(one, other)
+            found = []
+            for name, room_bytes in zip("ab", rooms_bytes, strict=False):
+                found.append(stack.enter_context(_mounted(one, name, file_system, room_bytes)))
+        yield Places(found[0], found[1] if len(found) > 1 else None)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    """End by way of all that cleans up, which a second signal must not cut short."""
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 

@@ -37,6 +37,7 @@ class Outcome:
     :param memory_bytes: the peak of each program of the hungriest step.
     :param base_bytes: what ours had in memory before it began; part of its peak.
     :param said: what the last program printed.
+    :param remark: what the table tells of it beside the figures.
     """
 
     took_s: float = 0.0
@@ -44,6 +45,7 @@ class Outcome:
     memory_bytes: dict[str, int] = field(default_factory=dict)
     base_bytes: int = 0
     said: str = ""
+    remark: str = ""
 
     @property
     def peak_bytes(self) -> int:

@@ -2,8 +2,8 @@
 
 Every contestant does the same work, ends with its result durable, and does it in turn with the
 others: a drift of the machine meets all alike. A peer may have several variants, as a program has
-options. All are tried once, their results compared byte for byte; those that come near the peer's
-best go on, and of these the one with the best median counts.
+options. All are tried twice, their results compared byte for byte; those that once came near the
+peer's best go on, and of these the one with the best median counts.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks._machine import file_system_of, versions
+from benchmarks._machine import GiB, file_system_of, versions
 from benchmarks._places import Places, make_cold, make_warm, places
 from benchmarks._processes import MiB, Outcome
 
 OURS = "diskyard"
 NEAR = 1.25
+TRIALS = 2
 LEAST_ROUNDS = 5
 
 
@@ -62,17 +63,21 @@ class Line:
     """All runs of one contestant."""
 
     contestant: Contestant
-    trial: Outcome
     note: str = ""
+    trials: list[Outcome] = field(default_factory=list)
     runs: list[Outcome] = field(default_factory=list)
 
     @property
     def counted(self) -> list[Outcome]:
-        return self.runs or [self.trial]
+        return self.runs or self.trials
 
     @property
     def median_s(self) -> float:
         return statistics.median(run.took_s for run in self.counted)
+
+    @property
+    def best_trial_s(self) -> float:
+        return min(run.took_s for run in self.trials)
 
     @property
     def hungriest(self) -> Outcome:
@@ -87,6 +92,7 @@ class Line:
             "note": self.note,
             "rounds": len(self.runs),
             "medianS": self.median_s,
+            "triedS": [run.took_s for run in self.trials],
             "timesS": [run.took_s for run in self.counted],
             "cpuS": statistics.median(run.cpu_s for run in self.counted),
             "peakBytes": worst.peak_bytes,
@@ -124,33 +130,34 @@ class Result:
 
 
 def compete(case: Case, rounds: int) -> Result:
-    """Let all try once, then the near ones as many rounds as asked, in turn.
+    """Let all try, then the near ones as many rounds as asked, in turn.
 
     :raises Failed: a contestant failed, or its result is wrong.
     """
-    lines = [_trial(case, contestant) for contestant in case.contestants]
+    lines = [Line(contestant) for contestant in case.contestants]
+    for number in range(TRIALS):
+        for line in lines:
+            line.trials.append(_run(case, line, is_first=number == 0))
     best: dict[str, float] = {}
     for line in lines:
         peer = line.contestant.peer
-        best[peer] = min(line.trial.took_s, best.get(peer, line.trial.took_s))
-    going = [line for line in lines if line.trial.took_s <= NEAR * best[line.contestant.peer]]
+        best[peer] = min(line.best_trial_s, best.get(peer, line.best_trial_s))
+    going = [line for line in lines if line.best_trial_s <= NEAR * best[line.contestant.peer]]
     for number in range(rounds):
         first = number % len(going)
         for line in [*going[first:], *going[:first]]:
-            case.prepare()
-            try:
-                line.runs.append(line.contestant.work())
-            finally:
-                case.clean()
+            line.runs.append(_run(case, line, is_first=False))
     return Result(case.name, lines)
 
 
-def _trial(case: Case, contestant: Contestant) -> Line:
+def _run(case: Case, line: Line, *, is_first: bool) -> Outcome:
     case.prepare()
     try:
-        outcome = contestant.work()
-        case.compare()
-        return Line(contestant, outcome, case.noted())
+        outcome = line.contestant.work()
+        if is_first:
+            case.compare()
+            line.note = case.noted()
+        return outcome
     finally:
         case.clean()
 
@@ -165,7 +172,7 @@ def print_result(result: Result) -> None:
         figures = f"{line.median_s:8.3f} {min(times):8.3f} {max(times):8.3f} {cpu_s:6.2f}"
         name = f"{line.contestant.peer} {line.contestant.variant}"
         peak = f"{line.hungriest.peak_bytes / MiB:8.0f}"
-        told = ["" if line.runs else "tried once", line.note, _parts(line.hungriest)]
+        told = ["" if line.runs else "only tried", line.note, line.counted[-1].remark, _parts(line.hungriest)]
         remarks = ", ".join(word for word in told if word)
         print(f"  {name:44} {figures} {peak}  {result.ratio(line):6.2f}  {remarks}".rstrip(), flush=True)
 
@@ -241,22 +248,26 @@ def cache_of(name: str, paths: Sequence[Path]) -> Callable[[], None]:
 
 
 def compare_all(
-    given: argparse.Namespace, cases: Callable[[Plan], Iterable[Case]], largest: int, fairness: str
+    given: argparse.Namespace,
+    cases: Callable[[Plan], Iterable[Case]],
+    rooms: Sequence[float],
+    fairness: str,
 ) -> None:
     """Measure case by case, and print.
 
-    :param largest: how many times the size the largest source is.
+    :param rooms: how many times the size goes into the file systems that are made.
     :param fairness: what a reader must know, above the table.
     """
     size_bytes = given.size * MiB
     caches = [name for name in ("cold", "warm") if getattr(given, name)] or ["cold", "warm"]
+    rooms_bytes = [int(room * size_bytes) + GiB for room in rooms]
     results: list[Result] = []
-    with places(given.folder, given.other_folder, given.file_system, size_bytes * largest) as found:
+    with places(given.folder, given.other_folder, given.file_system, rooms_bytes) as found:
         about = {**versions(), "file system": file_system_of(found.one)}
         if found.other is not None:
             about["other file system"] = file_system_of(found.other)
         print(", ".join(f"{name} {value}" for name, value in about.items()))
-        print(f"{given.rounds} rounds after a trial; {fairness}", flush=True)
+        print(f"{given.rounds} rounds after two trials; {fairness}", flush=True)
         try:
             for case in cases(Plan(found, size_bytes, caches, given.case or ())):
                 results.append(compete(case, given.rounds))

@@ -1,8 +1,8 @@
 """Full copies beside qemu-img convert, nbdcopy and cp: how long, with how much memory, same bytes.
 
 Each kind of source is copied from the page cache and from the storage, within a file system and
-onto another one (with --file-system, or --other-folder). Where the file system shares blocks, a
-copy by copyImage is measured beside `cp --reflink=always`.
+onto another one (with --file-system, or --other-folder). A full copy is measured by copyImage too;
+where the file system shares blocks, beside `cp --reflink=always`.
 
     .venv/bin/python -m benchmarks.copies [--file-system xfs] [--rounds 5] [--size 2048] [--cold] [--json …]
 """
@@ -13,27 +13,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks._by_verb import verb_cases
 from benchmarks._disks import (
     KiB,
     MiB,
     compare,
     graph,
-    layer,
     make_qcow2,
     make_raw,
     paths_of,
     scattered,
     whole,
 )
-from benchmarks._ours import CopyJob, run_ours
-from benchmarks._places import settle, shares_blocks
-from benchmarks._processes import Command, Outcome, measure
-from benchmarks._reflinks import reflink_cases
-from benchmarks._table import OURS, Case, Contestant, Plan, cache_of, compare_all, parser_of
+from benchmarks._peers import Copy
+from benchmarks._places import settle
+from benchmarks._table import Case, Plan, cache_of, compare_all, parser_of
 from diskyard.mover.interface import Chain, VolumeFormat
 
 USUAL_BYTES = 2048 * MiB
 OVERLAYS = 10
+ROOMS = (4, 2)
 FAIRNESS = (
     "every result is durable within its time (ours is by itself; after the peers, `sync FILE`); peers "
     "start as programs, ours in a process that is running, as in a daemon"
@@ -99,68 +98,6 @@ KINDS = (
 )
 
 
-@dataclass(frozen=True)
-class Task:
-    """One source, and where its copy goes."""
-
-    source: Chain
-    path: Path
-    format: VolumeFormat
-    is_same: bool
-
-    @property
-    def size_bytes(self) -> int:
-        return self.source[0].size_bytes
-
-    @property
-    def target(self) -> Chain:
-        return (layer(self.path, self.format, self.size_bytes),)
-
-    def contestants(self) -> list[Contestant]:
-        job = CopyJob(self.source, self.target, self.size_bytes)
-        ways = [*self.converts(), *self.nbdcopies(), *self.cps()]
-        peers = [Contestant(peer, variant, self.durable(steps)) for peer, variant, steps in ways]
-        return [Contestant(OURS, "copy_view", lambda: run_ours(job)[0]), *peers]
-
-    def durable(self, steps: list[Command]) -> Callable[[], Outcome]:
-        return lambda: measure([*steps, ["sync", str(self.path)]])
-
-    def converts(self) -> Iterator[tuple[str, str, list[Command]]]:
-        for cache in ("none", "writeback"):
-            for way in (["-W", "-m", "16"], []):
-                words = ["qemu-img", "convert", *way, "-t", cache, "-T", cache, "-O", self.format]
-                yield (
-                    "qemu-img convert",
-                    " ".join([*way, "-t", cache]),
-                    [[*words, graph(self.source), str(self.path)]],
-                )
-
-    def nbdcopies(self) -> Iterator[tuple[str, str, list[Command]]]:
-        if self.format != "raw":
-            return
-        words = ["nbdcopy", "--flush", "--destination-is-zero", "--"]
-        if self.source[0].format == "raw":
-            yield "nbdcopy", "file to file", [[*words, str(self.source[0].path), str(self.path)]]
-        make = ["truncate", "-s", str(self.size_bytes), str(self.path)]
-        for variant, options in (
-            ("none", ["--cache=none", "--aio=native"]),
-            ("writeback", ["--cache=writeback"]),
-        ):
-            serve = ["qemu-nbd", "--shared=8", *options]
-            source = ["[", *serve, "--read-only", graph(self.source), "]"]
-            target = ["[", *serve, "--format=raw", str(self.path), "]"]
-            yield "nbdcopy", f"qemu-nbd {variant} to file", [[*words, *source, str(self.path)]]
-            yield "nbdcopy", f"qemu-nbd {variant} to qemu-nbd", [make, [*words, *source, *target]]
-
-    def cps(self) -> Iterator[tuple[str, str, list[Command]]]:
-        if len(self.source) > 1 or self.source[0].format != self.format:
-            return
-        shared = ["--reflink=never"] if self.is_same and shares_blocks(self.path.parent) else []
-        for sparse in ("always", "auto"):
-            words = [f"--sparse={sparse}", *shared]
-            yield "cp", " ".join(words), [["cp", *words, str(self.source[0].path), str(self.path)]]
-
-
 def cases(plan: Plan) -> Iterator[Case]:
     """All that was asked for; the files of one kind are there only while it is measured."""
     for kind in KINDS:
@@ -171,8 +108,7 @@ def cases(plan: Plan) -> Iterator[Case]:
             finally:
                 for path in paths_of(source):
                     path.unlink()
-    if shares_blocks(plan.places.one):
-        yield from reflink_cases(plan)
+    yield from verb_cases(plan)
 
 
 def cases_of(plan: Plan, kind: Kind, source: Chain) -> Iterator[Case]:
@@ -180,21 +116,21 @@ def cases_of(plan: Plan, kind: Kind, source: Chain) -> Iterator[Case]:
         if folder is None:
             continue
         path = folder / f"target.{kind.target}"
-        task = Task(source, path, kind.target, folder == plan.places.one)
+        copy = Copy(source, path, kind.target, folder == plan.places.one)
         for cache in plan.caches:
-            yield case_of(f"{kind.name}, {where}, {cache}", task, cache_of(cache, paths_of(source)))
+            yield case_of(f"{kind.name}, {where}, {cache}", copy, cache_of(cache, paths_of(source)))
 
 
-def case_of(name: str, task: Task, prepare: Callable[[], None]) -> Case:
+def case_of(name: str, copy: Copy, prepare: Callable[[], None]) -> Case:
     def clean() -> None:
-        task.path.unlink(missing_ok=True)
-        settle(task.path.parent)
+        copy.path.unlink(missing_ok=True)
+        settle(copy.path.parent)
 
     return Case(
         name,
-        task.contestants(),
+        copy.contestants(),
         prepare=prepare,
-        compare=lambda: compare(graph(task.source), graph(task.target)),
+        compare=lambda: compare(graph(copy.source), graph(copy.target)),
         clean=clean,
     )
 
@@ -202,7 +138,7 @@ def case_of(name: str, task: Task, prepare: Callable[[], None]) -> Case:
 def main() -> None:
     """Measure and print."""
     parser = parser_of(__doc__, USUAL_BYTES)
-    compare_all(parser.parse_args(), cases, max(kind.times for kind in KINDS), FAIRNESS)
+    compare_all(parser.parse_args(), cases, ROOMS, FAIRNESS)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,37 @@
-"""The daemon: how soon it is ready, how long the command takes, what many callers get, what it needs.
+"""The daemon: how soon it is ready, what many callers get, what it needs while nobody calls.
 
-Start to ready, and `diskyard image list` from start to end through the daemon and without one,
-beside `virsh vol-list` on as many volumes where libvirt is installed (Debian:
-libvirt-daemon-system, libvirt-clients). Then createVirtualDisk, createSnapshot and removeImage by
-1 and by 64 callers over the Unix socket, each verb for itself; and resident memory with a
-repository of 10,000 images, idle and after listing it.
+createVirtualDisk, createSnapshot and removeImage by 1 and by 64 callers over the Unix socket, each
+verb for itself; and with a repository of 10,000 images, resident memory after a start, and every
+system call on a file or folder of the repository within 30 s in which nobody calls (by strace).
 
-    .venv/bin/python benchmarks/daemon.py [--callers 1 64] [--calls 512] [--images 10000] [--folder …]
+    .venv/bin/python -m benchmarks.daemon [--callers 1 64] [--calls 512] [--images 10000] [--folder …]
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import resource
+import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+from benchmarks._rows import Row, percentile, print_heading, print_rows, timed_ms
 from diskyard.testing.daemon_process import DaemonProcess
 
 MiB = 1 << 20
 RUNS = 7
-LISTED = 100
-COMMAND = (sys.executable, "-m", "diskyard.cli")
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Milliseconds that some work took."""
-    begin = time.perf_counter()
-    work()
-    return (time.perf_counter() - begin) * 1000
-
-
-def median_of(work: Callable[[], object]) -> float:
-    work()
-    return statistics.median(timed(work) for _ in range(RUNS))
+IDLE_S = 30
+MORE_CALLS = 2.0
+WORST_OVER_USUAL = 10.0
+MOST_MIB = 100
 
 
 def connect(daemon: DaemonProcess, name: str) -> None:
@@ -52,120 +40,117 @@ def connect(daemon: DaemonProcess, name: str) -> None:
     daemon.call("connectStorageRepository", repoId=name, **asked)
 
 
-def run(*words: str, **environment: str) -> None:
-    subprocess.run(words, check=True, capture_output=True, env={**os.environ, **environment})
-
-
 # -- start -------------------------------------------------------------------------------------
 
 
-def starts(folder: Path) -> None:
+def starts(folder: Path) -> list[Row]:
     daemon = DaemonProcess(folder / "d")
 
     def start_and_stop() -> float:
-        took_ms = timed(daemon.start)
+        took_ms = timed_ms(daemon.start)
         daemon.stop()
         return took_ms
 
     start_and_stop()
-    median_ms = statistics.median(start_and_stop() for _ in range(RUNS))
-    print(f"start to ready                       {median_ms:8.0f} ms")
-    state = {"DISKYARD_STATE_DIR": str(daemon.state_folder)}
-    with daemon:
-        connect(daemon, "fast")
-        for _ in range(LISTED):
-            daemon.call("createVirtualDisk", targetRepoId="fast", size=MiB)
-        listing = (*COMMAND, "image", "list", "fast")
-        through_ms = median_of(lambda: run(*listing, **state))
-        embedded_ms = median_of(lambda: run(*listing, "--embedded", **state))
-    print(f"image list, {LISTED} images, daemon         {through_ms:8.0f} ms")
-    print(f"image list, {LISTED} images, embedded       {embedded_ms:8.0f} ms")
-    with virsh_pool(folder / "pool") as pool:
-        if pool is None:
-            print("virsh vol-list: libvirt is not installed or not running")
-            return
-        virsh_ms = median_of(lambda: run("virsh", "-q", "vol-list", "--details", pool))
-        print(f"virsh vol-list --details, {LISTED} volumes  {virsh_ms:8.0f} ms")
-        print(f"ratio to virsh: daemon {through_ms / virsh_ms:.2f}, embedded {embedded_ms / virsh_ms:.2f}")
-
-
-@contextmanager
-def virsh_pool(folder: Path) -> Iterator[str | None]:
-    """A pool of as many qcow2 volumes, known to libvirt; None where there is no libvirt."""
-    name = "diskyard-benchmark"
-    folder.mkdir()
-    for number in range(LISTED):
-        run("qemu-img", "create", "-q", "-f", "qcow2", str(folder / f"{number}.qcow2"), "1M")
-    try:
-        run("virsh", "-q", "pool-create-as", name, "dir", "--target", str(folder))
-    except (OSError, subprocess.CalledProcessError):
-        yield None
-        return
-    yield name
-    run("virsh", "-q", "pool-destroy", name)
+    return [Row("start to ready", "ms", statistics.median(start_and_stop() for _ in range(RUNS)))]
 
 
 # -- callers -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Called:
+    """What so many callers got of one verb."""
+
+    count: int
+    calls_per_s: float
+    p50_ms: float
+    p99_ms: float
+    answers: list[object]
 
 
 class Callers:
     """So many callers, each on a connection of its own."""
 
     def __init__(self, daemon: DaemonProcess, count: int, calls: int) -> None:
-        self._daemon, self._count, self._each = daemon, count, max(1, calls // count)
+        self._daemon, self.count, self._each = daemon, count, max(1, calls // count)
 
-    def all_call(self, verb: str, words: Callable[[int, int], dict[str, object]]) -> list[object]:
-        """Let each call a verb; the answers, and a line of the table."""
-        times: list[float] = []
+    def all_call(self, verb: str, words: Callable[[int, int], dict[str, object]]) -> Called:
+        """Let each call a verb."""
+        times_ms: list[float] = []
         answers: list[object] = []
-        barrier = threading.Barrier(self._count + 1)
+        barrier = threading.Barrier(self.count + 1)
 
         def work(caller: int) -> None:
             with self._daemon.client() as client:
                 client.get("/healthz")
                 barrier.wait()
                 for number in range(self._each):
-                    begin = time.perf_counter()
+                    begin_s = time.perf_counter()
                     answer: httpx.Response = client.post(f"/v1/{verb}", json=words(caller, number))
-                    times.append((time.perf_counter() - begin) * 1000)
+                    times_ms.append((time.perf_counter() - begin_s) * 1000)
                     assert answer.status_code == 200, answer.text
                     answers.append(answer.json())
 
-        threads = [threading.Thread(target=work, args=(caller,)) for caller in range(self._count)]
+        threads = [threading.Thread(target=work, args=(caller,)) for caller in range(self.count)]
         for thread in threads:
             thread.start()
         barrier.wait()
-        begin = time.perf_counter()
+        begin_s = time.perf_counter()
         for thread in threads:
             thread.join()
-        took_s = time.perf_counter() - begin
-        times.sort()
-        p50, p99 = times[len(times) // 2], times[len(times) * 99 // 100]
-        rate = len(times) / took_s
-        print(
-            f"{verb:<20} {self._count:>3} callers  {rate:7.0f}/s  p50 {p50:7.1f} ms  p99 {p99:7.1f} ms"
-            f"  p99/p50 {p99 / p50:5.1f}"
-        )
-        return answers
+        rate = len(times_ms) / (time.perf_counter() - begin_s)
+        return Called(self.count, rate, percentile(times_ms, 50), percentile(times_ms, 99), answers)
 
 
-def callers(folder: Path, counts: list[int], calls: int) -> None:
+def callers(folder: Path, counts: list[int], calls: int) -> list[Row]:
+    called: dict[str, list[Called]] = {}
     with DaemonProcess(folder / "c") as daemon:
         for count in counts:
-            of_so_many(Callers(daemon, count, calls), daemon, f"of-{count}")
+            for verb, found in of_so_many(Callers(daemon, count, calls), daemon, f"of-{count}").items():
+                called.setdefault(verb, []).append(found)
+    return [row for verb, found in called.items() for row in caller_rows(verb, found)]
 
 
-def of_so_many(those: Callers, daemon: DaemonProcess, repo: str) -> None:
+def of_so_many(those: Callers, daemon: DaemonProcess, repo: str) -> dict[str, Called]:
     connect(daemon, repo)
-    disks = those.all_call("createVirtualDisk", lambda *_: {"targetRepoId": repo, "size": MiB})
-    left = iter(disks)
-    those.all_call("createSnapshot", lambda *_: {"targetRepoId": repo, "baseVirtualDiskId": next(left)})
-    due = iter(disks)
+    created = those.all_call("createVirtualDisk", lambda *_: {"targetRepoId": repo, "size": MiB})
+    left, due = iter(created.answers), iter(created.answers)
     only = {"AutoFix": False}
-    those.all_call("removeImage", lambda *_: {"repositoryId": repo, "imageId": next(due), "options": only})
+    return {
+        "createVirtualDisk": created,
+        "createSnapshot": those.all_call(
+            "createSnapshot", lambda *_: {"targetRepoId": repo, "baseVirtualDiskId": next(left)}
+        ),
+        "removeImage": those.all_call(
+            "removeImage", lambda *_: {"repositoryId": repo, "imageId": next(due), "options": only}
+        ),
+    }
 
 
-# -- memory ------------------------------------------------------------------------------------
+def caller_rows(verb: str, found: list[Called]) -> list[Row]:
+    """Two rows for each number of callers: how many calls a second, and the worst over the usual."""
+    few, rows = found[0], []
+    for one in found:
+        work, is_peer = f"{verb}, {one.count} callers", one is few
+        rate_target = "" if is_peer else f">= {MORE_CALLS:.0f} x the rate of {few.count}"
+        enough = None if is_peer else one.calls_per_s >= MORE_CALLS * few.calls_per_s
+        peers = {} if is_peer else {f"{few.count} callers": few.calls_per_s}
+        rows.append(Row(work, "/s", one.calls_per_s, peers, rate_target, enough))
+        rows.append(
+            Row(
+                f"{verb}, {one.count} callers, p99",
+                "ms",
+                one.p99_ms,
+                {"p50": one.p50_ms},
+                "" if is_peer else f"p99 <= {WORST_OVER_USUAL:.0f} x p50",
+                None if is_peer else one.p99_ms <= WORST_OVER_USUAL * one.p50_ms,
+            )
+        )
+    return rows
+
+
+# -- idle --------------------------------------------------------------------------------------
 
 
 def resident_mib(pid: int) -> float:
@@ -173,7 +158,7 @@ def resident_mib(pid: int) -> float:
     return pages * resource.getpagesize() / MiB
 
 
-def memory(folder: Path, images: int) -> None:
+def idle(folder: Path, images: int) -> list[Row]:
     daemon = DaemonProcess(folder / "m")
     with daemon:
         connect(daemon, "many")
@@ -184,10 +169,53 @@ def memory(folder: Path, images: int) -> None:
         while not daemon.call("listImages", repositoryId="many", limit=1)["images"]:
             time.sleep(0.1)
         idle_mib = resident_mib(daemon.pid)
-        whole_ms = timed(lambda: daemon.call("listImages", repositoryId="many", limit=10_000))
-        busy_mib = resident_mib(daemon.pid)
-    print(f"resident with {images:,} images: {idle_mib:.0f} MiB idle after a start, {busy_mib:.0f} MiB after")
-    print(f"  listing all of them ({whole_ms:.0f} ms), {after_mib:.0f} MiB after making them")
+        rows = storage_calls(daemon, "many")
+        whole_ms = timed_ms(lambda: daemon.call("listImages", repositoryId="many", limit=10_000))
+        listed_mib = resident_mib(daemon.pid)
+    target = f"<= {MOST_MIB} MiB"
+    return [
+        Row(
+            f"resident, {images:,} images, idle after a start",
+            "MiB",
+            idle_mib,
+            {},
+            target,
+            idle_mib <= MOST_MIB,
+        ),
+        Row("resident after listing all of them", "MiB", listed_mib),
+        Row("resident after making them", "MiB", after_mib),
+        Row("listing all of them", "ms", whole_ms),
+        *rows,
+    ]
+
+
+def storage_calls(daemon: DaemonProcess, repo: str) -> list[Row]:
+    """What a daemon that nobody calls asks of its repository; and one call, to see that it would be seen."""
+    if shutil.which("strace") is None:
+        print("strace is not installed: what an idle daemon asks of storage is not counted")
+        return []
+    place = Path(daemon.place(repo)["path"])
+    nothing = traced_calls(daemon, place, lambda: time.sleep(IDLE_S))
+    something = traced_calls(daemon, place, lambda: daemon.call("listImages", repositoryId=repo, limit=1))
+    assert something, "strace sees nothing of what a call asks of storage"
+    work = f"calls on the repository in {IDLE_S} s idle"
+    return [Row(work, "", nothing, {"one listImages": something}, "0", nothing == 0)]
+
+
+def traced_calls(daemon: DaemonProcess, place: Path, meanwhile: Callable[[], object]) -> int:
+    """The system calls of a daemon that name something in a folder, or have it open."""
+    trace = daemon.folder / "trace"
+    words = ["strace", "-f", "-q", "-y", "-s", "4096", "-e", "trace=%file,%desc", "-o", str(trace)]
+    tracer = subprocess.Popen([*words, "-p", str(daemon.pid)], stderr=subprocess.DEVNULL)
+    try:
+        while "TracerPid:\t0\n" in Path(f"/proc/{daemon.pid}/status").read_text():
+            assert tracer.poll() is None, "strace may not look at the daemon"
+            time.sleep(0.01)
+        meanwhile()
+    finally:
+        tracer.terminate()
+        tracer.wait()
+    return sum(str(place) in line for line in trace.read_text(errors="replace").splitlines())
 
 
 def main() -> None:
@@ -198,10 +226,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--folder", help="where to measure; its path must be short")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="dy-", dir=given.folder) as folder:
-        starts(Path(folder))
-        callers(Path(folder), given.callers, given.calls)
-        memory(Path(folder), given.images)
+    with tempfile.TemporaryDirectory(prefix="dy-", dir=given.folder) as name:
+        folder = Path(name)
+        print_heading(folder)
+        print_rows(f"Start, median of {RUNS}", starts(folder))
+        print_rows(f"Callers at one time, {given.calls} calls", callers(folder, given.callers, given.calls))
+        print_rows("Idle", idle(folder, given.images))
 
 
 if __name__ == "__main__":

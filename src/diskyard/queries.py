@@ -11,7 +11,7 @@ from immutables import Map
 
 from diskyard import errors
 from diskyard.model.chains import Chains
-from diskyard.model.records import Attachment, Image, Volume
+from diskyard.model.records import Attachment, Image
 from diskyard.model.requests import PAGE_LIMIT, ListImages
 from diskyard.model.results import (
     AttachmentInfo,
@@ -42,19 +42,16 @@ class _Look:
         self.opened, self.state = opened, state
         self.unreadable: set[str] = set()
         self._trackers = opened.remembered.trackers(state)
-        self._seen: set[str] = set()
+        self._looked: set[str] = set()
         self._allocated: dict[str, int] = {}
         self._chains = Chains(state, self.unreadable, self._allocated)
 
     def at(self, images: Iterable[Image]) -> None:
         """Look at the volumes that images read, as far as that was not done before."""
-        volumes: list[Volume] = []
-        for image in images:
-            for _, volume in self.state.chain(image):
-                if volume.id in self._seen:
-                    break  # and so is all that it reads
-                self._seen.add(volume.id)
-                volumes.append(volume)
+        met = (volume for image in images for volume in self._chains.not_met(image))
+        # By id: two images may be on one volume.
+        volumes = list({volume.id: volume for volume in met if volume.id not in self._looked}.values())
+        self._looked.update(volume.id for volume in volumes)
         for volume, stored in zip(volumes, self.opened.stored_all(volumes), strict=True):
             if stored is not None:
                 self._allocated[volume.id] = stored.allocated_bytes
@@ -67,7 +64,7 @@ class _Look:
 
     def info(self, image: Image, status: Status) -> ImageInfo:
         """What is known of an image that was looked at, and has this status."""
-        exclusive = exclusive_bytes(self.state, image, self._allocated)
+        exclusive = exclusive_bytes(self.state, self._chains.links(image), self._allocated)
         return ImageInfo(
             image_id=image.id,
             kind=image.kind,
@@ -81,8 +78,13 @@ class _Look:
             user_data=image.user_data,
             revision=image.revision,
             tracking=self._trackers.get(image.id, ()),
-            attachments=tuple(map(_attachment_info, self.state.attachments_of(image.id))),
+            attachments=self._attachments_of(image),
         )
+
+    def _attachments_of(self, image: Image) -> tuple[AttachmentInfo, ...]:
+        if not self.state.attachments:
+            return ()
+        return tuple(map(_attachment_info, self.state.attachments_of(image.id)))
 
 
 def _attachment_info(attachment: Attachment) -> AttachmentInfo:

@@ -13,6 +13,7 @@ import pytest
 from diskyard import KiB, MiB
 from diskyard.host import Host
 from diskyard.mover.copy import copy_view
+from diskyard.mover.interface import Chain
 from tests.api.helpers import (
     COMMIT_ONLY,
     SIZE,
@@ -211,15 +212,14 @@ def test_what_two_files_share_is_not_read(xfs: Path, has_overlays: bool) -> None
     subprocess.run(["cp", "--reflink=always", str(source.path), str(base.path)], check=True)
     bench.fill((source,), [(20 * MiB, 64 * KiB, 6), (40 * MiB + 4096, 4096, 7)])
     bench.fill((base,), [(30 * MiB, 4096, 8), (2 * MiB, 64 * KiB, 0)])
-    views = ((source,), (base,))
+    one: Chain = (source,)
+    other: Chain = (base,)
     if has_overlays:
-        views = tuple(
-            (bench.layer(f"over-{below.name}", "qcow2", 64 * MiB, (below,)), below) for (below,) in views
-        )
-        bench.fill(views[0], [(10 * MiB, 64 * KiB, 9)])
-    target = bench.layer("target", "qcow2", 64 * MiB, views[1])
+        one = (bench.layer("over-source", "qcow2", 64 * MiB, one), source)
+        other = (bench.layer("over-base", "qcow2", 64 * MiB, other), base)
+        bench.fill(one, [(10 * MiB, 64 * KiB, 9)])
+    chain = (bench.layer("target", "qcow2", 64 * MiB, other), *other)
     monitor = RecordingMonitor()
-    chain = (target, *views[1])
-    copy_view(bench.host, views[0], chain, 64 * MiB, start_bytes=0, monitor=monitor, target_zeroed=True)
-    assert bench.view(chain) == bench.view(views[0])
+    copy_view(bench.host, one, chain, 64 * MiB, start_bytes=0, monitor=monitor, target_zeroed=True)
+    assert bench.view(chain) == bench.view(one)
     assert monitor.total_bytes == (5 if has_overlays else 4) * 64 * KiB

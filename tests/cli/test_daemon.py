@@ -1,4 +1,4 @@
-"""What is different where a daemon does the work: who goes on, who is found, what is imported."""
+"""What is different where a daemon does the work: who goes on and who is found."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -157,22 +156,3 @@ def test_tokens_of_the_environment(program: Program, tmp_path: Path) -> None:
     listed({TOKEN: "", TOKEN_FILE: str(tmp_path / "none")}, 10)
     assert "cannot be trusted" in listed({"DISKYARD_CA_FILE": ""}, 10)
     listed({"DISKYARD_CA_FILE": str(file)}, 10)
-
-
-@pytest.mark.parametrize(
-    ("where", "absent"),
-    [
-        ("daemon", ["diskyard.service", "diskyard.host", "diskyard.log", "nbd", "qemu", "rich", "asyncio"]),
-        ("--embedded", ["httpx", "httpcore", "ssl", "http.client", "diskyard.http", "diskyard.daemon"]),
-    ],
-)
-def test_nothing_is_imported_that_is_not_needed(program: Program, where: str, absent: list[str]) -> None:
-    environment = {**os.environ, **program.daemons.environment(("image", "list"), {})}
-    script = (
-        "import sys; from diskyard.cli.program import run; assert run(sys.argv[1:]) == 0; "
-        "print(*(set(sys.modules)), file=sys.stderr)"
-    )
-    words = ["image", "list", *([where] if where.startswith("--") else [])]
-    command = [sys.executable, "-c", script, *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert set(absent) & set(done.stderr.split()) == set()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from diskyard.cli.values import NEW_SIZE, human_size, parse_size, shown
+from diskyard.cli.values import NEW_SIZE, human_size, human_time, parse_size, shown
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,24 @@ def test_a_size_that_is_added() -> None:
 )
 def test_sizes_for_people(size: int | None, text: str) -> None:
     assert human_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("time_s", "text"),
+    [
+        (0, "0 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (750, "12 min 30 s"),
+        (7200, "2 h"),
+        (7205, "2 h"),
+        (7500, "2 h 5 min"),
+        (100 * 3600, "4 d 4 h"),
+        (86400, "1 d"),
+    ],
+)
+def test_times_for_people(time_s: int, text: str) -> None:
+    assert human_time(time_s) == text
 
 
 def test_what_others_wrote_cannot_move_the_cursor() -> None:

@@ -48,13 +48,15 @@ NEEDED = [
     Removal("copy disk by a clone", (r"folder: clone_volume < _make_clone",)),
     Removal("create disk by a clone", (r"grow_volume < _make_clone",)),
     Removal("mend by a clone", (r"clone_into < clone_file < _share",)),
-    # What is moved. QEMU's flush and the sync of the file after it each make the same durable: the
-    # first tells what QEMU could not write, the second what the system could not. Both together:
+    # What is moved. The last flush, which may be QEMU's, and the sync of the file after it each make
+    # the same durable: the first tells what QEMU could not write, the second what the system could
+    # not. Both together:
+    Removal("mend a copy", (r"flush < run < copy < copy_view", r"sync_path < sync_layer < copy_view")),
     Removal(
-        "mend a copy",
-        (r"QEMU since nbd flush < flush < run < copy_view", r"sync_path < sync_layer < copy_view"),
+        "mend a difference",
+        (r"QEMU since nbd flush < flush < run < copy < copy_view", r"sync_path < sync_layer < copy_view"),
     ),
-    Removal("mend with checkpoints", (r"QEMU since nbd flush < flush < _reached < run < copy_view",)),
+    Removal("mend with checkpoints", (r"flush < _flush < _serve",)),
     Removal(
         "merge down into raw",
         (r"QEMU since qmp block-commit < run_job < commit_down", r"sync_path < sync_layer < commit_down"),
@@ -73,9 +75,7 @@ NEEDED = [
             r"sync_path < sync_layer < grow",
         ),
     ),
-    Removal(
-        "export to the disk", (r"QEMU since qmp .* < export_view", r"sync_path < export_view < _write_in")
-    ),
+    Removal("export to the disk", (r"flush < run < copy < copy_view", r"sync_path < sync_layer < copy_view")),
     Removal("export to the disk", (r"folder: _write_in < _write_file",)),
     # Repositories.
     Removal("create repository", (r"folder: (_make_root < )?_make_folders < create",)),
@@ -87,7 +87,7 @@ NEEDED = [
 NOT_SEEN = {
     r"(write_temporary|folder:) .*replace < put_progress": (
         "Progress may be lost: its checksum shows what is torn, and the work then begins anew. Synced, it "
-        "saves that work; what it must not outrun is synced before it (flush < _reached)."
+        "saves that work; what it must not outrun is synced before it (flush < _flush)."
     ),
     r"(write_temporary < replace|folder: replace) < rewrite": (
         "Only a bad copy is renamed over, and the other copy, whole, has long been durable. Synced, the "
@@ -118,7 +118,7 @@ NOT_SEEN = {
         "Nothing is published between it and the sync of the whole volume. It is there for the errors that "
         "QEMU would keep to itself."
     ),
-    r"QEMU since qmp block-export-add < export_nbd < _export < copy_view": (
+    r"QEMU since qmp block-export-add < export_nbd < _open_target < copy < copy_view": (
         "QEMU's own order of its tables on a volume that is building: nothing reads it before its flush."
     ),
 }

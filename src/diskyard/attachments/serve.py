@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.host import Host
 from diskyard.model.results import Attached
-from diskyard.mover.blockgraph import StorageDaemon
 from diskyard.mover.interface import Chain
 from diskyard.opened import Opened, lease_name
 from diskyard.repositories.interface import Lease
+
+if TYPE_CHECKING:
+    from diskyard.mover.blockgraph import StorageDaemon
 
 _SOCKET_PATH_LIMIT_BYTES = 107  # unix(7)
 _TEARDOWN_S = 0.5  # another process's teardown, which has the lease too, is over by then
@@ -75,6 +78,9 @@ class Servers:
             raise
 
     def _start(self, attached: Attached, chain: Chain, lease: Lease) -> _Server:
+        # Imported when an image is served: every service has this class, and few serve anything.
+        from diskyard.mover.blockgraph import StorageDaemon
+
         daemon = StorageDaemon(self._host, inherit_fds=lease.descriptors())
         daemon.__enter__()
         try:

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from diskyard.cli.values import human_size
+from diskyard.cli.values import human_size, human_time
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -47,25 +47,26 @@ class Bars:
                 drawn.remove_task(self._lines.pop(task.task_id))
             return
         if line is None:
-            line = self._lines[task.task_id] = drawn.add_task("", total=None, rate="")
+            line = self._lines[task.task_id] = drawn.add_task("", total=None, rate="", left="")
         drawn.update(
             line,
             description=f"{task.verb} {task.stage}".strip(),
             completed=task.done_bytes,
             total=task.total_bytes or None,
             rate=f"{human_size(task.rate_bytes_per_s)}/s" if task.rate_bytes_per_s else "",
+            left="" if task.remaining_s is None else f"{human_time(task.remaining_s)} left",
         )
 
     def _begin(self) -> Progress:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
         )
         self._drawn = Progress(*columns, console=Console(stderr=True), transient=True)
         self._drawn.start()

@@ -91,7 +91,7 @@ def connect() -> Diskyard:
 
             url = running_daemon()
     if url is None:
-        return Diskyard(actor="cli")
+        return Diskyard(actor="cli", one_command=True)
     _leave_out_httpx_main()
     ca_file = os.environ.get("DISKYARD_CA_FILE") or None
     return Diskyard(url, token=_token() if url.startswith("https:") else None, ca_file=ca_file)

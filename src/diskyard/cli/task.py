@@ -11,7 +11,7 @@ from diskyard.cli.complete import complete_image
 from diskyard.cli.find import find
 from diskyard.cli.output import answer, on_terminal, print_fields, print_json, print_table
 from diskyard.cli.session import open_yard, refuse
-from diskyard.cli.values import human_size, shown
+from diskyard.cli.values import human_size, human_time, shown
 
 if TYPE_CHECKING:
     from diskyard.client import Diskyard
@@ -37,7 +37,7 @@ def list_(image: str | None, running: bool) -> None:
     if wants_json():
         print_json(tasks)
         return
-    columns = ["TASK", "WHAT", "~REPO", "IMAGE", "STATE", ">DONE", ">RATE", "QUEUED"]
+    columns = ["TASK", "WHAT", "~REPO", "IMAGE", "STATE", ">DONE", ">RATE", ">LEFT", "QUEUED"]
     length = _SHORT_ID if on_terminal() else None
     print_table(
         columns,
@@ -49,7 +49,8 @@ def list_(image: str | None, running: bool) -> None:
                 (found.image_id or "")[:length],
                 found.state,
                 _percent(found),
-                f"{human_size(found.rate_bytes_per_s)}/s" if found.state == "running" else "",
+                _rate(found),
+                _left(found),
                 found.queued_at[:19].replace("T", " "),
             )
             for found in tasks
@@ -59,6 +60,15 @@ def list_(image: str | None, running: bool) -> None:
 
 def _percent(found: Task) -> str:
     return f"{found.percent} %" if found.percent >= 0 else ""
+
+
+def _rate(found: Task) -> str:
+    return f"{human_size(found.rate_bytes_per_s)}/s" if found.state == "running" else ""
+
+
+def _left(found: Task) -> str:
+    known = found.state == "running" and found.remaining_s is not None
+    return human_time(found.remaining_s or 0) if known else ""
 
 
 def _find_task(yard: Diskyard, text: str) -> Task:
@@ -93,6 +103,8 @@ def show(task: str) -> None:
             ("stage", found.stage),
             ("done", _percent(found)),
             ("bytes", moved),
+            ("rate", _rate(found)),
+            ("left", _left(found)),
             ("changed", found.changed),
             ("error", error.get("message")),
             ("advice", error.get("advice")),

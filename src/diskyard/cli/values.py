@@ -1,9 +1,8 @@
-"""Values as people type them: sizes, rates, KEY=VALUE; and sizes as people read them."""
+"""Values as people type them: sizes, rates, KEY=VALUE; and sizes and times as people read them."""
 
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 import click
 
@@ -21,10 +20,11 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ValueError(f"{text!r:.80} is no size; say it as 10G, 512M, 1T or in bytes")
     power = _UNITS.index(match[2].upper()) + 1 if match[2] else 0
-    size = Fraction(match[1]) * 1024**power
-    if size.denominator != 1:
+    whole, _, decimals = match[1].partition(".")
+    size_bytes, rest = divmod(int(whole + decimals) << 10 * power, int("1" + "0" * len(decimals)))
+    if rest:
         raise ValueError(f"{text!r} is no whole number of bytes")
-    return int(size)
+    return size_bytes
 
 
 class Size(click.ParamType[int]):
@@ -88,6 +88,17 @@ def human_size(size_bytes: int | None) -> str:
         size, unit = size / 1024, f"{letter}iB"
     digits = 0 if unit == "B" or size == int(size) or size >= 100 else 1
     return f"{size:.{digits}f} {unit}"
+
+
+def human_time(time_s: int) -> str:
+    """A time for people: 3 d 4 h, 2 h 5 min, 12 min 30 s, 40 s."""
+    minutes, seconds = divmod(time_s, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    while len(parts) > 1 and not parts[0][0]:
+        parts.pop(0)
+    return " ".join(f"{number} {unit}" for number, unit in parts[:2] if number) or "0 s"
 
 
 def shown(text: object) -> str:

@@ -22,9 +22,12 @@ class Embedded:
 
     :param state_folder: where connections and tasks are remembered; None for the usual place.
     :param actor: who calls, for the audit trail.
+    :param one_command: this process ends soon, so that what it does not use need not be imported.
     """
 
-    def __init__(self, state_folder: str | None, actor: str) -> None:
+    def __init__(self, state_folder: str | None, actor: str, *, one_command: bool = False) -> None:
+        if not one_command:
+            import diskyard.service.whole  # noqa: F401 - it imports the rest
         self.service = Service(state_folder=state_folder, actor=actor)
 
     def close(self) -> None:

@@ -39,6 +39,8 @@ class Diskyard(Verbs):
     :param state_folder: embedded: where connections and tasks are remembered; by default
         ``$DISKYARD_STATE_DIR``, or the usual place of this user.
     :param actor: embedded: who calls, as the repositories' audit trail names it.
+    :param one_command: embedded: this process ends soon, and imports only what it uses. Otherwise
+        all is imported at once: so it is of one version though another be installed meanwhile.
     :raises diskyard.errors.InvalidParameter: the URL, the token or the file cannot be used.
     """
 
@@ -51,6 +53,7 @@ class Diskyard(Verbs):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         state_folder: str | None = None,
         actor: str = "python",
+        one_command: bool = False,
     ) -> None:
         self.url = url
         self._service: Service | None = None
@@ -62,7 +65,7 @@ class Diskyard(Verbs):
         else:
             from diskyard.client.embedded import Embedded
 
-            embedded = Embedded(state_folder, actor)
+            embedded = Embedded(state_folder, actor, one_command=one_command)
             self.transport, self._service = embedded, embedded.service
 
     @property

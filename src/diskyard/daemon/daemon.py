@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+import diskyard.service.whole  # noqa: F401 - it imports the rest
 from diskyard import errors
 from diskyard.daemon.announced import Announcement
 from diskyard.daemon.audit import Audit

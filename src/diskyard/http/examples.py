@@ -80,6 +80,7 @@ _MEND = {
     "doneBytes": 1331691520,
     "totalBytes": 2147483648,
     "rateBytesPerS": 209715200,
+    "remainingS": 4,
     "changed": None,
     "error": None,
     "queuedAt": "2025-11-20T10:15:02.113094Z",
@@ -94,6 +95,7 @@ _QUEUED = {
     "doneBytes": 0,
     "totalBytes": 0,
     "rateBytesPerS": 0,
+    "remainingS": None,
     "startedAt": None,
 }
 

@@ -6,11 +6,12 @@ one, that grows with the square of the chain.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from typing import NamedTuple
+from collections.abc import Container, Iterator, Mapping
+
+import msgspec
 
 from diskyard.model.capabilities import Capabilities
-from diskyard.model.records import Image
+from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import (
     CHAIN_DEPTH_LIMIT,
@@ -26,7 +27,7 @@ from diskyard.model.status import (
 ROOTS = CHAIN_DEPTH_LIMIT // 2
 
 
-class _Seen(NamedTuple):
+class _Seen(msgspec.Struct, frozen=True, gc=False):
     """What the chain from an image on is, for the images that read it.
 
     :param why: it cannot be read; None if it can.
@@ -57,7 +58,30 @@ class Chains:
         self._state = state
         self._missing = missing
         self._allocated = {} if allocated is None else allocated
+        self._links: dict[str, tuple[Volume | None, Image | None]] = {}
         self._seen: dict[str, _Seen] = {}
+
+    def links(self, image: Image) -> Iterator[tuple[Image, Volume]]:
+        """As :meth:`State.chain <diskyard.model.state.State.chain>`; no record is looked for twice.
+
+        Where there are very many, looking for one takes longer than most that is done with it.
+        """
+        current: Image | None = image
+        while current is not None:
+            volume, parent = self._link(current)
+            if volume is None:
+                return
+            yield current, volume
+            current = parent
+
+    def not_met(self, image: Image) -> Iterator[Volume]:
+        """The volumes of its chain down to the first that belongs to a chain asked about before."""
+        current: Image | None = image
+        while current is not None and current.id not in self._links:
+            volume, parent = self._link(current)
+            if volume is not None:
+                yield volume
+            current = parent
 
     def why_broken(self, image: Image) -> str | None:
         """As :func:`~diskyard.model.status.why_broken`."""
@@ -88,22 +112,26 @@ class Chains:
         link: Image | None = image
         while link is not None and link.id not in self._seen:
             unseen.append(link)
-            link = self._parent(link)
+            _, link = self._link(link)
         below = None if link is None else self._seen[link.id]
         for link in reversed(unseen):
             below = self._seen[link.id] = self._above(link, below)
         return self._seen[image.id]
 
-    def _parent(self, link: Image) -> Image | None:
-        volume = self._state.volumes[link.volume_id] if link.volume_id is not None else None
-        if volume is None or volume.parent_image_id is None:
-            return None
-        return self._state.images[volume.parent_image_id]
+    def _link(self, image: Image) -> tuple[Volume | None, Image | None]:
+        """The volume of an image, and the image that this reads."""
+        found = self._links.get(image.id)
+        if found is None:
+            volume = None if image.volume_id is None else self._state.volumes[image.volume_id]
+            parent_id = None if volume is None else volume.parent_image_id
+            parent = None if parent_id is None else self._state.images[parent_id]
+            found = self._links[image.id] = volume, parent
+        return found
 
     def _above(self, link: Image, below: _Seen | None) -> _Seen:
-        if link.volume_id is None:
+        volume, _ = self._link(link)
+        if volume is None:
             return _Seen("an image that it reads has no data yet", 0, 0, ())
-        volume = self._state.volumes[link.volume_id]
         why = why_link_broken(link, volume, self._missing)
         lasting = int(merge_dependent(self._state, link) is None)
         allocated_bytes = self._allocated.get(volume.id, 0)

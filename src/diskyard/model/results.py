@@ -37,8 +37,8 @@ class ImageStatus(msgspec.Struct, frozen=True, kw_only=True, rename=_status_name
     task_id: str | None
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name):
-    """Base of the other results."""
+class Result(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name, gc=False):
+    """Base of the other results. None refers to what refers to it: the garbage collector passes them by."""
 
 
 class RepositoryInfo(Result, kw_only=True, frozen=True):
@@ -171,10 +171,11 @@ class Task(Result, kw_only=True, frozen=True):
     :param image_id: the image that it works on.
     :param state: where it is in its life.
     :param stage: of the work, as "1/2"; empty if it has none.
-    :param percent: of that stage; -1 if it cannot be told.
+    :param percent: of the bytes to be moved in that stage; -1 if it cannot be told.
     :param done_bytes: moved in that stage.
     :param total_bytes: to be moved in that stage; 0 if it is not known.
-    :param rate_bytes_per_s: over the last seconds.
+    :param rate_bytes_per_s: moved in the last seconds; 0 unless it runs.
+    :param remaining_s: what the rest of that stage takes at that rate; null if it cannot be told.
     :param changed: whether it changed anything; null until it has ended.
     :param error: as an error of the API, if it failed.
     :param queued_at: when it was asked for, as RFC 3339 has it.
@@ -192,6 +193,7 @@ class Task(Result, kw_only=True, frozen=True):
     done_bytes: int = 0
     total_bytes: int = 0
     rate_bytes_per_s: int = 0
+    remaining_s: int | None = None
     changed: bool | None = None
     error: dict[str, Any] | None = None
     queued_at: str = ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from diskyard.model.records import Image
+from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
 
@@ -78,20 +78,22 @@ def _reason(state: State, volume_id: str) -> str:
     return reason
 
 
-def exclusive_bytes(state: State, image: Image, allocated: Mapping[str, int]) -> int:
-    """Bytes that removing the image would free; all else that it reads is shared.
+def exclusive_bytes(state: State, chain: Iterable[tuple[Image, Volume]], allocated: Mapping[str, int]) -> int:
+    """Bytes that removing an image would free; all else that it reads is shared.
 
     Removing frees its own volume if nothing else reads that, and then every weak image's
     below it that only this chain kept.
+
+    :param chain: of the image, itself first.
     """
     found_bytes = 0
     reader: str | None = None
-    for link, volume in state.chain(image):
+    for link, volume in chain:
+        if reader is not None and link.is_strong:
+            break
         # Counted, not taken apart: thousands of images may read one, and all of them ask this.
         readers = state.dependents(link.id)
         if len(readers) > (reader in readers) or link.held_for or len(state.images_on(volume.id)) > 1:
-            break
-        if link.id != image.id and link.is_strong:
             break
         found_bytes += allocated.get(volume.id, 0)
         reader = volume.id

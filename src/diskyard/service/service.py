@@ -8,7 +8,6 @@ from diskyard.attachments.serve import Servers
 from diskyard.caller import CALLER
 from diskyard.connections import Connections
 from diskyard.events import Events
-from diskyard.fixes.runner import run_fix
 from diskyard.host import Host
 from diskyard.host.calls import default_timeout_s
 from diskyard.model.fix import FixData, Mend, fix_type
@@ -89,6 +88,9 @@ class Service:
         opened, action = follow_up.opened, follow_up.action
 
         def run(watcher: TaskWatcher) -> bool:
+            # Imported when one runs: it has all that moves bytes (service/changing.py).
+            from diskyard.fixes.runner import run_fix
+
             return run_fix(
                 self.engine,
                 opened,

@@ -54,6 +54,11 @@ class TaskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     resumable: bool = False
 
 
+def _stopped(task: Task) -> Task:
+    """A task that its process could not say the end of."""
+    return msgspec.structs.replace(task, state="stopped", rate_bytes_per_s=0, remaining_s=None)
+
+
 class TaskRecords:
     """The task files of one state folder.
 
@@ -142,9 +147,7 @@ class TaskRecords:
         record = self._read_record(path)
         if record is None:
             return None
-        if self._was_cut(record):
-            return msgspec.structs.replace(record.task, state="stopped")
-        return record.task
+        return _stopped(record.task) if self._was_cut(record) else record.task
 
     def _read_record(self, path: str) -> TaskRecord | None:
         try:
@@ -184,7 +187,7 @@ class TaskRecords:
 
         :raises OSError: that could not be written.
         """
-        self._write(TaskRecord(msgspec.structs.replace(record.task, state="stopped"), self._process))
+        self._write(TaskRecord(_stopped(record.task), self._process))
 
     def ask_to_stop(self, task_id: str) -> None:
         """Ask the process that runs a task to stop it."""

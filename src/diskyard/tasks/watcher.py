@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from diskyard.host import Clock
 from diskyard.model.results import Task
 from diskyard.tasks.records import Again, TaskRecords
+from diskyard.tasks.speed import Speed
 
 _SHOW_EVERY_S = 0.5
-_RATE_WINDOW_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,7 @@ class TaskWatcher:
         self._asked = False
         self._shown_s = 0.0
         self._reported: dict[str, object] = {}
-        self._samples: list[tuple[float, int]] = []
-        self._last_done_bytes = 0
-        self._moved_bytes = 0
+        self._speed = Speed()
 
     def show(self, *, resumable: bool = False, **changes: object) -> None:
         """Change what is shown of the task, and tell it.
@@ -57,30 +55,25 @@ class TaskWatcher:
 
     def show_end(self, *, resumable: bool = False, **changes: object) -> None:
         """Show that the task has ended, and what was reported last."""
-        ended_at = self._shown.clock.now()
-        self.show(resumable=resumable, **self._reported, rate_bytes_per_s=0, ended_at=ended_at, **changes)
+        changes |= {"rate_bytes_per_s": 0, "remaining_s": None, "ended_at": self._shown.clock.now()}
+        self.show(resumable=resumable, **self._reported, **changes)
         self._shown.records.forget_stop(self.task.task_id)
 
     def report(self, stage: str, done_bytes: int, total_bytes: int) -> None:
         """Bytes of a stage; shown at most twice a second."""
         now_s = self._shown.clock.monotonic_s()
         self._reported = {"stage": stage, "done_bytes": done_bytes, "total_bytes": total_bytes}
-        self._moved_bytes += max(0, done_bytes - self._last_done_bytes)
-        self._last_done_bytes = done_bytes
+        self._speed.note(now_s, stage, done_bytes)
         if now_s - self._shown_s < _SHOW_EVERY_S:
             return
         self._shown_s = now_s
-        self._samples = [s for s in self._samples if now_s - s[0] <= _RATE_WINDOW_S]
-        self._samples.append((now_s, self._moved_bytes))
-        first_s, first_bytes = self._samples[0]
-        rate = (self._moved_bytes - first_bytes) / (now_s - first_s) if now_s > first_s else 0
-        percent = min(100, done_bytes * 100 // total_bytes) if total_bytes else -1
         self.show(
             stage=stage,
-            percent=percent,
             done_bytes=done_bytes,
             total_bytes=total_bytes,
-            rate_bytes_per_s=int(rate),
+            percent=min(100, done_bytes * 100 // total_bytes) if total_bytes else -1,
+            rate_bytes_per_s=int(self._speed.bytes_per_s(now_s)),
+            remaining_s=self._speed.remaining_s(now_s, total_bytes),
         )
 
     def ask_to_stop(self) -> None:

@@ -144,9 +144,11 @@ def test_exclusive_is_what_removing_frees() -> None:
     allocated = {"v": 1, "p": 10, "r": 100}
     found = MERGEABLE.put_volume(volume("p", "s")).put_image(image("s", "r")).put_volume(volume("r"))
     d = found.images["d"]
-    assert exclusive_bytes(found, d, allocated) == 11
-    assert exclusive_bytes(found.put_volume(volume("u", "w")), d, allocated) == 1
+    assert exclusive_bytes(found, found.chain(d), allocated) == 11
+    more = found.put_volume(volume("u", "w"))
+    assert exclusive_bytes(more, more.chain(d), allocated) == 1
     held = found.put_image(weak("w", "p", held_for=(copy_hold(),)))
-    assert exclusive_bytes(held, d, allocated) == 1
-    assert exclusive_bytes(found.put_volume(volume("u", "d")), d, allocated) == 0
-    assert exclusive_bytes(found, found.images["s"], allocated) == 0
+    assert exclusive_bytes(held, held.chain(d), allocated) == 1
+    read = found.put_volume(volume("u", "d"))
+    assert exclusive_bytes(read, read.chain(d), allocated) == 0
+    assert exclusive_bytes(found, found.chain(found.images["s"]), allocated) == 0

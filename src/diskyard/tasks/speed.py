@@ -1,0 +1,58 @@
+"""How fast a task moves bytes, and how long the rest of its stage takes at that."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+_WINDOW_S = 5.0
+_SAMPLE_EVERY_S = 0.5
+
+
+class Speed:
+    """The bytes that one task moved in the last seconds of its stage."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._done_bytes = 0
+        self._moved_bytes = 0
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def note(self, now_s: float, stage: str, done_bytes: int) -> None:
+        """Take in what the work reports.
+
+        What a stage begins with was not moved now: work that goes on where it was interrupted says
+        at first what is there already. The pace of one stage says nothing of the next one's.
+
+        :param now_s: of a clock that only goes forward.
+        :param done_bytes: of the stage.
+        """
+        if stage != self._stage:
+            self._stage, self._done_bytes = stage, done_bytes
+            self._samples.clear()
+        self._moved_bytes += max(0, done_bytes - self._done_bytes)
+        self._done_bytes = done_bytes
+        if self._samples and now_s - self._samples[-1][0] < _SAMPLE_EVERY_S:
+            return
+        self._samples.append((now_s, self._moved_bytes))
+        # The newest of those that are too old stays: reports may come less often than the window is long.
+        while len(self._samples) > 1 and now_s - self._samples[1][0] >= _WINDOW_S:
+            self._samples.popleft()
+
+    def bytes_per_s(self, now_s: float) -> float:
+        """The rate of the last seconds; 0 until there is one to tell."""
+        if not self._samples:
+            return 0.0
+        first_s, first_bytes = self._samples[0]
+        return (self._moved_bytes - first_bytes) / (now_s - first_s) if now_s > first_s else 0.0
+
+    def remaining_s(self, now_s: float, total_bytes: int) -> int | None:
+        """How long the rest of the stage takes at that rate, rounded up; None if it cannot be told.
+
+        :param total_bytes: to be moved in the stage; 0 if it is not known.
+        """
+        left_bytes = total_bytes - self._done_bytes
+        rate = self.bytes_per_s(now_s)
+        if not total_bytes or (left_bytes > 0 and not rate):
+            return None
+        return math.ceil(left_bytes / rate) if left_bytes > 0 else 0
