@@ -136,3 +136,10 @@ class TestLocalfs(RepositoryContract):
         full.create_volume(name, length_bytes=4096)
         full.delete_volume(name)
         assert reserve.stat().st_size == layout.RESERVE_BYTES
+
+
+def test_the_newest_number_is_found_among_other_names() -> None:
+    """What is not ours is passed over, also where it has the length of our names and sorts last."""
+    assert layout.newest_number([]) == 0
+    names = ["0000000000000010.b", "000000000000000f.a", "tmp.1", "z" * 18, "0000000000000099.c"]
+    assert layout.newest_number(names) == 16

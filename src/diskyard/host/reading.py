@@ -170,6 +170,11 @@ class ReadingFiles:
         return iter(found)
 
     @storage_call
+    def names(self, folder: str) -> tuple[str, ...]:
+        """Every name in ``folder``, in no order; nothing is looked at."""
+        return tuple(os.listdir(folder))
+
+    @storage_call
     def look(self, path: str) -> FileEntry | None:
         """One name as :meth:`list` shows it; None if nothing has it."""
         try:

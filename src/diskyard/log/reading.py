@@ -224,7 +224,7 @@ class LogReader:
         if self._end_known:
             return None
         for kind in ("entry", "checkpoint"):
-            number = max(self._repository.numbers(kind), default=0)
+            number = self._repository.newest_number(kind)
             if number > version:
                 return f"entry {version + 1} is missing, and {kind} {number} is there"
         return None

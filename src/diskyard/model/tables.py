@@ -11,11 +11,12 @@ from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from enum import Enum
 from functools import cached_property
 from itertools import islice
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, overload
 
 from immutables import Map
 
 V = TypeVar("V")
+D = TypeVar("D")
 V_co = TypeVar("V_co", covariant=True)
 
 
@@ -39,6 +40,9 @@ class Stored(Protocol[V_co]):
 
     def after(self, key: str) -> Iterator[tuple[str, V_co]]:
         """The keys greater than ``key`` and their records, in order of the keys."""
+
+    def keys(self) -> Iterator[str]:
+        """The keys alone."""
 
     def whole(self) -> Map[str, V_co]:
         """All of them, in memory."""
@@ -64,6 +68,10 @@ class InMemory(Generic[V]):
         """The records of greater keys, in order."""
         records, keys = self._records, self._keys
         return ((found, records[found]) for found in islice(keys, bisect_right(keys, key), None))
+
+    def keys(self) -> Iterator[str]:
+        """The keys alone."""
+        return iter(self._records)
 
     def whole(self) -> Map[str, V]:
         """All of them."""
@@ -101,6 +109,15 @@ class Table(Mapping[str, V]):
             raise KeyError(key)
         return found
 
+    @overload
+    def get(self, key: str, /) -> V | None: ...
+    @overload
+    def get(self, key: str, /, default: V | D) -> V | D: ...
+    def get(self, key: str, /, default: V | D | None = None) -> V | D | None:
+        """The record of a key, or ``default``; quicker than :class:`Mapping`'s, which raises first."""
+        found = self._find(key)
+        return default if found is ABSENT else found
+
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._find(key) is not ABSENT
 
@@ -108,7 +125,9 @@ class Table(Mapping[str, V]):
         return self._length
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key, _ in self.after(""))
+        changed = self.changed
+        yield from (key for key in self.stored.keys() if key not in changed)  # noqa: SIM118 - no mapping
+        yield from (key for key, record in changed.items() if record is not ABSENT)
 
     def items(self) -> ItemsView[str, V]:
         """All keys and records, read in one pass."""

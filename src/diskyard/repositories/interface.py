@@ -157,6 +157,9 @@ class Repository(Protocol):
         The age counts from the storage's own time of writing and is used for trimming only.
         """
 
+    def newest_number(self, kind: LogKind) -> int:
+        """The highest number of :meth:`numbers`; 0 if there is none. Of very many it is quick to find."""
+
     def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
         """Make one copy hold ``data``, without a moment at which it is absent."""
 

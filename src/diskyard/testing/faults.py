@@ -188,6 +188,11 @@ class WatchedRepository(Repository):
         found: dict[int, float] = self._call("numbers", kind)
         return found
 
+    def newest_number(self, kind: LogKind) -> int:
+        """Watched."""
+        found: int = self._call("newest_number", kind)
+        return found
+
     def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
         """Watched."""
         self._call("rewrite", kind, number, copy, data)

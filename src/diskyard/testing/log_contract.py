@@ -135,6 +135,16 @@ class LogStoreContract:
         assert all(-2 <= age_s < 60 for age_s in ages.values())
         assert set(repository.numbers("checkpoint")) == {0}
 
+    def test_newest_number(self, repository: Repository, place: Place) -> None:
+        """The highest there is, also for another connection, and also if it has one copy."""
+        assert repository.newest_number("entry") == 0
+        for number in (9, 10, 300):
+            repository.put("entry", number, b"x")
+            assert place.connect().newest_number("entry") == number
+        repository.delete("entry", 300)
+        assert repository.newest_number("entry") == 10
+        assert repository.newest_number("checkpoint") == 0
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_delete_removes_both_copies(self, repository: Repository, kind: LogKind) -> None:
         """It is absent then; deleting what is absent does nothing."""

@@ -214,6 +214,20 @@ def test_a_crash_leaves_nothing_for_ever(folder: Path) -> None:
     assert files_in(folder) == [foreign]
 
 
+@pytest.mark.parametrize("places", [[head_in], [blocks_in], [head_in, blocks_in]])
+def test_what_is_deleted_in_use_is_written_anew(folder: Path, places: list[Callable[[Path], Path]]) -> None:
+    index = index_in(folder)
+    state = index.save(some_state(1), NONCES)
+    assert state is not None
+    for place in places:
+        place(folder).unlink()
+    assert_same(state, some_state(1))
+    assert index.save(numbered(state, 2), NONCES) is not None
+    loaded = index_in(folder).load()
+    assert loaded is not None
+    assert_same(loaded.state, some_state(2))
+
+
 def test_a_dropped_index_is_gone(folder: Path) -> None:
     index = index_in(folder)
     index.save(some_state(), NONCES)

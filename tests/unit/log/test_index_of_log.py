@@ -40,7 +40,7 @@ class IndexedShelf(Shelf):
 
     def keeper(self) -> IndexKeeper:
         index = LocalIndex(self.host, str(self.folder), self.storage().marker)
-        return IndexKeeper(index, records_least=0, entries_between=BETWEEN)
+        return IndexKeeper(index, records_least=0, entries_between=BETWEEN, entries_at_close=1)
 
     def open_indexed(self) -> tuple[Log, WatchedRepository]:
         watched = WatchedRepository(self.storage())
@@ -159,7 +159,7 @@ def test_a_few_records_are_not_worth_an_index(shelf: IndexedShelf) -> None:
 
 
 def test_a_process_that_read_little_does_not_write(shelf: IndexedShelf) -> None:
-    """A command that adds one entry leaves the index alone; one that read an eighth does not."""
+    """A command that adds one entry leaves the index alone; one that read 32 does not."""
     shelf.leave_index(20)
     log = Log(shelf.storage(), shelf.host, keeper=IndexKeeper(shelf.keeper()._index, records_least=0))
     write_many(log, 31)

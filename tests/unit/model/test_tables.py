@@ -18,7 +18,7 @@ def check(table: Table[int | None], model: dict[str, int | None]) -> None:
     assert len(table) == len(model)
     assert list(table.items()) == sorted(model.items())
     assert list(table.values()) == [model[key] for key in sorted(model)]
-    assert list(table) == list(table.keys()) == sorted(model)
+    assert sorted(table) == sorted(table.keys()) == sorted(model)
     assert table == model
     assert in_memory(table) == Map(model)
     for key in "abcdefgh":

@@ -13,8 +13,8 @@ from diskyard.model.state import State
 from diskyard.model.tables import InMemory, Records, Table
 
 RECORDS_LEAST = 1000  # of fewer, a checkpoint is read in a few milliseconds
-ENTRIES_BETWEEN = 256  # read in some 50 ms; written in as long, where there are very many images
-_AT_CLOSE = 8  # a process that ends need not be so far ahead of the index to write it
+ENTRIES_BETWEEN = 128  # read in some 30 ms; written in as long, where there are very many images
+ENTRIES_AT_CLOSE = 32
 
 
 class IndexKeeper:
@@ -25,6 +25,7 @@ class IndexKeeper:
     :param index: None if there is none: then nothing is done.
     :param records_least: a state with fewer images and volumes is not worth an index.
     :param entries_between: how far the index may stay behind the log.
+    :param entries_at_close: how far after :meth:`close`; a command that adds one entry writes none.
     """
 
     def __init__(
@@ -33,9 +34,11 @@ class IndexKeeper:
         *,
         records_least: int = RECORDS_LEAST,
         entries_between: int = ENTRIES_BETWEEN,
+        entries_at_close: int = ENTRIES_AT_CLOSE,
     ) -> None:
         self._index = index
         self._entries_between = entries_between
+        self._entries_at_close = entries_at_close
         self._records_least = records_least
         self._lock = threading.RLock()
         self._saved_at: int | None = None
@@ -108,7 +111,7 @@ class IndexKeeper:
                 self._index.drop()
             elif self._saved_at is None:
                 self.stands(state, nonces)
-            elif self._distance(state) * _AT_CLOSE >= self._entries_between:
+            elif self._distance(state) >= self._entries_at_close:
                 self._saving = _Saving(self._index, self._on_newest(state), nonces)
                 self._saved_at = state.version
             if self._saving is not None:

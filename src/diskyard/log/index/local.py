@@ -162,20 +162,19 @@ class LocalIndex:
         if head is not None and head.version >= state.version:
             return None
         opened = _file_of(state)
-        if (
-            opened is not None
-            and not opened.file.is_bad
-            and head is not None
-            and head.blocks == opened.file.name
-        ):
+        if opened is None or opened.file.is_bad or head is None or head.blocks != opened.file.name:
+            return self._write_anew(state, nonces)
+        try:
             fd = self._files.open_for_writing(self._path(head.blocks))
-            try:
-                if self._files.size_bytes_of(fd) <= 2 * head.built_bytes + _GARBAGE_LEAST_BYTES:
-                    writer = BlockWriter(self._files, opened.file, fd)
-                    return self._add(writer, head.built_bytes, state, nonces)
-            finally:
-                os.close(fd)
-        return self._write_anew(state, nonces)
+        except OSError:  # deleted, or something else is in its place; what was read of it is open still
+            return self._write_anew(state, nonces)
+        try:
+            if self._files.size_bytes_of(fd) > 2 * head.built_bytes + _GARBAGE_LEAST_BYTES:
+                return self._write_anew(state, nonces)
+            writer = BlockWriter(self._files, opened.file, fd)
+            return self._add(writer, head.built_bytes, state, nonces)
+        finally:
+            os.close(fd)
 
     def _head_or_none(self) -> Head | None:
         try:

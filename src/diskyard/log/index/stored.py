@@ -27,6 +27,7 @@ from diskyard.model.tables import ABSENT, InMemory, Nothing, Records, Table, wit
 
 V = TypeVar("V")
 _NODES_KEPT, _LEAVES_KEPT = 1024, 256
+_FOUND_KEPT = 512  # a call asks for the same few records again and again
 _FINDS_PER_SCAN = 4  # reading a record alone takes as long as this many in a scan
 
 
@@ -94,6 +95,7 @@ class StoredTable(Generic[V]):
         self._codec = codec
         self._whole = whole
         self._finds = 0
+        self._found: dict[str, V | Nothing] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -102,16 +104,24 @@ class StoredTable(Generic[V]):
         """The record of a key."""
         if self._whole is not None:
             return self._whole.get(key, ABSENT)
+        found = self._found.get(key)
+        if found is None:
+            self._finds += 1
+            if self._finds * _FINDS_PER_SCAN > self._count:
+                return self.whole().get(key, ABSENT)
+            found = self._read(key)
+            if len(self._found) >= _FOUND_KEPT:
+                self._found.clear()
+            self._found[key] = found
+        return found
+
+    def _read(self, key: str) -> V | Nothing:
         if self.root is None:
             return ABSENT
-        self._finds += 1
-        if self._finds * _FINDS_PER_SCAN > self._count:
-            return self.whole().get(key, ABSENT)
         leaf = self.opened.leaves(find_leaf(self.root, key, self.opened.nodes))
         at = bisect_left(leaf.keys, key)
-        if at == len(leaf.keys) or leaf.keys[at] != key:
-            return ABSENT
-        return self._decode(leaf.values[at])
+        there = at < len(leaf.keys) and leaf.keys[at] == key
+        return self._decode(leaf.values[at]) if there else ABSENT
 
     def whole(self) -> Map[str, V]:
         """All records, in memory."""
@@ -125,6 +135,12 @@ class StoredTable(Generic[V]):
         if whole is None:
             return self._read_after(key)
         return ((found, whole[found]) for found, _ in items_after(self.root, key, self.opened.file))
+
+    def keys(self) -> Iterator[str]:
+        """The keys alone; no record is decoded."""
+        if self._whole is not None:
+            return iter(self._whole)
+        return (key for key, _ in items_after(self.root, "", self.opened.file))
 
     def _read_after(self, key: str) -> Iterator[tuple[str, V]]:
         for found, value in items_after(self.root, key, self.opened.file):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 
 from diskyard.repositories.interface import LogKind
 
@@ -14,6 +15,7 @@ RESERVE_BYTES = 4 << 20
 
 _FOLDER_OF: dict[LogKind, str] = {"entry": LOG, "checkpoint": CHECKPOINTS}
 _COPIES = ("a", "b")
+_LOG_NAME_LENGTH = 18
 _LOG_NAME = re.compile(r"([0-9a-f]{16})\.[ab]")
 
 
@@ -37,3 +39,16 @@ def log_number(name: str) -> int | None:
     """The number in the name of a copy; None if it is no such name."""
     found = _LOG_NAME.fullmatch(name)
     return None if found is None else int(found[1], 16)
+
+
+def newest_number(names: Iterable[str]) -> int:
+    """The highest number in names of copies; 0 if there is none.
+
+    Each name has as many digits as any other, so that the last one in the alphabet has it: of the
+    hundreds of thousands that there may be, only that one is taken apart.
+    """
+    alike = [name for name in names if len(name) == _LOG_NAME_LENGTH]
+    newest = log_number(max(alike, default=""))
+    if newest is None:  # something that is not ours sorts last
+        newest = max((number for name in alike if (number := log_number(name)) is not None), default=0)
+    return newest

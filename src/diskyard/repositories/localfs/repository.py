@@ -172,6 +172,10 @@ class LocalRepository:
                 ages[number] = min(age_s, ages.get(number, age_s))
         return ages
 
+    def newest_number(self, kind: LogKind) -> int:
+        """The highest number in a name; no file is looked at."""
+        return layout.newest_number(self._files.names(layout.log_folder(self.place, kind)))
+
     def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
         """Rename a new copy over the old one."""
         path = layout.log_paths(self.place, kind, number)[copy]

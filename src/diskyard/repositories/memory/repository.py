@@ -89,6 +89,10 @@ class MemoryRepository:
                 if found == kind
             }
 
+    def newest_number(self, kind: LogKind) -> int:
+        """The highest of the numbers there are."""
+        return max(self.numbers(kind), default=0)
+
     def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
         """Set one copy."""
         with self.store.lock:
