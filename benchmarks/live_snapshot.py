@@ -58,6 +58,18 @@ class Write:
     end_s: float
 
 
+@dataclass(frozen=True)
+class Switched:
+    """One switch, from the making of the overlay on.
+
+    :param command_s: what QEMU's command that put it in took of that.
+    """
+
+    begin_s: float
+    end_s: float
+    command_s: float
+
+
 # -- the guest's writers, in a process of their own ------------------------------------------------
 
 
@@ -106,6 +118,7 @@ class Guest:
 
     def __init__(self, daemon: StorageDaemon, blockdev: dict[str, Any], folder: Path) -> None:
         self.daemon, self.top, self._folder = daemon, "disk", folder
+        self.switched = (0.0, 0.0)
         self._names = (f"overlay{number}" for number in itertools.count(1))
         self.command("blockdev-add", {**blockdev, "node-name": self.top})
         self.uri = daemon.export_nbd(self.top, writable=True, allocation_depth=False)
@@ -113,6 +126,12 @@ class Guest:
     def command(self, name: str, arguments: Mapping[str, object]) -> None:
         """One QMP command."""
         self.daemon.command(name, arguments, doing=DOING)
+
+    def put_in(self, overlay: str, name: str, arguments: Mapping[str, object]) -> None:
+        """The command that switches the disk; when it began and ended is kept."""
+        begin_s = time.monotonic()
+        self.command(name, arguments)
+        self.switched, self.top = (begin_s, time.monotonic()), overlay
 
     def next_overlay(self) -> tuple[str, Path]:
         """A name for a node, and where its file is to be."""
@@ -141,8 +160,7 @@ def switch_as_we_do(guest: Guest) -> None:
     name, path = guest.next_overlay()
     Host.real().files.replace(str(path), empty_qcow2(SIZE_BYTES, "diskyard:frozen"))
     guest.open_overlay(name, {"driver": "file", "filename": str(path), "cache": DIRECT})
-    guest.command("blockdev-snapshot", {"node": guest.top, "overlay": name})
-    guest.top = name
+    guest.put_in(name, "blockdev-snapshot", {"node": guest.top, "overlay": name})
 
 
 def switch_by_hand(guest: Guest) -> None:
@@ -162,7 +180,8 @@ def switch_by_hand(guest: Guest) -> None:
         str(path),
         str(SIZE_BYTES),
     )
-    guest.command(
+    guest.put_in(
+        name,
         "blockdev-snapshot-sync",
         {
             "node-name": guest.top,
@@ -172,7 +191,6 @@ def switch_by_hand(guest: Guest) -> None:
             "mode": "existing",
         },
     )
-    guest.top = name
 
 
 def switch_as_libvirt_does(guest: Guest) -> None:
@@ -184,8 +202,7 @@ def switch_as_libvirt_does(guest: Guest) -> None:
     guest.run_job({"driver": "qcow2", "file": f"{name}-file", "size": SIZE_BYTES})
     guest.open_overlay(name, f"{name}-file")
     switch = {"type": "blockdev-snapshot", "data": {"node": guest.top, "overlay": name}}
-    guest.command("transaction", {"actions": [switch]})
-    guest.top = name
+    guest.put_in(name, "transaction", {"actions": [switch]})
 
 
 WAYS: dict[str, Callable[[Guest], None]] = {
@@ -203,11 +220,13 @@ class Paused:
 
     :param pause_ms: the longest write meanwhile.
     :param before_ms: the longest write of as long a time before.
+    :param command_ms: of QEMU's command alone, which waits for the writes under way.
     :param whole_ms: of the switch, from the overlay's making on.
     """
 
     pause_ms: float
     before_ms: float
+    command_ms: float
     whole_ms: float
 
 
@@ -228,7 +247,7 @@ def measure(folder: Path, switch: Callable[[Guest], None], count: int) -> list[P
 
     :raises AssertionError: the disk does not hold what was written.
     """
-    switched: list[tuple[float, float]] = []
+    switches: list[Switched] = []
     with guests_disk(folder) as blockdev, StorageDaemon(Host.real()) as daemon:
         guest = Guest(daemon, blockdev, folder)
         control, theirs = _FORKING.Pipe()
@@ -238,24 +257,26 @@ def measure(folder: Path, switch: Callable[[Guest], None], count: int) -> list[P
         for _ in range(count):
             begin_s = time.monotonic()
             switch(guest)
-            switched.append((begin_s, time.monotonic()))
+            switches.append(Switched(begin_s, time.monotonic(), guest.switched[1] - guest.switched[0]))
             time.sleep(BETWEEN_S)
         control.send("end")
         writes, same = control.recv()
         writer.join()
         assert same, "the disk does not hold what was written"
-    return [paused(writes, begin_s, end_s) for begin_s, end_s in switched]
+    return [paused(writes, switch) for switch in switches]
 
 
-def paused(writes: Sequence[Write], begin_s: float, end_s: float) -> Paused:
-    """What a switch between two times did."""
-    length_s = end_s - begin_s
+def paused(writes: Sequence[Write], switch: Switched) -> Paused:
+    """What a switch did."""
+    length_s = switch.end_s - switch.begin_s
 
     def longest_ms(begin_s: float, end_s: float) -> float:
         those = [write for write in writes if write.begin_s < end_s and write.end_s > begin_s]
         return max((write.end_s - write.begin_s for write in those), default=0.0) * 1000
 
-    return Paused(longest_ms(begin_s, end_s), longest_ms(begin_s - length_s, begin_s), length_s * 1000)
+    pause_ms = longest_ms(switch.begin_s, switch.end_s)
+    before_ms = longest_ms(switch.begin_s - length_s, switch.begin_s)
+    return Paused(pause_ms, before_ms, switch.command_s * 1000, length_s * 1000)
 
 
 def rows_of(found: dict[str, list[Paused]]) -> list[Row]:
@@ -269,6 +290,9 @@ def rows_of(found: dict[str, list[Paused]]) -> list[Row]:
     for name, of in (("median", statistics.median), ("longest", max)):
         figures = {way: of([one.before_ms for one in those]) for way, those in found.items()}
         rows.append(Row(f"longest write before, {name}", "ms", figures.pop("diskyard"), figures))
+    for name, of in (("median", statistics.median), ("longest", max)):
+        figures = {way: of([one.command_ms for one in those]) for way, those in found.items()}
+        rows.append(Row(f"QEMU's command alone, {name}", "ms", figures.pop("diskyard"), figures))
     figures = {way: statistics.median(one.whole_ms for one in those) for way, those in found.items()}
     rows.append(Row("whole switch, median", "ms", figures.pop("diskyard"), figures))
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -54,6 +55,40 @@ class Buffer:
         return not _libc.memcmp(self._address + start, other._address + start, end - start)
 
 
+class CachedPages:
+    """Tells what of an open file is in the page cache; the storage is not asked.
+
+    The file is mapped, and the mapping is never read: a file that is cut short harms nobody.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._size_bytes = os.lseek(fd, 0, os.SEEK_END)
+        self._mapped: mmap.mmap | None = None
+        self._address = 0
+        if self._size_bytes:
+            with contextlib.suppress(OSError, ValueError):  # a device, or what else cannot be mapped
+                # Private, so that one that is open for reading can be mapped in a way that ctypes takes.
+                self._mapped = mmap.mmap(fd, self._size_bytes, mmap.MAP_PRIVATE)
+                self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._mapped))
+
+    def hold(self, offset_bytes: int, length_bytes: int) -> bool:
+        """Whether nearly all of a range, which begins at a page's border, is there."""
+        if self._mapped is None or offset_bytes + length_bytes > self._size_bytes:
+            return False
+        pages = -(-length_bytes // mmap.PAGESIZE)
+        held = ctypes.create_string_buffer(pages)
+        if _libc.mincore(self._address + offset_bytes, length_bytes, held):
+            return False
+        return held.raw.count(b"\1") * 8 >= pages * 7
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._mapped is not None:
+            self._address = 0
+            mapped, self._mapped = self._mapped, None
+            mapped.close()
+
+
 class BulkFiles(ReadingFiles):
     """Reads much of a file at once. Errors are the system's own :class:`OSError`."""
 
@@ -101,23 +136,6 @@ class BulkFiles(ReadingFiles):
                 raise
         end = os.lseek(fd, 0, os.SEEK_END)
         return (offset_bytes, end) if offset_bytes < end else None
-
-    def is_cached(self, fd: int, offset_bytes: int, length_bytes: int) -> bool:
-        """Whether nearly all of a range, at a page's border, is in memory; storage is not asked."""
-        pages = -(-length_bytes // mmap.PAGESIZE)
-        try:
-            # Private, so that one that is open for reading can be mapped; nothing is read or written.
-            mapped = mmap.mmap(fd, length_bytes, mmap.MAP_PRIVATE, offset=offset_bytes)
-        except (ValueError, OSError):
-            return False  # it cannot be mapped, or ends before: the storage is asked
-        try:
-            held = ctypes.create_string_buffer(pages)
-            first = ctypes.c_char.from_buffer(mapped)
-            failed = _libc.mincore(ctypes.addressof(first), length_bytes, held)
-            del first  # else the mapping could not be closed
-        finally:
-            mapped.close()
-        return not failed and held.raw[:pages].count(b"\1") * 8 >= pages * 7
 
     @storage_call
     def physical_extents(self, fd: int, offset_bytes: int, length_bytes: int) -> list[PhysicalExtent] | None:

@@ -185,29 +185,31 @@ class StorageDaemon:
 
     # -- nodes -----------------------------------------------------------------------
 
-    def open_chain(self, chain: Chain, *, writable: Collection[str] = ()) -> str:
+    def open_chain(self, chain: Chain, *, writable: Collection[str] = (), buffered: bool = False) -> str:
         """Open a chain, or what of it is not open yet, and return its top node's name.
 
         A layer already open in the same mode is used again, so that chains with common
         parents share nodes; each is backed by what was below it when it was opened first.
 
         :param writable: the names of the layers opened for writing.
+        :param buffered: what is written goes through the page cache, which gathers little writes
+            until they are flushed.
         :raises diskyard.errors.StorageError: a layer cannot be opened; the message says which.
         """
         node: str | None = None
         for index in reversed(range(len(chain))):
             layer = chain[index]
             _check_format(layer, is_root=index == len(chain) - 1)
-            node = self._open_layer(layer, node, layer.name in writable)
+            node = self._open_layer(layer, node, layer.name in writable, buffered)
         if node is None:
             raise errors.InternalError("A chain has no layer.")
         return node
 
-    def _open_layer(self, layer: Layer, backing: str | None, writable: bool) -> str:
+    def _open_layer(self, layer: Layer, backing: str | None, writable: bool, buffered: bool) -> str:
         known = self._nodes.get((layer.name, writable))
         if known is not None:
             return known
-        file = self._open_file(layer, writable)
+        file = self._open_file(layer, writable, buffered)
         node = self._fresh_name()
         options: dict[str, object] = {
             "driver": layer.format,
@@ -221,11 +223,11 @@ class StorageDaemon:
         self._nodes[layer.name, writable] = node
         return node
 
-    def _open_file(self, layer: Layer, writable: bool) -> str:
+    def _open_file(self, layer: Layer, writable: bool, buffered: bool) -> str:
         node = self._fresh_name()
         options = {**layer.protocol, "node-name": node, "read-only": not writable}
         doing = f"opening the storage of volume {layer.name}"
-        if not (writable and ends_inside_a_sector(self._host, layer)):
+        if not (writable and (buffered or ends_inside_a_sector(self._host, layer))):
             try:
                 self.command("blockdev-add", {**options, "cache": {"direct": True}}, doing=doing)
             except errors.StorageError as error:

@@ -170,7 +170,7 @@ class _Way:
         if len(self.target) == 1 and top.format == "raw" and top.path is not None and self.target_zeroed:
             return FileTarget(stack, self.host, top.path)
         daemon = self._shared_daemon(stack)
-        node = daemon.open_chain(self.target, writable=(top.name,))
+        node = daemon.open_chain(self.target, writable=(top.name,), buffered=True)
         return ServedTarget(stack, self.host, daemon.export_nbd(node, writable=True))
 
     def _shared_daemon(self, stack: ExitStack) -> StorageDaemon:

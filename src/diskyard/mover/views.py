@@ -20,7 +20,7 @@ import msgspec
 
 from diskyard import errors
 from diskyard.host import Child, Host
-from diskyard.host.bulk import DIRECT_ALIGNMENT_BYTES
+from diskyard.host.bulk import DIRECT_ALIGNMENT_BYTES, CachedPages
 from diskyard.host.output import Output
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
@@ -104,12 +104,15 @@ class FileView:
     def __init__(self, stack: ExitStack, host: Host, chain: Chain, fds: Sequence[int]) -> None:
         self._host, self._chain, self.fds = host, chain, tuple(fds)
         self._direct_fds: list[int | None] = []
+        self._cached: list[CachedPages] = []
         with os_errors("opening a volume"):
             for fd in fds:
                 direct_fd = host.files.open_direct(fd)
                 self._direct_fds.append(direct_fd)
                 if direct_fd is not None:
                     stack.callback(os.close, direct_fd)
+                self._cached.append(CachedPages(fd))
+                stack.callback(self._cached[-1].close)
         self._is_raw = len(chain) == 1 and chain[0].format == "raw"
         # A volume's record is what a guest sees of it; a raw file may end inside a sector.
         self._file_bytes = os.lseek(fds[0], 0, os.SEEK_END) if self._is_raw else 0
@@ -180,7 +183,7 @@ class FileView:
             direct_fd is None
             or not is_aligned
             or len(part) < _DIRECT_LEAST_BYTES
-            or files.is_cached(fd, offset_bytes, len(part))
+            or self._cached[layer].hold(offset_bytes, len(part))
         ):
             return files.read_into(fd, part, offset_bytes)
         return files.read_into(direct_fd, part, offset_bytes)
