@@ -51,10 +51,10 @@ def stored_by_id(state: State, listed: Iterable[StoredVolume]) -> dict[str, Stor
     """Of the volumes on the storage those that the log names, by id: the name must be the whole one."""
     found = {}
     for item in listed:
-        named_by, volume_id, format = item.name
-        volume = state.volumes.get(volume_id)
-        if volume is not None and volume.named_by == named_by and volume.format == format:
-            found[volume_id] = item
+        name = item.name
+        volume = state.volumes.get(name.volume_id)
+        if volume is not None and volume.named_by == name.named_by and volume.format == name.format:
+            found[volume.id] = item
     return found
 
 

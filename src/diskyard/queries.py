@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TypeVar
 
+from immutables import Map
+
 from diskyard import errors
 from diskyard.model.chains import Chains
 from diskyard.model.records import Attachment, Image
@@ -25,6 +27,7 @@ from diskyard.opened import Opened, stored_by_id
 from diskyard.planner.common import strong_image
 
 _LOOKED_AT_ONCE = 1_000
+_FEW = 200  # with so many, reading all records there are takes longer than reading these one by one
 _ATTEMPTS = 3
 Answer = TypeVar("Answer")
 
@@ -93,19 +96,25 @@ def _attachment_info(attachment: Attachment) -> AttachmentInfo:
     )
 
 
-def _answer(opened: Opened, ask: Callable[[_Look], Answer]) -> Answer:
+def _answer(opened: Opened, ask: Callable[[_Look], Answer], *, whole: bool = False) -> Answer:
     """What is answered from the newest state and a look at storage after it.
 
     A volume that was not there may have been merged into another since the state was read: then
     the newer state is asked.
+
+    :param whole: read all records at once, as so many are to be asked for that this is quicker.
     """
-    look = _Look(opened, opened.state())
+
+    def newest() -> State:
+        return opened.state().whole() if whole else opened.state()
+
+    look = _Look(opened, newest())
     answer = ask(look)
     for _ in range(_ATTEMPTS):
         asked = look.state
         if not look.unreadable:
             break
-        look = _Look(opened, opened.state())
+        look = _Look(opened, newest())
         if (look.state.version, look.state.nonce) == (asked.version, asked.nonce):
             break
         answer = ask(look)
@@ -153,7 +162,8 @@ def list_images(opened: Opened, request: ListImages) -> ImagePage:
     """
     if not 1 <= request.limit <= PAGE_LIMIT:
         raise errors.InvalidParameter(f"limit must be from 1 to {PAGE_LIMIT}.")
-    return _answer(opened, lambda look: _page(look, request))
+    is_long = request.limit > _FEW or request.status is not None
+    return _answer(opened, lambda look: _page(look, request), whole=is_long)
 
 
 def _page(look: _Look, request: ListImages) -> ImagePage:
@@ -177,9 +187,12 @@ def _page(look: _Look, request: ListImages) -> ImagePage:
 
 def _candidates(opened: Opened, state: State, request: ListImages) -> Iterator[Image]:
     cursor = request.cursor or ""
-    if request.image_ids is None:
+    images: Iterator[Image]
+    if request.image_ids is None and isinstance(state.images, Map):
         ids = opened.remembered.ids(state)
         images = (state.images[key] for key in islice(ids, bisect_right(ids, cursor), None))
+    elif request.image_ids is None:
+        images = state.images_after(cursor)
     else:
         wanted = sorted(key for key in set(request.image_ids) if key > cursor)
         images = (state.images[key] for key in wanted if key in state.images)
@@ -190,7 +203,7 @@ def _candidates(opened: Opened, state: State, request: ListImages) -> Iterator[I
 
 def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, object]) -> RepositoryInfo:
     """One line of listStorageRepositories; the sums of :class:`Usage` add up to used_bytes."""
-    state = opened.state()
+    state = opened.state().whole()
     leftovers_bytes = sum(item.allocated_bytes for item in opened.storage.list_leftovers())
     listed = opened.storage.list_volumes()
     named = stored_by_id(state, listed)

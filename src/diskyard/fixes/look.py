@@ -38,10 +38,10 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     listed = opened.storage.list_volumes()
     leftovers = opened.storage.list_leftovers()
     progress = opened.storage.progress_image_ids()
-    state = opened.state()
+    state = opened.state().whole()
     if deep and opened.log.read_only_because() is None:
         _look_into_volumes(engine, opened, state)
-        state = opened.state()
+        state = opened.state().whole()
     by_id = stored_by_id(state, listed)
     allocated = {key: item.allocated_bytes for key, item in by_id.items()}
     unnamed = [item for item in listed if by_id.get(item.name.volume_id) is not item]

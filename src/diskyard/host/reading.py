@@ -7,7 +7,9 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+import msgspec
 
 from diskyard.host.calls import noted, storage_call
 
@@ -16,8 +18,8 @@ _BEGINNING_BYTES = 256  # enough to tell what the file may be
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own
 
 
-class FileEntry(NamedTuple):
-    """One name in a folder; a named tuple, as there may be very many and they are made quickly.
+class FileEntry(msgspec.Struct, frozen=True, gc=False):
+    """One name in a folder; a struct, as there may be very many, and these are made quickly.
 
     :param links: how many names the file has, in all folders.
     :param stamp: device, inode, and the nanoseconds at which the contents and the inode last

@@ -7,7 +7,8 @@ one, that grows with the square of the chain.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, Volume
@@ -26,7 +27,7 @@ from diskyard.model.status import (
 ROOTS = CHAIN_DEPTH_LIMIT // 2
 
 
-class _Seen(NamedTuple):
+class _Seen(msgspec.Struct, frozen=True, gc=False):
     """What the chain from an image on is, for the images that read it.
 
     :param why: it cannot be read; None if it can.

@@ -31,8 +31,12 @@ SizeBytes = Annotated[int, msgspec.Meta(ge=0, le=IMAGE_SIZE_LIMIT_BYTES, multipl
 EntryNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """Base of all that is stored in the log."""
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel", gc=False):
+    """Base of all that is stored in the log.
+
+    Records refer to nothing that refers to them, so the garbage collector need not go through them:
+    of 100,000 images it would do so for seconds while they are listed.
+    """
 
 
 class Hold(Record, kw_only=True, tag_field="purpose", frozen=True):

@@ -37,8 +37,8 @@ class ImageStatus(msgspec.Struct, frozen=True, kw_only=True, rename=_status_name
     task_id: str | None
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name):
-    """Base of the other results."""
+class Result(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name, gc=False):
+    """Base of the other results. None refers to what refers to it: the garbage collector passes them by."""
 
 
 class RepositoryInfo(Result, kw_only=True, frozen=True):

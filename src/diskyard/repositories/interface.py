@@ -30,7 +30,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
+
+import msgspec
 
 from diskyard.model.capabilities import Capabilities
 
@@ -40,8 +42,8 @@ Copies = tuple[bytes | None, bytes | None]
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(raw|qcow2)")
 
 
-class VolumeName(NamedTuple):
-    """The name of a volume on the storage; a named tuple, as there may be very many.
+class VolumeName(msgspec.Struct, frozen=True, order=True, gc=False):
+    """The name of a volume on the storage; a struct, as there may be very many.
 
     :param named_by: the number of the entry that first named it: a number above the newest
         entry shows that the log is behind the volumes.
@@ -64,7 +66,7 @@ class VolumeName(NamedTuple):
         return cls(int(named_by, 16), volume_id, format)
 
 
-class StoredVolume(NamedTuple):
+class StoredVolume(msgspec.Struct, frozen=True, gc=False):
     """A volume as the storage lists it.
 
     :param length_bytes: of the container (file, logical volume), not the virtual size.
