@@ -42,7 +42,7 @@ _READS = frozenset(
     )
 )  # fmt: skip
 _ANSWER_A_DESCRIPTOR = frozenset(
-    ("create", "open_for_writing", "open_to_read", "open_direct", "lock_folder", "try_lock_folder")
+    ("create", "open_for_writing", "open_to_read", "lock_folder", "try_lock_folder")
 )
 _OF_FOLDERS = frozenset(("list", "names", "look_at", "sync_folder", "room", "lock_folder", "try_lock_folder"))
 _NEED_ROOM = frozenset(
