@@ -7,9 +7,10 @@ stands in for what is no file, or must be written as a qcow2 volume. What differ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 from diskyard import errors
 from diskyard.host import Host, Limits
@@ -208,7 +209,7 @@ class _Way:
         self._writer = None
 
 
-def _sharing(host: Host, source: View, base: View | None) -> Sharing | None:
+def _sharing(host: Host, source: View, base: View | None) -> Callable[[], Sharing] | None:
     if isinstance(source, FileView) and isinstance(base, FileView):
-        return Sharing(host, source, base)
+        return partial(Sharing, host, source, base)
     return None

@@ -7,7 +7,7 @@ zeros. What is left is a move, and only its bytes can tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from diskyard.mover.interface import Chain
@@ -94,7 +94,7 @@ class Differences:
 
     :param base: what the target shows before anything is written; None: nothing but zeros.
     :param base_is_zeroed: without a base: the target certainly reads as zeros.
-    :param sharing: tells what both have in the same blocks; None: nothing.
+    :param sharing: makes what tells what both have in the same blocks, anew for each pass; None: nothing.
     :param unit_bytes: moves begin and end at multiples of it.
     :param most_bytes: no move reads more; a multiple of the unit.
     """
@@ -106,7 +106,7 @@ class Differences:
         size_bytes: int,
         *,
         base_is_zeroed: bool,
-        sharing: Sharing | None,
+        sharing: Callable[[], Sharing] | None,
         unit_bytes: int,
         most_bytes: int,
     ) -> None:
@@ -167,15 +167,18 @@ class Differences:
         """Everything from an offset on: a range for each pair of runs, or part of one."""
         source = _Cursor(self._source.view, start_bytes)
         base = None if self._base is None else _Cursor(self._base.view, start_bytes)
+        sharing = None if self._sharing is None else self._sharing()
         offset = start_bytes
         while offset < self._size_bytes:
             cursors = [source] if base is None else [source, base]
             end = min(self._size_bytes, *(cursor.reaches(offset) for cursor in cursors), self._size_bytes)
             source_run, base_run = source.run(offset, end), None if base is None else base.run(offset, end)
-            yield from self._judged(offset, end, source_run, base_run)
+            yield from self._judged(offset, end, source_run, base_run, sharing)
             offset = end
 
-    def _judged(self, start: int, end: int, source: Run | None, base: Run | None) -> Iterator[_Stretch]:
+    def _judged(
+        self, start: int, end: int, source: Run | None, base: Run | None, sharing: Sharing | None
+    ) -> Iterator[_Stretch]:
         bits = _data_bit(source, _SOURCE_DATA) | _data_bit(base, _BASE_DATA)
         is_own = _is_own(source, self._source) or (self._base is not None and _is_own(base, self._base))
         if is_own and (bits or not self._skip_zeros):
@@ -184,10 +187,10 @@ class Differences:
         of_base = () if base is None else (base,)
         whole = _Stretch(start, end, bits, of_source, of_base)
         may_share = bits == _MAY_DIFFER | _SOURCE_DATA | _BASE_DATA
-        if not may_share or source is None or base is None or self._sharing is None:
+        if not may_share or source is None or base is None or sharing is None:
             yield whole
             return
-        for part_start, part_end, is_shared in self._sharing.parts(source, base):
+        for part_start, part_end, is_shared in sharing.parts(source, base):
             part = whole.cut(part_start, part_end)
             yield _Stretch(
                 part_start, part_end, bits & ~_MAY_DIFFER if is_shared else bits, part.source, part.base

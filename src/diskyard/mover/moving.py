@@ -95,12 +95,14 @@ class Mover:
         ]
         self._workers = Crew(tools, "copy")
         self._flusher = Crew([target], "flush")
+        self._counter: Crew[Moves] | None = None
+        self._counting: Future[None] | None = None
+        self._ended = False
         self._in_flight: deque[_Flight] = deque()
         self._flushing: tuple[Future[None], int] | None = None
         self._moved_bytes = 0
         self._total_bytes: int | None = None
         self._reached_bytes = 0
-        self._size_bytes = 0
         self._pace = Pace(host, monitor)
         self._checkpoint_s = host.clock.monotonic_s()
         self._drop_zeros = False
@@ -111,8 +113,7 @@ class Mover:
         :param drop_zeros: the target reads as zeros where the base does, or there is none.
         :param give_up: called after a failure if workers do not come back.
         """
-        self._size_bytes, self._reached_bytes = moves.size_bytes, moves.start_bytes
-        self._drop_zeros = drop_zeros
+        self._reached_bytes, self._drop_zeros = moves.start_bytes, drop_zeros
         try:
             for batch in _batches(self._count(moves), moves.most_bytes):
                 self._admit(batch)
@@ -126,19 +127,26 @@ class Mover:
                 give_up()
             raise
         self._end()
+        self._total_bytes = self._moved_bytes
         self._reached_bytes = moves.size_bytes
         self._monitor.checkpoint(moves.size_bytes)
         self._advance()
 
     def _end(self) -> bool:
         """Let the threads end; False if some do not."""
-        workers_ended = self._workers.end(_STUCK_S)
-        return self._flusher.end(_STUCK_S) and workers_ended
+        self._ended = True
+        ended = [crew.end(_STUCK_S) for crew in (self._workers, self._flusher)]
+        if self._counter is not None:
+            ended.append(self._counter.end(_STUCK_S))
+        return all(ended)
 
     # -- what there is to do --------------------------------------------------------------
 
     def _count(self, moves: Moves) -> Iterable[Move]:
-        """Tell how much there is to move, unless that takes long; the moves, in order."""
+        """Tell how much there is to move; the moves, in order.
+
+        If that takes long they begin, and the counting goes on beside them.
+        """
         begin_s = self._host.clock.monotonic_s()
         total_bytes, index, kept = 0, 0, list[Move]()
         for index, move in enumerate(moves):
@@ -148,9 +156,19 @@ class Mover:
             if index % _BATCH_MOVES == 0:
                 self._advance()
                 if self._host.clock.monotonic_s() - begin_s > _COUNTING_S:
+                    self._counter = Crew([moves], "count")
+                    self._counting = self._counter.submit(self._count_on)
                     return moves
         self._total_bytes = total_bytes
         return kept if index < _KEPT_MOVES else moves
+
+    def _count_on(self, moves: Moves) -> None:
+        total_bytes = 0
+        for move in moves:
+            if self._ended:
+                return
+            total_bytes += moved_bytes([move])
+        self._total_bytes = total_bytes
 
     def _admit(self, batch: Batch) -> None:
         """Begin moves as soon as there is room for them and the rate allows it."""
@@ -187,13 +205,13 @@ class Mover:
         self._advance()
 
     def _advance(self) -> None:
-        if self._total_bytes is None:
-            self._monitor.advance(self._reached_bytes, self._size_bytes)
-        else:
-            self._monitor.advance(self._moved_bytes, self._total_bytes)
+        self._monitor.advance(self._moved_bytes, self._total_bytes or 0)
 
     def _see_to_checkpoint(self) -> None:
         """Now and then make durable what is written, while the moves go on."""
+        if self._counting is not None and self._counting.done():
+            self._counting.result()
+            self._counting = None
         if self._flushing is not None:
             future, offset_bytes = self._flushing
             if future.done():

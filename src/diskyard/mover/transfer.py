@@ -52,18 +52,20 @@ def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor)
 def _copy_data(host: Host, source_fd: int, target_fd: int, monitor: Monitor) -> None:
     size_bytes = file_size_bytes(source_fd)
     host.files.truncate(target_fd, size_bytes)
+    total_bytes = sum(end - start for start, end in _data_ranges(source_fd, size_bytes))
+    done_bytes = 0
+
+    def advance() -> None:
+        monitor.advance(done_bytes, total_bytes)
+
     pace = Pace(host, monitor)
     for start, end in _data_ranges(source_fd, size_bytes):
         for offset in range(start, end, _PIECE_BYTES):
-
-            def advance(done_bytes: int = offset) -> None:
-                monitor.advance(done_bytes, size_bytes)
-
             length = min(_PIECE_BYTES, end - offset)
             pace.admit(length, advance)
             host.files.write(target_fd, os.pread(source_fd, length, offset), offset)
+            done_bytes += length
             advance()
-    monitor.advance(size_bytes, size_bytes)
 
 
 def _data_ranges(fd: int, size_bytes: int) -> Iterator[tuple[int, int]]:

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from diskyard import errors
 from diskyard.mover.copy import copy_view
 from diskyard.mover.crew import Crew
 from diskyard.mover.interface import Chain, Layer, Stopped
@@ -17,7 +18,8 @@ ODD = 3 * MIB + 512
 
 
 def copy(bench: Bench, source: Chain, target: Chain, **options: object) -> RecordingMonitor:
-    monitor = RecordingMonitor()
+    monitor = options.pop("monitor", None) or RecordingMonitor()
+    assert isinstance(monitor, RecordingMonitor)
     arguments: dict[str, object] = {"start_bytes": 0, "monitor": monitor, "target_zeroed": True, **options}
     copy_view(bench.host, source, target, target[0].size_bytes, **arguments)  # type: ignore[arg-type]
     return monitor
@@ -158,3 +160,44 @@ def test_moves_that_have_not_begun_do_not_keep_a_failed_copy_waiting() -> None:
     assert crew.end(10)
     assert done == []
     assert not later.done()
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_what_takes_long_to_count_is_counted_beside_the_copying(
+    bench: Bench, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The total is not known at first, then it is, and it is right."""
+    monkeypatch.setattr("diskyard.mover.moving._COUNTING_S", -1.0)
+    base = bench.layer("base", "raw", 64 * MIB)
+    bench.scatter((base,), 2)
+    source = bench.layer("source", "raw", 64 * MIB)
+    bench.fill((source,), [(index * 4 * MIB, MIB, index + 1) for index in range(16)])
+    chain: Chain = (bench.layer("target", format, 64 * MIB, (base,) if format == "qcow2" else ()),)  # type: ignore[arg-type]
+    if format == "qcow2":
+        chain = (*chain, base)
+    totals = list[int]()
+
+    class Telling(RecordingMonitor):
+        def advance(self, done_bytes: int, total_bytes: int) -> None:
+            super().advance(done_bytes, total_bytes)
+            totals.append(total_bytes)
+
+    monitor = copy(bench, (source,), chain, monitor=Telling(rate_limit_bytes_per_s=64 * MIB))
+    assert bench.view(chain) == bench.view((source,))
+    assert totals[0] == 0
+    assert set(totals) == {0, monitor.done_bytes}
+
+
+def test_a_source_that_is_cut_short_is_an_error(bench: Bench) -> None:
+    """What is not read is not taken for zeros."""
+    source = bench.layer("source", "raw", 16 * MIB)
+    bench.fill((source,), [(0, 16 * MIB, 5)])
+    target = bench.layer("target", "raw", 16 * MIB)
+
+    class Cutting(RecordingMonitor):
+        def advance(self, done_bytes: int, total_bytes: int) -> None:
+            super().advance(done_bytes, total_bytes)
+            os.truncate(str(source.path), 4096)
+
+    with pytest.raises(errors.StorageError, match="shorter"):
+        copy(bench, (source,), (target,), monitor=Cutting())

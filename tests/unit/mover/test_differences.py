@@ -79,7 +79,7 @@ def moves_of(
     shared: frozenset[int] = frozenset(),
     **words: bool,
 ) -> list[Move]:
-    sharing = cast(Sharing, ToldSharing(shared)) if shared else None
+    sharing = (lambda: cast(Sharing, ToldSharing(shared))) if shared else None
     found = Differences(
         Side(cast(View, source), len(source.layers) - (base is not None)),
         None if base is None else Side(cast(View, base), len(base.layers) - 1),
