@@ -72,7 +72,7 @@ def verb_case(name: str, yard: Yard, target: str, image: str, cache: str | None 
     path = yard.path("a", image)
     source = (layer(path, "raw", path.stat().st_size),)
     is_same = yard.folders["a"] == yard.folders[target]
-    peer = Copy(source, yard.folders[target] / "copy.raw", "raw", is_same)
+    peer = Copy(source, yard.folders[target] / "copy.raw", is_same)
     made: list[str] = []
 
     def ours() -> Outcome:

@@ -11,7 +11,7 @@ from benchmarks._ours import CopyJob, run_ours
 from benchmarks._places import shares_blocks
 from benchmarks._processes import Command, Outcome, measure
 from benchmarks._table import OURS, Contestant
-from diskyard.mover.interface import Chain, VolumeFormat
+from diskyard.mover.interface import Chain
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,6 @@ class Copy:
 
     source: Chain
     path: Path
-    format: VolumeFormat
     is_same: bool
 
     @property
@@ -32,7 +31,7 @@ class Copy:
 
     @property
     def target(self) -> Chain:
-        return (layer(self.path, self.format, self.size_bytes),)
+        return (layer(self.path, "raw", self.size_bytes),)
 
     def contestants(self) -> list[Contestant]:
         """Ours, as the mover alone, and all peers."""
@@ -50,7 +49,7 @@ class Copy:
     def converts(self) -> Iterator[tuple[str, str, list[Command]]]:
         for cache in ("none", "writeback"):
             for way in (["-W", "-m", "16"], []):
-                words = ["qemu-img", "convert", *way, "-t", cache, "-T", cache, "-O", self.format]
+                words = ["qemu-img", "convert", *way, "-t", cache, "-T", cache, "-O", "raw"]
                 yield (
                     "qemu-img convert",
                     " ".join([*way, "-t", cache]),
@@ -58,8 +57,6 @@ class Copy:
                 )
 
     def nbdcopies(self) -> Iterator[tuple[str, str, list[Command]]]:
-        if self.format != "raw":
-            return
         words = ["nbdcopy", "--flush", "--destination-is-zero", "--"]
         if self.source[0].format == "raw":
             yield "nbdcopy", "file to file", [[*words, str(self.source[0].path), str(self.path)]]
@@ -75,7 +72,7 @@ class Copy:
             yield "nbdcopy", f"qemu-nbd {variant} to qemu-nbd", [make, [*words, *source, *target]]
 
     def cps(self) -> Iterator[tuple[str, str, list[Command]]]:
-        if len(self.source) > 1 or self.source[0].format != self.format:
+        if len(self.source) > 1 or self.source[0].format != "raw":
             return
         shared = ["--reflink=never"] if self.is_same and shares_blocks(self.path.parent) else []
         for sparse in ("always", "auto"):

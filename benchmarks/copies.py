@@ -1,7 +1,8 @@
 """Full copies beside qemu-img convert, nbdcopy and cp: how long, with how much memory, same bytes.
 
 Each kind of source is copied from the page cache and from the storage, within a file system and
-onto another one (with --file-system, or --other-folder). A full copy is measured by copyImage too;
+onto another one (with --file-system, or --other-folder). The targets are raw, as those of all full
+copies are. A full copy is measured by copyImage too;
 where the file system shares blocks, beside `cp --reflink=always`.
 
     .venv/bin/python -m benchmarks.copies [--file-system xfs] [--rounds 5] [--size 2048] [--cold] [--json …]
@@ -28,7 +29,7 @@ from benchmarks._disks import (
 from benchmarks._peers import Copy
 from benchmarks._places import settle
 from benchmarks._table import Case, Plan, cache_of, compare_all, parser_of
-from diskyard.mover.interface import Chain, VolumeFormat
+from diskyard.mover.interface import Chain
 
 USUAL_BYTES = 2048 * MiB
 OVERLAYS = 10
@@ -84,7 +85,6 @@ class Kind:
     make: Make
     times: int = 1
     size_bytes: int | None = None
-    target: VolumeFormat = "raw"
 
 
 KINDS = (
@@ -93,7 +93,6 @@ KINDS = (
     Kind("1 % fragmented raw", fragmented, 2),
     Kind("empty raw of 1 TiB", empty, size_bytes=1 << 40),
     Kind("qcow2, 30 % full", qcow2, 2),
-    Kind("qcow2, 30 % full, to qcow2", qcow2, 2, target="qcow2"),
     Kind(f"{OVERLAYS} qcow2 on raw", chain, 2),
 )
 
@@ -115,8 +114,7 @@ def cases_of(plan: Plan, kind: Kind, source: Chain) -> Iterator[Case]:
     for where, folder in (("same file system", plan.places.one), ("other file system", plan.places.other)):
         if folder is None:
             continue
-        path = folder / f"target.{kind.target}"
-        copy = Copy(source, path, kind.target, folder == plan.places.one)
+        copy = Copy(source, folder / "target.raw", folder == plan.places.one)
         for cache in plan.caches:
             yield case_of(f"{kind.name}, {where}, {cache}", copy, cache_of(cache, paths_of(source)))
 

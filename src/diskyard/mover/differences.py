@@ -59,6 +59,8 @@ class _Stretch:
     base: tuple[Run, ...]
 
     def cut(self, start_bytes: int, end_bytes: int) -> _Stretch:
+        if (start_bytes, end_bytes) == (self.start_bytes, self.end_bytes):
+            return self
         source, base = (
             tuple(
                 run.cut(max(start_bytes, run.offset_bytes), min(end_bytes, run.end_bytes))
@@ -121,6 +123,24 @@ class Differences:
     def moves(self, start_bytes: int) -> Iterator[Move]:
         """The moves from ``start_bytes`` on, in order."""
         begin = start_bytes - start_bytes % self._unit_bytes
+        if self._base is None and self._skip_zeros:
+            return self._data(begin)
+        return self._changes(begin)
+
+    def _data(self, begin: int) -> Iterator[Move]:
+        """All data where there is nothing to compare it with; quicker for very many little runs."""
+        for run in self._source.view.runs(begin):
+            end = min(run.end_bytes, self._size_bytes)
+            if end % self._unit_bytes and end != self._size_bytes:
+                yield from self._changes(run.offset_bytes)  # it shares a unit with what follows
+                return
+            if run.is_zero:
+                continue
+            for start in range(run.offset_bytes, end, self._most_bytes):
+                part_end = min(start + self._most_bytes, end)
+                yield Move(start, part_end - start, (run.cut(start, part_end),), ())
+
+    def _changes(self, begin: int) -> Iterator[Move]:
         current: _Stretch | None = None
         for stretch in self._in_units(self._stretches(begin)):
             if current is not None and self._go_together(current, stretch):
