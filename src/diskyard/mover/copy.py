@@ -7,6 +7,7 @@ stands in for what is no file, or must be written as a qcow2 volume. What differ
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -119,6 +120,8 @@ class _Way:
         """
         with ExitStack() as stack:
             stack.callback(self._forget_daemons)
+            for fd in self.monitor.inherit_fds:
+                stack.callback(os.close, os.dup(fd))
             source = self._open_source(stack, served=served)
             base = None if len(self.target) == 1 else self._open_base(stack, served=served)
             target = self._open_target(stack)
@@ -135,7 +138,14 @@ class _Way:
             mover = Mover(self.host, stack, source, base, target, self.monitor)
             drop_zeros = base is not None or self.target_zeroed
             moves = Moves(differences, start_bytes, size_bytes, most_bytes)
-            mover.run(moves, drop_zeros=drop_zeros, give_up=self._kill)
+            try:
+                mover.run(moves, drop_zeros=drop_zeros, give_up=self._kill)
+            except BaseException:
+                if mover.is_stuck:
+                    # A write that hangs may be done yet: till then nobody else gets the lease, and no
+                    # other file the number of the descriptor that is written to.
+                    mover.when_ended(stack.pop_all().close)
+                raise
 
     def _most_bytes(self) -> int:
         """Of one move: little where a slow rate is asked for, which shall not come in bursts."""

@@ -33,8 +33,8 @@ class Crew(Generic[Tool]):
         self._jobs.put((future, job))
         return future
 
-    def end(self, timeout_s: float) -> bool:
-        """Let go of what was not begun, and wait for what was; False if that takes longer."""
+    def end(self, timeout_s: float) -> None:
+        """Let go of what was not begun, and wait for what was, but no longer than ``timeout_s``."""
         try:
             while True:
                 self._jobs.get_nowait()
@@ -45,7 +45,15 @@ class Crew(Generic[Tool]):
         deadline_s = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+
+    def is_alive(self) -> bool:
+        """Whether any thread has not ended."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def join(self) -> None:
+        """Wait for all threads, however long it takes."""
+        for thread in self._threads:
+            thread.join()
 
     def _serve(self, tool: Tool) -> None:
         while (item := self._jobs.get()) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -9,6 +10,7 @@ from concurrent.futures import TimeoutError as StillRunning
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from diskyard.host import Host
 from diskyard.host.bulk import Buffer
@@ -123,8 +125,10 @@ class Mover:
                 self._flushing[0].result()
             self._target.flush()
         except BaseException:
-            if not self._end():
+            self._end()
+            if self.is_stuck:
                 give_up()
+                self._end()
             raise
         self._end()
         self._total_bytes = self._moved_bytes
@@ -132,13 +136,29 @@ class Mover:
         self._monitor.checkpoint(moves.size_bytes)
         self._advance()
 
-    def _end(self) -> bool:
-        """Let the threads end; False if some do not."""
+    def _crews(self) -> list[Crew[Any]]:
+        return [self._workers, self._flusher, *([] if self._counter is None else [self._counter])]
+
+    def _end(self) -> None:
+        """Let the threads end as soon as they can."""
         self._ended = True
-        ended = [crew.end(_STUCK_S) for crew in (self._workers, self._flusher)]
-        if self._counter is not None:
-            ended.append(self._counter.end(_STUCK_S))
-        return all(ended)
+        for crew in self._crews():
+            crew.end(_STUCK_S)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether storage that hangs still holds a thread, so that what it began may yet be done."""
+        return any(crew.is_alive() for crew in self._crews())
+
+    def when_ended(self, do: Callable[[], None]) -> None:
+        """Do something when no thread is left, whenever that may be; nobody waits for it."""
+
+        def wait() -> None:
+            for crew in self._crews():
+                crew.join()
+            do()
+
+        threading.Thread(target=wait, name="copy-end", daemon=True).start()
 
     # -- what there is to do --------------------------------------------------------------
 
@@ -227,6 +247,8 @@ class Mover:
 
     def _do(self, batch: Batch, tools: _Tools) -> None:
         for move in batch:
+            if self._ended:
+                return
             if move.is_zero:
                 tools.writer.zero(move.offset_bytes, move.length_bytes)
                 continue

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import threading
+import time
+from dataclasses import replace
 
 import pytest
 
 from diskyard import errors
+from diskyard.host import Files
+from diskyard.leases.local import LocalLeases
 from diskyard.mover.copy import copy_view
 from diskyard.mover.crew import Crew
 from diskyard.mover.interface import Chain, Layer, Stopped
@@ -155,9 +160,10 @@ def test_moves_that_have_not_begun_do_not_keep_a_failed_copy_waiting() -> None:
     crew.submit(hang)
     later = crew.submit(done.append)
     assert begun.wait(10)
-    assert not crew.end(0.1)  # it hangs, and is waited for no longer
+    crew.end(0.1)
+    assert crew.is_alive()  # it hangs, and is waited for no longer
     go_on.set()
-    assert crew.end(10)
+    crew.join()
     assert done == []
     assert not later.done()
 
@@ -201,3 +207,44 @@ def test_a_source_that_is_cut_short_is_an_error(bench: Bench) -> None:
 
     with pytest.raises(errors.StorageError, match="shorter"):
         copy(bench, (source,), (target,), monitor=Cutting())
+
+
+def test_a_write_that_hangs_keeps_the_lease_and_its_file(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller is let go; whoever gets the lease afterwards finds that nothing is written any more."""
+    monkeypatch.setattr("diskyard.mover.moving._STUCK_S", 0.2)
+    hangs, go_on = threading.Event(), threading.Event()
+
+    class HangingFiles(Files):
+        def write(self, fd: int, data: bytes | memoryview, offset_bytes: int = 0) -> None:
+            hangs.set()
+            assert go_on.wait(60)
+            super().write(fd, data, offset_bytes)
+
+    class Stopping(RecordingMonitor):
+        def advance(self, done_bytes: int, total_bytes: int) -> None:
+            if hangs.is_set():
+                raise Stopped
+
+    source = bench.layer("source", "raw", 64 * MIB)
+    bench.fill((source,), [(0, 64 * MIB, 5)])
+    target = bench.layer("target", "raw", 64 * MIB)
+    (bench.folder / "locks").touch()
+    leases = LocalLeases(bench.host, str(bench.folder / "locks"))
+    lease = leases.try_lock("work")
+    assert lease is not None
+    monitor = Stopping()
+    monitor.inherit_fds = lease.descriptors()
+    hanging = Bench(bench.folder, replace(bench.host, files=HangingFiles(bench.host.identity)))
+    with pytest.raises(Stopped):
+        copy(hanging, (source,), (target,), monitor=monitor)
+    lease.release()
+    assert leases.is_locked("work")
+    go_on.set()
+    deadline_s = time.monotonic() + 60
+    while leases.is_locked("work") and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert not leases.is_locked("work")
+    assert not [thread for thread in threading.enumerate() if re.fullmatch(r"copy-\d", thread.name)]
+    assert 0 < used(target) <= 4 * MIB  # what each worker had begun
