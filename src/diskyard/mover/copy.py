@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,7 +25,7 @@ from diskyard.mover.nbdclient import ALLOCATION, DEPTH
 from diskyard.mover.qcow2_header import CLUSTER_BYTES
 from diskyard.mover.sharing import Sharing
 from diskyard.mover.targets import FileTarget, ServedTarget, Target
-from diskyard.mover.views import FileView, Guard, NeedsServer, ServedView, View
+from diskyard.mover.views import ALL_BYTES, FileView, Guard, NeedsServer, ServedView, View
 
 _FILE_UNIT_BYTES = 4096  # the blocks that file systems mostly allocate
 _RATE_SLICE_S = 0.25
@@ -74,10 +74,11 @@ def copy_view(
     """
     way = _Way(host, source, target, monitor, target_zeroed, source_limits, source_fds, source_blocks)
     own_layers = _own_layers(source, target[1:], changed_layers)
-    try:
-        way.copy(size_bytes, start_bytes, own_layers, served=False)
-    except NeedsServer:
-        way.copy(size_bytes, start_bytes, own_layers, served=True)
+    for served in (False, True):
+        # An error that is being handled keeps what it passed, and so programs that tell what lies where.
+        with suppress(NeedsServer):
+            way.copy(size_bytes, start_bytes, own_layers, served=served)
+            break
     sync_layer(host, target[0])
 
 
@@ -159,7 +160,11 @@ class _Way:
         is_raw = len(self.source) == 1 and self.source[0].format == "raw"
         if not served and (is_raw or self.source_limits is None):
             if self.source_fds:
-                return FileView(self.host, self.source, self.source_fds)
+                # Of its own: who has them closes them, and a read that hangs may go on after that.
+                fds = [os.dup(fd) for fd in self.source_fds]
+                for fd in fds:
+                    stack.callback(os.close, fd)
+                return FileView(self.host, self.source, fds)
             found = FileView.of(stack, self.host, self.source)
             if found is not None:
                 return found
@@ -171,7 +176,7 @@ class _Way:
         return self._serve(stack, daemon, self.source, guard, self.source_blocks)
 
     def _open_base(self, stack: ExitStack, *, served: bool) -> View:
-        found = None if served else FileView.of(stack, self.host, self.target[1:])
+        found = None if served else FileView.of(stack, self.host, self.target[1:], ALL_BYTES)
         return found or self._serve(stack, self._shared_daemon(stack), self.target[1:], nullcontext)
 
     def _open_target(self, stack: ExitStack) -> Target:

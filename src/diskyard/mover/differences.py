@@ -7,7 +7,8 @@ zeros. What is left is a move, and only its bytes can tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from diskyard.mover.interface import Chain
@@ -185,16 +186,22 @@ class Differences:
 
     def _stretches(self, start_bytes: int) -> Iterator[_Stretch]:
         """Everything from an offset on: a range for each pair of runs, or part of one."""
-        source = _Cursor(self._source.view, start_bytes)
-        base = None if self._base is None else _Cursor(self._base.view, start_bytes)
-        sharing = None if self._sharing is None else self._sharing()
-        offset = start_bytes
-        while offset < self._size_bytes:
+        with ExitStack() as stack:
+            source = stack.enter_context(closing(_Cursor(self._source.view)))
+            base = None if self._base is None else stack.enter_context(closing(_Cursor(self._base.view)))
+            sharing = None if self._sharing is None else self._sharing()
             cursors = [source] if base is None else [source, base]
-            end = min(self._size_bytes, *(cursor.reaches(offset) for cursor in cursors), self._size_bytes)
-            source_run, base_run = source.run(offset, end), None if base is None else base.run(offset, end)
-            yield from self._judged(offset, end, source_run, base_run, sharing)
-            offset = end
+            for cursor in cursors:
+                cursor.begin(start_bytes)
+            offset = start_bytes
+            while offset < self._size_bytes:
+                end = min(self._size_bytes, *(cursor.reaches(offset) for cursor in cursors))
+                source_run, base_run = (
+                    source.run(offset, end),
+                    None if base is None else base.run(offset, end),
+                )
+                yield from self._judged(offset, end, source_run, base_run, sharing)
+                offset = end
 
     def _judged(
         self, start: int, end: int, source: Run | None, base: Run | None, sharing: Sharing | None
@@ -220,9 +227,19 @@ class Differences:
 class _Cursor:
     """Goes along a view's runs; beyond its end there are none."""
 
-    def __init__(self, view: View, start_bytes: int) -> None:
-        self._runs = view.runs(start_bytes)
-        self._run: Run | None = next(self._runs, None)
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._runs: Iterator[Run] = iter(())
+        self._run: Run | None = None
+
+    def begin(self, start_bytes: int) -> None:
+        self._runs = self._view.runs(start_bytes)
+        self._run = next(self._runs, None)
+
+    def close(self) -> None:
+        """End the program that tells the runs, if one does: an error can keep this for long."""
+        if isinstance(self._runs, Generator):
+            self._runs.close()
 
     def reaches(self, offset_bytes: int) -> int:
         """How far from an offset one run, or the absence of any, goes."""

@@ -83,7 +83,7 @@ class Mover:
     def __init__(
         self, host: Host, stack: ExitStack, source: View, base: View | None, target: Target, monitor: Monitor
     ) -> None:
-        self._host, self._target, self._monitor = host, target, monitor
+        self._host, self._monitor = host, monitor
         self._zeros = Buffer(MOST_BYTES)  # never written: the kernel gives it no memory
         tools = [
             _Tools(
@@ -105,7 +105,6 @@ class Mover:
         self._moved_bytes = 0
         self._total_bytes: int | None = None
         self._reached_bytes = 0
-        self._pace = Pace(host, monitor)
         self._checkpoint_s = host.clock.monotonic_s()
         self._drop_zeros = False
 
@@ -117,13 +116,13 @@ class Mover:
         """
         self._reached_bytes, self._drop_zeros = moves.start_bytes, drop_zeros
         try:
-            for batch in _batches(self._count(moves), moves.most_bytes):
-                self._admit(batch)
+            counted = self._count(moves)
+            pace = Pace(self._host, self._monitor)  # the time that counting took is not made up for
+            for batch in _batches(counted, moves.most_bytes):
+                self._admit(batch, pace)
             while self._in_flight:
                 self._collect(wait=True)
-            if self._flushing is not None:
-                self._flushing[0].result()
-            self._target.flush()
+            self._flush_all()
         except BaseException:
             self._end()
             if self.is_stuck:
@@ -190,10 +189,10 @@ class Mover:
             total_bytes += moved_bytes([move])
         self._total_bytes = total_bytes
 
-    def _admit(self, batch: Batch) -> None:
+    def _admit(self, batch: Batch, pace: Pace) -> None:
         """Begin moves as soon as there is room for them and the rate allows it."""
         size_bytes = moved_bytes(batch)
-        self._pace.admit(size_bytes, self._tick)
+        pace.admit(size_bytes, self._tick)
         while len(self._in_flight) >= _IN_FLIGHT_MOST:
             self._collect(wait=True)
         self._tick()
@@ -242,6 +241,17 @@ class Mover:
             # Below the oldest move that is under way all is written.
             oldest = self._in_flight[0].start_bytes if self._in_flight else self._reached_bytes
             self._flushing = (self._flusher.submit(_flush), oldest)
+
+    def _flush_all(self) -> None:
+        """Make all durable that is written; a stop is heard meanwhile, as the storage may hang."""
+        last = self._flusher.submit(_flush)
+        while not last.done():
+            with suppress(StillRunning):
+                last.exception(_TICK_S)
+            self._advance()
+        if self._flushing is not None:
+            self._flushing[0].result()
+        last.result()
 
     # -- in the workers ------------------------------------------------------------------
 

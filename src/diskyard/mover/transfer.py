@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
+from diskyard import errors
 from diskyard.host import Child, Host
 from diskyard.host.output import Output
 from diskyard.mover.blockgraph import StorageDaemon
@@ -58,12 +59,15 @@ def _copy_data(host: Host, source_fd: int, target_fd: int, monitor: Monitor) -> 
     def advance() -> None:
         monitor.advance(done_bytes, total_bytes)
 
-    pace = Pace(host, monitor)
+    pace, memory = Pace(host, monitor), memoryview(bytearray(_PIECE_BYTES))
     for start, end in _data_ranges(source_fd, size_bytes):
         for offset in range(start, end, _PIECE_BYTES):
             length = min(_PIECE_BYTES, end - offset)
             pace.admit(length, advance)
-            host.files.write(target_fd, os.pread(source_fd, length, offset), offset)
+            piece = memory[:length]
+            if host.files.read_into(source_fd, piece, offset) < length:
+                raise errors.StorageError("A file became shorter while it was read.")
+            host.files.write(target_fd, piece, offset)
             done_bytes += length
             advance()
 

@@ -33,6 +33,9 @@ _MAP_PIECE_BYTES = 64 << 10  # read at once, and kept no longer
 _MAP_TIMEOUT_S = 60.0
 _ZEROS = bytes(1 << 20)
 
+ALL_BYTES = 1 << 62
+"""More than any view has."""
+
 Guard = Callable[[], AbstractContextManager[None]]
 
 
@@ -97,19 +100,21 @@ class FileView:
     """A view that is read from the files of its layers.
 
     :param fds: the layers' files, open for reading; the caller closes them.
+    :param size_bytes: where it ends at most; None for where its record says. What lies over it shows
+        all that its file has (:data:`ALL_BYTES`): an extend that was cut leaves more than the record says.
     """
 
-    def __init__(self, host: Host, chain: Chain, fds: Sequence[int]) -> None:
+    def __init__(self, host: Host, chain: Chain, fds: Sequence[int], size_bytes: int | None = None) -> None:
         self._host, self._chain, self.fds = host, chain, tuple(fds)
         self._is_raw = len(chain) == 1 and chain[0].format == "raw"
         with os_errors("reading a volume's size"):
             self._lengths_bytes = [os.lseek(fd, 0, os.SEEK_END) for fd in fds]
-        self.size_bytes = chain[0].size_bytes
+        self.size_bytes = chain[0].size_bytes if size_bytes is None else size_bytes
         if self._is_raw:  # its record is what a guest sees of it; its file may end before, inside a sector
             self.size_bytes = min(self.size_bytes, self._lengths_bytes[0])
 
     @classmethod
-    def of(cls, stack: ExitStack, host: Host, chain: Chain) -> FileView | None:
+    def of(cls, stack: ExitStack, host: Host, chain: Chain, size_bytes: int | None = None) -> FileView | None:
         """The view of a chain, if all of its layers are files that can be read so."""
         if any(layer.path is None or layer.format not in ("raw", "qcow2") for layer in chain):
             return None
@@ -119,7 +124,7 @@ class FileView:
                 assert layer.path is not None
                 fds.append(host.files.open_to_read(layer.path))
                 stack.callback(os.close, fds[-1])
-        return cls(host, chain, fds)
+        return cls(host, chain, fds, size_bytes)
 
     def runs(self, start_bytes: int) -> Iterator[Run]:
         """See :class:`View`."""
@@ -132,6 +137,8 @@ class FileView:
             with os_errors("asking what a volume holds"):
                 found = self._host.files.next_data(self.fds[0], offset)
             start, end = found or (self.size_bytes, self.size_bytes)
+            if start < offset or end <= offset:  # as of a file that is changed just now
+                raise errors.StorageError("A file does not tell what it holds.")
             start, end = min(start, self.size_bytes), min(end, self.size_bytes)
             if start > offset:
                 yield Run(offset, start - offset, True, 0)
