@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -378,6 +379,26 @@ def test_whatever_call_of_the_index_fails(tmp_path: Path, number: int, *, lastin
         if files.calls < at:
             break
     assert 10 < at < 199
+
+
+def test_where_no_thread_can_be_had_what_was_published_is_answered(
+    shelf: IndexedShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.leave_index(3)
+    log = shelf.indexed()
+    log.refresh()
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        write_many(log, 2 * BETWEEN)
+        log.close()
+    assert shelf.version() == 3
+    write_many(log, BETWEEN)
+    log.close()
+    assert shelf.expect_as_without(log).version == shelf.version() == 3 + 3 * BETWEEN
 
 
 # -- what rests on it ----------------------------------------------------------------------------
