@@ -151,6 +151,28 @@ def test_the_state_rests_on_the_index_before_long(shelf: IndexedShelf) -> None:
         assert len(volumes.changed) == 0
 
 
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_what_came_and_went_leaves_nothing_where_no_index_can_be_written(
+    shelf: IndexedShelf, monkeypatch: pytest.MonkeyPatch, *, is_stored: bool
+) -> None:
+    """Another process may be the one that always writes it."""
+    if is_stored:
+        shelf.leave_index(100)
+    else:
+        write_many(shelf.log(), 100)
+    log = shelf.indexed()
+    monkeypatch.setattr(LocalIndex, "save", lambda *_: None)
+    for _ in range(3 * BETWEEN):
+        name = new_uuid()
+        assert write(log, name) is Published.STANDS
+        gone = Changes(remove_volumes=(uid(name),))
+        assert log.publish([AUTHOR.part(gone)], log.refresh()) is Published.STANDS
+    for records in shelf.expect_as_without(log).tables().values():
+        assert isinstance(records, Table)
+        assert isinstance(records.stored, InMemory) is not is_stored
+        assert len(records.changed) == 0
+
+
 def test_a_few_records_are_not_worth_an_index(shelf: IndexedShelf) -> None:
     index = LocalIndex(shelf.host, str(shelf.folder), shelf.storage().marker)
     log = Log(shelf.storage(), shelf.host, keeper=IndexKeeper(index, records_least=11, entries_between=1))
