@@ -19,6 +19,7 @@ from diskyard.model.options import Options
 from diskyard.model.records import Image
 from diskyard.model.state import State
 from diskyard.opened import Opened
+from diskyard.repositories.interface import Repository
 from diskyard.repositories.registry import find_format
 
 
@@ -70,6 +71,8 @@ class Connections:
         The same place under another repoId is an alias, and is searched once.
 
         :raises diskyard.errors.RepositoryIdInUse: the repoId names another place.
+        :raises diskyard.errors.NotARepository: it is a copy of a place that is connected: what one
+            of the two has is garbage in the other.
         """
         if not repo_id.isprintable() or not 1 <= len(repo_id.encode(errors="replace")) <= 255:
             raise errors.InvalidParameter("A repoId is 1-255 bytes of UTF-8 without control characters.")
@@ -79,7 +82,7 @@ class Connections:
         try:
             # Not under the lock: storage that does not answer must not keep others waiting.
             storage = find_format(format_name).connect(parameters, self._host)
-            if self._is_connected(repo_id, storage.marker):
+            if self._is_connected(repo_id, storage):
                 return False
             log = Log(storage, self._host, keeper=self._index_keeper(storage.marker))
             refresh(log)
@@ -88,12 +91,13 @@ class Connections:
                 del self._connecting[repo_id]
         with self._lock:
             known = self._known.get(repo_id)
-            if self._is_connected(repo_id, storage.marker):
+            if self._is_connected(repo_id, storage):
                 return False
             if known is not None and known != (format_name, dict(parameters)):
                 raise errors.RepositoryIdInUse(f"{repo_id} names another place.", repositoryId=repo_id)
             alias = next((o for o in self._opened.values() if o.marker == storage.marker), None)
             if alias is not None:
+                _require_same_place(alias, storage)
                 log = alias.log
             self._known[repo_id] = (format_name, dict(parameters))
             opened = Opened(repo_id, format_name, storage, log, self._host)
@@ -106,9 +110,9 @@ class Connections:
             return None
         return IndexKeeper(LocalIndex(self._host, self._index_folder, marker))
 
-    def _is_connected(self, repo_id: str, marker: str) -> bool:
+    def _is_connected(self, repo_id: str, storage: Repository) -> bool:
         existing = self._opened.get(repo_id)
-        return existing is not None and existing.marker == marker
+        return existing is not None and _is_same_place(existing.storage, storage)
 
     def _require_answering(self, repo_id: str) -> None:
         """Do not wait for storage that has kept another thread waiting for too long."""
@@ -282,3 +286,17 @@ class Connections:
             for repo_id in self.remembered():
                 with contextlib.suppress(errors.DiskyardError):
                     yield self.get(repo_id)
+
+
+def _is_same_place(one: Repository, other: Repository) -> bool:
+    same = one.place == other.place or one.identity == other.identity
+    return one.marker == other.marker and same
+
+
+def _require_same_place(known: Opened, storage: Repository) -> None:
+    if not _is_same_place(known.storage, storage):
+        raise errors.NotARepository(
+            f"{storage.place} is a copy of {known.storage.place}, which is connected as {known.repo_id}: "
+            "the two cannot be told apart.",
+            advice="Disconnect the one before the other is connected.",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -98,6 +99,20 @@ def test_aliases_are_one_place(rig: Rig) -> None:
     rig.expect_in_use("alias", disk)
     yard.teardown_image("alias", disk)
     yard.disconnect_storage_repository("alias")
+
+
+def test_a_copy_of_a_place_is_not_connected_beside_it(rig: Rig) -> None:
+    """Both have one marker: by the log of the one, what only the other has is garbage."""
+    yard = rig.yard
+    copy = {"path": str(rig.folder / "copied")}
+    shutil.copytree(rig.place("a")["path"], copy["path"])
+    for repo_id in ("a", "copy"):
+        with pytest.raises(errors.DiskyardError) as raised:
+            yard.connect_storage_repository(repo_id, "localfs-1.0", copy)
+        assert raised.value.code == ("RepositoryIdInUse" if repo_id == "a" else "NotARepository")
+    assert [found.repo_id for found in yard.list_storage_repositories()] == ["a", "b"]
+    yard.disconnect_storage_repository("a")
+    yard.connect_storage_repository("copy", "localfs-1.0", copy)
 
 
 def test_copy_to_an_alias_stays_in_one_place(rig: Rig) -> None:

@@ -191,7 +191,7 @@ GUARDS = [
         "diskyard.fixes.look",
         (
             ("    opened.state()\n    listed", "    state = opened.state()\n    listed"),
-            ("progress_image_ids()\n    state = opened.state()\n", "progress_image_ids()\n"),
+            ("progress_image_ids()\n    state = opened.state().whole()\n", "progress_image_ids()\n"),
         ),
         ("tests/api/test_second_looks.py",),
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from diskyard import errors
 from diskyard.connections import Connections
 from diskyard.events import Events
 from diskyard.image_events import image_events
@@ -44,10 +45,14 @@ class News:
         capabilities = opened.storage.capabilities
 
         def tell(entry: Entry | None, before: State, after: State) -> None:
-            if entry is None:
+            try:
+                events = None if entry is None else image_events(repo_id, capabilities, entry, before, after)
+            except errors.RepositoryUnavailable:  # this host's index cannot be read, and what changed is lost
+                events = None
+            if events is None:
                 self._events.tell("reset", repo_id, {})
                 return
-            for event in image_events(repo_id, capabilities, entry, before, after):
+            for event in events:
                 self._events.tell("image", repo_id, event)
 
         return opened.log.watch(tell)

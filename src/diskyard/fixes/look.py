@@ -80,7 +80,7 @@ def _missing(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -
         volume.id
         for volume in state.volumes.values()
         if opened.is_unreadable(volume, listed.get(volume.id), read_again=True)
-        and opened.is_unreadable(volume, opened.stored(volume))
+        and opened.is_unreadable(volume, opened.stored(volume), read_again=True)
     )
 
 

@@ -163,7 +163,10 @@ class Table(Mapping[str, V]):
         """
         if self._find(key) is ABSENT:
             raise KeyError(key)
-        return Table(self.stored, self.changed.set(key, ABSENT), self._length - 1)
+        # Of what only came and went nothing is left: else a table that is never stored grows for ever.
+        is_new = key in self.changed and self.stored.find(key) is ABSENT
+        changed = self.changed.delete(key) if is_new else self.changed.set(key, ABSENT)
+        return Table(self.stored, changed, self._length - 1)
 
     def moved_to(self, stored: Stored[V], written: Table[V]) -> Table[V]:
         """The same records on top of other stored ones.
@@ -171,8 +174,9 @@ class Table(Mapping[str, V]):
         :param stored: holds what ``written`` holds.
         :param written: an earlier table on top of the same stored records as this one.
         """
-        before = written.changed
-        rest = {key: value for key, value in self.changed.items() if before.get(key, self) is not value}
+        before, now = written.changed, self.changed
+        rest = {key: value for key, value in now.items() if before.get(key, self) is not value}
+        rest.update((key, ABSENT) for key in before if key not in now)  # new then, and deleted since
         return Table(stored, Map(rest), self._length)
 
 

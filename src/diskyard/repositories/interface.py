@@ -128,10 +128,13 @@ class Repository(Protocol):
     :ivar marker: random, written at creation; names lock spaces, orders locks and detects
         that two connections reach the same place.
     :ivar place: what people call the place in messages.
+    :ivar identity: of what is in this place, as this host saw it when it was connected. The same
+        place by another way has the same; a copy of it, which has its marker, has another.
     """
 
     marker: str
     place: str
+    identity: str
     capabilities: Capabilities
 
     # -- the log's store ------------------------------------------------------------

@@ -162,6 +162,7 @@ class WatchedRepository(Repository):
         self.inner = inner
         self.marker = inner.marker
         self.place = inner.place
+        self.identity = inner.identity
         self.capabilities = inner.capabilities
         self.before: Hook = nothing
         self.after: Hook = nothing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,28 @@ def test_the_state_rests_on_the_index_before_long(shelf: IndexedShelf) -> None:
         assert isinstance(volumes, Table)
         assert not isinstance(volumes.stored, InMemory)
         assert len(volumes.changed) == 0
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_what_came_and_went_leaves_nothing_where_no_index_can_be_written(
+    shelf: IndexedShelf, monkeypatch: pytest.MonkeyPatch, *, is_stored: bool
+) -> None:
+    """Another process may be the one that always writes it."""
+    if is_stored:
+        shelf.leave_index(100)
+    else:
+        write_many(shelf.log(), 100)
+    log = shelf.indexed()
+    monkeypatch.setattr(LocalIndex, "save", lambda *_: None)
+    for _ in range(3 * BETWEEN):
+        name = new_uuid()
+        assert write(log, name) is Published.STANDS
+        gone = Changes(remove_volumes=(uid(name),))
+        assert log.publish([AUTHOR.part(gone)], log.refresh()) is Published.STANDS
+    for records in shelf.expect_as_without(log).tables().values():
+        assert isinstance(records, Table)
+        assert isinstance(records.stored, InMemory) is not is_stored
+        assert len(records.changed) == 0
 
 
 def test_a_few_records_are_not_worth_an_index(shelf: IndexedShelf) -> None:
@@ -378,6 +401,26 @@ def test_whatever_call_of_the_index_fails(tmp_path: Path, number: int, *, lastin
         if files.calls < at:
             break
     assert 10 < at < 199
+
+
+def test_where_no_thread_can_be_had_what_was_published_is_answered(
+    shelf: IndexedShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.leave_index(3)
+    log = shelf.indexed()
+    log.refresh()
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        write_many(log, 2 * BETWEEN)
+        log.close()
+    assert shelf.version() == 3
+    write_many(log, BETWEEN)
+    log.close()
+    assert shelf.expect_as_without(log).version == shelf.version() == 3 + 3 * BETWEEN
 
 
 # -- what rests on it ----------------------------------------------------------------------------

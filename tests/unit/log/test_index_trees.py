@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,26 @@ def test_a_block_of_another_form_is_an_error(blocks: Blocks) -> None:
     writer.finish()
     with pytest.raises(errors.RepositoryUnavailable, match="of another form"):
         trees.read_leaf(blocks.file, block)
+
+
+_ENDING = """
+import atexit, os, sys
+
+atexit.register(lambda: print(os.fstat(file._fd).st_size))  # called last
+
+from diskyard.host import Host
+from diskyard.log.index.blocks import BlockFile
+
+files = Host.real().files
+file = BlockFile(files, "blocks", files.create(sys.argv[1]))
+"""
+
+
+def test_a_process_that_ends_closes_nothing_that_a_thread_may_be_writing_to(tmp_path: Path) -> None:
+    """The number of a descriptor that is closed may be another file's when the thread goes on."""
+    words = [sys.executable, "-c", _ENDING, str(tmp_path / "blocks")]
+    ended = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("0\n", "")
 
 
 def test_what_cannot_be_read_is_an_error(blocks: Blocks, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -119,6 +120,24 @@ def test_what_a_damaged_volume_breaks(bench: Bench, damage: Callable[[Path], obj
     for _ in range(2):
         assert bench.statuses() == expected
     assert {fix.image_id for fix in bench.check() if fix.type == "mend"} == {middle, disk}
+
+
+def test_check_sees_what_the_medium_does_not_give_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was written to the file, so a list believes what was read of it before."""
+    disk, other = bench.disk(), bench.disk()
+    bench.snapshot(disk)
+    bench.snapshot(other)
+    bench.clock.ahead_s = LATER_S
+    assert set(bench.statuses().values()) == {"optimized"}
+    read, decayed = bench.files.read_beginning, str(bench.path(disk))
+
+    def fails(path: str, size_bytes: int) -> bytes:
+        if path == decayed:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return read(path, size_bytes)
+
+    monkeypatch.setattr(bench.files, "read_beginning", fails)
+    assert {fix.image_id for fix in bench.check() if fix.type == "mend"} == {disk}
 
 
 def test_a_header_that_is_whole_again_is_seen_to_be(bench: Bench) -> None:

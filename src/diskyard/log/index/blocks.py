@@ -43,7 +43,8 @@ class BlockFile:
         self._fd = fd
         self.name = name
         self.is_bad = False
-        weakref.finalize(self, os.close, fd)
+        # Not when the process ends: a thread may be writing still, and the number become another file's.
+        weakref.finalize(self, os.close, fd).atexit = False
 
     def read(self, block: Block) -> bytes:
         """A block's bytes.

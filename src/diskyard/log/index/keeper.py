@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -81,9 +82,17 @@ class IndexKeeper:
             state = self._on_newest(_on_tables(state))
             self._saved.clear()
             if self._saving is None and self._distance(state) >= self._entries_between:
-                self._saving = _Saving(self._index, state, nonces)
-                self._saved_at = state.version  # also if it fails: trying at each entry is no better
+                self._save(self._index, state, nonces)
             return state
+
+    def _save(self, index: LocalIndex, state: State, nonces: Sequence[str]) -> None:
+        """Begin to write a state; where that fails there is an older index, and no error."""
+        self._saved_at = state.version  # also if it fails: trying at each entry is no better
+        saving = _Saving(index, state, nonces)
+        # No more threads may be had, and who is here may have published: that must be answered.
+        with contextlib.suppress(RuntimeError):
+            saving.start()
+            self._saving = saving
 
     def _distance(self, state: State) -> int:
         """How many entries the index is behind."""
@@ -115,8 +124,7 @@ class IndexKeeper:
             elif self._saved_at is None:
                 self.stands(state, nonces)
             elif self._distance(state) >= self._entries_at_close:
-                self._saving = _Saving(self._index, self._on_newest(state), nonces)
-                self._saved_at = state.version
+                self._save(self._index, self._on_newest(state), nonces)
             if self._saving is not None:
                 self._saving.join(_WRITTEN_WITHIN_S)
 
@@ -133,7 +141,6 @@ class _Saving(threading.Thread):
         self.saved: State | None = None
         self._index = index
         self._nonces = tuple(nonces)
-        self.start()
 
     def run(self) -> None:
         """Write it; what fails is no error."""

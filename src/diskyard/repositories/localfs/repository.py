@@ -63,6 +63,8 @@ class LocalRepository:
         self._host = host
         self.place = root
         self.marker = marker
+        # Of a file that is never written to, replaced or removed.
+        self.identity = self._files.fingerprint(os.path.join(root, layout.LOCKS))
         self._volumes = os.path.join(root, layout.VOLUMES)
         self._leases = LocalLeases(host, os.path.join(root, layout.LOCKS))
         self.capabilities = Capabilities(

@@ -60,7 +60,7 @@ class MemoryRepository:
     def __init__(self, host: Host, store: MemoryStore) -> None:
         self.store = store
         self.marker = store.marker
-        self.place = f"memory:{store.name}"
+        self.place = self.identity = f"memory:{store.name}"
         self.capabilities = Capabilities(preallocation=True)
         self._host = host
 
