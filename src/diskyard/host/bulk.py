@@ -8,6 +8,7 @@ import fcntl
 import mmap
 import os
 import struct
+import sys
 from dataclasses import dataclass
 
 from diskyard.host.calls import storage_call
@@ -19,6 +20,10 @@ _FIEMAP_EXTENT = struct.Struct("=QQQ16xI12x")  # logical, physical, length, flag
 _FIEMAP_FLAG_SYNC = 1
 _EXTENTS_AT_ONCE = 256
 _NO_EXTENTS = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EBADR, errno.ENOSYS))
+_FS_IOC_FSGETXATTR = 0x801C581F  # linux/fs.h: _IOR('X', 31, struct fsxattr)
+_FSXATTR_BYTES, _XFLAG_REALTIME = 28, 1
+_XFS, _BTRFS = 0x58465342, 0x9123683E  # linux/magic.h
+_STATFS_BYTES = 256  # more than any struct statfs, which begins with the type
 _libc = ctypes.CDLL(None)
 _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
@@ -40,7 +45,7 @@ class Buffer:
     """Memory that is taken as it is first written; comparing it lets other threads run."""
 
     def __init__(self, size_bytes: int) -> None:
-        self._memory = mmap.mmap(-1, size_bytes)
+        self._memory = mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self.view = memoryview(self._memory)
 
@@ -85,8 +90,10 @@ class BulkFiles(ReadingFiles):
         """Where the first extents of a range lie on the device, in order (FIEMAP).
 
         What was written is on the device first. Not all extents of a long range need be told.
-        None: the file system does not tell.
+        None: the file system does not tell, or not in a way that makes one number one place.
         """
+        if not _has_plain_addresses(fd):
+            return None
         request = bytearray(_FIEMAP.size + _EXTENTS_AT_ONCE * _FIEMAP_EXTENT.size)
         _FIEMAP.pack_into(request, 0, offset_bytes, length_bytes, _FIEMAP_FLAG_SYNC, 0, _EXTENTS_AT_ONCE, 0)
         try:
@@ -102,3 +109,21 @@ class BulkFiles(ReadingFiles):
             logical, physical, length, flags = _FIEMAP_EXTENT.unpack_from(request, at)
             found.append(PhysicalExtent(logical, physical, length, flags))
         return found
+
+
+def _has_plain_addresses(fd: int) -> bool:
+    """Whether a file's physical addresses are those of one device, or of one space over all of them.
+
+    On other file systems, as bcachefs with several devices or an overlay of two, two places may have
+    one number. A file in XFS's real-time section counts from that section's beginning.
+    """
+    told = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _libc.fstatfs(fd, told):
+        return False
+    kind = ctypes.c_long.from_buffer(told).value
+    if kind == _BTRFS:
+        return True
+    if kind != _XFS:
+        return False
+    attributes = fcntl.ioctl(fd, _FS_IOC_FSGETXATTR, bytes(_FSXATTR_BYTES))
+    return not int.from_bytes(attributes[:4], sys.byteorder) & _XFLAG_REALTIME

@@ -141,12 +141,11 @@ class _Way:
             moves = Moves(differences, start_bytes, size_bytes, most_bytes)
             try:
                 mover.run(moves, drop_zeros=drop_zeros, give_up=self._kill)
-            except BaseException:
+            finally:
                 if mover.is_stuck:
                     # A write that hangs may be done yet: till then nobody else gets the lease, and no
                     # other file the number of the descriptor that is written to.
                     mover.when_ended(stack.pop_all().close)
-                raise
 
     def _most_bytes(self) -> int:
         """Of one move: little where a slow rate is asked for, which shall not come in bursts."""
@@ -169,7 +168,13 @@ class _Way:
             if found is not None:
                 return found
         if self.source_limits is None:
-            return self._serve(stack, self._shared_daemon(stack), self.source, nullcontext)
+            return self._serve(
+                stack,
+                self._shared_daemon(stack),
+                self.source,
+                nullcontext,
+                size_bytes=self.source[0].size_bytes,
+            )
         guard = nullcontext if is_raw else _unsafe_if_unreadable
         daemon = StorageDaemon(self.host, limits=self.source_limits, inherit_fds=self.source_fds)
         self._daemons.append(stack.enter_context(daemon))
@@ -202,6 +207,7 @@ class _Way:
         chain: Chain,
         guard: Guard,
         blocks: BlockMap | None = None,
+        size_bytes: int | None = None,
     ) -> View:
         with guard():
             node = daemon.open_chain(chain)
@@ -211,7 +217,7 @@ class _Way:
         self._exports[key] = uri
         # Which layer holds something matters only where the target's parents may hold it too.
         contexts = (ALLOCATION, DEPTH) if len(self.target) > 1 else (ALLOCATION,)
-        return ServedView(stack, self.host, uri, contexts, guard, blocks)
+        return ServedView(stack, self.host, uri, contexts, guard, blocks, size_bytes)
 
     def _kill(self) -> None:
         """Storage that hangs holds those who wait for it: without their servers they come back."""

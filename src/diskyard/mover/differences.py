@@ -16,6 +16,7 @@ from diskyard.mover.sharing import Sharing
 from diskyard.mover.views import Run, View
 
 _ZERO_MOST_BYTES = 1 << 30
+_LOOK_AROUND_RUNS = 256  # some milliseconds
 _SOURCE_DATA, _BASE_DATA, _MAY_DIFFER = 1, 2, 4
 
 
@@ -121,19 +122,25 @@ class Differences:
         self._unit_bytes = unit_bytes
         self._most_bytes = most_bytes
 
-    def moves(self, start_bytes: int) -> Iterator[Move]:
-        """The moves from ``start_bytes`` on, in order."""
-        begin = start_bytes - start_bytes % self._unit_bytes
-        if self._base is None and self._skip_zeros:
-            return self._data(begin)
-        return self._changes(begin)
+    def moves(self, start_bytes: int, look_around: Callable[[], None] | None = None) -> Iterator[Move]:
+        """The moves from ``start_bytes`` on, in order.
 
-    def _data(self, begin: int) -> Iterator[Move]:
+        :param look_around: called now and then while there are none for long.
+        """
+        begin = start_bytes - start_bytes % self._unit_bytes
+        look_around = look_around or (lambda: None)
+        if self._base is None and self._skip_zeros:
+            return self._data(begin, look_around)
+        return self._changes(begin, look_around)
+
+    def _data(self, begin: int, look_around: Callable[[], None]) -> Iterator[Move]:
         """All data where there is nothing to compare it with; quicker for very many little runs."""
-        for run in self._source.view.runs(begin):
+        for index, run in enumerate(self._source.view.runs(begin)):
+            if index % _LOOK_AROUND_RUNS == 0:
+                look_around()
             end = min(run.end_bytes, self._size_bytes)
             if end % self._unit_bytes and end != self._size_bytes:
-                yield from self._changes(run.offset_bytes)  # it shares a unit with what follows
+                yield from self._changes(run.offset_bytes, look_around)  # it shares a unit with what follows
                 return
             if run.is_zero:
                 continue
@@ -141,9 +148,11 @@ class Differences:
                 part_end = min(start + self._most_bytes, end)
                 yield Move(start, part_end - start, (run.cut(start, part_end),), ())
 
-    def _changes(self, begin: int) -> Iterator[Move]:
+    def _changes(self, begin: int, look_around: Callable[[], None]) -> Iterator[Move]:
         current: _Stretch | None = None
-        for stretch in self._in_units(self._stretches(begin)):
+        for index, stretch in enumerate(self._in_units(self._stretches(begin))):
+            if index % _LOOK_AROUND_RUNS == 0:
+                look_around()
             if current is not None and self._go_together(current, stretch):
                 current = current.joined(stretch)
                 continue

@@ -23,7 +23,7 @@ from diskyard.mover.targets import Target, Writer
 from diskyard.mover.views import Reader, View
 
 MOST_BYTES = 1 << 20  # of one move: larger ones move no quicker, and their buffers are memory
-_WORKERS = 4
+_WORKERS = 2  # as many as there are processors: more only take turns
 _IN_FLIGHT_MOST = 2 * _WORKERS
 _BATCH_MOVES = 64  # little moves are handed over together
 _CHECKPOINT_S = 2.0
@@ -33,6 +33,10 @@ _TICK_S = 0.1
 _STUCK_S = 10.0
 
 Batch = list[Move]
+
+
+class _TakesLong(Exception):
+    """Counting goes on too long to be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +64,9 @@ class Moves:
     size_bytes: int
     most_bytes: int
 
-    def __iter__(self) -> Iterator[Move]:
-        return self.differences.moves(self.start_bytes)
+    def told(self, look_around: Callable[[], None]) -> Iterator[Move]:
+        """The moves, in order; ``look_around`` is called now and then while there are none for long."""
+        return self.differences.moves(self.start_bytes, look_around)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,27 +172,33 @@ class Mover:
         If that takes long they begin, and the counting goes on beside them.
         """
         begin_s = self._host.clock.monotonic_s()
-        total_bytes, index, kept = 0, 0, list[Move]()
-        for index, move in enumerate(moves):
-            total_bytes += moved_bytes([move])
-            if index < _KEPT_MOVES:
-                kept.append(move)
-            if index % _BATCH_MOVES == 0:
-                self._advance()
-                if self._host.clock.monotonic_s() - begin_s > _COUNTING_S:
-                    self._counter = Crew([moves], "count")
-                    self._counting = self._counter.submit(self._count_on)
-                    return moves
+
+        def look_around() -> None:
+            self._advance()
+            if self._host.clock.monotonic_s() - begin_s > _COUNTING_S:
+                raise _TakesLong
+
+        total_bytes, kept, is_whole = 0, list[Move](), True
+        try:
+            for index, move in enumerate(moves.told(look_around)):
+                total_bytes += moved_bytes([move])
+                is_whole = index < _KEPT_MOVES
+                if is_whole:
+                    kept.append(move)
+        except _TakesLong:
+            self._counter = Crew([moves], "count")
+            self._counting = self._counter.submit(self._count_on)
+            return moves.told(self._tick)
         self._total_bytes = total_bytes
-        return kept if index < _KEPT_MOVES else moves
+        return kept if is_whole else moves.told(self._tick)
 
     def _count_on(self, moves: Moves) -> None:
-        total_bytes = 0
-        for move in moves:
+        def look_around() -> None:
             if self._ended:
-                return
-            total_bytes += moved_bytes([move])
-        self._total_bytes = total_bytes
+                raise _TakesLong
+
+        with suppress(_TakesLong):
+            self._total_bytes = sum(moved_bytes([move]) for move in moves.told(look_around))
 
     def _admit(self, batch: Batch, pace: Pace) -> None:
         """Begin moves as soon as there is room for them and the rate allows it."""

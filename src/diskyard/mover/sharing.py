@@ -16,6 +16,7 @@ from diskyard.mover.views import FileView, Run
 _NOT_THE_BYTES = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
 _SHARED = 0x2000
 _REST_BYTES = 1 << 62
+_TRUE_FOR_S = 5.0  # a file system may move blocks, and use their place for others
 
 
 class _File:
@@ -27,6 +28,7 @@ class _File:
         self._extents: list[PhysicalExtent] = []
         self._starts: list[int] = []
         self._known = (0, 0)
+        self._asked_s = 0.0
         self.tells = True
 
     def place(self, offset_bytes: int, most_bytes: int) -> tuple[int, int | None]:
@@ -34,7 +36,8 @@ class _File:
 
         None: they are no blocks that another file may have too.
         """
-        if not self._known[0] <= offset_bytes < self._known[1]:
+        is_old = self._host.clock.monotonic_s() - self._asked_s > _TRUE_FOR_S
+        if is_old or not self._known[0] <= offset_bytes < self._known[1]:
             self._ask(offset_bytes)
         index = bisect.bisect_right(self._starts, offset_bytes) - 1
         if index >= 0:
@@ -48,6 +51,7 @@ class _File:
         return min(most_bytes, following - offset_bytes), None
 
     def _ask(self, offset_bytes: int) -> None:
+        self._asked_s = self._host.clock.monotonic_s()
         with os_errors("asking which blocks a volume shares"):
             found = self._host.files.physical_extents(self._fd, offset_bytes, _REST_BYTES)
         self.tells = found is not None

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
@@ -106,6 +107,8 @@ class FileView:
 
     def __init__(self, host: Host, chain: Chain, fds: Sequence[int], size_bytes: int | None = None) -> None:
         self._host, self._chain, self.fds = host, chain, tuple(fds)
+        # One after the other they go through a file in order, which is what the kernel reads ahead.
+        self._turn = threading.Lock()
         self._is_raw = len(chain) == 1 and chain[0].format == "raw"
         with os_errors("reading a volume's size"):
             self._lengths_bytes = [os.lseek(fd, 0, os.SEEK_END) for fd in fds]
@@ -147,7 +150,7 @@ class FileView:
             offset = end
 
     def _mapped_runs(self, offset: int) -> Iterator[Run]:
-        for run in mapped(self._host, self._chain, offset, self.size_bytes):
+        for run in mapped(self._host, self._chain, self.fds, offset, self.size_bytes):
             if not run.is_zero and run.file_offset_bytes is None:
                 raise NeedsServer
             yield run
@@ -173,7 +176,8 @@ class FileView:
         clear(memory[position:])
 
     def _read_file(self, layer: int, offset_bytes: int, part: memoryview) -> int:
-        done = self._host.files.read_into(self.fds[layer], part, offset_bytes)
+        with self._turn:
+            done = self._host.files.read_into(self.fds[layer], part, offset_bytes)
         if done < min(len(part), self._lengths_bytes[layer] - offset_bytes):
             raise errors.StorageError("A file became shorter while it was read.")
         return done
@@ -192,6 +196,7 @@ class ServedView:
     :param contexts: the kinds of block status that are asked for.
     :param blocks: where the view can hold anything but zeros, if the server cannot tell.
     :param guard: what makes failures those of an image that is not trusted.
+    :param size_bytes: where it ends at most; None for where the server says.
     """
 
     def __init__(
@@ -202,11 +207,14 @@ class ServedView:
         contexts: Sequence[str],
         guard: Guard,
         blocks: BlockMap | None = None,
+        size_bytes: int | None = None,
     ) -> None:
         self._host, self._uri, self._guard, self._blocks = host, uri, guard, blocks
         with guard():
             self._client = stack.enter_context(NbdClient(host, uri, contexts))
         self.size_bytes = self._client.size_bytes
+        if size_bytes is not None:
+            self.size_bytes = min(self.size_bytes, size_bytes)
 
     def runs(self, start_bytes: int) -> Iterator[Run]:
         """See :class:`View`."""
@@ -251,16 +259,22 @@ class _Mapped(msgspec.Struct):
     offset: int | None = None
 
 
-def mapped(host: Host, chain: Chain, start_bytes: int, end_bytes: int) -> Iterator[Run]:
+def mapped(host: Host, chain: Chain, fds: Sequence[int], start_bytes: int, end_bytes: int) -> Iterator[Run]:
     """What lies where in a chain of files, told by QEMU as it is asked for; no data is read.
 
+    :param fds: the layers' files: what is told is of them, whatever has their names by now.
     :raises diskyard.errors.StorageError: a layer cannot be opened, or QEMU does not answer.
     :raises diskyard.errors.LeaseHeld: another program has one open for writing.
     """
     doing = f"asking where volume {chain[0].name} has what it holds"
-    graph = json.dumps(blockdev_graph(host, chain, read_only=True))
+    opened = tuple(
+        replace(layer, protocol={**layer.protocol, "filename": f"/dev/fd/{fd}"})
+        for layer, fd in zip(chain, fds, strict=True)
+    )
+    graph = json.dumps(blockdev_graph(host, opened, read_only=True))
     span = (f"--start-offset={start_bytes}", f"--max-length={end_bytes - start_bytes}")
-    child = host.commands.start(["qemu-img", "map", "--output=json", *span, "json:" + graph], capture=True)
+    words = ["qemu-img", "map", "--output=json", *span, "json:" + graph]
+    child = host.commands.start(words, inherit_fds=fds, capture=True)
     try:
         for line in _lines(host, child, doing):
             found = expected(line, _Mapped, doing)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -15,10 +16,11 @@ import pytest
 from diskyard import errors
 from diskyard.host import Clock, Files, Host
 from diskyard.mover.copy import copy_view
+from diskyard.mover.differences import Differences, Side
 from diskyard.mover.interface import Stopped
 from diskyard.mover.transfer import private_copy
 from diskyard.mover.untrusted import IMPORT_LIMITS, import_layer
-from diskyard.mover.views import FileView
+from diskyard.mover.views import FileView, Reader, Run
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, graph, run
 
 CLUSTER = 65536
@@ -217,3 +219,50 @@ def test_a_file_that_tells_nonsense_is_an_error(bench: Bench, start: int, end: i
         assert view is not None
         with pytest.raises(errors.StorageError, match="does not tell"):
             list(view.runs(0))
+
+
+def test_what_is_told_is_of_the_files_that_are_open(bench: Bench) -> None:
+    """A merge and a clean may take their names away meanwhile."""
+    root = bench.layer("root", "raw", MIB)
+    bench.fill((root,), [(0, MIB, 5)])
+    top = bench.layer("top", "qcow2", MIB, (root,))
+    with ExitStack() as stack:
+        view = FileView.of(stack, bench.host, (top, root))
+        assert view is not None
+        os.unlink(str(root.path))
+        (run_told,) = view.runs(0)
+    assert (run_told.layer, run_told.is_zero, run_told.length_bytes) == (1, False, MIB)
+
+
+def test_a_stop_is_heard_while_nothing_differs(bench: Bench) -> None:
+    """A huge image whose every cluster is the base's has no move for a long time."""
+    told = 0
+
+    class Same:
+        size_bytes = 1 << 40
+
+        def runs(self, start_bytes: int) -> Iterator[Run]:
+            nonlocal told
+            for offset in range(start_bytes, self.size_bytes, CLUSTER):
+                told += 1
+                assert told < 10_000
+                yield Run(offset, CLUSTER, False, offset // CLUSTER % 2, offset)
+
+        def reader(self, stack: ExitStack) -> Reader:
+            raise AssertionError("no data is read")
+
+    differences = Differences(
+        Side(Same(), 0),
+        Side(Same(), 0),
+        Same.size_bytes,
+        base_is_zeroed=True,
+        sharing=None,
+        unit_bytes=CLUSTER,
+        most_bytes=MIB,
+    )
+
+    def stop() -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        list(differences.moves(0, stop))
