@@ -51,10 +51,10 @@ NEEDED = [
     # What is moved. The last flush, which may be QEMU's, and the sync of the file after it each make
     # the same durable: the first tells what QEMU could not write, the second what the system could
     # not. Both together:
-    Removal("mend a copy", (r"flush < run < copy < copy_view", r"sync_path < sync_layer < copy_view")),
+    Removal("mend a copy", (r"flush < _flush < _serve", r"sync_path < sync_layer < copy_view")),
     Removal(
         "mend a difference",
-        (r"QEMU since nbd flush < flush < run < copy < copy_view", r"sync_path < sync_layer < copy_view"),
+        (r"QEMU since nbd flush < flush < _flush < _serve", r"sync_path < sync_layer < copy_view"),
     ),
     Removal("mend with checkpoints", (r"flush < _flush < _serve",)),
     Removal(
@@ -75,7 +75,7 @@ NEEDED = [
             r"sync_path < sync_layer < grow",
         ),
     ),
-    Removal("export to the disk", (r"flush < run < copy < copy_view", r"sync_path < sync_layer < copy_view")),
+    Removal("export to the disk", (r"flush < _flush < _serve", r"sync_path < sync_layer < copy_view")),
     Removal("export to the disk", (r"folder: _write_in < _write_file",)),
     # Repositories.
     Removal("create repository", (r"folder: (_make_root < )?_make_folders < create",)),
