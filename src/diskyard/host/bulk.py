@@ -69,6 +69,11 @@ class BulkFiles(ReadingFiles):
         return done
 
     @storage_call
+    def will_need(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
+        """Have the storage begin to read a range; nobody waits for it."""
+        os.posix_fadvise(fd, offset_bytes, length_bytes, os.POSIX_FADV_WILLNEED)
+
+    @storage_call
     def next_data(self, fd: int, offset_bytes: int) -> tuple[int, int] | None:
         """Where the next range begins and ends that is no hole; None if there is none.
 

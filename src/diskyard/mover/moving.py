@@ -89,6 +89,7 @@ class Mover:
         self, host: Host, stack: ExitStack, source: View, base: View | None, target: Target, monitor: Monitor
     ) -> None:
         self._host, self._monitor = host, monitor
+        self._source, self._base = source, base
         self._zeros = Buffer(MOST_BYTES)  # never written: the kernel gives it no memory
         tools = [
             _Tools(
@@ -207,6 +208,10 @@ class Mover:
         while len(self._in_flight) >= _IN_FLIGHT_MOST:
             self._collect(wait=True)
         self._tick()
+        for move in batch:
+            self._source.expect(move.source)
+            if self._base is not None:
+                self._base.expect(move.base)
         start, end = batch[0].offset_bytes, batch[-1].offset_bytes + batch[-1].length_bytes
         future = self._workers.submit(partial(self._do, batch))
         self._in_flight.append(_Flight(future, start, end, size_bytes))

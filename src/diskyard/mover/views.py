@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -30,6 +30,7 @@ from diskyard.mover.interface import Chain
 from diskyard.mover.nbdclient import NbdClient
 
 _WINDOW_BYTES = 1 << 30  # asked of an NBD server at once: at most 16,384 clusters
+_LONG_BYTES = 1 << 20
 _MAP_PIECE_BYTES = 64 << 10  # read at once, and kept no longer
 _MAP_TIMEOUT_S = 60.0
 _ZEROS = bytes(1 << 20)
@@ -93,6 +94,9 @@ class View(Protocol):
         :raises NeedsServer: it cannot be read from its files.
         """
 
+    def expect(self, runs: Sequence[Run]) -> None:
+        """Some runs will be read soon: what would be waited for one by one may be begun together."""
+
     def reader(self, stack: ExitStack) -> Reader:
         """A reader for one more thread, closed with ``stack``."""
 
@@ -107,7 +111,7 @@ class FileView:
 
     def __init__(self, host: Host, chain: Chain, fds: Sequence[int], size_bytes: int | None = None) -> None:
         self._host, self._chain, self.fds = host, chain, tuple(fds)
-        # One after the other they go through a file in order, which is what the kernel reads ahead.
+        # Long runs are read in turn: so a file is gone through in order, as the kernel reads it ahead.
         self._turn = threading.Lock()
         self._is_raw = len(chain) == 1 and chain[0].format == "raw"
         with os_errors("reading a volume's size"):
@@ -158,6 +162,13 @@ class FileView:
         if offset < self.size_bytes:  # a header that says less than the record: zeros, as of a short layer
             yield Run(offset, self.size_bytes - offset, True, -1)
 
+    def expect(self, runs: Sequence[Run]) -> None:
+        """See :class:`View`. Long runs the kernel reads ahead by itself, and better so."""
+        with os_errors("reading a volume"):
+            for run in runs:
+                if not run.is_zero and run.length_bytes < _LONG_BYTES and run.file_offset_bytes is not None:
+                    self._host.files.will_need(self.fds[run.layer], run.file_offset_bytes, run.length_bytes)
+
     def reader(self, stack: ExitStack) -> Reader:
         """See :class:`View`."""
         return self
@@ -176,7 +187,7 @@ class FileView:
         clear(memory[position:])
 
     def _read_file(self, layer: int, offset_bytes: int, part: memoryview) -> int:
-        with self._turn:
+        with self._turn if len(part) >= _LONG_BYTES else nullcontext():
             done = self._host.files.read_into(self.fds[layer], part, offset_bytes)
         if done < min(len(part), self._lengths_bytes[layer] - offset_bytes):
             raise errors.StorageError("A file became shorter while it was read.")
@@ -230,6 +241,9 @@ class ServedView:
             for length, is_zero, layer in known:
                 yield Run(offset, length, is_zero, layer)
                 offset += length
+
+    def expect(self, runs: Sequence[Run]) -> None:
+        """See :class:`View`: the server is asked by several threads anyway."""
 
     def reader(self, stack: ExitStack) -> Reader:
         """See :class:`View`."""

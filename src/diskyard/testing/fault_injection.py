@@ -37,7 +37,7 @@ _READS = frozenset(
         "fingerprint_of", "exists", "is_folder", "size_bytes_of", "resolve", "device_of", "room",
         "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes", "lock_folder",
         "try_lock_folder", "read_open", "names",
-        "read_into", "next_data", "physical_extents",
+        "read_into", "will_need", "next_data", "physical_extents",
         "nbd connect", "nbd read", "nbd block status", "qemu-img map",
     )
 )  # fmt: skip

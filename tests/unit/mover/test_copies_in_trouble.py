@@ -7,7 +7,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -247,6 +247,9 @@ def test_a_stop_is_heard_while_nothing_differs(bench: Bench) -> None:
                 told += 1
                 assert told < 10_000
                 yield Run(offset, CLUSTER, False, offset // CLUSTER % 2, offset)
+
+        def expect(self, runs: Sequence[Run]) -> None:
+            raise AssertionError("no data is read")
 
         def reader(self, stack: ExitStack) -> Reader:
             raise AssertionError("no data is read")

@@ -52,6 +52,9 @@ class Told:
                 yield Run(begin, offset - begin, value == ZERO, layer, begin if value else None)
                 begin = offset
 
+    def expect(self, runs: Sequence[Run]) -> None:
+        raise AssertionError("no data is read")
+
     def reader(self, stack: ExitStack) -> Reader:
         raise AssertionError("no data is read")
 
