@@ -28,7 +28,7 @@ _IN_FLIGHT_MOST = 2 * _WORKERS
 _BATCH_MOVES = 64  # little moves are handed over together
 _CHECKPOINT_S = 2.0
 _COUNTING_S = 2.0
-_KEPT_MOVES = 10_000  # about 6 MiB of what was found while counting
+_KEPT_MOVES = 10_000  # some 6 MiB of what was found while counting; more where runs are little
 _TICK_S = 0.1
 _STUCK_S = 10.0
 

@@ -17,7 +17,7 @@ from diskyard import errors
 from diskyard.host import Clock, Files, Host
 from diskyard.mover.copy import copy_view
 from diskyard.mover.differences import Differences, Side
-from diskyard.mover.interface import Stopped
+from diskyard.mover.interface import Stopped, VolumeFormat
 from diskyard.mover.transfer import private_copy
 from diskyard.mover.untrusted import IMPORT_LIMITS, import_layer
 from diskyard.mover.views import FileView, Reader, Run
@@ -28,9 +28,9 @@ CLUSTER = 65536
 
 @pytest.mark.parametrize("format", ["raw", "qcow2"])
 @pytest.mark.parametrize("start_bytes", [0, 5 * MIB])
-def test_a_base_that_is_longer_than_its_record(bench: Bench, format: str, start_bytes: int) -> None:
+def test_a_base_that_is_longer_than_its_record(bench: Bench, format: VolumeFormat, start_bytes: int) -> None:
     """An extend that was cut leaves one, and what lies over it shows all of it."""
-    longer = bench.layer("base", format, 4 * MIB)  # type: ignore[arg-type]
+    longer = bench.layer("base", format, 4 * MIB)
     bench.fill((longer,), [(0, 4 * MIB, 7)])
     base = replace(longer, size_bytes=2 * MIB)
     source = bench.layer("source", "raw", 8 * MIB)

@@ -16,7 +16,7 @@ from diskyard.host import Files
 from diskyard.leases.local import LocalLeases
 from diskyard.mover.copy import copy_view
 from diskyard.mover.crew import Crew
-from diskyard.mover.interface import Chain, Layer, Stopped
+from diskyard.mover.interface import Chain, Layer, Stopped, VolumeFormat
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, check
 
 ODD = 3 * MIB + 512
@@ -170,7 +170,7 @@ def test_moves_that_have_not_begun_do_not_keep_a_failed_copy_waiting() -> None:
 
 @pytest.mark.parametrize("format", ["raw", "qcow2"])
 def test_what_takes_long_to_count_is_counted_beside_the_copying(
-    bench: Bench, format: str, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, format: VolumeFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The total is not known at first, then it is, and it is right."""
     monkeypatch.setattr("diskyard.mover.moving._COUNTING_S", -1.0)
@@ -178,7 +178,7 @@ def test_what_takes_long_to_count_is_counted_beside_the_copying(
     bench.scatter((base,), 2)
     source = bench.layer("source", "raw", 64 * MIB)
     bench.fill((source,), [(index * 4 * MIB, MIB, index + 1) for index in range(16)])
-    chain: Chain = (bench.layer("target", format, 64 * MIB, (base,) if format == "qcow2" else ()),)  # type: ignore[arg-type]
+    chain: Chain = (bench.layer("target", format, 64 * MIB, (base,) if format == "qcow2" else ()),)
     if format == "qcow2":
         chain = (*chain, base)
     totals = list[int]()
