@@ -23,7 +23,7 @@ from diskyard.mover.targets import Target, Writer
 from diskyard.mover.views import Reader, View
 
 MOST_BYTES = 1 << 20  # of one move: larger ones move no quicker, and their buffers are memory
-_WORKERS = 2  # as many as there are processors: more only take turns
+_WORKERS = 2  # measured on two processors, where more only took turns
 _IN_FLIGHT_MOST = 2 * _WORKERS
 _BATCH_MOVES = 64  # little moves are handed over together
 _CHECKPOINT_S = 2.0
