@@ -10,6 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,6 @@ from diskyard.host import Host
 from diskyard.model.results import ImageStatus
 from diskyard.mover.copy import copy_view
 from diskyard.mover.interface import Chain
-
-LOOK_EVERY_S = 0.002
 
 
 class CopyJob(msgspec.Struct, tag=True):
@@ -116,9 +115,9 @@ def _call(job: VerbJob) -> Report:
         before = _Counted()
         options = {"track_changes": job.track_changes}
         image_id = yard.copy_image(job.target, job.image_id, job.base_image_id, options=options)
-        # Embedded, wait_for_image looks only every 50 ms.
-        while is_under_way(yard.get_image_status(job.target, image_id)):
-            time.sleep(LOOK_EVERY_S)
+        with closing(yard.transport.watch(("task", "image"), None)) as changes:
+            while is_under_way(yard.get_image_status(job.target, image_id)):
+                next(changes)
         report = before.report(image_id)
         yard.wait_for_image(job.target, image_id)
         yard.wait_for_tasks()

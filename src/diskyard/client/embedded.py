@@ -76,11 +76,17 @@ class Embedded:
     # -- events ------------------------------------------------------------------------
 
     def watch(self, types: Sequence[EventType], timeout_s: float | None) -> Generator[Event | None]:
-        """Say to look, often: other processes of this host tell no events here."""
+        """Say to look: at once when something happens here, and often: other processes tell no events here."""
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while until_s is None or time.monotonic() < until_s:
-            time.sleep(_POLL_S)
-            yield None
+        woken = threading.Event()
+        end = self.service.events.listen(woken.set)
+        try:
+            while until_s is None or time.monotonic() < until_s:
+                woken.wait(_POLL_S if until_s is None else min(_POLL_S, max(0.0, until_s - time.monotonic())))
+                woken.clear()
+                yield None
+        finally:
+            end()
 
     def events(
         self, types: Sequence[EventType], repository_id: str | None, last_event_id: str | None

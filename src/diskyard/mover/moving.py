@@ -22,7 +22,7 @@ from diskyard.mover.qcow2_header import CLUSTER_BYTES
 from diskyard.mover.targets import Target, Writer
 from diskyard.mover.views import Reader, View
 
-MOST_BYTES = 1 << 20  # of one move: larger ones move no quicker, and their buffers are memory
+MOST_BYTES = 512 << 10  # of one move: larger ones move no quicker, and their buffers are memory
 _WORKERS = 2  # measured on two processors, where more only took turns
 _IN_FLIGHT_MOST = 2 * _WORKERS
 _BATCH_MOVES = 64  # little moves are handed over together

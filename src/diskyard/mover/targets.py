@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections import deque
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -10,8 +12,8 @@ from diskyard.host import Host
 from diskyard.mover.durable import os_errors
 from diskyard.mover.nbdclient import NbdClient
 
-# Of ext4 on Linux 6.18 twice as much at once takes twice as long for each byte.
-_WRITE_MOST_BYTES = 256 << 10
+_SPAN_BYTES = 1 << 20  # written before the storage is told to take it
+_SPANS_BEHIND = 16  # taken together at most; measured, as are the pieces (docs/performance.md)
 
 
 class Writer(Protocol):
@@ -45,6 +47,7 @@ class FileTarget:
         with os_errors("opening a volume to write it"):
             self._fd = host.files.open_for_writing(path)
         stack.callback(os.close, self._fd)
+        self._behind = _WriteBehind(host, self._fd)
 
     def writer(self, stack: ExitStack) -> Writer:
         """See :class:`Target`."""
@@ -53,9 +56,8 @@ class FileTarget:
     def write(self, memory: memoryview, offset_bytes: int) -> None:
         """See :class:`Writer`; any number of threads may."""
         with os_errors("writing a volume"):
-            for start in range(0, len(memory), _WRITE_MOST_BYTES):
-                part = memory[start : start + _WRITE_MOST_BYTES]
-                self._files.write(self._fd, part, offset_bytes + start)
+            self._files.write(self._fd, memory, offset_bytes)
+            self._behind.wrote(offset_bytes, len(memory))
 
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
         """See :class:`Writer`: it is zeros already."""
@@ -64,6 +66,38 @@ class FileTarget:
         """See :class:`Target`."""
         with os_errors("making a volume durable"):
             self._files.sync(self._fd)
+
+
+class _WriteBehind:
+    """Has the storage take what is written soon after, and the memory go on to what follows.
+
+    So the storage is not idle until the end, what waits for it stays little, and the page cache
+    keeps what others have in it.
+    """
+
+    def __init__(self, host: Host, fd: int) -> None:
+        self._files, self._fd = host.files, fd
+        self._lock = threading.Lock()
+        self._written_bytes = 0
+        self._start_bytes, self._end_bytes = 1 << 63, 0
+        self._spans: deque[tuple[int, int]] = deque()
+
+    def wrote(self, offset_bytes: int, length_bytes: int) -> None:
+        """A range was written; any thread may tell. It may have to wait for the storage."""
+        with self._lock:
+            self._start_bytes = min(self._start_bytes, offset_bytes)
+            self._end_bytes = max(self._end_bytes, offset_bytes + length_bytes)
+            self._written_bytes += length_bytes
+            if self._written_bytes < _SPAN_BYTES:
+                return
+            begun = (self._start_bytes, self._end_bytes - self._start_bytes)
+            self._written_bytes = 0
+            self._start_bytes, self._end_bytes = 1 << 63, 0
+            self._spans.append(begun)
+            ended = self._spans.popleft() if len(self._spans) > _SPANS_BEHIND else None
+        self._files.begin_write_out(self._fd, *begun)
+        if ended is not None:
+            self._files.end_write_out(self._fd, *ended)
 
 
 class ServedTarget:

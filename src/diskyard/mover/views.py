@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -111,8 +110,6 @@ class FileView:
 
     def __init__(self, host: Host, chain: Chain, fds: Sequence[int], size_bytes: int | None = None) -> None:
         self._host, self._chain, self.fds = host, chain, tuple(fds)
-        # Long runs are read in turn: so a file is gone through in order, as the kernel reads it ahead.
-        self._turn = threading.Lock()
         self._is_raw = len(chain) == 1 and chain[0].format == "raw"
         with os_errors("reading a volume's size"):
             self._lengths_bytes = [os.lseek(fd, 0, os.SEEK_END) for fd in fds]
@@ -187,8 +184,7 @@ class FileView:
         clear(memory[position:])
 
     def _read_file(self, layer: int, offset_bytes: int, part: memoryview) -> int:
-        with self._turn if len(part) >= _LONG_BYTES else nullcontext():
-            done = self._host.files.read_into(self.fds[layer], part, offset_bytes)
+        done = self._host.files.read_into(self.fds[layer], part, offset_bytes)
         if done < min(len(part), self._lengths_bytes[layer] - offset_bytes):
             raise errors.StorageError("A file became shorter while it was read.")
         return done

@@ -53,6 +53,8 @@ _NEED_ROOM = frozenset(
         "preallocate",
         "clone",
         "sync",
+        "begin_write_out",
+        "end_write_out",
         "make_folder",
         "link",
         "symlink",
