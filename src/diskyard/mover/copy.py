@@ -12,19 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from diskyard import errors
 from diskyard.host import Host, Limits
 from diskyard.mover.blockgraph import StorageDaemon
+from diskyard.mover.crew import Crew, when_ended
 from diskyard.mover.differences import Differences, Side, common_layers
 from diskyard.mover.durable import sync_layer
 from diskyard.mover.foreign_headers import BlockMap
 from diskyard.mover.interface import Chain, Monitor
-from diskyard.mover.moving import MOST_BYTES, Mover, Moves
+from diskyard.mover.moving import MOST_BYTES, STUCK_S, Mover
 from diskyard.mover.nbdclient import ALLOCATION, DEPTH
 from diskyard.mover.qcow2_header import CLUSTER_BYTES
 from diskyard.mover.sharing import Sharing
 from diskyard.mover.targets import FileTarget, ServedTarget, Target
+from diskyard.mover.telling import Moves, Telling
 from diskyard.mover.views import ALL_BYTES, FileView, Guard, NeedsServer, ServedView, View
 
 _FILE_UNIT_BYTES = 4096  # the blocks that file systems mostly allocate
@@ -125,7 +128,6 @@ class _Way:
                 stack.callback(os.close, os.dup(fd))
             source = self._open_source(stack, served=served)
             base = None if len(self.target) == 1 else self._open_base(stack, served=served)
-            target = self._open_target(stack)
             most_bytes = self._most_bytes()
             differences = Differences(
                 Side(source, own_layers[0]),
@@ -133,19 +135,24 @@ class _Way:
                 size_bytes,
                 base_is_zeroed=self.target_zeroed,
                 sharing=_sharing(self.host, source, base),
-                unit_bytes=_FILE_UNIT_BYTES if isinstance(target, FileTarget) else CLUSTER_BYTES,
+                unit_bytes=CLUSTER_BYTES if self._target_file() is None else _FILE_UNIT_BYTES,
                 most_bytes=most_bytes,
             )
-            mover = Mover(self.host, stack, source, base, target, self.monitor)
-            drop_zeros = base is not None or self.target_zeroed
             moves = Moves(differences, start_bytes, size_bytes, most_bytes)
+            telling = Telling(moves)  # while the target is opened, which takes as long as the first answer
+            crews: Sequence[Crew[Any]] = (telling.crew,)
             try:
+                target = self._open_target(stack)
+                mover = Mover(self.host, stack, source, base, target, telling, self.monitor)
+                crews = mover.crews
+                drop_zeros = base is not None or self.target_zeroed
                 mover.run(moves, drop_zeros=drop_zeros, give_up=self._kill)
             finally:
-                if mover.is_stuck:
+                telling.end(STUCK_S)
+                if any(crew.is_alive() for crew in crews):
                     # A write that hangs may be done yet: till then nobody else gets the lease, and no
                     # other file the number of the descriptor that is written to.
-                    mover.when_ended(stack.pop_all().close)
+                    when_ended(crews, stack.pop_all().close)
 
     def _most_bytes(self) -> int:
         """Of one move: little where a slow rate is asked for, which shall not come in bursts."""
@@ -184,10 +191,16 @@ class _Way:
         found = None if served else FileView.of(stack, self.host, self.target[1:], ALL_BYTES)
         return found or self._serve(stack, self._shared_daemon(stack), self.target[1:], nullcontext)
 
+    def _target_file(self) -> str | None:
+        """The file that the target is, if it is written by this process."""
+        top = self.target[0]
+        return top.path if len(self.target) == 1 and top.format == "raw" and self.target_zeroed else None
+
     def _open_target(self, stack: ExitStack) -> Target:
         top = self.target[0]
-        if len(self.target) == 1 and top.format == "raw" and top.path is not None and self.target_zeroed:
-            return FileTarget(stack, self.host, top.path)
+        path = self._target_file()
+        if path is not None:
+            return FileTarget(stack, self.host, path)
         daemon = self._shared_daemon(stack)
         node = daemon.open_chain(self.target, writable=(top.name,), buffered=True)
         return ServedTarget(stack, self.host, daemon.export_nbd(node, writable=True))

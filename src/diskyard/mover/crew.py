@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Tool = TypeVar("Tool")
 
@@ -64,3 +64,14 @@ class Crew(Generic[Tool]):
                 future.set_exception(error)
             else:
                 future.set_result(None)
+
+
+def when_ended(crews: Sequence[Crew[Any]], do: Callable[[], None]) -> None:
+    """Do something when no thread of some crews is left, whenever that may be; nobody waits for it."""
+
+    def wait() -> None:
+        for crew in crews:
+            crew.join()
+        do()
+
+    threading.Thread(target=wait, name="crews-end", daemon=True).start()

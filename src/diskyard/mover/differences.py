@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from diskyard.mover.interface import Chain
 from diskyard.mover.sharing import Sharing
-from diskyard.mover.views import Run, View
+from diskyard.mover.views import Run, Runs, View
 
 _ZERO_MOST_BYTES = 1 << 30
 _LOOK_AROUND_RUNS = 256  # some milliseconds
@@ -122,8 +122,8 @@ class Differences:
         self._unit_bytes = unit_bytes
         self._most_bytes = most_bytes
 
-    def moves(self, start_bytes: int, look_around: Callable[[], None] | None = None) -> Iterator[Move]:
-        """The moves from ``start_bytes`` on, in order.
+    def moves(self, start_bytes: int, look_around: Callable[[], None] | None = None) -> Generator[Move]:
+        """The moves from ``start_bytes`` on, in order; closing them ends the programs that tell of runs.
 
         :param look_around: called now and then while there are none for long.
         """
@@ -133,32 +133,36 @@ class Differences:
             return self._data(begin, look_around)
         return self._changes(begin, look_around)
 
-    def _data(self, begin: int, look_around: Callable[[], None]) -> Iterator[Move]:
+    def _data(self, begin: int, look_around: Callable[[], None]) -> Generator[Move]:
         """All data where there is nothing to compare it with; quicker for very many little runs."""
-        for index, run in enumerate(self._source.view.runs(begin)):
-            if index % _LOOK_AROUND_RUNS == 0:
-                look_around()
-            end = min(run.end_bytes, self._size_bytes)
-            if end % self._unit_bytes and end != self._size_bytes:
-                yield from self._changes(run.offset_bytes, look_around)  # it shares a unit with what follows
+        with closing(self._source.view.runs(begin)) as runs:
+            for index, run in enumerate(runs):
+                if index % _LOOK_AROUND_RUNS == 0:
+                    look_around()
+                end = min(run.end_bytes, self._size_bytes)
+                if end % self._unit_bytes and end != self._size_bytes:
+                    break  # it shares a unit with what follows
+                if run.is_zero:
+                    continue
+                for start in range(run.offset_bytes, end, self._most_bytes):
+                    part_end = min(start + self._most_bytes, end)
+                    yield Move(start, part_end - start, (run.cut(start, part_end),), ())
+            else:
                 return
-            if run.is_zero:
-                continue
-            for start in range(run.offset_bytes, end, self._most_bytes):
-                part_end = min(start + self._most_bytes, end)
-                yield Move(start, part_end - start, (run.cut(start, part_end),), ())
+        yield from self._changes(run.offset_bytes, look_around)
 
-    def _changes(self, begin: int, look_around: Callable[[], None]) -> Iterator[Move]:
+    def _changes(self, begin: int, look_around: Callable[[], None]) -> Generator[Move]:
         current: _Stretch | None = None
-        for index, stretch in enumerate(self._in_units(self._stretches(begin))):
-            if index % _LOOK_AROUND_RUNS == 0:
-                look_around()
-            if current is not None and self._go_together(current, stretch):
-                current = current.joined(stretch)
-                continue
-            if current is not None:
-                yield from self._cut(current)
-            current = stretch if stretch.bits & _MAY_DIFFER else None
+        with closing(self._stretches(begin)) as stretches:
+            for index, stretch in enumerate(self._in_units(stretches)):
+                if index % _LOOK_AROUND_RUNS == 0:
+                    look_around()
+                if current is not None and self._go_together(current, stretch):
+                    current = current.joined(stretch)
+                    continue
+                if current is not None:
+                    yield from self._cut(current)
+                current = stretch if stretch.bits & _MAY_DIFFER else None
         if current is not None:
             yield from self._cut(current)
 
@@ -193,15 +197,16 @@ class Differences:
             if max(start, whole_end) < end:
                 shared = stretch.cut(max(start, whole_end), end)
 
-    def _stretches(self, start_bytes: int) -> Iterator[_Stretch]:
+    def _stretches(self, start_bytes: int) -> Generator[_Stretch]:
         """Everything from an offset on: a range for each pair of runs, or part of one."""
         with ExitStack() as stack:
-            source = stack.enter_context(closing(_Cursor(self._source.view)))
-            base = None if self._base is None else stack.enter_context(closing(_Cursor(self._base.view)))
+            cursors = [
+                _Cursor(stack.enter_context(closing(side.view.runs(start_bytes))))
+                for side in (self._source, self._base)
+                if side is not None
+            ]
+            source, base = cursors[0], cursors[1] if len(cursors) > 1 else None
             sharing = None if self._sharing is None else self._sharing()
-            cursors = [source] if base is None else [source, base]
-            for cursor in cursors:
-                cursor.begin(start_bytes)
             offset = start_bytes
             while offset < self._size_bytes:
                 end = min(self._size_bytes, *(cursor.reaches(offset) for cursor in cursors))
@@ -236,23 +241,15 @@ class Differences:
 class _Cursor:
     """Goes along a view's runs; beyond its end there are none."""
 
-    def __init__(self, view: View) -> None:
-        self._view = view
-        self._runs: Iterator[Run] = iter(())
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
         self._run: Run | None = None
-
-    def begin(self, start_bytes: int) -> None:
-        self._runs = self._view.runs(start_bytes)
-        self._run = next(self._runs, None)
-
-    def close(self) -> None:
-        """End the program that tells the runs, if one does: an error can keep this for long."""
-        if isinstance(self._runs, Generator):
-            self._runs.close()
+        self._is_begun = False
 
     def reaches(self, offset_bytes: int) -> int:
         """How far from an offset one run, or the absence of any, goes."""
-        while self._run is not None and self._run.end_bytes <= offset_bytes:
+        while not self._is_begun or (self._run is not None and self._run.end_bytes <= offset_bytes):
+            self._is_begun = True
             self._run = next(self._runs, None)
         return self._run.end_bytes if self._run is not None else 1 << 63
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as StillRunning
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,28 +14,20 @@ from typing import Any
 from diskyard.host import Host
 from diskyard.host.bulk import Buffer
 from diskyard.mover.crew import Crew
-from diskyard.mover.differences import Differences, Move, moved_bytes
+from diskyard.mover.differences import Move, moved_bytes
 from diskyard.mover.interface import Monitor
 from diskyard.mover.pace import Pace
 from diskyard.mover.qcow2_header import CLUSTER_BYTES
 from diskyard.mover.targets import Target, Writer
+from diskyard.mover.telling import Batch, Moves, Telling
 from diskyard.mover.views import Reader, View
 
 MOST_BYTES = 512 << 10  # of one move: larger ones move no quicker, and their buffers are memory
 _WORKERS = 2  # measured on two processors, where more only took turns
 _IN_FLIGHT_MOST = 2 * _WORKERS
-_BATCH_MOVES = 64  # little moves are handed over together
 _CHECKPOINT_S = 2.0
-_COUNTING_S = 2.0
-_KEPT_MOVES = 10_000  # some 6 MiB of what was found while counting; more where runs are little
 _TICK_S = 0.1
-_STUCK_S = 10.0
-
-Batch = list[Move]
-
-
-class _TakesLong(Exception):
-    """Counting goes on too long to be waited for."""
+STUCK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +39,6 @@ class _Tools:
     writer: Writer
     memory: Buffer
     other: Buffer
-
-
-@dataclass(frozen=True, slots=True)
-class Moves:
-    """What there is to do.
-
-    :param start_bytes: everything below is durable already.
-    :param size_bytes: of the target's view.
-    :param most_bytes: no move reads more.
-    """
-
-    differences: Differences
-    start_bytes: int
-    size_bytes: int
-    most_bytes: int
-
-    def told(self, look_around: Callable[[], None]) -> Iterator[Move]:
-        """The moves, in order; ``look_around`` is called now and then while there are none for long."""
-        return self.differences.moves(self.start_bytes, look_around)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +58,14 @@ class Mover:
     """
 
     def __init__(
-        self, host: Host, stack: ExitStack, source: View, base: View | None, target: Target, monitor: Monitor
+        self,
+        host: Host,
+        stack: ExitStack,
+        source: View,
+        base: View | None,
+        target: Target,
+        telling: Telling,
+        monitor: Monitor,
     ) -> None:
         self._host, self._monitor = host, monitor
         self._source, self._base = source, base
@@ -103,13 +82,11 @@ class Mover:
         ]
         self._workers = Crew(tools, "copy")
         self._flusher = Crew([target], "flush")
-        self._counter: Crew[Moves] | None = None
-        self._counting: Future[None] | None = None
+        self._telling = telling
         self._ended = False
         self._in_flight: deque[_Flight] = deque()
         self._flushing: tuple[Future[None], int] | None = None
         self._moved_bytes = 0
-        self._total_bytes: int | None = None
         self._reached_bytes = 0
         self._checkpoint_s = host.clock.monotonic_s()
         self._drop_zeros = False
@@ -121,11 +98,11 @@ class Mover:
         :param give_up: called after a failure if workers do not come back.
         """
         self._reached_bytes, self._drop_zeros = moves.start_bytes, drop_zeros
+        pace = Pace(self._host, self._monitor)
         try:
-            counted = self._count(moves)
-            pace = Pace(self._host, self._monitor)  # the time that counting took is not made up for
-            for batch in _batches(counted, moves.most_bytes):
-                self._admit(batch, pace)
+            with closing(self._telling.batches(self._tick)) as batches:
+                for batch in batches:
+                    self._admit(batch, pace)
             while self._in_flight:
                 self._collect(wait=True)
             self._flush_all()
@@ -136,70 +113,26 @@ class Mover:
                 self._end()
             raise
         self._end()
-        self._total_bytes = self._moved_bytes
         self._reached_bytes = moves.size_bytes
         self._monitor.checkpoint(moves.size_bytes)
-        self._advance()
+        self._monitor.advance(self._moved_bytes, self._moved_bytes)
 
-    def _crews(self) -> list[Crew[Any]]:
-        return [self._workers, self._flusher, *([] if self._counter is None else [self._counter])]
+    @property
+    def crews(self) -> Sequence[Crew[Any]]:
+        """All threads that work for it."""
+        return (self._telling.crew, self._workers, self._flusher)
 
     def _end(self) -> None:
         """Let the threads end as soon as they can."""
         self._ended = True
-        for crew in self._crews():
-            crew.end(_STUCK_S)
+        self._telling.end(STUCK_S)
+        for crew in (self._workers, self._flusher):
+            crew.end(STUCK_S)
 
     @property
     def is_stuck(self) -> bool:
         """Whether storage that hangs still holds a thread, so that what it began may yet be done."""
-        return any(crew.is_alive() for crew in self._crews())
-
-    def when_ended(self, do: Callable[[], None]) -> None:
-        """Do something when no thread is left, whenever that may be; nobody waits for it."""
-
-        def wait() -> None:
-            for crew in self._crews():
-                crew.join()
-            do()
-
-        threading.Thread(target=wait, name="copy-end", daemon=True).start()
-
-    # -- what there is to do --------------------------------------------------------------
-
-    def _count(self, moves: Moves) -> Iterable[Move]:
-        """Tell how much there is to move; the moves, in order.
-
-        If that takes long they begin, and the counting goes on beside them.
-        """
-        begin_s = self._host.clock.monotonic_s()
-
-        def look_around() -> None:
-            self._advance()
-            if self._host.clock.monotonic_s() - begin_s > _COUNTING_S:
-                raise _TakesLong
-
-        total_bytes, kept, is_whole = 0, list[Move](), True
-        try:
-            for index, move in enumerate(moves.told(look_around)):
-                total_bytes += moved_bytes([move])
-                is_whole = index < _KEPT_MOVES
-                if is_whole:
-                    kept.append(move)
-        except _TakesLong:
-            self._counter = Crew([moves], "count")
-            self._counting = self._counter.submit(self._count_on)
-            return moves.told(self._tick)
-        self._total_bytes = total_bytes
-        return kept if is_whole else moves.told(self._tick)
-
-    def _count_on(self, moves: Moves) -> None:
-        def look_around() -> None:
-            if self._ended:
-                raise _TakesLong
-
-        with suppress(_TakesLong):
-            self._total_bytes = sum(moved_bytes([move]) for move in moves.told(look_around))
+        return any(crew.is_alive() for crew in self.crews)
 
     def _admit(self, batch: Batch, pace: Pace) -> None:
         """Begin moves as soon as there is room for them and the rate allows it."""
@@ -240,13 +173,11 @@ class Mover:
         self._advance()
 
     def _advance(self) -> None:
-        self._monitor.advance(self._moved_bytes, self._total_bytes or 0)
+        self._monitor.advance(self._moved_bytes, self._telling.total_bytes or 0)
 
     def _see_to_checkpoint(self) -> None:
         """Now and then make durable what is written, while the moves go on."""
-        if self._counting is not None and self._counting.done():
-            self._counting.result()
-            self._counting = None
+        self._telling.check()
         if self._flushing is not None:
             future, offset_bytes = self._flushing
             if future.done():
@@ -295,20 +226,6 @@ class Mover:
 
 def _flush(target: Target) -> None:
     target.flush()
-
-
-def _batches(moves: Iterable[Move], most_bytes: int) -> Iterator[Batch]:
-    """Moves in groups that are worth handing over to a thread, of about ``most_bytes``."""
-    batch: Batch = []
-    size_bytes = 0
-    for move in moves:
-        if batch and (len(batch) == _BATCH_MOVES or size_bytes + move.length_bytes > most_bytes):
-            yield batch
-            batch, size_bytes = [], 0
-        batch.append(move)
-        size_bytes += move.length_bytes
-    if batch:
-        yield batch
 
 
 def changed_parts(one: Buffer, other: Buffer, length_bytes: int) -> Iterator[tuple[int, int]]:

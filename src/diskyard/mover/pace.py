@@ -8,6 +8,7 @@ from diskyard.host import Host
 from diskyard.mover.interface import Monitor
 
 _SLICE_S = 0.1
+_MADE_UP_FOR_S = 1.0  # no more than this, if for a while there was nothing to move or it was slow
 
 
 class Pace:
@@ -34,6 +35,7 @@ class Pace:
                 self._moved_bytes = next_bytes
             early_s = self._moved_bytes / limit - (self._host.clock.monotonic_s() - self._since_s)
             if early_s <= 0:
+                self._since_s += max(0.0, -early_s - _MADE_UP_FOR_S)
                 return
             self._host.clock.sleep(min(early_s, _SLICE_S))
             advance()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -80,6 +80,17 @@ class Reader(Protocol):
         """Fill memory with the bytes of adjacent runs, and with zeros after them."""
 
 
+class Runs(Protocol):
+    """Runs one after another, for one thread; what tells them is ended by closing it."""
+
+    def __iter__(self) -> Iterator[Run]: ...
+
+    def __next__(self) -> Run: ...
+
+    def close(self) -> None:
+        """Ask no more."""
+
+
 class View(Protocol):
     """What a guest reads through a chain."""
 
@@ -87,10 +98,12 @@ class View(Protocol):
     def size_bytes(self) -> int:
         """Where it ends."""
 
-    def runs(self, start_bytes: int) -> Iterator[Run]:
-        """Everything from an offset on, in order and without gaps.
+    def runs(self, start_bytes: int) -> Runs:
+        """Everything from an offset on, in order and without gaps; to be closed.
 
-        :raises NeedsServer: it cannot be read from its files.
+        A program that tells them is begun at once, so that several can begin together.
+
+        :raises NeedsServer: as they are told: it cannot be read from its files.
         """
 
     def expect(self, runs: Sequence[Run]) -> None:
@@ -130,13 +143,13 @@ class FileView:
                 stack.callback(os.close, fds[-1])
         return cls(host, chain, fds, size_bytes)
 
-    def runs(self, start_bytes: int) -> Iterator[Run]:
+    def runs(self, start_bytes: int) -> Runs:
         """See :class:`View`."""
-        if start_bytes >= self.size_bytes:
-            return iter(())
-        return self._raw_runs(start_bytes) if self._is_raw else self._mapped_runs(start_bytes)
+        if self._is_raw or start_bytes >= self.size_bytes:
+            return self._raw_runs(start_bytes)
+        return _MappedRuns(self._host, self._chain, self.fds, start_bytes, self.size_bytes)
 
-    def _raw_runs(self, offset: int) -> Iterator[Run]:
+    def _raw_runs(self, offset: int) -> Generator[Run]:
         while offset < self.size_bytes:
             with os_errors("asking what a volume holds"):
                 found = self._host.files.next_data(self.fds[0], offset)
@@ -149,15 +162,6 @@ class FileView:
             if end > start:
                 yield Run(start, end - start, False, 0, start)
             offset = end
-
-    def _mapped_runs(self, offset: int) -> Iterator[Run]:
-        for run in mapped(self._host, self._chain, self.fds, offset, self.size_bytes):
-            if not run.is_zero and run.file_offset_bytes is None:
-                raise NeedsServer
-            yield run
-            offset = run.end_bytes
-        if offset < self.size_bytes:  # a header that says less than the record: zeros, as of a short layer
-            yield Run(offset, self.size_bytes - offset, True, -1)
 
     def expect(self, runs: Sequence[Run]) -> None:
         """See :class:`View`. Long runs the kernel reads ahead by itself, and better so."""
@@ -223,7 +227,7 @@ class ServedView:
         if size_bytes is not None:
             self.size_bytes = min(self.size_bytes, size_bytes)
 
-    def runs(self, start_bytes: int) -> Iterator[Run]:
+    def runs(self, start_bytes: int) -> Generator[Run]:
         """See :class:`View`."""
         offset = start_bytes
         while offset < self.size_bytes:
@@ -269,31 +273,54 @@ class _Mapped(msgspec.Struct):
     offset: int | None = None
 
 
-def mapped(host: Host, chain: Chain, fds: Sequence[int], start_bytes: int, end_bytes: int) -> Iterator[Run]:
+class _MappedRuns:
     """What lies where in a chain of files, told by QEMU as it is asked for; no data is read.
 
     :param fds: the layers' files: what is told is of them, whatever has their names by now.
+    :raises NeedsServer: some of it is in no file as it is.
     :raises diskyard.errors.StorageError: a layer cannot be opened, or QEMU does not answer.
     :raises diskyard.errors.LeaseHeld: another program has one open for writing.
     """
-    doing = f"asking where volume {chain[0].name} has what it holds"
-    opened = tuple(
-        replace(layer, protocol={**layer.protocol, "filename": f"/dev/fd/{fd}"})
-        for layer, fd in zip(chain, fds, strict=True)
-    )
-    graph = json.dumps(blockdev_graph(host, opened, read_only=True))
-    span = (f"--start-offset={start_bytes}", f"--max-length={end_bytes - start_bytes}")
-    words = ["qemu-img", "map", "--output=json", *span, "json:" + graph]
-    child = host.commands.start(words, inherit_fds=fds, capture=True)
-    try:
-        for line in _lines(host, child, doing):
-            found = expected(line, _Mapped, doing)
-            yield Run(found.start, found.length, found.zero, found.depth, found.offset)
-    finally:
-        host.commands.stop(child)
+
+    def __init__(
+        self, host: Host, chain: Chain, fds: Sequence[int], start_bytes: int, end_bytes: int
+    ) -> None:
+        doing = f"asking where volume {chain[0].name} has what it holds"
+        opened = tuple(
+            replace(layer, protocol={**layer.protocol, "filename": f"/dev/fd/{fd}"})
+            for layer, fd in zip(chain, fds, strict=True)
+        )
+        graph = json.dumps(blockdev_graph(host, opened, read_only=True))
+        span = (f"--start-offset={start_bytes}", f"--max-length={end_bytes - start_bytes}")
+        words = ["qemu-img", "map", "--output=json", *span, "json:" + graph]
+        self._commands = host.commands
+        self._child = host.commands.start(words, inherit_fds=fds, capture=True)
+        self._told = _told(host, self._child, doing, start_bytes, end_bytes)
+
+    def __iter__(self) -> Iterator[Run]:
+        return self
+
+    def __next__(self) -> Run:
+        return next(self._told)
+
+    def close(self) -> None:
+        """See :class:`Runs`: end the program."""
+        self._told.close()
+        self._commands.stop(self._child)
 
 
-def _lines(host: Host, child: Child, doing: str) -> Iterator[bytes]:
+def _told(host: Host, child: Child, doing: str, offset: int, end_bytes: int) -> Generator[Run]:
+    for line in _lines(host, child, doing):
+        found = expected(line, _Mapped, doing)
+        if not found.zero and found.offset is None:
+            raise NeedsServer
+        yield Run(found.start, found.length, found.zero, found.depth, found.offset)
+        offset = found.start + found.length
+    if offset < end_bytes:  # a header that says less than the record: zeros, as of a short layer
+        yield Run(offset, end_bytes - offset, True, -1)
+
+
+def _lines(host: Host, child: Child, doing: str) -> Generator[bytes]:
     """The objects that a program prints as a JSON array, one on each line."""
     rest = b""
     with Output(child, _MAP_PIECE_BYTES) as output:
