@@ -76,7 +76,7 @@ class Embedded:
     # -- events ------------------------------------------------------------------------
 
     def watch(self, types: Sequence[EventType], timeout_s: float | None) -> Generator[Event | None]:
-        """Say to look: at once when something happens here, and often: other processes tell no events here."""
+        """Say to look: when something happens here, and often, as other processes tell no events here."""
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         woken = threading.Event()
         end = self.service.events.listen(woken.set)

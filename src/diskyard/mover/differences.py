@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
+import msgspec
+
 from diskyard.mover.interface import Chain
 from diskyard.mover.sharing import Sharing
 from diskyard.mover.views import Run, Runs, View
@@ -20,8 +22,7 @@ _LOOK_AROUND_RUNS = 256  # some milliseconds
 _SOURCE_DATA, _BASE_DATA, _MAY_DIFFER = 1, 2, 4
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(msgspec.Struct, frozen=True, gc=False):
     """A range of the target that may have to change, in whole units but for the last.
 
     :param source: the runs to read; empty if it becomes zeros.

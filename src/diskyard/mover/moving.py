@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as StillRunning
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,16 +19,21 @@ from diskyard.mover.differences import Move, moved_bytes
 from diskyard.mover.interface import Monitor
 from diskyard.mover.pace import Pace
 from diskyard.mover.qcow2_header import CLUSTER_BYTES
-from diskyard.mover.targets import Target, Writer
+from diskyard.mover.targets import Part, Target, Writer
 from diskyard.mover.telling import Batch, Moves, Telling
 from diskyard.mover.views import Reader, View
 
 MOST_BYTES = 512 << 10  # of one move: larger ones move no quicker, and their buffers are memory
 _WORKERS = 2  # measured on two processors, where more only took turns
 _IN_FLIGHT_MOST = 2 * _WORKERS
+_LITTLE_MOVES = 16  # in a batch: one worker at a time, as two would only wait for each other
 _CHECKPOINT_S = 2.0
 _TICK_S = 0.1
 STUCK_S = 10.0
+
+
+_Place = tuple[Move, int, int]
+"""A move, and where its bytes begin and end in a worker's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,7 @@ class Mover:
         self._reached_bytes = 0
         self._checkpoint_s = host.clock.monotonic_s()
         self._drop_zeros = False
+        self._in_turn = threading.Lock()
 
     def run(self, moves: Moves, *, drop_zeros: bool, give_up: Callable[[], None]) -> None:
         """Do all moves; durable on return.
@@ -141,10 +148,9 @@ class Mover:
         while len(self._in_flight) >= _IN_FLIGHT_MOST:
             self._collect(wait=True)
         self._tick()
-        for move in batch:
-            self._source.expect(move.source)
-            if self._base is not None:
-                self._base.expect(move.base)
+        self._source.expect(run for move in batch for run in move.source)
+        if self._base is not None:
+            self._base.expect(run for move in batch for run in move.base)
         start, end = batch[0].offset_bytes, batch[-1].offset_bytes + batch[-1].length_bytes
         future = self._workers.submit(partial(self._do, batch))
         self._in_flight.append(_Flight(future, start, end, size_bytes))
@@ -203,42 +209,69 @@ class Mover:
     # -- in the workers ------------------------------------------------------------------
 
     def _do(self, batch: Batch, tools: _Tools) -> None:
-        for move in batch:
+        with self._in_turn if len(batch) >= _LITTLE_MOVES else nullcontext():
             if self._ended:
                 return
-            if move.is_zero:
-                tools.writer.zero(move.offset_bytes, move.length_bytes)
-                continue
-            memory = tools.memory.view[: move.length_bytes]
-            tools.source.read(move.source, memory)
-            for start, end in self._parts(move, tools):
-                tools.writer.write(memory[start:end], move.offset_bytes + start)
+            for move in batch:
+                if move.is_zero:
+                    tools.writer.zero(move.offset_bytes, move.length_bytes)
+            tools.writer.write(self._read(_laid_out(batch), tools))
 
-    def _parts(self, move: Move, tools: _Tools) -> Iterable[tuple[int, int]]:
-        """What of a move's bytes, which were read, has to be written."""
-        if move.base and tools.base is not None:
-            tools.base.read(move.base, tools.other.view[: move.length_bytes])
-            return changed_parts(tools.memory, tools.other, move.length_bytes)
-        if self._drop_zeros:
-            return changed_parts(tools.memory, self._zeros, move.length_bytes)
-        return [(0, move.length_bytes)]
+    def _read(self, places: Sequence[_Place], tools: _Tools) -> list[Part]:
+        """Read the source of moves; what has to be written of it."""
+        memory = tools.memory.view
+        tools.source.read([(move.source, memory[start:end]) for move, start, end in places])
+        compared = [place for place in places if place[0].base]
+        if tools.base is not None and compared:
+            base_memory = tools.other.view
+            tools.base.read([(move.base, base_memory[start:end]) for move, start, end in compared])
+        parts: list[Part] = []
+        for move, start, end in places:
+            at = move.offset_bytes - start
+            other = tools.other if move.base else self._zeros
+            if not move.base and not self._drop_zeros:
+                parts.append((at + start, memory[start:end]))
+                continue
+            for begin, stop in changed_parts(tools.memory, other, start, end):
+                parts.append((at + begin, memory[begin:stop]))
+        return parts
+
+
+def _laid_out(batch: Batch) -> list[_Place]:
+    """Where in a worker's memory the bytes of each move go."""
+    places: list[_Place] = []
+    start = 0
+    for move in batch:
+        if not move.is_zero:
+            places.append((move, start, start + move.length_bytes))
+            start += move.length_bytes
+    return places
 
 
 def _flush(target: Target) -> None:
     target.flush()
 
 
-def changed_parts(one: Buffer, other: Buffer, length_bytes: int) -> Iterator[tuple[int, int]]:
-    """The start and end of each run of clusters that differ in two buffers' first bytes."""
-    if one.equals(other, 0, length_bytes):
-        return
+def changed_parts(one: Buffer, other: Buffer, start: int, end: int) -> Iterable[tuple[int, int]]:
+    """Where each run of clusters begins and ends that differ in a range of two buffers.
+
+    Clusters are counted from the range's start.
+    """
+    if one.equals(other, start, end):
+        return ()
+    if end - start <= CLUSTER_BYTES:
+        return ((start, end),)
+    return _changed_clusters(one, other, start, end)
+
+
+def _changed_clusters(one: Buffer, other: Buffer, start: int, end: int) -> Iterator[tuple[int, int]]:
     begin: int | None = None
-    for start in range(0, length_bytes, CLUSTER_BYTES):
-        if one.equals(other, start, min(start + CLUSTER_BYTES, length_bytes)):
+    for at in range(start, end, CLUSTER_BYTES):
+        if one.equals(other, at, min(at + CLUSTER_BYTES, end)):
             if begin is not None:
-                yield begin, start
+                yield begin, at
             begin = None
         elif begin is None:
-            begin = start
+            begin = at
     if begin is not None:
-        yield begin, length_bytes
+        yield begin, end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -16,11 +17,15 @@ _SPAN_BYTES = 1 << 20  # written before the storage is told to take it
 _SPANS_BEHIND = 16  # taken together at most; measured, as are the pieces (docs/performance.md)
 
 
+Part = tuple[int, memoryview]
+"""An offset, and what is written there."""
+
+
 class Writer(Protocol):
     """Writes into a target; for one thread."""
 
-    def write(self, memory: memoryview, offset_bytes: int) -> None:
-        """Write; not durable before :meth:`Target.flush`."""
+    def write(self, parts: Sequence[Part]) -> None:
+        """Write each part; not durable before :meth:`Target.flush`."""
 
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
         """Make a range read as zeros; not durable before :meth:`Target.flush`."""
@@ -53,11 +58,14 @@ class FileTarget:
         """See :class:`Target`."""
         return self
 
-    def write(self, memory: memoryview, offset_bytes: int) -> None:
+    def write(self, parts: Sequence[Part]) -> None:
         """See :class:`Writer`; any number of threads may."""
+        if not parts:
+            return
         with os_errors("writing a volume"):
-            self._files.write(self._fd, memory, offset_bytes)
-            self._behind.wrote(offset_bytes, len(memory))
+            for offset_bytes, memory in parts:
+                self._files.write(self._fd, memory, offset_bytes)
+            self._behind.wrote(parts)
 
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
         """See :class:`Writer`: it is zeros already."""
@@ -82,12 +90,13 @@ class _WriteBehind:
         self._start_bytes, self._end_bytes = 1 << 63, 0
         self._spans: deque[tuple[int, int]] = deque()
 
-    def wrote(self, offset_bytes: int, length_bytes: int) -> None:
-        """A range was written; any thread may tell. It may have to wait for the storage."""
+    def wrote(self, parts: Sequence[Part]) -> None:
+        """Parts in order were written; any thread may tell. It may have to wait for the storage."""
+        last_bytes, last = parts[-1]
         with self._lock:
-            self._start_bytes = min(self._start_bytes, offset_bytes)
-            self._end_bytes = max(self._end_bytes, offset_bytes + length_bytes)
-            self._written_bytes += length_bytes
+            self._start_bytes = min(self._start_bytes, parts[0][0])
+            self._end_bytes = max(self._end_bytes, last_bytes + len(last))
+            self._written_bytes += sum(len(memory) for _, memory in parts)
             if self._written_bytes < _SPAN_BYTES:
                 return
             begun = (self._start_bytes, self._end_bytes - self._start_bytes)
@@ -120,9 +129,10 @@ class _ServedWriter:
     def __init__(self, client: NbdClient) -> None:
         self._client = client
 
-    def write(self, memory: memoryview, offset_bytes: int) -> None:
+    def write(self, parts: Sequence[Part]) -> None:
         """See :class:`Writer`."""
-        self._client.write(memory, offset_bytes)
+        for offset_bytes, memory in parts:
+            self._client.write(memory, offset_bytes)
 
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
         """See :class:`Writer`."""

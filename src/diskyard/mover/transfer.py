@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from diskyard import errors
 from diskyard.host import Child, Host
@@ -19,6 +18,7 @@ from diskyard.mover.interface import Chain, ImportFormat, Layer, Monitor
 from diskyard.mover.pace import Pace
 from diskyard.mover.reflink import clone_into
 from diskyard.mover.untrusted import file_size_bytes
+from diskyard.mover.views import data_ranges
 
 _PIECE_BYTES = 4 << 20
 _POLL_S = 0.1
@@ -53,14 +53,14 @@ def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor)
 def _copy_data(host: Host, source_fd: int, target_fd: int, monitor: Monitor) -> None:
     size_bytes = file_size_bytes(source_fd)
     host.files.truncate(target_fd, size_bytes)
-    total_bytes = sum(end - start for start, end in _data_ranges(source_fd, size_bytes))
+    total_bytes = sum(end - start for start, end in data_ranges(host, source_fd, 0, size_bytes))
     done_bytes = 0
 
     def advance() -> None:
         monitor.advance(done_bytes, total_bytes)
 
     pace, memory = Pace(host, monitor), memoryview(bytearray(_PIECE_BYTES))
-    for start, end in _data_ranges(source_fd, size_bytes):
+    for start, end in data_ranges(host, source_fd, 0, size_bytes):
         for offset in range(start, end, _PIECE_BYTES):
             length = min(_PIECE_BYTES, end - offset)
             pace.admit(length, advance)
@@ -70,23 +70,6 @@ def _copy_data(host: Host, source_fd: int, target_fd: int, monitor: Monitor) -> 
             host.files.write(target_fd, piece, offset)
             done_bytes += length
             advance()
-
-
-def _data_ranges(fd: int, size_bytes: int) -> Iterator[tuple[int, int]]:
-    """The start and end of everything that is no hole."""
-    offset = 0
-    while offset < size_bytes:
-        try:
-            start = os.lseek(fd, offset, os.SEEK_DATA)
-            end = os.lseek(fd, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return  # a hole up to the end
-            if error.errno != errno.EINVAL:
-                raise
-            start, end = offset, size_bytes  # block devices have no holes
-        yield start, min(end, size_bytes)
-        offset = end
 
 
 def export_view(

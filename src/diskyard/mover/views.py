@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import msgspec
@@ -30,6 +30,7 @@ from diskyard.mover.nbdclient import NbdClient
 
 _WINDOW_BYTES = 1 << 30  # asked of an NBD server at once: at most 16,384 clusters
 _LONG_BYTES = 1 << 20
+_RANGES_AT_ONCE = 256
 _MAP_PIECE_BYTES = 64 << 10  # read at once, and kept no longer
 _MAP_TIMEOUT_S = 60.0
 _ZEROS = bytes(1 << 20)
@@ -40,9 +41,8 @@ ALL_BYTES = 1 << 62
 Guard = Callable[[], AbstractContextManager[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run of a view that one layer tells of.
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """A run of a view that one layer tells of; a struct, as there may be very many.
 
     :param layer: its index in the chain, 0 for the top; -1 if none does.
     :param file_offset_bytes: where in that layer's file its bytes are; None if it has none
@@ -69,6 +69,10 @@ class Run:
         return Run(start_bytes, end_bytes - start_bytes, self.is_zero, self.layer, moved)
 
 
+Piece = tuple[Sequence[Run], memoryview]
+"""Adjacent runs, and where their bytes go."""
+
+
 class NeedsServer(Exception):
     """Some of a view's bytes are in no file as they are, as compressed clusters are."""
 
@@ -76,8 +80,8 @@ class NeedsServer(Exception):
 class Reader(Protocol):
     """Reads a view; for one thread."""
 
-    def read(self, runs: Sequence[Run], memory: memoryview) -> None:
-        """Fill memory with the bytes of adjacent runs, and with zeros after them."""
+    def read(self, pieces: Sequence[Piece]) -> None:
+        """Fill the memory of each piece with the bytes of its runs, and with zeros after them."""
 
 
 class Runs(Protocol):
@@ -106,7 +110,7 @@ class View(Protocol):
         :raises NeedsServer: as they are told: it cannot be read from its files.
         """
 
-    def expect(self, runs: Sequence[Run]) -> None:
+    def expect(self, runs: Iterable[Run]) -> None:
         """Some runs will be read soon: what would be waited for one by one may be begun together."""
 
     def reader(self, stack: ExitStack) -> Reader:
@@ -150,48 +154,73 @@ class FileView:
         return _MappedRuns(self._host, self._chain, self.fds, start_bytes, self.size_bytes)
 
     def _raw_runs(self, offset: int) -> Generator[Run]:
-        while offset < self.size_bytes:
-            with os_errors("asking what a volume holds"):
-                found = self._host.files.next_data(self.fds[0], offset)
-            start, end = found or (self.size_bytes, self.size_bytes)
-            if start < offset or end <= offset:  # as of a file that is changed just now
-                raise errors.StorageError("A file does not tell what it holds.")
-            start, end = min(start, self.size_bytes), min(end, self.size_bytes)
+        for start, end in data_ranges(self._host, self.fds[0], offset, self.size_bytes):
             if start > offset:
                 yield Run(offset, start - offset, True, 0)
-            if end > start:
-                yield Run(start, end - start, False, 0, start)
+            yield Run(start, end - start, False, 0, start)
             offset = end
+        if offset < self.size_bytes:
+            yield Run(offset, self.size_bytes - offset, True, 0)
 
-    def expect(self, runs: Sequence[Run]) -> None:
+    def expect(self, runs: Iterable[Run]) -> None:
         """See :class:`View`. Long runs the kernel reads ahead by itself, and better so."""
-        with os_errors("reading a volume"):
-            for run in runs:
-                if not run.is_zero and run.length_bytes < _LONG_BYTES and run.file_offset_bytes is not None:
-                    self._host.files.will_need(self.fds[run.layer], run.file_offset_bytes, run.length_bytes)
+        ranges = [
+            (self.fds[run.layer], run.file_offset_bytes, run.length_bytes)
+            for run in runs
+            if not run.is_zero and run.length_bytes < _LONG_BYTES and run.file_offset_bytes is not None
+        ]
+        if ranges:
+            with os_errors("reading a volume"):
+                self._host.files.will_need(ranges)
 
     def reader(self, stack: ExitStack) -> Reader:
         """See :class:`View`."""
         return self
 
-    def read(self, runs: Sequence[Run], memory: memoryview) -> None:
+    def read(self, pieces: Sequence[Piece]) -> None:
         """See :class:`Reader`; any number of threads may."""
-        position = 0
-        with os_errors("reading a volume"):
+        wanted: list[tuple[int, int, memoryview]] = []
+        most: list[int] = []
+        for runs, memory in pieces:
+            position = 0
             for run in runs:
                 part = memory[position : position + run.length_bytes]
-                done = 0
-                if not run.is_zero and run.file_offset_bytes is not None:
-                    done = self._read_file(run.layer, run.file_offset_bytes, part)
-                clear(part[done:])  # beyond a file's end there are zeros
                 position += run.length_bytes
-        clear(memory[position:])
+                if run.is_zero or run.file_offset_bytes is None:
+                    clear(part)
+                else:
+                    wanted.append((self.fds[run.layer], run.file_offset_bytes, part))
+                    most.append(self._lengths_bytes[run.layer] - run.file_offset_bytes)
+            if position < len(memory):
+                clear(memory[position:])
+        with os_errors("reading a volume"):
+            done_bytes = self._host.files.read_each(wanted)
+        for (_, _, part), done, most_bytes in zip(wanted, done_bytes, most, strict=True):
+            if done < len(part):
+                if done < most_bytes:
+                    raise errors.StorageError("A file became shorter while it was read.")
+                clear(part[done:])  # beyond a file's end there are zeros
 
-    def _read_file(self, layer: int, offset_bytes: int, part: memoryview) -> int:
-        done = self._host.files.read_into(self.fds[layer], part, offset_bytes)
-        if done < min(len(part), self._lengths_bytes[layer] - offset_bytes):
-            raise errors.StorageError("A file became shorter while it was read.")
-        return done
+
+def data_ranges(host: Host, fd: int, start_bytes: int, end_bytes: int) -> Generator[tuple[int, int]]:
+    """Where each range of a file begins and ends that is no hole, in order.
+
+    :raises diskyard.errors.StorageError: the storage failed, or tells nonsense, as of a file that
+        is changed just now.
+    """
+    offset = start_bytes
+    while offset < end_bytes:
+        with os_errors("asking what a file holds"):
+            found = host.files.next_data(fd, offset, _RANGES_AT_ONCE)
+        for start, end in found:
+            if start < offset or end <= start:
+                raise errors.StorageError("A file does not tell what it holds.")
+            if start >= end_bytes:
+                return
+            yield start, min(end, end_bytes)
+            offset = end
+        if len(found) < _RANGES_AT_ONCE:
+            return
 
 
 def clear(memory: memoryview) -> None:
@@ -242,7 +271,7 @@ class ServedView:
                 yield Run(offset, length, is_zero, layer)
                 offset += length
 
-    def expect(self, runs: Sequence[Run]) -> None:
+    def expect(self, runs: Iterable[Run]) -> None:
         """See :class:`View`: the server is asked by several threads anyway."""
 
     def reader(self, stack: ExitStack) -> Reader:
@@ -256,13 +285,14 @@ class _ServedReader:
     def __init__(self, client: NbdClient, guard: Guard) -> None:
         self._client, self._guard = client, guard
 
-    def read(self, runs: Sequence[Run], memory: memoryview) -> None:
+    def read(self, pieces: Sequence[Piece]) -> None:
         """See :class:`Reader`."""
-        begin = runs[0].offset_bytes
-        length = runs[-1].end_bytes - begin
-        with self._guard():
-            memory[:length] = self._client.read(begin, length)
-        clear(memory[length:])
+        for runs, memory in pieces:
+            begin = runs[0].offset_bytes
+            length = runs[-1].end_bytes - begin
+            with self._guard():
+                memory[:length] = self._client.read(begin, length)
+            clear(memory[length:])
 
 
 class _Mapped(msgspec.Struct):

@@ -71,12 +71,13 @@ def test_a_read_that_hangs_reads_no_other_file_later(bench: Bench, monkeypatch: 
     hangs, go_on = threading.Event(), threading.Event()
 
     class HangingFiles(Files):
-        def read_into(self, fd: int, memory: memoryview, offset_bytes: int) -> int:
-            half = len(memory) // 2
-            done = super().read_into(fd, memory[:half], offset_bytes)
+        def read_each(self, pieces: Sequence[tuple[int, int, memoryview]]) -> list[int]:
+            (fd, offset, memory), half = pieces[0], len(pieces[0][2]) // 2
+            (done,) = super().read_each([(fd, offset, memory[:half])])
             hangs.set()
             assert go_on.wait(60)
-            return done + super().read_into(fd, memory[half:], offset_bytes + half)
+            (rest,) = super().read_each([(fd, offset + half, memory[half:])])
+            return [done + rest, *super().read_each(pieces[1:])]
 
     source = bench.layer("source", "raw", 16 * MIB)
     bench.fill((source,), [(0, 16 * MIB, 5)])
@@ -112,11 +113,11 @@ def test_storage_that_hangs_while_it_tells_holds_nobody(
     asked = set[int]()
 
     class HangingFiles(Files):
-        def next_data(self, fd: int, offset_bytes: int) -> tuple[int, int] | None:
+        def next_data(self, fd: int, offset_bytes: int, most: int) -> list[tuple[int, int]]:
             asked.add(fd)
             hangs.set()
             assert go_on.wait(60)
-            return super().next_data(fd, offset_bytes)
+            return super().next_data(fd, offset_bytes, most)
 
     source, target = (bench.layer(name, "raw", MIB) for name in ("source", "target"))
     bench.fill((source,), [(0, MIB, 5)])
@@ -238,8 +239,8 @@ def test_a_private_copy_is_whole_though_reads_are_short(
 
 def nonsense(host: Host, start: int, end: int) -> Host:
     class Telling(Files):
-        def next_data(self, fd: int, offset_bytes: int) -> tuple[int, int] | None:
-            return offset_bytes + start, offset_bytes + end
+        def next_data(self, fd: int, offset_bytes: int, most: int) -> list[tuple[int, int]]:
+            return [(offset_bytes + start, offset_bytes + end)]
 
     return replace(host, files=Telling(host.identity))
 

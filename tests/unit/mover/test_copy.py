@@ -195,7 +195,7 @@ def test_what_is_found_faster_than_moved_is_told_twice(
     assert totals[-1] == monitor.done_bytes
 
 
-def test_moving_begins_before_all_is_told(bench: Bench) -> None:
+def test_moving_begins_before_all_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The total is not known at first, then it is."""
     source = bench.layer("source", "raw", 16 * MIB)
     bench.fill((source,), [(0, MIB, 1), (8 * MIB, MIB, 2)])
@@ -203,10 +203,10 @@ def test_moving_begins_before_all_is_told(bench: Bench) -> None:
     is_written = threading.Event()
 
     class LateFiles(Files):
-        def next_data(self, fd: int, offset_bytes: int) -> tuple[int, int] | None:
+        def next_data(self, fd: int, offset_bytes: int, most: int) -> list[tuple[int, int]]:
             if offset_bytes > 8 * MIB:  # what is before is known by then
                 assert is_written.wait(60)
-            return super().next_data(fd, offset_bytes)
+            return super().next_data(fd, offset_bytes, 1)
 
         def write(self, fd: int, data: bytes | memoryview, offset_bytes: int = 0) -> None:
             super().write(fd, data, offset_bytes)
@@ -219,6 +219,7 @@ def test_moving_begins_before_all_is_told(bench: Bench) -> None:
             super().advance(done_bytes, total_bytes)
             totals.append(total_bytes)
 
+    monkeypatch.setattr("diskyard.mover.views._RANGES_AT_ONCE", 1)
     late = Bench(bench.folder, replace(bench.host, files=LateFiles(bench.host.identity)))
     copy(late, (source,), (target,), monitor=Totals())
     assert bench.view((target,)) == bench.view((source,))
