@@ -23,7 +23,7 @@ from diskyard.mover.targets import Part, Target, Writer
 from diskyard.mover.telling import Batch, Moves, Telling
 from diskyard.mover.views import Reader, View
 
-MOST_BYTES = 512 << 10  # of one move: larger ones move no quicker, and their buffers are memory
+MOST_BYTES = 1 << 20  # of one move: larger ones move no quicker, and their buffers are memory
 _WORKERS = 2  # measured on two processors, where more only took turns
 _IN_FLIGHT_MOST = 2 * _WORKERS
 _LITTLE_MOVES = 16  # in a batch: one worker at a time, as two would only wait for each other
@@ -216,6 +216,7 @@ class Mover:
                 if move.is_zero:
                     tools.writer.zero(move.offset_bytes, move.length_bytes)
             tools.writer.write(self._read(_laid_out(batch), tools))
+        tools.writer.write_out()
 
     def _read(self, places: Sequence[_Place], tools: _Tools) -> list[Part]:
         """Read the source of moves; what has to be written of it."""

@@ -30,6 +30,9 @@ class Writer(Protocol):
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
         """Make a range read as zeros; not durable before :meth:`Target.flush`."""
 
+    def write_out(self) -> None:
+        """Have the storage take what was written, if it is much; it may have to be waited for."""
+
 
 class Target(Protocol):
     """What a copy writes into."""
@@ -70,6 +73,11 @@ class FileTarget:
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
         """See :class:`Writer`: it is zeros already."""
 
+    def write_out(self) -> None:
+        """See :class:`Writer`."""
+        with os_errors("writing a volume"):
+            self._behind.catch_up()
+
     def flush(self) -> None:
         """See :class:`Target`."""
         with os_errors("making a volume durable"):
@@ -91,12 +99,16 @@ class _WriteBehind:
         self._spans: deque[tuple[int, int]] = deque()
 
     def wrote(self, parts: Sequence[Part]) -> None:
-        """Parts in order were written; any thread may tell. It may have to wait for the storage."""
+        """Parts in order were written; any thread may tell."""
         last_bytes, last = parts[-1]
         with self._lock:
             self._start_bytes = min(self._start_bytes, parts[0][0])
             self._end_bytes = max(self._end_bytes, last_bytes + len(last))
             self._written_bytes += sum(len(memory) for _, memory in parts)
+
+    def catch_up(self) -> None:
+        """Have the storage begin what is new, and wait until it has taken what is far behind."""
+        with self._lock:
             if self._written_bytes < _SPAN_BYTES:
                 return
             begun = (self._start_bytes, self._end_bytes - self._start_bytes)
@@ -137,3 +149,6 @@ class _ServedWriter:
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
         """See :class:`Writer`."""
         self._client.zero(offset_bytes, length_bytes)
+
+    def write_out(self) -> None:
+        """See :class:`Writer`: the server sees to it."""

@@ -20,6 +20,7 @@ import msgspec
 
 from diskyard import errors
 from diskyard.host import Child, Host
+from diskyard.host.bulk import FilePiece
 from diskyard.host.output import Output
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
@@ -127,6 +128,7 @@ class FileView:
 
     def __init__(self, host: Host, chain: Chain, fds: Sequence[int], size_bytes: int | None = None) -> None:
         self._host, self._chain, self.fds = host, chain, tuple(fds)
+        self._is_cold = True  # until what was read last was in the page cache
         self._is_raw = len(chain) == 1 and chain[0].format == "raw"
         with os_errors("reading a volume's size"):
             self._lengths_bytes = [os.lseek(fd, 0, os.SEEK_END) for fd in fds]
@@ -164,14 +166,15 @@ class FileView:
 
     def expect(self, runs: Iterable[Run]) -> None:
         """See :class:`View`. Long runs the kernel reads ahead by itself, and better so."""
+        if not self._is_cold:
+            return
         ranges = [
             (self.fds[run.layer], run.file_offset_bytes, run.length_bytes)
             for run in runs
             if not run.is_zero and run.length_bytes < _LONG_BYTES and run.file_offset_bytes is not None
         ]
-        if ranges:
-            with os_errors("reading a volume"):
-                self._host.files.will_need(ranges)
+        with os_errors("reading a volume"):
+            self._host.files.will_need(ranges)
 
     def reader(self, stack: ExitStack) -> Reader:
         """See :class:`View`."""
@@ -179,7 +182,7 @@ class FileView:
 
     def read(self, pieces: Sequence[Piece]) -> None:
         """See :class:`Reader`; any number of threads may."""
-        wanted: list[tuple[int, int, memoryview]] = []
+        wanted: list[FilePiece] = []
         most: list[int] = []
         for runs, memory in pieces:
             position = 0
@@ -194,12 +197,27 @@ class FileView:
             if position < len(memory):
                 clear(memory[position:])
         with os_errors("reading a volume"):
-            done_bytes = self._host.files.read_each(wanted)
+            done_bytes = self._read(wanted)
         for (_, _, part), done, most_bytes in zip(wanted, done_bytes, most, strict=True):
             if done < len(part):
                 if done < most_bytes:
                     raise errors.StorageError("A file became shorter while it was read.")
                 clear(part[done:])  # beyond a file's end there are zeros
+
+    def _read(self, wanted: Sequence[FilePiece]) -> Sequence[int]:
+        files = self._host.files
+        if len(wanted) == 1 and len(wanted[0][2]) >= _LONG_BYTES:
+            fd, offset_bytes, memory = wanted[0]
+            return (files.read_into(fd, memory, offset_bytes),)
+        done_bytes = files.read_cached(wanted)
+        missing = [index for index, (_, _, part) in enumerate(wanted) if done_bytes[index] < len(part)]
+        self._is_cold = bool(missing)
+        if missing:
+            rest = [wanted[index] for index in missing]
+            files.will_need([(fd, offset_bytes, len(part)) for fd, offset_bytes, part in rest])
+            for index, done in zip(missing, files.read_each(rest), strict=True):
+                done_bytes[index] = done
+        return done_bytes
 
 
 def data_ranges(host: Host, fd: int, start_bytes: int, end_bytes: int) -> Generator[tuple[int, int]]:

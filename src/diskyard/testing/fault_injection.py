@@ -37,7 +37,7 @@ _READS = frozenset(
         "fingerprint_of", "exists", "is_folder", "size_bytes_of", "resolve", "device_of", "room",
         "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes", "lock_folder",
         "try_lock_folder", "read_open", "names",
-        "read_into", "read_each", "will_need", "next_data", "physical_extents",
+        "read_into", "read_each", "read_cached", "will_need", "next_data", "physical_extents",
         "nbd connect", "nbd read", "nbd block status", "qemu-img map",
     )
 )  # fmt: skip
@@ -227,7 +227,7 @@ def _path_of(words: Sequence[object]) -> str:
     """The path that a call is about; that of what a descriptor is open on."""
     word = words[0] if words else ""
     if isinstance(word, list):  # of ranges, each with its descriptor
-        word = word[0][0]
+        word = word[0][0] if word else ""
     if isinstance(word, int):
         try:
             word = os.readlink(f"/proc/self/fd/{word}")
