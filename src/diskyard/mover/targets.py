@@ -14,7 +14,7 @@ from diskyard.mover.durable import os_errors
 from diskyard.mover.nbdclient import NbdClient
 
 _SPAN_BYTES = 1 << 20  # written before the storage is told to take it
-_SPANS_BEHIND = 16  # taken together at most; measured, as are the pieces (docs/performance.md)
+_SPANS_BEHIND = 32  # taken together at most; measured, as are the pieces (docs/performance.md)
 
 
 Part = tuple[int, memoryview]

@@ -123,9 +123,7 @@ def test_storage_that_hangs_while_it_tells_holds_nobody(
     bench.fill((source,), [(0, MIB, 5)])
     host = replace(bench.host, files=HangingFiles(bench.host.identity))
     with pytest.raises(Stopped):
-        copy_view(
-            host, (source,), (target,), MIB, start_bytes=0, monitor=Stopping(hangs), target_zeroed=True
-        )
+        copy_view(host, (source,), (target,), MIB, start_bytes=0, monitor=Stopping(hangs), target_zeroed=True)
     (fd,) = asked
     assert os.readlink(f"/proc/self/fd/{fd}") == source.path
     go_on.set()
