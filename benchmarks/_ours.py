@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+import diskyard.service.whole  # noqa: F401 - what a daemon has imported from its beginning
 from benchmarks._disks import make_empty_target
 from benchmarks._processes import KiB, Outcome, measure
 from diskyard import Diskyard

@@ -120,7 +120,7 @@ def test_stopped_and_gone_on_with(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> 
             kill()
 
     monkeypatch.setattr("diskyard.mover.moving._CHECKPOINT_S", 0.0)
-    monkeypatch.setattr("diskyard.mover.moving._BATCH_MOVES", 1)
+    monkeypatch.setattr("diskyard.mover.telling._BATCH_MOVES", 1)
     monkeypatch.setattr("diskyard.mover.moving._IN_FLIGHT_MOST", 1)
     with monkeypatch.context() as patch:
         patch.setattr(module, "checkpoint", stop_after)

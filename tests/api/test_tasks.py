@@ -185,7 +185,7 @@ def test_closing_leaves_what_runs_at_its_checkpoint(
 ) -> None:
     """What was done is kept, what was queued is listed as it was; another host completes both."""
     monkeypatch.setattr("diskyard.mover.moving._CHECKPOINT_S", 0.0)
-    monkeypatch.setattr("diskyard.mover.moving._BATCH_MOVES", 1)
+    monkeypatch.setattr("diskyard.mover.telling._BATCH_MOVES", 1)
     monkeypatch.setattr("diskyard.mover.moving._IN_FLIGHT_MOST", 1)
     images = copies(rig, 2)
     host = make_host(TaskLimits(at_once=1))

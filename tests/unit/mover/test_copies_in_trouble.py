@@ -71,13 +71,12 @@ def test_a_read_that_hangs_reads_no_other_file_later(bench: Bench, monkeypatch: 
     hangs, go_on = threading.Event(), threading.Event()
 
     class HangingFiles(Files):
-        def read_each(self, pieces: Sequence[tuple[int, int, memoryview]]) -> list[int]:
-            (fd, offset, memory), half = pieces[0], len(pieces[0][2]) // 2
-            (done,) = super().read_each([(fd, offset, memory[:half])])
+        def read_into(self, fd: int, memory: memoryview, offset_bytes: int) -> int:
+            half = len(memory) // 2
+            done = super().read_into(fd, memory[:half], offset_bytes)
             hangs.set()
             assert go_on.wait(60)
-            (rest,) = super().read_each([(fd, offset + half, memory[half:])])
-            return [done + rest, *super().read_each(pieces[1:])]
+            return done + super().read_into(fd, memory[half:], offset_bytes + half)
 
     source = bench.layer("source", "raw", 16 * MIB)
     bench.fill((source,), [(0, 16 * MIB, 5)])
