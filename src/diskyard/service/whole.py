@@ -6,9 +6,10 @@ and half of one and half of another is neither.
 """
 
 from contextlib import suppress
+from importlib import import_module
 
 import diskyard.mover.qmp
 import diskyard.service.changing  # noqa: F401 - importing them is what this is for
 
-with suppress(ImportError):  # who needs it says so then
-    import nbd  # noqa: F401 - likewise
+with suppress(ImportError):  # libnbd may be missing: who needs it says so then
+    import_module("nbd")
