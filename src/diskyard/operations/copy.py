@@ -100,9 +100,10 @@ def _require_same_elsewhere(engine: Engine, request: CopyImage, target: Opened, 
 
     :raises diskyard.errors.ImageIdInUse: a repository that is searched has other bytes under it.
     """
-    for place in engine.connections.places():
-        named = request.options.participating_repositories
-        if place.marker == target.marker or (named is not None and place.repo_id not in named):
+    named = request.options.participating_repositories
+    searched = map(engine.connections.get, named) if named is not None else engine.connections.places()
+    for place in searched:
+        if place.marker == target.marker:
             continue
         try:
             other = place.state().images.get(image.id)
@@ -110,7 +111,7 @@ def _require_same_elsewhere(engine: Engine, request: CopyImage, target: Opened, 
             continue  # the target has the image, which is what counts
         if other is not None and other.is_strong and (why := why_another(image, other)) is not None:
             raise errors.ImageIdInUse(
-                f"The target and {place.repo_id} have two images under the id {image.id}: in the latter {why}.",
+                f"Repository {place.repo_id} has another image under the id {image.id}: {why}.",
                 advice="Remove the one that is not meant, then copy the other.",
                 imageId=image.id,
             )
