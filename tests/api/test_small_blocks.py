@@ -30,11 +30,11 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def small(place: Path, tmp_path: Path) -> Iterator[Rig]:
-    """A host with its repositories there."""
-    folder = place.parent / f"{place.name}-{tmp_path.name}"
+def small(place: Path, quick_folder: Path) -> Iterator[Rig]:
+    """A host with its repositories there, and a state folder whose sockets have short names."""
+    folder = place.parent / f"{place.name}-{quick_folder.name}"
     folder.mkdir()
-    made = Rig(tmp_path, folder)
+    made = Rig(quick_folder, folder)
     yield made
     made.close()
 
