@@ -13,6 +13,7 @@ from diskyard.fixes.work import Watcher, Work
 from diskyard.host import Files, HostIdentity, provably_gone
 from diskyard.host.files import temporary_owner
 from diskyard.host.identity import new_uuid
+from diskyard.host.renaming import move_to_new
 from diskyard.model.fix import Merge
 from diskyard.model.records import CopyHold, Image
 from diskyard.model.requests import ExportImage
@@ -52,7 +53,42 @@ def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bo
         raise errors.InvalidParameter(f"There is no folder {folder}.")
     if taken:
         raise errors.NotEmpty(f"{path} exists.", advice="Choose another path; nothing is overwritten.")
+    _require_writable(files, folder, path)
+    if request.format == "raw":
+        _require_long_files(files, folder, path, state.images[request.image_id].size_bytes)
     return lambda watcher: _export(engine, opened, request, path, watcher)
+
+
+def _require_writable(files: Files, folder: str, path: str) -> None:
+    """Refuse a folder in which no file can be made, before anything is read."""
+    if files.may_write(folder):
+        return
+    if files.is_read_only(folder):
+        raise errors.InvalidParameter(
+            f"{path} cannot be written: its file system is mounted read-only.",
+            advice="Use a folder of another file system, or mount this one so that it can be written to.",
+        )
+    raise errors.InvalidParameter(
+        f"{path} cannot be written: this user may not make files in {folder}.",
+        advice="Use another folder, or change its permissions.",
+    )
+
+
+def _require_long_files(files: Files, folder: str, path: str, size_bytes: int) -> None:
+    """Refuse a raw file that the file system cannot hold; what it can is asked of an empty one."""
+    probe = files.temporary_path(folder)
+    try:
+        os.close(files.create(probe))
+        longest_bytes = files.longest_file_bytes(probe, size_bytes)
+    except OSError as error:
+        raise errors.from_os_error(error, f"making a file beside {path}") from error
+    finally:
+        files.discard(probe)
+    if longest_bytes < size_bytes:
+        raise errors.InvalidParameter(
+            f"{path} would have {size_bytes} bytes, longer than a file can be there ({longest_bytes}).",
+            advice="Export it as qcow2, which has only what was written, or to another file system.",
+        )
 
 
 def _export(engine: Engine, opened: Opened, request: ExportImage, path: str, watcher: Watcher) -> bool:
@@ -117,13 +153,12 @@ def _write_in(work: Work, request: ExportImage, image: Image, path: str, folder_
         with work.opened.reading(state, state.images[image.id]) as chain:
             export_view(host, chain, image.size_bytes, temporary, request.format, work, [folder_fd])
         try:
-            host.files.link(temporary, os.path.join(folder, os.path.basename(path)))
+            move_to_new(host.files, temporary, os.path.join(folder, os.path.basename(path)))
         except FileExistsError:
             raise errors.NotEmpty(
                 f"{path} was made by somebody else meanwhile.",
                 advice="Choose another path; nothing is overwritten.",
             ) from None
-        host.files.unlink(temporary)
         host.files.sync_folder(folder)
     finally:
         host.files.discard(temporary)

@@ -150,7 +150,12 @@ def _take_over(work: Work, image: Image, fingerprint: str) -> tuple[Volume, int]
     work_id, volume_id = new_uuid(), new_uuid()
     _, volume = opened.commit(
         lambda draft: planner.take_over(
-            draft, image.id, work_id=work_id, volume_id=volume_id, keep=safe or not exists
+            draft,
+            image.id,
+            work_id=work_id,
+            volume_id=volume_id,
+            keep=safe or not exists,
+            capabilities=opened.storage.capabilities,
         ),
         work.author,
     )
@@ -296,7 +301,12 @@ def _restore(
     volume_id, work_id = new_uuid(), new_uuid()
     image, volume = opened.commit(
         lambda draft: planner.begin_restore(
-            draft, image.id, volume_id=volume_id, work_id=work_id, missing=missing
+            draft,
+            image.id,
+            volume_id=volume_id,
+            work_id=work_id,
+            missing=missing,
+            capabilities=opened.storage.capabilities,
         ),
         work.author,
     )

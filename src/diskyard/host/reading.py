@@ -259,27 +259,6 @@ class ReadingFiles:
         return os.stat(path).st_dev
 
     @storage_call
-    def reads_past_cache(self, path: str, piece_bytes: int) -> bool:
-        """Whether a file can be read past the page cache (O_DIRECT), in pieces of so many bytes anywhere.
-
-        Not where the file system has no such reads, nor where its blocks are smaller: data and holes then
-        meet inside a piece. Of an absent file nothing is known to be in the way.
-        """
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            return False
-        try:
-            info = os.fstatvfs(fd)
-            return min(info.f_bsize, info.f_frsize) >= piece_bytes
-        finally:
-            os.close(fd)
-
-    @storage_call
     def room(self, path: str) -> Room:
         """The size and the free room of the file system that holds a path."""
         info = os.statvfs(path)

@@ -206,7 +206,9 @@ def _publish(asked: _Copy, frozen: Image, work_id: str, base: Image | None) -> N
     if base is not None and switched:
         _publish_on_disk(asked, pending, base)
     else:
-        asked.target.commit(lambda draft: planner.begin(draft, pending), asked.author)
+        asked.target.commit(
+            lambda draft: planner.begin(draft, pending, asked.target.storage.capabilities), asked.author
+        )
 
 
 def _publish_on_disk(asked: _Copy, pending: PendingImage, base: Image) -> None:
@@ -225,7 +227,7 @@ def _publish_on_disk(asked: _Copy, pending: PendingImage, base: Image) -> None:
 
     def publish(draft: Draft) -> None:
         switch.seal(draft, switch_request, missing)
-        planner.begin(draft, pending)
+        planner.begin(draft, pending, asked.target.storage.capabilities)
         assert switch_request.hold is not None
         switch.release(draft, switch_request.image_id, switch_request.hold)
 

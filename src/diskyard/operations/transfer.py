@@ -109,7 +109,10 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
             rate_limit_bytes_per_s=request.options.rate_limit,
         )
         with target.work_on([image_id]):
-            target.commit(lambda draft: planner.begin(draft, asked), engine.author("importImage", digest))
+            target.commit(
+                lambda draft: planner.begin(draft, asked, target.storage.capabilities),
+                engine.author("importImage", digest),
+            )
     rate_limit = request.options.rate_limit
     follow_ups = [FollowUp(target, Mend(image_id=image_id), image_id, rate_limit)]
     if request.options.optimize_now:

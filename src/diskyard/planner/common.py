@@ -8,10 +8,14 @@ from typing import Any
 from msgspec.structs import replace
 
 from diskyard import errors
+from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Building, Image, ImageKind, Strategy, Volume, VolumeFormat
 from diskyard.model.state import State
 from diskyard.model.status import NONE_MISSING, why_broken
 from diskyard.model.transaction import Draft
+
+#: libvirt refuses more, and QEMU's time to open a chain grows with the square of its depth.
+CHAIN_DEPTH_OPENED = 200
 
 
 class Superseded(Exception):
@@ -117,6 +121,27 @@ def building_volume(
     )
     draft.put_volume(volume)
     return volume
+
+
+def own_format(capabilities: Capabilities, size_bytes: int) -> VolumeFormat:
+    """The format of a volume of which all bytes will be written, and which reads no parent."""
+    return "raw" if capabilities.why_not_raw(size_bytes) is None else "qcow2"
+
+
+def require_openable(state: State, image: Image) -> None:
+    """Refuse an image whose chain is deeper than what can be opened together.
+
+    :raises diskyard.errors.Unsupported: it is.
+    """
+    depth = sum(1 for _ in state.chain(image))
+    if depth > CHAIN_DEPTH_OPENED:
+        raise errors.Unsupported(
+            f"The chain of image {image.id} is {depth} volumes deep; at most {CHAIN_DEPTH_OPENED} "
+            "can be opened together.",
+            advice="Remove Snapshots that it reads and are not needed, then run the merge fixes that "
+            "checkStorageRepository lists, then the image's optimize fix.",
+            imageId=image.id,
+        )
 
 
 def require_building(state: State, volume_id: str, work_id: str) -> Volume:
