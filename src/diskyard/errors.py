@@ -348,7 +348,13 @@ def from_os_error(error: OSError, doing: str) -> DiskyardError:
         return NoSpace(f"The storage is full: {words}.")
     if error.errno in (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN):
         return RepositoryUnavailable(f"The storage does not answer: {words}.")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno == errno.EROFS:
+        return StorageError(
+            f"The storage is read-only: {words}.",
+            advice="Mount the file system so that it can be written to; one that the kernel has made "
+            "read-only after an error is to be checked first (fsck).",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
         return StorageError(
             f"The storage refuses: {words}.",
             advice="Run as a user who may read and write there, or change its permissions.",

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 
 from diskyard import errors
 from diskyard.fixes.runner import run_follow_ups
@@ -21,7 +22,14 @@ from diskyard.mover.transfer import export_view
 from diskyard.opened import Opened
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import Engine, FollowUp
-from diskyard.operations.freeze import copy_hold, freeze_disk, hold_snapshot, release_hold, require_held
+from diskyard.operations.freeze import (
+    copy_hold,
+    freeze_disk,
+    hold_snapshot,
+    release_hold,
+    require_held,
+    require_unchanged,
+)
 from diskyard.operations.transfer import require_transfer_folder, transfer_path
 from diskyard.planner import copy as planner
 
@@ -93,8 +101,14 @@ def _require_long_files(files: Files, folder: str, path: str, size_bytes: int) -
 
 def _export(engine: Engine, opened: Opened, request: ExportImage, path: str, watcher: Watcher) -> bool:
     author = engine.author("exportImage")
-    export_id, work_id = new_uuid(), new_uuid()
     work = Work(engine, opened, author, watcher, request.options.rate_limit, fix="export")
+    if opened.is_read_only:
+        image = planner.copy_source(
+            opened.state(), request.image_id, opened.missing_below(opened.state(), request.image_id)
+        )
+        _write_file(work, request, image, partial(require_unchanged, opened, image), path)
+        return True
+    export_id, work_id = new_uuid(), new_uuid()
     hold = copy_hold(opened, export_id, work_id)
     with opened.work_on([export_id]) as leases:
         work.hold(leases)
@@ -105,7 +119,7 @@ def _export(engine: Engine, opened: Opened, request: ExportImage, path: str, wat
         else:
             image = freeze_disk(opened, image.id, hold, author)
         try:
-            _write_file(work, request, image, hold, path)
+            _write_file(work, request, image, partial(require_held, opened, image.id, hold), path)
         finally:
             _let_go(work, image, hold)
     return True
@@ -122,8 +136,12 @@ def _let_go(work: Work, image: Image, hold: CopyHold) -> None:
         run_follow_ups(work.engine, follow_ups)
 
 
-def _write_file(work: Work, request: ExportImage, image: Image, hold: CopyHold, path: str) -> None:
+def _write_file(
+    work: Work, request: ExportImage, image: Image, require_same: Callable[[], None], path: str
+) -> None:
     """Write beside the path, then give the file its name, which must still be free.
+
+    :param require_same: the look after reading: it raises if what was read must not be used.
 
     The folder is opened once, and all is done in what was opened: whoever may change the folders on
     the way can make a link of one at any moment, which must lead nothing anywhere else. A crash
@@ -137,7 +155,7 @@ def _write_file(work: Work, request: ExportImage, image: Image, hold: CopyHold, 
             folder = f"/proc/self/fd/{folder_fd}"
             require_transfer_folder(host, os.readlink(folder), path)
             _remove_leftovers(host.files, host.identity, folder)
-            _write_in(work, request, image, hold, path, folder_fd)
+            _write_in(work, request, image, require_same, path, folder_fd)
         finally:
             os.close(folder_fd)
     except OSError as error:
@@ -145,7 +163,12 @@ def _write_file(work: Work, request: ExportImage, image: Image, hold: CopyHold, 
 
 
 def _write_in(
-    work: Work, request: ExportImage, image: Image, hold: CopyHold, path: str, folder_fd: int
+    work: Work,
+    request: ExportImage,
+    image: Image,
+    require_same: Callable[[], None],
+    path: str,
+    folder_fd: int,
 ) -> None:
     """The same, in a folder that is open: its path here is the same in the programs that inherit it."""
     host, state = work.engine.host, work.opened.state()
@@ -154,7 +177,7 @@ def _write_in(
     try:
         with work.opened.reading(state, state.images[image.id]) as chain:
             export_view(host, chain, image.size_bytes, temporary, request.format, work, [folder_fd])
-        require_held(work.opened, image.id, hold)
+        require_same()
         try:
             move_to_new(host.files, temporary, os.path.join(folder, os.path.basename(path)))
         except FileExistsError:

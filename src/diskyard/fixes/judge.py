@@ -33,8 +33,8 @@ def judge_holds(connections: Connections, state: State, holds: Iterable[AnyHold]
 
     A copy is over when its work lease is free and the target's newest state has no such
     pending copy. A marker alone does not show which repository that is: it must be in the place, and
-    have the history, that the hold names. The lease is looked at first: who commits a copy has it from before the
-    hold until after the record. Also of a target that is none of the caller's: what is wanted
+    have the history, that the hold names. The lease is looked at first: who commits a copy has it from
+    before the hold until after the record. Also of a target that is none of the caller's: what is wanted
     there is not given up because the caller may not look.
 
     :param state: the newest of the repository with the holds.
@@ -67,7 +67,7 @@ def _judge_copies(
         worked_on = target.locked_among({hold.copy_id for hold in holds})
         if any(hold.copy_id not in worked_on for hold in holds):
             state = target.state()
-            target.log.require_writable()
+            target.log.require_whole()
     except (errors.DiskyardError, OSError) as error:
         why = f": {error}" if may_use(target.repo_id) else ""
         why_unknown = f"the repository that the copy is in cannot be read{why}"

@@ -353,6 +353,11 @@ class LogReader:
         :raises diskyard.errors.Unsupported: a newer minor version wrote the log.
         :raises diskyard.errors.StorageError: the storage is read-only.
         """
+        self.require_whole()
+        self.require_writable_place()
+
+    def require_whole(self) -> None:
+        """Refuse to rely on a log that cannot all be read; storage that is read-only will do."""
         if self.replaced is not None:
             raise errors.CorruptRecord(
                 f"The history of {self._repository.place} was replaced: {self.replaced}.",
@@ -369,6 +374,12 @@ class LogReader:
                 f"{self._repository.place} was written by a newer Diskyard and can only be read by this one.",
                 advice="Upgrade Diskyard on this host.",
             )
+
+    def require_writable_place(self) -> None:
+        """Refuse a place in which nothing can be written now.
+
+        :raises diskyard.errors.StorageError: says why.
+        """
         why = self._repository.read_only_because()
         if why is not None:
             raise errors.StorageError(

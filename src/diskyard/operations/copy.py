@@ -176,6 +176,13 @@ def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
     home, source = asked.home, asked.source
     missing = home.missing_of(home.state(), source)
     planner.copy_source(home.state(), source.id, missing)
+    if source.kind == "virtual_disk" and home.is_read_only:
+        raise errors.Unsupported(
+            f"VirtualDisk {source.id} cannot be copied: its bytes of now cannot be fixed, as "
+            f"{home.storage.place} is read-only ({home.storage.read_only_because()}).",
+            advice="Copy a Snapshot of it, or export it and import the file.",
+            imageId=source.id,
+        )
     if source.kind == "snapshot":
         hold_snapshot(home, source.id, hold, asked.author)
         return home.state().images[source.id]
