@@ -210,7 +210,8 @@ class NoSpace(DiskyardError):
 
     http_status, exit_status = 507, 27
     default_advice = (
-        "Free space (diskyard repo check lists what clean and merge would give back), then run the fix."
+        "Free space (diskyard repo check lists what clean and merge would give back), then try again, or "
+        "run the fix that is listed for what was begun."
     )
 
 

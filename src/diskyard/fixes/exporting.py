@@ -158,8 +158,18 @@ def _write_file(
             _write_in(work, request, image, require_same, path, folder_fd)
         finally:
             os.close(folder_fd)
+    except errors.NoSpace as error:
+        raise _no_room(path, error.message) from error
     except OSError as error:
-        raise errors.from_os_error(error, f"exporting to {path}") from error
+        told = errors.from_os_error(error, f"exporting to {path}")
+        raise _no_room(path, told.message) if isinstance(told, errors.NoSpace) else told from error
+
+
+def _no_room(path: str, message: str) -> errors.NoSpace:
+    return errors.NoSpace(
+        message,
+        advice=f"Free space for {os.path.dirname(path)}, or choose a folder elsewhere, and export it again.",
+    )
 
 
 def _write_in(
