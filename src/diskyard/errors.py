@@ -349,6 +349,17 @@ def from_os_error(error: OSError, doing: str) -> DiskyardError:
         return NoSpace(f"The storage is full: {words}.")
     if error.errno in (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN):
         return RepositoryUnavailable(f"The storage does not answer: {words}.")
+    if error.errno == errno.EFBIG:
+        return StorageError(
+            f"The file system cannot hold so long a file: {words}.",
+            advice="Use a file system that can (as XFS), or a format that stores only what was written (qcow2).",
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return StorageError(
+            f"The host has none left: {words}.",
+            advice="Give the process more (ulimit, LimitNOFILE of its unit, memory), or let it do less at once; "
+            "then try again.",
+        )
     if error.errno == errno.EROFS:
         return StorageError(
             f"The storage is read-only: {words}.",

@@ -67,7 +67,11 @@ def parse_vmdk(read: ReadAt, file_size_bytes: int) -> int:
     it names: only sparse extents with a capacity pass.
     """
     head = read(0, _SECTOR_BYTES)
-    _require(not head.startswith(_VMDK_TEXT), "it only names files that hold its data", advice.VMDK_EXTENTS)
+    _require(
+        not head.startswith(_VMDK_TEXT),
+        "it is a VMDK descriptor, which only names files",
+        advice.VMDK_EXTENTS,
+    )
     _require(
         head[:4] == b"KDMV", "it is no VMDK file that holds its own data", advice.not_of_format(head, "vmdk")
     )

@@ -16,6 +16,10 @@ from diskyard.model.transaction import Draft
 
 #: libvirt refuses more, and QEMU's time to open a chain grows with the square of its depth.
 CHAIN_DEPTH_OPENED = 200
+_LOST = (
+    "Connect a repository that has it whole, and run the mend that checkStorageRepository lists then; or put "
+    "the volume back from a backup of the repository."
+)
 
 
 class Superseded(Exception):
@@ -62,7 +66,13 @@ def require_usable(state: State, image: Image, missing: Collection[str] = NONE_M
     """
     why = why_broken(state, image, missing)
     if why is not None:
-        raise errors.ImageBroken(f"Image {image.id} cannot be read: {why}.", imageId=image.id)
+        # What is pending somewhere in its chain is completed by a mend; what is lost may not be.
+        is_lost = all(link.pending is None for link, _ in state.chain(image)) and image.volume_id is not None
+        raise errors.ImageBroken(
+            f"Image {image.id} cannot be read: {why}.",
+            advice=_LOST if is_lost else None,
+            imageId=image.id,
+        )
 
 
 def require_unattached(state: State, image: Image, *, but_readers: bool = False) -> None:
