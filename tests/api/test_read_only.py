@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.mounts import mounted, remount
 
 ONE = (1, 0, MiB)
 TWO = (2, 2 * MiB, 64 * KiB)
+_NOBODY = 65534
 
 
 @pytest.fixture
@@ -138,31 +140,43 @@ def test_an_image_that_others_change_is_not_exported_by_halves(
     assert not out.exists()
 
 
-def test_a_user_who_may_not_write_there(rig: Rig) -> None:
+@pytest.fixture
+def open_to_all() -> Iterator[Rig]:
+    """A host whose repositories every user may read, and root alone may write."""
+    if os.geteuid() != 0:
+        pytest.skip("being another user needs root")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        made = Rig(Path(folder))
+        yield made
+        made.close()
+
+
+def test_a_user_who_may_not_write_there(open_to_all: Rig) -> None:
     """The same for another user's repository; it says so of the user, not of the file system."""
+    rig = open_to_all
     disk = rig.disk("a", ONE)
+    run("chmod", "-R", "a+rX,go-w", rig.place("a")["path"])
+    mine = rig.folder / "nobody"
+    mine.mkdir()
+    os.chown(mine, _NOBODY, _NOBODY)
+    out = mine / "out.raw"
     program = f"""
-import os, sys
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
+import os
+os.setgroups([]); os.setgid({_NOBODY}); os.setuid({_NOBODY})
 from diskyard import Diskyard, errors
-with Diskyard(state_folder={str(rig.folder / "nobody" / "state")!r}) as yard:
+with Diskyard(state_folder={str(mine / "state")!r}) as yard:
     yard.connect_storage_repository("a", "localfs-1.0", {rig.place("a")!r})
     assert len(yard.list_images("a").images) == 1
     assert yard.check_storage_repository("a") == []
-    task = yard.export_image("a", {disk!r}, {str(rig.folder / "nobody" / "out.raw")!r}, "raw")
+    task = yard.export_image("a", {disk!r}, {str(out)!r}, "raw")
     assert yard.wait_for_task(task.task_id, 60).state == "done"
     try:
         yard.create_virtual_disk("a", 1 << 20)
     except errors.StorageError as error:
         print(error)
 """
-    (rig.folder / "nobody").mkdir(mode=0o777)
-    os.chmod(rig.folder / "nobody", 0o777)
-    for path in [*rig.folder.parents][:-2]:
-        os.chmod(path, path.stat().st_mode | 0o011)
-    run("chmod", "-R", "a+rX,go-w", rig.place("a")["path"], str(rig.folder))
-    os.chmod(rig.folder / "nobody", 0o777)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "this user may not write to it" in done.stdout
-    same_bytes((rig.folder / "nobody" / "out.raw").read_bytes(), picture(SIZE, ONE))
+    same_bytes(out.read_bytes(), picture(SIZE, ONE))
