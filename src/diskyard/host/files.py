@@ -3,7 +3,7 @@
 A simulator of crashes, power cuts and faults replaces :class:`Files` by a subclass
 that overrides the primitives; the two protocols for durable files,
 :meth:`Files.publish` and :meth:`Files.replace`, are written once, below them, and
-nowhere else.
+nowhere else; that for a file which was written already is in :mod:`diskyard.host.renaming`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from diskyard.host.bulk import BulkFiles
 from diskyard.host.calls import storage_call
 from diskyard.host.identity import ProcessIdentity, this_process
 from diskyard.host.reading import open_again
+from diskyard.host.renaming import rename_exclusively
 from diskyard.model.identity import HostIdentity
 
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
@@ -174,6 +175,11 @@ class Files(BulkFiles):
     def rename(self, source: str, target: str) -> None:
         """Move a name over another, atomically."""
         os.rename(source, target)
+
+    @storage_call
+    def rename_to_new(self, source: str, target: str) -> None:
+        """Move a name to another that must not exist, atomically; not every file system can (EINVAL)."""
+        rename_exclusively(source, target)
 
     @storage_call
     def unlink(self, path: str) -> None:

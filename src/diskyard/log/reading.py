@@ -347,11 +347,17 @@ class LogReader:
             return list(self._nonces)
 
     def require_writable(self) -> None:
-        """Refuse while anything is unreadable, or a newer program's fields would be lost.
+        """Refuse while anything is unreadable, a newer program's fields would be lost, or all is read-only.
 
         :raises diskyard.errors.CorruptRecord: names what cannot be read; or the history was replaced.
         :raises diskyard.errors.Unsupported: a newer minor version wrote the log.
+        :raises diskyard.errors.StorageError: the storage is read-only.
         """
+        self.require_whole()
+        self.require_writable_place()
+
+    def require_whole(self) -> None:
+        """Refuse to rely on a log that cannot all be read; storage that is read-only will do."""
         if self.replaced is not None:
             raise errors.CorruptRecord(
                 f"The history of {self._repository.place} was replaced: {self.replaced}.",
@@ -369,10 +375,25 @@ class LogReader:
                 advice="Upgrade Diskyard on this host.",
             )
 
+    def require_writable_place(self) -> None:
+        """Refuse a place in which nothing can be written now.
+
+        :raises diskyard.errors.StorageError: says why.
+        """
+        why = self._repository.read_only_because()
+        if why is not None:
+            raise errors.StorageError(
+                f"Nothing can be written to {self._repository.place}: {why}.",
+                advice="Mount the file system so that it can be written to, or use a user who may write "
+                "there, then try again. Reading and exporting work as they are.",
+            )
+
     def read_only_because(self) -> str | None:
         """Why :meth:`require_writable` would refuse, for people; None if it would not."""
         if self.replaced is not None:
             return f"the history was replaced: {self.replaced}; connect the repository anew"
         if self.damage is not None:
             return f"the log cannot be read: {self.damage}"
-        return "a newer Diskyard wrote the log" if self.newer_minor else None
+        if self.newer_minor:
+            return "a newer Diskyard wrote the log"
+        return self._repository.read_only_because()

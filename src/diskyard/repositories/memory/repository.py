@@ -64,6 +64,9 @@ class MemoryRepository:
         self.capabilities = Capabilities(preallocation=True)
         self._host = host
 
+    def read_only_because(self) -> None:
+        """Memory can always be written to."""
+
     def put(self, kind: LogKind, number: int, data: bytes, *, use_reserve: bool = False) -> bool:
         """Add the object under the store's lock."""
         with self.store.lock:
