@@ -17,7 +17,7 @@ import re
 import stat
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from diskyard.host.bulk import BulkFiles
 from diskyard.host.calls import storage_call
@@ -209,7 +209,14 @@ class Files(BulkFiles):
         """A fresh path for a temporary file of this process; nothing is made."""
         return os.path.join(folder, temporary_name(this_process(self._host), next(_counter)))
 
-    def publish(self, paths: Sequence[str], data: bytes) -> bool:
+    def publish(
+        self,
+        paths: Sequence[str],
+        data: bytes,
+        *,
+        make: Callable[[], str] | None = None,
+        drop: Callable[[str], object] | None = None,
+    ) -> bool:
         """Make every one of ``paths``, all in one folder, hold ``data``, if the first is absent.
 
         Of several publishers of the same first path one wins, and its answer is True. A later
@@ -219,6 +226,8 @@ class Files(BulkFiles):
         rename(2) would not do: of two writers that look and then rename, both succeed. With
         link(2) the loser gets EEXIST.
 
+        :param make: makes a temporary file with durable contents; by default a new one.
+        :param drop: removes the name of such a file in the end.
         :raises UncertainError: it failed where the name may be there; any other OSError means
             that nothing was published.
         """
@@ -226,11 +235,11 @@ class Files(BulkFiles):
         temporaries: list[str] = []
         try:
             for _ in paths:
-                temporaries.append(self.write_temporary(folder, data))
+                temporaries.append(make() if make else self.write_temporary(folder, data))
             return self._publish_written(folder, temporaries, paths)
         finally:
             for temporary in temporaries:
-                self.discard(temporary)
+                (drop or self.discard)(temporary)
 
     def _publish_written(self, folder: str, temporaries: Sequence[str], paths: Sequence[str]) -> bool:
         try:
@@ -256,10 +265,15 @@ class Files(BulkFiles):
         except OSError:
             return True
 
-    def replace(self, path: str, data: bytes, *, mode_bits: int = _MODE_BITS) -> None:
-        """Make ``path`` hold ``data``, durably; a crash leaves the old contents or the new."""
+    def replace(
+        self, path: str, data: bytes, *, mode_bits: int = _MODE_BITS, make: Callable[[], str] | None = None
+    ) -> None:
+        """Make ``path`` hold ``data``, durably; a crash leaves the old contents or the new.
+
+        :param make: makes a temporary file beside it with durable contents; by default a new one.
+        """
         folder = os.path.dirname(path)
-        temporary = self.write_temporary(folder, data, mode_bits=mode_bits)
+        temporary = make() if make else self.write_temporary(folder, data, mode_bits=mode_bits)
         try:
             self.rename(temporary, path)
         except BaseException:

@@ -19,7 +19,7 @@ from diskyard.log.index.keeper import IndexKeeper
 from diskyard.log.reading import LogReader
 from diskyard.log.turns import Turns
 from diskyard.model.state import State
-from diskyard.model.transaction import Changes, Entry, Part
+from diskyard.model.transaction import Changes, Entry, Frees, Part
 from diskyard.repositories.interface import Repository
 
 
@@ -88,21 +88,21 @@ class Log(LogReader):
 
     # -- publishing -------------------------------------------------------------------
 
-    def publish(self, parts: Sequence[Part], state: State, *, use_reserve: bool = False) -> Published:
+    def publish(self, parts: Sequence[Part], state: State, *, frees: Frees = Frees.NOTHING) -> Published:
         """Publish changes that were planned on ``state`` as one entry; durable when it answers STANDS.
 
         :param parts: one or more, of which no two name the same record.
-        :param use_reserve: all of them lead to less being stored.
+        :param frees: what the least of them leads to: how much of the reserve it may use.
         :raises diskyard.errors.CorruptRecord: something cannot be read, so nothing is written.
         :raises diskyard.errors.StorageError: if its outcome is unknown, nothing made for the
             changes may be removed, and they must not be published again without looking. Any
             other error of the table means that nothing was published.
         """
-        published = self._publish(parts, state, use_reserve=use_reserve)
+        published = self._publish(parts, state, frees=frees)
         self._watching.tell()
         return published
 
-    def _publish(self, parts: Sequence[Part], state: State, *, use_reserve: bool) -> Published:
+    def _publish(self, parts: Sequence[Part], state: State, *, frees: Frees) -> Published:
         with self._lock:
             if self._state is not state:
                 return Published.LOST  # another thread of this process was quicker
@@ -112,7 +112,7 @@ class Log(LogReader):
             entry = self._entry(parts, state)
             data = encode(entry)
             after = as_read(state, data)
-            if not self._put(entry.number, data, use_reserve=use_reserve):
+            if not self._put(entry.number, data, frees=frees):
                 return Published.LOST
             if not self._require_stands(entry):
                 return Published.STANDS
@@ -139,10 +139,10 @@ class Log(LogReader):
             also=tuple(parts[1:]),
         )
 
-    def _put(self, number: int, data: bytes, *, use_reserve: bool) -> bool:
+    def _put(self, number: int, data: bytes, *, frees: Frees) -> bool:
         try:
             with _not_made():
-                return self._repository.put("entry", number, data, use_reserve=use_reserve)
+                return self._repository.put("entry", number, data, frees=frees)
         except UncertainError as error:
             self._state = None  # whether it stands is for the next reading to tell
             raise self._unknown(number, str(error)) from error

@@ -26,6 +26,7 @@ from diskyard.log.genesis import genesis
 from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.repository import LocalRepository
+from diskyard.repositories.localfs.reserve import Reserve
 
 FORMAT = "localfs-1.0"
 # As /proc/self/mountinfo names them: other machines may write to these as well, and
@@ -104,15 +105,13 @@ def _make_folders(host: Host, root: str) -> None:
     for folder in layout.FOLDERS:
         if folder not in names:
             files.make_folder(os.path.join(root, folder))
-    for name, size_bytes in ((layout.LOCKS, 0), (layout.RESERVE, layout.RESERVE_BYTES)):
-        if name not in names:
-            fd = files.create(os.path.join(root, name))
-            try:
-                if size_bytes:
-                    files.preallocate(fd, size_bytes)
-                files.sync(fd)
-            finally:
-                os.close(fd)
+    if layout.LOCKS not in names:
+        fd = files.create(os.path.join(root, layout.LOCKS))
+        try:
+            files.sync(fd)
+        finally:
+            os.close(fd)
+    Reserve(files, root).fill()
     files.sync_folder(root)
 
 
@@ -303,10 +302,21 @@ def _remove_rest(host: Host, root: str) -> None:
     _empty_folders(host, root)
     for folder in layout.FOLDERS:
         files.remove_folder(os.path.join(root, folder))
+    _remove_reserve(host, os.path.join(root, layout.RESERVE))
     interrupted = [item.name for item in files.list(root) if temporary_owner(item.name)]
-    for name in (*interrupted, layout.LOCKS, layout.RESERVE):
+    for name in (*interrupted, layout.LOCKS):
         files.unlink(os.path.join(root, name))
     files.sync_folder(root)
+
+
+def _remove_reserve(host: Host, path: str) -> None:
+    """Remove the reserve; an earlier version's is a file."""
+    files = host.files
+    if files.is_folder(path):
+        _remove_all(host, path)
+        files.remove_folder(path)
+    elif files.exists(path):
+        files.unlink(path)
 
 
 def _empty_folders(host: Host, root: str) -> None:

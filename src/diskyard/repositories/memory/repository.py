@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from diskyard.host import Host
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.transaction import Frees
 from diskyard.repositories.interface import (
     Capacity,
     Copies,
@@ -64,7 +65,7 @@ class MemoryRepository:
         self.capabilities = Capabilities(preallocation=True)
         self._host = host
 
-    def put(self, kind: LogKind, number: int, data: bytes, *, use_reserve: bool = False) -> bool:
+    def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:
         """Add the object under the store's lock."""
         with self.store.lock:
             if (kind, number) in self.store.objects:
