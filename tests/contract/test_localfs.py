@@ -14,8 +14,9 @@ import pytest
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.host.files import UncertainError, temporary_name
+from diskyard.host.files import UncertainError
 from diskyard.host.identity import ProcessIdentity, new_nonce
+from diskyard.host.temporary import temporary_name
 from diskyard.log.codec import decode
 from diskyard.model.transaction import Entry, Frees
 from diskyard.repositories.interface import Repository

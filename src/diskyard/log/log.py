@@ -117,6 +117,7 @@ class Log(LogReader):
             if not self._require_stands(entry):
                 return Published.STANDS
             self._state, self._newest = after, data
+            self._twin_missing = bool(frees)  # on a full storage one copy is enough
             self._nonces = nonces_kept([*self._nonces, entry.nonce])
             self._watching.note(entry, state, after)
             self._stands()

@@ -151,6 +151,7 @@ class Repository(Protocol):
 
         :param frees: what it leads to: on a full storage it may use room that is kept for what
             frees some, and more of it the sooner it does. That room is nobody else's at any moment.
+            One copy is enough then, where there is no room for both.
         """
 
     def get(self, kind: LogKind, number: int) -> Copies:

@@ -11,8 +11,8 @@ from typing import Any
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.host.files import temporary_owner
 from diskyard.host.identity import new_nonce
+from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLeases
 from diskyard.log.codec import (
     ENTRY_LIMIT_BYTES,

@@ -9,7 +9,8 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 
 from diskyard.host import FileEntry, Host, provably_gone
-from diskyard.host.files import UncertainError, temporary_owner
+from diskyard.host.files import UncertainError, is_full
+from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
 from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES, may_be_whole
 from diskyard.model.capabilities import Capabilities
@@ -25,7 +26,7 @@ from diskyard.repositories.interface import (
     VolumeName,
 )
 from diskyard.repositories.localfs import layout
-from diskyard.repositories.localfs.reserve import Reserve, is_full
+from diskyard.repositories.localfs.reserve import Reserve
 
 _LIMITS_BYTES: dict[LogKind, int] = {
     "entry": ENTRY_LIMIT_BYTES,
@@ -107,7 +108,7 @@ class LocalRepository:
             return False
         self._reserve.refill_if_used()
         try:
-            return self._files.publish(paths, data)
+            return self._files.publish(paths, data, spare=self._reserve.spare() if frees else None)
         except UncertainError:
             raise  # it may be there: trying again would call our own entry another's
         except OSError as error:

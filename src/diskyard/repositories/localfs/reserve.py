@@ -12,29 +12,22 @@ import errno
 import os
 import re
 from collections.abc import Callable
-from typing import TypeVar
 
 from diskyard.host import FileEntry, Files
-from diskyard.host.files import UncertainError
+from diskyard.host.files import is_full
 from diskyard.model.transaction import Frees
 from diskyard.repositories.localfs import layout
 
-R = TypeVar("R")
 _KIB = 1 << 10
 #: How many files of which size. The small ones are for the entries of one image.
 _FILES = {4 * _KIB: 128, 16 * _KIB: 16, 128 * _KIB: 4, 1024 * _KIB: 2}
 _NAME = re.compile(r"([0-9a-f]{8})\.([0-9]{3})")
 #: Which part of the files of a size is left alone: for the entries that free more, or sooner.
 _LEFT_ALONE = {Frees.LATER: 1 / 2, Frees.WHEN_FIXED: 1 / 4, Frees.AT_ONCE: 0.0}
-_ATTEMPTS = 4
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+#: Of which sizes files are given to a folder that needs room for one name, one after the other.
+_SPARED_BYTES = (*[4 * _KIB] * 6, *[16 * _KIB] * 4, *[128 * _KIB] * 2)
 
 RESERVE_BYTES = sum(size_bytes * count for size_bytes, count in _FILES.items())
-
-
-def is_full(error: OSError) -> bool:
-    """Whether an error says that there is no room."""
-    return error.errno in _FULL
 
 
 def _size_in(name: str) -> int | None:
@@ -110,16 +103,17 @@ class Reserve:
         :param frees: how much of it may be used.
         :raises OSError: as there, and ENOSPC also if no such file is left.
         """
-        return self._until_named(lambda: self._publish(paths, data, frees))
-
-    def _publish(self, paths: tuple[str, str], data: bytes, frees: Frees) -> bool:
         if self._files.exists(paths[0]):
             return False
         taken: dict[str, str] = {}  # the names that they had in the reserve
         to_give_back = False
         try:
             won = self._files.publish(
-                paths, data, make=lambda: self._filled(data, frees, taken), drop=lambda path: None
+                paths,
+                data,
+                make=lambda: self._filled(data, frees, taken),
+                drop=lambda path: None,
+                spare=self.spare(),
             )
             to_give_back = not won
         except _SpentError:
@@ -141,39 +135,62 @@ class Reserve:
 
     def replace(self, path: str, data: bytes) -> None:
         """As :meth:`Files.replace`, from a file of the reserve: nothing can be freed before it."""
-        self._until_named(lambda: self._files.replace(path, data, make=lambda: self._moved(path, data)))
-
-    def _until_named(self, publish: Callable[[], R]) -> R:
-        """Do it, again where the folder has no room for a name: what was taken for it is free then."""
-        for _ in range(_ATTEMPTS):
+        spare = self.spare()
+        while True:
             try:
-                return publish()
-            except (UncertainError, _SpentError):
+                return self._files.replace(path, data, make=lambda: self._filled(data, Frees.AT_ONCE, {}))
+            except _SpentError:
                 raise
             except OSError as error:
-                if not is_full(error):
+                if not is_full(error) or not spare():
                     raise
-        return publish()
 
-    def _moved(self, path: str, data: bytes) -> str:
-        """The same as :meth:`_filled`, in the folder of ``path``."""
-        filled = self._filled(data, Frees.AT_ONCE, {})
+    def spare(self) -> Callable[[], bool]:
+        """What gives blocks of the reserve to a folder that needs one for a name.
+
+        It is the one thing that cannot be written into a file that is there: others may be quicker.
+        """
+        sizes_bytes = iter(_SPARED_BYTES)
+
+        return lambda: any(self._free(size_bytes) for size_bytes in sizes_bytes)
+
+    def _free(self, size_bytes: int) -> bool:
+        """Give the blocks of a file back to the file system, at once."""
+        for name in self._usable(size_bytes, Frees.AT_ONCE):
+            path = self._files.temporary_path(self.folder)
+            if not self._take(name, path):
+                continue
+            try:
+                # XFS frees the blocks of an unlinked file some time later.
+                self._write(path, b"")
+            except OSError:
+                continue
+            finally:
+                self._files.discard(path)
+            return True
+        return False
+
+    def _take(self, name: str, path: str) -> bool:
+        """Give a file of the reserve a name of this process's own; False if another was quicker."""
+        self._may_lack = True
+        taken = os.path.join(self.folder, name)
         try:
-            moved = self._files.temporary_path(os.path.dirname(path))
-            self._files.link(filled, moved)
-        finally:
-            self._files.discard(filled)
-        return moved
+            self._files.rename(taken, path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._files.discard(taken)  # for the next one's name
+            return False
+        return True
 
     def _filled(self, data: bytes, frees: Frees, taken: dict[str, str]) -> str:
         """A temporary file with these bytes, durable, that was a file of the reserve; its path."""
         for name in self._usable(len(data), frees):
             path = self._files.temporary_path(self.folder)
-            try:
-                self._files.rename(os.path.join(self.folder, name), path)
-            except FileNotFoundError:
-                continue  # another process was quicker
-            self._may_lack = True
+            if not self._take(name, path):
+                continue
             try:
                 self._write(path, data)
             except OSError as error:
