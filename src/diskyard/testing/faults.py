@@ -15,6 +15,7 @@ from typing import Any
 from diskyard.host import Files, Host
 from diskyard.model.identity import HostIdentity
 from diskyard.model.transaction import Frees
+from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
     Copies,
@@ -23,7 +24,6 @@ from diskyard.repositories.interface import (
     LogKind,
     Repository,
     StoredVolume,
-    VolumeName,
 )
 
 STEPS = (
@@ -164,7 +164,7 @@ class WatchedRepository(Repository):
         self.inner = inner
         self.marker = inner.marker
         self.place = inner.place
-        self.identity = inner.identity
+        self.identity, self.place_identity = inner.identity, inner.place_identity
         self.capabilities = inner.capabilities
         self.before: Hook = nothing
         self.after: Hook = nothing
