@@ -13,7 +13,7 @@ from diskyard.host import Host
 from diskyard.host.files import UncertainError
 from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, checkpoint_of, nonces_kept
 from diskyard.log.codec import Damaged, encode
-from diskyard.log.entries import as_read, follow, nonce_of
+from diskyard.log.entries import as_read, follow
 from diskyard.log.index.keeper import IndexKeeper
 from diskyard.log.reading import LogReader
 from diskyard.log.turns import Turns
@@ -171,10 +171,7 @@ class Log(LogReader):
 
     def _still_follows(self, entry: Entry) -> bool:
         """Whether the entry before one that was published is there, as it was."""
-        before = self._repository.get("entry", entry.number - 1)
-        nonces = [self._nonce_of(copy) for copy in before if copy is not None]
-        # What is there and cannot be read was not trimmed either.
-        there = bool(nonces) and set(nonces) <= {entry.previous, None}
+        there = self._is_entry(entry.number - 1, entry.previous)
         return there and not self._checkpoints.trimmed_past(entry.number - 1)
 
     def _unknown(self, number: int, why: str) -> errors.StorageError:
@@ -185,7 +182,7 @@ class Log(LogReader):
         if not self._twin_missing:
             return
         copies = self._repository.get("entry", state.version)
-        whole = next((c for c in copies if c and nonce_of(c) == state.nonce), None)
+        whole = next((c for c in copies if c and self._nonce_of(c, state.version) == state.nonce), None)
         if whole is not None:
             for index, copy in enumerate(copies):
                 if copy != whole:

@@ -25,6 +25,7 @@ from diskyard.log.codec import (
 from diskyard.log.genesis import genesis
 from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.record import read_record
 from diskyard.repositories.localfs.repository import LocalRepository
 from diskyard.repositories.localfs.reserve import Reserve
 
@@ -50,8 +51,6 @@ _NETWORK_FILE_SYSTEMS = frozenset(
         "fuse.ceph",
     )
 )
-_RECORD_LIMIT_BYTES = 4096
-_NO_ANSWER = frozenset((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN))
 _NO_PATH = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
 
 
@@ -188,7 +187,7 @@ def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:
     """
     root = _root(parameters, host)
     try:
-        record = _read_record(host, root)
+        record = read_record(host, root, FORMAT)
         _refuse_network(host, root)
         _require_folders(host, root)
         return LocalRepository(host, root, record.marker)
@@ -210,68 +209,6 @@ def _require_folders(host: Host, root: str) -> None:
                 f"{path} is missing, or it is no folder, so the repository cannot be used.",
                 advice="Put the folder back; an empty one will do for progress and temporary.",
             )
-
-
-def _read_record(host: Host, root: str) -> RepositoryRecord:
-    """The record, from whichever copy holds it; the other is written again where that is possible."""
-    record, whole, damage = None, b"", None
-    bad: list[str] = []
-    for path in layout.record_paths(root):
-        try:
-            data = host.files.read(path, _RECORD_LIMIT_BYTES)
-            if data is None:
-                bad.append(path)
-                continue
-            found, _ = decode(data, RepositoryRecord)
-        except NewerMajor as error:
-            raise errors.NotARepository(
-                f"{root} was written by a newer Diskyard (format {error})."
-            ) from error
-        except (Damaged, OSError) as error:
-            damage = error
-            bad.append(path)
-            continue
-        if found.format != FORMAT:
-            raise errors.NotARepository(f"{root} is a {found.format} repository, not {FORMAT}.")
-        if record is None:
-            record, whole = found, data
-    if record is not None:
-        for path in bad:
-            _rewrite_record(host, root, path, whole)
-        return record
-    raise _unreadable(root, damage)
-
-
-def _unreadable(root: str, damage: Exception | None) -> Exception:
-    if damage is None or (isinstance(damage, OSError) and damage.errno in _NO_PATH):
-        return errors.NotARepository(f"{root} is not a {FORMAT} repository.")
-    if isinstance(damage, OSError) and damage.errno in (*_NO_ANSWER, errno.EACCES, errno.EPERM):
-        return damage
-    return errors.CorruptRecord(f"The record of the repository in {root} cannot be read: {damage}.")
-
-
-def _rewrite_record(host: Host, root: str, path: str, whole: bytes) -> None:
-    """Rename a whole copy of the record over a bad one; at no moment are both away.
-
-    Under the lease of creation and removal: a copy that is absent may be about to come, or
-    to have gone for good, and what was read before the lease may be of another repository.
-    """
-    files = host.files
-    # Storage that is read-only, full or sick: one whole copy is enough to work with.
-    with contextlib.suppress(OSError):
-        lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
-        if lease is None:
-            return
-        try:
-            copies = [
-                files.read(other, _RECORD_LIMIT_BYTES) for other in layout.record_paths(root) if other != path
-            ]
-            if copies == [whole]:
-                if files.is_folder(path):
-                    files.remove_folder(path)  # only an empty one
-                files.replace(path, whole)
-        finally:
-            lease.release()
 
 
 def remove(repository: LocalRepository, host: Host) -> None:
@@ -338,7 +275,8 @@ def _was_being_removed(host: Host, root: str) -> bool:
     for path in layout.log_paths(root, "entry", newest):
         with contextlib.suppress(Damaged, NewerMajor):
             entry, _ = decode(host.files.read(path, ENTRY_LIMIT_BYTES) or b"", Entry)
-            return entry.number == newest and entry.changes.closes
+            if entry.number == newest and entry.changes.closes:
+                return True
     return False
 
 
