@@ -12,9 +12,9 @@ from diskyard import errors
 from diskyard.fixes.runner import run_follow_ups
 from diskyard.fixes.work import Watcher, Work
 from diskyard.host import Files, HostIdentity, provably_gone
-from diskyard.host.files import temporary_owner
 from diskyard.host.identity import new_uuid
 from diskyard.host.renaming import move_to_new
+from diskyard.host.temporary import temporary_owner
 from diskyard.model.fix import Merge
 from diskyard.model.records import CopyHold, Image
 from diskyard.model.requests import ExportImage
