@@ -21,6 +21,7 @@ from diskyard.opened import Opened
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import Engine, FollowUp
 from diskyard.operations.freeze import freeze_disk, hold_snapshot, release_hold
+from diskyard.operations.writers import reading
 from diskyard.operations.transfer import require_transfer_folder, transfer_path
 from diskyard.planner import copy as planner
 
@@ -114,7 +115,7 @@ def _write_in(work: Work, request: ExportImage, image: Image, path: str, folder_
     folder = f"/proc/self/fd/{folder_fd}"
     temporary = host.files.temporary_path(folder)
     try:
-        with work.opened.reading(state, state.images[image.id]) as chain:
+        with reading(work.opened, state, state.images[image.id]) as chain:
             export_view(host, chain, image.size_bytes, temporary, request.format, work, [folder_fd])
         try:
             host.files.link(temporary, os.path.join(folder, os.path.basename(path)))

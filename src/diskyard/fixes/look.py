@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 from diskyard import errors
@@ -22,11 +22,12 @@ from diskyard.model.records import AnyHold, FileSource, Image
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
 from diskyard.mover.inspect import check_volume
-from diskyard.opened import Opened, stored_by_id
+from diskyard.opened import Opened, stored_by_id, volume_name
 from diskyard.operations.engine import Engine
+from diskyard.operations.writers import has_stranger, is_written
 from diskyard.planner.find_fixes import Look, SourceView, TwinFound
 from diskyard.planner.mend import needs_restore, set_damage
-from diskyard.repositories.interface import StoredVolume
+from diskyard.repositories.interface import StoredVolume, VolumeName
 
 
 def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | None) -> Look:
@@ -48,6 +49,11 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     missing = _missing(opened, state, by_id)
     over, unknown = _holds(engine, state)
     locked = _locked(opened, state, progress)
+    gone = frozenset(
+        key
+        for key, attachment in state.attachments.items()
+        if provably_gone_host(attachment.host, engine.host.identity)
+    )
     return Look(
         state=state,
         capabilities=opened.storage.capabilities,
@@ -58,11 +64,8 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         leftovers={item.name: item.allocated_bytes for item in leftovers},
         progress=tuple(progress),
         locked=locked,
-        gone_attachments=frozenset(
-            key
-            for key, attachment in state.attachments.items()
-            if provably_gone_host(attachment.host, engine.host.identity)
-        ),
+        written=_written(opened, state, gone, [item.name for item in unnamed]),
+        gone_attachments=gone,
         holds_over=tuple(over),
         holds_unknown=tuple(unknown),
         twins=tuple(_twins(opened, state, deep=deep)),
@@ -100,6 +103,27 @@ def _locked(opened: Opened, state: State, progress: list[str]) -> frozenset[str]
         if dependent is not None:
             candidates |= {image.id, *state.images_on(dependent.id)}
     return opened.locked_among(candidates)
+
+
+def _written(
+    opened: Opened, state: State, gone_attachments: Iterable[str], unnamed: Iterable[VolumeName]
+) -> frozenset[str]:
+    """What strangers write to, of what a fix could be listed for; see :class:`Look`."""
+    found = {str(name) for name in unnamed if is_written(opened, name)}
+    of_work: set[str] = set()
+    for image in state.images.values():
+        dependent = None if image.is_strong else merge_dependent(state, image)
+        if dependent is not None:
+            of_work.add(dependent.id)
+        if image.volume_id is not None and (dependent is not None or image.strategy == "performance"):
+            of_work.add(image.volume_id)
+    found |= {key for key in of_work if has_stranger(opened, state.volumes[key], wait_s=0)}
+    # No attachment explains these, and no lease.
+    ended = {key for attachment in gone_attachments for key in state.attachments[attachment].volume_ids}
+    for volume_id in ended.union(state.unready):
+        if is_written(opened, volume_name(state.volumes[volume_id])):
+            found.add(volume_id)
+    return frozenset(found)
 
 
 def _workers(opened: Opened, image_ids: list[str]) -> dict[str, str]:

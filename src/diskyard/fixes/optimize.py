@@ -11,6 +11,7 @@ from diskyard.model.state import State
 from diskyard.mover.copy import copy_view
 from diskyard.opened import volume_name
 from diskyard.operations.engine import FollowUp
+from diskyard.operations.writers import reading
 from diskyard.planner import optimize as planner
 from diskyard.planner.common import Superseded
 from diskyard.planner.optimize import OptimizePlan
@@ -87,7 +88,7 @@ def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
 
 def _fill(work: Work, state: State, plan: OptimizePlan, volume: Volume) -> None:
     opened = work.opened
-    with opened.reading(state, state.images[plan.image.id]) as source:
+    with reading(opened, state, state.images[plan.image.id]) as source:
         copy_view(
             work.engine.host,
             source,

@@ -23,9 +23,16 @@ from diskyard.operations.engine import (
     request_digest,
     require_user_data,
 )
+from diskyard.operations.writers import require_file_unwritten
 from diskyard.planner import copy as planner
 from diskyard.planner.common import already_made
 from diskyard.planner.copy import PendingImage
+
+# A file that was written within the last tick of its file system's clock may be written again and keep
+# its times. The kernel's tick is at most 10 ms; some file systems keep whole seconds, FAT every other.
+_QUIET_S, _QUIET_WHOLE_S = 0.02, 2.0
+_LONG_AGO_S = 3.0
+_NS = 1_000_000_000
 
 
 def transfer_path(host: Host, path: str) -> str:
@@ -66,7 +73,8 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     The file's headers are read before anything is committed; its tables are checked by the mend,
     in a copy that its owner cannot change. It must not change until the mend is done.
 
-    :raises diskyard.errors.UnsafeImage: it refers to other files, or lies about itself.
+    :raises diskyard.errors.UnsafeImage: it refers to other files, lies about itself, or changes just now.
+    :raises diskyard.errors.ImageInUse: a running QEMU has it open for writing, and no ``force`` is given.
     :raises diskyard.errors.InvalidParameter: it is absent or may not be read.
     :raises diskyard.errors.PathNotAllowed: it is in no folder that the caller may use.
     """
@@ -81,8 +89,11 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
             # What was opened is what counts: a folder on the way may have become a link meanwhile.
             opened = os.readlink(f"/proc/self/fd/{fd}")
             require_transfer_folder(engine.host, os.path.dirname(opened), path)
-            fingerprint = engine.host.files.fingerprint_of(fd)
+            if not request.options.force:
+                require_file_unwritten(engine.host, fd, path)
+            fingerprint = _settled_fingerprint(engine.host, fd, path)
             size_bytes = parse_import(fd, request.format)
+            _require_same(engine.host, fd, path, fingerprint)
         finally:
             os.close(fd)
         if not SECTOR_BYTES <= size_bytes <= IMAGE_SIZE_LIMIT_BYTES:
@@ -99,6 +110,7 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
                 path=path,
                 format=request.format,
                 fingerprint=fingerprint,
+                force=request.options.force,
             ),
             base_image_id=None,
             strategy=request.options.strategy or "space",
@@ -115,3 +127,29 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     if request.options.optimize_now:
         follow_ups.append(FollowUp(target, Optimize(image_id=image_id), image_id, rate_limit))
     return Outcome(image_id, follow_ups)
+
+
+def _settled_fingerprint(host: Host, fd: int, path: str) -> str:
+    """A fingerprint that every later write will change; waits for a moment after one just now.
+
+    :raises diskyard.errors.UnsafeImage: the file changes meanwhile.
+    """
+    fingerprint = host.files.fingerprint_of(fd)
+    changed_ns = int(fingerprint.rpartition(":")[2])
+    if host.clock.wall_s() - changed_ns / _NS < _LONG_AGO_S:
+        host.clock.sleep(_QUIET_S if changed_ns % _NS else _QUIET_WHOLE_S)
+        _require_same(host, fd, path, fingerprint)
+    return fingerprint
+
+
+def _require_same(host: Host, fd: int, path: str, fingerprint: str) -> None:
+    if host.files.fingerprint_of(fd) != fingerprint:
+        raise changed_file(path)
+
+
+def changed_file(path: str) -> errors.UnsafeImage:
+    """The error for a file that is not, or no longer, what was looked at first."""
+    return errors.UnsafeImage(
+        f"{path} changed while it was imported.",
+        advice="Remove the image, if there is one, and import the file again when nothing writes to it.",
+    )

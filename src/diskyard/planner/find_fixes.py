@@ -32,6 +32,7 @@ from diskyard.planner.mend import needs_restore
 from diskyard.planner.merge import merge_in_the_way, merge_lease_images, plan_merge
 from diskyard.planner.optimize import OptimizePlan, optimize_waits_for, plan_optimize
 
+_WRITTEN = "a running QEMU has the volume open for writing"
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
 
 
@@ -71,6 +72,8 @@ class Look:
     :param missing: volumes that are named ready and are not on the storage.
     :param leftovers: allocated bytes by name.
     :param locked: the images whose work lease somebody has.
+    :param written: the volumes, and by their names those that nothing names, that a program of QEMU has open
+        for writing though neither an attachment nor work of ours explains that; of those that fixes are about.
     :param gone_attachments: attachments whose host is provably gone.
     :param holds_over: holds whose copy is provably over.
     :param holds_unknown: holds whose copy cannot be looked at, with the reason.
@@ -88,6 +91,7 @@ class Look:
     leftovers: Mapping[str, int] = field(default_factory=dict)
     progress: tuple[str, ...] = ()
     locked: frozenset[str] = frozenset()
+    written: frozenset[str] = frozenset()
     gone_attachments: frozenset[str] = frozenset()
     holds_over: tuple[tuple[str, AnyHold], ...] = ()
     holds_unknown: tuple[tuple[str, AnyHold, str], ...] = ()
@@ -208,6 +212,8 @@ def _merge(look: Look, image: Image) -> Iterator[_Found]:
     for volume in (plan.parent, plan.dependent):
         if volume.id in look.missing or volume.damage is not None:
             waits_for = f"volume {volume.id} cannot be read"
+        elif volume.id in look.written:
+            waits_for = waits_for or f"{_WRITTEN}, {volume.id}"
     yield _Found(
         Merge(image_id=image.id),
         f"merge a removed image {plan.direction} into what it is read with",
@@ -232,7 +238,7 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
         Optimize(image_id=image.id),
         f"{words[plan.kind]} image {image.id}",
         image.id,
-        optimize_waits_for(look.state, plan),
+        optimize_waits_for(look.state, plan) or (_WRITTEN if plan.volume.id in look.written else None),
         _holder(look, [image.id]),
         0,
         0 if plan.kind == "reserve" else moves_bytes,
@@ -242,10 +248,12 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
 
 def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
     frees_bytes = look.allocated.get(volume.id, 0)
+    waits_for = _WRITTEN if volume.id in look.written else None
     if volume.state == "doomed":
         yield _Found(
             CleanVolume(volume_id=volume.id),
             "delete data that nothing needs",
+            waits_for=waits_for,
             held_by=_holder(look, [volume.id]),
             frees_bytes=frees_bytes,
         )
@@ -255,6 +263,7 @@ def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
         yield _Found(
             CleanVolume(volume_id=volume.id),
             "delete data whose making was abandoned",
+            waits_for=waits_for,
             frees_bytes=frees_bytes,
         )
 
@@ -265,7 +274,7 @@ def _garbage(look: Look) -> Iterator[_Found]:
         volume = look.state.volumes.get(volume_id)
         if volume is not None and (volume.named_by, volume.format) == (number, format):
             continue
-        waits_for = None
+        waits_for = _WRITTEN if name in look.written else None
         if number > look.state.version:
             waits_for = (
                 f"the volume was named by entry {number} and the log ends at "
@@ -297,6 +306,7 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
             CleanAttachment(attachment_id=key),
             f"remove the attachment of {attachment.owner}, whose host has restarted since",
             attachment.image_id,
+            _WRITTEN if look.written.intersection(attachment.volume_ids) else None,
         )
     for image_id, hold in look.holds_over:
         yield _Found(CleanHold(image_id=image_id, hold=hold), "release data kept for a copy that is over")

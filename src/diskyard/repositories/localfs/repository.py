@@ -63,8 +63,9 @@ class LocalRepository:
         self._host = host
         self.place = root
         self.marker = marker
-        # Of a file that is never written to, replaced or removed.
-        self.identity = self._files.fingerprint(os.path.join(root, layout.LOCKS))
+        # Of a file that is never written to, replaced or removed; without the inode's own time of change,
+        # which chmod sets, or a backup that gives the file another name.
+        self.identity = self._files.fingerprint(os.path.join(root, layout.LOCKS)).rpartition(":")[0]
         self._volumes = os.path.join(root, layout.VOLUMES)
         self._leases = LocalLeases(host, os.path.join(root, layout.LOCKS))
         self.capabilities = Capabilities(
