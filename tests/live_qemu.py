@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Self
 
 
-
 class LiveQemu:
     """``qemu-io`` with a file open and QEMU's own locks on it, until the context is left.
 

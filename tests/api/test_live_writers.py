@@ -13,7 +13,6 @@ from tests.api.helpers import (
     COMMIT_ONLY,
     SIZE,
     Rig,
-    code_of,
     fix_module,
     fixes,
     graph,

@@ -128,5 +128,5 @@ def _require_writer_gone(opened: Opened, image_id: str, host_id: str, owner: str
             require_writer_gone(
                 opened,
                 attachment,
-                advice="End the guest first, or pass force when you know that what it still writes is not wanted.",
+                advice="End the guest first, or pass force when nobody wants what it still writes.",
             )

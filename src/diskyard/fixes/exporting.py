@@ -21,8 +21,8 @@ from diskyard.opened import Opened
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import Engine, FollowUp
 from diskyard.operations.freeze import freeze_disk, hold_snapshot, release_hold
-from diskyard.operations.writers import reading
 from diskyard.operations.transfer import require_transfer_folder, transfer_path
+from diskyard.operations.writers import reading
 from diskyard.planner import copy as planner
 
 

@@ -25,6 +25,7 @@ from diskyard.operations.writers import WRITER_WORDS, require_file_unwritten
 _FINGERPRINT_PARTS = 5
 _LOOK_S = 0.1
 
+
 def file_waits_for(host: Host, source: FileSource) -> str | None:
     """Why a file cannot be read on this host now; None if it can."""
     if source.machine_id != host.identity.machine_id:

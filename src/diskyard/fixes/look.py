@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 from diskyard import errors
@@ -18,7 +19,7 @@ from diskyard.host import provably_gone_host
 from diskyard.log.log import Author
 from diskyard.log.twins import look_at_twins
 from diskyard.model.fix import CleanTwin
-from diskyard.model.records import AnyHold, FileSource, Image
+from diskyard.model.records import AnyHold, FileSource, Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
 from diskyard.mover.inspect import check_volume
@@ -209,26 +210,38 @@ def _source_view(
 def _look_into_volumes(engine: Engine, opened: Opened, state: State) -> None:
     """Read every ready volume's own metadata, and note in its record what is wrong with it.
 
-    Volumes that a guest may be writing to are left out: their metadata changes under us.
+    Volumes that a guest may be writing to are left out: their metadata changes under us. No lock is
+    taken that would keep a guest from one that it is given meanwhile; what was seen of that one says nothing.
     """
     author: Author = engine.author("checkStorageRepository")
     for volume in state.volumes.values():
-        if volume.state != "ready" or _may_change(opened, state, volume.id):
-            continue
-        if opened.stored(volume) is None:
+        before = opened.stored(volume)
+        if before is None:
             continue  # missing: found without a note
+        if volume.state != "ready" or _may_change(opened, volume):
+            continue
         try:
-            damage = check_volume(engine.host, opened.layer(volume))
+            damage = check_volume(engine.host, replace(opened.layer(volume), shared=True))
         except errors.ImageBroken as error:
             damage = error.message
         except errors.LeaseHeld:
-            continue  # somebody has it open: its metadata may change under us
-        if damage != volume.damage:
+            continue  # a job of QEMU's is at work in it
+        if damage != volume.damage and not _has_changed(opened, volume, before):
             opened.commit(partial(set_damage, volume_id=volume.id, damage=damage), author)
 
 
-def _may_change(opened: Opened, state: State, volume_id: str) -> bool:
-    writers = (state.attachments[key] for key in state.attachments_naming(volume_id))
+def _may_change(opened: Opened, volume: Volume) -> bool:
+    """Whether somebody may be writing to a volume now, be it a guest that nobody told of."""
+    state = opened.state()
+    writers = (state.attachments[key] for key in state.attachments_naming(volume.id))
     if any(attachment.mode == "read_write" for attachment in writers):
         return True
-    return any(opened.is_locked(key) for key in state.images_on(volume_id))
+    if any(opened.is_locked(key) for key in state.images_on(volume.id)):
+        return True
+    return is_written(opened, volume_name(volume))
+
+
+def _has_changed(opened: Opened, volume: Volume, before: StoredVolume) -> bool:
+    """Whether a volume may have been written to since; one who came and has gone left its mark on the file."""
+    now = opened.stored(volume)
+    return now is None or now.stamp != before.stamp or _may_change(opened, volume)

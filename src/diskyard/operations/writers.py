@@ -60,7 +60,7 @@ def has_stranger(
         if _is_known(opened, volume, held):
             return False
         if opened.host.clock.monotonic_s() >= deadline_s:
-            # Looked at once more: work that ended between the two looks had its lease until its program's end.
+            # Once more: work that ended between the two looks had its lease until its program's end.
             return is_written(opened, volume_name(volume)) and not _is_known(opened, volume, held)
         opened.host.clock.sleep(_POLL_S)
     return False
@@ -74,8 +74,8 @@ def _is_known(opened: Opened, volume: Volume, held: Collection[str]) -> bool:
         if attachment.mode == "read_write" and attachment.volume_ids[0] == volume.id:
             return True
     work = {f"{key}/size" for key in state.images_on(volume.id)}  # as extend, and whoever prepares one
-    for key in {*state.images_on(volume.id), volume.parent_image_id}:
-        image = state.images.get(key or "")
+    for key in {*state.images_on(volume.id), volume.parent_image_id or ""}:
+        image = state.images.get(key)
         if image is not None and merge_dependent(state, image) is not None:
             work.add(image.id)
     return bool(opened.locked_among(work.difference(held)))

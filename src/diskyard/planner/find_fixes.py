@@ -72,8 +72,8 @@ class Look:
     :param missing: volumes that are named ready and are not on the storage.
     :param leftovers: allocated bytes by name.
     :param locked: the images whose work lease somebody has.
-    :param written: the volumes, and by their names those that nothing names, that a program of QEMU has open
-        for writing though neither an attachment nor work of ours explains that; of those that fixes are about.
+    :param written: of the volumes that fixes are about, and by their names of those that nothing names,
+        all that a program of QEMU has open for writing though neither an attachment nor a lease says why.
     :param gone_attachments: attachments whose host is provably gone.
     :param holds_over: holds whose copy is provably over.
     :param holds_unknown: holds whose copy cannot be looked at, with the reason.
