@@ -345,10 +345,14 @@ def test_a_file_that_changes_while_it_is_imported(
     file = foreign(rig, name, picture(SIZE, ONE))
     target, step = _moments(rig, name)[moment]
     calls = intercept(monkeypatch, target, step, after=lambda: change(file))
-    with pytest.raises(errors.UnsafeImage, match="changed") as caught:
+
+    def import_it() -> None:
         rig.yard.import_image("a", str(file), name, options=COMMIT_ONLY)
         (fix,) = fixes(rig.yard, "a")
         run_fix(rig.yard, "a", fix)
+
+    with pytest.raises(errors.UnsafeImage, match="changed") as caught:
+        import_it()
     assert calls
     assert "import the file again" in caught.value.advice
     for found in rig.yard.list_images("a").images:
@@ -392,3 +396,19 @@ def test_nothing_is_called_durable_of_a_file_that_has_changed(
     progress = rig.opened("a").progress(image)
     assert progress is not None
     assert progress.durable_bytes == 0
+
+
+def test_a_file_that_is_being_written_is_not_imported(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was written a moment ago is looked at twice: within one tick its times stay the same."""
+    file = foreign(rig, "raw", picture(SIZE, ONE))
+    clock = type(rig.yard.service.host.clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "wall_s", lambda _: file.stat().st_ctime)
+        calls = intercept(patch, clock, "sleep", before=lambda: _write_in_place(file))
+        with pytest.raises(errors.UnsafeImage, match="changed"):
+            rig.yard.import_image("a", str(file), "raw")
+    assert calls
+    assert rig.yard.list_images("a").images == ()
+    image = rig.yard.import_image("a", str(file), "raw")
+    rig.wait()
+    rig.expect("a", image, file.read_bytes())

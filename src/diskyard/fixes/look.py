@@ -242,6 +242,6 @@ def _may_change(opened: Opened, volume: Volume) -> bool:
 
 
 def _has_changed(opened: Opened, volume: Volume, before: StoredVolume) -> bool:
-    """Whether a volume may have been written to since; one who came and has gone left its mark on the file."""
+    """Whether a volume may have been written to since; who came and has gone left its mark."""
     now = opened.stored(volume)
     return now is None or now.stamp != before.stamp or _may_change(opened, volume)

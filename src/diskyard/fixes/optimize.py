@@ -92,7 +92,10 @@ def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
 
 def _fill(work: Work, state: State, plan: OptimizePlan, volume: Volume) -> None:
     opened = work.opened
-    with _superseded_if_given_out(opened, plan), reading(opened, state, state.images[plan.image.id]) as source:
+    with (
+        _superseded_if_given_out(opened, plan),
+        reading(opened, state, state.images[plan.image.id]) as source,
+    ):
         copy_view(
             work.engine.host,
             # A guest that is given the disk meanwhile finds no lock of ours on it, and the seal fails.

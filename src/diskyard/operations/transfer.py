@@ -28,10 +28,10 @@ from diskyard.planner import copy as planner
 from diskyard.planner.common import already_made
 from diskyard.planner.copy import PendingImage
 
-# A file that was written within the last tick of its file system's clock may be written again and keep
-# its times. The kernel's tick is at most 10 ms; some file systems keep whole seconds, FAT every other.
-_QUIET_S, _QUIET_WHOLE_S = 0.02, 2.0
-_LONG_AGO_S = 3.0
+# A file must have been left alone for so long: within one tick of its file system's clock it may be
+# written again and keep its times. The kernel's tick is at most 10 ms, and what is written piece by
+# piece is mostly seen to be; some file systems keep whole seconds only, FAT every other.
+QUIET_S, _QUIET_WHOLE_S = 0.1, 2.0
 _NS = 1_000_000_000
 
 
@@ -136,8 +136,10 @@ def _settled_fingerprint(host: Host, fd: int, path: str) -> str:
     """
     fingerprint = host.files.fingerprint_of(fd)
     changed_ns = int(fingerprint.rpartition(":")[2])
-    if host.clock.wall_s() - changed_ns / _NS < _LONG_AGO_S:
-        host.clock.sleep(_QUIET_S if changed_ns % _NS else _QUIET_WHOLE_S)
+    quiet_s = QUIET_S if changed_ns % _NS else _QUIET_WHOLE_S
+    age_s = max(0.0, host.clock.wall_s() - changed_ns / _NS)  # a clock may be behind its storage's
+    if age_s < quiet_s:
+        host.clock.sleep(quiet_s - age_s)
         _require_same(host, fd, path, fingerprint)
     return fingerprint
 
