@@ -45,8 +45,8 @@ def _written(path: Path) -> bool:
 
 
 @contextmanager
-def _serving(place: Path, *words: str) -> Iterator[None]:
-    """A program that serves, once it does."""
+def _serving(place: Path, export: str, *words: str) -> Iterator[None]:
+    """A program that serves, once it has answered a client: until then it may not have opened the file."""
     with subprocess.Popen(words, stderr=subprocess.PIPE) as child:
         try:
             deadline_s = time.monotonic() + 60
@@ -54,6 +54,8 @@ def _serving(place: Path, *words: str) -> Iterator[None]:
                 assert child.poll() is None, child.communicate()
                 assert time.monotonic() < deadline_s
                 time.sleep(0.01)
+            uri = f"nbd+unix:///{export}?socket={place / 'socket'}"
+            subprocess.run(["qemu-img", "info", uri], check=True, stdout=subprocess.DEVNULL)
             yield
         finally:
             child.kill()  # qemu-nbd does not hear a SIGTERM that comes just after its socket
@@ -77,7 +79,7 @@ def test_qemu_nbd(place: Path, format: str, read_only: bool) -> None:
     path = _image(place, format)
     mode = ["-r"] if read_only else []
     words = ("qemu-nbd", *mode, "-f", format, "-t", "-k", str(place / "socket"), str(path))
-    with _serving(place, *words):
+    with _serving(place, "", *words):
         assert _written(path) != read_only
 
 
@@ -93,7 +95,7 @@ def test_qemu_storage_daemon(place: Path, format: str, read_only: bool) -> None:
         "--nbd-server", f"addr.type=unix,addr.path={place / 'socket'}",
         "--export", f"type=nbd,id=e,node-name=q,writable={'off' if read_only else 'on'}",
     )  # fmt: skip
-    with _serving(place, *words):
+    with _serving(place, "q", *words):
         assert _written(path) != read_only
 
 
