@@ -17,6 +17,7 @@ from diskyard.model.fix import (
     CleanVolume,
     Merge,
 )
+from diskyard.model.volume_name import VolumeName
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import FollowUp
@@ -24,7 +25,6 @@ from diskyard.operations.writers import is_written, require_writer_gone
 from diskyard.planner.attach import remove_attachment
 from diskyard.planner.clean import doom_abandoned, forget
 from diskyard.planner.switch import release
-from diskyard.repositories.interface import VolumeName
 
 
 def clean_volume(work: Work, action: CleanVolume) -> bool:
@@ -52,8 +52,9 @@ def clean_volume(work: Work, action: CleanVolume) -> bool:
 def clean_garbage(work: Work, action: CleanGarbage) -> bool:
     """Delete a volume that the log does not name.
 
-    It was listed before the log was read anew, carries no number above the newest entry,
-    and is unnamed: it never will be named again. If the log is behind, nothing is deleted.
+    It was listed before the log was read anew, an entry of this history named it, and none does now:
+    it never will be named again. What this history cannot be shown to have made may hold an image of
+    the history that was there before a restore: only force deletes that.
 
     :raises diskyard.errors.ImageInUse: some QEMU writes to it.
     """
@@ -66,7 +67,9 @@ def clean_garbage(work: Work, action: CleanGarbage) -> bool:
     state = opened.state()
     opened.log.require_writable()
     named = state.volumes.get(name.volume_id)
-    if (named is not None and volume_name(named) == name) or name.named_by > state.version:
+    if named is not None and volume_name(named) == name:
+        return False
+    if not (opened.log.has_entry(name.named_by) or work.force):
         return False
     _require_unwritten(opened, name)
     return opened.storage.delete_volume(name)

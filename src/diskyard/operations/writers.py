@@ -15,11 +15,11 @@ from diskyard.host import Host
 from diskyard.model.records import Attachment, Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
+from diskyard.model.volume_name import VolumeName
 from diskyard.mover.durable import os_errors
 from diskyard.mover.interface import Chain
 from diskyard.opened import Opened, volume_name
 from diskyard.planner.create_disk import NewVolume
-from diskyard.repositories.interface import VolumeName
 
 WRITER_WORDS = "a running QEMU has it open for writing"
 _ENDING_S = 1.0  # a program that was killed a moment ago is gone by then
