@@ -17,6 +17,7 @@ from diskyard.mover.interface import Chain
 from diskyard.opened import Opened
 from diskyard.operations.change import cleaning, settle_size, size_lease
 from diskyard.operations.engine import Engine, Outcome
+from diskyard.operations.writers import require_no_stranger, require_writer_gone
 from diskyard.planner import attach as planner
 from diskyard.planner.common import strong_image
 
@@ -32,6 +33,7 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
 
     :returns: what the caller is told, and the chain, for serving it.
     :raises diskyard.errors.LeaseHeld: a merge works on the image's chain.
+    :raises diskyard.errors.ImageInUse: it is attached, or a guest that nobody prepared writes to it.
     """
     opened = engine.connections.get(request.repository_id)
     owner = request.options.owner or DEFAULT_OWNER
@@ -43,6 +45,7 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
         names = [size_lease(request.image_id), *weak]
         with opened.work_on(names, wait_s=_MERGE_WAIT_S) as leases:
             fds = [fd for lease in leases for fd in lease.descriptors()]
+            require_no_stranger(opened, opened.state(), request.image_id, held=names)
             settle_size(opened, request.image_id, fds)
             attachment = _attach(engine, opened, request, owner, weak)
     return _answer(opened, attachment)
@@ -119,8 +122,8 @@ def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
 def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
     """End an attachment; durable on return. Nothing happens if there is none.
 
-    :raises diskyard.errors.ImageInUse: a process still serves it, or it is another host's;
-        ``force`` is for the latter only.
+    :raises diskyard.errors.ImageInUse: a process still serves it, or it is another host's, or a running
+        QEMU writes to it; ``force`` is for the last two.
     """
     opened = engine.connections.get(request.repository_id)
     before = opened.state()
@@ -134,6 +137,8 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
             return Outcome(request.image_id)  # it was not recorded
         opened.log.require_writable_place()
     with nobody_serves(opened, request.image_id, host_id, owner):
+        if not options.force:
+            _require_writer_gone(opened, request.image_id, host_id, owner)
         opened.commit(
             lambda draft: planner.detach(
                 draft,
@@ -146,3 +151,13 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
             engine.author("teardownImage"),
         )
     return Outcome(request.image_id, cleaning(opened, before))
+
+
+def _require_writer_gone(opened: Opened, image_id: str, host_id: str, owner: str) -> None:
+    for attachment in opened.state().attachments_of(image_id):
+        if (attachment.host.host_id, attachment.owner) == (host_id, owner):
+            require_writer_gone(
+                opened,
+                attachment,
+                advice="End the guest first, or pass force when nobody wants what it still writes.",
+            )

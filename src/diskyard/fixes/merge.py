@@ -12,6 +12,7 @@ from diskyard.model.state import State
 from diskyard.mover.merge import commit_down, stream_up
 from diskyard.opened import Opened, backing_name
 from diskyard.operations.engine import FollowUp
+from diskyard.operations.writers import require_no_stranger_in
 from diskyard.planner import merge as planner
 from diskyard.planner.common import Superseded
 from diskyard.planner.merge import MergePlan
@@ -43,6 +44,7 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
             if too_long is not None:
                 raise errors.Unsupported(f"The merge waits: {too_long}.", advice=_MOVE)
             _require_whole(opened, state, plan)
+            _require_no_stranger(work, plan)
             try:
                 return True, _merge(work, state, plan)
             except Superseded:
@@ -73,6 +75,14 @@ def _require_free(state: State, plan: MergePlan) -> None:
     in_the_way = planner.merge_in_the_way(state, plan)
     if in_the_way is not None:
         raise errors.ImageInUse(f"The merge waits: {in_the_way}.")
+
+
+def _require_no_stranger(work: Work, plan: MergePlan) -> None:
+    """Refuse while a guest that nobody prepared writes: an overlay may be empty but for its memory."""
+    images = work.opened.state().images_on(plan.parent.id)
+    for volume in (plan.dependent, plan.parent):
+        # Not explained by this merge's own leases: its programs have ended, or have not begun.
+        require_no_stranger_in(work.opened, volume, held=[plan.image.id, *images])
 
 
 def _require_whole(opened: Opened, state: State, plan: MergePlan) -> None:
@@ -127,6 +137,7 @@ def _merge_down(work: Work, plan: MergePlan) -> str:
 
 
 def _seal_down(work: Work, image_id: str, plan: MergePlan) -> str:
+    _require_no_stranger(work, plan)
     work.opened.commit(lambda draft: planner.seal_merge_down(draft, image_id, plan), work.author)
     return plan.dependent.id
 
@@ -147,5 +158,6 @@ def _merge_up(work: Work, state: State, plan: MergePlan) -> str:
 
 
 def _seal_up(work: Work, plan: MergePlan) -> str:
+    _require_no_stranger(work, plan)
     work.opened.commit(lambda draft: planner.seal_merge_up(draft, plan.image.id, plan), work.author)
     return plan.parent.id
