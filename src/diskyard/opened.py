@@ -198,7 +198,7 @@ class Opened:
                 volume.size_bytes,
             )
         except OSError as error:
-            return f"its header cannot be read: {error.strerror}"
+            return f"its header cannot be read: {error.strerror or error}"
 
     def missing_of(self, state: State, image: Image) -> frozenset[str]:
         """Which volumes of an image's chain the storage does not have whole."""

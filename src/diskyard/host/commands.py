@@ -167,7 +167,7 @@ class Commands:
             raise _not_installed(str(error.filename)) from error
         except OSError as error:
             raise errors.StorageError(
-                f"{words[0]} could not be started: {error.strerror}.",
+                f"{words[0]} could not be started: {error.strerror or error}.",
                 advice="Look at this host's limits of processes and memory, then try again.",
             ) from error
 

@@ -179,3 +179,11 @@ def fix_id(data: FixData) -> str:
     """The id of a fix: its type and a hash of what it is done to."""
     digest = hashlib.blake2b(msgspec.json.encode(data, order="sorted"), digest_size=12)
     return f"{fix_type(data.action)}-{digest.hexdigest()}"
+
+
+def outlook(fix: Fix) -> str:
+    """Whether a fix can run now, or what it waits for, in words for people."""
+    if fix.runnable:
+        return "can run"
+    why = fix.waits_for or (f"{fix.held_by} works on it" if fix.held_by else "")
+    return f"waits: {why}" if why else "waits"
