@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from functools import partial
 
@@ -28,10 +29,23 @@ def connect(service: Service, request: ask.ConnectStorageRepository) -> None:
     """Connect a place; remembered for the next process, where the format can be."""
     _require_unbound()
     repo_id, parameters = request.repo_id, request.connection_parameters
+    _connect_others(service, repo_id)
     if service.connections.connect(repo_id, request.repo_format, parameters):
         service.events.tell("repository", repo_id, {"change": "connected", "repoFormat": request.repo_format})
     if find_format(request.repo_format).remembered:
         service.settings.remember(repo_id, request.repo_format, parameters)
+
+
+def _connect_others(service: Service, repo_id: str) -> None:
+    """Connect what was connected before: a copy of one of them is to be refused now, not at its first use.
+
+    A place that does not answer is left out, as it is where images are looked for.
+    """
+    connected = service.connections.connected()
+    for other in service.connections.remembered():
+        if other != repo_id and other not in connected:
+            with contextlib.suppress(errors.DiskyardError, OSError):
+                service.supervisor.run(partial(service.connections.get, other))
 
 
 def _require_unbound() -> None:
