@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from diskyard import errors
 from diskyard.attachments.libvirt import disk_xml
 from diskyard.attachments.serve import nobody_serves
+from diskyard.foreign import overlays_of
 from diskyard.host.identity import new_uuid
 from diskyard.model.records import Attachment
 from diskyard.model.requests import PrepareImage, TeardownImage
@@ -94,14 +96,16 @@ def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
 def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
     """End an attachment; durable on return. Nothing happens if there is none.
 
-    :raises diskyard.errors.ImageInUse: a process still serves it, or it is another host's;
-        ``force`` is for the latter only.
+    :raises diskyard.errors.ImageInUse: a process still serves it, it is another host's, or another
+        program has left an overlay of it in the repository; ``force`` is for the latter two only.
     """
     opened = engine.connections.get(request.repository_id)
     before = opened.state()
     options = request.options
     owner = options.owner or DEFAULT_OWNER
     host_id = options.host_id or engine.host.identity.host_id
+    if not options.force:
+        _require_no_overlay(opened, before, request.image_id, host_id, owner)
     with nobody_serves(opened, request.image_id, host_id, owner):
         opened.commit(
             lambda draft: planner.detach(
@@ -115,3 +119,19 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
             engine.author("teardownImage"),
         )
     return Outcome(request.image_id, cleaning(opened, before))
+
+
+def _require_no_overlay(opened: Opened, state: State, image_id: str, host_id: str, owner: str) -> None:
+    """Refuse to let go of a disk whose newest bytes another program may have kept beside it."""
+    for found in state.attachments_of(image_id):
+        if (found.host.host_id, found.owner, found.mode) != (host_id, owner, "read_write"):
+            continue
+        overlays = overlays_of(opened, state, found.volume_ids)
+        if overlays:
+            raise errors.ImageInUse(
+                f"Another program made {overlays[0]} in {opened.storage.place} as an overlay of image "
+                f"{image_id}: what the guest wrote last may be in it.",
+                advice="Commit it into the image (virsh blockcommit, or qemu-img commit) or move it away, "
+                "and then tear the image down; force does that as it is.",
+                imageId=image_id,
+            )

@@ -14,6 +14,7 @@ from diskyard.fixes.judge import (
     judge_holds,
     waits_for_base,
 )
+from diskyard.foreign import foreign_files, snapshots_wait_for
 from diskyard.host import provably_gone_host
 from diskyard.log.log import Author
 from diskyard.log.twins import look_at_twins
@@ -46,6 +47,7 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     allocated = {key: item.allocated_bytes for key, item in by_id.items()}
     unnamed = [item for item in listed if by_id.get(item.name.volume_id) is not item]
     missing = _missing(opened, state, by_id)
+    foreign = foreign_files(opened, state)
     over, unknown = _holds(engine, state)
     locked = _locked(opened, state, progress)
     return Look(
@@ -57,6 +59,12 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         allocated=allocated,
         missing=missing,
         leftovers={item.name: item.allocated_bytes for item in leftovers},
+        foreign={found.name: found.overlay_of for found in foreign},
+        snapshotted={
+            volume.id: snapshots_wait_for(opened, volume)
+            for volume in state.volumes.values()
+            if volume.state == "ready" and volume.id not in missing and opened.has_snapshots(volume)
+        },
         progress=tuple(progress),
         locked=locked,
         gone_attachments=frozenset(

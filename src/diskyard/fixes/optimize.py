@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diskyard import errors
 from diskyard.fixes.work import Work, require_room
+from diskyard.foreign import snapshots_wait_for
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Optimize
 from diskyard.model.records import Volume
@@ -33,6 +34,8 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
         if plan is None or opened.missing_of(state, plan.image):
             return False, []
         waits_for = planner.optimize_waits_for(state, plan)
+        if waits_for is None and opened.has_snapshots(plan.volume):
+            waits_for = snapshots_wait_for(opened, plan.volume)  # it would be lost with its volume
         if waits_for is not None:
             raise errors.ImageInUse(f"The optimization waits: {waits_for}.", imageId=plan.image.id)
         if plan.kind == "reserve":
