@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,7 +45,9 @@ def foreign_files(opened: Opened, state: State) -> list[ForeignFile]:
         if not further:
             break
         overlays |= further
-    return [ForeignFile(item.name, item.allocated_bytes, overlays.get(item.name)) for item in listed]
+    return [
+        ForeignFile(_for_people(item.name), item.allocated_bytes, overlays.get(item.name)) for item in listed
+    ]
 
 
 def overlays_of(opened: Opened, state: State, volume_ids: Iterable[str]) -> list[str]:
@@ -55,11 +58,18 @@ def overlays_of(opened: Opened, state: State, volume_ids: Iterable[str]) -> list
 
 def snapshots_wait_for(opened: Opened, volume: Volume) -> str:
     """What whatever would lose the internal snapshots in a volume waits for."""
-    path = opened.storage.locate_volume(volume_name(volume)).path
+    file = opened.storage.locate_volume(volume_name(volume)).protocol
+    # Without its backing, as the name of that in the header is not for programs.
+    alone = json.dumps({"driver": volume.format, "backing": None, "file": file}, separators=(",", ":"))
     return (
-        f"a user has made internal snapshots in volume {volume.id}: delete them (qemu-img snapshot -l {path} "
-        "lists them, -d deletes one) while no program has it open"
+        f"a user has made internal snapshots in volume {volume.id}: while no program has it open, delete "
+        f"them; qemu-img snapshot -l 'json:{alone}' lists them, and -d NAME in place of -l deletes one"
     )
+
+
+def _for_people(name: str) -> str:
+    """A name as text: on the storage it may be any bytes."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _backing(opened: Opened, item: Foreign) -> str | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from diskyard import KiB, MiB, errors
 from diskyard.model.fix import Fix
-from tests.api.helpers import SIZE, Rig, fixes, picture, run
+from tests.api.helpers import SIZE, Rig, fixes, picture, run, settle
 
 FIRST, SECOND = (1, 0, SIZE // 2), (2, SIZE // 4, SIZE // 2)
 
@@ -31,31 +34,38 @@ def overlaid(rig: Rig) -> tuple[str, Path]:
     return disk, rig.volume_path("a", disk)
 
 
+def snapshot_file(path: Path, *words: str) -> str:
+    """What qemu-img does with the internal snapshots of a volume, whatever its header says of a backing."""
+    alone = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": str(path)}}
+    return run("qemu-img", "snapshot", *words, f"json:{json.dumps(alone)}")
+
+
 # -- internal snapshots ------------------------------------------------------------------
 
 
 def test_a_disk_with_internal_snapshots_stays_usable(rig: Rig) -> None:
     disk, path = overlaid(rig)
-    run("qemu-img", "snapshot", "-c", "mine", str(path))
+    snapshot_file(path, "-c", "mine")
     rig.expect("a", disk, picture(SIZE, FIRST, SECOND))
     assert rig.yard.get_image_status("a", disk).status == "optimized"
     found = named(rig)
     assert found.image_id == disk
-    assert "qemu-img snapshot" in (found.waits_for or "")
-    assert str(path) in (found.waits_for or "")
+    (listing,) = re.findall(r"qemu-img snapshot -l '.*?'", found.waits_for or "")
+    assert "mine" in run(*shlex.split(listing))
     assert rig.yard.check_storage_repository("a", options={"deep": True}) == [found]
     # All that does not give up the file works on.
     rig.write("a", disk, (3, 0, 64 * KiB))
     wanted = picture(SIZE, FIRST, SECOND, (3, 0, 64 * KiB))
     copy = rig.yard.copy_image("b", disk)
-    rig.wait()
+    assert rig.yard.wait_for_tasks(60)
     rig.expect("b", copy, wanted)
     rig.yard.extend_virtual_disk("a", disk, SIZE + MiB)
     rig.expect("a", disk, wanted + bytes(MiB))
     snapshot = rig.yard.create_snapshot("a", disk)
     rig.expect("a", snapshot, wanted + bytes(MiB))
     # Given up by its user, nothing is left of it.
-    run("qemu-img", "snapshot", "-d", "mine", str(path))
+    snapshot_file(path, "-d", "mine")
+    settle(rig.yard, "a")  # the merge of what the copy was frozen by has waited for it
     rig.expect("a", disk, wanted + bytes(MiB))
     rig.clean_slate("a", "b")
 
@@ -63,36 +73,36 @@ def test_a_disk_with_internal_snapshots_stays_usable(rig: Rig) -> None:
 def test_a_merge_waits_for_internal_snapshots(rig: Rig) -> None:
     disk, path = overlaid(rig)
     (snapshot,) = (found.image_id for found in rig.yard.list_images("a").images if found.kind == "snapshot")
-    run("qemu-img", "snapshot", "-c", "mine", str(path))
+    snapshot_file(path, "-c", "mine")
     rig.yard.remove_image("a", snapshot)
-    rig.wait()
+    assert rig.yard.wait_for_tasks(60)
     (merge,) = fixes(rig.yard, "a", "merge")
     assert not merge.runnable
     assert "internal snapshots" in (merge.waits_for or "")
     task = rig.yard.fix_storage_repository("a", merge)
     with pytest.raises(errors.ImageInUse, match="internal snapshots"):
         rig.yard.wait_for_task(task.task_id)
-    assert "mine" in run("qemu-img", "snapshot", "-l", str(path))
+    assert "mine" in snapshot_file(path, "-l")
     rig.expect("a", disk, picture(SIZE, FIRST, SECOND))
-    run("qemu-img", "snapshot", "-d", "mine", str(path))
+    snapshot_file(path, "-d", "mine")
     rig.yard.fix_storage_repository("a", merge)
-    rig.wait()
+    assert rig.yard.wait_for_tasks(60)
     rig.expect("a", disk, picture(SIZE, FIRST, SECOND))
     rig.clean_slate("a")
 
 
 def test_an_optimization_waits_for_internal_snapshots(rig: Rig) -> None:
     disk, path = overlaid(rig)
-    run("qemu-img", "snapshot", "-c", "mine", str(path))
+    snapshot_file(path, "-c", "mine")
     rig.yard.set_strategy("a", disk, "performance")
     (found,) = fixes(rig.yard, "a", "optimize")
     assert "internal snapshots" in (found.waits_for or "")
     task = rig.yard.fix_storage_repository("a", found)
     with pytest.raises(errors.ImageInUse, match="internal snapshots"):
         rig.yard.wait_for_task(task.task_id)
-    run("qemu-img", "snapshot", "-d", "mine", str(path))
+    snapshot_file(path, "-d", "mine")
     rig.yard.fix_storage_repository("a", found)
-    rig.wait()
+    assert rig.yard.wait_for_tasks(60)
     rig.expect("a", disk, picture(SIZE, FIRST, SECOND))
 
 
