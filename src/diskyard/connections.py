@@ -326,5 +326,6 @@ def _require_same_place(known: Opened, storage: Repository) -> None:
         raise errors.NotARepository(
             f"{storage.place} is a copy of {known.storage.place}, which is connected as {known.repo_id}: "
             "the two cannot be told apart.",
-            advice="Disconnect the one before the other is connected.",
+            advice="Disconnect the one before the other is connected, or give this one an identity of its "
+            "own (newMarker: true; diskyard repo connect --new-identity).",
         )
