@@ -164,7 +164,7 @@ def _copy_privately(
         private_copy(work.engine.host, source_fd, path, watched)
         watched.look()  # the copy is of the file as it was; what becomes of the file now does not matter
         if inspect_import(work.engine.host, path, source.format) != size_bytes:
-            raise errors.UnsafeImage(f"{source.path} does not have the size it had.")
+            raise changed_file(source.path)
         work.stage = "2/2"
         _copy_layer(work, path, source, size_bytes, target, start_bytes, work)
     finally:

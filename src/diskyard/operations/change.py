@@ -88,6 +88,7 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         missing = opened.missing_below(state, image_id)
         disk = planner.growable_disk(Draft(state), image_id, size_bytes, missing)
         assert disk.volume_id is not None
+        planner.require_room_to_grow(state, disk, size_bytes, opened.storage.capabilities)
         require_no_stranger(opened, state, image_id, held=[size_lease(image_id)])
         volume = state.volumes[disk.volume_id]
         if volume.size_bytes < size_bytes or disk.size_bytes < size_bytes:
