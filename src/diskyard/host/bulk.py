@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diskyard.host.calls import storage_call
-from diskyard.host.reading import ReadingFiles
+from diskyard.host.filesystems import FileSystems
 
 _FS_IOC_FIEMAP = 0xC020660B  # linux/fs.h: _IOWR('f', 11, struct fiemap)
 _FIEMAP = struct.Struct("=QQIIII")  # start, length, flags, mapped extents, extent count, reserved
@@ -64,7 +64,7 @@ class Buffer:
         return not _libc.memcmp(self._address + start, other._address + start, end - start)
 
 
-class BulkFiles(ReadingFiles):
+class BulkFiles(FileSystems):
     """Reads much of a file at once. Errors are the system's own :class:`OSError`."""
 
     @storage_call

@@ -116,6 +116,9 @@ class Repository(Protocol):
     place_identity: str
     capabilities: Capabilities
 
+    def read_only_because(self) -> str | None:
+        """Why nothing can be written in the place now, for people; None if it can. It may change."""
+
     # -- the log's store ------------------------------------------------------------
 
     def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:

@@ -38,6 +38,7 @@ STEPS = (
     "make_folder",
     "link",
     "rename",
+    "rename_to_new",
     "unlink",
     "remove_folder",
 )
@@ -176,6 +177,10 @@ class WatchedRepository(Repository):
         value = getattr(self.inner, method)(*words, **named)
         self.after(method, words)
         return value
+
+    def read_only_because(self) -> str | None:
+        """The inner one's, not watched: it is asked for before every change."""
+        return self.inner.read_only_because()
 
     def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:
         """Watched."""

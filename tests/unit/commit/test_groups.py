@@ -61,7 +61,7 @@ def remove(name: str) -> Plan:
 
 
 def begin(asked: copy.PendingImage) -> Plan:
-    return lambda draft: copy.begin(draft, asked)
+    return lambda draft: copy.begin(draft, asked, Capabilities())
 
 
 def putting(log: Log, *names: str) -> list[Callable[[], object]]:

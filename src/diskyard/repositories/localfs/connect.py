@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from diskyard import errors
@@ -25,47 +24,32 @@ from diskyard.log.codec import (
 from diskyard.log.genesis import genesis
 from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.place import SHARED_BY_ONE_HOST, require_able, require_local, sync_folder
 from diskyard.repositories.localfs.record import read_record
 from diskyard.repositories.localfs.repository import LocalRepository
 from diskyard.repositories.localfs.reserve import Reserve
 
 FORMAT = "localfs-1.0"
-# As /proc/self/mountinfo names them: other machines may write to these as well, and
-# would not see this one's locks.
-_NETWORK_FILE_SYSTEMS = frozenset(
-    (
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "ceph",
-        "gfs2",
-        "ocfs2",
-        "9p",
-        "afs",
-        "beegfs",
-        "lustre",
-        "glusterfs",
-        "fuse.glusterfs",
-        "fuse.sshfs",
-        "fuse.ceph",
-    )
-)
+_MADE_WITH_EXT = "lost+found"  # in the root of every new ext2, ext3 or ext4; fsck uses it
 _NO_PATH = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
 
 
-def _root(parameters: Mapping[str, Any], host: Host) -> str:
-    """The one connection parameter, ``path``, with links resolved.
+def _root(parameters: Mapping[str, Any], host: Host) -> tuple[str, bool]:
+    """The folder of the parameter ``path``, with links resolved, and ``sharedByOneHost``.
 
-    :raises diskyard.errors.InvalidParameter: it is not an absolute path, or not all there is.
+    :raises diskyard.errors.InvalidParameter: one is not of its form, or there are others.
     """
-    path = parameters.get("path")
-    if set(parameters) != {"path"} or not isinstance(path, str):
-        raise errors.InvalidParameter(f"{FORMAT} takes exactly one connection parameter: path.")
+    path, shared = parameters.get("path"), parameters.get(SHARED_BY_ONE_HOST, False)
+    if not {"path"} <= set(parameters) <= {"path", SHARED_BY_ONE_HOST} or not isinstance(path, str):
+        raise errors.InvalidParameter(
+            f"{FORMAT} takes the connection parameter path, and may be given {SHARED_BY_ONE_HOST}."
+        )
+    if not isinstance(shared, bool):
+        raise errors.InvalidParameter(f"{SHARED_BY_ONE_HOST} must be true or false.")
     if not os.path.isabs(path) or "\0" in path or len(path.encode(errors="replace")) > 3072:
         raise errors.InvalidParameter("path must be an absolute path of at most 3,072 bytes.")
     try:
-        return host.files.resolve(path)
+        return host.files.resolve(path), shared
     except (OSError, ValueError) as error:
         raise errors.InvalidParameter(f"path cannot be resolved: {error}.") from error
 
@@ -79,8 +63,11 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
     :raises diskyard.errors.NotEmpty: the folder holds something.
     :raises diskyard.errors.InvalidParameter: there can be none, as the one above it is not there.
     """
-    root = _root(parameters, host)
+    root, shared = _root(parameters, host)
     try:
+        _make_root(host, root)
+        require_local(host, root, shared_by_one_host=shared)
+        require_able(host, root, root)
         _make_folders(host, root)
         lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
         if lease is None:
@@ -95,12 +82,10 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
 
 def _make_folders(host: Host, root: str) -> None:
     files = host.files
-    _make_root(host, root)
-    _refuse_network(host, root)
     _refuse_repository(host, root)
     names = {entry.name for entry in files.list(root) if temporary_owner(entry.name) is None}
-    if names - {*layout.FOLDERS, layout.LOCKS, layout.RESERVE}:
-        raise errors.NotEmpty(f"{root} is not empty.")
+    if others := names - {*layout.FOLDERS, layout.LOCKS, layout.RESERVE, _MADE_WITH_EXT}:
+        raise errors.NotEmpty(f"{root} is not empty: it holds {min(others)}.")
     for folder in layout.FOLDERS:
         if folder not in names:
             files.make_folder(os.path.join(root, folder))
@@ -123,7 +108,7 @@ def _make_root(host: Host, root: str) -> None:
     try:
         if not files.exists(root):
             files.make_folder(root)
-            files.sync_folder(os.path.dirname(root))
+            sync_folder(host, os.path.dirname(root))
         elif not files.is_folder(root):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), root)
     except OSError as error:
@@ -167,29 +152,17 @@ def _seed(host: Host, root: str) -> None:
     files.publish(layout.record_paths(root), encode(record))
 
 
-def _refuse_network(host: Host, root: str) -> None:
-    device = host.files.device_of(root)
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
-        fields, _, tail = line.partition(" - ")
-        kind = tail.split(" ")[0]
-        if fields.split(" ")[2] == number and kind in _NETWORK_FILE_SYSTEMS:
-            raise errors.Unsupported(
-                f"{root} is on a network file system ({kind}); localfs needs a local one.",
-                advice="Use a folder of a local file system.",
-            )
-
-
 def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:
     """The repository in a folder.
 
     :raises diskyard.errors.NotARepository: there is none, or one of a newer version.
     """
-    root = _root(parameters, host)
+    root, shared = _root(parameters, host)
     try:
         record = read_record(host, root, FORMAT)
-        _refuse_network(host, root)
+        require_local(host, root, shared_by_one_host=shared)
         _require_folders(host, root)
+        require_able(host, root, os.path.join(root, layout.TEMPORARY))
         return LocalRepository(host, root, record.marker)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.NotARepository(f"{root} is not a {FORMAT} repository.") from error

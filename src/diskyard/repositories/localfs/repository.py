@@ -13,7 +13,6 @@ from diskyard.host.files import UncertainError, is_full
 from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
 from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES, may_be_whole
-from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import UUID_PATTERN
 from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
@@ -26,6 +25,7 @@ from diskyard.repositories.interface import (
     StoredVolume,
 )
 from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.place import capabilities_of, read_only_because
 from diskyard.repositories.localfs.reserve import Reserve
 
 _LIMITS_BYTES: dict[LogKind, int] = {
@@ -47,7 +47,6 @@ _UNREADABLE = frozenset(
 _IMAGE_ID = re.compile(UUID_PATTERN)
 _PROGRESS_LIMIT_BYTES = 64 << 10
 _LOOKED_AT_ONCE = 256
-_PROBE_BYTES = 4096  # one block: btrfs clones nothing shorter
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
 
 
@@ -71,32 +70,14 @@ class LocalRepository:
         self._volumes = os.path.join(root, layout.VOLUMES)
         self._reserve = Reserve(self._files, root)
         self._leases = LocalLeases(host, os.path.join(root, layout.LOCKS))
-        self.capabilities = Capabilities(
-            reflink=self._probe_reflink(), preallocation=True, zeroed=True, enforced_leases=True
-        )
+        self.capabilities = capabilities_of(host, root)
 
     def _folder(self, name: str) -> str:
         return os.path.join(self.place, name)
 
-    def _probe_reflink(self) -> bool:
-        """Whether files here can share blocks, found by trying."""
-        source = self._files.temporary_path(self._folder(layout.TEMPORARY))
-        target = self._files.temporary_path(self._folder(layout.TEMPORARY))
-        try:
-            with contextlib.ExitStack() as opened:
-                # Nothing is synced: it is for now only, and syncs would make connecting slow.
-                source_fd = self._files.create(source)
-                opened.callback(os.close, source_fd)
-                self._files.write(source_fd, b"\1" * _PROBE_BYTES)
-                target_fd = self._files.create(target)
-                opened.callback(os.close, target_fd)
-                self._files.clone(source_fd, target_fd)
-            return True
-        except OSError:
-            return False  # not this one, or a full or read-only storage: what needs room will say so
-        finally:
-            self._files.discard(source)
-            self._files.discard(target)
+    def read_only_because(self) -> str | None:
+        """The file system's or the folder's state of now."""
+        return read_only_because(self._host, self._folder(layout.LOG))
 
     # -- the log's store ---------------------------------------------------------------
 

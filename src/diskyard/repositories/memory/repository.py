@@ -65,6 +65,9 @@ class MemoryRepository:
         self.capabilities = Capabilities(preallocation=True)
         self._host = host
 
+    def read_only_because(self) -> None:
+        """Memory can always be written to."""
+
     def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:
         """Add the object under the store's lock."""
         with self.store.lock:

@@ -142,7 +142,7 @@ def _create_from(base: str) -> Act:
 
 
 def _c(world: World) -> dict[str, Any]:
-    return {"repoFormat": world.format, "connectionParameters": {"path": str(world.folder / "c")}}
+    return {"repoFormat": world.format, "connectionParameters": world.parameters("c")}
 
 
 def create_repository(world: World, service: Service) -> None:
