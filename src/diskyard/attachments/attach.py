@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from diskyard import errors
 from diskyard.attachments.libvirt import disk_xml
 from diskyard.attachments.serve import nobody_serves
+from diskyard.foreign import overlays_of
 from diskyard.host.identity import new_uuid
 from diskyard.model.records import Attachment
 from diskyard.model.requests import PrepareImage, TeardownImage
@@ -123,7 +125,8 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
     """End an attachment; durable on return. Nothing happens if there is none.
 
     :raises diskyard.errors.ImageInUse: a process still serves it, or it is another host's, or a running
-        QEMU writes to it; ``force`` is for the last two.
+        QEMU writes to it, or another program has left an overlay of it in the repository; ``force`` is
+        for all but the first.
     """
     opened = engine.connections.get(request.repository_id)
     before = opened.state()
@@ -136,6 +139,8 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
         if (owner, host_id) not in here:
             return Outcome(request.image_id)  # it was not recorded
         opened.log.require_writable_place()
+    if not options.force:
+        _require_no_overlay(opened, before, request.image_id, host_id, owner)
     with nobody_serves(opened, request.image_id, host_id, owner):
         if not options.force:
             _require_writer_gone(opened, request.image_id, host_id, owner)
@@ -160,4 +165,20 @@ def _require_writer_gone(opened: Opened, image_id: str, host_id: str, owner: str
                 opened,
                 attachment,
                 advice="End the guest first, or pass force when nobody wants what it still writes.",
+            )
+
+
+def _require_no_overlay(opened: Opened, state: State, image_id: str, host_id: str, owner: str) -> None:
+    """Refuse to let go of a disk whose newest bytes another program may have kept beside it."""
+    for found in state.attachments_of(image_id):
+        if (found.host.host_id, found.owner, found.mode) != (host_id, owner, "read_write"):
+            continue
+        overlays = overlays_of(opened, state, found.volume_ids)
+        if overlays:
+            raise errors.ImageInUse(
+                f"Another program made {overlays[0]} in {opened.storage.place} as an overlay of image "
+                f"{image_id}: what the guest wrote last may be in it.",
+                advice="Commit it into the image (virsh blockcommit, or qemu-img commit) or move it away, "
+                "and then tear the image down; force does that as it is.",
+                imageId=image_id,
             )

@@ -57,7 +57,7 @@ def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bo
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        raise errors.InvalidParameter(f"There can be no file {path}: {error.strerror}.") from error
+        raise errors.InvalidParameter(f"There can be no file {path}: {error.strerror or error}.") from error
     if not has_folder:
         raise errors.InvalidParameter(f"There is no folder {folder}.")
     if taken:

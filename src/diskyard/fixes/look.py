@@ -15,6 +15,7 @@ from diskyard.fixes.judge import (
     judge_holds,
     waits_for_base,
 )
+from diskyard.foreign import foreign_files, snapshots_wait_for
 from diskyard.host import provably_gone_host
 from diskyard.log.log import Author
 from diskyard.log.twins import look_at_twins
@@ -50,6 +51,7 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     allocated = {key: item.allocated_bytes for key, item in by_id.items()}
     unnamed = [item for item in listed if by_id.get(item.name.volume_id) is not item]
     missing = _missing(opened, state, by_id)
+    foreign = foreign_files(opened, state)
     over, unknown = _holds(engine, state)
     locked = _locked(opened, state, progress)
     gone = frozenset(
@@ -66,6 +68,12 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         allocated=allocated,
         missing=missing,
         leftovers={item.name: item.allocated_bytes for item in leftovers},
+        foreign={found.name: found.overlay_of for found in foreign},
+        snapshotted={
+            volume.id: snapshots_wait_for(opened, volume)
+            for volume in state.volumes.values()
+            if volume.state == "ready" and volume.id not in missing and opened.has_snapshots(volume)
+        },
         progress=tuple(progress),
         locked=locked,
         written=_written(opened, state, gone, [item.name for item in unnamed]),

@@ -6,6 +6,7 @@ from typing import Literal
 
 from diskyard import errors
 from diskyard.fixes.work import Work, require_room
+from diskyard.foreign import snapshots_wait_for
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Merge
 from diskyard.model.state import State
@@ -39,7 +40,7 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
                 return False, []
             if planner.merge_lease_images(state, plan) != leases:
                 continue  # the disk was snapshotted meanwhile: other images to hold
-            _require_free(state, plan)
+            _require_free(opened, state, plan)
             too_long = planner.merge_too_long(plan, opened.storage.capabilities)
             if too_long is not None:
                 raise errors.Unsupported(f"The merge waits: {too_long}.", advice=_MOVE)
@@ -68,11 +69,21 @@ def merge_is_free(opened: Opened, image_id: str) -> bool:
     plan = _plan(opened, state, image_id)
     if plan is None or planner.merge_in_the_way(state, plan) is not None:
         return False
+    if _snapshots_in_the_way(opened, plan) is not None:
+        return False
     return plan.image.consumed_by is None and _free_direction(opened, plan) is not None
 
 
-def _require_free(state: State, plan: MergePlan) -> None:
-    in_the_way = planner.merge_in_the_way(state, plan)
+def _snapshots_in_the_way(opened: Opened, plan: MergePlan) -> str | None:
+    """What a merge waits for that would change, or delete, a file with a user's internal snapshots."""
+    for volume in (plan.parent, plan.dependent):
+        if not opened.is_unreadable(volume, opened.stored(volume)) and opened.has_snapshots(volume):
+            return snapshots_wait_for(opened, volume)
+    return None
+
+
+def _require_free(opened: Opened, state: State, plan: MergePlan) -> None:
+    in_the_way = planner.merge_in_the_way(state, plan) or _snapshots_in_the_way(opened, plan)
     if in_the_way is not None:
         raise errors.ImageInUse(f"The merge waits: {in_the_way}.")
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from diskyard import errors
 from diskyard.fixes.work import Work, require_room
+from diskyard.foreign import snapshots_wait_for
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Optimize
 from diskyard.model.records import Volume
@@ -45,6 +46,8 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
                 imageId=plan.image.id,
             )
         waits_for = planner.optimize_waits_for(state, plan, opened.storage.capabilities)
+        if waits_for is None and opened.has_snapshots(plan.volume):
+            waits_for = snapshots_wait_for(opened, plan.volume)  # it would be lost with its volume
         if waits_for is not None:
             raise errors.ImageInUse(f"The optimization waits: {waits_for}.", imageId=plan.image.id)
         if plan.kind == "reserve":

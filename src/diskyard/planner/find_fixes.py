@@ -20,6 +20,8 @@ from diskyard.model.fix import (
     FixData,
     Mend,
     Merge,
+    NameForeign,
+    NameSnapshots,
     Optimize,
     fix_id,
     fix_type,
@@ -34,6 +36,7 @@ from diskyard.planner.merge import merge_in_the_way, merge_lease_images, merge_t
 from diskyard.planner.optimize import OptimizePlan, optimize_waits_for, plan_optimize
 
 _WRITTEN = "a running QEMU has the volume open for writing"
+_FOREIGN_NAMED_MOST = 100
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
 
 
@@ -73,6 +76,8 @@ class Look:
     :param allocated: allocated bytes by volume id.
     :param missing: volumes that are named ready and are not on the storage.
     :param leftovers: allocated bytes by name.
+    :param foreign: what others have put here, by name; of what is an overlay of a volume, which one.
+    :param snapshotted: by volume, what waits as long as it has internal snapshots of a user's.
     :param locked: the images whose work lease somebody has.
     :param written: of the volumes that fixes are about, and by their names of those that nothing names,
         all that a program of QEMU has open for writing though neither an attachment nor a lease says why.
@@ -93,6 +98,8 @@ class Look:
     allocated: Mapping[str, int] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
     leftovers: Mapping[str, int] = field(default_factory=dict)
+    foreign: Mapping[str, str | None] = field(default_factory=dict)
+    snapshotted: Mapping[str, str] = field(default_factory=dict)
     progress: tuple[str, ...] = ()
     locked: frozenset[str] = frozenset()
     written: frozenset[str] = frozenset()
@@ -153,6 +160,7 @@ def _found(look: Look) -> Iterator[_Found]:
         if volume.state != "ready":
             yield from _of_unready_volume(look, volume)
     yield from _garbage(look)
+    yield from _of_others(look)
     yield from _bookkeeping(look)
 
 
@@ -223,6 +231,7 @@ def _merge(look: Look, image: Image) -> Iterator[_Found]:
     shown = sorted(key for key in look.state.images_on(plan.dependent.id) if look.state.images[key].is_strong)
     waits_for = merge_in_the_way(look.state, plan) or merge_too_long(plan, look.capabilities)
     for volume in (plan.parent, plan.dependent):
+        waits_for = waits_for or look.snapshotted.get(volume.id)
         if volume.id in look.missing or volume.damage is not None:
             waits_for = f"volume {volume.id} cannot be read"
         elif volume.id in look.written:
@@ -252,6 +261,7 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
         f"{words[plan.kind]} image {image.id}",
         image.id,
         optimize_waits_for(look.state, plan, look.capabilities)
+        or look.snapshotted.get(plan.volume.id)
         or (_WRITTEN if plan.volume.id in look.written else None),
         _holder(look, [image.id]),
         0,
@@ -315,6 +325,43 @@ def _garbage(look: Look) -> Iterator[_Found]:
             "delete a temporary file of a process that has ended",
             frees_bytes=size_bytes,
         )
+
+
+def _of_others(look: Look) -> Iterator[_Found]:
+    """What other programs have left: it is named, and never changed."""
+    for volume_id, waits_for in look.snapshotted.items():
+        image_id = _visible_on(look.state, volume_id)
+        yield _Found(
+            NameSnapshots(volume_id=volume_id),
+            f"look at the internal snapshots in {f'image {image_id}' if image_id else f'volume {volume_id}'}",
+            image_id,
+            waits_for,
+            frees_bytes=None,
+        )
+    others = 0
+    for name, overlay_of in look.foreign.items():
+        image_id = None
+        if overlay_of is not None:
+            image_id = _visible_on(look.state, overlay_of)
+            of = f"image {image_id}" if image_id else f"volume {overlay_of}"
+            words = f"look at {name}, which another program made as an overlay of {of}"
+            waits_for = (
+                "the newest bytes of a guest may be in it: commit it into what it is an overlay of "
+                "(virsh blockcommit, or qemu-img commit), or remove it"
+            )
+        else:
+            others += 1
+            if others > _FOREIGN_NAMED_MOST:
+                continue
+            words = f"look at {name}, which is not Diskyard's"
+            waits_for = "only people can tell whether it is needed: move it elsewhere, or remove it"
+        yield _Found(NameForeign(name=name), words, image_id, waits_for, frees_bytes=None)
+
+
+def _visible_on(state: State, volume_id: str) -> str | None:
+    """An image on a volume that verbs return, if there is one."""
+    strong = (image_id for image_id in state.images_on(volume_id) if state.images[image_id].is_strong)
+    return min(strong, default=None)
 
 
 def _bookkeeping(look: Look) -> Iterator[_Found]:
