@@ -9,7 +9,7 @@ import mmap
 import os
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diskyard.host.calls import storage_call
@@ -66,6 +66,26 @@ class Buffer:
 
 class BulkFiles(FileSystems):
     """Reads much of a file at once. Errors are the system's own :class:`OSError`."""
+
+    @storage_call
+    def keep_room(self, folder: str, sizes_bytes: Mapping[str, int], temporary: str) -> None:
+        """Make files of zeros that have all of their blocks, by their names in a folder.
+
+        Each has its name only once it is whole, and what had the name before has lost it: nothing
+        here ever changes a file that others can find.
+
+        :param temporary: a path in the folder for the one that is being made.
+        """
+        for name, size_bytes in sizes_bytes.items():
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            try:
+                os.posix_fallocate(fd, 0, size_bytes)
+                os.rename(temporary, os.path.join(folder, name))
+            except BaseException:
+                os.unlink(temporary)
+                raise
+            finally:
+                os.close(fd)
 
     @storage_call
     def read_into(self, fd: int, memory: memoryview, offset_bytes: int) -> int:

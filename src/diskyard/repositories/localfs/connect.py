@@ -10,8 +10,8 @@ from typing import Any
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.host.files import temporary_owner
 from diskyard.host.identity import new_nonce
+from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLeases
 from diskyard.log.codec import (
     ENTRY_LIMIT_BYTES,
@@ -25,12 +25,12 @@ from diskyard.log.genesis import genesis
 from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.place import SHARED_BY_ONE_HOST, require_able, require_local, sync_folder
+from diskyard.repositories.localfs.record import read_record
 from diskyard.repositories.localfs.repository import LocalRepository
+from diskyard.repositories.localfs.reserve import Reserve
 
 FORMAT = "localfs-1.0"
-_RECORD_LIMIT_BYTES = 4096
 _MADE_WITH_EXT = "lost+found"  # in the root of every new ext2, ext3 or ext4; fsck uses it
-_NO_ANSWER = frozenset((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN))
 _NO_PATH = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
 
 
@@ -89,15 +89,13 @@ def _make_folders(host: Host, root: str) -> None:
     for folder in layout.FOLDERS:
         if folder not in names:
             files.make_folder(os.path.join(root, folder))
-    for name, size_bytes in ((layout.LOCKS, 0), (layout.RESERVE, layout.RESERVE_BYTES)):
-        if name not in names:
-            fd = files.create(os.path.join(root, name))
-            try:
-                if size_bytes:
-                    files.preallocate(fd, size_bytes)
-                files.sync(fd)
-            finally:
-                os.close(fd)
+    if layout.LOCKS not in names:
+        fd = files.create(os.path.join(root, layout.LOCKS))
+        try:
+            files.sync(fd)
+        finally:
+            os.close(fd)
+    Reserve(files, root).fill()
     files.sync_folder(root)
 
 
@@ -117,7 +115,7 @@ def _make_root(host: Host, root: str) -> None:
         if error.errno not in _NO_PATH:
             raise
         raise errors.InvalidParameter(
-            f"There can be no folder {root}: {error.strerror}.",
+            f"There can be no folder {root}: {error.strerror or error}.",
             advice="Use a path in a folder that is there.",
         ) from error
 
@@ -161,7 +159,7 @@ def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:
     """
     root, shared = _root(parameters, host)
     try:
-        record = _read_record(host, root)
+        record = read_record(host, root, FORMAT)
         require_local(host, root, shared_by_one_host=shared)
         _require_folders(host, root)
         require_able(host, root, os.path.join(root, layout.TEMPORARY))
@@ -184,68 +182,6 @@ def _require_folders(host: Host, root: str) -> None:
                 f"{path} is missing, or it is no folder, so the repository cannot be used.",
                 advice="Put the folder back; an empty one will do for progress and temporary.",
             )
-
-
-def _read_record(host: Host, root: str) -> RepositoryRecord:
-    """The record, from whichever copy holds it; the other is written again where that is possible."""
-    record, whole, damage = None, b"", None
-    bad: list[str] = []
-    for path in layout.record_paths(root):
-        try:
-            data = host.files.read(path, _RECORD_LIMIT_BYTES)
-            if data is None:
-                bad.append(path)
-                continue
-            found, _ = decode(data, RepositoryRecord)
-        except NewerMajor as error:
-            raise errors.NotARepository(
-                f"{root} was written by a newer Diskyard (format {error})."
-            ) from error
-        except (Damaged, OSError) as error:
-            damage = error
-            bad.append(path)
-            continue
-        if found.format != FORMAT:
-            raise errors.NotARepository(f"{root} is a {found.format} repository, not {FORMAT}.")
-        if record is None:
-            record, whole = found, data
-    if record is not None:
-        for path in bad:
-            _rewrite_record(host, root, path, whole)
-        return record
-    raise _unreadable(root, damage)
-
-
-def _unreadable(root: str, damage: Exception | None) -> Exception:
-    if damage is None or (isinstance(damage, OSError) and damage.errno in _NO_PATH):
-        return errors.NotARepository(f"{root} is not a {FORMAT} repository.")
-    if isinstance(damage, OSError) and damage.errno in (*_NO_ANSWER, errno.EACCES, errno.EPERM):
-        return damage
-    return errors.CorruptRecord(f"The record of the repository in {root} cannot be read: {damage}.")
-
-
-def _rewrite_record(host: Host, root: str, path: str, whole: bytes) -> None:
-    """Rename a whole copy of the record over a bad one; at no moment are both away.
-
-    Under the lease of creation and removal: a copy that is absent may be about to come, or
-    to have gone for good, and what was read before the lease may be of another repository.
-    """
-    files = host.files
-    # Storage that is read-only, full or sick: one whole copy is enough to work with.
-    with contextlib.suppress(OSError):
-        lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
-        if lease is None:
-            return
-        try:
-            copies = [
-                files.read(other, _RECORD_LIMIT_BYTES) for other in layout.record_paths(root) if other != path
-            ]
-            if copies == [whole]:
-                if files.is_folder(path):
-                    files.remove_folder(path)  # only an empty one
-                files.replace(path, whole)
-        finally:
-            lease.release()
 
 
 def remove(repository: LocalRepository, host: Host) -> None:
@@ -276,10 +212,21 @@ def _remove_rest(host: Host, root: str) -> None:
     _empty_folders(host, root)
     for folder in layout.FOLDERS:
         files.remove_folder(os.path.join(root, folder))
+    _remove_reserve(host, os.path.join(root, layout.RESERVE))
     interrupted = [item.name for item in files.list(root) if temporary_owner(item.name)]
-    for name in (*interrupted, layout.LOCKS, layout.RESERVE):
+    for name in (*interrupted, layout.LOCKS):
         files.unlink(os.path.join(root, name))
     files.sync_folder(root)
+
+
+def _remove_reserve(host: Host, path: str) -> None:
+    """Remove the reserve; an earlier version's is a file."""
+    files = host.files
+    if files.is_folder(path):
+        _remove_all(host, path)
+        files.remove_folder(path)
+    elif files.exists(path):
+        files.unlink(path)
 
 
 def _empty_folders(host: Host, root: str) -> None:
@@ -301,7 +248,8 @@ def _was_being_removed(host: Host, root: str) -> bool:
     for path in layout.log_paths(root, "entry", newest):
         with contextlib.suppress(Damaged, NewerMajor):
             entry, _ = decode(host.files.read(path, ENTRY_LIMIT_BYTES) or b"", Entry)
-            return entry.number == newest and entry.changes.closes
+            if entry.number == newest and entry.changes.closes:
+                return True
     return False
 
 
