@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 from diskyard import errors
 from diskyard.fixes.work import Work, require_room
 from diskyard.foreign import snapshots_wait_for
@@ -10,8 +14,9 @@ from diskyard.model.fix import CleanVolume, Optimize
 from diskyard.model.records import Volume
 from diskyard.model.state import State
 from diskyard.mover.copy import copy_view
-from diskyard.opened import volume_name
+from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import FollowUp
+from diskyard.operations.writers import reading
 from diskyard.planner import optimize as planner
 from diskyard.planner.common import Superseded
 from diskyard.planner.optimize import OptimizePlan
@@ -33,7 +38,14 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
         plan = planner.plan_optimize(state, action.image_id, opened.storage.capabilities)
         if plan is None or opened.missing_of(state, plan.image):
             return False, []
-        waits_for = planner.optimize_waits_for(state, plan)
+        too_long = opened.storage.capabilities.why_not_raw(plan.image.size_bytes)
+        if plan.kind == "flatten" and too_long is not None:
+            raise errors.Unsupported(
+                f"The optimization waits: {too_long}.",
+                advice="Copy the image to a repository whose file system can hold longer files (as XFS).",
+                imageId=plan.image.id,
+            )
+        waits_for = planner.optimize_waits_for(state, plan, opened.storage.capabilities)
         if waits_for is None and opened.has_snapshots(plan.volume):
             waits_for = snapshots_wait_for(opened, plan.volume)  # it would be lost with its volume
         if waits_for is not None:
@@ -90,13 +102,29 @@ def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
 
 def _fill(work: Work, state: State, plan: OptimizePlan, volume: Volume) -> None:
     opened = work.opened
-    with opened.reading(state, state.images[plan.image.id]) as source:
+    with (
+        _superseded_if_given_out(opened, plan),
+        reading(opened, state, state.images[plan.image.id]) as source,
+    ):
         copy_view(
             work.engine.host,
-            source,
+            # A guest that is given the disk meanwhile finds no lock of ours on it, and the seal fails.
+            (replace(source[0], shared=True), *source[1:]),
             opened.chain_of_volume(opened.state(), volume),
             plan.image.size_bytes,
             start_bytes=0,
             monitor=work,
             target_zeroed=opened.storage.capabilities.zeroed,
         )
+
+
+@contextmanager
+def _superseded_if_given_out(opened: Opened, plan: OptimizePlan) -> Iterator[None]:
+    """What a guest was changing while it was read is no failure of the storage."""
+    try:
+        yield
+    except errors.StorageError as error:
+        waits_for = planner.optimize_waits_for(opened.state(), plan, opened.storage.capabilities)
+        if waits_for is None:
+            raise
+        raise Superseded(waits_for) from error

@@ -32,10 +32,11 @@ from diskyard.model.status import merge_dependent
 from diskyard.model.volume_name import VolumeName
 from diskyard.planner.clean import wanted
 from diskyard.planner.mend import needs_restore
-from diskyard.planner.merge import merge_in_the_way, merge_lease_images, plan_merge
+from diskyard.planner.merge import merge_in_the_way, merge_lease_images, merge_too_long, plan_merge
 from diskyard.planner.optimize import OptimizePlan, optimize_waits_for, plan_optimize
 
 _FOREIGN_NAMED_MOST = 100
+_WRITTEN = "a running QEMU has the volume open for writing"
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
 
 
@@ -78,6 +79,8 @@ class Look:
     :param foreign: what others have put here, by name; of what is an overlay of a volume, which one.
     :param snapshotted: by volume, what waits as long as it has internal snapshots of a user's.
     :param locked: the images whose work lease somebody has.
+    :param written: of the volumes that fixes are about, and by their names of those that nothing names,
+        all that a program of QEMU has open for writing though neither an attachment nor a lease says why.
     :param gone_attachments: attachments whose host is provably gone.
     :param holds_over: holds whose copy is provably over.
     :param holds_unknown: holds whose copy cannot be looked at, with the reason.
@@ -99,6 +102,7 @@ class Look:
     snapshotted: Mapping[str, str] = field(default_factory=dict)
     progress: tuple[str, ...] = ()
     locked: frozenset[str] = frozenset()
+    written: frozenset[str] = frozenset()
     gone_attachments: frozenset[str] = frozenset()
     holds_over: tuple[tuple[str, AnyHold], ...] = ()
     holds_unknown: tuple[tuple[str, AnyHold, str], ...] = ()
@@ -221,15 +225,17 @@ def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
 
 
 def _merge(look: Look, image: Image) -> Iterator[_Found]:
-    plan = plan_merge(look.state, image.id, look.allocated)
+    plan = plan_merge(look.state, image.id, look.allocated, look.capabilities)
     if plan is None:
         return
     shown = sorted(key for key in look.state.images_on(plan.dependent.id) if look.state.images[key].is_strong)
-    waits_for = merge_in_the_way(look.state, plan)
+    waits_for = merge_in_the_way(look.state, plan) or merge_too_long(plan, look.capabilities)
     for volume in (plan.parent, plan.dependent):
         waits_for = waits_for or look.snapshotted.get(volume.id)
         if volume.id in look.missing or volume.damage is not None:
             waits_for = f"volume {volume.id} cannot be read"
+        elif volume.id in look.written:
+            waits_for = waits_for or f"{_WRITTEN}, {volume.id}"
     yield _Found(
         Merge(image_id=image.id),
         f"merge a removed image {plan.direction} into what it is read with",
@@ -254,7 +260,9 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
         Optimize(image_id=image.id),
         f"{words[plan.kind]} image {image.id}",
         image.id,
-        optimize_waits_for(look.state, plan) or look.snapshotted.get(plan.volume.id),
+        optimize_waits_for(look.state, plan, look.capabilities)
+        or (_WRITTEN if plan.volume.id in look.written else None)
+        or look.snapshotted.get(plan.volume.id),
         _holder(look, [image.id]),
         0,
         0 if plan.kind == "reserve" else moves_bytes,
@@ -264,10 +272,12 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
 
 def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
     frees_bytes = look.allocated.get(volume.id, 0)
+    waits_for = _WRITTEN if volume.id in look.written else None
     if volume.state == "doomed":
         yield _Found(
             CleanVolume(volume_id=volume.id),
             "delete data that nothing needs",
+            waits_for=waits_for,
             held_by=_holder(look, [volume.id]),
             frees_bytes=frees_bytes,
         )
@@ -277,6 +287,7 @@ def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
         yield _Found(
             CleanVolume(volume_id=volume.id),
             "delete data whose making was abandoned",
+            waits_for=waits_for,
             frees_bytes=frees_bytes,
         )
 
@@ -299,10 +310,13 @@ def _garbage(look: Look) -> Iterator[_Found]:
         volume = look.state.volumes.get(name.volume_id)
         if volume is not None and (volume.named_by, volume.format) == (name.named_by, name.format):
             continue
+        waits_for = None if name in look.made_here else _whose(look.state, name)
+        if str(name) in look.written:
+            waits_for = _WRITTEN
         yield _Found(
             CleanGarbage(name=str(name)),
             f"delete volume {name}, which nothing names",
-            waits_for=None if name in look.made_here else _whose(look.state, name),
+            waits_for=waits_for,
             frees_bytes=size_bytes,
         )
     for leftover, size_bytes in look.leftovers.items():
@@ -362,6 +376,7 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
             CleanAttachment(attachment_id=key),
             f"remove the attachment of {attachment.owner}, whose host has restarted since",
             attachment.image_id,
+            _WRITTEN if look.written.intersection(attachment.volume_ids) else None,
         )
     for image_id, hold in look.holds_over:
         yield _Found(CleanHold(image_id=image_id, hold=hold), "release data kept for a copy that is over")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from diskyard.host import Files
-from diskyard.host.files import temporary_owner
+from diskyard.host.temporary import temporary_owner
 from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import Foreign
 from diskyard.repositories.localfs import layout
