@@ -124,9 +124,9 @@ def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
 def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
     """End an attachment; durable on return. Nothing happens if there is none.
 
-    :raises diskyard.errors.ImageInUse: a process still serves it, it is another host's, a running
-        QEMU writes to it, or another program has left an overlay of it in the repository; ``force``
-        is for all but the first.
+    :raises diskyard.errors.ImageInUse: a process still serves it, or it is another host's, or a running
+        QEMU writes to it, or another program has left an overlay of it in the repository; ``force`` is
+        for all but the first.
     """
     opened = engine.connections.get(request.repository_id)
     before = opened.state()
@@ -158,6 +158,16 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
     return Outcome(request.image_id, cleaning(opened, before))
 
 
+def _require_writer_gone(opened: Opened, image_id: str, host_id: str, owner: str) -> None:
+    for attachment in opened.state().attachments_of(image_id):
+        if (attachment.host.host_id, attachment.owner) == (host_id, owner):
+            require_writer_gone(
+                opened,
+                attachment,
+                advice="End the guest first, or pass force when nobody wants what it still writes.",
+            )
+
+
 def _require_no_overlay(opened: Opened, state: State, image_id: str, host_id: str, owner: str) -> None:
     """Refuse to let go of a disk whose newest bytes another program may have kept beside it."""
     for found in state.attachments_of(image_id):
@@ -171,14 +181,4 @@ def _require_no_overlay(opened: Opened, state: State, image_id: str, host_id: st
                 advice="Commit it into the image (virsh blockcommit, or qemu-img commit) or move it away, "
                 "and then tear the image down; force does that as it is.",
                 imageId=image_id,
-            )
-
-
-def _require_writer_gone(opened: Opened, image_id: str, host_id: str, owner: str) -> None:
-    for attachment in opened.state().attachments_of(image_id):
-        if (attachment.host.host_id, attachment.owner) == (host_id, owner):
-            require_writer_gone(
-                opened,
-                attachment,
-                advice="End the guest first, or pass force when nobody wants what it still writes.",
             )

@@ -163,7 +163,8 @@ class TeardownOptions(Options, kw_only=True, frozen=True):
     :param owner: whose attachment; the same default as prepareImage's.
     :param host_id: the host whose attachment it is; default this one.
     :param force: also if that host may still be using it, a running QEMU has the disk open for
-        writing, or another program has left an overlay of it: the caller answers for that.
+        writing, or another program has left an overlay of it in the repository: the caller answers
+        for that.
     """
 
     owner: Owner | None = None

@@ -35,8 +35,8 @@ from diskyard.planner.mend import needs_restore
 from diskyard.planner.merge import merge_in_the_way, merge_lease_images, merge_too_long, plan_merge
 from diskyard.planner.optimize import OptimizePlan, optimize_waits_for, plan_optimize
 
-_FOREIGN_NAMED_MOST = 100
 _WRITTEN = "a running QEMU has the volume open for writing"
+_FOREIGN_NAMED_MOST = 100
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
 
 
@@ -261,8 +261,8 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
         f"{words[plan.kind]} image {image.id}",
         image.id,
         optimize_waits_for(look.state, plan, look.capabilities)
-        or (_WRITTEN if plan.volume.id in look.written else None)
-        or look.snapshotted.get(plan.volume.id),
+        or look.snapshotted.get(plan.volume.id)
+        or (_WRITTEN if plan.volume.id in look.written else None),
         _holder(look, [image.id]),
         0,
         0 if plan.kind == "reserve" else moves_bytes,
