@@ -8,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.log.codec import Progress, encode
+from diskyard.log.codec import Progress, decode, encode
+from diskyard.model.records import entry_id
+from diskyard.model.transaction import Entry
+from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import LogKind
 from diskyard.repositories.localfs import layout
 from diskyard.testing.corruption import DAMAGES, GONE, REPLACEMENTS, Outside, apply_to_all, remove
@@ -174,8 +178,12 @@ HARMLESS: dict[str, Callable[[World], None]] = {
 
 
 def _duplicate_volume(world: World, number: int) -> None:
+    """A copy of a volume under the name that another entry of the same history would have given it."""
     path = volume_of(world, "other")
-    shutil.copyfile(path, path.with_name(f"{number:016x}{path.name[16:]}"))
+    entry, _ = decode((world.folder / "a" / "log" / f"{number:016x}.a").read_bytes(), Entry)
+    name = VolumeName.parse(path.name)
+    assert name is not None
+    shutil.copyfile(path, path.with_name(str(replace(name, named_by=entry_id(number, entry.nonce)))))
 
 
 def _write_locks(world: World, data: bytes) -> None:
