@@ -172,7 +172,7 @@ HARMLESS: dict[str, Callable[[World], None]] = {
     "thousands of strange files": _junk,
     "odd names": _odd_names,
     "odd things": _odd_kinds,
-    "a volume under another number": _duplicate_volume,
+    "a volume under another number": lambda w: _duplicate_volume(w),
     "the locks file with bytes": lambda w: _write_locks(w, b"x" * 100),
 }
 
