@@ -25,7 +25,7 @@ from diskyard.mover.inspect import check_volume
 from diskyard.opened import Opened, stored_by_id
 from diskyard.operations.engine import Engine
 from diskyard.planner.find_fixes import Look, SourceView, TwinFound
-from diskyard.planner.mend import needs_restore, set_damage
+from diskyard.planner.mend import needs_restore, note_damage, users_of
 from diskyard.repositories.interface import StoredVolume
 
 
@@ -75,14 +75,17 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
 def _missing(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -> frozenset[str]:
     """Volumes named ready that are not on the storage whole; each is looked for once more.
 
-    One that was listed as absent may have been made between the listing and the reading.
+    One that was listed as absent may have been made between the listing and the reading; one that is
+    absent now may have been merged into another, and deleted, since the state was read.
     """
-    return frozenset(
+    missing = [
         volume.id
         for volume in state.volumes.values()
         if opened.is_unreadable(volume, listed.get(volume.id), read_again=True)
         and opened.is_unreadable(volume, opened.stored(volume), read_again=True)
-    )
+    ]
+    newest = opened.state().volumes if missing else state.volumes
+    return frozenset(key for key in missing if key in newest and newest[key].state == "ready")
 
 
 def _locked(opened: Opened, state: State, progress: list[str]) -> frozenset[str]:
@@ -162,14 +165,12 @@ def _sources(
     views = {}
     for image in state.images.values():
         if (image.is_strong and image.pending is not None) or needs_restore(state, image, missing):
-            views[image.id] = _source_view(engine, opened, state, image, places)
+            views[image.id] = _source_view(engine, opened, image, places)
     return views
 
 
-def _source_view(
-    engine: Engine, opened: Opened, state: State, image: Image, places: list[Opened] | None
-) -> SourceView:
-    waits_for = waits_for_base(opened, state, image)
+def _source_view(engine: Engine, opened: Opened, image: Image, places: list[Opened] | None) -> SourceView:
+    waits_for = waits_for_base(opened, image)
     if image.pending is not None and isinstance(image.pending.source, FileSource):
         source = image.pending.source
         return SourceView(waits_for or file_waits_for(engine.host, source), image.size_bytes)
@@ -200,8 +201,10 @@ def _look_into_volumes(engine: Engine, opened: Opened, state: State) -> None:
             damage = error.message
         except errors.LeaseHeld:
             continue  # somebody has it open: its metadata may change under us
-        if damage != volume.damage:
-            opened.commit(partial(set_damage, volume_id=volume.id, damage=damage), author)
+        if damage == volume.damage or _may_change(opened, opened.state(), volume.id):
+            continue
+        users = users_of(state, volume)
+        opened.commit(partial(note_damage, was=volume, users=users, damage=damage), author)
 
 
 def _may_change(opened: Opened, state: State, volume_id: str) -> bool:
