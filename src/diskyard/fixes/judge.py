@@ -33,10 +33,10 @@ def judge_holds(connections: Connections, state: State, holds: Iterable[AnyHold]
     """What is to be said of the holds of a repository, each target asked once for all of them.
 
     A copy is over when its work lease is free and the target's newest state has no such
-    pending copy. A marker alone does not show which repository that is: it must be in the place, and
-    have the history, that the hold names. The lease is looked at first: who commits a copy has it from before the
-    hold until after the record. Also of a target that is none of the caller's: what is wanted
-    there is not given up because the caller may not look.
+    pending copy. A marker alone does not show which repository that is: it must be in the place,
+    and have the history, that the hold names. The lease is looked at first: who commits a copy has
+    it from before the hold until after the record. Also of a target that is none of the caller's:
+    what is wanted there is not given up because the caller may not look.
 
     :param state: the newest of the repository with the holds.
     """

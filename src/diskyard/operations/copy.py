@@ -32,7 +32,7 @@ from diskyard.planner import copy as planner
 from diskyard.planner import switch
 from diskyard.planner.common import already_made
 from diskyard.planner.copy import PendingImage
-from diskyard.planner.same import source_of
+from diskyard.planner.same import source_of, why_another
 from diskyard.planner.switch import Switch
 from diskyard.settled import look_at, volumes_below
 
@@ -79,6 +79,8 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     if source.kind == "snapshot":
         _require_snapshot_options(request)
         image_id = source.id
+        if home.marker == target.marker:
+            _require_same_elsewhere(engine, request, target, source)
     else:
         image_id = request.options.new_image_id or new_uuid()
     if request.base_image_id == image_id:
@@ -98,6 +100,28 @@ def _was_made(target: Opened, request: CopyImage, digest: str) -> bool:
     """Whether this very request has made its image before, under an id of the caller's."""
     image = target.state().images.get(request.options.new_image_id or "")
     return image is not None and image.is_strong and image.request_digest == digest
+
+
+def _require_same_elsewhere(engine: Engine, request: CopyImage, target: Opened, image: Image) -> None:
+    """Do not call a copy done whose target has another image under the id than the source has.
+
+    :raises diskyard.errors.ImageIdInUse: a repository that is searched has other bytes under it.
+    """
+    named = request.options.participating_repositories
+    searched = map(engine.connections.get, named) if named is not None else engine.connections.places()
+    for place in searched:
+        if place.marker == target.marker:
+            continue
+        try:
+            other = place.state().images.get(image.id)
+        except errors.DiskyardError:
+            continue  # the target has the image, which is what counts
+        if other is not None and other.is_strong and (why := why_another(image, other)) is not None:
+            raise errors.ImageIdInUse(
+                f"Repository {place.repo_id} has another image under the id {image.id}: {why}.",
+                advice="Remove the one that is not meant, then copy the other.",
+                imageId=image.id,
+            )
 
 
 def _require_snapshot_options(request: CopyImage) -> None:

@@ -78,6 +78,7 @@ class Look:
     :param holds_unknown: holds whose copy cannot be looked at, with the reason.
     :param twins: objects of the log with a missing or damaged copy.
     :param sources: for images to mend.
+    :param differing: for Snapshots of which another repository has another image under the same id, why.
     :param workers: the host that last worked on an image.
     """
 
@@ -96,6 +97,7 @@ class Look:
     holds_unknown: tuple[tuple[str, AnyHold, str], ...] = ()
     twins: tuple[TwinFound, ...] = ()
     sources: Mapping[str, SourceView] = field(default_factory=dict)
+    differing: Mapping[str, str] = field(default_factory=dict)
     workers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -195,6 +197,14 @@ def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
             0,
             None,
             None,
+        )
+    elif image.id in look.differing:
+        # Nothing can be done to either: which one is meant only people know.
+        yield _Found(
+            Mend(image_id=image.id),
+            f"two images have the id {image.id}",
+            visible,
+            f"{look.differing[image.id]}: neither is used for the other; remove the one that is not meant",
         )
     if not image.is_strong and merge_dependent(look.state, image) is not None:
         yield from _merge(look, image)

@@ -278,7 +278,7 @@ def test_what_a_newer_minor_version_wrote_is_not_indexed(shelf: IndexedShelf) ->
     write_many(shelf.log(), 1)
     store = shelf.storage().store.objects
     entry, _ = decode(store["entry", 11][0] or b"", Entry)
-    store["entry", 11] = [encode(entry, version=(1, 1))] * 2
+    store["entry", 11] = [encode(entry, version=(1, 2))] * 2
     log = shelf.indexed()
     assert shelf.expect_as_without(log).version == 11
     assert log.newer_minor

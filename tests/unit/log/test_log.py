@@ -229,7 +229,7 @@ def republish(shelf: Shelf, number: int, version: tuple[int, int]) -> None:
 
 def test_a_newer_minor_version_is_read_and_not_written(shelf: Shelf) -> None:
     write_many(shelf.log(), 2)
-    republish(shelf, 1, (1, 1))
+    republish(shelf, 1, (1, 2))
     log, watched = shelf.open()
     assert log.refresh().version == 2
     with pytest.raises(errors.Unsupported):
