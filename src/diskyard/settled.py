@@ -110,12 +110,15 @@ def commit_looking(
     """
     sight = _look(opened, volumes_below(image_id))
     for _ in range(_TRIES):
-        missing = sight.missing
         try:
-            return opened.try_commit(lambda draft: plan(draft, missing), author)  # noqa: B023 - at once
+            return opened.try_commit(_knowing(sight.missing, plan), author)
         except LookAgain:
             sight = _look(opened, volumes_below(image_id))
     raise _restless(sight.volumes)
+
+
+def _knowing(missing: Looked, plan: Callable[[Draft, Looked], Result]) -> Callable[[Draft], Result]:
+    return lambda draft: plan(draft, missing)
 
 
 @dataclass(frozen=True, slots=True)
