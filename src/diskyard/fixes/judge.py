@@ -159,7 +159,10 @@ def waits_for_base(target: Opened, image: Image) -> str | None:
     """What a pending image's base lacks now; None if the base is whole or not needed."""
     if image.pending is None or image.pending.base_image_id is None:
         return None
-    sight = look_at(target, volumes_below(image.pending.base_image_id))
+    try:
+        sight = look_at(target, volumes_below(image.pending.base_image_id))
+    except errors.LeaseHeld as error:
+        return error.message
     base = sight.state.images.get(image.pending.base_image_id)
     if base is None or base.consumed_by is not None or base.kind != "snapshot":
         return f"its base {image.pending.base_image_id} is not in this repository"

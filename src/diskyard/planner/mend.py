@@ -72,7 +72,8 @@ def take_over(
 def seal_pending(draft: Draft, image_id: str, *, volume_id: str, work_id: str) -> Image:
     """The image is whole.
 
-    :raises Superseded: it was removed, or is another work's, or its base turned out to be damaged.
+    :raises Superseded: it was removed, or is another work's.
+    :raises diskyard.errors.ImageBroken: its base has turned out to be damaged.
     """
     image = draft.state.images.get(image_id)
     if image is None or image.pending is None or image.pending.work_id != work_id:
@@ -86,14 +87,13 @@ def seal_pending(draft: Draft, image_id: str, *, volume_id: str, work_id: str) -
 def _whole(state: State, volume_id: str, work_id: str) -> Volume:
     """A volume that this work has filled with what differs from what it reads, sealed.
 
-    :raises Superseded: it is not this work's, or what it reads has gone or turned out to be damaged.
+    :raises Superseded: it is not this work's, or what it reads has gone.
+    :raises diskyard.errors.ImageBroken: what it reads has turned out to be damaged.
     """
     volume = require_building(state, volume_id, work_id)
     require_parent(state, volume.parent_image_id)
     if volume.parent_image_id is not None:
-        parent = state.images[volume.parent_image_id]
-        if (why := why_broken(state, parent)) is not None:
-            raise Superseded(f"image {parent.id} cannot be read: {why}")
+        require_usable(state, state.images[volume.parent_image_id])
     return ready(volume)
 
 

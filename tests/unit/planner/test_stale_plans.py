@@ -18,7 +18,14 @@ from diskyard.planner.change import begin_revert, seal_revert
 from diskyard.planner.common import Superseded
 from diskyard.planner.copy import PendingImage
 from diskyard.planner.copy import begin as begin_copy
-from diskyard.planner.mend import begin_restore, keep_tracker, note_damage, take_over, users_of
+from diskyard.planner.mend import (
+    begin_restore,
+    keep_tracker,
+    note_damage,
+    seal_pending,
+    take_over,
+    users_of,
+)
 from diskyard.planner.merge import consume, plan_merge, seal_merge_down, seal_merge_up
 from diskyard.planner.optimize import begin_optimize, plan_optimize, seal_optimize
 from diskyard.planner.switch import (
@@ -230,6 +237,18 @@ def test_a_mend_of_what_is_another_image_by_now(
     assert take(found) is not None
     with pytest.raises(error):
         take(change(found))
+
+
+def test_a_base_that_turns_out_to_be_damaged_before_the_seal() -> None:
+    """What was found to differ from it may be wrong."""
+    found = state(disk("d", "n", pending=_pending()), building("n", "d", "b"), image("b", "v"), volume("v"))
+    record = found.volumes["n"]
+    assert record.building is not None
+    words = {"volume_id": "n", "work_id": record.building.work_id}
+    found = found.put_image(disk("d", "n", pending=_pending(work_id=words["work_id"])))
+    seal_pending(Draft(found), "d", **words)
+    with pytest.raises(errors.ImageBroken):
+        seal_pending(Draft(found.put_volume(replace(found.volumes["v"], damage="bad"))), "d", **words)
 
 
 def test_a_snapshot_that_is_another_is_not_restored() -> None:
