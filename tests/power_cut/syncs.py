@@ -40,11 +40,11 @@ NEEDED = [
     Removal("create snapshot", (r"folder: create_volume < make_empty < _switch_once",)),
     Removal(
         "copy disk onto a disk as base",
-        (r"_new_file < create_volume < make_empty < _switch_once < switch_disk < _publish_on_disk",),
+        (r"_new_file < create_volume < make_empty < _switch_once",),
     ),
     Removal(
         "copy disk onto a disk as base",
-        (r"folder: create_volume < make_empty < _switch_once < switch_disk < _publish_on_disk",),
+        (r"folder: create_volume < make_empty < _switch_once",),
     ),
     Removal("mend with checkpoints", (r"_new_file < create_volume < make_empty < _take_over",)),
     Removal("mend with checkpoints", (r"folder: create_volume < make_empty < _take_over",)),
