@@ -21,6 +21,7 @@ from diskyard.model.transaction import Draft
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.interface import Chain, Layer
 from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten, own_header_flaw
+from diskyard.mover.qcow2_snapshots import snapshot_count, snapshots_flaw
 from diskyard.planner.create_disk import NewVolume
 from diskyard.remembered import Remembered
 from diskyard.repositories.interface import Lease, Repository, StoredVolume
@@ -83,6 +84,11 @@ class Opened:
         """
         return refresh(self.log)
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nothing can be written to the storage now, and so nothing held or attached."""
+        return self.storage.read_only_because() is not None
+
     def commit(self, plan: Callable[[Draft], Result], author: Author) -> Result:
         """Publish what ``plan`` writes; what it returned. See :func:`diskyard.commit.commit`.
 
@@ -109,8 +115,10 @@ class Opened:
 
         :param wait_s: how long to try; work in the way may be short.
         :raises diskyard.errors.LeaseHeld: names the host that works on it, where known.
+        :raises diskyard.errors.StorageError: nothing can be written there, nor locked.
         """
         leases: list[Lease] = []
+        self.log.require_writable_place()
         try:
             for image_id in sorted(set(image_ids)):
                 leases.append(self._lock(image_id, wait_s))
@@ -207,14 +215,17 @@ class Opened:
             return None
         if stored is None:
             return "it is missing, or something else is in its place"
+
+        def read(offset_bytes: int, size_bytes: int) -> bytes:
+            if offset_bytes == 0:
+                return self.host.files.read_beginning(path, size_bytes)
+            return self.host.files.read_at(path, offset_bytes, size_bytes)
+
         try:
-            return own_header_flaw(
-                lambda _, size_bytes: self.host.files.read_beginning(path, size_bytes),
-                stored.length_bytes,
-                volume.size_bytes,
-            )
+            flaw = own_header_flaw(read, stored.length_bytes, volume.size_bytes)
+            return flaw or snapshots_flaw(read, stored.length_bytes)
         except OSError as error:
-            return f"its header cannot be read: {error.strerror}"
+            return f"its header cannot be read: {error.strerror or error}"
 
     def look(self, volumes: Sequence[Volume]) -> Looked:
         """Which of some volumes the storage does not have whole."""
@@ -289,6 +300,13 @@ class Opened:
             return overlay_is_unwritten(lambda offset, size: self.host.files.read_at(path, offset, size))
         except FileNotFoundError:
             return False
+
+    def has_snapshots(self, volume: Volume) -> bool:
+        """Whether a user has made internal snapshots in a volume that can be read (``qemu-img snapshot``)."""
+        path = self.storage.locate_volume(volume_name(volume)).path
+        if path is None or volume.format != "qcow2":
+            return False
+        return snapshot_count(lambda offset, size: self.host.files.read_at(path, offset, size)) > 0
 
     def actual_size_bytes(self, volume: Volume) -> int:
         """The virtual size that a volume has on the storage, whatever its record says."""

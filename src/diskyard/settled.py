@@ -123,9 +123,10 @@ def _knowing(missing: Looked, plan: Callable[[Draft, Looked], Result]) -> Callab
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Volumes of one state, to be opened now."""
+    """Volumes of one state, to be opened now, top first."""
 
     state: State
+    volumes: tuple[Volume, ...]
     chain: Chain
 
 
@@ -143,7 +144,7 @@ def open_chains(wanted: Sequence[tuple[Opened, Finder]], use: Callable[..., Resu
         try:
             return use(
                 *(
-                    Opening(state, tuple(map(opened.layer, volumes)))
+                    Opening(state, volumes, tuple(map(opened.layer, volumes)))
                     for (opened, _), (state, volumes) in zip(wanted, found, strict=True)
                 )
             )

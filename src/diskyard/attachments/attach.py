@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from diskyard import errors
 from diskyard.attachments.libvirt import disk_xml
 from diskyard.attachments.serve import nobody_serves
+from diskyard.foreign import overlays_of
 from diskyard.host.identity import new_uuid
 from diskyard.model.looked import Looked
 from diskyard.model.records import Attachment
@@ -17,6 +20,7 @@ from diskyard.mover.interface import Chain
 from diskyard.opened import Opened
 from diskyard.operations.change import cleaning, settle_size, size_lease
 from diskyard.operations.engine import Engine, Outcome
+from diskyard.operations.writers import require_no_stranger, require_writer_gone
 from diskyard.planner import attach as planner
 from diskyard.planner.common import strong_image
 from diskyard.settled import commit_looking
@@ -33,18 +37,37 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
 
     :returns: what the caller is told, and the chain, for serving it.
     :raises diskyard.errors.LeaseHeld: a merge works on the image's chain.
+    :raises diskyard.errors.ImageInUse: it is attached, or a guest that nobody prepared writes to it.
     """
     opened = engine.connections.get(request.repository_id)
     owner = request.options.owner or DEFAULT_OWNER
+    if opened.is_read_only:
+        return _answer(opened, _not_recorded(engine, opened, request, owner))
     attachment = None
     while attachment is None:
         weak = _weak_below(opened.state(), request.image_id)
         names = [size_lease(request.image_id), *weak]
         with opened.work_on(names, wait_s=_MERGE_WAIT_S) as leases:
             fds = [fd for lease in leases for fd in lease.descriptors()]
+            require_no_stranger(opened, opened.state(), request.image_id, held=names)
             settle_size(opened, request.image_id, fds)
             attachment = _attach(engine, opened, request, owner, weak)
     return _answer(opened, attachment)
+
+
+def _not_recorded(engine: Engine, opened: Opened, request: PrepareImage, owner: str) -> Attachment:
+    """An attachment for reading where nothing can be written: no other host learns of it.
+
+    Nor can any host whose storage is the same change what it reads.
+
+    :raises diskyard.errors.StorageError: it would write, or have to be kept for being served.
+    """
+    state = opened.state()
+    image = strong_image(state, request.image_id)
+    if request.options.serve or (image.kind == "virtual_disk" and not request.options.read_only):
+        opened.log.require_writable_place()
+    missing = opened.missing_below(state, image.id)
+    return _planned(Draft(state), engine, request, owner, missing)
 
 
 def _attach(
@@ -55,18 +78,24 @@ def _attach(
     def plan(draft: Draft, missing: Looked) -> Attachment | None:
         if _weak_below(draft.state, request.image_id) != weak:
             return None
-        return planner.attach(
-            draft,
-            request.image_id,
-            attachment_id=new_uuid(),
-            host=engine.host.identity,
-            owner=owner,
-            read_only=request.options.read_only,
-            now=engine.host.clock.now(),
-            missing=missing,
-        )
+        return _planned(draft, engine, request, owner, missing)
 
     return commit_looking(opened, request.image_id, plan, engine.author("prepareImage"))
+
+
+def _planned(
+    draft: Draft, engine: Engine, request: PrepareImage, owner: str, missing: Container[str]
+) -> Attachment:
+    return planner.attach(
+        draft,
+        request.image_id,
+        attachment_id=new_uuid(),
+        host=engine.host.identity,
+        owner=owner,
+        read_only=request.options.read_only,
+        now=engine.host.clock.now(),
+        missing=missing,
+    )
 
 
 def _weak_below(state: State, image_id: str) -> list[str]:
@@ -104,15 +133,26 @@ def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
 def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
     """End an attachment; durable on return. Nothing happens if there is none.
 
-    :raises diskyard.errors.ImageInUse: a process still serves it, or it is another host's;
-        ``force`` is for the latter only.
+    :raises diskyard.errors.ImageInUse: a process still serves it, or it is another host's, or a running
+        QEMU writes to it, or another program has left an overlay of it in the repository; ``force`` is
+        for all but the first.
     """
     opened = engine.connections.get(request.repository_id)
     before = opened.state()
     options = request.options
     owner = options.owner or DEFAULT_OWNER
     host_id = options.host_id or engine.host.identity.host_id
+    if opened.is_read_only:
+        strong_image(before, request.image_id)
+        here = [(found.owner, found.host.host_id) for found in before.attachments_of(request.image_id)]
+        if (owner, host_id) not in here:
+            return Outcome(request.image_id)  # it was not recorded
+        opened.log.require_writable_place()
+    if not options.force:
+        _require_no_overlay(opened, before, request.image_id, host_id, owner)
     with nobody_serves(opened, request.image_id, host_id, owner):
+        if not options.force:
+            _require_writer_gone(opened, request.image_id, host_id, owner)
         opened.commit(
             lambda draft: planner.detach(
                 draft,
@@ -125,3 +165,29 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
             engine.author("teardownImage"),
         )
     return Outcome(request.image_id, cleaning(opened, before))
+
+
+def _require_writer_gone(opened: Opened, image_id: str, host_id: str, owner: str) -> None:
+    for attachment in opened.state().attachments_of(image_id):
+        if (attachment.host.host_id, attachment.owner) == (host_id, owner):
+            require_writer_gone(
+                opened,
+                attachment,
+                advice="End the guest first, or pass force when nobody wants what it still writes.",
+            )
+
+
+def _require_no_overlay(opened: Opened, state: State, image_id: str, host_id: str, owner: str) -> None:
+    """Refuse to let go of a disk whose newest bytes another program may have kept beside it."""
+    for found in state.attachments_of(image_id):
+        if (found.host.host_id, found.owner, found.mode) != (host_id, owner, "read_write"):
+            continue
+        overlays = overlays_of(opened, state, found.volume_ids)
+        if overlays:
+            raise errors.ImageInUse(
+                f"Another program made {overlays[0]} in {opened.storage.place} as an overlay of image "
+                f"{image_id}: what the guest wrote last may be in it.",
+                advice="Commit it into the image (virsh blockcommit, or qemu-img commit) or move it away, "
+                "and then tear the image down; force does that as it is.",
+                imageId=image_id,
+            )

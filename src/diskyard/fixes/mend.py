@@ -23,7 +23,15 @@ from diskyard.mover.reflink import clone_file
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.change import cleaning, holds_of_cancelled
 from diskyard.operations.engine import FollowUp
-from diskyard.operations.freeze import copy_hold, hold_snapshot, is_hold_of, release_hold, require_held
+from diskyard.operations.freeze import (
+    copy_hold,
+    hold_snapshot,
+    is_hold_of,
+    release_hold,
+    require_held,
+    require_unchanged,
+)
+from diskyard.operations.writers import nobody_writes
 from diskyard.planner import mend as planner
 from diskyard.planner.common import Superseded
 from diskyard.settled import (
@@ -160,7 +168,13 @@ def _take_over(work: Work, image: Image, fingerprint: str) -> tuple[Volume, int]
         opened,
         None if image.pending is None else image.pending.base_image_id,
         lambda draft, missing: planner.take_over(
-            draft, image, work_id=work_id, volume_id=volume_id, keep=safe or not exists, missing=missing
+            draft,
+            image,
+            work_id=work_id,
+            volume_id=volume_id,
+            keep=safe or not exists,
+            missing=missing,
+            capabilities=opened.storage.capabilities,
         ),
         work.author,
     )
@@ -220,6 +234,10 @@ def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[tuple[Fo
         yield found, _fingerprint(found.image, hold)
         _require_held(work, found, hold)
         return
+    if place.is_read_only:
+        yield found, new_uuid()  # what an interrupted reading has brought is not relied on
+        require_unchanged(place, found.image)
+        return
     own = copy_hold(work.opened, image_id, new_uuid())
     image = hold_snapshot(place, found.image, own, work.author)
     try:
@@ -251,12 +269,12 @@ def _copy(work: Work, found: FoundSource, volume: Volume, start_bytes: int) -> N
     """
     opened, size_bytes = work.opened, volume.size_bytes
 
-    def copy(source: Opening, target: Opening) -> None:
-        base = target.state.images.get(volume.parent_image_id or "")
-        image = source.state.images[found.image.id]
+    def move(source: Opening, target: Opening) -> None:
         if _share(work, source.chain, target.chain, size_bytes):
             _require_still_on(found, source.chain)
             return
+        base = target.state.images.get(volume.parent_image_id or "")
+        image = source.state.images[found.image.id]
         copy_view(
             work.engine.host,
             source.chain,
@@ -268,8 +286,15 @@ def _copy(work: Work, found: FoundSource, volume: Volume, start_bytes: int) -> N
             changed_layers=None if base is None else planner.changed_layers(source.state, image, base),
         )
 
+    def move_unwritten(source: Opening, target: Opening) -> None:
+        with (
+            nobody_writes(found.opened, source.volumes, found.image.id),
+            nobody_writes(opened, target.volumes[1:], volume.parent_image_id or ""),
+        ):
+            move(source, target)
+
     wanted = volumes_of(found.image), volumes_being_built(volume.id, work.work_id or "")
-    open_chains([(found.opened, wanted[0]), (opened, wanted[1])], copy)
+    open_chains([(found.opened, wanted[0]), (opened, wanted[1])], move_unwritten)
 
 
 def _require_still_on(found: FoundSource, chain: Chain) -> None:
@@ -306,6 +331,8 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
     if home is None or frozen is None:
         return []
     before = home.state()
+    if home.is_read_only:
+        return []  # check lists the hold, if there is one, when it can be released
     for hold in frozen.held_for:
         if not isinstance(hold, CopyHold) or not is_hold_of(hold, work.opened, image_id):
             continue
@@ -341,7 +368,12 @@ def _restore(work: Work, image: Image, participating: list[Opened] | None) -> tu
         opened,
         image.id,
         lambda draft, missing: planner.begin_restore(
-            draft, image, volume_id=volume_id, work_id=work_id, missing=missing
+            draft,
+            image,
+            volume_id=volume_id,
+            work_id=work_id,
+            missing=missing,
+            capabilities=opened.storage.capabilities,
         ),
         work.author,
     )

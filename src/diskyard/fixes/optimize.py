@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 from diskyard import errors
 from diskyard.fixes.work import Work, require_room
+from diskyard.foreign import snapshots_wait_for
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Optimize
 from diskyard.model.records import Volume
 from diskyard.model.state import State
 from diskyard.mover.copy import copy_view
-from diskyard.opened import volume_name
+from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import FollowUp
+from diskyard.operations.writers import nobody_writes
 from diskyard.planner import optimize as planner
 from diskyard.planner.common import Superseded
 from diskyard.planner.optimize import OptimizePlan
@@ -40,7 +46,16 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
         plan = planner.plan_optimize(sight.state, action.image_id, opened.storage.capabilities)
         if plan is None or sight.missing:
             return False, []
-        waits_for = planner.optimize_waits_for(sight.state, plan)
+        too_long = opened.storage.capabilities.why_not_raw(plan.image.size_bytes)
+        if plan.kind == "flatten" and too_long is not None:
+            raise errors.Unsupported(
+                f"The optimization waits: {too_long}.",
+                advice="Copy the image to a repository whose file system can hold longer files (as XFS).",
+                imageId=plan.image.id,
+            )
+        waits_for = planner.optimize_waits_for(sight.state, plan, opened.storage.capabilities)
+        if waits_for is None and opened.has_snapshots(plan.volume):
+            waits_for = snapshots_wait_for(opened, plan.volume)  # it would be lost with its volume
         if waits_for is not None:
             raise errors.ImageInUse(f"The optimization waits: {waits_for}.", imageId=plan.image.id)
         if plan.kind == "reserve":
@@ -111,14 +126,29 @@ def _fill(work: Work, plan: OptimizePlan, volume_id: str, work_id: str) -> None:
         return [volume for _, volume in state.chain(planner.require_unchanged(state, plan))]
 
     def fill(source: Opening, target: Opening) -> None:
-        copy_view(
-            work.engine.host,
-            source.chain,
-            target.chain,
-            plan.image.size_bytes,
-            start_bytes=0,
-            monitor=work,
-            target_zeroed=opened.storage.capabilities.zeroed,
-        )
+        with nobody_writes(opened, source.volumes, plan.image.id):
+            copy_view(
+                work.engine.host,
+                # A guest that is given the disk meanwhile finds no lock of ours on it, and the seal fails.
+                (replace(source.chain[0], shared=True), *source.chain[1:]),
+                target.chain,
+                plan.image.size_bytes,
+                start_bytes=0,
+                monitor=work,
+                target_zeroed=opened.storage.capabilities.zeroed,
+            )
 
-    open_chains([(opened, image_volumes), (opened, volumes_being_built(volume_id, work_id))], fill)
+    with _superseded_if_given_out(opened, plan):
+        open_chains([(opened, image_volumes), (opened, volumes_being_built(volume_id, work_id))], fill)
+
+
+@contextmanager
+def _superseded_if_given_out(opened: Opened, plan: OptimizePlan) -> Iterator[None]:
+    """What a guest was changing while it was read is no failure of the storage."""
+    try:
+        yield
+    except errors.StorageError as error:
+        waits_for = planner.optimize_waits_for(opened.state(), plan, opened.storage.capabilities)
+        if waits_for is None:
+            raise
+        raise Superseded(waits_for) from error

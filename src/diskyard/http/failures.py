@@ -41,10 +41,10 @@ FAILURES: dict[str, Codes] = {
     "createStorageRepository": _OPENING | {"NotEmpty", "NoSpace"},
     "removeStorageRepository": _WRITING | {"NotEmpty", "RepositoryInUse"},
     "listStorageRepositories": frozenset(("RepositoryUnavailable",)),
-    "createVirtualDisk": _NEW_IMAGE | _IMAGE | {"NotASnapshot", "ImageBroken"},
+    "createVirtualDisk": _NEW_IMAGE | _IMAGE | {"NotASnapshot", "ImageBroken", "ImageInUse"},
     "createSnapshot": _NEW_IMAGE | _IMAGE | {"NotAVirtualDisk", "ImageBroken", "ImageInUse"},
     "copyImage": _NEW_IMAGE | _IMAGE | {"NotASnapshot", "NotAVirtualDisk", "ImageBroken", "ImageInUse"},
-    "importImage": _NEW_IMAGE | {"PathNotAllowed", "UnsafeImage"},
+    "importImage": _NEW_IMAGE | {"PathNotAllowed", "UnsafeImage", "ImageInUse"},
     "exportImage": _WRITING
     | _IMAGE
     | {"PathNotAllowed", "NotEmpty", "ImageBroken", "ImageInUse", "LeaseHeld"},

@@ -27,6 +27,7 @@ from diskyard.operations.engine import (
     require_user_data,
 )
 from diskyard.operations.freeze import is_hold_of
+from diskyard.operations.writers import require_no_stranger
 from diskyard.planner import change as planner
 from diskyard.planner.common import strong_image, virtual_disk
 from diskyard.settled import commit_looking
@@ -37,6 +38,7 @@ def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
     opened = engine.connections.get(request.repository_id)
     author = engine.author("removeImage")
     before = opened.state()
+    require_no_stranger(opened, before, request.image_id)
     removed = opened.commit(lambda draft: planner.remove(draft, request.image_id), author)
     follow_ups = cleaning(opened, before)
     follow_ups += holds_of_cancelled(engine, opened, removed)
@@ -94,6 +96,8 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         missing = opened.missing_below(state, image_id)
         disk = planner.growable_disk(Draft(state), image_id, size_bytes, missing)
         assert disk.volume_id is not None
+        planner.require_room_to_grow(state, disk, size_bytes, opened.storage.capabilities)
+        require_no_stranger(opened, state, image_id, held=[size_lease(image_id)])
         volume = state.volumes[disk.volume_id]
         if volume.size_bytes < size_bytes or disk.size_bytes < size_bytes:
             fds = [fd for lease in leases for fd in lease.descriptors()]
@@ -138,6 +142,7 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
     before = opened.state()
     virtual_disk(before, disk_id)
     with opened.work_on([disk_id], wait_s=1.0):
+        require_no_stranger(opened, opened.state(), disk_id)
         new = commit_looking(
             opened,
             request.snapshot_id,
@@ -154,6 +159,7 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
         )
         with others_may_win():
             make_volume(opened, new, request.snapshot_id)
+            require_no_stranger(opened, opened.state(), disk_id)
             opened.commit(lambda draft: planner.seal_revert(draft, disk_id, new, work_id=work_id), author)
     return Outcome(disk_id, cleaning(opened, before))
 

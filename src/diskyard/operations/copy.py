@@ -28,6 +28,7 @@ from diskyard.operations.freeze import (
     require_hold,
     switch_disk,
 )
+from diskyard.operations.writers import require_no_stranger
 from diskyard.planner import copy as planner
 from diskyard.planner import switch
 from diskyard.planner.common import already_made
@@ -185,6 +186,7 @@ def _is_disk_here(asked: _Copy, base_id: str) -> bool:
     image = sight.state.images.get(base_id)
     if image is not None and image.is_strong:
         if image.kind == "virtual_disk":
+            require_no_stranger(asked.target, sight.state, base_id)
             planner.copy_source(sight.state, base_id, sight.missing)
         return image.kind == "virtual_disk"
     _, _, elsewhere = asked.engine.connections.find(base_id, asked.request.options)
@@ -199,9 +201,17 @@ def _is_disk_here(asked: _Copy, base_id: str) -> bool:
 
 def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
     """An image that cannot change and has the source's bytes, as it is held for this copy."""
-    if asked.source.kind == "snapshot":
-        return hold_snapshot(asked.home, asked.source, hold, asked.author)
-    return freeze_disk(asked.home, asked.source.id, hold, asked.author)
+    home, source = asked.home, asked.source
+    if source.kind == "snapshot":
+        return hold_snapshot(home, source, hold, asked.author)
+    if home.is_read_only:
+        raise errors.Unsupported(
+            f"VirtualDisk {source.id} cannot be copied: its bytes of now cannot be fixed, as "
+            f"{home.storage.place} is read-only ({home.storage.read_only_because()}).",
+            advice="Copy a Snapshot of it, or export it and import the file.",
+            imageId=source.id,
+        )
+    return freeze_disk(home, source.id, hold, asked.author)
 
 
 def _publish(asked: _Copy, frozen: Image, work_id: str, *, freezes_base: bool) -> None:
@@ -231,7 +241,9 @@ def _publish(asked: _Copy, frozen: Image, work_id: str, *, freezes_base: bool) -
     if base_id is not None and freezes_base:
         _publish_on_disk(asked, pending, base_id)
     else:
-        asked.target.commit(lambda draft: planner.begin(draft, pending), asked.author)
+        asked.target.commit(
+            lambda draft: planner.begin(draft, pending, asked.target.storage.capabilities), asked.author
+        )
 
 
 def _publish_on_disk(asked: _Copy, pending: PendingImage, disk_id: str) -> None:
@@ -249,7 +261,7 @@ def _publish_on_disk(asked: _Copy, pending: PendingImage, disk_id: str) -> None:
     )
 
     def publish(draft: Draft) -> None:
-        planner.begin(draft, pending)
+        planner.begin(draft, pending, target.storage.capabilities)
         switch.release(draft, frozen.image_id, hold)
 
     with target.work_on([frozen.image_id]):

@@ -18,6 +18,7 @@ from diskyard.log.log import Author
 from diskyard.model.fix import AnyAction
 from diskyard.model.records import USER_DATA_LIMIT_BYTES
 from diskyard.opened import Opened
+from diskyard.operations.writers import make_from
 from diskyard.planner.common import Superseded
 from diskyard.planner.create_disk import NewVolume
 
@@ -67,6 +68,7 @@ _NOT_IN_DIGEST = frozenset(
         "repoId",
         "AutoFix",
         "rateLimit",
+        "force",
         "participatingRepositories",
         "imageHints",
     )
@@ -150,7 +152,7 @@ def make_volume(opened: Opened, new: NewVolume, image_id: str | None) -> None:
     :raises diskyard.planner.common.Superseded: it could not be, and the image is on another one now.
     """
     try:
-        opened.make(new)
+        make_from(opened, new)
     except (errors.StorageError, FileNotFoundError) as error:
         image = opened.state().images.get(image_id or "")
         if new.clone_of is None or (image is not None and image.volume_id == new.clone_of.id):

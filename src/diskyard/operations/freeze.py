@@ -14,11 +14,12 @@ from diskyard.model.records import AnyHold, CopyHold, Image, entry_id
 from diskyard.model.transaction import Draft
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import make_volume, others_may_win
+from diskyard.operations.writers import require_no_stranger
 from diskyard.planner import change, clean, switch
 from diskyard.planner.common import Superseded, virtual_disk
 from diskyard.planner.create_disk import NewVolume
 from diskyard.planner.switch import Switch, SwitchAgain
-from diskyard.settled import commit_looking
+from diskyard.settled import commit_looking, look_at, volumes_below
 
 _CLONES, _SWITCHES = 3, 100  # how often each is tried while others change the disk
 
@@ -53,12 +54,14 @@ def _switch_once(
             also(draft)
         return frozen
 
+    require_no_stranger(opened, opened.state(), asked.disk_id)
     overlay = commit_looking(
         opened, asked.disk_id, lambda draft, missing: switch.begin(draft, asked, missing), author
     )
     if overlay is None:
         return None
     opened.make_empty(overlay)
+    require_no_stranger(opened, opened.state(), asked.disk_id)
     with others_may_win():
         return commit_looking(opened, asked.disk_id, seal, author)
 
@@ -70,6 +73,7 @@ def freeze_disk(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> 
     clone, where the disk is one raw volume and storage can share its bytes; a switch.
     Each is decided anew on the state that its entry is built on.
     """
+    require_no_stranger(opened, opened.state(), disk_id)  # it may have its tables of an overlay in its memory
     frozen = _hold_unwritten(opened, disk_id, hold, author)
     if frozen is not None:
         return frozen
@@ -167,9 +171,14 @@ def is_hold_of(hold: AnyHold, target: Opened, copy_id: str) -> bool:
 def hold_snapshot(home: Opened, found: Image, hold: AnyHold, author: Author) -> Image:
     """Hold a Snapshot for a copy, before the copy's record is written in the target.
 
+    Where nothing can be written it is not held: see :func:`require_unchanged`.
+
     :param found: as it was when it was chosen.
     :returns: the Snapshot, as it is held.
     """
+    if home.is_read_only:
+        sight = look_at(home, volumes_below(found.id))
+        return switch.hold(Draft(sight.state), found, hold, sight.missing)
     return commit_looking(
         home, found.id, lambda draft, missing: switch.hold(draft, found, hold, missing), author
     )
@@ -185,7 +194,7 @@ def require_hold(
     :raises diskyard.errors.LeaseHeld: it does not; the copy is taken back.
     """
     image = home.state().images.get(image_id)
-    if image is not None and hold in image.held_for:
+    if image is not None and (hold in image.held_for or (home.is_read_only and image.is_strong)):
         return
     with contextlib.suppress(errors.ImageNotFound):  # somebody was quicker
         target.commit(lambda draft: change.remove(draft, copy_id), author)
@@ -217,7 +226,7 @@ def require_held(home: Opened, image_id: str, hold: AnyHold) -> None:
     :raises diskyard.errors.LeaseHeld: it does not stand: what was read must not be used.
     """
     image = home.state().images.get(image_id)
-    home.log.require_writable()
+    home.log.require_whole()
     if image is None or hold not in image.held_for:
         raise errors.LeaseHeld(
             f"The data of image {image_id} was released by another host while it was read.",
@@ -226,6 +235,33 @@ def require_held(home: Opened, image_id: str, hold: AnyHold) -> None:
         )
 
 
+def require_unchanged(home: Opened, seen: Image) -> None:
+    """The look after reading an image where nothing can be written, and so nothing held.
+
+    Who may write there, or a mount made writable in between, could have let its bytes change: only
+    after an entry that shows here.
+
+    :param seen: the image before it was read.
+    :raises diskyard.errors.LeaseHeld: it is not as it was: what was read must not be used.
+    """
+    state = home.state()
+    home.log.require_whole()
+    image = state.images.get(seen.id)
+    same = image is not None and (image.volume_id, image.data_generation, image.consumed_by) == (
+        seen.volume_id,
+        seen.data_generation,
+        seen.consumed_by,
+    )
+    if not same or (image is not None and (not image.is_strong or state.writer_of(image.id) is not None)):
+        raise errors.LeaseHeld(
+            f"Image {seen.id} was changed while it was read from read-only storage.",
+            advice="What was read is not used. Try again.",
+            imageId=seen.id,
+        )
+
+
 def release_hold(home: Opened, image_id: str, hold: AnyHold, author: Author) -> bool:
-    """End a hold; False if it is gone already."""
+    """End a hold; False if it is gone already, or nothing can be written: check lists it then."""
+    if home.is_read_only:
+        return False
     return home.commit(lambda draft: switch.release(draft, image_id, hold), author)

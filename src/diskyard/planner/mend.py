@@ -6,6 +6,7 @@ from collections.abc import Container
 
 from msgspec.structs import replace
 
+from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import CopyHold, Image, TrackHold, Volume
 from diskyard.model.state import State
 from diskyard.model.status import (
@@ -15,6 +16,7 @@ from diskyard.model.transaction import Draft
 from diskyard.planner.common import (
     Superseded,
     building_volume,
+    own_format,
     ready,
     require_building,
     require_parent,
@@ -25,7 +27,14 @@ from diskyard.planner.switch import release
 
 
 def take_over(
-    draft: Draft, was: Image, *, work_id: str, volume_id: str, keep: bool, missing: Container[str]
+    draft: Draft,
+    was: Image,
+    *,
+    work_id: str,
+    volume_id: str,
+    keep: bool,
+    missing: Container[str],
+    capabilities: Capabilities,
 ) -> tuple[Volume, Volume | None]:
     """Make this work the one that may seal a pending image, and put its volume.
 
@@ -53,7 +62,7 @@ def take_over(
         volume = building_volume(
             draft,
             volume_id,
-            format="raw" if base_id is None else "qcow2",
+            format=own_format(capabilities, image.size_bytes) if base_id is None else "qcow2",
             parent_image_id=base_id,
             size_bytes=image.size_bytes,
             work_id=work_id,
@@ -98,7 +107,13 @@ def _whole(state: State, volume_id: str, work_id: str) -> Volume:
 
 
 def begin_restore(
-    draft: Draft, was: Image, *, volume_id: str, work_id: str, missing: Container[str]
+    draft: Draft,
+    was: Image,
+    *,
+    volume_id: str,
+    work_id: str,
+    missing: Container[str],
+    capabilities: Capabilities,
 ) -> tuple[Image, Volume]:
     """Put a fresh volume for a Snapshot whose own volume is missing or damaged.
 
@@ -117,7 +132,7 @@ def begin_restore(
     volume = building_volume(
         draft,
         volume_id,
-        format="raw" if parent_id is None else "qcow2",
+        format=own_format(capabilities, image.size_bytes) if parent_id is None else "qcow2",
         parent_image_id=parent_id,
         size_bytes=image.size_bytes,
         work_id=work_id,
@@ -159,8 +174,14 @@ def users_of(state: State, volume: Volume) -> dict[str, str]:
 
 
 def set_damage(draft: Draft, volume_id: str, damage: str | None) -> None:
-    """Note what a deep check found wrong with a volume, or that it is whole again."""
+    """Note what a deep check found wrong with a volume, or that it is whole again.
+
+    Nothing is noted of one that a guest has been given since: what was seen may be half of a change.
+    """
     volume = draft.state.volumes.get(volume_id)
+    given_out = (draft.state.attachments[key] for key in draft.state.attachments_naming(volume_id))
+    if any(attachment.mode == "read_write" for attachment in given_out):
+        return
     if volume is not None and volume.state == "ready" and volume.damage != damage:
         draft.put_volume(replace(volume, damage=damage))
 

@@ -14,10 +14,12 @@ from typing import Any
 
 from diskyard.host import Files, Host
 from diskyard.model.identity import HostIdentity
+from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
     Copies,
+    Foreign,
     Leftover,
     Located,
     LogKind,
@@ -30,12 +32,14 @@ STEPS = (
     "write",
     "truncate",
     "preallocate",
+    "keep_room",
     "clone",
     "sync",
     "sync_folder",
     "make_folder",
     "link",
     "rename",
+    "rename_to_new",
     "unlink",
     "remove_folder",
 )
@@ -175,9 +179,13 @@ class WatchedRepository(Repository):
         self.after(method, words)
         return value
 
-    def put(self, kind: LogKind, number: int, data: bytes, *, use_reserve: bool = False) -> bool:
+    def read_only_because(self) -> str | None:
+        """The inner one's, not watched: it is asked for before every change."""
+        return self.inner.read_only_because()
+
+    def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:
         """Watched."""
-        return bool(self._call("put", kind, number, data, use_reserve=use_reserve))
+        return bool(self._call("put", kind, number, data, frees=frees))
 
     def get(self, kind: LogKind, number: int) -> Copies:
         """Watched."""
@@ -265,6 +273,11 @@ class WatchedRepository(Repository):
     def list_leftovers(self) -> list[Leftover]:
         """Watched."""
         found: list[Leftover] = self._call("list_leftovers")
+        return found
+
+    def list_foreign(self) -> list[Foreign]:
+        """Watched."""
+        found: list[Foreign] = self._call("list_foreign")
         return found
 
     def delete_leftover(self, name: str) -> bool:

@@ -194,9 +194,9 @@ def test_a_base_that_came_meanwhile_as_a_disk() -> None:
         now=NOW,
         captured_at=NOW,
     )
-    assert begin_copy(Draft(state(image("b", "v"), volume("v"))), asked)
+    assert begin_copy(Draft(state(image("b", "v"), volume("v"))), asked, CAPABILITIES)
     with pytest.raises(errors.NotASnapshot):
-        begin_copy(Draft(state(disk("b", "v"), volume("v"))), asked)
+        begin_copy(Draft(state(disk("b", "v"), volume("v"))), asked, CAPABILITIES)
 
 
 def _pending(**more: object) -> Pending:
@@ -232,7 +232,9 @@ def test_a_mend_of_what_is_another_image_by_now(
     found = state(was, building("n", "d", "b"), image("b", "v"), volume("v"))
 
     def take(found: State) -> object:
-        return take_over(Draft(found), was, work_id="new", volume_id="m", keep=True, missing=ALL)
+        return take_over(
+            Draft(found), was, work_id="new", volume_id="m", keep=True, missing=ALL, capabilities=CAPABILITIES
+        )
 
     assert take(found) is not None
     with pytest.raises(error):
@@ -254,7 +256,7 @@ def test_a_base_that_turns_out_to_be_damaged_before_the_seal() -> None:
 def test_a_snapshot_that_is_another_is_not_restored() -> None:
     was = image("s", "v")
     found = state(was, volume("v"))
-    words = {"volume_id": "n", "work_id": "work", "missing": {"v"}}
+    words = {"volume_id": "n", "work_id": "work", "missing": {"v"}, "capabilities": CAPABILITIES}
     begin_restore(Draft(found), was, **words)  # type: ignore[arg-type]
     with pytest.raises(Superseded):
         begin_restore(Draft(found.put_image(replace(was, size_bytes=512))), was, **words)  # type: ignore[arg-type]
@@ -285,7 +287,7 @@ def test_a_tracker_of_a_disk_that_was_removed() -> None:
 )
 def test_a_merge_of_volumes_that_have_changed(change: Callable[[State], State]) -> None:
     found = state(disk("d", "v"), volume("v", "w"), weak("w", "p"), volume("p"))
-    plan = plan_merge(found, "w", {})
+    plan = plan_merge(found, "w", {}, CAPABILITIES)
     assert plan is not None
     for seal in (
         lambda draft: consume(draft, plan, "fresh"),
@@ -300,7 +302,7 @@ def test_a_merge_of_volumes_that_have_changed(change: Callable[[State], State]) 
 def test_a_merge_under_a_disk_that_was_snapshotted_meanwhile() -> None:
     """The Snapshot has the bytes that the disk had: that is no reason to begin anew."""
     found = state(disk("d", "v"), volume("v", "w"), weak("w", "p"), volume("p"))
-    plan = plan_merge(found, "w", {})
+    plan = plan_merge(found, "w", {}, CAPABILITIES)
     assert plan is not None
     taken = found.put_image(image("s", "v")).put_volume(volume("o", "s"))
     taken = taken.put_image(replace(found.images["d"], volume_id="o", data_generation=LATER))
