@@ -276,12 +276,12 @@ class Opened:
             bound_bytes=volume.size_bytes if is_longer else None,
         )
 
-    def layers(self, state: State, volumes: Sequence[Volume]) -> Chain:
+    def layers(self, state: State, volumes: Sequence[Volume], *, own: int = 0) -> Chain:
         """Volumes that read one another, top first.
 
         :raises diskyard.errors.ImageBroken: one of them must not be opened so.
         """
-        self.require_bounded(state, volumes)
+        self.require_bounded(state, volumes[own:])
         return tuple(self.layer(volume) for volume in volumes)
 
     def chain(self, state: State, image: Image) -> Chain:

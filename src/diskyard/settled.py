@@ -130,11 +130,15 @@ class Opening:
     chain: Chain
 
 
-def open_chains(wanted: Sequence[tuple[Opened, Finder]], use: Callable[..., Result]) -> Result:
+def open_chains(
+    wanted: Sequence[tuple[Opened, Finder]], use: Callable[..., Result], *, own: int = 0
+) -> Result:
     """Use volumes that others may merge meanwhile; again with what there is then, if one was gone.
 
     :param wanted: chains to be opened together, each as the newest state of its repository has it.
     :param use: is given an :class:`Opening` of each. What it does may be done twice.
+    :param own: of how many volumes, from the top, it sees to it that those below show no more than their
+        records say (:meth:`Opened.require_bounded`).
     :raises diskyard.errors.LeaseHeld: they change more quickly than they can be opened.
     """
     found: list[tuple[State, tuple[Volume, ...]]] = []
@@ -144,7 +148,7 @@ def open_chains(wanted: Sequence[tuple[Opened, Finder]], use: Callable[..., Resu
         try:
             return use(
                 *(
-                    Opening(state, volumes, opened.layers(state, volumes))
+                    Opening(state, volumes, opened.layers(state, volumes, own=own))
                     for (opened, _), (state, volumes) in zip(wanted, found, strict=True)
                 )
             )

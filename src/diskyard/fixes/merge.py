@@ -165,6 +165,7 @@ def _merge_down(work: Work, plan: MergePlan) -> str:
         open_chains(
             [(opened, _volumes_from(plan.dependent.id))],
             lambda found: commit_down(work.engine.host, found.chain[0], found.chain[1:], work),
+            own=1,
         )
         return _seal_down(work, consumed_id, plan)
 
@@ -184,7 +185,7 @@ def _merge_up(work: Work, plan: MergePlan) -> str:
         name = backing_name(found.state.volumes[plan.parent.id].parent_image_id)
         stream_up(work.engine.host, top, (parent,), tuple(below), name, work)
 
-    open_chains([(work.opened, _volumes_from(plan.dependent.id))], stream)
+    open_chains([(work.opened, _volumes_from(plan.dependent.id))], stream, own=1)
     return _seal_up(work, plan)
 
 
