@@ -135,19 +135,20 @@ class YardHost:
                     with told.refusals(fix.type):
                         told.fixes += self.run_fix(place, fix)
 
-    def fix_all(self, places: Sequence[str], rng: random.Random) -> None:
-        """Run all that is listed, in random order, until nothing is; while nobody else works.
+    def fix_all(self, places: Sequence[str], rng: random.Random) -> int:
+        """Run all that is listed, in random order, until nothing is; how many changed anything.
 
         :raises AssertionError: it does not come to an end.
         """
+        count = 0
         for _ in range(_ROUNDS):
             listed = [(place, fix) for place in places for fix in self.fixes(place) if fix.runnable]
             if not listed:
-                return
+                return count
             rng.shuffle(listed)
             for place, fix in listed:
                 with contextlib.suppress(errors.LeaseHeld, errors.ImageBroken, errors.ImageInUse):
-                    self.run_fix(place, fix)
+                    count += self.run_fix(place, fix)
         left = [(place, fix.description) for place in places for fix in self.fixes(place) if fix.runnable]
         raise AssertionError(f"fixes do not come to an end: {left}")
 
