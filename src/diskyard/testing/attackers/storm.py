@@ -193,7 +193,7 @@ class Storm:
         self._clients[name] = self._start(name)
 
     def _kill_programs_of(self, name: str) -> None:
-        """A guest and a command end with the client that had started them; Diskyard's own programs by themselves."""
+        """Guests and commands end with the client that started them; Diskyard's programs by themselves."""
         mark = f"DISKYARD_STORM_CLIENT={name}".encode()
         for pid, program, is_outsider in processes_of(self.folder):
             with contextlib.suppress(OSError):

@@ -10,6 +10,7 @@ from diskyard import errors
 from diskyard.testing.attackers.hosts import Counts, Places, YardHost
 from diskyard.testing.attackers.ledger import Kept, Ledger
 from diskyard.testing.attackers.sectors import ProgramFailed
+from diskyard.testing.attackers.storm_faults import FOREIGN
 
 
 def end(folder: Path, places: Places, foreign: Mapping[Path, bytes]) -> Counts:
@@ -26,9 +27,9 @@ def end(folder: Path, places: Places, foreign: Mapping[Path, bytes]) -> Counts:
         for kept in ledger.all():
             _judge(host, ledger, kept, told)
         _judge_names(host, ledger, told)
-        told.serious += _listed(host, foreign)
+        told.serious += _listed(host)
         _remove_all(host, rng, told)
-        told.serious += [f"left over: {left}" for place in places for left in _left(host, place, foreign)]
+        told.serious += [f"left over: {left}" for place in places for left in _left(host, place)]
     finally:
         host.close()
     for path, data in foreign.items():
@@ -80,14 +81,13 @@ def _judge_names(host: YardHost, ledger: Ledger, told: Counts) -> None:
                 )
 
 
-def _listed(host: YardHost, foreign: Mapping[Path, bytes]) -> list[str]:
+def _listed(host: YardHost) -> list[str]:
     """What check lists still, but for what names a foreign file."""
-    names = {path.name for path in foreign}
     return [
         f"still listed in {place}: {fix.description} ({fix.waits_for})"
         for place in host.places
         for fix in host.fixes(place)
-        if not any(name in fix.description for name in names)
+        if FOREIGN not in fix.description
     ]
 
 
@@ -100,7 +100,7 @@ def _remove_all(host: YardHost, rng: random.Random, told: Counts) -> None:
     told.fixes += host.fix_all(list(host.places), rng)
 
 
-def _left(host: YardHost, place: str, foreign: Mapping[Path, bytes]) -> list[str]:
+def _left(host: YardHost, place: str) -> list[str]:
     """What is there though no image is."""
     opened = host.opened(place)
     state, storage = opened.state(), opened.storage
@@ -108,7 +108,11 @@ def _left(host: YardHost, place: str, foreign: Mapping[Path, bytes]) -> list[str
     left += [str(item.name) for item in storage.list_volumes()]
     left += [str(name) for name in storage.list_leftovers()]
     left += [str(image_id) for image_id in storage.progress_image_ids()]
-    inside = [path for path in host.places[place].rglob("*") if path.is_file() and path not in foreign]
+    inside = [path for path in host.places[place].rglob("*") if path.is_file()]
     ours = ("volumes", "progress", "temporary")
-    left += [str(path) for path in inside if path.parent.name in ours or path.name.startswith("tmp.")]
+    left += [
+        str(path)
+        for path in inside
+        if not path.name.startswith(FOREIGN) and (path.parent.name in ours or path.name.startswith("tmp."))
+    ]
     return [f"{thing} in {place}" for thing in dict.fromkeys(left)]

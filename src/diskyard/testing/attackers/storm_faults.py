@@ -15,11 +15,14 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from diskyard.testing.full_runs import filled
 from diskyard.testing.mounted import Mounted
 from diskyard.testing.world import host_named
 
+#: How the names of the vandal's own files begin.
+FOREIGN = "foreign-"
 _COPY_NAME_LENGTH = 18
 _FOREIGN_FOLDERS = ("volumes", "log", "checkpoints", "progress", "temporary", "")
 _PAUSE_S = (0.3, 2.5)
@@ -28,25 +31,51 @@ _LASTS_S = (0.2, 3.0)
 _FREEZES_S = (0.2, 1.5)
 
 
-class Weather:
-    """Faults of the storage, one at a time, until it is told to end.
+class _Going:
+    """A thread that does something until it is told to end; what it ends with otherwise is raised."""
 
-    :ivar counts: how often there was which.
-    """
-
-    def __init__(self, disks: Sequence[Mounted], rng: random.Random) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self.counts: Counter[str] = Counter()
-        self._disks, self._rng = disks, rng
+        self._rng = rng
         self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="weather")
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Weather:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ends.set()
         self._thread.join()
+        self._clear_up()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._go_on()
+        except BaseException as error:  # noqa: BLE001 - raised again by who started this
+            self._error = error
+
+    def _go_on(self) -> None:
+        raise NotImplementedError
+
+    def _clear_up(self) -> None:
+        raise NotImplementedError
+
+
+class Weather(_Going):
+    """Faults of the storage, one at a time, until it is told to end.
+
+    :ivar counts: how often there was which.
+    """
+
+    def __init__(self, disks: Sequence[Mounted], rng: random.Random) -> None:
+        super().__init__(rng)
+        self._disks = disks
+
+    def _clear_up(self) -> None:
         for disk in self._disks:
             disk.well_again()
 
@@ -100,7 +129,7 @@ class Weather:
         subprocess.run(["chattr", "-f", off, *chosen], capture_output=True, check=False)
 
 
-class Vandal:
+class Vandal(_Going):
     """Someone who spoils what may be spoilt, until it is told to end.
 
     :ivar counts: how often it did what.
@@ -108,19 +137,11 @@ class Vandal:
     """
 
     def __init__(self, repositories: Sequence[Path], rng: random.Random) -> None:
-        self.counts: Counter[str] = Counter()
+        super().__init__(rng)
         self.foreign: dict[Path, bytes] = {}
-        self._repositories, self._rng = repositories, rng
-        self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="vandal")
+        self._repositories = repositories
 
-    def __enter__(self) -> Vandal:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        self._thread.join()
+    def _clear_up(self) -> None:
         for repository in self._repositories:  # what the weather kept it from moving
             for fresh in repository.rglob(".vandal"):
                 fresh.unlink(missing_ok=True)
@@ -157,6 +178,8 @@ class Vandal:
 
     def _damaged(self, whole: bytes) -> bytes:
         damaged = bytearray(whole)
+        if not damaged:
+            return b"spoilt"
         match self._rng.choice(["flip", "cut", "empty", "zero"]):
             case "flip":
                 damaged[self._rng.randrange(len(damaged))] ^= 1 << self._rng.randrange(8)
@@ -171,7 +194,7 @@ class Vandal:
     def _leave_a_file(self, repository: Path) -> bool:
         if len(self.foreign) > 60:
             return False
-        name = f"foreign-{len(self.foreign)}" + self._rng.choice(["", ".qcow2", ".raw", ".a"])
+        name = f"{FOREIGN}{len(self.foreign)}" + self._rng.choice(["", ".qcow2", ".raw", ".a"])
         path = repository / self._rng.choice(_FOREIGN_FOLDERS) / name
         data = self._rng.randbytes(self._rng.randrange(2000))
         path.write_bytes(data)
@@ -199,7 +222,7 @@ class Vandal:
     def _spoil_progress(self, repository: Path) -> bool:
         """It says how far the work on an image is, and may be lost."""
         found = sorted((repository / "progress").iterdir())
-        found = [path for path in found if not path.name.startswith("foreign")]
+        found = [path for path in found if not path.name.startswith(FOREIGN)]
         if not found:
             return False
         victim = self._rng.choice(found)
