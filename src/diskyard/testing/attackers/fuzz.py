@@ -50,11 +50,13 @@ Key = tuple[str, str]
 class Held:
     """What an image must hold.
 
+    :param how: it came to hold that, for people.
     :param may_break: what it was to be made of was in a repository that has been restored since.
     """
 
     kind: Literal["disk", "snapshot"]
     data: bytes
+    how: str
     may_break: bool = False
 
 
@@ -144,14 +146,16 @@ class Fuzz:
                 data = self.rng.choice(self.hosts).read(*key)
             except (errors.ImageBroken, errors.LeaseHeld, errors.ImageInUse):
                 continue
-            self.compare(data, held.data, f"{held.kind} {key[1]} in {key[0]}")
+            if not self.compare(data, held.data, f"{held.kind} {key[1]} in {key[0]} ({held.how})"):
+                del self.model[key]  # said once; it is removed when all is settled
 
-    def compare(self, data: bytes, wanted: bytes, what: str) -> None:
-        """Count bytes that are right, or say what is wrong."""
+    def compare(self, data: bytes, wanted: bytes, what: str) -> bool:
+        """Count bytes that are right, or say what is wrong; whether they are right."""
         if data == wanted:
             self.told.reads += 1
         else:
             self.told.wrong.append(f"wrong bytes: {what}: {difference(data, wanted)}")
+        return data == wanted
 
     def fix_all(self) -> None:
         """Nobody else works; run all that is listed."""
@@ -234,7 +238,7 @@ class Fuzz:
         """A disk of zeros."""
         place, size = self._place(), any_size(self.rng)
         made = host("createVirtualDisk", targetRepoId=place, size=size, options=self._options())
-        self.model[place, made] = Held("disk", bytes(size))
+        self.model[place, made] = Held("disk", bytes(size), "new")
         return True
 
     def create_from(self, host: YardHost) -> bool:
@@ -247,7 +251,7 @@ class Fuzz:
         options = {**self._options(), "imageHints": {base: where}}
         asked = {"targetRepoId": place, "size": size, "baseSnapshotId": base}
         made = host("createVirtualDisk", **asked, options=options)
-        self.model[place, made] = Held("disk", resized(held.data, size))
+        self.model[place, made] = Held("disk", resized(held.data, size), f"from {base} in {where}")
         return True
 
     def snapshot(self, host: YardHost) -> bool:
@@ -256,7 +260,7 @@ class Fuzz:
             return False
         (place, disk), held = found
         made = host("createSnapshot", targetRepoId=place, baseVirtualDiskId=disk, options=self._later())
-        self.model[place, made] = Held("snapshot", held.data)
+        self.model[place, made] = Held("snapshot", held.data, f"snapshot of {disk}")
         return True
 
     def remove(self, host: YardHost) -> bool:
@@ -277,7 +281,7 @@ class Fuzz:
         if size > MOST_BYTES:
             return False
         host("extendVirtualDisk", repositoryId=place, imageId=disk, size=size)
-        held.data = resized(held.data, size)
+        held.data, held.how = resized(held.data, size), f"{held.how}; extended to {size}"
         return True
 
     def revert(self, host: YardHost) -> bool:
@@ -287,7 +291,7 @@ class Fuzz:
         (place, disk), held = found
         asked = {"repositoryId": place, "imageId": disk, "snapshotId": to[0][1]}
         host("revertVirtualDisk", **asked, options=self._later())
-        held.data = to[1].data
+        held.data, held.how = to[1].data, f"reverted to {to[0][1]}"
         return True
 
     def copy(self, host: YardHost) -> bool:
@@ -310,7 +314,9 @@ class Fuzz:
         hints = {source[1]: source[0], **({base: place} if base else {})}
         made: str = host("copyImage", **asked, options={**options, "imageHints": hints})
         kind: Literal["disk", "snapshot"] = "snapshot" if "as" in options else "disk"
-        self.model[place, made] = Held(kind, self.model[source].data)
+        self.model[place, made] = Held(
+            kind, self.model[source].data, f"{source} copied on {base}, {dict(options)}"
+        )
         return made
 
     def copy_snapshot(self, host: YardHost) -> bool:
@@ -326,7 +332,7 @@ class Fuzz:
         hints = {snapshot: where, **({base[0][1]: place} if base else {})}
         with_base = {"baseImageId": base[0][1]} if base else {}
         host("copyImage", **asked, **with_base, options={**self._later(), "imageHints": hints})
-        self.model[place, snapshot] = Held("snapshot", held.data)
+        self.model[place, snapshot] = Held("snapshot", held.data, f"copied from {where}")
         return True
 
     def set_strategy(self, host: YardHost) -> bool:
@@ -348,7 +354,7 @@ class Fuzz:
         """Some writes to a disk."""
         commands, after = scribble(held.data, self.rng)
         host.write(*key, commands)
-        held.data = after
+        held.data, held.how = after, f"{held.how}; written"
 
     def export(self, host: YardHost) -> bool:
         """Any image, to a file that must hold the same."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,12 +53,7 @@ class Restores:
 
     def _images_of(self, place: str) -> dict[Key, Held]:
         """Copies of the model's words."""
-        kind = next((type(held) for held in self._fuzz.model.values()), None)
-        return {
-            key: kind(held.kind, held.data, held.may_break)
-            for key, held in self._fuzz.model.items()
-            if kind is not None and key[0] == place
-        }
+        return {key: replace(held) for key, held in self._fuzz.model.items() if key[0] == place}
 
     def _become(self, place: str, images: dict[Key, Held]) -> None:
         """A repository is another one now: the model too, and copies that came from it may never."""
@@ -218,6 +214,7 @@ class Restores:
             except errors.DiskyardError as error:
                 if error.code not in _MAY_BE_REFUSED:
                     fuzz.told.serious.append(f"reading where nothing can be written: {error.to_json()}")
+                    return
                 continue
             fuzz.compare(data, held.data, f"{image_id} in {place}, read-only")
         try:
