@@ -74,7 +74,7 @@ def _pair(number: int, kind: ImageKind, parent: Pair | None, format: VolumeForma
         format=format,
         parent_image_id=None if parent is None else parent.image.id,
         size_bytes=SIZE_BYTES,
-        named_by=0,
+        named_by="0.",
         state="ready",
     )
     image = Image(
@@ -87,8 +87,8 @@ def _pair(number: int, kind: ImageKind, parent: Pair | None, format: VolumeForma
         user_data={"name": f"image {number}", "labels": {"owner": f"customer {number % 97}"}},
         created_at=_WRITTEN_AT,
         captured_at=_WRITTEN_AT,
-        data_generation=0,
-        revision=0,
+        data_generation="0.",
+        revision="0.",
     )
     return Pair(image, volume)
 

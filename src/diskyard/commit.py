@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from diskyard import errors
+from diskyard.host.identity import new_nonce
 from diskyard.log.log import Author, Log, Published, unknown_outcome
 from diskyard.log.turns import Job, fail_all
 from diskyard.model.state import State
@@ -107,6 +108,7 @@ class _Group:
     def __init__(self, state: State, changes: Sequence[_Change]) -> None:
         self.members: list[_Change] = []
         self._state = self._on_top = state
+        self._nonce = new_nonce()
         self._parts: list[Part] = []
         self._ids: set[str] = set()
         self._leads_to_less = True
@@ -116,7 +118,7 @@ class _Group:
                 self._add(change)
 
     def _add(self, change: _Change) -> None:
-        draft = Draft(self._on_top)
+        draft = Draft(self._on_top, self._nonce)
         try:
             _require_open(draft.state)
             result = change.plan(draft)
@@ -139,8 +141,7 @@ class _Group:
     def _has_room_for(self, changes: Changes) -> bool:
         """Whether the entry may have these changes too: of each record it has at most one.
 
-        What is noted with the number of the entry that changed it, as a revision is, then still
-        names one change.
+        What is noted with the entry that changed it, as a revision is, then still names one change.
         """
         if not self.members:
             return True
@@ -151,7 +152,7 @@ class _Group:
         """Make the changes, if there are any; False if they must be planned again."""
         if not self._parts:
             return True
-        published = log.publish(self._parts, self._state, use_reserve=self._leads_to_less)
+        published = log.publish(self._parts, self._state, self._nonce, use_reserve=self._leads_to_less)
         return published is Published.STANDS
 
     def answer(self) -> None:

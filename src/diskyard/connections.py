@@ -95,7 +95,7 @@ class Connections:
                 return False
             if known is not None and known != (format_name, dict(parameters)):
                 raise errors.RepositoryIdInUse(f"{repo_id} names another place.", repositoryId=repo_id)
-            alias = next((o for o in self._opened.values() if o.marker == storage.marker), None)
+            alias = next((o for o in self._opened.values() if _is_alias(o, storage)), None)
             if alias is not None:
                 _require_same_place(alias, storage)
                 log = alias.log
@@ -112,7 +112,9 @@ class Connections:
 
     def _is_connected(self, repo_id: str, storage: Repository) -> bool:
         existing = self._opened.get(repo_id)
-        return existing is not None and _is_same_place(existing.storage, storage)
+        if existing is None or existing.log.replaced is not None:
+            return False
+        return _is_same_place(existing.storage, storage)
 
     def _require_answering(self, repo_id: str) -> None:
         """Do not wait for storage that has kept another thread waiting for too long."""
@@ -286,6 +288,11 @@ class Connections:
             for repo_id in self.remembered():
                 with contextlib.suppress(errors.DiskyardError):
                     yield self.get(repo_id)
+
+
+def _is_alias(known: Opened, storage: Repository) -> bool:
+    """Whether a place is that of another connection; one whose history was replaced lends its log to none."""
+    return known.marker == storage.marker and known.log.replaced is None
 
 
 def _is_same_place(one: Repository, other: Repository) -> bool:

@@ -17,11 +17,12 @@ from diskyard.log.log import Author, Log
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
+from diskyard.model.volume_name import VolumeName
 from diskyard.mover.interface import Chain, Layer
 from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten, own_header_flaw
 from diskyard.planner.create_disk import NewVolume
 from diskyard.remembered import Remembered
-from diskyard.repositories.interface import Lease, Repository, StoredVolume, VolumeName
+from diskyard.repositories.interface import Lease, Repository, StoredVolume
 
 Result = TypeVar("Result")
 _LEASE_POLL_S = 0.02

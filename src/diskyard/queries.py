@@ -10,6 +10,7 @@ from typing import TypeVar
 from immutables import Map
 
 from diskyard import errors
+from diskyard.log.log import Log
 from diskyard.model.chains import Chains
 from diskyard.model.records import Attachment, Image
 from diskyard.model.requests import PAGE_LIMIT, ListImages
@@ -201,6 +202,11 @@ def _candidates(opened: Opened, state: State, request: ListImages) -> Iterator[I
             yield image
 
 
+def _health(log: Log) -> str:
+    why = log.damage if log.replaced is None else f"its history was replaced: {log.replaced}"
+    return "ok" if why is None else f"read-only: {why}"
+
+
 def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, object]) -> RepositoryInfo:
     """One line of listStorageRepositories; the sums of :class:`Usage` add up to used_bytes."""
     state = opened.state().whole()
@@ -227,6 +233,6 @@ def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, objec
         retained_bytes=used.retained_bytes,
         strong_bytes=used.strong_bytes,
         building_bytes=used.building_bytes,
-        health="ok" if opened.log.damage is None else f"read-only: {opened.log.damage}",
+        health=_health(opened.log),
         connection_parameters=dict(parameters),
     )

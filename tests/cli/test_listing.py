@@ -29,7 +29,7 @@ def image(number: int) -> ImageInfo:
         created_at=WHEN,
         captured_at=WHEN,
         user_data={"name": f"name {number}"},
-        revision=0,
+        revision="0.",
     )
 
 

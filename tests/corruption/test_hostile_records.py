@@ -27,6 +27,7 @@ from tests.corruption.cases import Bench, copies_of, expect_readable, expect_who
 ID = "99999999-2222-4333-8444-555555555555"
 OTHER = "99999999-2222-4333-8444-666666666666"
 PATH = "../../../../outside/secret"
+NONCE = "0123456789abcdef0123456789abcdef"
 Words = dict[str, Any]
 
 
@@ -93,9 +94,12 @@ CHANGES: dict[str, Callable[[Known], Words]] = {
     "a size beyond all integers": lambda k: _volumes(k.volume("d", sizeBytes=1 << 200)),
     "an odd size": lambda k: _volumes(k.volume("d", sizeBytes=513)),
     "a size in words": lambda k: _volumes(k.volume("d", sizeBytes="large")),
-    "a negative number": lambda k: _volumes(k.volume("d", namedBy=-1)),
-    "a number of 65 bits": lambda k: _volumes(k.volume("d", namedBy=1 << 64)),
-    "a negative generation": lambda k: _images(k.image("d", dataGeneration=-1)),
+    "a negative number": lambda k: _volumes(k.volume("d", namedBy=f"-1.{NONCE}")),
+    "a number of 67 bits": lambda k: _volumes(k.volume("d", namedBy=f"{10**20}.{NONCE}")),
+    "a number alone": lambda k: _volumes(k.volume("d", namedBy=1)),
+    "a path in the nonce of a name": lambda k: _volumes(k.volume("d", namedBy=f"1.{PATH}")),
+    "a line in the nonce of a name": lambda k: _volumes(k.volume("d", namedBy=f"1.{NONCE}\n")),
+    "a negative generation": lambda k: _images(k.image("d", dataGeneration=f"-1.{NONCE}")),
     "a volume that reads itself": lambda k: _volumes(k.volume("d", parentImageId=k.id("d"))),
     "a circle": lambda k: _volumes(k.volume("s1", format="qcow2", parentImageId=k.id("d"))),
     "a circle through an image": lambda k: _images(k.image("s1", volumeId=k.volume("d")["id"])),

@@ -10,6 +10,7 @@ from diskyard.model.records import Attachment, Building, CopyHold, Image, Volume
 from diskyard.model.state import State
 
 NOW = "2024-01-01T00:00:00.000000Z"
+ENTRY = "1.0123456789abcdef0123456789abcdef"
 HOST = HostIdentity(host_id="host", machine_id="machine", boot_id="boot")
 MARKER = "marker"
 
@@ -29,8 +30,8 @@ def image(id: str, volume_id: str | None, **more: Any) -> Image:
         "user_data": {},
         "created_at": NOW,
         "captured_at": NOW,
-        "data_generation": 1,
-        "revision": 1,
+        "data_generation": ENTRY,
+        "revision": ENTRY,
     }
     return Image(id=id, volume_id=volume_id, **{**fields, **more})
 
@@ -50,7 +51,7 @@ def volume(id: str, parent: str | None = None, **more: Any) -> Volume:
     fields: dict[str, Any] = {
         "format": "raw" if parent is None else "qcow2",
         "size_bytes": 4096,
-        "named_by": 1,
+        "named_by": ENTRY,
         "state": "ready",
     }
     return Volume(id=id, parent_image_id=parent, **{**fields, **more})

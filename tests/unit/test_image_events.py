@@ -129,7 +129,7 @@ def test_what_no_caller_sees_is_not_told() -> None:
     for plan in (
         lambda draft: draft.put_volume(volume("n")),
         lambda draft: draft.put_image(weak("w", "p", held_for=(held,))),
-        lambda draft: draft.put_image(disk("d", "v", data_generation=9)),
+        lambda draft: draft.put_image(disk("d", "v", data_generation="9.")),
     ):
         assert told(CHAIN, plan) == []
 

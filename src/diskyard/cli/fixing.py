@@ -88,7 +88,8 @@ class How:
     :param types: only these; all if there are none.
     :param rate: bytes per second, 0 for no limit.
     :param first: before all that waits on this host.
-    :param force: run also a chosen fix that waits: release data kept for a copy that cannot be
+    :param force: run also a chosen fix that waits: delete a volume that another history of the
+        repository may have made, or release data kept for a copy that cannot be
         looked at.
     """
 

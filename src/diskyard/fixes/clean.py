@@ -16,13 +16,13 @@ from diskyard.model.fix import (
     CleanVolume,
     Merge,
 )
+from diskyard.model.volume_name import VolumeName
 from diskyard.opened import volume_name
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import FollowUp
 from diskyard.planner.attach import remove_attachment
 from diskyard.planner.clean import doom_abandoned, forget
 from diskyard.planner.switch import release
-from diskyard.repositories.interface import VolumeName
 
 
 def clean_volume(work: Work, action: CleanVolume) -> bool:
@@ -47,8 +47,9 @@ def clean_volume(work: Work, action: CleanVolume) -> bool:
 def clean_garbage(work: Work, action: CleanGarbage) -> bool:
     """Delete a volume that the log does not name.
 
-    It was listed before the log was read anew, carries no number above the newest entry,
-    and is unnamed: it never will be named again. If the log is behind, nothing is deleted.
+    It was listed before the log was read anew, an entry of this history named it, and none does now:
+    it never will be named again. What this history cannot be shown to have made may hold an image of
+    the history that was there before a restore: only force deletes that.
     """
     opened = work.opened
     name = VolumeName.parse(action.name)
@@ -59,7 +60,9 @@ def clean_garbage(work: Work, action: CleanGarbage) -> bool:
     state = opened.state()
     opened.log.require_writable()
     named = state.volumes.get(name.volume_id)
-    if (named is not None and volume_name(named) == name) or name.named_by > state.version:
+    if named is not None and volume_name(named) == name:
+        return False
+    if not (opened.log.has_entry(name.named_by) or work.force):
         return False
     return opened.storage.delete_volume(name)
 

@@ -20,7 +20,7 @@ from diskyard.mover.transfer import export_view
 from diskyard.opened import Opened
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import Engine, FollowUp
-from diskyard.operations.freeze import freeze_disk, hold_snapshot, release_hold
+from diskyard.operations.freeze import copy_hold, freeze_disk, hold_snapshot, release_hold, require_held
 from diskyard.operations.transfer import require_transfer_folder, transfer_path
 from diskyard.planner import copy as planner
 
@@ -59,17 +59,17 @@ def _export(engine: Engine, opened: Opened, request: ExportImage, path: str, wat
     author = engine.author("exportImage")
     export_id, work_id = new_uuid(), new_uuid()
     work = Work(engine, opened, author, watcher, request.options.rate_limit, fix="export")
-    hold = CopyHold(target_marker=opened.marker, copy_id=export_id, work_id=work_id)
+    hold = copy_hold(opened, export_id, work_id)
     with opened.work_on([export_id]) as leases:
         work.hold(leases)
         state = opened.state()
         image = planner.copy_source(state, request.image_id, opened.missing_below(state, request.image_id))
         if image.kind == "snapshot":
-            hold_snapshot(opened, image.id, opened, export_id, work_id, author)
+            hold_snapshot(opened, image.id, hold, author)
         else:
             image = freeze_disk(opened, image.id, hold, author)
         try:
-            _write_file(work, request, image, path)
+            _write_file(work, request, image, hold, path)
         finally:
             _let_go(work, image, hold)
     return True
@@ -86,7 +86,7 @@ def _let_go(work: Work, image: Image, hold: CopyHold) -> None:
         run_follow_ups(work.engine, follow_ups)
 
 
-def _write_file(work: Work, request: ExportImage, image: Image, path: str) -> None:
+def _write_file(work: Work, request: ExportImage, image: Image, hold: CopyHold, path: str) -> None:
     """Write beside the path, then give the file its name, which must still be free.
 
     The folder is opened once, and all is done in what was opened: whoever may change the folders on
@@ -101,14 +101,16 @@ def _write_file(work: Work, request: ExportImage, image: Image, path: str) -> No
             folder = f"/proc/self/fd/{folder_fd}"
             require_transfer_folder(host, os.readlink(folder), path)
             _remove_leftovers(host.files, host.identity, folder)
-            _write_in(work, request, image, path, folder_fd)
+            _write_in(work, request, image, hold, path, folder_fd)
         finally:
             os.close(folder_fd)
     except OSError as error:
         raise errors.from_os_error(error, f"exporting to {path}") from error
 
 
-def _write_in(work: Work, request: ExportImage, image: Image, path: str, folder_fd: int) -> None:
+def _write_in(
+    work: Work, request: ExportImage, image: Image, hold: CopyHold, path: str, folder_fd: int
+) -> None:
     """The same, in a folder that is open: its path here is the same in the programs that inherit it."""
     host, state = work.engine.host, work.opened.state()
     folder = f"/proc/self/fd/{folder_fd}"
@@ -116,6 +118,7 @@ def _write_in(work: Work, request: ExportImage, image: Image, path: str, folder_
     try:
         with work.opened.reading(state, state.images[image.id]) as chain:
             export_view(host, chain, image.size_bytes, temporary, request.format, work, [folder_fd])
+        require_held(work.opened, image.id, hold)
         try:
             host.files.link(temporary, os.path.join(folder, os.path.basename(path)))
         except FileExistsError:

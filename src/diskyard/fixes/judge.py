@@ -12,6 +12,12 @@ from diskyard.model.records import AnyHold, CopyHold, FileSource, Image, TrackHo
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.opened import Opened
+from diskyard.planner.same import why_no_source
+
+_ANOTHER_PLACE = (
+    "what is connected is a copy of the repository that the copy is in, or that one was moved or restored"
+)
+_ANOTHER_HISTORY = "the repository that the copy is in was restored to an older state since"
 
 Judged = tuple[bool, str | None]
 """Whether what a hold is for is provably over, or why that cannot be known here."""
@@ -26,9 +32,10 @@ def judge_holds(connections: Connections, state: State, holds: Iterable[AnyHold]
     """What is to be said of the holds of a repository, each target asked once for all of them.
 
     A copy is over when its work lease is free and the target's newest state has no such
-    pending copy. The lease is looked at first: who commits a copy has it from before the
-    hold until after the record. Also of a target that is none of the caller's: what is wanted
-    there is not given up because the caller may not look.
+    pending copy. A marker alone does not show which repository that is: it must be in the place,
+    and have the history, that the hold names. The lease is looked at first: who commits a copy has
+    it from before the hold until after the record. Also of a target that is none of the caller's:
+    what is wanted there is not given up because the caller may not look.
 
     :param state: the newest of the repository with the holds.
     """
@@ -65,12 +72,16 @@ def _judge_copies(
         why = f": {error}" if may_use(target.repo_id) else ""
         why_unknown = f"the repository that the copy is in cannot be read{why}"
     for hold in holds:
-        if hold.copy_id in worked_on:
+        if hold.target_place not in ("", target.storage.place_identity):
+            yield hold, (False, _ANOTHER_PLACE)
+        elif hold.copy_id in worked_on:
             yield hold, (False, None)
-        elif why_unknown is not None:
+        elif why_unknown is not None or state is None:
             yield hold, (False, why_unknown)
+        elif hold.target_entry is not None and target.log.has_entry(hold.target_entry) is False:
+            yield hold, (False, _ANOTHER_HISTORY)
         else:
-            copy = None if state is None else state.images.get(hold.copy_id)
+            copy = state.images.get(hold.copy_id)
             yield hold, (copy is None or copy.pending is None or not copy.is_strong, None)
 
 
@@ -123,7 +134,7 @@ def find_source(
     for place in places:
         if source is None and place.marker == target.marker:
             continue
-        found = _whole(place, image_id)
+        found = _whole(place, image, image_id)
         if isinstance(found, FoundSource):
             return found
         if found is not None:
@@ -131,13 +142,13 @@ def find_source(
     return NoSource(image_id, tuple(reasons))
 
 
-def _whole(place: Opened, image_id: str) -> FoundSource | str | None:
+def _whole(place: Opened, wanted: Image, image_id: str) -> FoundSource | str | None:
     try:
         state = place.state()
         image = state.images.get(image_id)
         if image is None or image.consumed_by is not None:
             return None
-        why = why_broken(state, image, place.missing_of(state, image))
+        why = why_no_source(wanted, image) or why_broken(state, image, place.missing_of(state, image))
     except (errors.DiskyardError, OSError) as error:
         return str(error)
     return FoundSource(place, state, image) if why is None else why

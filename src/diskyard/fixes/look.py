@@ -26,6 +26,7 @@ from diskyard.opened import Opened, stored_by_id
 from diskyard.operations.engine import Engine
 from diskyard.planner.find_fixes import Look, SourceView, TwinFound
 from diskyard.planner.mend import needs_restore, set_damage
+from diskyard.planner.same import why_another
 from diskyard.repositories.interface import StoredVolume
 
 
@@ -52,7 +53,8 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         state=state,
         capabilities=opened.storage.capabilities,
         read_only=opened.log.read_only_because(),
-        stored={str(item.name): item.allocated_bytes for item in unnamed},
+        stored={item.name: item.allocated_bytes for item in unnamed},
+        made_here=frozenset(item.name for item in unnamed if opened.log.has_entry(item.name.named_by)),
         allocated=allocated,
         missing=missing,
         leftovers={item.name: item.allocated_bytes for item in leftovers},
@@ -67,6 +69,7 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         holds_unknown=tuple(unknown),
         twins=tuple(_twins(opened, state, deep=deep)),
         sources=_sources(engine, opened, state, missing, allocated, places),
+        differing=_differing(engine, opened, state),
         workers=_workers(opened, [image_id for image_id in progress if image_id in locked]),
     )
 
@@ -163,6 +166,23 @@ def _sources(
         if (image.is_strong and image.pending is not None) or needs_restore(state, image, missing):
             views[image.id] = _source_view(engine, opened, state, image, places)
     return views
+
+
+def _differing(engine: Engine, opened: Opened, state: State) -> dict[str, str]:
+    """Snapshots that another connected repository has under the same id with other bytes."""
+    found = {}
+    for place in engine.connections.places():
+        if place.marker == opened.marker:
+            continue
+        try:
+            others = place.state().images
+        except errors.DiskyardError:
+            continue  # what it has is looked at when it answers
+        for image in state.images.values():
+            other = others.get(image.id) if image.is_strong and image.kind == "snapshot" else None
+            if other is not None and other.is_strong and (why := why_another(image, other)) is not None:
+                found[image.id] = f"repository {place.repo_id} has another image under this id ({why})"
+    return found
 
 
 def _source_view(

@@ -23,7 +23,7 @@ from diskyard.mover.reflink import clone_file
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.change import cleaning, holds_of_cancelled
 from diskyard.operations.engine import FollowUp
-from diskyard.operations.freeze import hold_snapshot, release_hold
+from diskyard.operations.freeze import copy_hold, hold_snapshot, is_hold_of, release_hold, require_held
 from diskyard.planner import mend as planner
 from diskyard.planner.common import Superseded
 
@@ -99,8 +99,8 @@ def _complete(
         return True, []
     found = _require_source(work, image, participating)
     require_room(opened, _least_needed(found, image.pending) - filled_bytes(opened, image), "The copy")
-    volume, start_bytes = _take_over(work, image, f"{found.image.id}/{found.image.data_generation}")
-    with _reading(work, found, image.id) as held:
+    with _reading(work, found, image.id) as (held, fingerprint):
+        volume, start_bytes = _take_over(work, image, fingerprint)
         _copy(work, held, volume, image.size_bytes, start_bytes)
     _seal(work, image.id, volume)
     return True, _release_source(work, image.pending, image.id)
@@ -197,24 +197,47 @@ def _allocated(found: FoundSource) -> int:
 
 
 @contextmanager
-def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[FoundSource]:
+def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[tuple[FoundSource, str]]:
     """The source, held for as long as it is read: its bytes stay though it be removed.
 
     The hold of the copy's commit does that already; but a Snapshot may be found whole in
     another repository than that, and one that is restored has no commit. A crash leaves the
     hold, which is over as soon as this work's lease is free.
+
+    With it comes its fingerprint: of these very bytes, read under this very hold.
+
+    :raises diskyard.errors.LeaseHeld: the hold did not stand until the end.
     """
-    place, copy = found.opened, (work.opened.marker, image_id)
-    holds = [hold for hold in found.image.held_for if isinstance(hold, CopyHold)]
-    if any((hold.target_marker, hold.copy_id) == copy for hold in holds):
-        yield found
+    place = found.opened
+    hold = next((hold for hold in found.image.held_for if is_hold_of(hold, work.opened, image_id)), None)
+    if isinstance(hold, CopyHold):
+        yield found, _fingerprint(found.image, hold)
+        _require_held(work, found, hold)
         return
-    hold = hold_snapshot(place, found.image.id, work.opened, image_id, new_uuid(), work.author)
+    own = copy_hold(work.opened, image_id, new_uuid())
+    hold_snapshot(place, found.image.id, own, work.author)
     try:
         state = place.state()
-        yield FoundSource(place, state, state.images[found.image.id])
+        held = FoundSource(place, state, state.images[found.image.id])
+        yield held, _fingerprint(held.image, own)
+        _require_held(work, found, own)
     finally:
-        release_hold(place, found.image.id, hold, work.author)
+        release_hold(place, found.image.id, own, work.author)
+
+
+def _fingerprint(image: Image, hold: CopyHold) -> str:
+    captured = image.captured
+    bytes_of = "" if captured is None else f"{captured.marker}/{captured.image_id}/{captured.data_generation}"
+    return f"{image.id}/{image.size_bytes}/{bytes_of}/{hold.work_id}"
+
+
+def _require_held(work: Work, found: FoundSource, hold: CopyHold) -> None:
+    try:
+        require_held(found.opened, found.image.id, hold)
+    except errors.LeaseHeld:
+        work.fingerprint = ""  # nothing of what was written is to be used again
+        work.checkpoint(0)
+        raise
 
 
 def _copy(work: Work, found: FoundSource, volume: Volume, size_bytes: int, start_bytes: int) -> None:
@@ -259,9 +282,7 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
         return []
     before = home.state()
     for hold in frozen.held_for:
-        if not isinstance(hold, CopyHold):
-            continue
-        if (hold.target_marker, hold.copy_id) != (work.opened.marker, image_id):
+        if not isinstance(hold, CopyHold) or not is_hold_of(hold, work.opened, image_id):
             continue
         if pending.track_changes and pending.tracked_disk_id is not None:
             disk_id = pending.tracked_disk_id
@@ -302,7 +323,7 @@ def _restore(
     )
     work.volume_id, work.work_id = volume.id, work_id
     opened.make_empty(volume)
-    with _reading(work, found, image.id) as held:
+    with _reading(work, found, image.id) as (held, _):
         _copy(work, held, volume, image.size_bytes, 0)
     old_volume_id = image.volume_id
     assert old_volume_id is not None

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from diskyard.host.calls import noted, storage_call
+from diskyard.host.places import identities_of
 
 R = TypeVar("R")
 _BEGINNING_BYTES = 256  # enough to tell what the file may be
@@ -225,6 +226,11 @@ class ReadingFiles:
     def fingerprint_of(self, fd: int) -> str:
         """The same of an open file."""
         return _fingerprint(os.fstat(fd))
+
+    @storage_call
+    def identities_of(self, path: str) -> tuple[str, str]:
+        """What tells a file from its copies, now and lastingly; see :func:`places.identities_of`."""
+        return identities_of(path)
 
     @storage_call
     def exists(self, path: str) -> bool:

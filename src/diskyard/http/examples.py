@@ -57,7 +57,7 @@ _IMAGE_INFO = {
     "createdAt": "2025-11-20T10:15:02.113094Z",
     "capturedAt": "2025-11-20T10:15:02.113094Z",
     "userData": {"name": "web-1", "labels": ["web"]},
-    "revision": 41,
+    "revision": "41.5d1f0c9e7b3a4a6f8c2d1e0f9a8b7c6d",
     "tracking": [],
     "attachments": [
         {

@@ -21,16 +21,18 @@ from diskyard.model.identity import HostIdentity
 from diskyard.model.records import (
     IMAGE_SIZE_LIMIT_BYTES,
     Attachment,
+    EntryId,
     EntryNumber,
     Image,
     Record,
     Uuid,
     Volume,
+    entry_id,
 )
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry
 
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 ENTRY_LIMIT_BYTES = 64 << 20
 CHECKPOINT_LIMIT_BYTES = 1 << 30
 HEADER_LIMIT_BYTES = 256
@@ -111,6 +113,7 @@ _KINDS: dict[type[msgspec.Struct], bytes] = {
     CheckpointWritten: b"diskyard-checkpoint",
     Progress: b"diskyard-progress",
 }
+_HAVE_RECORDS = (Entry, Checkpoint)
 
 
 class Damaged(Exception):
@@ -157,6 +160,8 @@ def decode(data: bytes, kind: type[T]) -> tuple[T, bool]:
         if (major, minor) > (MAJOR, MINOR):
             known = _without_unknown_fields(msgspec.json.decode(payload), kind)
             return msgspec.convert(known, kind), True
+        if (major, minor) == (1, 0) and kind in _HAVE_RECORDS:
+            return msgspec.convert(_from_1_0(msgspec.json.decode(payload), kind), kind), False
         return msgspec.json.decode(payload, type=kind), False
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(f"its contents are not of the format: {error}") from error
@@ -208,6 +213,20 @@ def _without_unknown_fields(value: Any, kind: Any) -> Any:
         for name, item in value.items()
         if name in fields or name == tag_field
     }
+
+
+def _from_1_0(value: Any, kind: Any) -> Any:
+    """``value`` with ids of entries where format 1.0 had their numbers; userData is left as it is."""
+    if kind == EntryId:
+        return entry_id(value, "") if type(value) is int and value >= 0 else value
+    if isinstance(value, list):
+        return [_from_1_0(item, kind) for item in value]
+    if not isinstance(value, dict):
+        return value
+    fields: dict[str, Any] = {}
+    for struct in _structs_in(kind):
+        fields |= {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+    return {name: _from_1_0(item, fields.get(name)) for name, item in value.items()}
 
 
 def _structs_in(kind: Any) -> list[type[msgspec.Struct]]:

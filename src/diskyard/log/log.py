@@ -11,7 +11,6 @@ from typing import Any
 from diskyard import errors
 from diskyard.host import Host
 from diskyard.host.files import UncertainError
-from diskyard.host.identity import new_nonce
 from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, checkpoint_of, nonces_kept
 from diskyard.log.codec import Damaged, encode
 from diskyard.log.entries import as_read, follow, nonce_of
@@ -88,28 +87,31 @@ class Log(LogReader):
 
     # -- publishing -------------------------------------------------------------------
 
-    def publish(self, parts: Sequence[Part], state: State, *, use_reserve: bool = False) -> Published:
+    def publish(
+        self, parts: Sequence[Part], state: State, nonce: str, *, use_reserve: bool = False
+    ) -> Published:
         """Publish changes that were planned on ``state`` as one entry; durable when it answers STANDS.
 
         :param parts: one or more, of which no two name the same record.
+        :param nonce: a fresh one, which the changes may refer to: each try has its own.
         :param use_reserve: all of them lead to less being stored.
         :raises diskyard.errors.CorruptRecord: something cannot be read, so nothing is written.
         :raises diskyard.errors.StorageError: if its outcome is unknown, nothing made for the
             changes may be removed, and they must not be published again without looking. Any
             other error of the table means that nothing was published.
         """
-        published = self._publish(parts, state, use_reserve=use_reserve)
+        published = self._publish(parts, state, nonce, use_reserve=use_reserve)
         self._watching.tell()
         return published
 
-    def _publish(self, parts: Sequence[Part], state: State, *, use_reserve: bool) -> Published:
+    def _publish(self, parts: Sequence[Part], state: State, nonce: str, *, use_reserve: bool) -> Published:
         with self._lock:
             if self._state is not state:
                 return Published.LOST  # another thread of this process was quicker
             self.require_writable()
             with _not_made():
                 self._complete_twin(state)
-            entry = self._entry(parts, state)
+            entry = self._entry(parts, state, nonce)
             data = encode(entry)
             after = as_read(state, data)
             if not self._put(entry.number, data, use_reserve=use_reserve):
@@ -123,12 +125,12 @@ class Log(LogReader):
             self._checkpoints.fold_if_due(self._state, self._nonces)
             return Published.STANDS
 
-    def _entry(self, parts: Sequence[Part], state: State) -> Entry:
+    def _entry(self, parts: Sequence[Part], state: State, nonce: str) -> Entry:
         first = parts[0]
         return Entry(
             marker=state.marker,
             number=state.version + 1,
-            nonce=new_nonce(),
+            nonce=nonce,
             previous=state.nonce,
             time=self._host.clock.now(),
             verb=first.verb,

@@ -16,6 +16,7 @@ from diskyard.log.entries import check_link, check_place, follow, nonce_of
 from diskyard.log.index.keeper import IndexKeeper
 from diskyard.log.turns import Job, Turns, fail_all
 from diskyard.log.watching import Listener, Watching
+from diskyard.model.records import EntryId, entry_id, split_entry_id
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry
 from diskyard.repositories.interface import Copies, Repository
@@ -32,6 +33,10 @@ class LogReader:
     :param keeper: of this host's index of the log; none if not given.
     :ivar damage: what could not be read from either copy; while it is not None the
         repository is read-only and stands at the last state that could be read.
+    :ivar replaced: how the log differs from what this process has known of it, once it does: it was
+        restored from a backup, or its storage failed over to an older state. What this process has
+        answered may be undone, and volumes that the log does not name may be others' acknowledged
+        images: the repository is read-only here until it is connected anew.
     """
 
     def __init__(
@@ -53,8 +58,10 @@ class LogReader:
         self._twin_missing = False
         self._synced = True
         self._end_known = False
+        self._known: State | None = None  # the newest that was answered, by this process
         self.newer_minor = False
         self.damage: str | None = None
+        self.replaced: str | None = None
 
     def refresh(self) -> State:
         """The newest state, durable: it may be answered from and acted on irreversibly.
@@ -147,7 +154,10 @@ class LogReader:
     def _stands(self) -> State:
         """What was read or published is durable."""
         assert self._state is not None
-        if self.damage is None and not self.newer_minor:
+        if self.damage is None:  # else this may be an older state, as far as it can be read
+            self.replaced = self.replaced or self._replaced_since(self._state)
+            self._known = self._state
+        if self._is_relied_on():
             self._state = self._keeper.stands(self._state, self._nonces)
         self._watching.stands(self._state)
         return self._state
@@ -159,8 +169,41 @@ class LogReader:
         """
         state, nonces = self._state, list(self._nonces)
         in_step = state is not None and nonces[-1:] == [state.nonce]
-        relied_on = in_step and self.damage is None and not self.newer_minor
-        self._keeper.close(state if relied_on else None, nonces)
+        self._keeper.close(state if in_step and self._is_relied_on() else None, nonces)
+
+    def _is_relied_on(self) -> bool:
+        """Whether what was read may be kept in the index."""
+        return self.damage is None and not self.newer_minor and self.replaced is None
+
+    def _replaced_since(self, state: State) -> str | None:
+        """How the history that leads to ``state`` differs from what was known; None if it does not.
+
+        An entry's nonce stands for all entries before it too. What is older than the nonces that
+        are kept cannot be compared, and is taken to be the same.
+        """
+        known = self._known
+        if known is None or known.nonce == state.nonce:
+            return None
+        if state.version < known.version:
+            return f"it ended at entry {known.version}, and now ends at entry {state.version}"
+        if self._has_entry(state, entry_id(known.version, known.nonce)) is False:
+            return f"another entry {known.version} is in the place of the one that was known"
+        return None
+
+    def has_entry(self, entry: EntryId) -> bool | None:
+        """Whether an entry is in the history of the newest known state; None if that cannot be told."""
+        state = self.newest_known()
+        with self._lock:
+            return self._has_entry(state, entry)
+
+    def _has_entry(self, state: State, entry: EntryId) -> bool | None:
+        number, nonce = split_entry_id(entry)
+        if number > state.version:
+            return False
+        back = state.version - number
+        if not nonce or back >= len(self._nonces) or self._nonces[-1] != state.nonce:
+            return None
+        return self._nonces[-1 - back] == nonce
 
     def _read_forward(self) -> bool:
         """Read the entries after the state; False if what was read may be false news.
@@ -306,9 +349,15 @@ class LogReader:
     def require_writable(self) -> None:
         """Refuse while anything is unreadable, or a newer program's fields would be lost.
 
-        :raises diskyard.errors.CorruptRecord: names what cannot be read.
+        :raises diskyard.errors.CorruptRecord: names what cannot be read; or the history was replaced.
         :raises diskyard.errors.Unsupported: a newer minor version wrote the log.
         """
+        if self.replaced is not None:
+            raise errors.CorruptRecord(
+                f"The history of {self._repository.place} was replaced: {self.replaced}.",
+                advice="It was restored, or its storage went back to an older state. Look at what it holds "
+                "now; then disconnect it and connect it again to go on from there.",
+            )
         if self.damage is not None:
             raise errors.CorruptRecord(
                 f"The log of {self._repository.place} cannot be read: {self.damage}. "
@@ -322,6 +371,8 @@ class LogReader:
 
     def read_only_because(self) -> str | None:
         """Why :meth:`require_writable` would refuse, for people; None if it would not."""
+        if self.replaced is not None:
+            return f"the history was replaced: {self.replaced}; connect the repository anew"
         if self.damage is not None:
             return f"the log cannot be read: {self.damage}"
         return "a newer Diskyard wrote the log" if self.newer_minor else None

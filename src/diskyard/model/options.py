@@ -101,8 +101,9 @@ class RateOptions(Options, kw_only=True, frozen=True):
 class FixOptions(RateOptions, kw_only=True, frozen=True):
     """Options of fixStorageRepository.
 
-    :param force: release data kept for a copy that cannot be looked at from here: the caller
-        answers for that the copy is over. It changes no other fix.
+    :param force: release data kept for a copy that cannot be looked at from here, or delete a volume
+        that this history of the repository cannot be shown to have made. The caller vouches that the
+        copy has ended, or that nobody needs the volume. It changes no other fix.
     :param run_first: run it before all that waits on this host, whatever its type.
     """
 
@@ -127,10 +128,10 @@ class CheckOptions(Options, kw_only=True, frozen=True):
 class SetUserDataOptions(Options, kw_only=True, frozen=True):
     """Options of setUserData.
 
-    :param if_revision: change it only if the image still has this revision.
+    :param if_revision: change it only if the image still has this revision, as getImageInfo told it.
     """
 
-    if_revision: int | None = None
+    if_revision: str | None = None
 
 
 class PrepareOptions(Options, kw_only=True, frozen=True):

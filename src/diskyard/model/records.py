@@ -29,6 +29,22 @@ Uuid = Annotated[str, msgspec.Meta(pattern=UUID_PATTERN)]
 SizeBytes = Annotated[int, msgspec.Meta(ge=0, le=IMAGE_SIZE_LIMIT_BYTES, multiple_of=SECTOR_BYTES)]
 #: Of an entry: a name has room for 16 hexadecimal digits, and msgspec compares up to here.
 EntryNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+#: Tells one entry from every other, also from those that another history of the repository has under
+#: the same number: its number, a dot, and its nonce. Of format 1.0, which had numbers only, the nonce
+#: is empty, and nothing can be said of the history.
+ENTRY_ID_PATTERN = r"^(0|[1-9][0-9]{0,18})\.([0-9a-f]{32})?$(?!\n)"
+EntryId = Annotated[str, msgspec.Meta(pattern=ENTRY_ID_PATTERN)]
+
+
+def entry_id(number: int, nonce: str) -> EntryId:
+    """The id of an entry."""
+    return f"{number}.{nonce}"
+
+
+def split_entry_id(entry: EntryId) -> tuple[int, str]:
+    """The number and the nonce in an entry's id."""
+    number, _, nonce = entry.partition(".")
+    return int(number), nonce
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel", gc=False):
@@ -49,11 +65,17 @@ class CopyHold(Hold, tag="copy", kw_only=True, frozen=True):
     :param target_marker: the repository that the copy is in.
     :param copy_id: the copy's image id there.
     :param work_id: the copy's work when the hold was made; tells two copies of one id apart.
+    :param target_place: which place the repository was in; a copy of its bytes, which has its
+        marker, is another. Empty in format 1.0.
+    :param target_entry: the newest entry of the repository then; one that was restored to an older
+        state, and went on from there, does not have it.
     """
 
     target_marker: str
     copy_id: Uuid
     work_id: str
+    target_place: str = ""
+    target_entry: EntryId | None = None
 
 
 class TrackHold(Hold, tag="track", kw_only=True, frozen=True):
@@ -72,6 +94,18 @@ class TrackHold(Hold, tag="track", kw_only=True, frozen=True):
 AnyHold = CopyHold | TrackHold
 
 
+class Origin(Record, kw_only=True, frozen=True):
+    """Which bytes an image has: those of another, or of itself, at a moment.
+
+    :param image_id: the VirtualDisk or Snapshot that had them.
+    :param data_generation: its data_generation then.
+    """
+
+    marker: str
+    image_id: Uuid
+    data_generation: EntryId
+
+
 class Source(Record, kw_only=True, tag_field="kind", frozen=True):
     """Where the bytes of a pending image come from."""
 
@@ -82,10 +116,14 @@ class ImageSource(Source, tag="image", kw_only=True, frozen=True):
     :param marker: the repository in which the committer found it; a Snapshot's id may be
         used in any other too.
     :param image_id: the image there.
+    :param captured: which bytes it has: an image of this id that has others is no source.
+    :param size_bytes: how many. Both are None in format 1.0.
     """
 
     marker: str
     image_id: Uuid
+    captured: Origin | None = None
+    size_bytes: SizeBytes | None = None
 
 
 class FileSource(Source, tag="file", kw_only=True, frozen=True):
@@ -120,18 +158,6 @@ class Pending(Record, kw_only=True, frozen=True):
     tracked_disk_id: Uuid | None = None
 
 
-class Origin(Record, kw_only=True, frozen=True):
-    """Which bytes an image was made from; kept while its own cannot have changed.
-
-    :param image_id: the VirtualDisk or Snapshot copied.
-    :param data_generation: its data_generation then.
-    """
-
-    marker: str
-    image_id: Uuid
-    data_generation: EntryNumber
-
-
 class Image(Record, kw_only=True, frozen=True):
     """A VirtualDisk or a Snapshot.
 
@@ -140,12 +166,15 @@ class Image(Record, kw_only=True, frozen=True):
         volume could be made yet.
     :param pending: what must be done before it can be used; None if nothing.
     :param captured_of: the VirtualDisk whose bytes a Snapshot or frozen image captured.
-    :param data_generation: the number of the entry that last let the bytes change.
+    :param origin: whose bytes it was made from; kept while its own cannot have changed.
+    :param captured: of a Snapshot or frozen image, which bytes it has: told when they were captured,
+        and carried by every copy of it. Two images of one id with other bytes differ in it.
+    :param data_generation: the entry that last let the bytes change.
     :param held_for: who else needs its bytes.
     :param consumed_by: the volume that a merge has begun to write into its own; the image can
         be read only through that volume from then on, and never be strong or a base again.
     :param request_digest: of the request that made it; answers a retry with the same id.
-    :param revision: the number of the entry that last changed what the caller sees.
+    :param revision: the entry that last changed what the caller sees.
     """
 
     id: Uuid
@@ -157,10 +186,11 @@ class Image(Record, kw_only=True, frozen=True):
     user_data: Any
     created_at: str
     captured_at: str
-    data_generation: EntryNumber
-    revision: EntryNumber
+    data_generation: EntryId
+    revision: EntryId
     pending: Pending | None = None
     origin: Origin | None = None
+    captured: Origin | None = None
     captured_of: Uuid | None = None
     held_for: tuple[AnyHold, ...] = ()
     consumed_by: Uuid | None = None
@@ -188,7 +218,7 @@ class Volume(Record, kw_only=True, frozen=True):
 
     :param parent_image_id: stored here and nowhere else that is trusted (I7).
     :param preallocated: its blocks are reserved.
-    :param named_by: the number of the entry that first named it; part of its name there.
+    :param named_by: the entry that first named it; part of its name there.
     :param damage: what a deep check or a failed read found.
     """
 
@@ -196,7 +226,7 @@ class Volume(Record, kw_only=True, frozen=True):
     format: VolumeFormat
     parent_image_id: Uuid | None
     size_bytes: SizeBytes
-    named_by: EntryNumber
+    named_by: EntryId
     preallocated: bool = False
     state: Literal["building", "ready", "doomed"]
     building: Building | None = None

@@ -121,7 +121,7 @@ class ImageInfo(Result, kw_only=True, frozen=True):
     created_at: str
     captured_at: str
     user_data: Any
-    revision: int
+    revision: str
     tracking: tuple[str, ...] = ()
     attachments: tuple[AttachmentInfo, ...] = ()
 

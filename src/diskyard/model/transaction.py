@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from diskyard.model.identity import HostIdentity
-from diskyard.model.records import Attachment, EntryNumber, Image, Record, Volume
+from diskyard.model.records import Attachment, EntryId, EntryNumber, Image, Record, Volume, entry_id
 from diskyard.model.state import State
 
 _MANY = 1000  # from here on building the indexes anew is the quicker way
@@ -107,10 +107,13 @@ class Entry(Record, kw_only=True, omit_defaults=True, frozen=True):
 class Draft:
     """A state under change: what a planner writes on.
 
+    :param nonce: of the entry that the changes would become. Who only looks what a plan would say
+        needs none: nothing of such a draft is published.
     :ivar state: the state with all changes so far.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, nonce: str = "") -> None:
+        self._nonce = nonce
         self.before = state
         self.state = state
         self.images_touched: dict[str, None] = {}
@@ -118,9 +121,9 @@ class Draft:
         self.attachments_touched: dict[str, None] = {}
 
     @property
-    def number(self) -> int:
-        """The number of the entry that these changes would become."""
-        return self.before.version + 1
+    def entry(self) -> EntryId:
+        """The entry that these changes would become: what they note as a moment of this history."""
+        return entry_id(self.before.version + 1, self._nonce)
 
     def put_image(self, image: Image) -> None:
         """Add or change an image."""

@@ -85,10 +85,13 @@ class _Stretch:
 
 
 def common_layers(one: Chain, other: Chain) -> int:
-    """How many layers both chains end in, by name."""
+    """How many layers both chains end in: the same volumes of one repository.
+
+    A repository that was made from a copy of another has volumes of the same names.
+    """
     count = 0
     for left, right in zip(reversed(one), reversed(other), strict=False):
-        if left.name != right.name:
+        if (left.name, left.protocol) != (right.name, right.protocol):
             break
         count += 1
     return count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diskyard import errors
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import AnyAction, CleanHold, CleanProgress, CleanVolume, Merge
-from diskyard.model.records import CopyHold, Image, ImageSource
+from diskyard.model.records import Image, ImageSource
 from diskyard.model.requests import (
     ExtendVirtualDisk,
     RemoveImage,
@@ -19,6 +19,7 @@ from diskyard.model.transaction import Draft
 from diskyard.mover.grow import grow
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp, Outcome, require_user_data, seal
+from diskyard.operations.freeze import is_hold_of
 from diskyard.planner import change as planner
 from diskyard.planner.common import strong_image, virtual_disk
 
@@ -65,10 +66,7 @@ def holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[F
     holds = () if image is None else image.held_for
     follow_ups = []
     for hold in holds:
-        if isinstance(hold, CopyHold) and (hold.target_marker, hold.copy_id) == (
-            opened.marker,
-            removed.id,
-        ):
+        if is_hold_of(hold, opened, removed.id):
             clean = CleanHold(image_id=source.image_id, hold=hold)
             follow_ups += [FollowUp(home, clean), FollowUp(home, Merge(image_id=source.image_id))]
     return follow_ups

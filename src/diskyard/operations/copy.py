@@ -8,7 +8,7 @@ from diskyard import errors
 from diskyard.host.identity import new_uuid
 from diskyard.log.log import Author
 from diskyard.model.fix import Mend, Optimize
-from diskyard.model.records import CopyHold, Image, ImageSource
+from diskyard.model.records import CopyHold, Image
 from diskyard.model.requests import CopyImage
 from diskyard.model.transaction import Draft
 from diskyard.opened import Opened
@@ -17,14 +17,16 @@ from diskyard.operations.engine import (
     FollowUp,
     Outcome,
     request_digest,
+    require_new_id,
     require_user_data,
     seal,
 )
-from diskyard.operations.freeze import freeze_disk, hold_snapshot, release_hold, require_hold
+from diskyard.operations.freeze import copy_hold, freeze_disk, hold_snapshot, release_hold, require_hold
 from diskyard.planner import copy as planner
 from diskyard.planner import switch
 from diskyard.planner.common import already_made, require_unattached, require_usable
 from diskyard.planner.copy import PendingImage
+from diskyard.planner.same import source_of, why_another
 from diskyard.planner.switch import Switch, SwitchAgain
 
 
@@ -70,12 +72,16 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     if source.kind == "snapshot":
         _require_snapshot_options(request)
         image_id = source.id
+        if home.marker == target.marker:
+            _require_same_elsewhere(engine, request, target, source)
     else:
         image_id = request.options.new_image_id or new_uuid()
     if request.base_image_id == image_id:
         raise errors.InvalidParameter("An image cannot be its own base.", imageId=image_id)
     asked = _Copy(engine, request, home, source, target, image_id, digest)
     if not _is_here(asked):
+        if not asked.keeps_id:
+            require_new_id(engine, target, image_id)
         with target.work_on([image_id]):
             # Whoever had the lease before may have made this very copy.
             if not _is_here(asked):
@@ -87,6 +93,28 @@ def _was_made(target: Opened, request: CopyImage, digest: str) -> bool:
     """Whether this very request has made its image before, under an id of the caller's."""
     image = target.state().images.get(request.options.new_image_id or "")
     return image is not None and image.is_strong and image.request_digest == digest
+
+
+def _require_same_elsewhere(engine: Engine, request: CopyImage, target: Opened, image: Image) -> None:
+    """Do not call a copy done whose target has another image under the id than the source has.
+
+    :raises diskyard.errors.ImageIdInUse: a repository that is searched has other bytes under it.
+    """
+    named = request.options.participating_repositories
+    searched = map(engine.connections.get, named) if named is not None else engine.connections.places()
+    for place in searched:
+        if place.marker == target.marker:
+            continue
+        try:
+            other = place.state().images.get(image.id)
+        except errors.DiskyardError:
+            continue  # the target has the image, which is what counts
+        if other is not None and other.is_strong and (why := why_another(image, other)) is not None:
+            raise errors.ImageIdInUse(
+                f"Repository {place.repo_id} has another image under the id {image.id}: {why}.",
+                advice="Remove the one that is not meant, then copy the other.",
+                imageId=image.id,
+            )
 
 
 def _require_snapshot_options(request: CopyImage) -> None:
@@ -123,7 +151,7 @@ def _is_here(asked: _Copy) -> bool:
     if not asked.keeps_id:
         return already_made(asked.target.state(), asked.image_id, asked.digest)
     return asked.target.commit(
-        lambda draft: planner.snapshot_is_here(draft, asked.image_id, asked.request.user_data, asked.digest),
+        lambda draft: planner.snapshot_is_here(draft, asked.source, asked.request.user_data, asked.digest),
         asked.author,
     )
 
@@ -133,8 +161,8 @@ def _commit_copy(asked: _Copy) -> None:
     base_id = asked.request.base_image_id
     base = None if base_id is None else _find_base(asked, base_id)
     work_id = new_uuid()
-    frozen = _hold_source(asked, work_id)
-    hold = CopyHold(target_marker=asked.target.marker, copy_id=asked.image_id, work_id=work_id)
+    hold = copy_hold(asked.target, asked.image_id, work_id)
+    frozen = _hold_source(asked, hold)
     try:
         _publish(asked, frozen, work_id, base)
     except errors.DiskyardError as error:
@@ -167,15 +195,14 @@ def _find_base(asked: _Copy, base_id: str) -> Image | None:
     return None
 
 
-def _hold_source(asked: _Copy, work_id: str) -> Image:
+def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
     """An image that cannot change and has the source's bytes, held for this copy."""
     home, source = asked.home, asked.source
     missing = home.missing_of(home.state(), source)
     planner.copy_source(home.state(), source.id, missing)
     if source.kind == "snapshot":
-        hold_snapshot(home, source.id, asked.target, asked.image_id, work_id, asked.author)
+        hold_snapshot(home, source.id, hold, asked.author)
         return home.state().images[source.id]
-    hold = CopyHold(target_marker=asked.target.marker, copy_id=asked.image_id, work_id=work_id)
     return freeze_disk(home, source.id, hold, asked.author)
 
 
@@ -191,7 +218,7 @@ def _publish(asked: _Copy, frozen: Image, work_id: str, base: Image | None) -> N
         work_id=work_id,
         kind="snapshot" if request.options.as_ == "snapshot" else source.kind,
         size_bytes=frozen.size_bytes,
-        source=ImageSource(marker=asked.home.marker, image_id=frozen.id),
+        source=source_of(asked.home.marker, frozen),
         base_image_id=new_uuid() if switched else base_id,
         strategy=request.options.strategy or "space",
         user_data=request.user_data,
@@ -199,6 +226,7 @@ def _publish(asked: _Copy, frozen: Image, work_id: str, base: Image | None) -> N
         now=now,
         captured_at=frozen.captured_at,
         origin=planner.origin_of(asked.home.state(), frozen),
+        captured=frozen.captured,
         rate_limit_bytes_per_s=request.options.rate_limit,
         track_changes=request.options.track_changes,
         tracked_disk_id=source.id if source.kind == "virtual_disk" else None,
@@ -219,7 +247,7 @@ def _publish_on_disk(asked: _Copy, pending: PendingImage, base: Image) -> None:
         volume_id=new_uuid(),
         work_id=new_uuid(),
         now=pending.now,
-        hold=CopyHold(target_marker=target.marker, copy_id=pending.image_id, work_id=pending.work_id),
+        hold=copy_hold(target, pending.image_id, pending.work_id),
     )
     missing = target.missing_of(target.state(), base)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from diskyard import errors
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import Mend, Optimize
-from diskyard.model.records import ImageSource
 from diskyard.model.requests import CreateSnapshot, CreateVirtualDisk
 from diskyard.opened import Opened
 from diskyard.operations.engine import (
@@ -13,15 +12,17 @@ from diskyard.operations.engine import (
     FollowUp,
     Outcome,
     request_digest,
+    require_new_id,
     require_user_data,
     seal,
 )
-from diskyard.operations.freeze import hold_snapshot, require_hold, switch_disk
+from diskyard.operations.freeze import copy_hold, hold_snapshot, require_hold, switch_disk
 from diskyard.planner import copy as copy_planner
 from diskyard.planner import create_disk
 from diskyard.planner.common import already_made, snapshot
 from diskyard.planner.copy import PendingImage
 from diskyard.planner.create_disk import CreateDisk
+from diskyard.planner.same import source_of
 from diskyard.planner.switch import Switch
 
 
@@ -36,6 +37,7 @@ def create_virtual_disk(engine: Engine, request: CreateVirtualDisk) -> Outcome:
     digest = request_digest("createVirtualDisk", request)
     follow_ups: list[FollowUp] = []
     if not already_made(target.state(), image_id, digest):
+        require_new_id(engine, target, request.options.new_image_id)
         home = target
         if request.base_snapshot_id is not None:
             home, _, _ = engine.connections.find(request.base_snapshot_id, request.options, target)
@@ -91,7 +93,7 @@ def _create_from_elsewhere(
         work_id=new_uuid(),
         kind="virtual_disk",
         size_bytes=request.size,
-        source=ImageSource(marker=home.marker, image_id=base.id),
+        source=source_of(home.marker, base),
         base_image_id=None,
         strategy=request.options.strategy or "space",
         user_data=request.user_data,
@@ -103,7 +105,8 @@ def _create_from_elsewhere(
     with target.work_on([image_id]):
         if already_made(target.state(), image_id, digest):  # by whoever had the lease before
             return []
-        hold = hold_snapshot(home, base.id, target, image_id, asked.work_id, author)
+        hold = copy_hold(target, image_id, asked.work_id)
+        hold_snapshot(home, base.id, hold, author)
         target.commit(lambda draft: copy_planner.begin(draft, asked), author)
         require_hold(home, base.id, hold, target, image_id, author)
     return [FollowUp(target, Mend(image_id=image_id), image_id, request.options.rate_limit)]
@@ -125,6 +128,8 @@ def create_snapshot(engine: Engine, request: CreateSnapshot) -> Outcome:
         request_digest=digest,
         strategy=request.options.strategy,
     )
+    if image_id not in target.state().images:
+        require_new_id(engine, target, request.options.new_image_id)
     with target.work_on([image_id]):
         switch_disk(target, asked, engine.author("createSnapshot", digest))
     return Outcome(image_id)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from diskyard import errors
-from diskyard.caller import CALLER
+from diskyard.caller import CALLER, may_use
 from diskyard.connections import Connections
 from diskyard.host import Host
 from diskyard.log.log import Author
@@ -103,6 +103,31 @@ def require_user_data(user_data: Any) -> None:
         raise errors.InvalidParameter(
             f"userData has {len(data)} bytes as JSON; at most {USER_DATA_LIMIT_BYTES} are kept."
         )
+
+
+def require_new_id(engine: Engine, target: Opened, image_id: str | None) -> None:
+    """Refuse an id of the caller's that another connected repository has already.
+
+    Images of one id are taken for the same one wherever they are. A repository that does not answer
+    cannot be asked; images that are not the same one are told apart all the same.
+
+    :param image_id: None: the id will be a fresh one.
+    :raises diskyard.errors.ImageIdInUse: says where.
+    """
+    if image_id is None:
+        return
+    for place in engine.connections.places(to_anybody=True):
+        if place.marker == target.marker:
+            continue
+        try:
+            is_taken = image_id in place.state().images
+        except errors.DiskyardError:
+            continue
+        if is_taken:
+            where = f"repository {place.repo_id}" if may_use(place.repo_id) else "another repository"
+            raise errors.ImageIdInUse(
+                f"Image id {image_id} belongs to an image of {where}.", imageId=image_id
+            )
 
 
 def seal(opened: Opened, plan: Callable[[Draft], None], author: Author) -> None:

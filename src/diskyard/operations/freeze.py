@@ -7,7 +7,7 @@ from dataclasses import replace
 from diskyard import errors
 from diskyard.host.identity import new_uuid
 from diskyard.log.log import Author
-from diskyard.model.records import AnyHold, CopyHold, Image
+from diskyard.model.records import AnyHold, CopyHold, Image, entry_id
 from diskyard.model.state import State
 from diskyard.opened import Opened
 from diskyard.operations.engine import seal
@@ -88,7 +88,7 @@ def _can_clone(opened: Opened, state: State, disk: Image) -> bool:
     return volume.format == "raw" and volume.parent_image_id is None
 
 
-def _freeze_by_clone(opened: Opened, asked: Switch, generation: int, author: Author) -> None:
+def _freeze_by_clone(opened: Opened, asked: Switch, generation: str, author: Author) -> None:
     """``generation``: of the disk's data before its bytes are shared."""
     missing = opened.missing_below(opened.state(), asked.disk_id)
     clone, source = opened.commit(lambda draft: switch.begin_clone(draft, asked, missing), author)
@@ -100,14 +100,34 @@ def _freeze_by_clone(opened: Opened, asked: Switch, generation: int, author: Aut
     )
 
 
-def hold_snapshot(
-    home: Opened, image_id: str, target: Opened, copy_id: str, work_id: str, author: Author
-) -> CopyHold:
+def copy_hold(target: Opened, copy_id: str, work_id: str) -> CopyHold:
+    """The hold of a copy, which names the very place and history that the copy is in.
+
+    A marker is not enough: a copy of the target's bytes has it as well, and knows nothing of the copy.
+    """
+    known = target.log.newest_known()
+    return CopyHold(
+        target_marker=target.marker,
+        copy_id=copy_id,
+        work_id=work_id,
+        target_place=target.storage.place_identity,
+        target_entry=entry_id(known.version, known.nonce),
+    )
+
+
+def is_hold_of(hold: AnyHold, target: Opened, copy_id: str) -> bool:
+    """Whether a hold is for this copy, in this very place."""
+    return (
+        isinstance(hold, CopyHold)
+        and (hold.target_marker, hold.copy_id) == (target.marker, copy_id)
+        and hold.target_place in ("", target.storage.place_identity)
+    )
+
+
+def hold_snapshot(home: Opened, image_id: str, hold: CopyHold, author: Author) -> None:
     """Hold a Snapshot for a copy, before the copy's record is written in the target."""
-    hold = CopyHold(target_marker=target.marker, copy_id=copy_id, work_id=work_id)
     missing = home.missing_below(home.state(), image_id)
     home.commit(lambda draft: switch.hold(draft, image_id, hold, missing), author)
-    return hold
 
 
 def require_hold(
@@ -128,6 +148,23 @@ def require_hold(
         advice="The copy was taken back; copy the image again.",
         imageId=copy_id,
     )
+
+
+def require_held(home: Opened, image_id: str, hold: AnyHold) -> None:
+    """The look after reading an image: what was read is its bytes only if the hold stood all the time.
+
+    A hold that was released never comes back: it names work of its own.
+
+    :raises diskyard.errors.LeaseHeld: it does not stand: what was read must not be used.
+    """
+    image = home.state().images.get(image_id)
+    home.log.require_writable()
+    if image is None or hold not in image.held_for:
+        raise errors.LeaseHeld(
+            f"The data of image {image_id} was released by another host while it was read.",
+            advice="What was read is not used. Run the fix again, or copy the image again.",
+            imageId=image_id,
+        )
 
 
 def release_hold(home: Opened, image_id: str, hold: AnyHold, author: Author) -> bool:

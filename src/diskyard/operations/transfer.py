@@ -21,6 +21,7 @@ from diskyard.operations.engine import (
     FollowUp,
     Outcome,
     request_digest,
+    require_new_id,
     require_user_data,
 )
 from diskyard.planner import copy as planner
@@ -76,6 +77,7 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     image_id = request.options.new_image_id or new_uuid()
     digest = request_digest("importImage", request)
     if not already_made(target.state(), image_id, digest):
+        require_new_id(engine, target, request.options.new_image_id)
         fd = open_untrusted(engine.host, path, block_device=request.format == "raw")
         try:
             # What was opened is what counts: a folder on the way may have become a link meanwhile.

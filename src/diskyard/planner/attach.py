@@ -79,7 +79,7 @@ def attach(
     )
     draft.put_attachment(attachment)
     if writes:
-        draft.put_image(replace(image, data_generation=draft.number, origin=None))
+        draft.put_image(replace(image, data_generation=draft.entry, origin=None))
     return attachment
 
 
@@ -111,14 +111,27 @@ def detach(
                 hostID=host_id,
                 owner=owner,
             )
-        draft.remove_attachment(found.id)
+        _end(draft, found)
         return True
     return False
 
 
+def _end(draft: Draft, attachment: Attachment) -> None:
+    """Remove an attachment. What a writer wrote is a generation of its own from here on.
+
+    Its own began when it was attached: a copy of the repository that was made meanwhile has that one
+    too, with other bytes.
+    """
+    image = draft.state.images[attachment.image_id]
+    draft.remove_attachment(attachment.id)
+    if attachment.mode == "read_write":
+        draft.put_image(replace(image, data_generation=draft.entry, origin=None))
+
+
 def remove_attachment(draft: Draft, attachment_id: str) -> bool:
     """Remove an attachment whose host is gone; False if it is not there."""
-    if attachment_id not in draft.state.attachments:
+    attachment = draft.state.attachments.get(attachment_id)
+    if attachment is None:
         return False
-    draft.remove_attachment(attachment_id)
+    _end(draft, attachment)
     return True

@@ -54,7 +54,7 @@ def end_trackers(draft: Draft, disk_id: str, copy_id: str | None = None) -> bool
     return ended
 
 
-def set_user_data(draft: Draft, image_id: str, user_data: Any, if_revision: int | None) -> None:
+def set_user_data(draft: Draft, image_id: str, user_data: Any, if_revision: str | None) -> None:
     """Replace an image's userData.
 
     :raises diskyard.errors.RevisionMismatch: the image changed since the caller read it.
@@ -66,14 +66,14 @@ def set_user_data(draft: Draft, image_id: str, user_data: Any, if_revision: int 
             imageId=image_id,
         )
     if image.user_data != user_data:
-        draft.put_image(replace(image, user_data=user_data, revision=draft.number))
+        draft.put_image(replace(image, user_data=user_data, revision=draft.entry))
 
 
 def set_strategy(draft: Draft, image_id: str, strategy: Strategy) -> None:
     """Change what the image is to be optimized for."""
     image = strong_image(draft.state, image_id)
     if image.strategy != strategy:
-        draft.put_image(replace(image, strategy=strategy, revision=draft.number))
+        draft.put_image(replace(image, strategy=strategy, revision=draft.entry))
 
 
 def growable_disk(draft: Draft, image_id: str, size_bytes: int, missing: Collection[str]) -> Image:
@@ -109,8 +109,8 @@ def seal_extend(
         replace(
             disk,
             size_bytes=size_bytes,
-            revision=draft.number,
-            data_generation=draft.number,
+            revision=draft.entry,
+            data_generation=draft.entry,
             origin=None,
         )
     )
@@ -158,8 +158,8 @@ def seal_revert(draft: Draft, disk_id: str, *, volume_id: str, work_id: str) -> 
             disk,
             volume_id=volume.id,
             size_bytes=volume.size_bytes,
-            revision=draft.number,
-            data_generation=draft.number,
+            revision=draft.entry,
+            data_generation=draft.entry,
             origin=None,
         )
     )

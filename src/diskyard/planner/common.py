@@ -110,7 +110,7 @@ def building_volume(
         format=format,
         parent_image_id=parent_image_id,
         size_bytes=size_bytes,
-        named_by=draft.number,
+        named_by=draft.entry,
         preallocated=preallocated,
         state="building",
         building=Building(work_id=work_id, image_id=image_id),
@@ -160,7 +160,7 @@ def new_image(
     **more: Any,
 ) -> Image:
     """A strong image that this entry makes, unless ``more`` says otherwise; it is not put."""
-    fields = {"visibility": "strong", "captured_at": now, "data_generation": draft.number, **more}
+    fields = {"visibility": "strong", "captured_at": now, "data_generation": draft.entry, **more}
     return Image(
         id=image_id,
         kind=kind,
@@ -169,6 +169,6 @@ def new_image(
         strategy=strategy,
         user_data=user_data,
         created_at=now,
-        revision=draft.number,
+        revision=draft.entry,
         **fields,
     )

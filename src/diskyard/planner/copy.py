@@ -29,6 +29,7 @@ from diskyard.planner.common import (
     require_usable,
     strong_image,
 )
+from diskyard.planner.same import captured_here, why_another
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class PendingImage:
     now: str
     captured_at: str
     origin: Origin | None = None
+    captured: Origin | None = None
     rate_limit_bytes_per_s: int = 0
     track_changes: bool = False
     tracked_disk_id: str | None = None
@@ -99,10 +101,19 @@ def begin(draft: Draft, request: PendingImage) -> bool:
             captured_at=request.captured_at,
             pending=pending,
             origin=request.origin,
+            captured=_captured(draft, request),
             request_digest=request.request_digest,
         )
     )
     return True
+
+
+def _captured(draft: Draft, request: PendingImage) -> Origin | None:
+    if request.kind != "snapshot":
+        return None
+    if isinstance(request.source, ImageSource):
+        return request.captured
+    return captured_here(draft.state, request.image_id, draft.entry)
 
 
 def _base(state: State, request: PendingImage) -> Image | None:
@@ -128,15 +139,24 @@ def _refuse_cycle(state: State, base: Image, image_id: str) -> None:
         current = state.images.get(waits_for or "")
 
 
-def snapshot_is_here(draft: Draft, image_id: str, user_data: Any, request_digest: str) -> bool:
+def snapshot_is_here(draft: Draft, source: Image, user_data: Any, request_digest: str) -> bool:
     """Whether the target has the Snapshot, in whatever condition; a weak one becomes strong.
 
     Its mend is listed if it is broken. An existing copy keeps its userData; one that had
     been removed is as good as new and takes the caller's.
+
+    :param source: the Snapshot that is to be copied.
+    :raises diskyard.errors.ImageIdInUse: the target has another image under this id.
     """
-    image = draft.state.images.get(image_id)
+    image = draft.state.images.get(source.id)
     if image is None or image.consumed_by is not None:
         return False
+    if (why := why_another(source, image)) is not None:
+        raise errors.ImageIdInUse(
+            f"The target has another image under the id {source.id}: {why}.",
+            advice="Remove that image first, and run the fixes that check lists then, if nobody needs it.",
+            imageId=source.id,
+        )
     if not image.is_strong:
         draft.put_image(
             replace(
@@ -144,7 +164,7 @@ def snapshot_is_here(draft: Draft, image_id: str, user_data: Any, request_digest
                 visibility="strong",
                 user_data=user_data,
                 request_digest=request_digest,
-                revision=draft.number,
+                revision=draft.entry,
             )
         )
     return True

@@ -24,9 +24,10 @@ from diskyard.model.fix import (
     fix_id,
     fix_type,
 )
-from diskyard.model.records import AnyHold, Image, Volume
+from diskyard.model.records import AnyHold, Image, Volume, split_entry_id
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
+from diskyard.model.volume_name import VolumeName
 from diskyard.planner.clean import wanted
 from diskyard.planner.mend import needs_restore
 from diskyard.planner.merge import merge_in_the_way, merge_lease_images, plan_merge
@@ -67,6 +68,7 @@ class Look:
 
     :param read_only: why nothing can be changed here now; None if it can.
     :param stored: allocated bytes by volume name, at least of those that ``state`` does not name.
+    :param made_here: of those that it does not name, which an entry of this history named.
     :param allocated: allocated bytes by volume id.
     :param missing: volumes that are named ready and are not on the storage.
     :param leftovers: allocated bytes by name.
@@ -76,13 +78,15 @@ class Look:
     :param holds_unknown: holds whose copy cannot be looked at, with the reason.
     :param twins: objects of the log with a missing or damaged copy.
     :param sources: for images to mend.
+    :param differing: for Snapshots of which another repository has another image under the same id, why.
     :param workers: the host that last worked on an image.
     """
 
     state: State
     capabilities: Capabilities
     read_only: str | None = None
-    stored: Mapping[str, int] = field(default_factory=dict)
+    stored: Mapping[VolumeName, int] = field(default_factory=dict)
+    made_here: frozenset[VolumeName] = frozenset()
     allocated: Mapping[str, int] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
     leftovers: Mapping[str, int] = field(default_factory=dict)
@@ -93,6 +97,7 @@ class Look:
     holds_unknown: tuple[tuple[str, AnyHold, str], ...] = ()
     twins: tuple[TwinFound, ...] = ()
     sources: Mapping[str, SourceView] = field(default_factory=dict)
+    differing: Mapping[str, str] = field(default_factory=dict)
     workers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -193,6 +198,14 @@ def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
             None,
             None,
         )
+    elif image.id in look.differing:
+        # Nothing can be done to either: which one is meant only people know.
+        yield _Found(
+            Mend(image_id=image.id),
+            f"two images have the id {image.id}",
+            visible,
+            f"{look.differing[image.id]}: neither is used for the other; remove the one that is not meant",
+        )
     if not image.is_strong and merge_dependent(look.state, image) is not None:
         yield from _merge(look, image)
     elif (plan := plan_optimize(look.state, image.id, look.capabilities, chains)) is not None:
@@ -259,27 +272,33 @@ def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
         )
 
 
+def _whose(state: State, name: VolumeName) -> str:
+    """What is known of a volume that this history cannot be shown to have made."""
+    number, _ = split_entry_id(name.named_by)
+    if number > state.version:
+        why = f"the log ends at entry {state.version}: it is older than its volumes"
+    else:
+        why = f"entry {number} of this log is another one, or too old to be compared"
+    return (
+        f"entry {number} named the volume, and {why}. It may hold an image that was made before the "
+        "repository was restored; force deletes it"
+    )
+
+
 def _garbage(look: Look) -> Iterator[_Found]:
     for name, size_bytes in look.stored.items():
-        number, volume_id, format = int(name[:16], 16), name[17:53], name[54:]
-        volume = look.state.volumes.get(volume_id)
-        if volume is not None and (volume.named_by, volume.format) == (number, format):
+        volume = look.state.volumes.get(name.volume_id)
+        if volume is not None and (volume.named_by, volume.format) == (name.named_by, name.format):
             continue
-        waits_for = None
-        if number > look.state.version:
-            waits_for = (
-                f"the volume was named by entry {number} and the log ends at "
-                f"{look.state.version}: it is older than its volumes"
-            )
         yield _Found(
-            CleanGarbage(name=name),
+            CleanGarbage(name=str(name)),
             f"delete volume {name}, which nothing names",
-            waits_for=waits_for,
+            waits_for=None if name in look.made_here else _whose(look.state, name),
             frees_bytes=size_bytes,
         )
-    for name, size_bytes in look.leftovers.items():
+    for leftover, size_bytes in look.leftovers.items():
         yield _Found(
-            CleanLeftover(name=name),
+            CleanLeftover(name=leftover),
             "delete a temporary file of a process that has ended",
             frees_bytes=size_bytes,
         )

@@ -79,7 +79,9 @@ def consume(draft: Draft, plan: MergePlan, fresh_id: str) -> str:
     image = draft.state.images[plan.image.id]
     if image.consumed_by is not None:
         return image.id
-    draft.put_image(replace(image, id=fresh_id, consumed_by=dependent.id, origin=None, captured_of=None))
+    draft.put_image(
+        replace(image, id=fresh_id, consumed_by=dependent.id, origin=None, captured=None, captured_of=None)
+    )
     draft.put_volume(replace(dependent, parent_image_id=fresh_id))
     draft.remove_image(image.id)
     return fresh_id

@@ -28,6 +28,7 @@ from diskyard.planner.common import (
     require_usable,
     virtual_disk,
 )
+from diskyard.planner.same import captured_now
 
 
 class SwitchAgain(Exception):
@@ -75,6 +76,7 @@ def begin(draft: Draft, request: Switch, missing: Collection[str]) -> Volume | N
         now=request.now,
         data_generation=disk.data_generation,
         captured_of=disk.id,
+        captured=captured_now(state, disk),
         origin=disk.origin,
         held_for=() if request.hold is None else (request.hold,),
         request_digest=request.request_digest,
@@ -129,6 +131,7 @@ def seal(draft: Draft, request: Switch, missing: Collection[str]) -> None:
             frozen,
             volume_id=disk.volume_id,
             data_generation=disk.data_generation,
+            captured=captured_now(state, disk),
             origin=disk.origin,
             captured_at=request.now,
             size_bytes=disk.size_bytes,
@@ -159,7 +162,7 @@ def begin_clone(draft: Draft, request: Switch, missing: Collection[str]) -> tupl
 
 
 def seal_clone(
-    draft: Draft, request: Switch, source: Volume, generation: int, missing: Collection[str]
+    draft: Draft, request: Switch, source: Volume, generation: str, missing: Collection[str]
 ) -> None:
     """The commit: a weak held image has the disk's bytes, if they have not changed since.
 
@@ -185,6 +188,7 @@ def seal_clone(
             now=request.now,
             data_generation=disk.data_generation,
             captured_of=disk.id,
+            captured=captured_now(draft.state, disk),
             origin=disk.origin,
             held_for=() if request.hold is None else (request.hold,),
         )
@@ -212,7 +216,7 @@ def reusable_freeze_point(state: State, disk: Image) -> tuple[Image, Volume] | N
 
 
 def hold_again(
-    draft: Draft, disk_id: str, frozen_id: str, overlay_id: str, generation: int, hold: AnyHold
+    draft: Draft, disk_id: str, frozen_id: str, overlay_id: str, generation: str, hold: AnyHold
 ) -> bool:
     """Hold a freeze point found by :func:`reusable_freeze_point`; False if it is none any more."""
     disk = virtual_disk(draft.state, disk_id)

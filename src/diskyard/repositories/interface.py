@@ -11,7 +11,7 @@ copy's value
     (:func:`diskyard.log.codec.may_be_whole`) it may be the beginning only. A time-out is not
     "cannot be read": it is :class:`~diskyard.errors.RepositoryUnavailable`.
 volume
-    An object that holds bytes at a name that :class:`VolumeName` defines.
+    An object that holds bytes at a name that :class:`~diskyard.model.volume_name.VolumeName` defines.
 lease
     An exclusive, named lock held by this process or a child that inherited it.
 
@@ -27,7 +27,6 @@ exclusive create of an object with its contents.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -35,35 +34,10 @@ from typing import Literal, Protocol
 import msgspec
 
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.volume_name import VolumeName
 
 LogKind = Literal["entry", "checkpoint"]
 Copies = tuple[bytes | None, bytes | None]
-
-_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(raw|qcow2)")
-
-
-class VolumeName(msgspec.Struct, frozen=True, order=True, gc=False):
-    """The name of a volume on the storage; a struct, as there may be very many.
-
-    :param named_by: the number of the entry that first named it: a number above the newest
-        entry shows that the log is behind the volumes.
-    """
-
-    named_by: int
-    volume_id: str
-    format: str
-
-    def __str__(self) -> str:
-        return f"{self.named_by:016x}-{self.volume_id}.{self.format}"
-
-    @classmethod
-    def parse(cls, text: str) -> VolumeName | None:
-        """The name in ``text``; None if it does not have the form."""
-        found = _NAME.fullmatch(text)
-        if found is None:
-            return None
-        named_by, volume_id, format = found.groups()
-        return cls(int(named_by, 16), volume_id, format)
 
 
 class StoredVolume(msgspec.Struct, frozen=True, gc=False):
@@ -130,11 +104,15 @@ class Repository(Protocol):
     :ivar place: what people call the place in messages.
     :ivar identity: of what is in this place, as this host saw it when it was connected. The same
         place by another way has the same; a copy of it, which has its marker, has another.
+    :ivar place_identity: the same, as every host and every later connection sees it: it is kept in
+        the log of other repositories. A copy that was made below the file system, of its device,
+        may have the same.
     """
 
     marker: str
     place: str
     identity: str
+    place_identity: str
     capabilities: Capabilities
 
     # -- the log's store ------------------------------------------------------------

@@ -34,8 +34,8 @@ ERRNOS_OF_READS = (errno.EIO, errno.EACCES, errno.EINTR)
 _READS = frozenset(
     (
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
-        "fingerprint_of", "exists", "is_folder", "size_bytes_of", "resolve", "device_of", "room",
-        "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes", "lock_folder",
+        "fingerprint_of", "identities_of", "exists", "is_folder", "size_bytes_of", "resolve", "device_of",
+        "room", "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes", "lock_folder",
         "try_lock_folder", "read_open", "names",
         "read_into", "read_each", "read_cached", "will_need", "next_data", "physical_extents",
         "nbd connect", "nbd read", "nbd block status", "qemu-img map",
@@ -64,8 +64,8 @@ _NEED_ROOM = frozenset(
 _USE_NAMES = frozenset(
     (
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
-        "exists", "is_folder", "create", "open_for_writing", "sync_folder", "make_folder", "link",
-        "symlink", "rename", "unlink", "remove_folder", "lock_folder",
+        "identities_of", "exists", "is_folder", "create", "open_for_writing", "sync_folder", "make_folder",
+        "link", "symlink", "rename", "unlink", "remove_folder", "lock_folder",
         "try_lock_folder", "names",
     )
 )  # fmt: skip

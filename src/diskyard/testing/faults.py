@@ -14,6 +14,7 @@ from typing import Any
 
 from diskyard.host import Files, Host
 from diskyard.model.identity import HostIdentity
+from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
     Copies,
@@ -22,7 +23,6 @@ from diskyard.repositories.interface import (
     LogKind,
     Repository,
     StoredVolume,
-    VolumeName,
 )
 
 STEPS = (
@@ -162,7 +162,7 @@ class WatchedRepository(Repository):
         self.inner = inner
         self.marker = inner.marker
         self.place = inner.place
-        self.identity = inner.identity
+        self.identity, self.place_identity = inner.identity, inner.place_identity
         self.capabilities = inner.capabilities
         self.before: Hook = nothing
         self.after: Hook = nothing

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from diskyard.host import Host
-from diskyard.host.identity import new_uuid
-from diskyard.repositories.interface import LogKind, Repository, VolumeName
+from diskyard.host.identity import new_nonce, new_uuid
+from diskyard.model.records import entry_id
+from diskyard.model.volume_name import VolumeName
+from diskyard.repositories.interface import LogKind, Repository
 from diskyard.repositories.registry import find_format
 
 
@@ -39,6 +41,10 @@ class Place:
         return find_format(self.format).connect(self.parameters, host or Host.real())
 
 
-def fresh_name(named_by: int = 1, format: str = "raw") -> VolumeName:
-    """The name of a volume that nothing else has."""
+def fresh_name(number: int = 1, format: str = "raw", *, nonce: str | None = None) -> VolumeName:
+    """The name of a volume that nothing else has.
+
+    :param nonce: of the entry that named it; by default a fresh one.
+    """
+    named_by = entry_id(number, new_nonce() if nonce is None else nonce)
     return VolumeName(named_by=named_by, volume_id=new_uuid(), format=format)

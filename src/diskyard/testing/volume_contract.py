@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from diskyard.host import Host
-from diskyard.repositories.interface import Repository, StoredVolume, VolumeName
+from diskyard.model.volume_name import VolumeName
+from diskyard.repositories.interface import Repository, StoredVolume
 from diskyard.testing import other_process
 from diskyard.testing.place import Place, fresh_name
 
@@ -136,11 +137,14 @@ class VolumeContract:
         assert "driver" in protocol
         assert "node-name" not in protocol
 
-    @pytest.mark.parametrize("named_by", [0, 1, 2**63 - 1])
+    @pytest.mark.parametrize("number", [0, 1, 2**63 - 1])
+    @pytest.mark.parametrize("nonce", [None, ""])
     @pytest.mark.parametrize("format", ["raw", "qcow2"])
-    def test_names_come_back(self, repository: Repository, named_by: int, format: str) -> None:
-        """The number of the entry and the format are in the name."""
-        name = fresh_name(named_by, format)
+    def test_names_come_back(
+        self, repository: Repository, number: int, nonce: str | None, format: str
+    ) -> None:
+        """Number and nonce of the entry, and the format, are in the name; in format 1.0 no nonce was."""
+        name = fresh_name(number, format, nonce=nonce)
         assert VolumeName.parse(str(name)) == name
         repository.create_volume(name, length_bytes=4096)
         assert [item.name for item in repository.list_volumes()] == [name]

@@ -17,7 +17,7 @@ from diskyard.host.files import UncertainError
 from diskyard.log.codec import decode
 from diskyard.log.log import Author, Log
 from diskyard.model.capabilities import Capabilities
-from diskyard.model.records import Image, ImageSource
+from diskyard.model.records import Image, ImageSource, entry_id, split_entry_id
 from diskyard.model.transaction import Draft, Entry
 from diskyard.planner import attach, change, copy
 from diskyard.planner.optimize import plan_optimize, seal_optimize
@@ -26,7 +26,7 @@ from diskyard.service.supervise import Supervisor
 from diskyard.testing.faults import Crash, WatchedRepository
 from diskyard.testing.together import Together, at_once
 from tests.unit.log.shelf import Shelf, once
-from tests.unit.records import HOST, NOW, building, disk, image, uid, volume
+from tests.unit.records import ENTRY, HOST, NOW, building, disk, image, uid, volume
 
 LONG_S = 60.0
 _STAYS_S = 0.5  # ten looks at storage that does not answer
@@ -52,7 +52,7 @@ def put(name: str) -> Plan:
     return plan
 
 
-def user_data(name: str, text: str, if_revision: int | None = None) -> Plan:
+def user_data(name: str, text: str, if_revision: str | None = None) -> Plan:
     return lambda draft: change.set_user_data(draft, uid(name), text, if_revision)
 
 
@@ -119,16 +119,16 @@ def test_one_alone_is_an_entry_of_one(shelf: Shelf) -> None:
 
 def test_each_is_planned_on_those_before_it(shelf: Shelf) -> None:
     log = shelf.log()
-    seen: list[int] = []
+    seen: list[str] = []
 
     def count(name: str, draft: Draft) -> int:
         draft.put_volume(volume(uid(name)))
-        seen.append(draft.number)
+        seen.append(draft.entry)
         return len(draft.state.volumes)
 
     answers = at_once(log, *(named(log, name, partial(count, name)) for name in "abc"))
     assert answers == [1, 2, 3]
-    assert seen == [1, 1, 1]
+    assert len(set(seen)) == 1  # one entry
 
 
 def refuse(draft: Draft) -> None:
@@ -192,13 +192,13 @@ def test_two_changes_of_one_record_are_two_entries(shelf: Shelf) -> None:
     assert at_once(log, *writes, *putting(log, "a")) == [None, None, "a"]
     assert [part.actor for part in entry_of(shelf, 2).parts()] == ["one", "a"]
     found = log.refresh().images[uid("d")]
-    assert (found.user_data, found.revision) == ("two", 3)
+    assert (found.user_data, found.revision) == ("two", entry_id(3, log.refresh().nonce))
 
 
 def test_of_two_changes_of_one_revision_one_wins(shelf: Shelf) -> None:
     log = shelf.log()
-    prepared(log, disk(uid("d"), uid("v"), revision=1), volume(uid("v")))
-    writes = [named(log, text, user_data("d", text, 1)) for text in ("one", "two", "three")]
+    prepared(log, disk(uid("d"), uid("v"), revision=ENTRY), volume(uid("v")))
+    writes = [named(log, text, user_data("d", text, ENTRY)) for text in ("one", "two", "three")]
     answers = at_once(log, *writes)
     assert answers[0] is None
     assert all(isinstance(answer, errors.RevisionMismatch) for answer in answers[1:])
@@ -290,10 +290,10 @@ def test_all_plan_again_where_another_had_the_number(shelf: Shelf) -> None:
         commit(shelf.log(), put("other"), Author("other", ""))
 
     watched.before = once("put", come_first, watched)
-    numbers: list[int] = []
+    entries: list[str] = []
 
     def plan(name: str, draft: Draft) -> object:
-        numbers.append(draft.number)
+        entries.append(draft.entry)
         return put(name)(draft)
 
     def refused_once(draft: Draft) -> str:
@@ -304,7 +304,8 @@ def test_all_plan_again_where_another_had_the_number(shelf: Shelf) -> None:
     plans: dict[str, Plan] = {"a": partial(plan, "a"), "r": refused_once, "b": partial(plan, "b")}
     acts = [named(log, name, each) for name, each in plans.items()]
     assert at_once(log, *acts) == ["a", "found", "b"]
-    assert numbers == [1, 1, 2, 2]
+    assert [split_entry_id(entry)[0] for entry in entries] == [1, 1, 2, 2]
+    assert len(set(entries)) == 2  # both of one try are of one entry, and each try has its own
     assert volumes(shelf) == ids("a", "b", "other")
     assert [part.actor for part in entry_of(shelf, 2).parts()] == ["a", "b"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from diskyard.host import Clock, Host
-from diskyard.host.identity import new_uuid
+from diskyard.host.identity import new_nonce, new_uuid
 from diskyard.log.log import Author, Log, Published
 from diskyard.model.transaction import Changes, Part
 from diskyard.repositories.interface import LogKind
@@ -59,7 +59,7 @@ class Shelf:
 
 def write(log: Log, name: str) -> Published:
     """Publish one volume record."""
-    return log.publish([part(name)], log.refresh())
+    return log.publish([part(name)], log.refresh(), new_nonce())
 
 
 def part(name: str) -> Part:

@@ -17,6 +17,7 @@ from diskyard.log.codec import (
     decode,
     encode,
 )
+from diskyard.model.records import Origin
 from diskyard.model.transaction import Changes, Entry, Part
 from tests.unit.records import HOST, MARKER, NOW, attachment, building, copy_hold, disk, uid, volume, weak
 
@@ -130,7 +131,7 @@ def test_any_payload_with_a_right_checksum(version: bytes, payload: bytes) -> No
 
 
 def test_deep_nesting_is_damage() -> None:
-    for version in (b"1.0", b"1.1"):
+    for version in (b"1.0", b"1.1", b"1.2"):
         for depth in (200, 100_000):
             payload = b'{"marker": ' + b"[" * depth + b"]" * depth + b"}"
             with pytest.raises(Damaged):
@@ -156,7 +157,41 @@ def test_a_field_that_is_not_known_is_damage_in_this_version() -> None:
         {**whole, "also": part},
     ):
         with pytest.raises(Damaged):
-            decode(raw(b"diskyard-entry", b"1.0", msgspec.json.encode(value)), Entry)
+            decode(raw(b"diskyard-entry", b"1.1", msgspec.json.encode(value)), Entry)
+
+
+def in_1_0(value: object) -> object:
+    """What format 1.0 wrote: numbers where there are ids of entries now, and none of the new fields."""
+    if isinstance(value, list):
+        return [in_1_0(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    new = ("captured", "targetPlace", "targetEntry")
+    ids = ("dataGeneration", "revision", "namedBy")
+    return {
+        key: int(item.partition(".")[0]) if key in ids else item if key == "userData" else in_1_0(item)
+        for key, item in value.items()
+        if key not in new
+    }
+
+
+def test_format_1_0_is_read_with_entries_of_no_known_history() -> None:
+    user_data = {"revision": 7, "namedBy": 1, "dataGeneration": [2]}
+    origin = Origin(marker="m", image_id=uid("o"), data_generation="6.")
+    old = disk(uid("d"), uid("v"), data_generation="4.", revision="5.", origin=origin, user_data=user_data)
+    value = entry(put_images=(old,), put_volumes=(volume(uid("v"), named_by="3."),))
+    builtins = in_1_0(msgspec.json.decode(msgspec.json.encode(value)))
+    assert b'"namedBy":3' in msgspec.json.encode(builtins)
+    data = raw(b"diskyard-entry", b"1.0", msgspec.json.encode(builtins))
+    assert decode(data, Entry) == (value, False)
+    with pytest.raises(Damaged):
+        decode(raw(b"diskyard-entry", b"1.1", msgspec.json.encode(builtins)), Entry)
+    checkpoint = Checkpoint(
+        marker="m", version=5, nonce="n", nonces=("n",), images=(old,), volumes=(), attachments=()
+    )
+    builtins = in_1_0(msgspec.json.decode(msgspec.json.encode(checkpoint)))
+    data = raw(b"diskyard-checkpoint", b"1.0", msgspec.json.encode(builtins))
+    assert decode(data, Checkpoint) == (checkpoint, False)
 
 
 def with_strange_fields(value: object) -> object:
@@ -176,7 +211,7 @@ def test_fields_of_a_newer_minor_version_are_dropped_at_any_depth() -> None:
         if value is RICH:  # userData is the caller's: nothing of it is dropped
             strange["changes"]["putImages"][0]["userData"] = {"é": [1, None]}  # type: ignore[index]
             strange["changes"]["putImages"][1]["userData"] = {}  # type: ignore[index]
-        data = raw(b"diskyard-entry", b"1.1", msgspec.json.encode(strange))
+        data = raw(b"diskyard-entry", b"1.2", msgspec.json.encode(strange))
         assert decode(data, Entry) == (value, True)
 
 
@@ -190,7 +225,7 @@ def test_an_unknown_tag_of_a_newer_minor_version_is_damage() -> None:
     builtins = msgspec.json.decode(msgspec.json.encode(RICH))
     builtins["changes"]["putImages"][1]["heldFor"][0]["purpose"] = "backup"
     with pytest.raises(Damaged):
-        decode(raw(b"diskyard-entry", b"1.1", msgspec.json.encode(builtins)), Entry)
+        decode(raw(b"diskyard-entry", b"1.2", msgspec.json.encode(builtins)), Entry)
 
 
 def test_a_newer_major_version_is_refused_by_name() -> None:

@@ -19,7 +19,7 @@ from diskyard import errors
 from diskyard.host import Host
 from diskyard.log.index.keeper import IndexKeeper
 from diskyard.log.index.local import LocalIndex, is_bad
-from diskyard.model.records import Attachment
+from diskyard.model.records import Attachment, entry_id
 from diskyard.model.state import State
 from tests.unit.model.test_state import CHANGE, possible
 from tests.unit.records import HOST, MARKER, NOW, copy_hold, disk, image, uid, volume
@@ -188,7 +188,7 @@ def test_what_has_grown_by_too_much_is_written_anew(folder: Path, monkeypatch: p
         assert state is not None
         before = state
         state = index.save(
-            numbered(state.put_image(disk(uid("new"), None, revision=version)), version), NONCES
+            numbered(state.put_image(disk(uid("new"), None, revision=entry_id(version, ""))), version), NONCES
         )
         assert [path.name for path in files_in(folder) if path.suffix == ".blocks"] == [
             blocks_in(folder).name
@@ -198,7 +198,7 @@ def test_what_has_grown_by_too_much_is_written_anew(folder: Path, monkeypatch: p
     assert 1 < len(names) < 10
     loaded = index.load()
     assert loaded is not None
-    assert loaded.state.images[uid("new")].revision == 11
+    assert loaded.state.images[uid("new")].revision == "11."
 
 
 def test_a_crash_leaves_nothing_for_ever(folder: Path) -> None:

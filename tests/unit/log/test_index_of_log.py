@@ -17,7 +17,7 @@ import pytest
 from diskyard import errors
 from diskyard.commit import commit
 from diskyard.host import Files, Host
-from diskyard.host.identity import new_uuid
+from diskyard.host.identity import new_nonce, new_uuid
 from diskyard.log.codec import Checkpoint, decode, encode
 from diskyard.log.index.keeper import IndexKeeper
 from diskyard.log.index.local import LocalIndex, is_bad
@@ -166,7 +166,7 @@ def test_what_came_and_went_leaves_nothing_where_no_index_can_be_written(
         name = new_uuid()
         assert write(log, name) is Published.STANDS
         gone = Changes(remove_volumes=(uid(name),))
-        assert log.publish([AUTHOR.part(gone)], log.refresh()) is Published.STANDS
+        assert log.publish([AUTHOR.part(gone)], log.refresh(), new_nonce()) is Published.STANDS
     for records in shelf.expect_as_without(log).tables().values():
         assert isinstance(records, Table)
         assert isinstance(records.stored, InMemory) is not is_stored
@@ -278,7 +278,7 @@ def test_what_a_newer_minor_version_wrote_is_not_indexed(shelf: IndexedShelf) ->
     write_many(shelf.log(), 1)
     store = shelf.storage().store.objects
     entry, _ = decode(store["entry", 11][0] or b"", Entry)
-    store["entry", 11] = [encode(entry, version=(1, 1))] * 2
+    store["entry", 11] = [encode(entry, version=(1, 2))] * 2
     log = shelf.indexed()
     assert shelf.expect_as_without(log).version == 11
     assert log.newer_minor
@@ -290,7 +290,7 @@ def test_a_log_that_is_closed_leaves_no_index(shelf: IndexedShelf) -> None:
     shelf.leave_index(10)
     log = shelf.indexed()
     state = log.refresh()
-    log.publish([AUTHOR.part(Changes(closes=True))], state)
+    log.publish([AUTHOR.part(Changes(closes=True))], state, new_nonce())
     log.close()
     assert list(shelf.folder.iterdir()) == []
 
@@ -446,7 +446,7 @@ def test_an_entry_of_very_many_changes(shelf: IndexedShelf) -> None:
         put_images=tuple(disk(image_id, volume_id) for image_id, volume_id in many),
         put_volumes=tuple(volume(volume_id) for _, volume_id in many),
     )
-    assert log.publish([AUTHOR.part(changes)], log.refresh()) is Published.STANDS
+    assert log.publish([AUTHOR.part(changes)], log.refresh(), new_nonce()) is Published.STANDS
     shelf.expect_as_without(log)
     write_many(log, BETWEEN)
     log.close()

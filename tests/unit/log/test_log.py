@@ -10,6 +10,7 @@ import pytest
 
 from diskyard import errors
 from diskyard.host.files import UncertainError
+from diskyard.host.identity import new_nonce
 from diskyard.log import entries
 from diskyard.log.codec import Checkpoint, decode, encode
 from diskyard.log.log import Published
@@ -42,7 +43,7 @@ def test_of_two_writers_one_loses(shelf: Shelf) -> None:
     first, second = shelf.log(), shelf.log()
     state = second.refresh()
     write(first, "a")
-    assert second.publish([part("b")], state) is Published.LOST
+    assert second.publish([part("b")], state, new_nonce()) is Published.LOST
     assert set(second.refresh().volumes) == {uid("a")}
 
 
@@ -50,7 +51,7 @@ def test_publishing_on_an_old_state_loses(shelf: Shelf) -> None:
     log = shelf.log()
     state = log.refresh()
     write(log, "a")
-    assert log.publish([part("b")], state) is Published.LOST
+    assert log.publish([part("b")], state, new_nonce()) is Published.LOST
 
 
 def test_what_another_wrote_is_made_durable_before_it_is_answered(shelf: Shelf) -> None:
@@ -72,7 +73,7 @@ def test_an_entry_that_no_reader_would_read_whole_is_not_published(
     write(log, "x")
     monkeypatch.setattr(entries, "ENTRY_LIMIT_BYTES", len(shelf.storage().get("entry", 1)[0] or b""))
     with pytest.raises(errors.InternalError, match="bytes"):
-        log.publish([part("a"), part("b")], log.refresh())
+        log.publish([part("a"), part("b")], log.refresh(), new_nonce())
     assert shelf.numbers("entry") == [0, 1]
     assert write(log, "c") is Published.STANDS
 
@@ -228,7 +229,7 @@ def republish(shelf: Shelf, number: int, version: tuple[int, int]) -> None:
 
 def test_a_newer_minor_version_is_read_and_not_written(shelf: Shelf) -> None:
     write_many(shelf.log(), 2)
-    republish(shelf, 1, (1, 1))
+    republish(shelf, 1, (1, 2))
     log, watched = shelf.open()
     assert log.refresh().version == 2
     with pytest.raises(errors.Unsupported):

@@ -132,7 +132,8 @@ def test_a_log_that_went_back_is_told_as_such(shelf: Shelf) -> None:
         shelf.storage().delete("entry", number)
     write(shelf.log(), "new")
     log.refresh()
-    write(log, "next")
+    write(shelf.log(), "next")
+    log.refresh()
     assert told.numbers == [4, 5, (5, 0), 1, 2, 3, 4, 5]
     assert told.at is not None
     assert uid("new") in told.at.volumes

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diskyard.model.records import entry_id
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Draft, Entry, apply
 from tests.unit.records import (
@@ -114,12 +115,12 @@ def entry_of(changes: Changes) -> Entry:
 
 def test_a_draft_that_ends_as_it_began_changes_nothing() -> None:
     draft = Draft(state(disk("d", "v"), volume("v")))
-    draft.put_image(disk("d", "v", revision=9))
+    draft.put_image(disk("d", "v", revision=entry_id(9, "")))
     draft.put_image(disk("d", "v"))
     draft.put_volume(building("n", "d"))
     draft.remove_volume("n")
     assert not draft.changes()
-    assert draft.number == 11
+    assert draft.entry == "11."
 
 
 def test_removing_what_is_not_there_is_an_error_of_the_entry() -> None:

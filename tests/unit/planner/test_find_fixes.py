@@ -19,8 +19,9 @@ from diskyard.model.fix import (
     Merge,
     Optimize,
 )
-from diskyard.model.records import ImageSource, Pending
+from diskyard.model.records import ImageSource, Pending, entry_id
 from diskyard.model.state import State
+from diskyard.model.volume_name import VolumeName
 from diskyard.planner.find_fixes import Look, SourceView, TwinFound, find_fixes
 from tests.unit.records import attachment, building, copy_hold, disk, image, state, volume, weak
 
@@ -123,19 +124,26 @@ def test_unready_volumes_are_cleaned_unless_they_are_wanted() -> None:
     assert [fix.type for fix in fixes(wanted)] == ["mend"]
 
 
-def test_garbage_is_what_is_not_named_and_not_above_the_log() -> None:
-    def name(number: int) -> str:
-        return f"{number:016x}-{ID}.raw"
+def test_garbage_is_what_is_not_named_and_was_made_by_this_history() -> None:
+    def name(number: int, nonce: str = "a" * 32) -> VolumeName:
+        return VolumeName(entry_id(number, nonce), ID, "raw")
 
-    fix = only(state(version=10), stored={name(10): 7})
-    assert (fix.data.action, fix.frees_bytes, fix.runnable) == (CleanGarbage(name=name(10)), 7, True)
+    ours = {"stored": {name(10): 7}, "made_here": frozenset({name(10)})}
+    fix = only(state(version=10), **ours)
+    assert (fix.data.action, fix.frees_bytes, fix.runnable) == (CleanGarbage(name=str(name(10))), 7, True)
     fix = only(state(version=10), stored={name(11): 7})
     assert not fix.runnable
     assert "older than its volumes" in (fix.waits_for or "")
-    named = state(disk("d", ID), volume(ID), version=10)
+    for another in (name(9), name(9, "")):
+        fix = only(state(version=10), stored={another: 7})
+        assert not fix.runnable
+        assert "before the repository was restored" in (fix.waits_for or "")
+    named = state(disk("d", ID), volume(ID, named_by=name(1).named_by), version=10)
     assert fixes(named, stored={name(1): 7}) == []
-    # The same id under another number is a copy that nothing names.
-    assert only(named, stored={name(1): 7, name(10): 7}).data.action == CleanGarbage(name=name(10))
+    # The same id under another entry is a copy that nothing names.
+    assert only(named, stored={name(1): 7, name(10): 7}).data.action == CleanGarbage(name=str(name(10)))
+    other = name(1, "b" * 32)
+    assert only(named, stored={name(1): 7, other: 7}).data.action == CleanGarbage(name=str(other))
 
 
 def test_small_things() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from diskyard.repositories.interface import StoredVolume, VolumeName
+from diskyard.model.volume_name import VolumeName
+from diskyard.repositories.interface import StoredVolume
 from tests.unit.queries.bench import LATER_S, Bench
 
 

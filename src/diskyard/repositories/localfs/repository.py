@@ -14,6 +14,7 @@ from diskyard.leases.local import LocalLease, LocalLeases
 from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES, may_be_whole
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import UUID_PATTERN
+from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
     Copies,
@@ -21,7 +22,6 @@ from diskyard.repositories.interface import (
     Located,
     LogKind,
     StoredVolume,
-    VolumeName,
 )
 from diskyard.repositories.localfs import layout
 
@@ -63,8 +63,8 @@ class LocalRepository:
         self._host = host
         self.place = root
         self.marker = marker
-        # Of a file that is never written to, replaced or removed.
-        self.identity = self._files.fingerprint(os.path.join(root, layout.LOCKS))
+        # Of a file that is never replaced or removed.
+        self.identity, self.place_identity = self._files.identities_of(os.path.join(root, layout.LOCKS))
         self._volumes = os.path.join(root, layout.VOLUMES)
         self._leases = LocalLeases(host, os.path.join(root, layout.LOCKS))
         self.capabilities = Capabilities(

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from diskyard.host import Host
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
     Copies,
@@ -17,7 +18,6 @@ from diskyard.repositories.interface import (
     Located,
     LogKind,
     StoredVolume,
-    VolumeName,
 )
 
 
@@ -60,7 +60,7 @@ class MemoryRepository:
     def __init__(self, host: Host, store: MemoryStore) -> None:
         self.store = store
         self.marker = store.marker
-        self.place = self.identity = f"memory:{store.name}"
+        self.place = self.identity = self.place_identity = f"memory:{store.name}"
         self.capabilities = Capabilities(preallocation=True)
         self._host = host
 

@@ -1,0 +1,55 @@
+"""Whether two images of one id are the same image: an id alone says nothing of bytes.
+
+An id can be given to other bytes: by a caller in another repository, or after the image that had it
+was removed. What was captured, told once and carried by every copy, tells such images apart.
+"""
+
+from __future__ import annotations
+
+from diskyard.model.records import EntryId, Image, ImageSource, Origin
+from diskyard.model.state import State
+
+
+def captured_now(state: State, disk: Image) -> Origin:
+    """Which bytes a VirtualDisk has that no guest is writing to."""
+    return Origin(marker=state.marker, image_id=disk.id, data_generation=disk.data_generation)
+
+
+def captured_here(state: State, image_id: str, entry: EntryId) -> Origin:
+    """Which bytes an image has that is made of a file: its own, from the entry that makes it on."""
+    return Origin(marker=state.marker, image_id=image_id, data_generation=entry)
+
+
+def source_of(marker: str, image: Image) -> ImageSource:
+    """Where a copy reads: an image that cannot change, and what tells it from others of its id."""
+    return ImageSource(marker=marker, image_id=image.id, captured=image.captured, size_bytes=image.size_bytes)
+
+
+def why_another(image: Image, other: Image) -> str | None:
+    """Why a Snapshot of another repository, with the id of this one, is not the same; None if it is.
+
+    Of format 1.0 is only known when the bytes were captured.
+    """
+    if other.kind != image.kind:
+        return "it is not a Snapshot" if image.kind == "snapshot" else "it is not a VirtualDisk"
+    if other.size_bytes != image.size_bytes:
+        return f"it has {other.size_bytes} bytes, not {image.size_bytes}"
+    legacy = image.captured is None and other.captured is None
+    if other.captured != image.captured or (legacy and other.captured_at != image.captured_at):
+        return "it captured other bytes"
+    return None
+
+
+def why_no_source(image: Image, other: Image) -> str | None:
+    """Why an image is not what a mend of ``image`` must read; None if it is.
+
+    :param other: has the id that the mend reads.
+    """
+    source = None if image.pending is None else image.pending.source
+    if not isinstance(source, ImageSource):
+        return why_another(image, other)
+    if other.kind != "snapshot":
+        return "it is not a Snapshot"
+    if source.size_bytes not in (None, other.size_bytes):
+        return f"it has {other.size_bytes} bytes, not {source.size_bytes}"
+    return None if other.captured == source.captured else "it captured other bytes"
