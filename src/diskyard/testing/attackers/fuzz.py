@@ -123,14 +123,20 @@ class Fuzz:
             self._workers.append(Worker(act, words).start())
         elif self._workers and self.rng.random() < 0.12:
             time.sleep(self.rng.random() * 0.3)
-            self._workers.pop(self.rng.randrange(len(self._workers))).kill()
+            self.stop(self._workers.pop(self.rng.randrange(len(self._workers))))
+
+    def stop(self, worker: Worker) -> None:
+        """Kill another process, or let it end and say what it found."""
+        if self.rng.random() < 0.6:
+            worker.kill()
             self.told.kills += 1
+        else:
+            self.told.add(worker.end())
 
     def quiet(self) -> None:
         """Nobody else works, and nothing in the background."""
         for worker in self._workers:
-            worker.kill()
-            self.told.kills += 1
+            self.stop(worker)
         self._workers.clear()
         for host in self.hosts:
             host.wait()
@@ -193,8 +199,9 @@ class Fuzz:
         for place in self.places:
             opened = self.hosts[0].opened(place)
             state = opened.state()
-            left = [*state.images, *state.volumes, *(fix.description for fix in self.hosts[0].fixes(place))]
+            left = [*state.images, *state.volumes]
             left += [str(item.name) for item in opened.storage.list_volumes()]
+            left += [f"{fix.description} ({fix.waits_for})" for fix in self.hosts[0].fixes(place)]
             self.told.serious += [f"left over in {place}: {thing}" for thing in left]
 
     # -- operations ----------------------------------------------------------------------------------

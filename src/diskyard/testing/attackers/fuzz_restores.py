@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diskyard import errors
+from diskyard.model.fix import CleanHold
+from diskyard.model.records import CopyHold
 from diskyard.testing.attackers.hosts import Worker, YardHost, fix_at_random
 
 if TYPE_CHECKING:
@@ -47,7 +49,21 @@ class Restores:
         ]  # fmt: skip
         act = self._rng.choice(acts)
         act(self._rng.choice(list(self._fuzz.places)))
+        self._release_lost_holds()
         self._fuzz.told.did(act.__name__.replace("_", " "))
+
+    def _release_lost_holds(self) -> None:
+        """What is kept for copies in a place that is not there any more, only a caller can end."""
+        host = self._fuzz.hosts[0]
+        there = {host.opened(place).storage.place_identity for place in self._fuzz.places}
+        for place in self._fuzz.places:
+            for fix in host.fixes(place):
+                action = fix.data.action
+                if not isinstance(action, CleanHold) or not isinstance(action.hold, CopyHold):
+                    continue
+                if action.hold.target_place not in there and not fix.runnable:
+                    host.run_fix(place, fix, force=True)
+                    self._fuzz.told.did("hold released by force")
 
     # -- of a place -------------------------------------------------------------------------------
 
@@ -183,8 +199,7 @@ class Restores:
         words = ("elsewhere", fuzz.folder, {**fuzz.places, place: copy}, self._rng.getrandbits(32))
         worker = Worker(fix_at_random, words).start()
         self._some_ops(24)
-        worker.kill()
-        fuzz.told.kills += 1
+        fuzz.stop(worker)
         fuzz.quiet()
         shutil.rmtree(copy)
         shutil.rmtree(fuzz.folder / "state-elsewhere", ignore_errors=True)

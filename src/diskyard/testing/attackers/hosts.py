@@ -121,9 +121,9 @@ class YardHost:
         found: list[Fix] = run(self.service, CheckStorageRepository(repository_id=place))
         return found
 
-    def run_fix(self, place: str, fix: Fix) -> bool:
+    def run_fix(self, place: str, fix: Fix, *, force: bool = False) -> bool:
         """Run a fix here and now; whether it changed anything."""
-        return run_fix(self.service.engine, self.opened(place), fix.data.action)
+        return run_fix(self.service.engine, self.opened(place), fix.data.action, force=force)
 
     def fix_some(self, places: Sequence[str], rng: random.Random, told: Counts, most: int = 3) -> None:
         """Run some of what is listed; others may be quicker."""
