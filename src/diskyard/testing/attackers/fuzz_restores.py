@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from diskyard import errors
 from diskyard.model.fix import CleanHold
 from diskyard.model.records import CopyHold
+from diskyard.opened import volume_name
 from diskyard.testing.attackers.hosts import Worker, YardHost, fix_at_random
 
 if TYPE_CHECKING:
@@ -170,10 +171,7 @@ class Restores:
         sound = {
             key: held
             for key, held in old.items()
-            if all(
-                layer.path is not None and Path(layer.path).name in same
-                for layer in host.opened(place).chain(state, state.images[key[1]])
-            )
+            if all(str(volume_name(volume)) in same for _, volume in state.chain(state.images[key[1]]))
         }
         for _ in range(self._rng.randrange(1, 30)):  # until it may have grown past their numbers
             with fuzz.told.refusals("createVirtualDisk"):

@@ -44,7 +44,9 @@ _CLIENTS: dict[str, tuple[Literal["http", "embedded", "command"], str]] = {
 _EVENTS = ("kill daemon", "end daemon", "suspend daemon", "kill client", "kill client", "kill client",
            "suspend client", "kill worker", "kill worker", "nothing")  # fmt: skip
 _PAUSE_S, _SUSPENDED_S = (0.2, 1.6), (0.5, 8.0)
-_CLIENT_ENDS_MOST_S = 300.0
+_CLIENT_ENDS_MOST_S, _LOOK_S = 300.0, 0.05
+_LEAST_PER_S, _PATIENCE = 2, 5
+_OVER = "over"
 _WORKERS = ("qemu-storage-daemon", "qemu-img", "qemu-nbd")
 _TABLES = {
     "tasks": {"at_once": 4, "at_once_per_repository": 3, "resume": True},
@@ -95,7 +97,6 @@ class Storm:
         for name in ("told", "transfer", "logs"):
             (self.folder / name).mkdir()
         self._rng = random.Random(f"storm {self.seed}")
-        self._ends_at = time.time() + seconds
         self._suspended: dict[int, float] = {}
         create_places(self.places, self.folder / "state-creator")
         tables = {**_TABLES, "transfer": {"folders": [str(self.folder / "transfer")]}}
@@ -105,7 +106,8 @@ class Storm:
         self._daemon.start()
         self._clients = {name: self._start(name) for name in _CLIENTS}
         try:
-            self._blow()
+            self._wait_for_clients()
+            self._blow(seconds)
             self._settle_down()
         finally:
             self._kill_all()
@@ -128,7 +130,7 @@ class Storm:
             places={place: str(path) for place, path in self.places.items()},
             folder=str(self.folder),
             seed=self._rng.getrandbits(32),
-            ends_at=self._ends_at,
+            over=str(self.folder / _OVER),
         )
         words = [sys.executable, "-m", "diskyard.testing.attackers.storm_client"]
         with (self.folder / "logs" / name).open("ab") as log:
@@ -140,16 +142,35 @@ class Storm:
                 stdin=subprocess.DEVNULL,
             )
 
-    def _blow(self) -> None:
+    def _wait_for_clients(self) -> None:
+        """All take part from the beginning, however slow the machine is."""
+        deadline_s = time.monotonic() + _CLIENT_ENDS_MOST_S
+        while {path.name.rpartition("-")[0] for path in self._tellings()} != set(_CLIENTS):
+            ended = [name for name, client in self._clients.items() if client.poll() is not None]
+            assert not ended, "\n".join(self._said(name) for name in ended)
+            assert time.monotonic() < deadline_s, "clients do not begin"
+            time.sleep(_LOOK_S)
+
+    def _is_over(self, began_s: float, seconds: float) -> bool:
+        """After its time; on a slow machine when enough was done, or after several times its time."""
+        lasted_s = time.monotonic() - began_s
+        if lasted_s < seconds:
+            return False
+        enough = sum(self._told().done.values()) >= _LEAST_PER_S * seconds
+        return enough or lasted_s > _PATIENCE * seconds
+
+    def _blow(self, seconds: float) -> None:
         weather = Weather(list(self.disks.values()), random.Random(f"weather {self.seed}"))
         vandal = Vandal(list(self.places.values()), random.Random(f"vandal {self.seed}"))
         with ExitStack() as stack:
             stack.callback(self._resume_all)
             stack.enter_context(weather)
             stack.enter_context(vandal)
-            while time.time() < self._ends_at:
-                time.sleep(min(self._rng.uniform(*_PAUSE_S), max(0.0, self._ends_at - time.time())))
+            began_s = time.monotonic()
+            while not self._is_over(began_s, seconds):
+                time.sleep(self._rng.uniform(*_PAUSE_S))
                 self._happen(self._rng.choice(_EVENTS))
+        (self.folder / _OVER).touch()
         self._foreign = vandal.foreign
         self.events.update({f"storage {what}": count for what, count in weather.counts.items()})
         self.events.update({f"vandal: {what}": count for what, count in vandal.counts.items()})

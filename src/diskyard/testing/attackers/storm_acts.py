@@ -21,7 +21,7 @@ from diskyard.testing.attackers.sectors import (
 from diskyard.testing.attackers.storm_client import StormClient
 from diskyard.testing.world import MIB
 
-_FEW, _MANY = 9, 24
+_FEW, _MANY = 4, 10
 _EXPORT_MOST_S, _POLL_S = 60.0, 0.1
 
 

@@ -41,7 +41,7 @@ class ClientSettings(msgspec.Struct, frozen=True):
     :param name: of the client; ``way`` it calls Diskyard, as a host, with a state folder or a URL.
     :param places: paths of the repositories by repoId.
     :param folder: of the storm, with the ledger, the transfer folder, and what clients have to say.
-    :param ends_at: when to end, by :func:`time.time`.
+    :param over: the file that is there when it is time to end.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ClientSettings(msgspec.Struct, frozen=True):
     places: dict[str, str]
     folder: str
     seed: int
-    ends_at: float
+    over: str
 
 
 class StormClient:
@@ -254,9 +254,10 @@ class StormClient:
                 time.sleep(_PAUSE_S)
 
     def live(self, act: Callable[[], None]) -> None:
-        """Do one thing after another until the time is over, and judge an image now and then."""
-        number = 0
-        while time.time() < self.settings.ends_at:
+        """Do one thing after another until the storm is over, and judge an image now and then."""
+        number, over = 0, Path(self.settings.over)
+        self.tell()
+        while not over.exists():
             number += 1
             self._one(act)
             if number % 3 == 0:

@@ -25,7 +25,7 @@ from diskyard.testing.world import host_named
 FOREIGN = "foreign-"
 _COPY_NAME_LENGTH = 18
 _FOREIGN_FOLDERS = ("volumes", "log", "checkpoints", "progress", "temporary", "")
-_PAUSE_S = (0.3, 2.5)
+_PAUSE_S = (0.5, 4.0)
 _VANDAL_PAUSE_S = (0.02, 0.4)
 _LASTS_S = (0.2, 3.0)
 _FREEZES_S = (0.2, 1.5)
