@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,8 @@ from typing import Any, Literal
 
 from diskyard import errors
 from diskyard.testing.attackers.fuzz_restores import Restores
-from diskyard.testing.attackers.hosts import (
-    WAITS,
-    Counts,
-    Places,
-    Worker,
-    YardHost,
-    create_places,
-    fix_at_random,
-)
+from diskyard.testing.attackers.hosts import WAITS, Counts, Places, YardHost, create_places
+from diskyard.testing.attackers.others import Worker, fix_at_random, meddle_at_random
 from diskyard.testing.attackers.sectors import (
     MOST_BYTES,
     SECTOR_BYTES,
@@ -40,7 +32,6 @@ from diskyard.testing.mounted import Mounted
 _HOSTS = ("h1", "h2")
 _FEW, _MANY = 6, 24
 _SETTLE_EVERY, _LOOK_EVERY, _SPECIAL_EVERY = 60, 4, 12
-_MEDDLE_PAUSE_S = 0.05
 LATER = {"AutoFix": False}
 
 Key = tuple[str, str]
@@ -117,7 +108,7 @@ class Fuzz:
     def _race(self) -> None:
         """Others come, and are killed."""
         if len(self._workers) < 2 and self.rng.random() < 0.1:
-            act = self.rng.choice([fix_at_random, fix_at_random, _meddle])
+            act = self.rng.choice([fix_at_random, fix_at_random, meddle_at_random])
             name = f"racing-{self.rng.randrange(9)}"
             words = (name, self.folder, self.places, self.rng.getrandbits(32))
             self._workers.append(Worker(act, words).start())
@@ -381,25 +372,3 @@ class Fuzz:
         self.compare(convert(str(path), "-f", format), held.data, f"export of {image_id} in {place}")
         path.unlink()
         return True
-
-
-def _meddle(name: str, folder: Path, places: Places, seed: int, goes_on: Callable[[], bool]) -> Counts:
-    """A host that takes Snapshots and copies of what others have, and removes them again."""
-    told, rng, host = Counts(), random.Random(seed), YardHost(name, folder, places)
-    while goes_on():
-        place = rng.choice(list(places))
-        with told.refusals("meddle"):
-            disks = host("listImages", repositoryId=place, kind="virtual_disk")["images"]
-            if disks:
-                disk = rng.choice(disks)["imageId"]
-                made = str(uuid.UUID(int=rng.getrandbits(128), version=4))
-                options = {"newImageId": made}
-                if rng.random() < 0.5:
-                    host("createSnapshot", targetRepoId=place, baseVirtualDiskId=disk, options=options)
-                else:
-                    host("copyImage", targetRepoId=place, imageId=disk, options=options)
-                time.sleep(rng.random() * _MEDDLE_PAUSE_S)
-                host("removeImage", repositoryId=place, imageId=made)
-        time.sleep(_MEDDLE_PAUSE_S)
-    host.close()
-    return told

@@ -15,7 +15,8 @@ from diskyard import errors
 from diskyard.model.fix import CleanHold
 from diskyard.model.records import CopyHold
 from diskyard.opened import volume_name
-from diskyard.testing.attackers.hosts import Worker, YardHost, fix_at_random
+from diskyard.testing.attackers.hosts import YardHost
+from diskyard.testing.attackers.others import Worker, fix_at_random
 
 if TYPE_CHECKING:
     from diskyard.testing.attackers.fuzz import Fuzz, Held, Key

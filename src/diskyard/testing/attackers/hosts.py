@@ -1,14 +1,11 @@
-"""A host in this process with repositories anywhere, and other hosts as processes that can be killed."""
+"""A host in this process with repositories anywhere, and what is counted of what it does."""
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +25,6 @@ WAITS = ("LeaseHeld", "ImageInUse", "ImageBroken", "ImageNotFound")
 SERIOUS = ("InternalError", "CorruptRecord", "StorageError")
 _ROUNDS = 80
 _TEARDOWN_MOST_S, _TASKS_END_S, _POLL_S = 60.0, 180.0, 0.05
-_FORKSERVER = multiprocessing.get_context("forkserver")
-_DEATH_MOST_S = 60.0
 
 Places = Mapping[str, Path]
 
@@ -217,67 +212,3 @@ class Counts:
         """
         found = [*self.wrong, *self.broken, *self.serious]
         assert not found, "\n".join(found[:20])
-
-
-# -- other processes ------------------------------------------------------------------------
-
-
-@dataclass
-class Worker:
-    """A process that does one thing until it is told to end, or is killed."""
-
-    act: Callable[..., Counts]
-    words: tuple[Any, ...]
-
-    def start(self) -> Worker:
-        """Start it. What it does is called with its words and a function that says whether to go on."""
-        self._pipe, theirs = _FORKSERVER.Pipe()
-        self._process = _FORKSERVER.Process(target=_work, args=(self.act, self.words, theirs), daemon=True)
-        self._process.start()
-        theirs.close()
-        return self
-
-    def kill(self) -> None:
-        """SIGKILL; it is gone on return."""
-        self._process.kill()
-        self._process.join(_DEATH_MOST_S)
-        self._pipe.close()
-
-    def end(self, timeout_s: float = _TASKS_END_S) -> Counts:
-        """Tell it to end, and take what it has counted.
-
-        :raises AssertionError: it ended with an exception, or does not end.
-        """
-        with contextlib.suppress(BrokenPipeError):
-            self._pipe.send("end")
-        assert self._pipe.poll(timeout_s), f"{self.act.__name__} does not end"
-        try:
-            counts = self._pipe.recv()
-        except EOFError:
-            self._process.join()
-            raise AssertionError(f"{self.act.__name__} ended with status {self._process.exitcode}") from None
-        self._process.join()
-        assert isinstance(counts, Counts), counts
-        return counts
-
-
-def _work(act: Callable[..., Counts], words: tuple[Any, ...], pipe: Connection) -> None:
-    def goes_on() -> bool:
-        return not pipe.poll()
-
-    try:
-        pipe.send(act(*words, goes_on))
-    except BaseException as error:
-        pipe.send(f"{act.__name__}: {error!r}")
-        raise
-
-
-def fix_at_random(name: str, folder: Path, places: Places, seed: int, goes_on: Callable[[], bool]) -> Counts:
-    """A host that fixes whatever is listed, while others work."""
-    told, rng = Counts(), random.Random(seed)
-    host = YardHost(name, folder, places)
-    while goes_on():
-        host.fix_some(list(places), rng, told)
-        time.sleep(_POLL_S)
-    host.close()
-    return told

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diskyard import errors
-from diskyard.testing.attackers.hosts import Counts, Places, Worker, YardHost, create_places, fix_at_random
+from diskyard.testing.attackers.hosts import Counts, Places, YardHost, create_places
+from diskyard.testing.attackers.others import Worker, fix_at_random
 from diskyard.testing.attackers.sectors import SECTOR_BYTES, convert, difference
 from diskyard.testing.world import KIB
 
