@@ -15,7 +15,7 @@ from diskyard.host.identity import new_nonce
 from diskyard.log.log import Author, Log, Published, unknown_outcome
 from diskyard.log.turns import Job, fail_all
 from diskyard.model.state import State
-from diskyard.model.transaction import Changes, Draft, Part
+from diskyard.model.transaction import Changes, Draft, Frees, Part
 from diskyard.planner.normalise import normalise, verify
 
 Result = TypeVar("Result")
@@ -111,7 +111,7 @@ class _Group:
         self._nonce = new_nonce()
         self._parts: list[Part] = []
         self._ids: set[str] = set()
-        self._leads_to_less = True
+        self._frees = Frees.AT_ONCE
         self._answers: list[Callable[[], None]] = []
         for change in changes:
             if change is changes[0] or self.members:
@@ -135,7 +135,7 @@ class _Group:
             self.members.append(change)
             self._on_top = draft.state
             self._ids.update(changes.ids())
-            self._leads_to_less = self._leads_to_less and draft.leads_to_less()
+            self._frees = min(self._frees, draft.frees())
             self._parts.append(change.author.part(changes))
 
     def _has_room_for(self, changes: Changes) -> bool:
@@ -152,7 +152,7 @@ class _Group:
         """Make the changes, if there are any; False if they must be planned again."""
         if not self._parts:
             return True
-        published = log.publish(self._parts, self._state, self._nonce, use_reserve=self._leads_to_less)
+        published = log.publish(self._parts, self._state, self._nonce, frees=self._frees)
         return published is Published.STANDS
 
     def answer(self) -> None:

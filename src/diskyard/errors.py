@@ -210,7 +210,8 @@ class NoSpace(DiskyardError):
 
     http_status, exit_status = 507, 27
     default_advice = (
-        "Free space (diskyard repo check lists what clean and merge would give back), then run the fix."
+        "Free space (diskyard repo check lists what clean and merge would give back), then try again, or "
+        "run the fix that is listed for what was begun."
     )
 
 
@@ -348,7 +349,24 @@ def from_os_error(error: OSError, doing: str) -> DiskyardError:
         return NoSpace(f"The storage is full: {words}.")
     if error.errno in (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN):
         return RepositoryUnavailable(f"The storage does not answer: {words}.")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno == errno.EFBIG:
+        return StorageError(
+            f"The file system cannot hold so long a file: {words}.",
+            advice="Use a file system that can (as XFS), or a format that stores only what was written (qcow2).",
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return StorageError(
+            f"The host has none left: {words}.",
+            advice="Give the process more (ulimit, LimitNOFILE of its unit, memory), or let it do less at once; "
+            "then try again.",
+        )
+    if error.errno == errno.EROFS:
+        return StorageError(
+            f"The storage is read-only: {words}.",
+            advice="Mount the file system so that it can be written to; one that the kernel has made "
+            "read-only after an error is to be checked first (fsck).",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
         return StorageError(
             f"The storage refuses: {words}.",
             advice="Run as a user who may read and write there, or change its permissions.",

@@ -82,6 +82,11 @@ class Opened:
         """
         return refresh(self.log)
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nothing can be written to the storage now, and so nothing held or attached."""
+        return self.storage.read_only_because() is not None
+
     def commit(self, plan: Callable[[Draft], Result], author: Author) -> Result:
         """Publish what ``plan`` writes; what it returned. See :func:`diskyard.commit.commit`."""
         return commit(self.log, plan, author)
@@ -94,8 +99,10 @@ class Opened:
 
         :param wait_s: how long to try; work in the way may be short.
         :raises diskyard.errors.LeaseHeld: names the host that works on it, where known.
+        :raises diskyard.errors.StorageError: nothing can be written there, nor locked.
         """
         leases: list[Lease] = []
+        self.log.require_writable_place()
         try:
             for image_id in sorted(set(image_ids)):
                 leases.append(self._lock(image_id, wait_s))

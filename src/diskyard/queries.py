@@ -10,7 +10,6 @@ from typing import TypeVar
 from immutables import Map
 
 from diskyard import errors
-from diskyard.log.log import Log
 from diskyard.model.chains import Chains
 from diskyard.model.records import Attachment, Image
 from diskyard.model.requests import PAGE_LIMIT, ListImages
@@ -202,8 +201,10 @@ def _candidates(opened: Opened, state: State, request: ListImages) -> Iterator[I
             yield image
 
 
-def _health(log: Log) -> str:
+def _health(opened: Opened) -> str:
+    log = opened.log
     why = log.damage if log.replaced is None else f"its history was replaced: {log.replaced}"
+    why = why or opened.storage.read_only_because()
     return "ok" if why is None else f"read-only: {why}"
 
 
@@ -233,6 +234,6 @@ def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, objec
         retained_bytes=used.retained_bytes,
         strong_bytes=used.strong_bytes,
         building_bytes=used.building_bytes,
-        health=_health(opened.log),
+        health=_health(opened),
         connection_parameters=dict(parameters),
     )

@@ -23,6 +23,19 @@ def test_create_connect_list_disconnect_remove(unconnected: Program) -> None:
     assert run("repo", "list", "--json").json == []
 
 
+def test_a_file_system_that_only_one_host_uses(unconnected: Program) -> None:
+    """The parameter is true or false for the API, and is kept with the connection."""
+    run = unconnected.run
+    shared = ("localfs-1.0", "path=fast", "sharedByOneHost=true")
+    assert "sharedByOneHost" in run("repo", "create", "--help").out
+    assert "true or false" in run("repo", "create", *shared[:2], "sharedByOneHost=maybe", status=10).err
+    run("repo", "create", *shared)
+    run("repo", "connect", "fast", *shared)
+    (info,) = run("repo", "list", "--json").json
+    assert info["connectionParameters"]["sharedByOneHost"] is True
+    run("disk", "create", "fast", "1M")
+
+
 def test_what_cannot_be_created_or_connected(program: Program) -> None:
     run = program.run
     assert "NotEmpty" in run("repo", "create", "localfs-1.0", "path=fast", "--json", status=13).err

@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.host.files import UncertainError, temporary_name
+from diskyard.host.files import UncertainError
 from diskyard.host.identity import ProcessIdentity, new_nonce
+from diskyard.host.temporary import temporary_name
 from diskyard.log.codec import decode
-from diskyard.model.transaction import Entry
+from diskyard.model.transaction import Entry, Frees
+from diskyard.repositories.interface import Repository
 from diskyard.repositories.localfs import connect, layout
 from diskyard.testing.faults import FailingFiles, no_space, with_files
 from diskyard.testing.lease_contract import first_file
-from diskyard.testing.place import fresh_name
 from diskyard.testing.repository_contract import Place, RepositoryContract
+
+
+def _connect_full(root: str, has_room: Event) -> Repository:
+    """Files are made and grow only in room that they have already."""
+    host = Host.real()
+
+    def no_room(step: str, words: Sequence[object]) -> int | None:
+        if has_room.is_set() or step not in ("create", "write", "keep_room", "preallocate", "make_folder"):
+            return None
+        if step == "write":
+            fd, data = words[:2]
+            assert isinstance(fd, int)
+            assert isinstance(data, bytes)
+            return None if os.fstat(fd).st_blocks * 512 >= len(data) else errno.ENOSPC
+        return errno.ENOSPC
+
+    return connect.connect({"path": root}, with_files(host, FailingFiles(host.identity, no_room)))
 
 
 class TestLocalfs(RepositoryContract):
@@ -32,6 +53,7 @@ class TestLocalfs(RepositoryContract):
             other_processes=True,
             copy_path=lambda kind, number, copy: Path(layout.log_paths(str(root), kind, number)[copy]),
             fill=lambda: first_file(root),
+            connect_full=lambda has_room: _connect_full(str(root), has_room),
         )
 
     @pytest.mark.parametrize("server", ["nfs.example", ""])
@@ -103,39 +125,81 @@ class TestLocalfs(RepositoryContract):
         )
         failing = place.connect(with_files(host, files))
         with pytest.raises(UncertainError):
-            failing.put("entry", 1, b"one", use_reserve=True)
+            failing.put("entry", 1, b"one", frees=Frees.AT_ONCE)
         assert place.connect().get("entry", 1) == (b"one", b"one")
 
     def test_a_folder_without_room_for_the_name_is_certain(self, place: Place, tmp_path: Path) -> None:
+        # A file of the reserve is spent on it, whose blocks are the folder's then.
         place.create()
         host = Host.real()
-        reserve = tmp_path / "repository" / layout.RESERVE
-
-        def no_room_for_names(step: str, words: Sequence[object]) -> int | None:
-            return errno.ENOSPC if step == "link" and reserve.stat().st_size else None
-
-        full = place.connect(with_files(host, FailingFiles(host.identity, no_room_for_names)))
+        room = iter([errno.ENOSPC, errno.ENOSPC, errno.ENOSPC])
+        files = FailingFiles(host.identity, lambda step, words: next(room, None) if step == "link" else None)
+        full = place.connect(with_files(host, files))
         with pytest.raises(OSError, match="space") as caught:
             full.put("entry", 1, b"one")
         assert not isinstance(caught.value, UncertainError)
-        assert full.put("entry", 1, b"one", use_reserve=True) is True
+        assert full.put("entry", 1, b"one", frees=Frees.AT_ONCE) is True
+        assert place.connect().get("entry", 1) == (b"one", b"one")
 
-    def test_the_reserve_lets_an_entry_through_that_frees_space(self, place: Place, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("frees", [Frees.LATER, Frees.AT_ONCE])
+    def test_threads_that_use_the_reserve_at_once(self, place: Place, frees: Frees) -> None:
+        # Each file of it becomes one copy of one entry.
         place.create()
-        host = Host.real()
+        assert place.connect_full is not None
+        connections = [place.connect_full(Event()) for _ in range(4)]
+        won: dict[int, list[int]] = {number: [] for number in range(1, 11)}
+        barrier = threading.Barrier(len(connections), timeout=30)
+
+        def publish(writer: int) -> None:
+            for number in won:
+                barrier.wait()
+                if connections[writer].put("entry", number, b"writer %d" % writer, frees=frees):
+                    won[number].append(writer)
+
+        threads = [threading.Thread(target=publish, args=(writer,)) for writer in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for number, (winner,) in won.items():
+            data = b"writer %d" % winner
+            assert connections[0].get("entry", number) == (data, data)
+
+    @pytest.mark.parametrize("second_name", [False, True])
+    def test_a_file_that_is_somebody_elses_is_not_written_to(
+        self, place: Place, tmp_path: Path, second_name: bool
+    ) -> None:
+        # As a backup that shares files makes them, or a copy that left holes where zeros were.
+        place.create()
+        assert place.connect_full is not None
         reserve = tmp_path / "repository" / layout.RESERVE
-
-        def full_while_reserved(step: str, words: Sequence[object]) -> int | None:
-            return no_space(step, words) if reserve.stat().st_size else None
-
-        full = place.connect(with_files(host, FailingFiles(host.identity, full_while_reserved)))
+        for path in reserve.iterdir():
+            if second_name:
+                (tmp_path / path.name).hardlink_to(path)
+            else:
+                size_bytes = path.stat().st_size
+                path.unlink()
+                path.touch()
+                os.truncate(path, size_bytes)
         with pytest.raises(OSError, match="space"):
-            full.put("entry", 1, b"one")
-        assert full.put("entry", 1, b"one", use_reserve=True) is True
-        name = fresh_name()
-        full.create_volume(name, length_bytes=4096)
-        full.delete_volume(name)
-        assert reserve.stat().st_size == layout.RESERVE_BYTES
+            place.connect_full(Event()).put("entry", 1, b"one", frees=Frees.AT_ONCE)
+        assert place.connect().put("entry", 1, b"one") is True
+        assert not any(path.stat().st_size and any(path.read_bytes()) for path in reserve.iterdir())
+        assert place.connect_full(Event()).put("entry", 2, b"two", frees=Frees.AT_ONCE) is True
+
+    def test_the_reserve_of_an_earlier_version(self, place: Place, tmp_path: Path) -> None:
+        # It was one file; it is replaced before the next entry is written, and else as good as none.
+        place.create()
+        assert place.connect_full is not None
+        reserve = tmp_path / "repository" / layout.RESERVE
+        shutil.rmtree(reserve)
+        reserve.write_bytes(bytes(4 << 20))
+        with pytest.raises(OSError, match="space"):
+            place.connect_full(Event()).put("entry", 1, b"one", frees=Frees.AT_ONCE)
+        assert place.connect().put("entry", 1, b"one") is True
+        assert place.connect_full(Event()).put("entry", 2, b"two", frees=Frees.AT_ONCE) is True
+        connect.remove(connect.connect(place.parameters, Host.real()), Host.real())
+        assert list((tmp_path / "repository").iterdir()) == []
 
 
 def test_the_newest_number_is_found_among_other_names() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.log.codec import Checkpoint, _checksum, decode
+from diskyard.log.codec import MAJOR, MINOR, Checkpoint, _checksum, decode
 from diskyard.log.log import Log
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry
@@ -134,7 +134,7 @@ CHANGES: dict[str, Callable[[Known], Words]] = {
 }  # fmt: skip
 
 
-def framed(kind: bytes, payload: bytes, version: bytes = b"1.0") -> bytes:
+def framed(kind: bytes, payload: bytes, version: bytes = b"%d.%d" % (MAJOR, MINOR)) -> bytes:
     """An object with a right checksum, whatever it says."""
     return b"%s %s %d %s\n%s\n" % (kind, version, len(payload), _checksum(kind, version, payload), payload)
 

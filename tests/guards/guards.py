@@ -107,7 +107,7 @@ GUARDS = [
     Guard(
         "the reserve is for what leads to less",
         "diskyard.commit",
-        (("self._leads_to_less = self._leads_to_less and draft", "self._leads_to_less = self._leads_to_less or draft"),),
+        (("self._frees = min(self._frees, ", "self._frees = max(self._frees, "),),
         (f"{GROUPS}::test_on_a_full_storage_what_leads_to_less_gets_through",),
     ),
     Guard(

@@ -78,7 +78,7 @@ NEEDED = [
     Removal("export to the disk", (r"flush < _flush < _serve", r"sync_path < sync_layer < copy_view")),
     Removal("export to the disk", (r"folder: _write_in < _write_file",)),
     # Repositories.
-    Removal("create repository", (r"folder: (_make_root < )?_make_folders < create",)),
+    Removal("create repository", (r"folder: (sync_folder < _make_root|_make_folders) < create",)),
     Removal("create repository", (r"write_temporary < publish < _seed < create",)),
     Removal("create repository", (r"folder: _publish_written < publish < _seed < create",)),
     Removal("remove repository", (r"folder: remove < remove_repository",)),
@@ -108,6 +108,9 @@ NOT_SEEN = {
     r"_(release|refill)_reserve": (
         "The reserve holds nothing: it is of its length, or empty, and taken again after the next delete. "
         "Synced, its blocks are free for the entry that needs them."
+    ),
+    r"folder: sync_folder < require_able < (create|connect)": (
+        "It only shows whether the file system can: nothing was done that it would make durable."
     ),
     r"_make_folders < create": "Of the files locks and reserve, which hold nothing; names are the folder's.",
     r"grow_volume < _reserve": (

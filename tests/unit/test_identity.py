@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from diskyard.host import identity
-from diskyard.host.files import temporary_name, temporary_owner
 from diskyard.host.identity import provably_gone, this_host, this_process
+from diskyard.host.temporary import temporary_name, temporary_owner
 
 HOST = this_host()
 MYSELF = this_process(HOST)

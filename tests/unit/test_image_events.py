@@ -207,7 +207,9 @@ class Story:
         yield partial(switch.hold, image_id=one.id, new_hold=hold, missing=())
         yield partial(change.end_trackers, disk_id=disk_id)
         for weak_id in [key for key, item in found.images.items() if not item.is_strong]:
-            plan = merge.plan_merge(found, weak_id, {key: self.chance.randint(0, 9) for key in found.volumes})
+            plan = merge.plan_merge(
+                found, weak_id, {key: self.chance.randint(0, 9) for key in found.volumes}, Capabilities()
+            )
             if plan is not None:
                 seal = merge.seal_merge_down if plan.direction == "down" else merge.seal_merge_up
                 yield partial(seal, image_id=weak_id, plan=plan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from diskyard.attachments.libvirt import disk_xml
 from diskyard.attachments.serve import nobody_serves
 from diskyard.host.identity import new_uuid
@@ -33,6 +35,8 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
     """
     opened = engine.connections.get(request.repository_id)
     owner = request.options.owner or DEFAULT_OWNER
+    if opened.is_read_only:
+        return _answer(opened, _not_recorded(engine, opened, request, owner))
     attachment = None
     while attachment is None:
         weak = _weak_below(opened.state(), request.image_id)
@@ -44,6 +48,21 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
     return _answer(opened, attachment)
 
 
+def _not_recorded(engine: Engine, opened: Opened, request: PrepareImage, owner: str) -> Attachment:
+    """An attachment for reading where nothing can be written: no other host learns of it.
+
+    Nor can any host whose storage is the same change what it reads.
+
+    :raises diskyard.errors.StorageError: it would write, or have to be kept for being served.
+    """
+    state = opened.state()
+    image = strong_image(state, request.image_id)
+    if request.options.serve or (image.kind == "virtual_disk" and not request.options.read_only):
+        opened.log.require_writable_place()
+    missing = opened.missing_below(state, image.id)
+    return _planned(Draft(state), engine, request, owner, missing)
+
+
 def _attach(
     engine: Engine, opened: Opened, request: PrepareImage, owner: str, weak: list[str]
 ) -> Attachment | None:
@@ -53,18 +72,24 @@ def _attach(
     def plan(draft: Draft) -> Attachment | None:
         if _weak_below(draft.state, request.image_id) != weak:
             return None
-        return planner.attach(
-            draft,
-            request.image_id,
-            attachment_id=new_uuid(),
-            host=engine.host.identity,
-            owner=owner,
-            read_only=request.options.read_only,
-            now=engine.host.clock.now(),
-            missing=missing,
-        )
+        return _planned(draft, engine, request, owner, missing)
 
     return opened.commit(plan, engine.author("prepareImage"))
+
+
+def _planned(
+    draft: Draft, engine: Engine, request: PrepareImage, owner: str, missing: Collection[str]
+) -> Attachment:
+    return planner.attach(
+        draft,
+        request.image_id,
+        attachment_id=new_uuid(),
+        host=engine.host.identity,
+        owner=owner,
+        read_only=request.options.read_only,
+        now=engine.host.clock.now(),
+        missing=missing,
+    )
 
 
 def _weak_below(state: State, image_id: str) -> list[str]:
@@ -102,6 +127,12 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
     options = request.options
     owner = options.owner or DEFAULT_OWNER
     host_id = options.host_id or engine.host.identity.host_id
+    if opened.is_read_only:
+        strong_image(before, request.image_id)
+        here = [(found.owner, found.host.host_id) for found in before.attachments_of(request.image_id)]
+        if (owner, host_id) not in here:
+            return Outcome(request.image_id)  # it was not recorded
+        opened.log.require_writable_place()
     with nobody_serves(opened, request.image_id, host_id, owner):
         opened.commit(
             lambda draft: planner.detach(

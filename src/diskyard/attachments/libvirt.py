@@ -9,14 +9,18 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from diskyard.host import Host
-from diskyard.mover.blockgraph import ends_inside_a_sector
+from diskyard.mover.blockgraph import opens_past_cache
 from diskyard.mover.interface import Chain, Layer
 
 
 def disk_xml(host: Host, chain: Chain, *, read_only: bool, device: str = "vda") -> str:
     """The element for a chain of files."""
     disk = ET.Element("disk", type="file", device="disk")
-    cache = "writeback" if not read_only and ends_inside_a_sector(host, chain[0]) else "none"
+    # libvirt has one mode for the whole chain.
+    past_cache = all(
+        opens_past_cache(host, layer, writable=not read_only and layer is chain[0]) for layer in chain
+    )
+    cache = "none" if past_cache else "writeback"
     ET.SubElement(disk, "driver", name="qemu", type=chain[0].format, cache=cache)
     _add_source(disk, chain[0])
     below = disk

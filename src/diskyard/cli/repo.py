@@ -29,9 +29,15 @@ def repo() -> None:
     """Repositories: create, connect, check and fix them, and see what fills them."""
 
 
-def _absolute(parameters: dict[str, str]) -> dict[str, str]:
-    """A path as people type it, from where they are."""
-    return {key: os.path.abspath(value) if key == "path" else value for key, value in parameters.items()}
+def _parsed(parameters: dict[str, str]) -> dict[str, object]:
+    """Parameters as people type them: a path from where they are, and what is true or false."""
+    found: dict[str, object] = {**parameters}
+    if "path" in parameters:
+        found["path"] = os.path.abspath(parameters["path"])
+    shared = parameters.get("sharedByOneHost")
+    if shared in ("true", "false"):
+        found["sharedByOneHost"] = shared == "true"
+    return found
 
 
 @repo.command(example="diskyard repo create localfs-1.0 path=/srv/images")
@@ -40,10 +46,11 @@ def _absolute(parameters: dict[str, str]) -> dict[str, str]:
 def create(format_name: str, parameters: dict[str, str]) -> None:
     """Make an empty repository in an empty place.
 
-    FORMAT is one that this version knows, as localfs-1.0, which takes path=FOLDER.
+    FORMAT is one that this version knows, as localfs-1.0, which takes path=FOLDER, and for a file
+    system that is not known to be local sharedByOneHost=true: no other host uses it.
     """
     with open_yard() as yard:
-        yard.create_storage_repository(format_name, _absolute(parameters))
+        yard.create_storage_repository(format_name, _parsed(parameters))
         answer(None, "The repository is created. Connect it with 'diskyard repo connect'.")
 
 
@@ -52,9 +59,12 @@ def create(format_name: str, parameters: dict[str, str]) -> None:
 @click.argument("format_name", metavar="FORMAT")
 @_parameters
 def connect(repo: str, format_name: str, parameters: dict[str, str]) -> None:
-    """Connect a repository on this host under a name of your choice, REPO."""
+    """Connect a repository on this host under a name of your choice, REPO.
+
+    PARAMETERS are those with which it was created.
+    """
     with open_yard() as yard:
-        yard.connect_storage_repository(repo, format_name, _absolute(parameters))
+        yard.connect_storage_repository(repo, format_name, _parsed(parameters))
         answer(None, f"{repo} is connected.")
 
 

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-import diskyard.service.whole  # noqa: F401 - it imports the rest
 from diskyard import errors
 from diskyard.daemon.announced import Announcement
 from diskyard.daemon.audit import Audit
@@ -27,6 +26,7 @@ from diskyard.http.app import Application
 from diskyard.http.limits import Limits
 from diskyard.http.metrics import Metrics
 from diskyard.service import Service
+from diskyard.service.whole import build_tables
 from diskyard.tasks.limits import TaskLimits
 from diskyard.version import version
 
@@ -84,6 +84,7 @@ class Daemon:
 
     def __init__(self, config: Config) -> None:
         configure(config.log)
+        build_tables()  # of the types that are the daemon's own too
         host = Host.real()
         self._manager = Manager()
         self.service = make_service(config, host)

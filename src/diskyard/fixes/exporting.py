@@ -6,13 +6,15 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 
 from diskyard import errors
 from diskyard.fixes.runner import run_follow_ups
 from diskyard.fixes.work import Watcher, Work
 from diskyard.host import Files, HostIdentity, provably_gone
-from diskyard.host.files import temporary_owner
 from diskyard.host.identity import new_uuid
+from diskyard.host.renaming import move_to_new
+from diskyard.host.temporary import temporary_owner
 from diskyard.model.fix import Merge
 from diskyard.model.records import CopyHold, Image
 from diskyard.model.requests import ExportImage
@@ -20,7 +22,14 @@ from diskyard.mover.transfer import export_view
 from diskyard.opened import Opened
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import Engine, FollowUp
-from diskyard.operations.freeze import copy_hold, freeze_disk, hold_snapshot, release_hold, require_held
+from diskyard.operations.freeze import (
+    copy_hold,
+    freeze_disk,
+    hold_snapshot,
+    release_hold,
+    require_held,
+    require_unchanged,
+)
 from diskyard.operations.transfer import require_transfer_folder, transfer_path
 from diskyard.planner import copy as planner
 
@@ -52,13 +61,54 @@ def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bo
         raise errors.InvalidParameter(f"There is no folder {folder}.")
     if taken:
         raise errors.NotEmpty(f"{path} exists.", advice="Choose another path; nothing is overwritten.")
+    _require_writable(files, folder, path)
+    if request.format == "raw":
+        _require_long_files(files, folder, path, state.images[request.image_id].size_bytes)
     return lambda watcher: _export(engine, opened, request, path, watcher)
+
+
+def _require_writable(files: Files, folder: str, path: str) -> None:
+    """Refuse a folder in which no file can be made, before anything is read."""
+    if files.may_write(folder):
+        return
+    if files.is_read_only(folder):
+        raise errors.InvalidParameter(
+            f"{path} cannot be written: its file system is mounted read-only.",
+            advice="Use a folder of another file system, or mount this one so that it can be written to.",
+        )
+    raise errors.InvalidParameter(
+        f"{path} cannot be written: this user may not make files in {folder}.",
+        advice="Use another folder, or change its permissions.",
+    )
+
+
+def _require_long_files(files: Files, folder: str, path: str, size_bytes: int) -> None:
+    """Refuse a raw file that the file system cannot hold; what it can is asked of an empty one."""
+    probe = files.temporary_path(folder)
+    try:
+        os.close(files.create(probe))
+        longest_bytes = files.longest_file_bytes(probe, size_bytes)
+    except OSError as error:
+        raise errors.from_os_error(error, f"making a file beside {path}") from error
+    finally:
+        files.discard(probe)
+    if longest_bytes < size_bytes:
+        raise errors.InvalidParameter(
+            f"{path} would have {size_bytes} bytes, longer than a file can be there ({longest_bytes}).",
+            advice="Export it as qcow2, which has only what was written, or to another file system.",
+        )
 
 
 def _export(engine: Engine, opened: Opened, request: ExportImage, path: str, watcher: Watcher) -> bool:
     author = engine.author("exportImage")
-    export_id, work_id = new_uuid(), new_uuid()
     work = Work(engine, opened, author, watcher, request.options.rate_limit, fix="export")
+    if opened.is_read_only:
+        image = planner.copy_source(
+            opened.state(), request.image_id, opened.missing_below(opened.state(), request.image_id)
+        )
+        _write_file(work, request, image, partial(require_unchanged, opened, image), path)
+        return True
+    export_id, work_id = new_uuid(), new_uuid()
     hold = copy_hold(opened, export_id, work_id)
     with opened.work_on([export_id]) as leases:
         work.hold(leases)
@@ -69,7 +119,7 @@ def _export(engine: Engine, opened: Opened, request: ExportImage, path: str, wat
         else:
             image = freeze_disk(opened, image.id, hold, author)
         try:
-            _write_file(work, request, image, hold, path)
+            _write_file(work, request, image, partial(require_held, opened, image.id, hold), path)
         finally:
             _let_go(work, image, hold)
     return True
@@ -86,8 +136,12 @@ def _let_go(work: Work, image: Image, hold: CopyHold) -> None:
         run_follow_ups(work.engine, follow_ups)
 
 
-def _write_file(work: Work, request: ExportImage, image: Image, hold: CopyHold, path: str) -> None:
+def _write_file(
+    work: Work, request: ExportImage, image: Image, require_same: Callable[[], None], path: str
+) -> None:
     """Write beside the path, then give the file its name, which must still be free.
+
+    :param require_same: the look after reading: it raises if what was read must not be used.
 
     The folder is opened once, and all is done in what was opened: whoever may change the folders on
     the way can make a link of one at any moment, which must lead nothing anywhere else. A crash
@@ -101,15 +155,30 @@ def _write_file(work: Work, request: ExportImage, image: Image, hold: CopyHold, 
             folder = f"/proc/self/fd/{folder_fd}"
             require_transfer_folder(host, os.readlink(folder), path)
             _remove_leftovers(host.files, host.identity, folder)
-            _write_in(work, request, image, hold, path, folder_fd)
+            _write_in(work, request, image, require_same, path, folder_fd)
         finally:
             os.close(folder_fd)
+    except errors.NoSpace as error:
+        raise _no_room(path, error.message) from error
     except OSError as error:
-        raise errors.from_os_error(error, f"exporting to {path}") from error
+        told = errors.from_os_error(error, f"exporting to {path}")
+        raise _no_room(path, told.message) if isinstance(told, errors.NoSpace) else told from error
+
+
+def _no_room(path: str, message: str) -> errors.NoSpace:
+    return errors.NoSpace(
+        message,
+        advice=f"Free space for {os.path.dirname(path)}, or choose a folder elsewhere, and export it again.",
+    )
 
 
 def _write_in(
-    work: Work, request: ExportImage, image: Image, hold: CopyHold, path: str, folder_fd: int
+    work: Work,
+    request: ExportImage,
+    image: Image,
+    require_same: Callable[[], None],
+    path: str,
+    folder_fd: int,
 ) -> None:
     """The same, in a folder that is open: its path here is the same in the programs that inherit it."""
     host, state = work.engine.host, work.opened.state()
@@ -118,15 +187,14 @@ def _write_in(
     try:
         with work.opened.reading(state, state.images[image.id]) as chain:
             export_view(host, chain, image.size_bytes, temporary, request.format, work, [folder_fd])
-        require_held(work.opened, image.id, hold)
+        require_same()
         try:
-            host.files.link(temporary, os.path.join(folder, os.path.basename(path)))
+            move_to_new(host.files, temporary, os.path.join(folder, os.path.basename(path)))
         except FileExistsError:
             raise errors.NotEmpty(
                 f"{path} was made by somebody else meanwhile.",
                 advice="Choose another path; nothing is overwritten.",
             ) from None
-        host.files.unlink(temporary)
         host.files.sync_folder(folder)
     finally:
         host.files.discard(temporary)

@@ -99,7 +99,7 @@ def _copy_privately(
     try:
         private_copy(work.engine.host, source_fd, path, work)
         if inspect_import(work.engine.host, path, source.format) != size_bytes:
-            raise errors.UnsafeImage(f"{source.path} does not have the size it had.")
+            raise _changed(source)
         work.stage = "2/2"
         _copy_layer(work, path, source, size_bytes, target, start_bytes)
     finally:

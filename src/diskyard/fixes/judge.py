@@ -67,7 +67,7 @@ def _judge_copies(
         worked_on = target.locked_among({hold.copy_id for hold in holds})
         if any(hold.copy_id not in worked_on for hold in holds):
             state = target.state()
-            target.log.require_writable()
+            target.log.require_whole()
     except (errors.DiskyardError, OSError) as error:
         why = f": {error}" if may_use(target.repo_id) else ""
         why_unknown = f"the repository that the copy is in cannot be read{why}"

@@ -23,7 +23,14 @@ from diskyard.mover.reflink import clone_file
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.change import cleaning, holds_of_cancelled
 from diskyard.operations.engine import FollowUp
-from diskyard.operations.freeze import copy_hold, hold_snapshot, is_hold_of, release_hold, require_held
+from diskyard.operations.freeze import (
+    copy_hold,
+    hold_snapshot,
+    is_hold_of,
+    release_hold,
+    require_held,
+    require_unchanged,
+)
 from diskyard.planner import mend as planner
 from diskyard.planner.common import Superseded
 
@@ -150,7 +157,12 @@ def _take_over(work: Work, image: Image, fingerprint: str) -> tuple[Volume, int]
     work_id, volume_id = new_uuid(), new_uuid()
     _, volume = opened.commit(
         lambda draft: planner.take_over(
-            draft, image.id, work_id=work_id, volume_id=volume_id, keep=safe or not exists
+            draft,
+            image.id,
+            work_id=work_id,
+            volume_id=volume_id,
+            keep=safe or not exists,
+            capabilities=opened.storage.capabilities,
         ),
         work.author,
     )
@@ -213,6 +225,10 @@ def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[tuple[Fo
     if isinstance(hold, CopyHold):
         yield found, _fingerprint(found.image, hold)
         _require_held(work, found, hold)
+        return
+    if place.is_read_only:
+        yield found, new_uuid()  # what an interrupted reading has brought is not relied on
+        require_unchanged(place, found.image)
         return
     own = copy_hold(work.opened, image_id, new_uuid())
     hold_snapshot(place, found.image.id, own, work.author)
@@ -281,6 +297,8 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
     if home is None or frozen is None:
         return []
     before = home.state()
+    if home.is_read_only:
+        return []  # check lists the hold, if there is one, when it can be released
     for hold in frozen.held_for:
         if not isinstance(hold, CopyHold) or not is_hold_of(hold, work.opened, image_id):
             continue
@@ -317,7 +335,12 @@ def _restore(
     volume_id, work_id = new_uuid(), new_uuid()
     image, volume = opened.commit(
         lambda draft: planner.begin_restore(
-            draft, image.id, volume_id=volume_id, work_id=work_id, missing=missing
+            draft,
+            image.id,
+            volume_id=volume_id,
+            work_id=work_id,
+            missing=missing,
+            capabilities=opened.storage.capabilities,
         ),
         work.author,
     )

@@ -16,6 +16,8 @@ from diskyard.planner import merge as planner
 from diskyard.planner.common import Superseded
 from diskyard.planner.merge import MergePlan
 
+_MOVE = "Move the repository to a file system that can hold longer files (as XFS)."
+
 
 def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
     """Merge a weak image with the one volume that reads it.
@@ -37,6 +39,9 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
             if planner.merge_lease_images(state, plan) != leases:
                 continue  # the disk was snapshotted meanwhile: other images to hold
             _require_free(state, plan)
+            too_long = planner.merge_too_long(plan, opened.storage.capabilities)
+            if too_long is not None:
+                raise errors.Unsupported(f"The merge waits: {too_long}.", advice=_MOVE)
             _require_whole(opened, state, plan)
             try:
                 return True, _merge(work, state, plan)
@@ -52,7 +57,7 @@ def _plan(opened: Opened, state: State, image_id: str) -> MergePlan | None:
     for volume_id in (image.volume_id, *state.dependents(image_id)):
         stored = opened.stored(state.volumes[volume_id])
         allocated[volume_id] = 0 if stored is None else stored.allocated_bytes
-    return planner.plan_merge(state, image_id, allocated)
+    return planner.plan_merge(state, image_id, allocated, opened.storage.capabilities)
 
 
 def merge_is_free(opened: Opened, image_id: str) -> bool:

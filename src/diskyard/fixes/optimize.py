@@ -32,7 +32,14 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
         plan = planner.plan_optimize(state, action.image_id, opened.storage.capabilities)
         if plan is None or opened.missing_of(state, plan.image):
             return False, []
-        waits_for = planner.optimize_waits_for(state, plan)
+        too_long = opened.storage.capabilities.why_not_raw(plan.image.size_bytes)
+        if plan.kind == "flatten" and too_long is not None:
+            raise errors.Unsupported(
+                f"The optimization waits: {too_long}.",
+                advice="Copy the image to a repository whose file system can hold longer files (as XFS).",
+                imageId=plan.image.id,
+            )
+        waits_for = planner.optimize_waits_for(state, plan, opened.storage.capabilities)
         if waits_for is not None:
             raise errors.ImageInUse(f"The optimization waits: {waits_for}.", imageId=plan.image.id)
         if plan.kind == "reserve":

@@ -9,11 +9,11 @@ import mmap
 import os
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diskyard.host.calls import storage_call
-from diskyard.host.reading import ReadingFiles
+from diskyard.host.filesystems import FileSystems
 
 _FS_IOC_FIEMAP = 0xC020660B  # linux/fs.h: _IOWR('f', 11, struct fiemap)
 _FIEMAP = struct.Struct("=QQIIII")  # start, length, flags, mapped extents, extent count, reserved
@@ -64,8 +64,28 @@ class Buffer:
         return not _libc.memcmp(self._address + start, other._address + start, end - start)
 
 
-class BulkFiles(ReadingFiles):
+class BulkFiles(FileSystems):
     """Reads much of a file at once. Errors are the system's own :class:`OSError`."""
+
+    @storage_call
+    def keep_room(self, folder: str, sizes_bytes: Mapping[str, int], temporary: str) -> None:
+        """Make files of zeros that have all of their blocks, by their names in a folder.
+
+        Each has its name only once it is whole, and what had the name before has lost it: nothing
+        here ever changes a file that others can find.
+
+        :param temporary: a path in the folder for the one that is being made.
+        """
+        for name, size_bytes in sizes_bytes.items():
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            try:
+                os.posix_fallocate(fd, 0, size_bytes)
+                os.rename(temporary, os.path.join(folder, name))
+            except BaseException:
+                os.unlink(temporary)
+                raise
+            finally:
+                os.close(fd)
 
     @storage_call
     def read_into(self, fd: int, memory: memoryview, offset_bytes: int) -> int:

@@ -17,7 +17,9 @@ R = TypeVar("R")
 
 #: Calls that take as long as the storage has work to do, which may be much; so does what QEMU is
 #: asked ("qmp …" and "qemu-img …", with time-outs of their own, and "nbd …").
-_LONG_CALLS = frozenset(("clone", "preallocate", "sync", "sync_folder", "begin_write_out", "end_write_out"))
+_LONG_CALLS = frozenset(
+    ("clone", "preallocate", "keep_room", "sync", "sync_folder", "begin_write_out", "end_write_out")
+)
 
 
 _LONG_FACTOR = 10

@@ -3,7 +3,7 @@
 A simulator of crashes, power cuts and faults replaces :class:`Files` by a subclass
 that overrides the primitives; the two protocols for durable files,
 :meth:`Files.publish` and :meth:`Files.replace`, are written once, below them, and
-nowhere else.
+nowhere else; that for a file which was written already is in :mod:`diskyard.host.renaming`.
 """
 
 from __future__ import annotations
@@ -13,55 +13,35 @@ import errno
 import fcntl
 import itertools
 import os
-import re
 import stat
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from diskyard.host.bulk import BulkFiles
 from diskyard.host.calls import storage_call
-from diskyard.host.identity import ProcessIdentity, this_process
+from diskyard.host.identity import this_process
 from diskyard.host.reading import open_again
+from diskyard.host.renaming import rename_exclusively
+from diskyard.host.temporary import temporary_name, temporary_owner
 from diskyard.model.identity import HostIdentity
 
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _OFD_GETLK, _OFD_SETLK = 36, 37  # asm-generic/fcntl.h
 _LOCKABLE_BYTES = (1 << 63) - 1
-_TEMPORARY_PREFIX = "tmp."
-_TEMPORARY_NAME = re.compile(r"tmp\.([0-9a-f]{32})\.([0-9a-f]{32})\.([0-9]+)\.([0-9]+)\.([0-9]+)\.[0-9]+")
 _DISCARD_ATTEMPTS = 2
 _MODE_BITS = 0o640
 PRIVATE_BITS = 0o600
 _counter = itertools.count()  # of the process: several doors may write into one folder
 
 
+def is_full(error: OSError) -> bool:
+    """Whether an error says that there is no room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 class UncertainError(OSError):
     """A publish failed where it may have happened all the same."""
-
-
-def temporary_name(process: ProcessIdentity, counter: int) -> str:
-    """A name for a temporary file that tells which process made it."""
-    return (
-        f"{_TEMPORARY_PREFIX}{process.machine_id}.{process.boot_id}"
-        f".{process.pid_namespace}.{process.pid}.{process.start_ticks}.{counter}"
-    )
-
-
-def temporary_owner(name: str) -> ProcessIdentity | None:
-    """The process that made a temporary file of this name; None if it is no such name."""
-    if not name.startswith(_TEMPORARY_PREFIX):  # quicker, where very many others are looked through
-        return None
-    found = _TEMPORARY_NAME.fullmatch(name)
-    if found is None:
-        return None
-    return ProcessIdentity(
-        machine_id=found[1],
-        boot_id=found[2],
-        pid_namespace=int(found[3]),
-        pid=int(found[4]),
-        start_ticks=int(found[5]),
-    )
 
 
 class Files(BulkFiles):
@@ -176,6 +156,11 @@ class Files(BulkFiles):
         os.rename(source, target)
 
     @storage_call
+    def rename_to_new(self, source: str, target: str) -> None:
+        """Move a name to another that must not exist, atomically; not every file system can (EINVAL)."""
+        rename_exclusively(source, target)
+
+    @storage_call
     def unlink(self, path: str) -> None:
         """Remove a name that must exist."""
         os.unlink(path)
@@ -209,7 +194,15 @@ class Files(BulkFiles):
         """A fresh path for a temporary file of this process; nothing is made."""
         return os.path.join(folder, temporary_name(this_process(self._host), next(_counter)))
 
-    def publish(self, paths: Sequence[str], data: bytes) -> bool:
+    def publish(
+        self,
+        paths: Sequence[str],
+        data: bytes,
+        *,
+        make: Callable[[], str] | None = None,
+        drop: Callable[[str], object] | None = None,
+        spare: Callable[[], bool] | None = None,
+    ) -> bool:
         """Make every one of ``paths``, all in one folder, hold ``data``, if the first is absent.
 
         Of several publishers of the same first path one wins, and its answer is True. A later
@@ -219,6 +212,10 @@ class Files(BulkFiles):
         rename(2) would not do: of two writers that look and then rename, both succeed. With
         link(2) the loser gets EEXIST.
 
+        :param make: makes a temporary file with durable contents; by default a new one.
+        :param drop: removes the name of such a file in the end.
+        :param spare: frees some room where the folder has none for a name; False if it cannot. With
+            it one name is enough where the folder has no room for another.
         :raises UncertainError: it failed where the name may be there; any other OSError means
             that nothing was published.
         """
@@ -226,29 +223,46 @@ class Files(BulkFiles):
         temporaries: list[str] = []
         try:
             for _ in paths:
-                temporaries.append(self.write_temporary(folder, data))
-            return self._publish_written(folder, temporaries, paths)
+                temporaries.append(make() if make else self.write_temporary(folder, data))
+            return self._publish_written(folder, temporaries, paths, spare)
         finally:
             for temporary in temporaries:
-                self.discard(temporary)
+                (drop or self.discard)(temporary)
 
-    def _publish_written(self, folder: str, temporaries: Sequence[str], paths: Sequence[str]) -> bool:
+    def _publish_written(
+        self,
+        folder: str,
+        temporaries: Sequence[str],
+        paths: Sequence[str],
+        spare: Callable[[], bool] | None,
+    ) -> bool:
         try:
-            self.link(temporaries[0], paths[0])
+            self._link(temporaries[0], paths[0], spare)
         except FileExistsError:
             return False
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT) and not self._may_exist(paths[0]):
+            if is_full(error) and not self._may_exist(paths[0]):
                 raise  # the folder had no room for the name: it is certainly not there
             raise UncertainError(error.errno, error.strerror, paths[0]) from error
         try:
             for temporary, path in zip(temporaries[1:], paths[1:], strict=True):
-                with contextlib.suppress(FileExistsError):
-                    self.link(temporary, path)
+                try:
+                    self._link(temporary, path, spare)
+                except OSError as error:
+                    if error.errno != errno.EEXIST and not (spare and is_full(error)):
+                        raise
             self.sync_folder(folder)
         except OSError as error:
             raise UncertainError(error.errno, error.strerror, paths[0]) from error
         return True
+
+    def _link(self, source: str, target: str, spare: Callable[[], bool] | None) -> None:
+        while True:
+            try:
+                return self.link(source, target)
+            except OSError as error:
+                if not is_full(error) or spare is None or self._may_exist(target) or not spare():
+                    raise
 
     def _may_exist(self, path: str) -> bool:
         try:
@@ -256,10 +270,15 @@ class Files(BulkFiles):
         except OSError:
             return True
 
-    def replace(self, path: str, data: bytes, *, mode_bits: int = _MODE_BITS) -> None:
-        """Make ``path`` hold ``data``, durably; a crash leaves the old contents or the new."""
+    def replace(
+        self, path: str, data: bytes, *, mode_bits: int = _MODE_BITS, make: Callable[[], str] | None = None
+    ) -> None:
+        """Make ``path`` hold ``data``, durably; a crash leaves the old contents or the new.
+
+        :param make: makes a temporary file beside it with durable contents; by default a new one.
+        """
         folder = os.path.dirname(path)
-        temporary = self.write_temporary(folder, data, mode_bits=mode_bits)
+        temporary = make() if make else self.write_temporary(folder, data, mode_bits=mode_bits)
         try:
             self.rename(temporary, path)
         except BaseException:

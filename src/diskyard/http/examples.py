@@ -316,7 +316,10 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
                 "formats": [
                     {
                         "name": "localfs-1.0",
-                        "parameters": {"path": "absolute path of a folder on a local file system"},
+                        "parameters": {
+                            "path": "absolute path of a folder on a local file system",
+                            "sharedByOneHost": "true: no other host uses the file system, …",
+                        },
                         "capabilities": {
                             "reflink": None,
                             "preallocation": True,

@@ -56,7 +56,7 @@ class LocalLeases:
 
     def is_locked(self, name: str) -> bool:
         """Whether somebody has the lease of this name, without taking it."""
-        fd = self._host.files.open_for_writing(self._path)
+        fd = self._host.files.open_to_read(self._path)
         try:
             return self._host.files.byte_is_locked(fd, lease_byte(name))
         finally:
@@ -66,7 +66,7 @@ class LocalLeases:
         """Those of several names of which somebody has the lease; the file is asked once for all."""
         if not names:
             return set()
-        fd = self._host.files.open_for_writing(self._path)
+        fd = self._host.files.open_to_read(self._path)
         try:
             locked = self._host.files.locked_bytes(fd)
         finally:

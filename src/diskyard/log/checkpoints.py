@@ -10,6 +10,7 @@ import msgspec
 
 from diskyard import errors
 from diskyard.log.codec import Checkpoint, CheckpointWritten, Damaged, NewerMajor, decode, encode
+from diskyard.log.entries import nonce_of
 from diskyard.log.index.stored import CODECS, encoded
 from diskyard.model.soundness import flaw_of
 from diskyard.model.state import State
@@ -25,6 +26,11 @@ _ENTRIES_BETWEEN = 64
 def nonces_kept(nonces: Sequence[str]) -> list[str]:
     """The newest nonces, as many as a checkpoint lists."""
     return list(nonces[-_NONCES_KEPT:])
+
+
+def written_by_newer(place: str, error: NewerMajor) -> errors.NotARepository:
+    """The error of the table for a log that this program must not touch."""
+    return errors.NotARepository(f"{place} was written by a newer Diskyard (format {error}).")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +82,35 @@ class Checkpoints:
 
         :raises Damaged: neither does.
         """
-        damage = Damaged("neither copy can be read")
-        for copy in self._repository.get("checkpoint", number):
+        damage: Damaged | NewerMajor = Damaged("neither copy can be read")
+        copies = self._repository.get("checkpoint", number)
+        for copy in copies:
             if not copy:
                 continue
             try:
                 checkpoint, newer = decode(copy, Checkpoint)
                 state = check_checkpoint(checkpoint, self._repository.marker, number)
+                if copies[0] != copies[1]:
+                    self._require_not_anothers(number, state.nonce)
                 return Found(checkpoint, state, newer)
-            except Damaged as error:
+            except (Damaged, NewerMajor) as error:
                 damage = error
-            except NewerMajor as error:
-                raise errors.NotARepository(
-                    f"{self._repository.place} was written by a newer Diskyard (format {error})."
-                ) from error
+        if isinstance(damage, NewerMajor):
+            raise written_by_newer(self._repository.place, damage) from damage
         raise damage
+
+    def _require_not_anothers(self, number: int, nonce: str) -> None:
+        """Of copies that differ that one is right which leads on from the entry that is there.
+
+        :raises Damaged: it was written in another history.
+        """
+        there = {
+            nonce_of(copy, self._repository.marker, number)
+            for copy in self._repository.get("entry", number)
+            if copy
+        }
+        if there - {None} and nonce not in there:
+            raise Damaged(f"it is of another history: entry {number} is another one")
 
     def trimmed_past(self, number: int) -> bool:
         """Whether entry ``number`` may have been trimmed.

@@ -63,9 +63,11 @@ def as_read(state: State, data: bytes) -> State:
         raise errors.InternalError(f"A change was about to be published that is damage: {error}.") from error
 
 
-def nonce_of(copy: bytes) -> str | None:
-    """The nonce of an entry; None if these bytes are no whole entry of this version."""
+def nonce_of(copy: bytes, marker: str, number: int) -> str | None:
+    """The nonce of an entry; None if these bytes are no whole entry of this version, place and number."""
     try:
-        return decode(copy, Entry)[0].nonce
+        entry, _ = decode(copy, Entry)
+        check_place(entry, marker, number)
     except (Damaged, NewerMajor):
         return None
+    return entry.nonce

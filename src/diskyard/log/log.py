@@ -13,12 +13,12 @@ from diskyard.host import Host
 from diskyard.host.files import UncertainError
 from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, checkpoint_of, nonces_kept
 from diskyard.log.codec import Damaged, encode
-from diskyard.log.entries import as_read, follow, nonce_of
+from diskyard.log.entries import as_read, follow
 from diskyard.log.index.keeper import IndexKeeper
 from diskyard.log.reading import LogReader
 from diskyard.log.turns import Turns
 from diskyard.model.state import State
-from diskyard.model.transaction import Changes, Entry, Part
+from diskyard.model.transaction import Changes, Entry, Frees, Part
 from diskyard.repositories.interface import Repository
 
 
@@ -88,23 +88,23 @@ class Log(LogReader):
     # -- publishing -------------------------------------------------------------------
 
     def publish(
-        self, parts: Sequence[Part], state: State, nonce: str, *, use_reserve: bool = False
+        self, parts: Sequence[Part], state: State, nonce: str, *, frees: Frees = Frees.NOTHING
     ) -> Published:
         """Publish changes that were planned on ``state`` as one entry; durable when it answers STANDS.
 
         :param parts: one or more, of which no two name the same record.
         :param nonce: a fresh one, which the changes may refer to: each try has its own.
-        :param use_reserve: all of them lead to less being stored.
+        :param frees: what the least of them leads to: how much of the reserve it may use.
         :raises diskyard.errors.CorruptRecord: something cannot be read, so nothing is written.
         :raises diskyard.errors.StorageError: if its outcome is unknown, nothing made for the
             changes may be removed, and they must not be published again without looking. Any
             other error of the table means that nothing was published.
         """
-        published = self._publish(parts, state, nonce, use_reserve=use_reserve)
+        published = self._publish(parts, state, nonce, frees=frees)
         self._watching.tell()
         return published
 
-    def _publish(self, parts: Sequence[Part], state: State, nonce: str, *, use_reserve: bool) -> Published:
+    def _publish(self, parts: Sequence[Part], state: State, nonce: str, *, frees: Frees) -> Published:
         with self._lock:
             if self._state is not state:
                 return Published.LOST  # another thread of this process was quicker
@@ -114,11 +114,12 @@ class Log(LogReader):
             entry = self._entry(parts, state, nonce)
             data = encode(entry)
             after = as_read(state, data)
-            if not self._put(entry.number, data, use_reserve=use_reserve):
+            if not self._put(entry.number, data, frees=frees):
                 return Published.LOST
             if not self._require_stands(entry):
                 return Published.STANDS
             self._state, self._newest = after, data
+            self._twin_missing = bool(frees)  # on a full storage one copy is enough
             self._nonces = nonces_kept([*self._nonces, entry.nonce])
             self._watching.note(entry, state, after)
             self._stands()
@@ -141,10 +142,10 @@ class Log(LogReader):
             also=tuple(parts[1:]),
         )
 
-    def _put(self, number: int, data: bytes, *, use_reserve: bool) -> bool:
+    def _put(self, number: int, data: bytes, *, frees: Frees) -> bool:
         try:
             with _not_made():
-                return self._repository.put("entry", number, data, use_reserve=use_reserve)
+                return self._repository.put("entry", number, data, frees=frees)
         except UncertainError as error:
             self._state = None  # whether it stands is for the next reading to tell
             raise self._unknown(number, str(error)) from error
@@ -170,10 +171,7 @@ class Log(LogReader):
 
     def _still_follows(self, entry: Entry) -> bool:
         """Whether the entry before one that was published is there, as it was."""
-        before = self._repository.get("entry", entry.number - 1)
-        nonces = [self._nonce_of(copy) for copy in before if copy is not None]
-        # What is there and cannot be read was not trimmed either.
-        there = bool(nonces) and set(nonces) <= {entry.previous, None}
+        there = self._is_entry(entry.number - 1, entry.previous)
         return there and not self._checkpoints.trimmed_past(entry.number - 1)
 
     def _unknown(self, number: int, why: str) -> errors.StorageError:
@@ -184,7 +182,7 @@ class Log(LogReader):
         if not self._twin_missing:
             return
         copies = self._repository.get("entry", state.version)
-        whole = next((c for c in copies if c and nonce_of(c) == state.nonce), None)
+        whole = next((c for c in copies if c and self._nonce_of(c, state.version) == state.nonce), None)
         if whole is not None:
             for index, copy in enumerate(copies):
                 if copy != whole:

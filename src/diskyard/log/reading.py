@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from diskyard import errors
 from diskyard.host.calls import PatientLock
-from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, Checkpoints, nonces_kept
+from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, Checkpoints, nonces_kept, written_by_newer
 from diskyard.log.codec import Damaged, NewerMajor, decode
 from diskyard.log.entries import check_link, check_place, follow, nonce_of
 from diskyard.log.index.keeper import IndexKeeper
@@ -128,9 +128,8 @@ class LogReader:
         found = self._keeper.load()
         if found is None:
             return
-        copies = self._repository.get("entry", found.state.version)
-        nonces = [nonce for copy in copies if copy and (nonce := nonce_of(copy)) is not None]
-        if nonces[:1] == [found.state.nonce] and self._checkpoints.is_near_to(found.state):
+        there = self._nonces_there(found.state.version) - {None}
+        if there == {found.state.nonce} and self._checkpoints.is_near_to(found.state):
             self._begin_at(found.state, found.nonces, newer=False)
         else:
             self._keeper.reject()
@@ -281,7 +280,7 @@ class LogReader:
 
     def _valid_entry(self, state: State, copies: Copies) -> tuple[Entry, bool, bytes]:
         """The entry after ``state`` from whichever copy holds it, and what that copy holds."""
-        damage = Damaged("neither copy can be read")
+        damage: Damaged | NewerMajor = Damaged("neither copy can be read")
         for copy in copies:
             if not copy:
                 continue
@@ -290,32 +289,35 @@ class LogReader:
                 check_place(entry, state.marker, state.version + 1)
                 check_link(entry, state)
                 return entry, newer, copy
-            except Damaged as error:
+            except (Damaged, NewerMajor) as error:
                 damage = error
-            except NewerMajor as error:
-                raise errors.NotARepository(
-                    f"{self._repository.place} was written by a newer Diskyard (format {error})."
-                ) from error
+        if isinstance(damage, NewerMajor):
+            raise written_by_newer(self._repository.place, damage) from damage
         raise damage
 
     def _still_there(self, state: State) -> bool:
         if self._checkpoints.trimmed_past(state.version):
             return False
-        copies = self._repository.get("entry", state.version)
-        for copy in copies:
-            if copy:
-                nonce = self._nonce_of(copy)
-                if nonce is not None:
-                    return nonce == state.nonce
-        # There, but unreadable, is not trimmed: check names it, and the state stands.
-        return copies != (None, None)
+        return self._is_entry(state.version, state.nonce)
 
-    def _nonce_of(self, copy: bytes) -> str | None:
+    def _is_entry(self, number: int, nonce: str) -> bool:
+        """Whether an entry that was known is there, as it was: in one copy, whatever the other is."""
+        there = self._nonces_there(number)
+        # There, but unreadable, is not trimmed: check names it, and the state stands.
+        return nonce in there or there == {None}
+
+    def _nonces_there(self, number: int) -> set[str | None]:
+        """The nonces that the copies of an entry have; None for one that is none of this place and number."""
+        copies = self._repository.get("entry", number)
+        return {self._nonce_of(copy, number) for copy in copies if copy is not None}
+
+    def _nonce_of(self, copy: bytes, number: int) -> str | None:
         """The nonce of an entry, which mostly is the one that was read last."""
-        if self._state is not None and copy == self._newest:
-            return self._state.nonce
-        nonce = nonce_of(copy)
-        if self._state is not None and nonce == self._state.nonce:
+        newest = self._state if self._state is not None and self._state.version == number else None
+        if newest is not None and copy == self._newest:
+            return newest.nonce
+        nonce = nonce_of(copy, self._repository.marker, number)
+        if newest is not None and nonce == newest.nonce:
             self._newest = copy
         return nonce
 
@@ -347,11 +349,17 @@ class LogReader:
             return list(self._nonces)
 
     def require_writable(self) -> None:
-        """Refuse while anything is unreadable, or a newer program's fields would be lost.
+        """Refuse while anything is unreadable, a newer program's fields would be lost, or all is read-only.
 
         :raises diskyard.errors.CorruptRecord: names what cannot be read; or the history was replaced.
         :raises diskyard.errors.Unsupported: a newer minor version wrote the log.
+        :raises diskyard.errors.StorageError: the storage is read-only.
         """
+        self.require_whole()
+        self.require_writable_place()
+
+    def require_whole(self) -> None:
+        """Refuse to rely on a log that cannot all be read; storage that is read-only will do."""
         if self.replaced is not None:
             raise errors.CorruptRecord(
                 f"The history of {self._repository.place} was replaced: {self.replaced}.",
@@ -369,10 +377,25 @@ class LogReader:
                 advice="Upgrade Diskyard on this host.",
             )
 
+    def require_writable_place(self) -> None:
+        """Refuse a place in which nothing can be written now.
+
+        :raises diskyard.errors.StorageError: says why.
+        """
+        why = self._repository.read_only_because()
+        if why is not None:
+            raise errors.StorageError(
+                f"Nothing can be written to {self._repository.place}: {why}.",
+                advice="Mount the file system so that it can be written to, or use a user who may write "
+                "there, then try again. Reading and exporting work as they are.",
+            )
+
     def read_only_because(self) -> str | None:
         """Why :meth:`require_writable` would refuse, for people; None if it would not."""
         if self.replaced is not None:
             return f"the history was replaced: {self.replaced}; connect the repository anew"
         if self.damage is not None:
             return f"the log cannot be read: {self.damage}"
-        return "a newer Diskyard wrote the log" if self.newer_minor else None
+        if self.newer_minor:
+            return "a newer Diskyard wrote the log"
+        return self._repository.read_only_because()

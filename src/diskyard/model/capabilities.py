@@ -16,6 +16,8 @@ class Capabilities:
     :param needs_sdm: only the SDM creates, grows and deletes volumes.
     :param overlays_grow: a guest's overlay needs growing while the guest runs.
     :param enforced_leases: a lost lease's holder can no longer write.
+    :param longest_bytes: the longest that a volume can be in the place, or a raw volume's image: None if
+        any image fits.
     """
 
     reflink: bool = False
@@ -25,3 +27,10 @@ class Capabilities:
     needs_sdm: bool = False
     overlays_grow: bool = False
     enforced_leases: bool = True
+    longest_bytes: int | None = None
+
+    def why_not_raw(self, size_bytes: int) -> str | None:
+        """Why no raw volume can have this size here, for people; None if one can."""
+        if self.longest_bytes is None or size_bytes <= self.longest_bytes:
+            return None
+        return f"a raw volume of {size_bytes} bytes would be longer than a file can be ({self.longest_bytes})"

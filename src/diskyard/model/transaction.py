@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from enum import IntEnum
 
 from diskyard.model.identity import HostIdentity
 from diskyard.model.records import Attachment, EntryId, EntryNumber, Image, Record, Volume, entry_id
@@ -104,6 +105,15 @@ class Entry(Record, kw_only=True, omit_defaults=True, frozen=True):
         return self.changes.joined(part.changes for part in self.also) if self.also else self.changes
 
 
+class Frees(IntEnum):
+    """What an entry lets be deleted, and how soon: more of the log's reserve is for what is sooner."""
+
+    NOTHING = 0
+    LATER = 1  # an image is not wanted any more: what others need of it must be moved first
+    WHEN_FIXED = 2  # an attachment or a hold has ended, which a fix waited for
+    AT_ONCE = 3  # something is removed or doomed, or a fix is being finished
+
+
 class Draft:
     """A state under change: what a planner writes on.
 
@@ -166,21 +176,24 @@ class Draft:
         """Let nothing be published after these changes."""
         self.state = replace(self.state, closed=True)
 
-    def leads_to_less(self) -> bool:
-        """Whether this lets something be deleted sooner or later and asks for nothing new.
-
-        Such changes may use the space that the log keeps in reserve.
-        """
+    def frees(self) -> Frees:
+        """What this lets be deleted, and how soon; nothing if it asks for anything new."""
         before, changes = self.before, self.changes()
         puts = ((changes.put_images, before.images), (changes.put_volumes, before.volumes))
-        removes = changes.remove_images or changes.remove_volumes or changes.remove_attachments
+        removes = changes.remove_images or changes.remove_volumes
+        dooms = any(volume.state == "doomed" for volume in changes.put_volumes)
         if changes.closes or (removes and not changes.put_attachments):
-            return True
+            return Frees.AT_ONCE
         if changes.put_attachments or any(r.id not in known for put, known in puts for r in put):
-            return False
-        return any(volume.state == "doomed" for volume in changes.put_volumes) or any(
-            _needed_less(before.images[image.id], image) for image in changes.put_images
-        )
+            return Frees.NOTHING
+        if dooms:
+            return Frees.AT_ONCE
+        if changes.remove_attachments or any(
+            len(image.held_for) < len(before.images[image.id].held_for) for image in changes.put_images
+        ):
+            return Frees.WHEN_FIXED
+        weaker = any(before.images[i.id].is_strong and not i.is_strong for i in changes.put_images)
+        return Frees.LATER if weaker else Frees.NOTHING
 
     def touch_image(self, image_id: str) -> None:
         """Note that an image, and the volume it points at, must be looked at again."""
@@ -223,10 +236,6 @@ class Draft:
             ),
             closes=after.closed and not before.closed,
         )
-
-
-def _needed_less(old: Image, new: Image) -> bool:
-    return (old.is_strong and not new.is_strong) or len(new.held_for) < len(old.held_for)
 
 
 def apply(state: State, entry: Entry) -> State:

@@ -34,15 +34,14 @@ def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = 
     """The whole chain as one nested QEMU blockdev, for a guest or for ``json:{…}``.
 
     :param read_only: of the top layer; those below are always read-only.
-    :param direct: past the page cache (O_DIRECT), which not every file system can, and QEMU
-        cannot for writing to a file that ends inside a sector.
+    :param direct: past the page cache (O_DIRECT) whatever :func:`opens_past_cache`.
     """
     graph: dict[str, object] | None = None
     for index in reversed(range(len(chain))):
         layer = chain[index]
         _check_format(layer, is_root=index == len(chain) - 1)
         protected = read_only or index > 0
-        cache = {"direct": direct and (protected or not ends_inside_a_sector(host, layer))}
+        cache = {"direct": direct and opens_past_cache(host, layer, writable=not protected)}
         file = {**layer.protocol, "read-only": protected, "cache": cache}
         below = graph
         graph = {"driver": layer.format, "read-only": protected, "cache": cache, "file": file}
@@ -71,13 +70,22 @@ def layer_sizes_bytes(host: Host, layers: Sequence[Layer], *, limits: Limits | N
         return [daemon.size_bytes(daemon.open_chain((layer,))) for layer in layers]
 
 
-def ends_inside_a_sector(host: Host, layer: Layer) -> bool:
-    """Whether a raw file cannot be written past the page cache: QEMU would have to lengthen it."""
-    if layer.format != "raw" or layer.path is None:
-        return False
-    with os_errors("reading a volume's size"):
+def opens_past_cache(host: Host, layer: Layer, *, writable: bool) -> bool:
+    """Whether QEMU can open a layer past the page cache.
+
+    It takes its largest sector as the least that can be read where the file begins with a hole, and
+    aborts where data and holes meet inside of one: with smaller blocks they do. And it cannot write
+    to a raw file that ends inside a sector, as it would have to lengthen it.
+    """
+    if layer.path is None:
+        return True
+    with os_errors("looking at how a volume can be read"):
+        if not host.files.reads_past_cache(layer.path, _SECTOR_MOST_BYTES):
+            return False
+        if not writable or layer.format != "raw":
+            return True
         file = host.files.look(layer.path)
-        return file is not None and file.size_bytes % _SECTOR_MOST_BYTES != 0
+        return file is None or file.size_bytes % _SECTOR_MOST_BYTES == 0
 
 
 class _ImageInfo(msgspec.Struct, rename="kebab"):
@@ -225,17 +233,10 @@ class StorageDaemon:
 
     def _open_file(self, layer: Layer, writable: bool, buffered: bool) -> str:
         node = self._fresh_name()
-        options = {**layer.protocol, "node-name": node, "read-only": not writable}
+        options: dict[str, object] = {**layer.protocol, "node-name": node, "read-only": not writable}
         doing = f"opening the storage of volume {layer.name}"
-        if not (writable and (buffered or ends_inside_a_sector(self._host, layer))):
-            try:
-                self.command("blockdev-add", {**options, "cache": {"direct": True}}, doing=doing)
-            except errors.StorageError as error:
-                # Some file systems (tmpfs before Linux 6.6) have no O_DIRECT.
-                if "O_DIRECT" not in error.message:
-                    raise
-            else:
-                return node
+        past_cache = not (writable and buffered) and opens_past_cache(self._host, layer, writable=writable)
+        options["cache"] = {"direct": past_cache}
         self.command("blockdev-add", options, doing=doing)
         return node
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from diskyard import errors
 from diskyard.host import Host, Limits
+from diskyard.mover import advice
 from diskyard.mover.blockgraph import StorageDaemon
 from diskyard.mover.crew import Crew, when_ended
 from diskyard.mover.differences import Differences, Side, common_layers
@@ -98,7 +99,9 @@ def _unsafe_if_unreadable() -> Iterator[None]:
     try:
         yield
     except errors.StorageError as error:
-        raise errors.UnsafeImage(f"The image cannot be read: {error.message}") from error
+        raise errors.UnsafeImage(
+            f"The image cannot be read: {error.message}", advice=advice.DAMAGED
+        ) from error
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from diskyard import errors
+from diskyard.mover import advice
 from diskyard.mover.qcow2_header import ReadAt
 
 _SECTOR_BYTES = 512
@@ -18,6 +19,7 @@ _SIZE_MAX_BYTES = 64 << 40  # VHDX's own limit; more than any of these formats i
 _VMDK = struct.Struct("<4sIIQQQQIQQQB4sH")
 _VMDK_AT_END = (1 << 64) - 1  # the grain directory is named by a second header, at the end
 _VMDK_DESCRIPTOR_MOST_BYTES = 64 << 10
+_VMDK_TEXT = b"# Disk DescriptorFile"
 _VMDK_TYPES = (b"monolithicsparse", b"streamoptimized")
 
 _VDI = struct.Struct("<IIIII256sIIIIIIIQIIII16s16s16s16s")
@@ -26,8 +28,10 @@ _VDI_FREE, _VDI_ZERO = 0xFFFFFFFF, 0xFFFFFFFE
 _PIECE_BYTES = 1 << 20
 
 _VHDX_HEADERS = (64 << 10, 128 << 10)
-_VHDX_HEADER = struct.Struct("<4sIQ16s16s16s")
+_VHDX_HEADER = struct.Struct("<4sIQ16s16s16sHHIQ")
 _VHDX_HEADER_BYTES = 4096
+_VHDX_LOG_SECTOR_BYTES, _VHDX_LOG_GUID = 4096, 32  # where an entry may begin, and the log's name in it
+_VHDX_LOG_MOST_BYTES = 1 << 30
 _VHDX_RESERVED = 0xFFFF8  # of an entry of the block table
 _VHDX_CHUNK_BYTES = 1 << 32  # with sectors of 512 bytes
 _VHDX_ZEROS = (0, 1, 2, 3, 5)  # states of an entry: of all others QEMU reads something, or refuses to
@@ -44,15 +48,15 @@ _GUID_LOGICAL_SECTOR = bytes.fromhex("1dbf41816fa90947ba47f233a8faab5f")
 _GUID_PARENT_LOCATOR = bytes.fromhex("2d5fd3a80bb34d45abf7d3d84834ab0c")
 
 
-def _require(condition: bool, words: str) -> None:
+def _require(condition: bool, words: str, cure: str = advice.LIES) -> None:
     if not condition:
-        raise errors.UnsafeImage(f"The image is not safe to use: {words}.")
+        raise errors.UnsafeImage(f"The image cannot be read safely: {words}.", advice=cure)
 
 
 def _whole(read: ReadAt, offset_bytes: int, count_bytes: int) -> bytes:
     """A part of a file that may be shorter by now than it was, or never have been so long."""
     data = read(offset_bytes, count_bytes)
-    _require(len(data) == count_bytes, "its tables are not inside it")
+    _require(len(data) == count_bytes, "its tables are not inside it", advice.NOT_WHOLE)
     return data
 
 
@@ -62,16 +66,29 @@ def parse_vmdk(read: ReadAt, file_size_bytes: int) -> int:
     A descriptor, as text or behind a header with capacity 0, makes QEMU open the files that
     it names: only sparse extents with a capacity pass.
     """
-    header = _vmdk_header(read(0, _SECTOR_BYTES))
+    head = read(0, _SECTOR_BYTES)
+    _require(
+        not head.startswith(_VMDK_TEXT),
+        "it is a VMDK descriptor, which only names files",
+        advice.VMDK_EXTENTS,
+    )
+    _require(
+        head[:4] == b"KDMV", "it is no VMDK file that holds its own data", advice.not_of_format(head, "vmdk")
+    )
+    header = _vmdk_header(head)
     capacity_bytes = header.capacity * _SECTOR_BYTES
     # QEMU reads the descriptor there, whatever the header says.
     _require(header.descriptor == 1, "its descriptor is not where it belongs")
     descriptor_bytes = header.descriptor_sectors * _SECTOR_BYTES
     _require(0 < descriptor_bytes <= _VMDK_DESCRIPTOR_MOST_BYTES, "it has no descriptor of a known size")
-    _require(_SECTOR_BYTES + descriptor_bytes <= file_size_bytes, "its descriptor is not inside it")
+    _require(
+        _SECTOR_BYTES + descriptor_bytes <= file_size_bytes,
+        "its descriptor is not inside it",
+        advice.NOT_WHOLE,
+    )
     _check_descriptor(read(_SECTOR_BYTES, descriptor_bytes).partition(b"\0")[0])
     if header.directory == _VMDK_AT_END:
-        _require(file_size_bytes >= 3 * _SECTOR_BYTES, "it is cut short")
+        _require(file_size_bytes >= 3 * _SECTOR_BYTES, "it is cut short", advice.NOT_WHOLE)
         # QEMU goes on with the header in the footer, whatever the first one said.
         end = -(-file_size_bytes // _SECTOR_BYTES)
         header = _vmdk_header(read((end - 2) * _SECTOR_BYTES, _SECTOR_BYTES))
@@ -96,7 +113,7 @@ def _vmdk_header(head: bytes) -> _Vmdk:
     _require(len(head) >= _VMDK.size and head[:4] == b"KDMV", "it is no VMDK file that holds its own data")
     fields = _VMDK.unpack_from(head)
     (_, version, _, capacity, grain, descriptor, descriptor_sectors, entries) = fields[:8]
-    _require(1 <= version <= 3, f"it is a VMDK of version {version}")
+    _require(1 <= version <= 3, f"it is a VMDK of version {version}", advice.convert("vmdk"))
     _require(0 < capacity <= _SIZE_MAX_BYTES // _SECTOR_BYTES, "its capacity is impossible")
     _require(8 <= grain <= 4096 and grain & (grain - 1) == 0, "its grains are of no known size")
     _require(0 < entries <= 512, "its grain tables are of no known size")
@@ -108,10 +125,8 @@ def _check_vmdk_tables(read: ReadAt, file_size_bytes: int, header: _Vmdk) -> Non
     """Every table and every grain named is one that there is: QEMU reads zeros beyond the end."""
     end = -(-file_size_bytes // _SECTOR_BYTES)
     tables = -(-header.capacity // (header.entries * header.grain))
-    _require(0 < header.directory <= end, "its directory is not inside it")
-    _require(
-        header.directory * _SECTOR_BYTES + 4 * tables <= file_size_bytes, "its directory is not inside it"
-    )
+    inside = header.directory * _SECTOR_BYTES + 4 * tables <= file_size_bytes
+    _require(0 < header.directory <= end and inside, "its directory is not inside it", advice.NOT_WHOLE)
     table_bytes = 4 * header.entries
     grain = 1 if header.is_compressed else header.grain
     known: set[int] = set()
@@ -122,36 +137,42 @@ def _check_vmdk_tables(read: ReadAt, file_size_bytes: int, header: _Vmdk) -> Non
             known.add(sector)
             furthest = max(array("I", _whole(read, sector * _SECTOR_BYTES, table_bytes)))
             _require(
-                furthest <= 1 or furthest + grain <= end, "its tables name grains that are not inside it"
+                furthest <= 1 or furthest + grain <= end,
+                "its tables name grains that are not inside it",
+                advice.NOT_WHOLE,
             )
 
 
 def _check_descriptor(text: bytes) -> None:
     lower = text.lower()
-    _require(b"parentfilenamehint" not in lower, "it has a parent")
+    _require(b"parentfilenamehint" not in lower, "it has a parent", advice.VMDK_PARENT)
     parents = re.findall(rb"^\s*parentcid\s*=\s*(\S+)", lower, re.MULTILINE)
-    _require(all(parent == b"ffffffff" for parent in parents), "it has a parent")
+    _require(all(parent == b"ffffffff" for parent in parents), "it has a parent", advice.VMDK_PARENT)
     types = re.findall(rb'^\s*createtype\s*=\s*"([^"]*)"', lower, re.MULTILINE)
     _require(
-        len(types) == 1 and types[0] in _VMDK_TYPES, "it is neither monolithicSparse nor streamOptimized"
+        len(types) == 1 and types[0] in _VMDK_TYPES,
+        "it is neither monolithicSparse nor streamOptimized",
+        advice.VMDK_EXTENTS,
     )
     extents = re.findall(rb"^\s*(?:rw|rdonly|noaccess)\s+\d+\s+(\S+)", lower, re.MULTILINE)
-    _require(extents == [b"sparse"], "its descriptor names extents in other files")
+    _require(extents == [b"sparse"], "its descriptor names extents in other files", advice.VMDK_EXTENTS)
 
 
 def parse_vdi(read: ReadAt, file_size_bytes: int) -> int:
     """The virtual size of a VDI file without a parent; else UnsafeImage."""
     head = read(_VDI_OFFSET, _VDI.size)
-    _require(len(head) == _VDI.size, "it is no VDI file")
+    not_vdi = advice.not_of_format(read(0, _SECTOR_BYTES), "vdi")
+    _require(len(head) == _VDI.size, "it is no VDI file", not_vdi)
     fields = _VDI.unpack(head)
     signature, version, _, kind = fields[:4]
     bitmap_offset, data_offset = fields[6:8]
     sector_bytes, _, size_bytes, block_bytes, extra_bytes, blocks, allocated = fields[11:18]
-    _require(signature == 0xBEDA107F and version == 0x00010001, "it is no VDI file of version 1.1")
-    _require(kind in (1, 2), "it is neither dynamic nor fixed")
-    _require(fields[20] == fields[21] == bytes(16), "it has a parent")
-    _require(sector_bytes == _SECTOR_BYTES, "its sectors are not of 512 bytes")
-    _require(block_bytes == _MIB and extra_bytes == 0, "its blocks are not of 1 MiB")
+    _require(signature == 0xBEDA107F, "it is no VDI file", not_vdi)
+    _require(version == 0x00010001, "it is no VDI file of version 1.1", advice.convert("vdi"))
+    _require(kind in (1, 2), "it is neither dynamic nor fixed", advice.VDI_PARENT)
+    _require(fields[20] == fields[21] == bytes(16), "it has a parent", advice.VDI_PARENT)
+    _require(sector_bytes == _SECTOR_BYTES, "its sectors are not of 512 bytes", advice.convert("vdi"))
+    _require(block_bytes == _MIB and extra_bytes == 0, "its blocks are not of 1 MiB", advice.convert("vdi"))
     _require(0 < size_bytes <= _SIZE_MAX_BYTES and size_bytes % _SECTOR_BYTES == 0, "its size is impossible")
     _require(blocks == -(-size_bytes // block_bytes), "its size and its number of blocks differ")
     _require(allocated <= blocks, "it has more blocks than its size")
@@ -160,7 +181,8 @@ def parse_vdi(read: ReadAt, file_size_bytes: int) -> int:
     )
     _require(_VDI_OFFSET + _VDI.size <= bitmap_offset, "its table lies on its header")
     _require(bitmap_offset + 4 * blocks <= min(data_offset, file_size_bytes), "its table is not inside it")
-    _require(data_offset + allocated * block_bytes <= file_size_bytes, "its data is not inside it")
+    data_end = data_offset + allocated * block_bytes
+    _require(data_end <= file_size_bytes, "its data is not inside it", advice.NOT_WHOLE)
     _check_vdi_table(read, bitmap_offset, blocks, allocated)
     return int(size_bytes)
 
@@ -235,7 +257,8 @@ class _Vhdx(NamedTuple):
 
 
 def _parse_vhdx(read: ReadAt, file_size_bytes: int) -> tuple[int, BlockMap]:
-    _require(read(0, 8) == b"vhdxfile", "it is no VHDX file")
+    head = read(0, _SECTOR_BYTES)
+    _require(head[:8] == b"vhdxfile", "it is no VHDX file", advice.not_of_format(head, "vhdx"))
     _check_vhdx_log(read)
     table = read(_VHDX_REGIONS_OFFSET, 64 << 10)
     _require(len(table) == 64 << 10 and table[:4] == b"regi", "it has no region table")
@@ -245,7 +268,8 @@ def _parse_vhdx(read: ReadAt, file_size_bytes: int) -> tuple[int, BlockMap]:
     for index in range(count):
         guid, offset, length, _ = _VHDX_REGION.unpack_from(table, 16 + index * _VHDX_REGION.size)
         _require(guid not in regions and guid in (_GUID_BAT, _GUID_METADATA), "it has unknown regions")
-        _require(offset >= _MIB and offset + length <= file_size_bytes, "a region is not inside it")
+        _require(offset >= _MIB, "a region lies on its headers")
+        _require(offset + length <= file_size_bytes, "a region is not inside it", advice.NOT_WHOLE)
         regions[guid] = (offset, length)
     _require(len(regions) == 2, "a region is missing")
     vhdx = _vhdx_metadata(read, *regions[_GUID_METADATA])
@@ -266,12 +290,29 @@ def _check_vhdx_log(read: ReadAt) -> None:
     found = [_VHDX_HEADER.unpack_from(head) for head in headers if _is_vhdx_header(head)]
     current = max(found, key=lambda fields: fields[2], default=None)
     if current is None:
-        raise errors.UnsafeImage("The image is not safe to use: it has no header.")
-    if current[5] != bytes(16):
+        raise errors.UnsafeImage("The image cannot be read safely: it has no header.", advice=advice.DAMAGED)
+    log_guid, _, _, log_bytes, log_offset = current[5:]
+    if log_guid != bytes(16) and _has_log_entries(read, log_guid, log_offset, log_bytes):
         raise errors.UnsafeImage(
-            "The VHDX file was not closed in order: its log has to be replayed.",
-            advice="Open and close it once where it was made, then import it again.",
+            "The VHDX file was not closed in order: its log has to be replayed.", advice=advice.VHDX_LOG
         )
+
+
+def _has_log_entries(read: ReadAt, guid: bytes, offset_bytes: int, length_bytes: int) -> bool:
+    """Whether a log that is named may hold anything to replay: an entry of it, whole or not.
+
+    Programs leave the name of a log without entries where they opened a file and wrote nothing.
+    """
+    _require(offset_bytes >= _MIB and length_bytes <= _VHDX_LOG_MOST_BYTES, "its log is not where it belongs")
+    for start in range(0, length_bytes, _PIECE_BYTES):
+        piece = read(offset_bytes + start, min(_PIECE_BYTES, length_bytes - start))
+        for at in range(0, len(piece), _VHDX_LOG_SECTOR_BYTES):
+            if (
+                piece[at : at + 4] == b"loge"
+                and piece[at + _VHDX_LOG_GUID : at + _VHDX_LOG_GUID + 16] == guid
+            ):
+                return True
+    return False
 
 
 def _is_vhdx_header(head: bytes) -> bool:
@@ -318,9 +359,9 @@ def _vhdx_metadata(read: ReadAt, offset_bytes: int, length_bytes: int) -> _Vhdx:
         _require(guid not in items, "it has a metadata item twice")
         _require(item_offset + item_bytes <= length_bytes, "its metadata is not inside it")
         items[guid] = (offset_bytes + item_offset, item_bytes)
-    _require(_GUID_PARENT_LOCATOR not in items, "it has a parent")
+    _require(_GUID_PARENT_LOCATOR not in items, "it has a parent", advice.VHDX_PARENT)
     block_bytes, flags = struct.unpack("<II", _vhdx_item(read, items, _GUID_FILE_PARAMETERS, 8))
-    _require(flags & 2 == 0, "it has a parent")
+    _require(flags & 2 == 0, "it has a parent", advice.VHDX_PARENT)
     _require(
         _MIB <= block_bytes <= 256 * _MIB and block_bytes & (block_bytes - 1) == 0,
         "its blocks are impossible",
@@ -328,7 +369,7 @@ def _vhdx_metadata(read: ReadAt, offset_bytes: int, length_bytes: int) -> _Vhdx:
     (size_bytes,) = struct.unpack("<Q", _vhdx_item(read, items, _GUID_VIRTUAL_SIZE, 8))
     _require(0 < size_bytes <= _SIZE_MAX_BYTES and size_bytes % _SECTOR_BYTES == 0, "its size is impossible")
     (sector_bytes,) = struct.unpack("<I", _vhdx_item(read, items, _GUID_LOGICAL_SECTOR, 4))
-    _require(sector_bytes == _SECTOR_BYTES, "its sectors are not of 512 bytes")
+    _require(sector_bytes == _SECTOR_BYTES, "its sectors are not of 512 bytes", advice.convert("vhdx"))
     return _Vhdx(size_bytes, block_bytes)
 
 

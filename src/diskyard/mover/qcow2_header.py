@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 
 from diskyard import errors
+from diskyard.mover import advice
 
 CLUSTER_BYTES = 65536
 READ_BYTES = 4096
@@ -25,6 +26,11 @@ _OTHER_FILES = {0x44415441: "names a data file", 0x0537BE77: "is encrypted"}  # 
 _EXTENSION = struct.Struct(">II")
 _OWN_BACKING = b"diskyard:"
 _INCOMPATIBLE_ALLOWED = (1 << 3) | (1 << 4)  # compression type; extended L2 entries
+_INCOMPATIBLE_REFUSED = (
+    (0, "it was not closed", advice.NOT_CLOSED),
+    (1, "it is marked as damaged", advice.DAMAGED),
+    (2, "it has a data file", advice.BACKING),
+)
 _L1_ENTRY_BYTES = 8
 _L1_OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
 _PIECE_BYTES = 1 << 20
@@ -184,15 +190,15 @@ def parse_untrusted_qcow2(read: ReadAt, file_size_bytes: int) -> int:
     """
     head = read(0, READ_BYTES)
     if len(head) < _FIXED.size or head[:4] != _MAGIC:
-        raise errors.UnsafeImage("The file is not a qcow2 image.")
+        raise errors.UnsafeImage("The file is not a qcow2 image.", advice=advice.not_of_format(head, "qcow2"))
     fields = _FIXED.unpack_from(head)
     (_, version, backing_offset, backing_bytes, cluster_bits, size_bytes, crypt) = fields[:7]
     (l1_entries, l1_offset, refcount_offset, refcount_clusters, snapshots, _) = fields[7:]
-    _require(version in (2, 3), f"it is a qcow of version {version}")
+    _require(version in (2, 3), f"it is a qcow of version {version}", advice.convert("qcow2"))
     _require(9 <= cluster_bits <= 21, f"its clusters are of 2^{cluster_bits} bytes")
-    _require(backing_offset == 0 and backing_bytes == 0, "it has a backing file")
-    _require(crypt == 0, "it is encrypted")
-    _require(snapshots == 0, "it has internal snapshots")
+    _require(backing_offset == 0 and backing_bytes == 0, "it has a backing file", advice.BACKING)
+    _require(crypt == 0, "it is encrypted", advice.ENCRYPTED)
+    _require(snapshots == 0, "it has internal snapshots", advice.SNAPSHOTS)
     _require(0 <= size_bytes <= _SIZE_MAX_BYTES and size_bytes % 512 == 0, "its size is impossible")
     extended = version == 3 and _check_features(head, cluster_bits)
     cluster_bytes = 1 << cluster_bits
@@ -208,7 +214,11 @@ def parse_untrusted_qcow2(read: ReadAt, file_size_bytes: int) -> int:
     for name, offset, table_bytes, limit_bytes in tables:
         _require(table_bytes <= limit_bytes, f"its {name} table is too large")
         _require(offset % cluster_bytes == 0, f"its {name} table is not aligned")
-        _require(offset + table_bytes <= file_size_bytes, f"its {name} table is not inside the file")
+        _require(
+            offset + table_bytes <= file_size_bytes,
+            f"its {name} table is not inside the file",
+            advice.NOT_WHOLE,
+        )
         _require(table_bytes == 0 or offset > 0, f"its {name} table lies on its header")
     _require(refcount_clusters > 0, "it has no refcount table")
     return int(size_bytes)
@@ -225,19 +235,23 @@ def require_whole_tables(read: ReadAt, file_size_bytes: int) -> None:
     l1_bytes, l1_offset = fields[7] * _L1_ENTRY_BYTES, fields[8]
     for start in range(0, l1_bytes, _PIECE_BYTES):
         piece = read(l1_offset + start, min(_PIECE_BYTES, l1_bytes - start))
-        _require(len(piece) > 0 and len(piece) % 8 == 0, "it ends inside one of its tables")
+        _require(len(piece) > 0 and len(piece) % 8 == 0, "it ends inside one of its tables", advice.NOT_WHOLE)
         furthest = max(entry[0] & _L1_OFFSET_MASK for entry in struct.iter_unpack(">Q", piece))
-        _require(furthest + (1 << fields[4]) <= file_size_bytes, "it ends inside one of its tables")
+        _require(
+            furthest + (1 << fields[4]) <= file_size_bytes,
+            "it ends inside one of its tables",
+            advice.NOT_WHOLE,
+        )
 
 
 def _check_features(head: bytes, cluster_bits: int) -> bool:
     """Check what version 3 adds; whether L2 entries are extended."""
-    _require(len(head) >= _V3_HEADER_BYTES, "its header is cut short")
+    _require(len(head) >= _V3_HEADER_BYTES, "its header is cut short", advice.NOT_WHOLE)
     incompatible, _, _, refcount_order, header_bytes = _FEATURES.unpack_from(head, _FIXED.size)
-    _require(
-        incompatible & ~_INCOMPATIBLE_ALLOWED == 0,
-        "it has a data file, is damaged, or uses features that are not known",
-    )
+    for bit, words, cure in _INCOMPATIBLE_REFUSED:
+        _require(not incompatible & 1 << bit, words, cure)
+    unknown = incompatible & ~_INCOMPATIBLE_ALLOWED
+    _require(unknown == 0, f"it uses features that are not known ({unknown:#x})", advice.convert("qcow2"))
     _require(refcount_order <= 6, "its refcounts are too wide")
     _require(
         _V3_HEADER_BYTES <= header_bytes <= READ_BYTES and header_bytes % 8 == 0,
@@ -249,13 +263,14 @@ def _check_features(head: bytes, cluster_bits: int) -> bool:
         _require(
             header_bytes > _V3_HEADER_BYTES and len(head) > _V3_HEADER_BYTES and head[104] in (0, 1),
             "its compression is not known",
+            advice.convert("qcow2"),
         )
     return extended
 
 
-def _require(condition: bool, words: str) -> None:
+def _require(condition: bool, words: str, cure: str = advice.LIES) -> None:
     if not condition:
-        raise errors.UnsafeImage(f"The qcow2 file is not safe to use: {words}.")
+        raise errors.UnsafeImage(f"The qcow2 file cannot be read safely: {words}.", advice=cure)
 
 
 def _divide_up(value: int, by: int) -> int:

@@ -81,7 +81,10 @@ class QmpChild:
             ours.close()
             words = self._last_words(error)
             self.end()
-            raise errors.StorageError(f"qemu-storage-daemon did not start: {words}.") from error
+            raise errors.StorageError(
+                f"qemu-storage-daemon did not start: {words}.",
+                advice="Look whether the host has memory left, and 'qemu-storage-daemon --version' works.",
+            ) from error
         except BaseException:
             ours.close()
             self.end()
@@ -104,12 +107,18 @@ class QmpChild:
         except TimeoutError as error:
             self._failed = True
             raise errors.StorageError(
-                f"QEMU did not answer within {self._timeout_s:g} seconds while {doing}."
+                f"QEMU did not answer within {self._timeout_s:g} seconds while {doing}.",
+                advice="The storage hangs, or the host is too busy. Look at both, then try again; what was "
+                "begun is listed by checkStorageRepository.",
             ) from error
         except _CONNECTION_ERRORS as error:
             self._failed = True
             words = self._last_words(error)
-            raise errors.StorageError(f"qemu-storage-daemon died while {doing}: {words}.") from error
+            raise errors.StorageError(
+                f"qemu-storage-daemon died while {doing}: {words}.",
+                advice="Look into the kernel's log whether it was killed for want of memory, then try again; "
+                "what was begun is listed by checkStorageRepository.",
+            ) from error
         return answer
 
     def end(self, *, gently: bool = True) -> bool:

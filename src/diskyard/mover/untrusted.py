@@ -6,6 +6,7 @@ names other files; what QEMU then does with the rest happens under limits.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,6 +16,7 @@ import msgspec
 
 from diskyard import errors
 from diskyard.host import Host, Limits
+from diskyard.mover import advice
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import brief, expected
@@ -28,6 +30,7 @@ IMPORT_LIMITS = Limits(address_space_bytes=1 << 30, cpu_s=24 * 3600)
 _INSPECT_LIMITS = Limits(address_space_bytes=1 << 30, cpu_s=60)
 _INSPECT_TIMEOUT_S = 600.0
 _OUTPUT_MOST_BYTES = 1 << 20
+_DEVICES = "/dev"
 _SECTOR_BYTES = 512
 _FILE_MOST_BYTES = 64 << 40  # more than any image: only a hole can make a file so long
 _NOT_FOUND = (
@@ -58,10 +61,55 @@ def open_untrusted(host: Host, path: str, *, block_device: bool) -> int:
             return host.files.open_to_read(path, block_device=block_device)
         except OSError as error:
             if error.errno == errno.EINVAL:
-                raise errors.UnsafeImage(f"{path} is not a regular file.") from error
+                raise _no_file(path) from error
             if error.errno in _NOT_FOUND:
                 raise errors.InvalidParameter(f"{path} cannot be read: {error.strerror}.") from error
             raise
+
+
+def device_behind(host: Host, path: str) -> str:
+    """The block device that a link of root's in /dev leads to, as udev makes them; any other path as it is.
+
+    Nobody but root can change what such a link leads to, so it is followed.
+    """
+    with contextlib.suppress(OSError):
+        folder = host.files.resolve(os.path.dirname(path))
+        about = os.stat(folder)
+        if about.st_uid != 0 or about.st_mode & 0o022 or not _is_in_dev(folder):
+            return path
+        link = os.path.join(folder, os.path.basename(path))
+        told = os.lstat(link)
+        real = host.files.resolve(link)
+        is_roots_link = stat.S_ISLNK(told.st_mode) and told.st_uid == 0
+        if is_roots_link and _is_in_dev(real) and stat.S_ISBLK(os.lstat(real).st_mode):
+            return real
+    return path
+
+
+def _is_in_dev(path: str) -> bool:
+    return os.path.commonpath((path, _DEVICES)) == _DEVICES
+
+
+def _no_file(path: str) -> errors.UnsafeImage:
+    """What is in the place of a file, and what to give instead."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        mode = 0
+    if stat.S_ISLNK(mode):
+        return errors.UnsafeImage(
+            f"{path} is a link, which is not followed: whoever may change it could have it lead anywhere.",
+            advice="Give the path of the file or device that it leads to, which 'readlink -f' tells.",
+        )
+    if stat.S_ISDIR(mode):
+        return errors.UnsafeImage(f"{path} is a folder.", advice="Give the path of an image file in it.")
+    if stat.S_ISBLK(mode):
+        return errors.UnsafeImage(
+            f"{path} is a block device, of which only raw images are read.", advice="Give raw as its format."
+        )
+    return errors.UnsafeImage(
+        f"{path} is not a regular file.", advice="Write what it gives to a file, and import that."
+    )
 
 
 def file_size_bytes(fd: int) -> int:
@@ -83,7 +131,7 @@ def parse_import(fd: int, format: ImportFormat) -> int:
     with os_errors("reading an image file"):
         size_bytes = file_size_bytes(fd)
         if size_bytes > _FILE_MOST_BYTES:
-            raise errors.UnsafeImage(f"A file of {size_bytes} bytes is no image.")
+            raise errors.UnsafeImage(f"A file of {size_bytes} bytes is no image.", advice=advice.LIES)
         if format == "raw":
             return -(-size_bytes // _SECTOR_BYTES) * _SECTOR_BYTES
         return _PARSERS[format](_reader(fd), size_bytes)
@@ -131,7 +179,9 @@ def inspect_import(host: Host, path: str, format: ImportFormat) -> int:
     layer = import_layer(path, format, virtual_bytes)
     told_bytes = _ask_qemu(host, layer, "info")
     if told_bytes != virtual_bytes:
-        raise errors.UnsafeImage(f"The image says {virtual_bytes} bytes, and QEMU reads {told_bytes}.")
+        raise errors.UnsafeImage(
+            f"The image says {virtual_bytes} bytes, and QEMU reads {told_bytes}.", advice=advice.LIES
+        )
     _ask_qemu(host, layer, "check")
     return virtual_bytes
 
@@ -158,8 +208,10 @@ def _ask_qemu(host: Host, layer: Layer, verb: str) -> int | None:
         finished = host.commands.run(words, timeout_s=_INSPECT_TIMEOUT_S, limits=_INSPECT_LIMITS)
     except errors.StorageError as error:
         # A file of 1 MiB can make qemu-img complain of 60 million blocks, a line for each.
-        raise errors.UnsafeImage(f"The image cannot be read within bounds: {error.message}") from error
+        raise errors.UnsafeImage(
+            f"The image cannot be read within bounds: {error.message}", advice=advice.TOO_DEAR
+        ) from error
     if finished.exit_status not in (0, 3):  # 3: leaked clusters, which harm nobody
         words_said = brief(finished.stderr) or "it has errors"
-        raise errors.UnsafeImage(f"qemu-img {verb} refuses the image: {words_said}.")
+        raise errors.UnsafeImage(f"qemu-img {verb} refuses the image: {words_said}.", advice=advice.DAMAGED)
     return expected(finished.stdout, _Told, f"running qemu-img {verb}").virtual_size

@@ -86,6 +86,7 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         missing = opened.missing_below(state, image_id)
         disk = planner.growable_disk(Draft(state), image_id, size_bytes, missing)
         assert disk.volume_id is not None
+        planner.require_room_to_grow(state, disk, size_bytes, opened.storage.capabilities)
         volume = state.volumes[disk.volume_id]
         if volume.size_bytes < size_bytes or disk.size_bytes < size_bytes:
             fds = [fd for lease in leases for fd in lease.descriptors()]

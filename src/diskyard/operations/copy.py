@@ -200,6 +200,13 @@ def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
     home, source = asked.home, asked.source
     missing = home.missing_of(home.state(), source)
     planner.copy_source(home.state(), source.id, missing)
+    if source.kind == "virtual_disk" and home.is_read_only:
+        raise errors.Unsupported(
+            f"VirtualDisk {source.id} cannot be copied: its bytes of now cannot be fixed, as "
+            f"{home.storage.place} is read-only ({home.storage.read_only_because()}).",
+            advice="Copy a Snapshot of it, or export it and import the file.",
+            imageId=source.id,
+        )
     if source.kind == "snapshot":
         hold_snapshot(home, source.id, hold, asked.author)
         return home.state().images[source.id]
@@ -234,7 +241,9 @@ def _publish(asked: _Copy, frozen: Image, work_id: str, base: Image | None) -> N
     if base is not None and switched:
         _publish_on_disk(asked, pending, base)
     else:
-        asked.target.commit(lambda draft: planner.begin(draft, pending), asked.author)
+        asked.target.commit(
+            lambda draft: planner.begin(draft, pending, asked.target.storage.capabilities), asked.author
+        )
 
 
 def _publish_on_disk(asked: _Copy, pending: PendingImage, base: Image) -> None:
@@ -253,7 +262,7 @@ def _publish_on_disk(asked: _Copy, pending: PendingImage, base: Image) -> None:
 
     def publish(draft: Draft) -> None:
         switch.seal(draft, switch_request, missing)
-        planner.begin(draft, pending)
+        planner.begin(draft, pending, asked.target.storage.capabilities)
         assert switch_request.hold is not None
         switch.release(draft, switch_request.image_id, switch_request.hold)
 

@@ -19,7 +19,7 @@ from diskyard.operations.engine import (
 from diskyard.operations.freeze import copy_hold, hold_snapshot, require_hold, switch_disk
 from diskyard.planner import copy as copy_planner
 from diskyard.planner import create_disk
-from diskyard.planner.common import already_made, snapshot
+from diskyard.planner.common import already_made, require_openable, snapshot
 from diskyard.planner.copy import PendingImage
 from diskyard.planner.create_disk import CreateDisk
 from diskyard.planner.same import source_of
@@ -81,6 +81,7 @@ def _create_from_elsewhere(
     assert request.base_snapshot_id is not None
     author = engine.author("createVirtualDisk", digest)
     base = snapshot(home.state(), request.base_snapshot_id)
+    require_openable(home.state(), base)
     if request.size < base.size_bytes:
         raise errors.InvalidParameter(
             f"The size {request.size} is smaller than its base's, {base.size_bytes}.",
@@ -107,7 +108,7 @@ def _create_from_elsewhere(
             return []
         hold = copy_hold(target, image_id, asked.work_id)
         hold_snapshot(home, base.id, hold, author)
-        target.commit(lambda draft: copy_planner.begin(draft, asked), author)
+        target.commit(lambda draft: copy_planner.begin(draft, asked, target.storage.capabilities), author)
         require_hold(home, base.id, hold, target, image_id, author)
     return [FollowUp(target, Mend(image_id=image_id), image_id, request.options.rate_limit)]
 

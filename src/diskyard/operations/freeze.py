@@ -125,7 +125,12 @@ def is_hold_of(hold: AnyHold, target: Opened, copy_id: str) -> bool:
 
 
 def hold_snapshot(home: Opened, image_id: str, hold: CopyHold, author: Author) -> None:
-    """Hold a Snapshot for a copy, before the copy's record is written in the target."""
+    """Hold a Snapshot for a copy, before the copy's record is written in the target.
+
+    Where nothing can be written it is not held: see :func:`require_unchanged`.
+    """
+    if home.is_read_only:
+        return
     missing = home.missing_below(home.state(), image_id)
     home.commit(lambda draft: switch.hold(draft, image_id, hold, missing), author)
 
@@ -140,7 +145,7 @@ def require_hold(
     :raises diskyard.errors.LeaseHeld: it does not; the copy is taken back.
     """
     image = home.state().images.get(image_id)
-    if image is not None and hold in image.held_for:
+    if image is not None and (hold in image.held_for or (home.is_read_only and image.is_strong)):
         return
     target.commit(lambda draft: change.remove(draft, copy_id), author)
     raise errors.LeaseHeld(
@@ -158,7 +163,7 @@ def require_held(home: Opened, image_id: str, hold: AnyHold) -> None:
     :raises diskyard.errors.LeaseHeld: it does not stand: what was read must not be used.
     """
     image = home.state().images.get(image_id)
-    home.log.require_writable()
+    home.log.require_whole()
     if image is None or hold not in image.held_for:
         raise errors.LeaseHeld(
             f"The data of image {image_id} was released by another host while it was read.",
@@ -167,6 +172,33 @@ def require_held(home: Opened, image_id: str, hold: AnyHold) -> None:
         )
 
 
+def require_unchanged(home: Opened, seen: Image) -> None:
+    """The look after reading an image where nothing can be written, and so nothing held.
+
+    Who may write there, or a mount made writable in between, could have let its bytes change: only
+    after an entry that shows here.
+
+    :param seen: the image before it was read.
+    :raises diskyard.errors.LeaseHeld: it is not as it was: what was read must not be used.
+    """
+    state = home.state()
+    home.log.require_whole()
+    image = state.images.get(seen.id)
+    same = image is not None and (image.volume_id, image.data_generation, image.consumed_by) == (
+        seen.volume_id,
+        seen.data_generation,
+        seen.consumed_by,
+    )
+    if not same or (image is not None and (not image.is_strong or state.writer_of(image.id) is not None)):
+        raise errors.LeaseHeld(
+            f"Image {seen.id} was changed while it was read from read-only storage.",
+            advice="What was read is not used. Try again.",
+            imageId=seen.id,
+        )
+
+
 def release_hold(home: Opened, image_id: str, hold: AnyHold, author: Author) -> bool:
-    """End a hold; False if it is gone already."""
+    """End a hold; False if it is gone already, or nothing can be written: check lists it then."""
+    if home.is_read_only:
+        return False
     return home.commit(lambda draft: switch.release(draft, image_id, hold), author)

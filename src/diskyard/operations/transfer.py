@@ -15,7 +15,7 @@ from diskyard.model.records import (
     FileSource,
 )
 from diskyard.model.requests import ImportImage
-from diskyard.mover.untrusted import open_untrusted, parse_import
+from diskyard.mover.untrusted import device_behind, open_untrusted, parse_import
 from diskyard.operations.engine import (
     Engine,
     FollowUp,
@@ -73,6 +73,8 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     """
     require_user_data(request.user_data)
     path = transfer_path(engine.host, request.path)
+    if request.format == "raw":
+        path = transfer_path(engine.host, device_behind(engine.host, path))
     target = engine.connections.get(request.target_repo_id)
     image_id = request.options.new_image_id or new_uuid()
     digest = request_digest("importImage", request)
@@ -88,7 +90,9 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
         finally:
             os.close(fd)
         if not SECTOR_BYTES <= size_bytes <= IMAGE_SIZE_LIMIT_BYTES:
-            raise errors.UnsafeImage(f"{path} is an image of {size_bytes} bytes.")
+            raise errors.UnsafeImage(
+                f"{path} is an image of {size_bytes} bytes.", advice=_size_advice(size_bytes)
+            )
         now = engine.host.clock.now()
         asked = PendingImage(
             image_id=image_id,
@@ -111,9 +115,18 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
             rate_limit_bytes_per_s=request.options.rate_limit,
         )
         with target.work_on([image_id]):
-            target.commit(lambda draft: planner.begin(draft, asked), engine.author("importImage", digest))
+            target.commit(
+                lambda draft: planner.begin(draft, asked, target.storage.capabilities),
+                engine.author("importImage", digest),
+            )
     rate_limit = request.options.rate_limit
     follow_ups = [FollowUp(target, Mend(image_id=image_id), image_id, rate_limit)]
     if request.options.optimize_now:
         follow_ups.append(FollowUp(target, Optimize(image_id=image_id), image_id, rate_limit))
     return Outcome(image_id, follow_ups)
+
+
+def _size_advice(size_bytes: int) -> str:
+    if size_bytes < SECTOR_BYTES:
+        return "It is empty. Fetch it again from where it was made; an empty disk is for createVirtualDisk."
+    return f"An image has at most {IMAGE_SIZE_LIMIT_BYTES} bytes."

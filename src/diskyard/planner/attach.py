@@ -10,10 +10,7 @@ from diskyard import errors
 from diskyard.model.identity import HostIdentity
 from diskyard.model.records import Attachment
 from diskyard.model.transaction import Draft
-from diskyard.planner.common import require_usable, strong_image
-
-#: libvirt refuses more, and QEMU's time to open a chain grows with the square of its depth.
-CHAIN_DEPTH_OPENED = 200
+from diskyard.planner.common import require_openable, require_usable, strong_image
 
 
 def attach(
@@ -37,14 +34,7 @@ def attach(
     """
     image = strong_image(draft.state, image_id)
     require_usable(draft.state, image, missing)
-    depth = sum(1 for _ in draft.state.chain(image))
-    if depth > CHAIN_DEPTH_OPENED:
-        raise errors.Unsupported(
-            f"The chain of image {image_id} is {depth} volumes deep; at most {CHAIN_DEPTH_OPENED} "
-            "can be opened together.",
-            advice="Run the merge fixes that checkStorageRepository lists, then the image's optimize fix.",
-            imageId=image_id,
-        )
+    require_openable(draft.state, image)
     if image.kind == "snapshot" and read_only is False:
         raise errors.NotAVirtualDisk(
             f"Image {image_id} is a Snapshot and cannot be written to.", imageId=image_id

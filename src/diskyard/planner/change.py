@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from diskyard import errors
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, Strategy, TrackHold
+from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import (
     Superseded,
@@ -89,6 +90,22 @@ def growable_disk(draft: Draft, image_id: str, size_bytes: int, missing: Collect
             f"The disk has {disk.size_bytes} bytes; it cannot be made smaller.", imageId=image_id
         )
     return disk
+
+
+def require_room_to_grow(state: State, disk: Image, size_bytes: int, capabilities: Capabilities) -> None:
+    """Refuse a size that the disk's volume cannot have.
+
+    :raises diskyard.errors.Unsupported: it is raw, and no file here can be so long.
+    """
+    volume = state.volumes[str(disk.volume_id)]
+    why_not = capabilities.why_not_raw(size_bytes)
+    if volume.format == "raw" and why_not is not None:
+        raise errors.Unsupported(
+            f"Disk {disk.id} cannot be extended: {why_not}.",
+            advice="Create a Snapshot of the disk: it goes on in a volume of another format, which can be "
+            "extended. Or copy it to a repository whose file system can hold longer files (as XFS).",
+            imageId=disk.id,
+        )
 
 
 def seal_extend(

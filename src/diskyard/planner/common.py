@@ -8,10 +8,18 @@ from typing import Any
 from msgspec.structs import replace
 
 from diskyard import errors
+from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Building, Image, ImageKind, Strategy, Volume, VolumeFormat
 from diskyard.model.state import State
 from diskyard.model.status import NONE_MISSING, why_broken
 from diskyard.model.transaction import Draft
+
+#: libvirt refuses more, and QEMU's time to open a chain grows with the square of its depth.
+CHAIN_DEPTH_OPENED = 200
+_LOST = (
+    "Connect a repository that has it whole, and run the mend that checkStorageRepository lists then; or put "
+    "the volume back from a backup of the repository."
+)
 
 
 class Superseded(Exception):
@@ -58,7 +66,13 @@ def require_usable(state: State, image: Image, missing: Collection[str] = NONE_M
     """
     why = why_broken(state, image, missing)
     if why is not None:
-        raise errors.ImageBroken(f"Image {image.id} cannot be read: {why}.", imageId=image.id)
+        # What is pending somewhere in its chain is completed by a mend; what is lost may not be.
+        is_lost = all(link.pending is None for link, _ in state.chain(image)) and image.volume_id is not None
+        raise errors.ImageBroken(
+            f"Image {image.id} cannot be read: {why}.",
+            advice=_LOST if is_lost else None,
+            imageId=image.id,
+        )
 
 
 def require_unattached(state: State, image: Image, *, but_readers: bool = False) -> None:
@@ -117,6 +131,27 @@ def building_volume(
     )
     draft.put_volume(volume)
     return volume
+
+
+def own_format(capabilities: Capabilities, size_bytes: int) -> VolumeFormat:
+    """The format of a volume of which all bytes will be written, and which reads no parent."""
+    return "raw" if capabilities.why_not_raw(size_bytes) is None else "qcow2"
+
+
+def require_openable(state: State, image: Image) -> None:
+    """Refuse an image whose chain is deeper than what can be opened together.
+
+    :raises diskyard.errors.Unsupported: it is.
+    """
+    depth = sum(1 for _ in state.chain(image))
+    if depth > CHAIN_DEPTH_OPENED:
+        raise errors.Unsupported(
+            f"The chain of image {image.id} is {depth} volumes deep; at most {CHAIN_DEPTH_OPENED} "
+            "can be opened together.",
+            advice="Remove Snapshots that it reads and are not needed, then run the merge fixes that "
+            "checkStorageRepository lists, then the image's optimize fix.",
+            imageId=image.id,
+        )
 
 
 def require_building(state: State, volume_id: str, work_id: str) -> Volume:

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from diskyard import errors
+from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import (
     FileSource,
     Image,
@@ -25,6 +26,8 @@ from diskyard.planner.common import (
     already_made,
     building_volume,
     new_image,
+    own_format,
+    require_openable,
     require_unattached,
     require_usable,
     strong_image,
@@ -59,7 +62,7 @@ class PendingImage:
     tracked_disk_id: str | None = None
 
 
-def begin(draft: Draft, request: PendingImage) -> bool:
+def begin(draft: Draft, request: PendingImage, capabilities: Capabilities) -> bool:
     """The commit: the image exists, pending. False if it was made already.
 
     The volume is put now where that is possible, so that where volumes need an SDM the
@@ -74,7 +77,7 @@ def begin(draft: Draft, request: PendingImage) -> bool:
         volume_id = building_volume(
             draft,
             request.volume_id,
-            format="raw" if request.base_image_id is None else "qcow2",
+            format=own_format(capabilities, request.size_bytes) if base is None else "qcow2",
             parent_image_id=request.base_image_id,
             size_bytes=request.size_bytes,
             work_id=request.work_id,
@@ -175,10 +178,12 @@ def copy_source(state: State, image_id: str, missing: Collection[str], *, will_r
 
     :raises diskyard.errors.ImageBroken: it cannot be read.
     :raises diskyard.errors.ImageInUse: it is a VirtualDisk that is attached.
+    :raises diskyard.errors.Unsupported: its chain is too deep to be opened.
     """
     image = strong_image(state, image_id)
     if will_read:
         require_usable(state, image, missing)
+        require_openable(state, image)
     if image.kind == "virtual_disk":
         require_unattached(state, image)
     return image

@@ -17,6 +17,7 @@ from diskyard.planner.common import (
     already_made,
     building_volume,
     new_image,
+    own_format,
     ready,
     require_building,
     require_usable,
@@ -68,6 +69,7 @@ def volume_from_base(
     assert base.volume_id is not None
     base_volume = draft.state.volumes[base.volume_id]
     clone = capabilities.reflink and base_volume.format == "raw" and base_volume.parent_image_id is None
+    clone = clone and capabilities.why_not_raw(size_bytes) is None
     volume = building_volume(
         draft,
         volume_id,
@@ -99,12 +101,12 @@ def begin(
         volume = building_volume(
             draft,
             request.volume_id,
-            format="raw" if capabilities.zeroed else "qcow2",
+            format=own_format(capabilities, request.size_bytes) if capabilities.zeroed else "qcow2",
             parent_image_id=None,
             size_bytes=request.size_bytes,
             work_id=request.work_id,
             image_id=request.image_id,
-            preallocated=request.strategy == "performance" and capabilities.preallocation,
+            preallocated=_is_reserved(request, capabilities),
         )
         return NewVolume(volume, None)
     base = snapshot(draft.state, request.base_snapshot_id)
@@ -123,6 +125,12 @@ def begin(
         image_id=request.image_id,
         capabilities=capabilities,
     )
+
+
+def _is_reserved(request: CreateDisk, capabilities: Capabilities) -> bool:
+    """Whether the blocks of a new disk without a base are taken at once: those of a raw file can be."""
+    wanted = request.strategy == "performance" and capabilities.preallocation
+    return wanted and capabilities.why_not_raw(request.size_bytes) is None
 
 
 def seal(draft: Draft, request: CreateDisk) -> None:

@@ -30,7 +30,7 @@ from diskyard.model.status import merge_dependent
 from diskyard.model.volume_name import VolumeName
 from diskyard.planner.clean import wanted
 from diskyard.planner.mend import needs_restore
-from diskyard.planner.merge import merge_in_the_way, merge_lease_images, plan_merge
+from diskyard.planner.merge import merge_in_the_way, merge_lease_images, merge_too_long, plan_merge
 from diskyard.planner.optimize import OptimizePlan, optimize_waits_for, plan_optimize
 
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
@@ -213,11 +213,11 @@ def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
 
 
 def _merge(look: Look, image: Image) -> Iterator[_Found]:
-    plan = plan_merge(look.state, image.id, look.allocated)
+    plan = plan_merge(look.state, image.id, look.allocated, look.capabilities)
     if plan is None:
         return
     shown = sorted(key for key in look.state.images_on(plan.dependent.id) if look.state.images[key].is_strong)
-    waits_for = merge_in_the_way(look.state, plan)
+    waits_for = merge_in_the_way(look.state, plan) or merge_too_long(plan, look.capabilities)
     for volume in (plan.parent, plan.dependent):
         if volume.id in look.missing or volume.damage is not None:
             waits_for = f"volume {volume.id} cannot be read"
@@ -245,7 +245,7 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
         Optimize(image_id=image.id),
         f"{words[plan.kind]} image {image.id}",
         image.id,
-        optimize_waits_for(look.state, plan),
+        optimize_waits_for(look.state, plan, look.capabilities),
         _holder(look, [image.id]),
         0,
         0 if plan.kind == "reserve" else moves_bytes,

@@ -6,17 +6,25 @@ from collections.abc import Collection
 
 from msgspec.structs import replace
 
+from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import CopyHold, Image, TrackHold, Volume
 from diskyard.model.state import State
 from diskyard.model.status import (
     why_broken,
 )
 from diskyard.model.transaction import Draft
-from diskyard.planner.common import Superseded, building_volume, ready, require_building, require_parent
+from diskyard.planner.common import (
+    Superseded,
+    building_volume,
+    own_format,
+    ready,
+    require_building,
+    require_parent,
+)
 
 
 def take_over(
-    draft: Draft, image_id: str, *, work_id: str, volume_id: str, keep: bool
+    draft: Draft, image_id: str, *, work_id: str, volume_id: str, keep: bool, capabilities: Capabilities
 ) -> tuple[Image, Volume]:
     """Make this work the one that may seal a pending image, and put its volume.
 
@@ -36,7 +44,7 @@ def take_over(
         volume = building_volume(
             draft,
             volume_id,
-            format="raw" if base_id is None else "qcow2",
+            format=own_format(capabilities, image.size_bytes) if base_id is None else "qcow2",
             parent_image_id=base_id,
             size_bytes=image.size_bytes,
             work_id=work_id,
@@ -67,7 +75,13 @@ def seal_pending(draft: Draft, image_id: str, *, volume_id: str, work_id: str) -
 
 
 def begin_restore(
-    draft: Draft, image_id: str, *, volume_id: str, work_id: str, missing: Collection[str]
+    draft: Draft,
+    image_id: str,
+    *,
+    volume_id: str,
+    work_id: str,
+    missing: Collection[str],
+    capabilities: Capabilities,
 ) -> tuple[Image, Volume]:
     """Put a fresh volume for a Snapshot whose own volume is missing or damaged.
 
@@ -86,7 +100,7 @@ def begin_restore(
     volume = building_volume(
         draft,
         volume_id,
-        format="raw" if parent_id is None else "qcow2",
+        format=own_format(capabilities, image.size_bytes) if parent_id is None else "qcow2",
         parent_image_id=parent_id,
         size_bytes=image.size_bytes,
         work_id=work_id,

@@ -8,6 +8,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import (
@@ -33,12 +34,15 @@ class MergePlan:
     moves_bytes: int
 
 
-def plan_merge(state: State, image_id: str, allocated: Mapping[str, int]) -> MergePlan | None:
+def plan_merge(
+    state: State, image_id: str, allocated: Mapping[str, int], capabilities: Capabilities
+) -> MergePlan | None:
     """How to merge a weak image; None if there is nothing to do.
 
     Down moves the dependent's bytes into the parent, up the parent's into the dependent:
-    whichever moves less, but a raw parent stays raw. A merge that has begun downwards can
-    only be finished so, and a dependent shorter than its parent takes the parent's bytes.
+    whichever moves less, but a raw parent stays raw if it can be as long as its dependent. A merge
+    that has begun downwards can only be finished so, and a dependent shorter than its parent takes
+    the parent's bytes.
     """
     image = state.images.get(image_id)
     dependent = None if image is None else merge_dependent(state, image)
@@ -49,9 +53,18 @@ def plan_merge(state: State, image_id: str, allocated: Mapping[str, int]) -> Mer
     down = parent.format == "raw" or down_bytes <= up_bytes
     if dependent.size_bytes < parent.size_bytes:
         down = False
+    if parent.format == "raw" and capabilities.why_not_raw(dependent.size_bytes) is not None:
+        down = False
     if image.consumed_by is not None:
         down = True
     return MergePlan(image, parent, dependent, "down" if down else "up", down_bytes if down else up_bytes)
+
+
+def merge_too_long(plan: MergePlan, capabilities: Capabilities) -> str | None:
+    """Why a merge that has begun elsewhere cannot be finished in this place; None if it can."""
+    if plan.direction == "up" or plan.parent.format != "raw":
+        return None
+    return capabilities.why_not_raw(plan.dependent.size_bytes)
 
 
 def merge_in_the_way(state: State, plan: MergePlan) -> str | None:

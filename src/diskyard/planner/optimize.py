@@ -55,8 +55,11 @@ def plan_optimize(
     return None
 
 
-def optimize_waits_for(state: State, plan: OptimizePlan) -> str | None:
-    """A writer in the way: what is built must be of one moment."""
+def optimize_waits_for(state: State, plan: OptimizePlan, capabilities: Capabilities) -> str | None:
+    """Why it cannot be built now: no volume here can be so long, or a writer would change it meanwhile."""
+    why_not_raw = capabilities.why_not_raw(plan.image.size_bytes)
+    if plan.kind == "flatten" and why_not_raw is not None:
+        return why_not_raw
     writer = state.writer_of(plan.image.id)
     if writer is None:
         return None

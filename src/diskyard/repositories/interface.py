@@ -34,6 +34,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
 
 LogKind = Literal["entry", "checkpoint"]
@@ -115,9 +116,12 @@ class Repository(Protocol):
     place_identity: str
     capabilities: Capabilities
 
+    def read_only_because(self) -> str | None:
+        """Why nothing can be written in the place now, for people; None if it can. It may change."""
+
     # -- the log's store ------------------------------------------------------------
 
-    def put(self, kind: LogKind, number: int, data: bytes, *, use_reserve: bool = False) -> bool:
+    def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:
         """Store both copies of an object if it is absent; False if it is there already.
 
         Of several callers with one number, on any hosts, exactly one gets True. A crash
@@ -126,7 +130,9 @@ class Repository(Protocol):
         :raises diskyard.host.files.UncertainError: it may be there; the outcome is unknown.
             Any other OSError means that it is not.
 
-        :param use_reserve: may use space that is kept for entries which free some.
+        :param frees: what it leads to: on a full storage it may use room that is kept for what
+            frees some, and more of it the sooner it does. That room is nobody else's at any moment.
+            One copy is enough then, where there is no room for both.
         """
 
     def get(self, kind: LogKind, number: int) -> Copies:

@@ -33,13 +33,21 @@ class Format:
     remembered: bool = True
 
 
+def _abilities(capabilities: Capabilities) -> dict[str, bool | None]:
+    return {name: can for name, can in asdict(capabilities).items() if isinstance(can, bool)}
+
+
 FORMATS: dict[str, Format] = {
     found.name: found
     for found in (
         Format(
             name=localfs.FORMAT,
-            parameters={"path": "absolute path of a folder on a local file system"},
-            capabilities={**asdict(Capabilities(preallocation=True)), "reflink": None},
+            parameters={
+                "path": "absolute path of a folder on a local file system",
+                "sharedByOneHost": "true: no other host uses the file system, though its kind is not known "
+                "to be local; false if not given",
+            },
+            capabilities={**_abilities(Capabilities(preallocation=True)), "reflink": None},
             create=localfs.create,
             connect=localfs.connect,
             remove=localfs.remove,
@@ -47,7 +55,7 @@ FORMATS: dict[str, Format] = {
         Format(
             name=memory.FORMAT,
             parameters={"name": "name of the repository, which ends with this process"},
-            capabilities=asdict(Capabilities(preallocation=True)),
+            capabilities=_abilities(Capabilities(preallocation=True)),
             create=memory.create,
             connect=memory.connect,
             remove=memory.remove,

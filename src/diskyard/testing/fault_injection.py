@@ -37,6 +37,7 @@ _READS = frozenset(
         "fingerprint_of", "identities_of", "exists", "is_folder", "size_bytes_of", "resolve", "device_of",
         "room", "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes", "lock_folder",
         "try_lock_folder", "read_open", "names",
+        "reads_past_cache", "longest_file_bytes", "is_read_only", "may_write", "file_system",
         "read_into", "read_each", "read_cached", "will_need", "next_data", "physical_extents",
         "nbd connect", "nbd read", "nbd block status", "qemu-img map",
     )
@@ -44,13 +45,16 @@ _READS = frozenset(
 _ANSWER_A_DESCRIPTOR = frozenset(
     ("create", "open_for_writing", "open_to_read", "lock_folder", "try_lock_folder")
 )
-_OF_FOLDERS = frozenset(("list", "names", "look_at", "sync_folder", "room", "lock_folder", "try_lock_folder"))
+_OF_FOLDERS = frozenset(
+    ("list", "keep_room", "names", "look_at", "sync_folder", "room", "lock_folder", "try_lock_folder")
+)
 _NEED_ROOM = frozenset(
     (
         "create",
         "write",
         "truncate",
         "preallocate",
+        "keep_room",
         "clone",
         "sync",
         "begin_write_out",
@@ -59,14 +63,15 @@ _NEED_ROOM = frozenset(
         "link",
         "symlink",
         "rename",
+        "rename_to_new",
     )
 )
 _USE_NAMES = frozenset(
     (
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
         "identities_of", "exists", "is_folder", "create", "open_for_writing", "sync_folder", "make_folder",
-        "link", "symlink", "rename", "unlink", "remove_folder", "lock_folder",
-        "try_lock_folder", "names",
+        "link", "symlink", "rename", "rename_to_new", "unlink", "remove_folder", "lock_folder",
+        "try_lock_folder", "names", "keep_room",
     )
 )  # fmt: skip
 
@@ -142,11 +147,13 @@ class Injector:
     """The storage calls of one operation, of all its threads, and what goes wrong with them.
 
     :ivar calls: those made since :meth:`begin`, in order.
+    :ivar by_caller: those of them that the thread which began has made itself.
     :ivar failed: how many of them were made to fail.
     :ivar hangs: set once a call does not return.
     """
 
     calls: list[Call] = field(default_factory=list)
+    by_caller: list[Call] = field(default_factory=list)
     failed: int = 0
     hangs: threading.Event = field(default_factory=threading.Event)
     _roots: tuple[str, ...] = ()
@@ -154,12 +161,14 @@ class Injector:
     _hung_root: str | None = None
     _released: threading.Event = field(default_factory=threading.Event)
     _fault: Fault | None = None
+    _caller: threading.Thread | None = None
     _active: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, fault: Fault | None) -> None:
         """Count and fail calls from here on."""
-        self.calls, self.failed, self._fault, self._active = [], 0, fault, True
+        self.calls, self.by_caller, self._caller = [], [], threading.current_thread()
+        self.failed, self._fault, self._active = 0, fault, True
 
     def end(self) -> None:
         """The storage is well again."""
@@ -217,6 +226,8 @@ class Injector:
                 return None
             index = len(self.calls)
             self.calls.append(call)
+            if threading.current_thread() is self._caller:
+                self.by_caller.append(call)
             if self._fault is None or not self._fault.hits(index, call):
                 return None
             self.failed += 1

@@ -14,6 +14,7 @@ from typing import Any
 
 from diskyard.host import Files, Host
 from diskyard.model.identity import HostIdentity
+from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
@@ -30,12 +31,14 @@ STEPS = (
     "write",
     "truncate",
     "preallocate",
+    "keep_room",
     "clone",
     "sync",
     "sync_folder",
     "make_folder",
     "link",
     "rename",
+    "rename_to_new",
     "unlink",
     "remove_folder",
 )
@@ -175,9 +178,13 @@ class WatchedRepository(Repository):
         self.after(method, words)
         return value
 
-    def put(self, kind: LogKind, number: int, data: bytes, *, use_reserve: bool = False) -> bool:
+    def read_only_because(self) -> str | None:
+        """The inner one's, not watched: it is asked for before every change."""
+        return self.inner.read_only_because()
+
+    def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:
         """Watched."""
-        return bool(self._call("put", kind, number, data, use_reserve=use_reserve))
+        return bool(self._call("put", kind, number, data, frees=frees))
 
     def get(self, kind: LogKind, number: int) -> Copies:
         """Watched."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from diskyard.host import Host
@@ -24,6 +25,8 @@ class Place:
     :param copy_path: the file that holds a copy of an object of the log, for formats that
         have one: its tests put other things in its place.
     :param fill: put something foreign into an empty place, which creating must then refuse.
+    :param connect_full: connect it where the storage has no room but what the format keeps in
+        reserve, while something that is set is not; for formats that can be full.
     """
 
     format: str
@@ -31,6 +34,7 @@ class Place:
     other_processes: bool = False
     copy_path: Callable[[LogKind, int, int], Path] | None = None
     fill: Callable[[], None] | None = None
+    connect_full: Callable[[Event], Repository] | None = None
 
     def create(self, host: Host | None = None) -> None:
         """Make the repository."""

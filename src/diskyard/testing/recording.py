@@ -216,6 +216,7 @@ def _on_mount(world: World, folder: Path) -> World:
     """The same world, in a new folder, with its places on the disk that is to be mounted there."""
     (folder / "mount").mkdir()
     moved = world.moved(folder / "world")
+    moved.shared_by_one_host = True
     moved.folder.mkdir()
     for name in (*PLACES, NEW_PLACE, OUTSIDE):
         (moved.folder / name).symlink_to(folder / "mount" / name)

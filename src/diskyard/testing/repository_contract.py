@@ -21,12 +21,13 @@ from diskyard.repositories.interface import Repository
 from diskyard.testing.lease_contract import LeaseContract, PlaceContract
 from diskyard.testing.log_contract import LogStoreContract
 from diskyard.testing.place import Place
+from diskyard.testing.reserve_contract import ReserveContract
 from diskyard.testing.volume_contract import VolumeContract
 
 __all__ = ["Place", "RepositoryContract"]
 
 
-class RepositoryContract(LogStoreContract, VolumeContract, LeaseContract, PlaceContract):
+class RepositoryContract(LogStoreContract, ReserveContract, VolumeContract, LeaseContract, PlaceContract):
     """All of the contract; a subclass has the fixture ``place``."""
 
     @pytest.fixture

@@ -52,6 +52,7 @@ class World:
     :ivar images: by repository and image id, the bytes that must be read.
     :ivar user_data: by the same, what must have been kept, where a test says so.
     :ivar names: ids by a test's own names.
+    :ivar shared_by_one_host: they are on a file system that is not known to be local.
     """
 
     folder: Path
@@ -59,10 +60,12 @@ class World:
     names: dict[str, str] = field(default_factory=dict)
     user_data: dict[tuple[str, str], Any] = field(default_factory=dict)
     format: str = "localfs-1.0"
+    shared_by_one_host: bool = False
 
     def parameters(self, place: str) -> Mapping[str, Any]:
         """The connection parameters of a place."""
-        return {"path": str(self.folder / place)}
+        path = {"path": str(self.folder / place)}
+        return {**path, "sharedByOneHost": True} if self.shared_by_one_host else path
 
     def create(self) -> None:
         """Make the repositories, all empty."""

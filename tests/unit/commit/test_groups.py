@@ -18,7 +18,7 @@ from diskyard.log.codec import decode
 from diskyard.log.log import Author, Log
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, ImageSource, entry_id, split_entry_id
-from diskyard.model.transaction import Draft, Entry
+from diskyard.model.transaction import Draft, Entry, Frees
 from diskyard.planner import attach, change, copy
 from diskyard.planner.optimize import plan_optimize, seal_optimize
 from diskyard.repositories.interface import LogKind
@@ -61,7 +61,7 @@ def remove(name: str) -> Plan:
 
 
 def begin(asked: copy.PendingImage) -> Plan:
-    return lambda draft: copy.begin(draft, asked)
+    return lambda draft: copy.begin(draft, asked, Capabilities())
 
 
 def putting(log: Log, *names: str) -> list[Callable[[], object]]:
@@ -313,10 +313,10 @@ def test_all_plan_again_where_another_had_the_number(shelf: Shelf) -> None:
 class FullRepository(WatchedRepository):
     """There is room only in the reserve."""
 
-    def put(self, kind: LogKind, number: int, data: bytes, *, use_reserve: bool = False) -> bool:
-        if not use_reserve:
+    def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:
+        if not frees:
             raise OSError(errno.ENOSPC, "full")
-        return super().put(kind, number, data, use_reserve=use_reserve)
+        return super().put(kind, number, data, frees=frees)
 
 
 def test_on_a_full_storage_what_leads_to_less_gets_through(shelf: Shelf) -> None:

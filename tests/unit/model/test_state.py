@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diskyard.model.records import entry_id
 from diskyard.model.state import State
-from diskyard.model.transaction import Changes, Draft, Entry, apply
+from diskyard.model.transaction import Changes, Draft, Entry, Frees, apply
 from tests.unit.records import (
     HOST,
     NOW,
@@ -141,19 +141,20 @@ def test_what_leads_to_less_may_use_the_reserve() -> None:
         attachment("a", "d", "v"), volume("x", state="doomed"),
     )  # fmt: skip
 
-    def less(*changes: tuple[str, Any]) -> bool:
+    def frees(*changes: tuple[str, Any]) -> Frees:
         draft = Draft(found)
         for verb, word in changes:
             getattr(draft, verb)(word)
-        return draft.leads_to_less()
+        return draft.frees()
 
-    assert less(("remove_volume", "x"))
-    assert less(("remove_attachment", "a"))
-    assert less(("put_image", weak("d", "v", kind="virtual_disk")))
-    assert less(("put_image", weak("w", "p")))
-    assert less(("put_volume", volume("p", state="doomed")))
-    assert not less()
-    assert not less(("put_image", disk("d", "v", user_data={"a": 1})))
-    assert not less(("put_volume", volume("n")))
-    assert not less(("put_image", disk("n", "v")), ("put_volume", volume("p", state="doomed")))
-    assert not less(("put_attachment", attachment("b", "d", "v")), ("remove_volume", "x"))
+    assert frees(("remove_volume", "x")) == Frees.AT_ONCE
+    assert frees(("put_volume", volume("p", state="doomed"))) == Frees.AT_ONCE
+    assert frees(("remove_image", "w"), ("put_image", weak("n", "p"))) == Frees.AT_ONCE
+    assert frees(("remove_attachment", "a")) == Frees.WHEN_FIXED
+    assert frees(("put_image", weak("w", "p"))) == Frees.WHEN_FIXED
+    assert frees(("put_image", weak("d", "v", kind="virtual_disk"))) == Frees.LATER
+    assert not frees()
+    assert not frees(("put_image", disk("d", "v", user_data={"a": 1})))
+    assert not frees(("put_volume", volume("n")))
+    assert not frees(("put_image", disk("n", "v")), ("put_volume", volume("p", state="doomed")))
+    assert not frees(("put_attachment", attachment("b", "d", "v")), ("remove_volume", "x"))

@@ -61,7 +61,7 @@ def test_a_volume_that_other_work_has_taken(
 def test_a_merge_of_volumes_that_a_guest_has_open(volume_id: str) -> None:
     """Its graph would change under it: not begun, and not sealed either way."""
     found = state(disk("d", "v"), volume("v", "w"), weak("w", "p"), volume("p"))
-    plan = plan_merge(found, "w", {})
+    plan = plan_merge(found, "w", {}, Capabilities())
     assert plan is not None
     attached = found.put_attachment(attachment("t", "d", volume_id))
     for change in (

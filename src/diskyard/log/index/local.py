@@ -19,8 +19,9 @@ import msgspec
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.host.files import PRIVATE_BITS, temporary_owner
+from diskyard.host.files import PRIVATE_BITS
 from diskyard.host.identity import new_nonce
+from diskyard.host.temporary import temporary_owner
 from diskyard.log.codec import MAJOR, MINOR
 from diskyard.log.index.blocks import BlockFile, BlockWriter
 from diskyard.log.index.stored import (

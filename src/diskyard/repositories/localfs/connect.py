@@ -6,13 +6,12 @@ import contextlib
 import errno
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.host.files import temporary_owner
 from diskyard.host.identity import new_nonce
+from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLeases
 from diskyard.log.codec import (
     ENTRY_LIMIT_BYTES,
@@ -25,47 +24,32 @@ from diskyard.log.codec import (
 from diskyard.log.genesis import genesis
 from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.place import SHARED_BY_ONE_HOST, require_able, require_local, sync_folder
+from diskyard.repositories.localfs.record import read_record
 from diskyard.repositories.localfs.repository import LocalRepository
+from diskyard.repositories.localfs.reserve import Reserve
 
 FORMAT = "localfs-1.0"
-# As /proc/self/mountinfo names them: other machines may write to these as well, and
-# would not see this one's locks.
-_NETWORK_FILE_SYSTEMS = frozenset(
-    (
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "ceph",
-        "gfs2",
-        "ocfs2",
-        "9p",
-        "afs",
-        "beegfs",
-        "lustre",
-        "glusterfs",
-        "fuse.glusterfs",
-        "fuse.sshfs",
-        "fuse.ceph",
-    )
-)
-_RECORD_LIMIT_BYTES = 4096
-_NO_ANSWER = frozenset((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN))
+_MADE_WITH_EXT = "lost+found"  # in the root of every new ext2, ext3 or ext4; fsck uses it
 _NO_PATH = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
 
 
-def _root(parameters: Mapping[str, Any], host: Host) -> str:
-    """The one connection parameter, ``path``, with links resolved.
+def _root(parameters: Mapping[str, Any], host: Host) -> tuple[str, bool]:
+    """The folder of the parameter ``path``, with links resolved, and ``sharedByOneHost``.
 
-    :raises diskyard.errors.InvalidParameter: it is not an absolute path, or not all there is.
+    :raises diskyard.errors.InvalidParameter: one is not of its form, or there are others.
     """
-    path = parameters.get("path")
-    if set(parameters) != {"path"} or not isinstance(path, str):
-        raise errors.InvalidParameter(f"{FORMAT} takes exactly one connection parameter: path.")
+    path, shared = parameters.get("path"), parameters.get(SHARED_BY_ONE_HOST, False)
+    if not {"path"} <= set(parameters) <= {"path", SHARED_BY_ONE_HOST} or not isinstance(path, str):
+        raise errors.InvalidParameter(
+            f"{FORMAT} takes the connection parameter path, and may be given {SHARED_BY_ONE_HOST}."
+        )
+    if not isinstance(shared, bool):
+        raise errors.InvalidParameter(f"{SHARED_BY_ONE_HOST} must be true or false.")
     if not os.path.isabs(path) or "\0" in path or len(path.encode(errors="replace")) > 3072:
         raise errors.InvalidParameter("path must be an absolute path of at most 3,072 bytes.")
     try:
-        return host.files.resolve(path)
+        return host.files.resolve(path), shared
     except (OSError, ValueError) as error:
         raise errors.InvalidParameter(f"path cannot be resolved: {error}.") from error
 
@@ -79,8 +63,11 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
     :raises diskyard.errors.NotEmpty: the folder holds something.
     :raises diskyard.errors.InvalidParameter: there can be none, as the one above it is not there.
     """
-    root = _root(parameters, host)
+    root, shared = _root(parameters, host)
     try:
+        _make_root(host, root)
+        require_local(host, root, shared_by_one_host=shared)
+        require_able(host, root, root)
         _make_folders(host, root)
         lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
         if lease is None:
@@ -95,24 +82,20 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
 
 def _make_folders(host: Host, root: str) -> None:
     files = host.files
-    _make_root(host, root)
-    _refuse_network(host, root)
     _refuse_repository(host, root)
     names = {entry.name for entry in files.list(root) if temporary_owner(entry.name) is None}
-    if names - {*layout.FOLDERS, layout.LOCKS, layout.RESERVE}:
-        raise errors.NotEmpty(f"{root} is not empty.")
+    if others := names - {*layout.FOLDERS, layout.LOCKS, layout.RESERVE, _MADE_WITH_EXT}:
+        raise errors.NotEmpty(f"{root} is not empty: it holds {min(others)}.")
     for folder in layout.FOLDERS:
         if folder not in names:
             files.make_folder(os.path.join(root, folder))
-    for name, size_bytes in ((layout.LOCKS, 0), (layout.RESERVE, layout.RESERVE_BYTES)):
-        if name not in names:
-            fd = files.create(os.path.join(root, name))
-            try:
-                if size_bytes:
-                    files.preallocate(fd, size_bytes)
-                files.sync(fd)
-            finally:
-                os.close(fd)
+    if layout.LOCKS not in names:
+        fd = files.create(os.path.join(root, layout.LOCKS))
+        try:
+            files.sync(fd)
+        finally:
+            os.close(fd)
+    Reserve(files, root).fill()
     files.sync_folder(root)
 
 
@@ -125,7 +108,7 @@ def _make_root(host: Host, root: str) -> None:
     try:
         if not files.exists(root):
             files.make_folder(root)
-            files.sync_folder(os.path.dirname(root))
+            sync_folder(host, os.path.dirname(root))
         elif not files.is_folder(root):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), root)
     except OSError as error:
@@ -169,29 +152,17 @@ def _seed(host: Host, root: str) -> None:
     files.publish(layout.record_paths(root), encode(record))
 
 
-def _refuse_network(host: Host, root: str) -> None:
-    device = host.files.device_of(root)
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
-        fields, _, tail = line.partition(" - ")
-        kind = tail.split(" ")[0]
-        if fields.split(" ")[2] == number and kind in _NETWORK_FILE_SYSTEMS:
-            raise errors.Unsupported(
-                f"{root} is on a network file system ({kind}); localfs needs a local one.",
-                advice="Use a folder of a local file system.",
-            )
-
-
 def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:
     """The repository in a folder.
 
     :raises diskyard.errors.NotARepository: there is none, or one of a newer version.
     """
-    root = _root(parameters, host)
+    root, shared = _root(parameters, host)
     try:
-        record = _read_record(host, root)
-        _refuse_network(host, root)
+        record = read_record(host, root, FORMAT)
+        require_local(host, root, shared_by_one_host=shared)
         _require_folders(host, root)
+        require_able(host, root, os.path.join(root, layout.TEMPORARY))
         return LocalRepository(host, root, record.marker)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.NotARepository(f"{root} is not a {FORMAT} repository.") from error
@@ -211,68 +182,6 @@ def _require_folders(host: Host, root: str) -> None:
                 f"{path} is missing, or it is no folder, so the repository cannot be used.",
                 advice="Put the folder back; an empty one will do for progress and temporary.",
             )
-
-
-def _read_record(host: Host, root: str) -> RepositoryRecord:
-    """The record, from whichever copy holds it; the other is written again where that is possible."""
-    record, whole, damage = None, b"", None
-    bad: list[str] = []
-    for path in layout.record_paths(root):
-        try:
-            data = host.files.read(path, _RECORD_LIMIT_BYTES)
-            if data is None:
-                bad.append(path)
-                continue
-            found, _ = decode(data, RepositoryRecord)
-        except NewerMajor as error:
-            raise errors.NotARepository(
-                f"{root} was written by a newer Diskyard (format {error})."
-            ) from error
-        except (Damaged, OSError) as error:
-            damage = error
-            bad.append(path)
-            continue
-        if found.format != FORMAT:
-            raise errors.NotARepository(f"{root} is a {found.format} repository, not {FORMAT}.")
-        if record is None:
-            record, whole = found, data
-    if record is not None:
-        for path in bad:
-            _rewrite_record(host, root, path, whole)
-        return record
-    raise _unreadable(root, damage)
-
-
-def _unreadable(root: str, damage: Exception | None) -> Exception:
-    if damage is None or (isinstance(damage, OSError) and damage.errno in _NO_PATH):
-        return errors.NotARepository(f"{root} is not a {FORMAT} repository.")
-    if isinstance(damage, OSError) and damage.errno in (*_NO_ANSWER, errno.EACCES, errno.EPERM):
-        return damage
-    return errors.CorruptRecord(f"The record of the repository in {root} cannot be read: {damage}.")
-
-
-def _rewrite_record(host: Host, root: str, path: str, whole: bytes) -> None:
-    """Rename a whole copy of the record over a bad one; at no moment are both away.
-
-    Under the lease of creation and removal: a copy that is absent may be about to come, or
-    to have gone for good, and what was read before the lease may be of another repository.
-    """
-    files = host.files
-    # Storage that is read-only, full or sick: one whole copy is enough to work with.
-    with contextlib.suppress(OSError):
-        lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
-        if lease is None:
-            return
-        try:
-            copies = [
-                files.read(other, _RECORD_LIMIT_BYTES) for other in layout.record_paths(root) if other != path
-            ]
-            if copies == [whole]:
-                if files.is_folder(path):
-                    files.remove_folder(path)  # only an empty one
-                files.replace(path, whole)
-        finally:
-            lease.release()
 
 
 def remove(repository: LocalRepository, host: Host) -> None:
@@ -303,10 +212,21 @@ def _remove_rest(host: Host, root: str) -> None:
     _empty_folders(host, root)
     for folder in layout.FOLDERS:
         files.remove_folder(os.path.join(root, folder))
+    _remove_reserve(host, os.path.join(root, layout.RESERVE))
     interrupted = [item.name for item in files.list(root) if temporary_owner(item.name)]
-    for name in (*interrupted, layout.LOCKS, layout.RESERVE):
+    for name in (*interrupted, layout.LOCKS):
         files.unlink(os.path.join(root, name))
     files.sync_folder(root)
+
+
+def _remove_reserve(host: Host, path: str) -> None:
+    """Remove the reserve; an earlier version's is a file."""
+    files = host.files
+    if files.is_folder(path):
+        _remove_all(host, path)
+        files.remove_folder(path)
+    elif files.exists(path):
+        files.unlink(path)
 
 
 def _empty_folders(host: Host, root: str) -> None:
@@ -328,7 +248,8 @@ def _was_being_removed(host: Host, root: str) -> bool:
     for path in layout.log_paths(root, "entry", newest):
         with contextlib.suppress(Damaged, NewerMajor):
             entry, _ = decode(host.files.read(path, ENTRY_LIMIT_BYTES) or b"", Entry)
-            return entry.number == newest and entry.changes.closes
+            if entry.number == newest and entry.changes.closes:
+                return True
     return False
 
 

@@ -11,7 +11,6 @@ from diskyard.repositories.interface import LogKind
 LOG, CHECKPOINTS, VOLUMES, PROGRESS, TEMPORARY = "log", "checkpoints", "volumes", "progress", "temporary"
 FOLDERS = (LOG, CHECKPOINTS, VOLUMES, PROGRESS, TEMPORARY)
 LOCKS, RESERVE = "locks", "reserve"
-RESERVE_BYTES = 4 << 20
 
 _FOLDER_OF: dict[LogKind, str] = {"entry": LOG, "checkpoint": CHECKPOINTS}
 _COPIES = ("a", "b")

@@ -9,11 +9,12 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 
 from diskyard.host import FileEntry, Host, provably_gone
-from diskyard.host.files import UncertainError, temporary_owner
+from diskyard.host.files import UncertainError, is_full
+from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
 from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES, may_be_whole
-from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import UUID_PATTERN
+from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
@@ -24,6 +25,8 @@ from diskyard.repositories.interface import (
     StoredVolume,
 )
 from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.place import capabilities_of, read_only_because
+from diskyard.repositories.localfs.reserve import Reserve
 
 _LIMITS_BYTES: dict[LogKind, int] = {
     "entry": ENTRY_LIMIT_BYTES,
@@ -44,7 +47,6 @@ _UNREADABLE = frozenset(
 _IMAGE_ID = re.compile(UUID_PATTERN)
 _PROGRESS_LIMIT_BYTES = 64 << 10
 _LOOKED_AT_ONCE = 256
-_PROBE_BYTES = 4096  # one block: btrfs clones nothing shorter
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
 
 
@@ -66,88 +68,34 @@ class LocalRepository:
         # Of a file that is never replaced or removed.
         self.identity, self.place_identity = self._files.identities_of(os.path.join(root, layout.LOCKS))
         self._volumes = os.path.join(root, layout.VOLUMES)
+        self._reserve = Reserve(self._files, root)
         self._leases = LocalLeases(host, os.path.join(root, layout.LOCKS))
-        self.capabilities = Capabilities(
-            reflink=self._probe_reflink(), preallocation=True, zeroed=True, enforced_leases=True
-        )
+        self.capabilities = capabilities_of(host, root)
 
     def _folder(self, name: str) -> str:
         return os.path.join(self.place, name)
 
-    def _probe_reflink(self) -> bool:
-        """Whether files here can share blocks, found by trying."""
-        source = self._files.temporary_path(self._folder(layout.TEMPORARY))
-        target = self._files.temporary_path(self._folder(layout.TEMPORARY))
-        try:
-            with contextlib.ExitStack() as opened:
-                # Nothing is synced: it is for now only, and syncs would make connecting slow.
-                source_fd = self._files.create(source)
-                opened.callback(os.close, source_fd)
-                self._files.write(source_fd, b"\1" * _PROBE_BYTES)
-                target_fd = self._files.create(target)
-                opened.callback(os.close, target_fd)
-                self._files.clone(source_fd, target_fd)
-            return True
-        except OSError:
-            return False  # not this one, or a full or read-only storage: what needs room will say so
-        finally:
-            self._files.discard(source)
-            self._files.discard(target)
+    def read_only_because(self) -> str | None:
+        """The file system's or the folder's state of now."""
+        return read_only_because(self._host, self._folder(layout.LOG))
 
     # -- the log's store ---------------------------------------------------------------
 
-    def put(self, kind: LogKind, number: int, data: bytes, *, use_reserve: bool = False) -> bool:
+    def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:
         """Link both copies to their names; see the interface."""
         paths = layout.log_paths(self.place, kind, number)
         # Copy 0 decides. One copy can be there alone if the other was lost to damage.
         if self._files.exists(paths[1]):
             return False
+        self._reserve.refill_if_used()
         try:
-            return self._files.publish(paths, data)
+            return self._files.publish(paths, data, spare=self._reserve.spare() if frees else None)
         except UncertainError:
             raise  # it may be there: trying again would call our own entry another's
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not use_reserve:
+            if not is_full(error) or not frees:
                 raise
-            if not self._release_reserve():
-                raise
-        return self._files.publish(paths, data)
-
-    def _release_reserve(self) -> bool:
-        """Give the reserve's blocks back to the file system, for an entry that frees more."""
-        path = self._folder(layout.RESERVE)
-        try:
-            fd = self._files.open_for_writing(path)
-        except OSError:
-            return False  # there is none, or something else is in its place
-        try:
-            if self._files.size_bytes_of(fd) == 0 or not self._is_ours(path):
-                return False
-            self._files.truncate(fd, 0)
-            self._files.sync(fd)
-        finally:
-            os.close(fd)
-        return True
-
-    def _is_ours(self, path: str) -> bool:
-        """Whether a file has no second name: one that has may be another's as well."""
-        item = self._files.look(path)
-        return item is not None and item.links == 1
-
-    def _refill_reserve(self) -> None:
-        """Take the reserve again after something was freed.
-
-        A full storage leaves it as it is, and so does one on which something else has its name.
-        """
-        path = self._folder(layout.RESERVE)
-        with contextlib.suppress(OSError):
-            fd = self._files.open_for_writing(path) if self._files.exists(path) else self._files.create(path)
-            try:
-                if self._files.size_bytes_of(fd) == 0 and self._is_ours(path):
-                    self._files.preallocate(fd, layout.RESERVE_BYTES)
-                    self._files.sync(fd)
-            finally:
-                os.close(fd)
+        return self._reserve.publish(paths, data, frees)
 
     def get(self, kind: LogKind, number: int) -> Copies:
         """Both copies, each b"" where its name leads to nothing that can be read."""
@@ -186,10 +134,10 @@ class LocalRepository:
         try:
             self._files.replace(path, data)
         except OSError as error:
-            # No entry can follow one that has a single copy, so nothing could free space.
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._release_reserve():
+            if not is_full(error):
                 raise
-            self._files.replace(path, data)
+            # No entry can follow one that has a single copy, so nothing could free space.
+            self._reserve.replace(path, data)
 
     def delete(self, kind: LogKind, number: int) -> None:
         """Unlink both copies; the folder is synced so that lower numbers stay gone first."""
@@ -200,6 +148,7 @@ class LocalRepository:
                 else:
                     self._files.unlink(path)
         self._files.sync_folder(layout.log_folder(self.place, kind))
+        self._reserve.refill_if_used()
 
     def sync_log(self) -> None:
         """Sync the entries' folder; their contents were durable before they had names."""
@@ -277,7 +226,7 @@ class LocalRepository:
         except (FileNotFoundError, IsADirectoryError):
             return False
         self._files.sync_folder(self._volumes)
-        self._refill_reserve()
+        self._reserve.refill()
         return True
 
     def list_volumes(self) -> list[StoredVolume]:
@@ -347,7 +296,8 @@ class LocalRepository:
 
     def _temporaries(self) -> Iterator[tuple[str, FileEntry]]:
         # The root has those of the repository's own record.
-        for folder in ("", *layout.FOLDERS):
+        reserve = [layout.RESERVE] if self._files.is_folder(self._reserve.folder) else []
+        for folder in ("", *layout.FOLDERS, *reserve):
             for item in self._files.list(self._folder(folder), temporary_owner):
                 owner = temporary_owner(item.name) if item.is_file else None
                 if owner is not None and provably_gone(owner, self._host.identity):
@@ -363,6 +313,7 @@ class LocalRepository:
             return False
         with contextlib.suppress(FileNotFoundError):
             self._files.unlink(self._folder(name))
+        self._reserve.refill_if_used()
         return True
 
     def private_path(self) -> str | None:

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from diskyard.host import Host
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
@@ -64,7 +65,10 @@ class MemoryRepository:
         self.capabilities = Capabilities(preallocation=True)
         self._host = host
 
-    def put(self, kind: LogKind, number: int, data: bytes, *, use_reserve: bool = False) -> bool:
+    def read_only_because(self) -> None:
+        """Memory can always be written to."""
+
+    def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:
         """Add the object under the store's lock."""
         with self.store.lock:
             if (kind, number) in self.store.objects:

@@ -140,13 +140,14 @@ def _headers() -> Iterator[Case]:
     yield _vhdx(
         "both headers are the newest", build(headers=(_header(1), _header(1))), _HONEST, may_be_refused=True
     )
-    yield _vhdx("a log", build(headers=(_header(1), logged)))
-    yield _vhdx("a log in both", build(headers=(logged, _header(4, b"m" * 16))))
+    yield _vhdx("a log without entries", build(headers=(_header(1), logged)), _HONEST)
+    yield _vhdx("logs without entries", build(headers=(logged, _header(4, b"m" * 16))), _HONEST)
     entry = _sealed(struct.pack("<4sIIIQII16sQQ", b"loge", 0, 4096, 0, 1, 0, 0, b"l" * 16, 1, 1), 4096)
     image = build(headers=(_header(1), logged))
     image[_LOG : _LOG + 4096] = entry
     yield _vhdx("a log with an entry", image)
     hidden = build(headers=(bytes(wrong), logged))
+    hidden[_LOG : _LOG + 4096] = entry
     yield _vhdx("a log behind a newer header with a wrong checksum", hidden)
     for version in (0, 2, 65535):
         yield _vhdx(f"version {version}", build(headers=(_header(1, version=version),) * 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from diskyard.testing.scenarios.base import (
 from diskyard.testing.world import KIB, SIZE_BYTES, Images, World
 
 _ENTRIES_BEFORE_FOLDING = 63
+_changes = itertools.count()
 
 DISK_IN_A = {"repositoryId": "a", "imageId": "@d"}
 
@@ -89,8 +91,7 @@ def about_to_fold(world: World, service: Service) -> None:
 def change_user_data(world: World, service: Service) -> None:
     """An entry that changes nothing of the bytes."""
     world.user_data.pop(("a", world.names["d"]), None)
-    version = service.connections.get("a").state().version
-    asked = {"repositoryId": "a", "imageId": world.names["d"], "userData": {"version": version}}
+    asked = {"repositoryId": "a", "imageId": world.names["d"], "userData": {"change": next(_changes)}}
     call(service, "setUserData", asked)
 
 
@@ -141,7 +142,7 @@ def _create_from(base: str) -> Act:
 
 
 def _c(world: World) -> dict[str, Any]:
-    return {"repoFormat": world.format, "connectionParameters": {"path": str(world.folder / "c")}}
+    return {"repoFormat": world.format, "connectionParameters": world.parameters("c")}
 
 
 def create_repository(world: World, service: Service) -> None:

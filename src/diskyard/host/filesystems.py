@@ -1,0 +1,116 @@
+"""What a file system can do, found without changing anything on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from diskyard.host.calls import storage_call
+from diskyard.host.reading import ReadingFiles
+
+
+class FileSystems(ReadingFiles):
+    """Asks file systems about themselves. Errors are the system's own :class:`OSError`."""
+
+    @storage_call
+    def reads_past_cache(self, path: str, piece_bytes: int) -> bool:
+        """Whether a file can be read past the page cache (O_DIRECT), in pieces of so many bytes anywhere.
+
+        Not where the file system has no such reads, nor where its blocks are smaller: data and holes then
+        meet inside a piece. Of an absent file nothing is known to be in the way.
+        """
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        try:
+            info = os.fstatvfs(fd)
+            return min(info.f_bsize, info.f_frsize) >= piece_bytes
+        finally:
+            os.close(fd)
+
+    @storage_call
+    def longest_file_bytes(self, path: str, most_bytes: int) -> int:
+        """How long a file may be on the file system of a regular file; at most ``most_bytes``.
+
+        No file is made so long: the kernel refuses to seek (lseek(2)) beyond what it would refuse to write.
+        """
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if _can_seek(fd, most_bytes):
+                return most_bytes
+            possible, impossible = 0, most_bytes
+            while impossible - possible > 1:
+                middle = (possible + impossible) // 2
+                if _can_seek(fd, middle):
+                    possible = middle
+                else:
+                    impossible = middle
+            return possible
+        finally:
+            os.close(fd)
+
+    @storage_call
+    def is_read_only(self, path: str) -> bool:
+        """Whether the file system of a path is mounted so that nothing on it can be changed."""
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+    @storage_call
+    def may_write(self, path: str) -> bool:
+        """Whether this process may change a file, or the names in a folder, by its permissions."""
+        return os.access(path, os.W_OK, effective_ids=True)
+
+    @storage_call
+    def file_system(self, path: str) -> str:
+        """The kind of file system that holds a path, as the kernel names it: ``ext4``, ``fuse.sshfs``.
+
+        Of an overlay it is the kind of the layer that is written to, where that can be told from here.
+        Empty if the kernel does not tell. What holds a path is asked by the mount that it is opened
+        through: the numbers of devices, as of btrfs's subvolumes, may be in no table of mounts.
+        """
+        for _ in range(_OVERLAYS_MOST):
+            kind, options = _mount_of(path)
+            upper = options.get("upperdir", "")
+            if kind != "overlay" or not os.path.isdir(upper):
+                return kind
+            path = upper
+        return ""
+
+
+_OVERLAYS_MOST = 3  # the kernel stacks two
+
+
+def _can_seek(fd: int, offset_bytes: int) -> bool:
+    try:
+        os.lseek(fd, offset_bytes, os.SEEK_SET)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOVERFLOW):
+            raise
+        return False
+    return True
+
+
+def _mount_of(path: str) -> tuple[str, dict[str, str]]:
+    """The kind of the mount that holds a path, and its file system's options."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        told = dict(
+            line.split(":", 1)
+            for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+            if ":" in line
+        )
+    finally:
+        os.close(fd)
+    mount = told.get("mnt_id", "").strip()
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        fields, _, tail = line.partition(" - ")
+        if fields.split(" ", 1)[0] == mount:
+            kind, _, options = tail.split(" ", 2)
+            pairs = (option.partition("=") for option in options.split(","))
+            return kind, {name: value for name, _, value in pairs}
+    return "", {}

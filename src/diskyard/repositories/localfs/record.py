@@ -1,0 +1,115 @@
+"""Reading the repository's own record, which is there twice: of two that differ the log knows its own."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections import Counter
+from collections.abc import Mapping
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.leases.local import LocalLeases
+from diskyard.log.codec import ENTRY_LIMIT_BYTES, Damaged, NewerMajor, RepositoryRecord, decode
+from diskyard.model.transaction import Entry
+from diskyard.repositories.localfs import layout
+
+_RECORD_LIMIT_BYTES = 4096
+_NO_ANSWER = frozenset((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN))
+_NO_PATH = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
+_ENTRIES_ASKED = 3
+
+
+def read_record(host: Host, root: str, format: str) -> RepositoryRecord:
+    """The record, from whichever copy holds it; the other is written again where that is possible.
+
+    A copy may be whole and not this repository's: of two that are not the same, that one counts of
+    which the entries of the log are.
+
+    :raises diskyard.errors.NotARepository: there is none, or one of another format or a newer version.
+    :raises diskyard.errors.CorruptRecord: neither copy can be read.
+    """
+    found: dict[str, tuple[RepositoryRecord, bytes]] = {}
+    wrong: Exception | None = None
+    for path in layout.record_paths(root):
+        try:
+            data = host.files.read(path, _RECORD_LIMIT_BYTES)
+            if data is None:
+                continue
+            record, _ = decode(data, RepositoryRecord)
+        except NewerMajor as error:
+            wrong = errors.NotARepository(f"{root} was written by a newer Diskyard (format {error}).")
+            continue
+        except (Damaged, OSError) as error:
+            wrong = error
+            continue
+        if record.format == format:
+            found[path] = (record, data)
+        else:
+            wrong = errors.NotARepository(f"{root} is a {record.format} repository, not {format}.")
+    if not found:
+        raise wrong if isinstance(wrong, errors.NotARepository) else _unreadable(root, format, wrong)
+    record, whole = _of_the_log(host, root, found)
+    for path in layout.record_paths(root):
+        if path not in found or found[path][1] != whole:
+            _rewrite_record(host, root, path, whole)
+    return record
+
+
+def _of_the_log(
+    host: Host, root: str, found: Mapping[str, tuple[RepositoryRecord, bytes]]
+) -> tuple[RepositoryRecord, bytes]:
+    """That one of the records found of whose repository the newest entries are."""
+    first, *others = found.values()
+    if others and all(other == first for other in others):
+        return first
+    markers = Counter[str]()
+    numbers = set[int]()
+    with contextlib.suppress(OSError):  # that there is none is for others to say
+        names = host.files.names(layout.log_folder(root, "entry"))
+        numbers = {number for name in names if (number := layout.log_number(name)) is not None}
+    for number in sorted(numbers)[-_ENTRIES_ASKED:]:
+        for path in layout.log_paths(root, "entry", number):
+            with contextlib.suppress(Damaged, NewerMajor, OSError):
+                entry, _ = decode(host.files.read(path, ENTRY_LIMIT_BYTES) or b"", Entry)
+                markers[entry.marker] += 1
+    if not markers:
+        return first
+    ((marker, _),) = markers.most_common(1)
+    for record, data in found.values():
+        if record.marker == marker:
+            return record, data
+    raise errors.CorruptRecord(f"The record in {root} is of another repository than its log.")
+
+
+def _unreadable(root: str, format: str, damage: Exception | None) -> Exception:
+    if damage is None or (isinstance(damage, OSError) and damage.errno in _NO_PATH):
+        return errors.NotARepository(f"{root} is not a {format} repository.")
+    if isinstance(damage, OSError) and damage.errno in (*_NO_ANSWER, errno.EACCES, errno.EPERM):
+        return damage
+    return errors.CorruptRecord(f"The record of the repository in {root} cannot be read: {damage}.")
+
+
+def _rewrite_record(host: Host, root: str, path: str, whole: bytes) -> None:
+    """Rename a whole copy of the record over a bad one; at no moment are both away.
+
+    Under the lease of creation and removal: a copy that is absent may be about to come, or
+    to have gone for good, and what was read before the lease may be of another repository.
+    """
+    files = host.files
+    # Storage that is read-only, full or sick: one whole copy is enough to work with.
+    with contextlib.suppress(OSError):
+        lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
+        if lease is None:
+            return
+        try:
+            copies = [
+                files.read(other, _RECORD_LIMIT_BYTES) for other in layout.record_paths(root) if other != path
+            ]
+            if copies == [whole]:
+                if files.is_folder(path):
+                    files.remove_folder(path)  # only an empty one
+                files.replace(path, whole)
+        finally:
+            lease.release()
