@@ -13,7 +13,7 @@ from diskyard.testing.effort import Effort
 from diskyard.testing.mounted import MOUNTED_KINDS, mounted, why_not_mounted
 from tests.conftest import Tally
 
-QUICK_S, THOROUGH_MINUTES = 12.0, 10.0
+QUICK_S, THOROUGH_MINUTES = 8.0, 10.0
 PLACES = "abc"
 
 

@@ -11,7 +11,7 @@ from diskyard.testing.effort import Effort
 from diskyard.testing.mounted import REFLINK_KINDS, mounted, why_not_mounted
 from tests.conftest import Tally
 
-QUICK_S, THOROUGH_MINUTES = 4.0, 3.0
+QUICK_S, THOROUGH_MINUTES = 2.0, 3.0
 FILE_SYSTEMS = Effort.of_environment().kinds(REFLINK_KINDS)
 
 
