@@ -23,6 +23,7 @@ import pytest
 
 from diskyard import Diskyard
 from diskyard.client.values import OnProgress
+from diskyard.daemon.caretaker import Caretaker
 from diskyard.daemon.config import Config, LimitsConfig, SocketConfig, TcpConfig, TransferConfig
 from diskyard.daemon.daemon import make_application
 from diskyard.daemon.listeners import Listeners
@@ -81,7 +82,7 @@ class _Server:
             transfer=TransferConfig(folders=("/",)),
         )
         _, self.token = Tokens(str(self._folder)).create("tests", "admin", None, None)
-        self._application = make_application(config, yard.service, None)
+        self._application = make_application(config, yard.service, None, Caretaker(yard.service, ()))
         self._application.health.ready = True
         self._listeners = Listeners(config, Host.real())
         self.url = self._listeners.tls_url or f"unix://{self._listeners.socket_path}"

@@ -66,9 +66,10 @@ class Connections:
         self._followers.append(follow)
 
     def connect(self, repo_id: str, format_name: str, parameters: Mapping[str, Any]) -> bool:
-        """Connect a place; False if that very connection was there already.
+        """Connect a place; False if it was connected under this repoId already.
 
-        The same place under another repoId is an alias, and is searched once.
+        The same place under another repoId is an alias, and is searched once. If it was connected by
+        other parameters, as another path to it, these take their place.
 
         :raises diskyard.errors.RepositoryIdInUse: the repoId names another place.
         :raises diskyard.errors.NotARepository: it is a copy of a place that is connected: what one
@@ -83,17 +84,23 @@ class Connections:
             # Not under the lock: storage that does not answer must not keep others waiting.
             storage = find_format(format_name).connect(parameters, self._host)
             if self._is_connected(repo_id, storage):
+                self._known[repo_id] = (format_name, dict(parameters))
                 return False
+            self._require_unused(repo_id, format_name, parameters, storage)
             log = Log(storage, self._host, keeper=self._index_keeper(storage.marker))
             refresh(log)
         finally:
             if self._connecting.get(repo_id) is attempt:
                 del self._connecting[repo_id]
         with self._lock:
-            known = self._known.get(repo_id)
             if self._is_connected(repo_id, storage):
                 return False
-            if known is not None and known != (format_name, dict(parameters)):
+            opened = self._opened.get(repo_id)
+            if not (
+                opened is None
+                or opened.storage.place == storage.place
+                or _is_same_place(opened.storage, storage)
+            ):
                 raise errors.RepositoryIdInUse(f"{repo_id} names another place.", repositoryId=repo_id)
             alias = next((o for o in self._opened.values() if _is_alias(o, storage)), None)
             if alias is not None:
@@ -104,6 +111,20 @@ class Connections:
             self._opened[repo_id] = opened
             self._ends[repo_id] = [follow(repo_id, opened) for follow in self._followers]
             return True
+
+    def _require_unused(
+        self, repo_id: str, format_name: str, parameters: Mapping[str, Any], storage: Repository
+    ) -> None:
+        """Refuse a repoId that another place has, also one that was connected before and is not now."""
+        known, opened = self._known.get(repo_id), self._opened.get(repo_id)
+        if known is None or known == (format_name, dict(parameters)):
+            return
+        there = None if opened is None else opened.storage
+        if there is None:
+            with contextlib.suppress(errors.NotARepository, errors.StorageError):
+                there = find_format(known[0]).connect(known[1], self._host)
+        if there is None or not _is_same_place(there, storage):
+            raise errors.RepositoryIdInUse(f"{repo_id} names another place.", repositoryId=repo_id)
 
     def _index_keeper(self, marker: str) -> IndexKeeper | None:
         if self._index_folder is None:
@@ -305,5 +326,6 @@ def _require_same_place(known: Opened, storage: Repository) -> None:
         raise errors.NotARepository(
             f"{storage.place} is a copy of {known.storage.place}, which is connected as {known.repo_id}: "
             "the two cannot be told apart.",
-            advice="Disconnect the one before the other is connected.",
+            advice="Disconnect the one before the other is connected, or give this one an identity of its "
+            "own (newMarker: true; diskyard repo connect --new-identity).",
         )

@@ -20,6 +20,7 @@ from diskyard.model.transaction import Draft
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.interface import Chain, Layer
 from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten, own_header_flaw
+from diskyard.mover.qcow2_snapshots import snapshot_count, snapshots_flaw
 from diskyard.planner.create_disk import NewVolume
 from diskyard.remembered import Remembered
 from diskyard.repositories.interface import Lease, Repository, StoredVolume
@@ -199,14 +200,17 @@ class Opened:
             return None
         if stored is None:
             return "it is missing, or something else is in its place"
+
+        def read(offset_bytes: int, size_bytes: int) -> bytes:
+            if offset_bytes == 0:
+                return self.host.files.read_beginning(path, size_bytes)
+            return self.host.files.read_at(path, offset_bytes, size_bytes)
+
         try:
-            return own_header_flaw(
-                lambda _, size_bytes: self.host.files.read_beginning(path, size_bytes),
-                stored.length_bytes,
-                volume.size_bytes,
-            )
+            flaw = own_header_flaw(read, stored.length_bytes, volume.size_bytes)
+            return flaw or snapshots_flaw(read, stored.length_bytes)
         except OSError as error:
-            return f"its header cannot be read: {error.strerror}"
+            return f"its header cannot be read: {error.strerror or error}"
 
     def missing_of(self, state: State, image: Image) -> frozenset[str]:
         """Which volumes of an image's chain the storage does not have whole."""
@@ -274,6 +278,13 @@ class Opened:
         if path is None or volume.format != "qcow2":
             return False
         return overlay_is_unwritten(lambda offset, size: self.host.files.read_at(path, offset, size))
+
+    def has_snapshots(self, volume: Volume) -> bool:
+        """Whether a user has made internal snapshots in a volume that can be read (``qemu-img snapshot``)."""
+        path = self.storage.locate_volume(volume_name(volume)).path
+        if path is None or volume.format != "qcow2":
+            return False
+        return snapshot_count(lambda offset, size: self.host.files.read_at(path, offset, size)) > 0
 
     def actual_size_bytes(self, volume: Volume) -> int:
         """The virtual size that a volume has on the storage, whatever its record says."""

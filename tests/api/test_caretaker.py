@@ -296,36 +296,101 @@ def test_storage_that_hangs_is_noted_once_and_holds_nobody_up(
     assert house.ran() == [("clean", "b", "done")] * 2 + [("clean", "a", "done")]
 
 
-def test_a_fix_that_fails_is_left_alone_after_three_times(
+class Failing:
+    """Cleaning fails with this error, if there is one.
+
+    :ivar tries: how often it was tried.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.error: errors.DiskyardError | None = None
+        self.tries = 0
+        original = fix_module("clean").clean_volume
+
+        def clean(*words: object) -> object:
+            self.tries += 1
+            if self.error is not None:
+                raise self.error
+            return original(*words)
+
+        patch.setattr(fix_module("clean"), "clean_volume", clean)
+
+
+def tries(house: House, failing: Failing, hours: int) -> list[int]:
+    """In which of so many hours, one round in each, a fix was tried."""
+    found = []
+    for hour in range(hours):
+        before = failing.tries
+        house.rest()
+        house.clock.go_on(1)
+        if failing.tries > before:
+            found.append(hour)
+    return found
+
+
+def test_a_fix_that_fails_is_tried_more_and_more_seldom(
     rig: Rig, make_house: MakeHouse, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But what passes by itself is tried for ever; another start begins to count anew."""
+    """At last once a day. What asks for another try is tried in each round; another start counts anew."""
     doom(rig, "a", 1)
     (fix,) = fixes(rig.yard, "a")
-    error: list[errors.DiskyardError] = [errors.LeaseHeld("Somebody works on it.")]
-
-    def fail(*_: object) -> None:
-        raise error[0]
-
+    failing = Failing(monkeypatch)
+    failing.error = errors.LeaseHeld("Somebody works on it.")
     house = make_house(CLEAN)
-    with monkeypatch.context() as patch:
-        patch.setattr(fix_module("clean"), "clean_volume", fail)
-        for _ in range(4):
-            house.rest()
-            house.clock.go_on(1)
-        assert house.ran() == [("clean", "a", "failed")] * 4
-        error[0] = errors.NoSpace("It is full.")
-        for _ in range(5):
-            house.rest()
-            house.clock.go_on(1)
-        assert house.ran() == [("clean", "a", "failed")] * 7
-        (left,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-        assert fix.fix_id in left.getMessage()
+    assert tries(house, failing, 4) == [0, 1, 2, 3]
+    assert house.caretaker.left_alone.counts() == {}
+    failing.error = errors.ImageBroken("It is broken.")
+    assert tries(house, failing, 80) == [0, 1, 2, 4, 8, 16, 32, 56]
+    (left,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert fix.fix_id in left.getMessage()
+    assert house.caretaker.left_alone.counts() == {("a", "clean"): 1}
+    assert tries(make_house(CLEAN), failing, 1) == [0]
+    failing.error = None
     house.rest()
-    assert len(fixes(rig.yard, "a")) == 1
-    other = make_house(CLEAN)
-    other.rest()
-    assert other.ran() == [("clean", "a", "done")]
+    rig.clean_slate("a")
+    assert house.caretaker.left_alone.counts() == {}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [errors.NoSpace("It is full."), errors.StorageError("QEMU."), errors.ImageInUse("A guest has it.")],
+    ids=lambda error: error.code,
+)
+def test_what_passes_by_itself_is_tried_again_within_an_hour(
+    rig: Rig, make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch, error: errors.DiskyardError
+) -> None:
+    doom(rig, "a", 1)
+    failing = Failing(monkeypatch)
+    failing.error = error
+    house = make_house(Policy(repository="a", fixes=("clean",), every_s=600))
+    for _ in range(24 * 6):
+        house.rest()
+        house.clock.go_on(1 / 6)
+    failing.error = None
+    house.rest()
+    house.clock.go_on(1)
+    house.rest()
+    assert 24 <= failing.tries < 40
+    rig.clean_slate("a")
+
+
+def test_what_is_mended_by_others_is_left_alone_no_more(
+    rig: Rig, make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for repo in "ab":
+        doom(rig, repo, 1)
+    failing = Failing(monkeypatch)
+    failing.error = errors.NoSpace("It is full.")
+    house = make_house(Policy(repository="*", fixes=("clean",)))
+    tries(house, failing, 3)
+    assert house.caretaker.left_alone.counts() == {("a", "clean"): 1, ("b", "clean"): 1}
+    failing.error = None
+    settle(rig.yard, "a")
+    call(house.service, "disconnectStorageRepository", {"repoId": "b"})
+    house.rest()
+    house.clock.go_on(1)
+    house.rest()
+    assert house.caretaker.left_alone.counts() == {}
 
 
 def test_a_task_that_is_stopped_ends_its_round(rig: Rig, make_house: MakeHouse, gate: Gate) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -206,9 +209,10 @@ def test_links_are_not_imported(rig: Rig, name: str) -> None:
     with pytest.raises(errors.UnsafeImage, match="changed"):
         run_fix(rig.yard, "a", fix)
     file.unlink()
-    (rig.folder / "moved").rename(file)
-    settle(rig.yard, "a")
-    rig.expect("a", image, picture(SIZE, ONE))
+    (rig.folder / "moved").rename(file)  # a rename tells as much as a write would
+    with pytest.raises(errors.UnsafeImage, match="changed"):
+        run_fix(rig.yard, "a", fix)
+    assert rig.yard.get_image_status("a", image).status == "broken"
 
 
 def test_a_file_that_is_replaced_while_it_is_imported(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,3 +293,122 @@ time.sleep(60)
     assert mine.exists()
     settle(rig.yard, "a")
     rig.clean_slate("a")
+
+
+def _moments(rig: Rig, name: str) -> dict[str, tuple[object, str]]:
+    """Steps of an import after which the file can be another."""
+    importing, transfer = fix_module("importing"), importlib.import_module("diskyard.operations.transfer")
+    return {
+        "after its headers": (transfer, "parse_import"),
+        "before the mend": (fix_module("mend"), "require_room_to_import"),
+        "once it is open": (importing, "open_untrusted"),
+        "before it is read": (importing, "import_layer"),
+        "after it was read": (importing, "copy_view" if name == "raw" else "private_copy"),
+    }
+
+
+MOMENTS = (
+    "after its headers",
+    "before the mend",
+    "once it is open",
+    "before it is read",
+    "after it was read",
+)
+
+
+def _shrink(file: Path) -> None:
+    os.truncate(file, SIZE // 8 + 70_000 % 512)
+
+
+def _shrink_and_grow(file: Path) -> None:
+    size_bytes = file.stat().st_size
+    _shrink(file)
+    os.truncate(file, size_bytes)
+
+
+def _write_in_place(file: Path) -> None:
+    """With the time of change of its contents set back: the inode's own tells it all the same."""
+    info = file.stat()
+    with file.open("r+b") as opened:
+        opened.seek(MiB + 7)
+        opened.write(b"another")
+    os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+@pytest.mark.parametrize("name", ["raw", "qcow2"])
+@pytest.mark.parametrize("change", [_shrink, _shrink_and_grow, _write_in_place])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_file_that_changes_while_it_is_imported(
+    rig: Rig, name: str, change: Callable[[Path], None], moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused, whichever step sees it first; nothing of it can be read."""
+    file = foreign(rig, name, picture(SIZE, ONE))
+    target, step = _moments(rig, name)[moment]
+    calls = intercept(monkeypatch, target, step, after=lambda: change(file))
+
+    def import_it() -> None:
+        rig.yard.import_image("a", str(file), name, options=COMMIT_ONLY)
+        (fix,) = fixes(rig.yard, "a")
+        run_fix(rig.yard, "a", fix)
+
+    with pytest.raises(errors.UnsafeImage, match="changed") as caught:
+        import_it()
+    assert calls
+    assert "import the file again" in caught.value.advice
+    for found in rig.yard.list_images("a").images:
+        assert rig.yard.get_image_status("a", found.image_id).status == "broken"
+        rig.yard.remove_image("a", found.image_id)
+    assert rig.yard.wait_for_tasks(60)
+    settle(rig.yard, "a")
+    rig.clean_slate("a")
+
+
+def test_a_file_of_an_import_of_an_earlier_version(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was recorded of it cannot tell whether it has changed: it is refused with words."""
+    file = foreign(rig, "raw", picture(SIZE, ONE))
+    transfer = importlib.import_module("diskyard.operations.transfer")
+    with monkeypatch.context() as patch:
+        source = transfer.FileSource
+
+        def as_before(**fields: Any) -> Any:
+            return source(**{**fields, "fingerprint": fields["fingerprint"].rpartition(":")[0]})
+
+        patch.setattr(transfer, "FileSource", as_before)
+        rig.yard.import_image("a", str(file), "raw", options=COMMIT_ONLY)
+    (fix,) = fixes(rig.yard, "a")
+    assert not fix.runnable
+    assert "import it again" in (fix.waits_for or "")
+    with pytest.raises(errors.UnsafeImage, match="import it again"):
+        run_fix(rig.yard, "a", fix)
+
+
+def test_nothing_is_called_durable_of_a_file_that_has_changed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each checkpoint the file is looked at before what was read of it is recorded."""
+    file = foreign(rig, "raw", picture(SIZE, ONE))
+    image = rig.yard.import_image("a", str(file), "raw", options=COMMIT_ONLY)
+    (fix,) = fixes(rig.yard, "a")
+    moving = importlib.import_module("diskyard.mover.moving")
+    intercept(monkeypatch, moving.Mover, "_flush_all", after=lambda: _write_in_place(file))
+    with pytest.raises(errors.UnsafeImage, match="changed"):
+        run_fix(rig.yard, "a", fix)
+    progress = rig.opened("a").progress(image)
+    assert progress is not None
+    assert progress.durable_bytes == 0
+
+
+def test_a_file_that_is_being_written_is_not_imported(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was written a moment ago is looked at twice: within one tick its times stay the same."""
+    file = foreign(rig, "raw", picture(SIZE, ONE))
+    clock = type(rig.yard.service.host.clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "wall_s", lambda _: file.stat().st_ctime)
+        calls = intercept(patch, clock, "sleep", before=lambda: _write_in_place(file))
+        with pytest.raises(errors.UnsafeImage, match="changed"):
+            rig.yard.import_image("a", str(file), "raw")
+    assert calls
+    assert rig.yard.list_images("a").images == ()
+    image = rig.yard.import_image("a", str(file), "raw")
+    rig.wait()
+    rig.expect("a", image, file.read_bytes())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from diskyard.testing.fake_programs import FakePrograms
 from tests.cli.program import Program, interrupt_when_running
 
 
@@ -91,3 +92,21 @@ def test_two_hosts(program: Program, noise: Path) -> None:
     program.run("image", "import", "fast", "noise.raw", "--format", "raw", "--name", "n", "--no-wait")
     program.run("repo", "fix", "fast", DISKYARD_HOST_ID="kvm2")
     assert json.loads(program.run("image", "status", "n", "--json").out)["hostID"] == "kvm2"
+
+
+@pytest.mark.embedded("a daemon has the programs of its own $PATH")
+def test_a_merge_that_fails_when_an_image_is_removed(program: Program, tmp_path: Path) -> None:
+    """It is left, and can run: nothing is said of what it does not wait for."""
+    program.disk("fast", "web")
+    program.write("fast/web", 1, "0", "512k")
+    program.run("snapshot", "create", "fast/web", "--name", "before")
+    program.write("fast/web", 2, "256k", "512k")
+    fake = FakePrograms(tmp_path / "programs")
+    fake.replace("qemu-storage-daemon", "import sys; sys.exit(1)")
+    ended = program.run("image", "remove", "fast/before", "--merge", status=None, PATH=fake.path)
+    (merge,) = program.run("repo", "check", "fast", "--type", "merge", "--json").json
+    assert f"{merge['fixId']} is left (can run): 'diskyard repo fix fast'." in ended.err
+    assert "None" not in ended.out + ended.err
+    program.run("repo", "fix", "fast")
+    program.reads("fast/web", 1, "0", "256k")
+    program.reads("fast/web", 2, "256k", "512k")

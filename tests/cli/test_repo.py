@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 
 from tests.cli.program import Program
 
@@ -74,3 +76,27 @@ def test_usage_adds_up_and_remove_says_what_stays(program: Program) -> None:
 
 def test_usage_of_what_is_not_connected(program: Program) -> None:
     program.run("repo", "usage", "slow", status=16)
+
+
+def test_a_place_is_connected_again_by_another_path(program: Program) -> None:
+    """By a link, a relative path or a longer one: it is the same place, and the path given last is kept."""
+    run, place = program.run, program.folder / "fast"
+    (program.folder / "link").symlink_to(place)
+    program.disk("fast", "web")
+    for path in ("link", f"{place}/", "./fast", f"{place}/../fast"):
+        assert run("repo", "connect", "fast", "localfs-1.0", f"path={path}").out == "fast is connected.\n"
+        (found,) = (info for info in run("repo", "list", "--json").json if info["repoId"] == "fast")
+        assert found["connectionParameters"]["path"] == os.path.abspath(program.folder / path)
+        assert [image["userData"]["name"] for image in run("image", "list", "fast", "--json").json] == ["web"]
+    error = run("repo", "connect", "fast", "localfs-1.0", f"path={program.folder / 'backup'}", status=14).err
+    assert "fast names another place" in error
+
+
+def test_a_copy_of_a_connected_repository_is_refused_at_once(program: Program) -> None:
+    shutil.copytree(program.folder / "fast", program.folder / "copied")
+    error = program.run("repo", "connect", "copied", "localfs-1.0", "path=copied", status=12).err
+    assert "is a copy of" in error
+    assert "fast" in error
+    assert [info["repoId"] for info in program.run("repo", "list", "--json").json] == ["fast", "backup"]
+    program.run("repo", "disconnect", "fast")
+    program.run("repo", "connect", "copied", "localfs-1.0", "path=copied")

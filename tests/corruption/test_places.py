@@ -159,7 +159,7 @@ def _odd_kinds(world: World) -> None:
         os.mkfifo(root / folder / "fifo")
 
 
-#: What changes nothing for anybody. What is listed is cleaned.
+#: What changes nothing for anybody. What is listed is cleaned, or is for people to decide.
 HARMLESS: dict[str, Callable[[World], None]] = {
     "an older checkpoint under the newest number": _older_checkpoint_under_newest,
     "first copies of checkpoints swapped": _swapped_checkpoints,
@@ -193,7 +193,8 @@ def test_harmless(bench: Bench, outside: Outside, tally: Tally, name: str) -> No
         expect_whole(world, found)
         later = survey(world, "later", only_ask=True)
         assert not later.errors
-        assert not later.listed, later.listed
+        listed = [words for words in later.listed if "only people can tell" not in words]
+        assert not listed, listed
     tally("corruption", cases=1, runs=1)
 
 

@@ -185,6 +185,12 @@ GUARDS = [
         (('            "setpriv",\n            "--pdeathsig",\n            "KILL",\n            "--",\n', ""),),
         ("tests/crash/test_every_step.py::test_killed_at_every_step[merge down into raw]",),
     ),
+    Guard(
+        "programs whose parent died before they could be told",
+        "diskyard.host.commands",
+        (('[ "$PPID" = "$1" ] || exit 1; ', ""),),
+        ("tests/faults/test_orphans.py",),
+    ),
     # -- what may be deleted ----------------------------------------------------------
     Guard(
         "garbage is judged by a log read after it was listed",

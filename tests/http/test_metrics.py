@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from diskyard.host import Clock, Files, Host
 from diskyard.http import repository_figures
 from diskyard.http.metrics import Metrics
 from diskyard.model.chains import Chains
+from diskyard.model.options import FixType
 from diskyard.model.results import Task
 from diskyard.service import Service, call
 from diskyard.tasks.runner import Job
@@ -121,6 +123,17 @@ def rig(quick_folder: Path) -> Iterator[Rig]:
     made.service.close()
 
 
+def test_what_the_caretaker_leaves_alone(rig: Rig) -> None:
+    left: Counter[tuple[str, FixType]] = Counter()
+    rig.metrics.watch(lambda: 0, lambda: 0, lambda: left)
+    gauge = "diskyard_caretaker_left_alone"
+    assert rig.of_repository(gauge, type="mend") is None
+    left[rig.repo_id, "mend"] += 2
+    assert rig.of_repository(gauge, type="mend") == 2
+    left.clear()
+    assert rig.of_repository(gauge, type="mend") is None
+
+
 # -- verbs -----------------------------------------------------------------------------------
 
 
@@ -153,7 +166,7 @@ def test_each_has_figures_of_its_own(rig: Rig) -> None:
 
 
 def test_what_is_under_way_is_asked_for(rig: Rig) -> None:
-    rig.metrics.watch(lambda: 7, lambda: 3)
+    rig.metrics.watch(lambda: 7, lambda: 3, dict)
     assert rig.value("diskyard_requests_in_progress") == 7
     assert rig.value("diskyard_event_streams") == 3
     assert rig.value("diskyard_build_info", version=version()) == 1

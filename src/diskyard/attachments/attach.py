@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from diskyard import errors
 from diskyard.attachments.libvirt import disk_xml
 from diskyard.attachments.serve import nobody_serves
+from diskyard.foreign import overlays_of
 from diskyard.host.identity import new_uuid
 from diskyard.model.records import Attachment
 from diskyard.model.requests import PrepareImage, TeardownImage
@@ -17,6 +19,7 @@ from diskyard.mover.interface import Chain
 from diskyard.opened import Opened
 from diskyard.operations.change import cleaning, settle_size, size_lease
 from diskyard.operations.engine import Engine, Outcome
+from diskyard.operations.writers import require_no_stranger, require_writer_gone
 from diskyard.planner import attach as planner
 from diskyard.planner.common import strong_image
 
@@ -32,6 +35,7 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
 
     :returns: what the caller is told, and the chain, for serving it.
     :raises diskyard.errors.LeaseHeld: a merge works on the image's chain.
+    :raises diskyard.errors.ImageInUse: it is attached, or a guest that nobody prepared writes to it.
     """
     opened = engine.connections.get(request.repository_id)
     owner = request.options.owner or DEFAULT_OWNER
@@ -43,6 +47,7 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
         names = [size_lease(request.image_id), *weak]
         with opened.work_on(names, wait_s=_MERGE_WAIT_S) as leases:
             fds = [fd for lease in leases for fd in lease.descriptors()]
+            require_no_stranger(opened, opened.state(), request.image_id, held=names)
             settle_size(opened, request.image_id, fds)
             attachment = _attach(engine, opened, request, owner, weak)
     return _answer(opened, attachment)
@@ -119,8 +124,9 @@ def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
 def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
     """End an attachment; durable on return. Nothing happens if there is none.
 
-    :raises diskyard.errors.ImageInUse: a process still serves it, or it is another host's;
-        ``force`` is for the latter only.
+    :raises diskyard.errors.ImageInUse: a process still serves it, or it is another host's, or a running
+        QEMU writes to it, or another program has left an overlay of it in the repository; ``force`` is
+        for all but the first.
     """
     opened = engine.connections.get(request.repository_id)
     before = opened.state()
@@ -133,7 +139,11 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
         if (owner, host_id) not in here:
             return Outcome(request.image_id)  # it was not recorded
         opened.log.require_writable_place()
+    if not options.force:
+        _require_no_overlay(opened, before, request.image_id, host_id, owner)
     with nobody_serves(opened, request.image_id, host_id, owner):
+        if not options.force:
+            _require_writer_gone(opened, request.image_id, host_id, owner)
         opened.commit(
             lambda draft: planner.detach(
                 draft,
@@ -146,3 +156,29 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
             engine.author("teardownImage"),
         )
     return Outcome(request.image_id, cleaning(opened, before))
+
+
+def _require_writer_gone(opened: Opened, image_id: str, host_id: str, owner: str) -> None:
+    for attachment in opened.state().attachments_of(image_id):
+        if (attachment.host.host_id, attachment.owner) == (host_id, owner):
+            require_writer_gone(
+                opened,
+                attachment,
+                advice="End the guest first, or pass force when nobody wants what it still writes.",
+            )
+
+
+def _require_no_overlay(opened: Opened, state: State, image_id: str, host_id: str, owner: str) -> None:
+    """Refuse to let go of a disk whose newest bytes another program may have kept beside it."""
+    for found in state.attachments_of(image_id):
+        if (found.host.host_id, found.owner, found.mode) != (host_id, owner, "read_write"):
+            continue
+        overlays = overlays_of(opened, state, found.volume_ids)
+        if overlays:
+            raise errors.ImageInUse(
+                f"Another program made {overlays[0]} in {opened.storage.place} as an overlay of image "
+                f"{image_id}: what the guest wrote last may be in it.",
+                advice="Commit it into the image (virsh blockcommit, or qemu-img commit) or move it away, "
+                "and then tear the image down; force does that as it is.",
+                imageId=image_id,
+            )

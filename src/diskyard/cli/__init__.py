@@ -7,6 +7,9 @@ import sys
 
 def main() -> None:
     """Run the program ``diskyard`` with this process's arguments, and exit."""
+    from diskyard.cli.streams import Streams
+
+    streams = Streams()
     from diskyard.cli.program import run
 
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(streams.end(run(sys.argv[1:]), sys.argv[1:]))

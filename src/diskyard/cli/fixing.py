@@ -63,7 +63,7 @@ def print_fixes(repo: str, fixes: Sequence[Fix], names: Mapping[str, str]) -> No
                 _described(repo, fix, names),
                 _bytes(fix.frees_bytes),
                 _bytes(fix.moves_bytes),
-                _state(fix),
+                state_of(fix),
             )
             for fix in fixes
         ],
@@ -74,11 +74,11 @@ def _bytes(size: int | None) -> str:
     return "" if size is None else human_size(size)
 
 
-def _state(fix: Fix) -> str:
-    if fix.runnable:
-        return "can run"
-    why = fix.waits_for or (f"{fix.held_by} works on it" if fix.held_by else "")
-    return f"waits: {why}" if why else "waits"
+def state_of(fix: Fix) -> str:
+    """Whether a fix can run, or what it waits for."""
+    from diskyard.model.fix import outlook  # not above: what only asks for help needs none of it
+
+    return outlook(fix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def choose_fixes(yard: Diskyard, repo: str, typed: Sequence[str], how: How) -> f
             raise refuse(f"{shown(text)!r:.80} is {problem}.", f"See 'diskyard repo check {repo}'.")
         if not found[0].runnable and not how.force:
             raise refuse(
-                f"{found[0].fix_id} cannot run now: {_state(found[0])}.", "Do first what it waits for."
+                f"{found[0].fix_id} cannot run now: {state_of(found[0])}.", "Do first what it waits for."
             )
         chosen.add(found[0].fix_id)
     return frozenset(chosen)

@@ -33,6 +33,7 @@ _file = click.argument("file", type=click.Path())
 @optimize
 @rate
 @new_id
+@click.option("--force", is_flag=True, help="Also if a running QEMU writes to it; you answer for that.")
 @no_wait
 def import_(
     repo: str,
@@ -46,13 +47,14 @@ def import_(
     optimize_now: bool,
     rate: int,
     new_image_id: str | None,
+    force: bool,
     no_wait: bool,
 ) -> None:
     """Make an image of REPO from a FILE; prints its id.
 
     The FILE is one of the daemon's host, if a daemon does it, in one of its transfer folders.
-    It must stay as it is until that is done. One that refers to other files, or lies
-    about itself, is refused.
+    It must stay as it is until that is done. One that refers to other files, lies about
+    itself, or is open in a running QEMU that may write to it, is refused.
     """
     options = {
         "strategy": strategy,
@@ -60,6 +62,7 @@ def import_(
         "rate_limit": rate,
         "new_image_id": new_image_id,
         "as_": "snapshot" if as_snapshot else None,
+        "force": force,
     }
     with open_yard(no_wait) as yard:
         options["auto_fix"] = auto_fix(yard, no_wait)

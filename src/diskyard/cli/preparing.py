@@ -101,7 +101,11 @@ def _serve(
 @click.argument("image", shell_complete=complete_image)
 @_owner
 @click.option("--host", "host_id", help="The host whose attachment it is; else this one.")
-@click.option("--force", is_flag=True, help="Also if that host may still use it; you answer for that.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also if it may still be in use, or another program left an overlay; you answer for that.",
+)
 @no_wait
 def teardown(image: str, owner: str | None, host_id: str | None, force: bool, no_wait: bool) -> None:
     """End an attachment; if there is none, nothing happens."""

@@ -42,7 +42,8 @@ or by NAME alone where only one image has it. Sizes: 10G, 512M, 1T, or bytes.
 
 \b
 Exit status: 0 success; 1 a task was stopped, or --exit-code found something; 2 a command line
-that cannot be read; 10 to 38 an error (docs/errors.md); 130, 143 interrupted.
+that cannot be read; 10 to 38 an error (docs/errors.md); 130, 143 interrupted; 141 nobody read
+what it printed.
 
 \b
 A daemon (diskyard serve) that runs with the same state folder is found and used. --url or

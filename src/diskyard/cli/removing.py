@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diskyard.cli.find import Found
-from diskyard.cli.fixing import Fixed, How, fix_until_done
+from diskyard.cli.fixing import Fixed, How, fix_until_done, state_of
 from diskyard.cli.output import answer, note
 from diskyard.cli.session import auto_fix, refuse, wait
 from diskyard.cli.values import human_size
@@ -30,7 +30,8 @@ def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, no_
     if merge:
         new = set(_merges(yard, repo)) - merges_before
         outcome = fix_until_done(yard, repo, new, How(types=["merge"], rate=rate))
-        outcome.left = [fix for fix in outcome.left if fix.fix_id in new]
+        # One that failed may be listed under another id: what it merges is named anew when it begins.
+        outcome.left = [fix for fix in outcome.left if fix.fix_id not in merges_before]
     after = _space(yard, repo)
     mergeable, retained, used = (
         _difference(before, after, field) for field in ("mergeable_bytes", "retained_bytes", "used_bytes")
@@ -46,7 +47,7 @@ def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, no_
         _told(repo, used, mergeable, retained),
     )
     for fix in outcome.left:
-        note(f"{fix.fix_id} waits: {fix.waits_for or fix.held_by}")
+        note(f"{fix.fix_id} is left ({state_of(fix)}): 'diskyard repo fix {repo}'.")
     if outcome.failed is not None:
         raise outcome.failed
 

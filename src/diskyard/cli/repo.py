@@ -54,17 +54,27 @@ def create(format_name: str, parameters: dict[str, str]) -> None:
         answer(None, "The repository is created. Connect it with 'diskyard repo connect'.")
 
 
-@repo.command(example="diskyard repo connect fast localfs-1.0 path=/srv/images")
+@repo.command(
+    example="diskyard repo connect fast localfs-1.0 path=/srv/images\n"
+    "diskyard repo connect restored localfs-1.0 path=/srv/copy-of-images --new-identity"
+)
 @click.argument("repo")
 @click.argument("format_name", metavar="FORMAT")
 @_parameters
-def connect(repo: str, format_name: str, parameters: dict[str, str]) -> None:
+@click.option(
+    "--new-identity",
+    is_flag=True,
+    help="The place is a copy of a repository: make it one of its own first, which can be used beside "
+    "its original. What the original keeps for others, and its attachments, are left out of it.",
+)
+def connect(repo: str, format_name: str, parameters: dict[str, str], new_identity: bool) -> None:
     """Connect a repository on this host under a name of your choice, REPO.
 
     PARAMETERS are those with which it was created.
     """
     with open_yard() as yard:
-        yard.connect_storage_repository(repo, format_name, _parsed(parameters))
+        where = {**_parsed(parameters), **({"newMarker": True} if new_identity else {})}
+        yard.connect_storage_repository(repo, format_name, where)
         answer(None, f"{repo} is connected.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -61,12 +61,13 @@ def open_yard(no_wait: bool = False) -> Iterator[Diskyard]:
 
     :param no_wait: leave what was started to the daemon.
     :raises diskyard.errors.DiskyardError: what a task that was waited for failed with.
+    :raises diskyard.errors.ImageNotFound: an image was removed before it was complete.
     """
     yard = connect()
     try:
         yield yard
         if not no_wait:
-            wait(yard)
+            _require_made(yard, wait(yard))
     except Interrupted as interrupted:
         interrupted.goes_on = yard.url is not None
         raise
@@ -122,9 +123,10 @@ def auto_fix(yard: Diskyard, no_wait: bool) -> bool:
     return yard.url is not None or not no_wait
 
 
-def wait(yard: Diskyard) -> None:
+def wait(yard: Diskyard) -> list[Task]:
     """Wait for the tasks that this command started, with a progress bar if that takes long.
 
+    :returns: these tasks as they ended.
     :raises diskyard.errors.DiskyardError: what the first that failed failed with.
     :raises StoppedByOther: somebody else stopped one.
     """
@@ -137,12 +139,31 @@ def wait(yard: Diskyard) -> None:
     for task in ended:
         if _is_others_work(task):
             note("Somebody still works on it; the rest stays listed for 'diskyard repo fix'.")
-            return
+            return ended
         if task.state == "failed":
             yard.wait_for_task(task.task_id)
     stopped = [task.task_id for task in ended if task.state == "stopped"]
     if stopped:
         raise StoppedByOther(stopped[0])
+    return ended
+
+
+def _require_made(yard: Diskyard, ended: Sequence[Task]) -> None:
+    """What was to be completed and found nothing to do may be gone: that is no success."""
+    for task in ended:
+        if task.verb != "mend" or task.changed or task.image_id is None or task.repository_id is None:
+            continue
+        try:
+            status = yard.get_image_status(task.repository_id, task.image_id)
+        except errors.ImageNotFound as error:
+            raise errors.ImageNotFound(
+                f"Image {task.image_id} was removed before it was complete.",
+                advice="If it was not removed on purpose, give the command again.",
+                repositoryId=task.repository_id,
+                imageId=task.image_id,
+            ) from error
+        if status.status == "broken":
+            note("Somebody else completes it; until then it is listed for 'diskyard repo fix'.")
 
 
 def _is_others_work(task: Task) -> bool:

@@ -13,6 +13,7 @@ from typing import cast
 
 from diskyard import errors
 from diskyard.caller import CALLER, Caller
+from diskyard.daemon.left_alone import LeftAlone
 from diskyard.daemon.policy import EVERY, Policy
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix
@@ -27,7 +28,6 @@ from diskyard.tasks.runner import Job
 from diskyard.tasks.watcher import TaskWatcher
 
 ACTOR = "caretaker"
-_FAILURES_MOST = 3
 #: The longest pause between two looks: the clock on the wall may be set, and repositories come and go.
 _PAUSE_MOST_S = 60.0
 _log = logging.getLogger("diskyard.caretaker")
@@ -39,17 +39,18 @@ class Caretaker:
     In the queue they are behind all that anybody asked for. A round begins when it is due and
     the hours allow it: it checks the repository and runs what is listed, can run, and is of the
     policy's types. Outside of the hours no further fix of it is begun. What fails three times in
-    a row is left alone until the next start, unless its error passes by itself.
+    a row is left alone for a while (:class:`diskyard.daemon.left_alone.LeftAlone`).
 
     :param policies: each for itself, though two may be about one repository; without any
         :meth:`start` does nothing.
+    :ivar left_alone: what failed, and is tried again later.
     """
 
     def __init__(self, service: Service, policies: Sequence[Policy]) -> None:
         self._service = service
         self._policies = policies
         self._rounds: dict[tuple[int, str], _Round] = {}
-        self._failures = _Failures()
+        self.left_alone = LeftAlone()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -95,38 +96,16 @@ class Caretaker:
 
     def _all_rounds(self) -> Iterator[_Round]:
         connected = self._service.connections.remembered()
+        self.left_alone.forget_repositories_but(connected)
         for number, policy in enumerate(self._policies):
             repositories = list(connected) if policy.repository == EVERY else [policy.repository]
             for repository_id in repositories:
                 key = (number, repository_id)
                 if key not in self._rounds:
                     self._rounds[key] = _Round(
-                        self._service, policy, repository_id, self._failures, self._wake
+                        self._service, policy, repository_id, self.left_alone, self._wake
                     )
                 yield self._rounds[key]
-
-
-class _Failures:
-    """How often each fix failed in a row."""
-
-    def __init__(self) -> None:
-        self._count: dict[str, int] = {}
-
-    def note(self, fix: Fix, repository_id: str, task: Task) -> None:
-        """Count how a fix ended; say so once when it will not be tried any more."""
-        error = task.error or {}
-        if task.state == "done":
-            self._count.pop(fix.fix_id, None)
-        if task.state != "failed" or error.get("retryable"):
-            return
-        count = self._count[fix.fix_id] = self._count.get(fix.fix_id, 0) + 1
-        if count == _FAILURES_MOST:
-            words = (fix.fix_id, repository_id, fix.description, count, error.get("message"))
-            _log.error("fix %s of %s (%s) failed %d times and is left alone: %s", *words)
-
-    def may_try(self, fix: Fix) -> bool:
-        """Whether a fix has not failed too often."""
-        return self._count.get(fix.fix_id, 0) < _FAILURES_MOST
 
 
 @dataclasses.dataclass(slots=True)
@@ -144,7 +123,7 @@ class _Round:
     service: Service
     policy: Policy
     repository_id: str
-    failures: _Failures
+    left_alone: LeftAlone
     wake: threading.Event
     due_s: float | None = None
     checking: Running | None = None
@@ -196,7 +175,10 @@ class _Round:
             if checking.job.ended.is_set():
                 self.checking = None
                 listed = [] if self.is_late else cast("list[Fix]", checking.job.answer())
-                due = (fix for fix in listed if fix.runnable and self.failures.may_try(fix))
+                now_s = self.service.host.clock.monotonic_s()
+                if not self.is_late:
+                    self.left_alone.forget_unlisted(self.repository_id, self.policy.fixes, listed)
+                due = (fix for fix in listed if fix.runnable and self.left_alone.may_try(fix, now_s))
                 self.left.extend(itertools.islice(due, self.policy.at_most))
             elif not self.is_late:
                 checking.require_answering()
@@ -231,7 +213,8 @@ class _Round:
             self.left.clear()
         words = (fix.fix_id, self.repository_id, task.state, fix.description, error.get("message", ""))
         _log.log(logging.WARNING if error else logging.INFO, "fix %s of %s %s: %s %s", *words)
-        self.failures.note(fix, self.repository_id, task)
+        now_s = self.service.host.clock.monotonic_s()
+        self.left_alone.note(fix, self.repository_id, task, now_s, self.policy.every_s)
 
     def _withdraw(self) -> None:
         """Begin nothing any more of what was to run: the hours are over."""

@@ -194,7 +194,7 @@ def load(path: str | None = None) -> Config:
             f"There is no configuration file {source}.", advice="Name one that exists, or none."
         ) from error
     except OSError as error:
-        raise errors.InvalidParameter(f"{source} cannot be read: {error.strerror}.") from error
+        raise errors.InvalidParameter(f"{source} cannot be read: {error.strerror or error}.") from error
     if len(data) > _LIMIT_BYTES:
         raise errors.InvalidParameter(f"{source} is longer than {_LIMIT_BYTES:,} bytes.")
     try:

@@ -90,7 +90,7 @@ def _unreadable(path: str) -> str | None:
         with open(path, "rb"):
             return None
     except OSError as error:
-        return f"{path!r} cannot be read: {error.strerror}"
+        return f"{path!r} cannot be read: {error.strerror or error}"
 
 
 def _not_a_pair(tcp: TcpConfig) -> Iterator[str]:

@@ -59,7 +59,9 @@ def make_service(config: Config, host: Host) -> Service:
     return Service(host, state_folder(config), actor="daemon", limits=limits)
 
 
-def make_application(config: Config, service: Service, audit: Audit | None) -> Application:
+def make_application(
+    config: Config, service: Service, audit: Audit | None, caretaker: Caretaker
+) -> Application:
     """The application that answers for a service."""
     limits = Limits(
         request_bytes=config.limits.request_bytes,
@@ -71,7 +73,9 @@ def make_application(config: Config, service: Service, audit: Audit | None) -> A
     door = Door(Tokens(state_folder(config), service.host), config.transfer.folders)
     metrics = Metrics(service, service.host.clock)
     app = Application(service, door, limits, metrics, audit)
-    metrics.watch(lambda: app.lanes.requests.count, lambda: app.streams.opened.count)
+    metrics.watch(
+        lambda: app.lanes.requests.count, lambda: app.streams.opened.count, caretaker.left_alone.counts
+    )
     return app
 
 
@@ -93,9 +97,9 @@ class Daemon:
             self._audit = Audit(config.log.audit_file, host)
         except OSError as error:
             raise errors.from_os_error(error, "opening the audit file") from error
-        self.app = make_application(config, self.service, self._audit)
-        self._news = News(self.service)
         self._caretaker = Caretaker(self.service, config.caretaker)
+        self.app = make_application(config, self.service, self._audit, self._caretaker)
+        self._news = News(self.service)
         self._resumes = config.tasks.resume
         self._stop = asyncio.Event()
         self.listeners = Listeners(config, host)

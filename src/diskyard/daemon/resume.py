@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from diskyard import errors
 from diskyard.caller import CALLER, Caller
 from diskyard.model import requests as ask
-from diskyard.model.fix import Fix, fix_id
+from diskyard.model.fix import Fix, fix_id, outlook
 from diskyard.model.results import Task
 from diskyard.operations.engine import FollowUp
 from diskyard.service import Service
@@ -133,7 +133,7 @@ class _Resumption:
             return self._settle(record, "its fix is not listed any more")
         if behind is None and fix is not None and not fix.runnable:
             self._waiting_images |= {image_id} if image_id is not None else set()
-            return [_later(record, fix.waits_for or f"{fix.held_by} works on it")]
+            return [_later(record, outlook(fix))]
         self._seen.add(key)
         if behind is None:
             behind = []

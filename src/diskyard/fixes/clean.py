@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diskyard import errors
 from diskyard.fixes.judge import hold_is_over
 from diskyard.fixes.work import Work
 from diskyard.host import provably_gone_host
@@ -17,9 +18,10 @@ from diskyard.model.fix import (
     Merge,
 )
 from diskyard.model.volume_name import VolumeName
-from diskyard.opened import volume_name
+from diskyard.opened import Opened, volume_name
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import FollowUp
+from diskyard.operations.writers import is_written, require_writer_gone
 from diskyard.planner.attach import remove_attachment
 from diskyard.planner.clean import doom_abandoned, forget
 from diskyard.planner.switch import release
@@ -29,6 +31,8 @@ def clean_volume(work: Work, action: CleanVolume) -> bool:
     """Delete a volume that is doomed, or whose making was abandoned; then forget its record.
 
     A crash leaves the record, which says doomed, with the data or without it.
+
+    :raises diskyard.errors.ImageInUse: some QEMU writes to it.
     """
     opened = work.opened
     volume = opened.state().volumes.get(action.volume_id)
@@ -40,6 +44,7 @@ def clean_volume(work: Work, action: CleanVolume) -> bool:
         if doomed is None:
             return False
         opened.log.require_writable()
+        _require_unwritten(opened, volume_name(doomed))
         opened.storage.delete_volume(volume_name(doomed))
         return opened.commit(lambda draft: forget(draft, doomed.id), work.author)
 
@@ -50,6 +55,8 @@ def clean_garbage(work: Work, action: CleanGarbage) -> bool:
     It was listed before the log was read anew, an entry of this history named it, and none does now:
     it never will be named again. What this history cannot be shown to have made may hold an image of
     the history that was there before a restore: only force deletes that.
+
+    :raises diskyard.errors.ImageInUse: some QEMU writes to it.
     """
     opened = work.opened
     name = VolumeName.parse(action.name)
@@ -64,7 +71,17 @@ def clean_garbage(work: Work, action: CleanGarbage) -> bool:
         return False
     if not (opened.log.has_entry(name.named_by) or work.force):
         return False
+    _require_unwritten(opened, name)
     return opened.storage.delete_volume(name)
+
+
+def _require_unwritten(opened: Opened, name: VolumeName) -> None:
+    """Refuse to delete what a guest still writes: it would go on, and all it wrote be lost with its end."""
+    if is_written(opened, name):
+        raise errors.ImageInUse(
+            f"Volume {name.volume_id} is not deleted: a running QEMU has it open for writing.",
+            advice="End that program; then run the fix again.",
+        )
 
 
 def clean_leftover(work: Work, action: CleanLeftover) -> bool:
@@ -91,13 +108,21 @@ def clean_progress(work: Work, action: CleanProgress) -> bool:
 
 
 def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[FollowUp]]:
-    """Remove an attachment whose host is provably gone."""
+    """Remove an attachment whose host is provably gone.
+
+    :raises diskyard.errors.ImageInUse: its guest was started again, or another one was, and writes.
+    """
     before = work.opened.state()
     attachment = before.attachments.get(action.attachment_id)
     if attachment is None:
         return False, []
     if not provably_gone_host(attachment.host, work.engine.host.identity):
         return False, []
+    require_writer_gone(
+        work.opened,
+        attachment,
+        advice="Tear the attachment down and prepare the image for the guest that runs, or end that first.",
+    )
     changed = work.opened.commit(lambda draft: remove_attachment(draft, action.attachment_id), work.author)
     return changed, cleaning(work.opened, before)
 

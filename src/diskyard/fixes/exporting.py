@@ -31,6 +31,7 @@ from diskyard.operations.freeze import (
     require_unchanged,
 )
 from diskyard.operations.transfer import require_transfer_folder, transfer_path
+from diskyard.operations.writers import reading
 from diskyard.planner import copy as planner
 
 
@@ -56,7 +57,7 @@ def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bo
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        raise errors.InvalidParameter(f"There can be no file {path}: {error.strerror}.") from error
+        raise errors.InvalidParameter(f"There can be no file {path}: {error.strerror or error}.") from error
     if not has_folder:
         raise errors.InvalidParameter(f"There is no folder {folder}.")
     if taken:
@@ -185,7 +186,7 @@ def _write_in(
     folder = f"/proc/self/fd/{folder_fd}"
     temporary = host.files.temporary_path(folder)
     try:
-        with work.opened.reading(state, state.images[image.id]) as chain:
+        with reading(work.opened, state, state.images[image.id]) as chain:
             export_view(host, chain, image.size_bytes, temporary, request.format, work, [folder_fd])
         require_same()
         try:

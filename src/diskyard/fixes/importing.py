@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from diskyard import errors
 from diskyard.fixes.work import Work, filled_bytes, require_room
 from diskyard.host import Host
 from diskyard.model.records import FileSource, Image
 from diskyard.mover.copy import copy_view
-from diskyard.mover.interface import Chain
+from diskyard.mover.interface import Chain, Monitor
 from diskyard.mover.transfer import private_copy
 from diskyard.mover.untrusted import (
     IMPORT_LIMITS,
@@ -18,6 +19,11 @@ from diskyard.mover.untrusted import (
     inspect_import,
     open_untrusted,
 )
+from diskyard.operations.transfer import changed_file
+from diskyard.operations.writers import WRITER_WORDS, require_file_unwritten
+
+_FINGERPRINT_PARTS = 5
+_LOOK_S = 0.1
 
 
 def file_waits_for(host: Host, source: FileSource) -> str | None:
@@ -26,9 +32,14 @@ def file_waits_for(host: Host, source: FileSource) -> str | None:
         return "the file to import is on another host"
     try:
         now = host.files.fingerprint(source.path)
+        written = not source.force and host.files.name_is_written_by_qemu(source.path)
     except (OSError, errors.DiskyardError) as error:
         return f"the file to import cannot be read: {error}"
-    return None if now == source.fingerprint else "the file to import has changed since"
+    if source.fingerprint.count(":") + 1 < _FINGERPRINT_PARTS:
+        return "an earlier version recorded too little to tell whether the file has changed: import it again"
+    if now != source.fingerprint:
+        return "the file to import has changed since, or its name, links or rights have"
+    return f"of the file to import, {WRITER_WORDS}" if written else None
 
 
 def require_room_to_import(work: Work, source: FileSource, image: Image) -> None:
@@ -47,61 +58,115 @@ def require_room_to_import(work: Work, source: FileSource, image: Image) -> None
     require_room(work.opened, copy_bytes + left_bytes, "The import")
 
 
+class _Watched:
+    """A monitor of work that ends as soon as it is seen that the file it reads has changed."""
+
+    def __init__(self, work: Work, source: FileSource, fd: int) -> None:
+        self._work, self._source, self._fd = work, source, fd
+        self._looked_s = work.engine.host.clock.monotonic_s()
+
+    @property
+    def rate_limit_bytes_per_s(self) -> int:
+        """See :class:`Monitor`."""
+        return self._work.rate_limit_bytes_per_s
+
+    @property
+    def inherit_fds(self) -> Sequence[int]:
+        """See :class:`Monitor`."""
+        return self._work.inherit_fds
+
+    def advance(self, done_bytes: int, total_bytes: int) -> None:
+        """See :class:`Monitor`; looks now and then."""
+        now_s = self._work.engine.host.clock.monotonic_s()
+        if now_s - self._looked_s >= _LOOK_S:
+            self._looked_s = now_s
+            self.look()
+        self._work.advance(done_bytes, total_bytes)
+
+    def checkpoint(self, durable_bytes: int) -> None:
+        """See :class:`Monitor`: what is durable was read before this look, from the file as it was."""
+        self.look()
+        self._work.checkpoint(durable_bytes)
+
+    def look(self) -> None:
+        """Refuse the file if it has changed, or if a running QEMU may be changing it.
+
+        :raises diskyard.errors.UnsafeImage: it has changed.
+        :raises diskyard.errors.ImageInUse: some QEMU has it open for writing, and it was not forced.
+        """
+        host = self._work.engine.host
+        if not self._source.force:
+            require_file_unwritten(host, self._fd, self._source.path)
+        if host.files.fingerprint_of(self._fd) != self._source.fingerprint:
+            raise changed_file(self._source.path)
+
+
 def copy_file(work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int) -> None:
     """Copy a file's bytes into a volume, resumably.
 
-    Any format but raw is copied privately first: what is checked is then what is read.
+    Any format but raw is copied privately first: what is checked is then what is read. Before, meanwhile
+    and afterwards the file is looked at.
 
     :raises diskyard.errors.UnsafeImage: the file is not, or no longer, what was committed.
+    :raises diskyard.errors.ImageInUse: a running QEMU has it open for writing.
     """
-    waits_for = file_waits_for(work.engine.host, source)
-    if waits_for is not None:
-        raise errors.UnsafeImage(
-            f"{source.path} cannot be imported: {waits_for}.",
-            advice="Put the file back as it was and run the fix again, or remove the image.",
-        )
     host = work.engine.host
+    _require_as_committed(host, source)
     # Opened here, once: whatever gets its name or its folder's from now on, this file is read.
     fd = open_untrusted(host, source.path, block_device=source.format == "raw")
     try:
-        if host.files.fingerprint_of(fd) != source.fingerprint:
-            raise _changed(source)
-        if source.format == "raw":
-            _copy_layer(work, source.path, source, size_bytes, target, start_bytes, source_fd=fd)
-        else:
-            _copy_privately(work, source, fd, size_bytes, target, start_bytes)
-        if host.files.fingerprint_of(fd) != source.fingerprint:
-            raise _changed(source)
-    except errors.StorageError as error:
-        if host.files.fingerprint_of(fd) != source.fingerprint:
-            raise _changed(source) from error  # as one that is cut short while it is read
-        raise
+        watched = _Watched(work, source, fd)
+        watched.look()
+        try:
+            if source.format == "raw":
+                _copy_layer(work, source.path, source, size_bytes, target, start_bytes, watched, source_fd=fd)
+            else:
+                _copy_privately(work, source, fd, size_bytes, target, start_bytes, watched)
+        except (errors.StorageError, errors.UnsafeImage):
+            watched.look()  # as one that is cut short while it is read
+            raise
+        watched.look()
     finally:
         os.close(fd)
-    if file_waits_for(host, source) is not None:
-        raise _changed(source)
+    _require_as_committed(host, source)
 
 
-def _changed(source: FileSource) -> errors.UnsafeImage:
-    return errors.UnsafeImage(
-        f"{source.path} changed while it was imported.",
-        advice="Remove the image and import the file again when nothing writes to it.",
+def _require_as_committed(host: Host, source: FileSource) -> None:
+    waits_for = file_waits_for(host, source)
+    if waits_for is None:
+        return
+    if WRITER_WORDS in waits_for:
+        raise errors.ImageInUse(
+            f"{source.path} cannot be imported: {waits_for}.",
+            advice="Run the fix again when that program has ended; if the file has changed then, "
+            "remove the image and import it again.",
+        )
+    raise errors.UnsafeImage(
+        f"{source.path} cannot be imported: {waits_for}.",
+        advice="Remove the image and import the file again.",
     )
 
 
 def _copy_privately(
-    work: Work, source: FileSource, source_fd: int, size_bytes: int, target: Chain, start_bytes: int
+    work: Work,
+    source: FileSource,
+    source_fd: int,
+    size_bytes: int,
+    target: Chain,
+    start_bytes: int,
+    watched: _Watched,
 ) -> None:
     path = work.opened.storage.private_path()
     if path is None:
         raise errors.Unsupported(f"{work.opened.storage.place} has no room for a private copy.")
     work.stage = "1/2"
     try:
-        private_copy(work.engine.host, source_fd, path, work)
+        private_copy(work.engine.host, source_fd, path, watched)
+        watched.look()  # the copy is of the file as it was; what becomes of the file now does not matter
         if inspect_import(work.engine.host, path, source.format) != size_bytes:
-            raise _changed(source)
+            raise changed_file(source.path)
         work.stage = "2/2"
-        _copy_layer(work, path, source, size_bytes, target, start_bytes)
+        _copy_layer(work, path, source, size_bytes, target, start_bytes, work)
     finally:
         work.engine.host.files.discard(path)
 
@@ -113,6 +178,7 @@ def _copy_layer(
     size_bytes: int,
     target: Chain,
     start_bytes: int,
+    monitor: Monitor,
     *,
     source_fd: int | None = None,
 ) -> None:
@@ -122,7 +188,7 @@ def _copy_layer(
         target,
         size_bytes,
         start_bytes=start_bytes,
-        monitor=work,
+        monitor=monitor,
         target_zeroed=True,
         source_limits=IMPORT_LIMITS,
         source_blocks=blocks_held(work.engine.host, path, source.format),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 from diskyard import errors
@@ -14,16 +15,19 @@ from diskyard.fixes.judge import (
     judge_holds,
     waits_for_base,
 )
+from diskyard.foreign import foreign_files, snapshots_wait_for
 from diskyard.host import provably_gone_host
 from diskyard.log.log import Author
 from diskyard.log.twins import look_at_twins
 from diskyard.model.fix import CleanTwin
-from diskyard.model.records import AnyHold, FileSource, Image
+from diskyard.model.records import AnyHold, FileSource, Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
+from diskyard.model.volume_name import VolumeName
 from diskyard.mover.inspect import check_volume
-from diskyard.opened import Opened, stored_by_id
+from diskyard.opened import Opened, stored_by_id, volume_name
 from diskyard.operations.engine import Engine
+from diskyard.operations.writers import has_stranger, is_written
 from diskyard.planner.find_fixes import Look, SourceView, TwinFound
 from diskyard.planner.mend import needs_restore, set_damage
 from diskyard.planner.same import why_another
@@ -47,8 +51,14 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     allocated = {key: item.allocated_bytes for key, item in by_id.items()}
     unnamed = [item for item in listed if by_id.get(item.name.volume_id) is not item]
     missing = _missing(opened, state, by_id)
+    foreign = foreign_files(opened, state)
     over, unknown = _holds(engine, state)
     locked = _locked(opened, state, progress)
+    gone = frozenset(
+        key
+        for key, attachment in state.attachments.items()
+        if provably_gone_host(attachment.host, engine.host.identity)
+    )
     return Look(
         state=state,
         capabilities=opened.storage.capabilities,
@@ -58,13 +68,16 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         allocated=allocated,
         missing=missing,
         leftovers={item.name: item.allocated_bytes for item in leftovers},
+        foreign={found.name: found.overlay_of for found in foreign},
+        snapshotted={
+            volume.id: snapshots_wait_for(opened, volume)
+            for volume in state.volumes.values()
+            if volume.state == "ready" and volume.id not in missing and opened.has_snapshots(volume)
+        },
         progress=tuple(progress),
         locked=locked,
-        gone_attachments=frozenset(
-            key
-            for key, attachment in state.attachments.items()
-            if provably_gone_host(attachment.host, engine.host.identity)
-        ),
+        written=_written(opened, state, gone, [item.name for item in unnamed]),
+        gone_attachments=gone,
         holds_over=tuple(over),
         holds_unknown=tuple(unknown),
         twins=tuple(_twins(opened, state, deep=deep)),
@@ -103,6 +116,27 @@ def _locked(opened: Opened, state: State, progress: list[str]) -> frozenset[str]
         if dependent is not None:
             candidates |= {image.id, *state.images_on(dependent.id)}
     return opened.locked_among(candidates)
+
+
+def _written(
+    opened: Opened, state: State, gone_attachments: Iterable[str], unnamed: Iterable[VolumeName]
+) -> frozenset[str]:
+    """What strangers write to, of what a fix could be listed for; see :class:`Look`."""
+    found = {str(name) for name in unnamed if is_written(opened, name)}
+    of_work: set[str] = set()
+    for image in state.images.values():
+        dependent = None if image.is_strong else merge_dependent(state, image)
+        if dependent is not None:
+            of_work.add(dependent.id)
+        if image.volume_id is not None and (dependent is not None or image.strategy == "performance"):
+            of_work.add(image.volume_id)
+    found |= {key for key in of_work if has_stranger(opened, state.volumes[key], wait_s=0)}
+    # No attachment explains these, and no lease.
+    ended = {key for attachment in gone_attachments for key in state.attachments[attachment].volume_ids}
+    for volume_id in ended.union(state.unready):
+        if is_written(opened, volume_name(state.volumes[volume_id])):
+            found.add(volume_id)
+    return frozenset(found)
 
 
 def _workers(opened: Opened, image_ids: list[str]) -> dict[str, str]:
@@ -205,26 +239,38 @@ def _source_view(
 def _look_into_volumes(engine: Engine, opened: Opened, state: State) -> None:
     """Read every ready volume's own metadata, and note in its record what is wrong with it.
 
-    Volumes that a guest may be writing to are left out: their metadata changes under us.
+    Volumes that a guest may be writing to are left out: their metadata changes under us. No lock is
+    taken that would keep a guest from one that it is given meanwhile; what was seen of that one says nothing.
     """
     author: Author = engine.author("checkStorageRepository")
     for volume in state.volumes.values():
-        if volume.state != "ready" or _may_change(opened, state, volume.id):
-            continue
-        if opened.stored(volume) is None:
+        before = opened.stored(volume)
+        if before is None:
             continue  # missing: found without a note
+        if volume.state != "ready" or _may_change(opened, volume):
+            continue
         try:
-            damage = check_volume(engine.host, opened.layer(volume))
+            damage = check_volume(engine.host, replace(opened.layer(volume), shared=True))
         except errors.ImageBroken as error:
             damage = error.message
         except errors.LeaseHeld:
-            continue  # somebody has it open: its metadata may change under us
-        if damage != volume.damage:
+            continue  # a job of QEMU's is at work in it
+        if damage != volume.damage and not _has_changed(opened, volume, before):
             opened.commit(partial(set_damage, volume_id=volume.id, damage=damage), author)
 
 
-def _may_change(opened: Opened, state: State, volume_id: str) -> bool:
-    writers = (state.attachments[key] for key in state.attachments_naming(volume_id))
+def _may_change(opened: Opened, volume: Volume) -> bool:
+    """Whether somebody may be writing to a volume now, be it a guest that nobody told of."""
+    state = opened.state()
+    writers = (state.attachments[key] for key in state.attachments_naming(volume.id))
     if any(attachment.mode == "read_write" for attachment in writers):
         return True
-    return any(opened.is_locked(key) for key in state.images_on(volume_id))
+    if any(opened.is_locked(key) for key in state.images_on(volume.id)):
+        return True
+    return is_written(opened, volume_name(volume))
+
+
+def _has_changed(opened: Opened, volume: Volume, before: StoredVolume) -> bool:
+    """Whether a volume may have been written to since; who came and has gone left its mark."""
+    now = opened.stored(volume)
+    return now is None or now.stamp != before.stamp or _may_change(opened, volume)

@@ -31,6 +31,7 @@ from diskyard.operations.freeze import (
     require_held,
     require_unchanged,
 )
+from diskyard.operations.writers import reading, require_no_stranger
 from diskyard.planner import mend as planner
 from diskyard.planner.common import Superseded
 
@@ -261,7 +262,9 @@ def _copy(work: Work, found: FoundSource, volume: Volume, size_bytes: int, start
     opened = work.opened
     target = _target(opened, volume)
     base = opened.state().images.get(volume.parent_image_id or "")
-    with found.opened.reading(found.state, found.image) as source:
+    if base is not None:
+        require_no_stranger(opened, opened.state(), base.id, depth=0)
+    with reading(found.opened, found.state, found.image) as source:
         if _share(work, source, target, size_bytes):
             return
         copy_view(
@@ -274,6 +277,8 @@ def _copy(work: Work, found: FoundSource, volume: Volume, size_bytes: int, start
             target_zeroed=opened.storage.capabilities.zeroed,
             changed_layers=None if base is None else planner.changed_layers(found.state, found.image, base),
         )
+    if base is not None:
+        require_no_stranger(opened, opened.state(), base.id, depth=0)
 
 
 def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:

@@ -6,12 +6,14 @@ from typing import Literal
 
 from diskyard import errors
 from diskyard.fixes.work import Work, require_room
+from diskyard.foreign import snapshots_wait_for
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Merge
 from diskyard.model.state import State
 from diskyard.mover.merge import commit_down, stream_up
 from diskyard.opened import Opened, backing_name
 from diskyard.operations.engine import FollowUp
+from diskyard.operations.writers import require_no_stranger_in
 from diskyard.planner import merge as planner
 from diskyard.planner.common import Superseded
 from diskyard.planner.merge import MergePlan
@@ -38,11 +40,12 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
                 return False, []
             if planner.merge_lease_images(state, plan) != leases:
                 continue  # the disk was snapshotted meanwhile: other images to hold
-            _require_free(state, plan)
+            _require_free(opened, state, plan)
             too_long = planner.merge_too_long(plan, opened.storage.capabilities)
             if too_long is not None:
                 raise errors.Unsupported(f"The merge waits: {too_long}.", advice=_MOVE)
             _require_whole(opened, state, plan)
+            _require_no_stranger(work, plan)
             try:
                 return True, _merge(work, state, plan)
             except Superseded:
@@ -66,13 +69,31 @@ def merge_is_free(opened: Opened, image_id: str) -> bool:
     plan = _plan(opened, state, image_id)
     if plan is None or planner.merge_in_the_way(state, plan) is not None:
         return False
+    if _snapshots_in_the_way(opened, plan) is not None:
+        return False
     return plan.image.consumed_by is None and _free_direction(opened, plan) is not None
 
 
-def _require_free(state: State, plan: MergePlan) -> None:
-    in_the_way = planner.merge_in_the_way(state, plan)
+def _snapshots_in_the_way(opened: Opened, plan: MergePlan) -> str | None:
+    """What a merge waits for that would change, or delete, a file with a user's internal snapshots."""
+    for volume in (plan.parent, plan.dependent):
+        if not opened.is_unreadable(volume, opened.stored(volume)) and opened.has_snapshots(volume):
+            return snapshots_wait_for(opened, volume)
+    return None
+
+
+def _require_free(opened: Opened, state: State, plan: MergePlan) -> None:
+    in_the_way = planner.merge_in_the_way(state, plan) or _snapshots_in_the_way(opened, plan)
     if in_the_way is not None:
         raise errors.ImageInUse(f"The merge waits: {in_the_way}.")
+
+
+def _require_no_stranger(work: Work, plan: MergePlan) -> None:
+    """Refuse while a guest that nobody prepared writes: an overlay may be empty but for its memory."""
+    images = work.opened.state().images_on(plan.parent.id)
+    for volume in (plan.dependent, plan.parent):
+        # Not explained by this merge's own leases: its programs have ended, or have not begun.
+        require_no_stranger_in(work.opened, volume, held=[plan.image.id, *images])
 
 
 def _require_whole(opened: Opened, state: State, plan: MergePlan) -> None:
@@ -127,6 +148,7 @@ def _merge_down(work: Work, plan: MergePlan) -> str:
 
 
 def _seal_down(work: Work, image_id: str, plan: MergePlan) -> str:
+    _require_no_stranger(work, plan)
     work.opened.commit(lambda draft: planner.seal_merge_down(draft, image_id, plan), work.author)
     return plan.dependent.id
 
@@ -147,5 +169,6 @@ def _merge_up(work: Work, state: State, plan: MergePlan) -> str:
 
 
 def _seal_up(work: Work, plan: MergePlan) -> str:
+    _require_no_stranger(work, plan)
     work.opened.commit(lambda draft: planner.seal_merge_up(draft, plan.image.id, plan), work.author)
     return plan.parent.id

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 from diskyard import errors
 from diskyard.fixes.work import Work, require_room
+from diskyard.foreign import snapshots_wait_for
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Optimize
 from diskyard.model.records import Volume
 from diskyard.model.state import State
 from diskyard.mover.copy import copy_view
-from diskyard.opened import volume_name
+from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import FollowUp
+from diskyard.operations.writers import reading
 from diskyard.planner import optimize as planner
 from diskyard.planner.common import Superseded
 from diskyard.planner.optimize import OptimizePlan
@@ -40,6 +46,8 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
                 imageId=plan.image.id,
             )
         waits_for = planner.optimize_waits_for(state, plan, opened.storage.capabilities)
+        if waits_for is None and opened.has_snapshots(plan.volume):
+            waits_for = snapshots_wait_for(opened, plan.volume)  # it would be lost with its volume
         if waits_for is not None:
             raise errors.ImageInUse(f"The optimization waits: {waits_for}.", imageId=plan.image.id)
         if plan.kind == "reserve":
@@ -94,13 +102,29 @@ def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
 
 def _fill(work: Work, state: State, plan: OptimizePlan, volume: Volume) -> None:
     opened = work.opened
-    with opened.reading(state, state.images[plan.image.id]) as source:
+    with (
+        _superseded_if_given_out(opened, plan),
+        reading(opened, state, state.images[plan.image.id]) as source,
+    ):
         copy_view(
             work.engine.host,
-            source,
+            # A guest that is given the disk meanwhile finds no lock of ours on it, and the seal fails.
+            (replace(source[0], shared=True), *source[1:]),
             opened.chain_of_volume(opened.state(), volume),
             plan.image.size_bytes,
             start_bytes=0,
             monitor=work,
             target_zeroed=opened.storage.capabilities.zeroed,
         )
+
+
+@contextmanager
+def _superseded_if_given_out(opened: Opened, plan: OptimizePlan) -> Iterator[None]:
+    """What a guest was changing while it was read is no failure of the storage."""
+    try:
+        yield
+    except errors.StorageError as error:
+        waits_for = planner.optimize_waits_for(opened.state(), plan, opened.storage.capabilities)
+        if waits_for is None:
+            raise
+        raise Superseded(waits_for) from error

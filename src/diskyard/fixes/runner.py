@@ -21,6 +21,8 @@ from diskyard.model.fix import (
     CleanVolume,
     Mend,
     Merge,
+    NameForeign,
+    NameSnapshots,
     Optimize,
     fix_type,
 )
@@ -128,6 +130,11 @@ def _run(work: Work, action: AnyAction, participating: list[Opened] | None) -> t
             return clean.clean_hold(work, action)
         case CleanTwin():
             return clean.clean_twin(work, action), []
+        case NameForeign() | NameSnapshots():
+            raise errors.Unsupported(
+                "This is for people to decide: no fix changes what another program has left.",
+                advice="Do what checkStorageRepository says that it waits for.",
+            )
 
 
 def _forget_progress(work: Work) -> None:

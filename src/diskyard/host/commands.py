@@ -4,11 +4,14 @@ Every child dies with the thread that started it (PR_SET_PDEATHSIG, set by setpr
 that no code of ours runs between fork and exec), so an orphan never goes on writing.
 Descriptors of leases are inherited, so that a lease stays held until the child is dead.
 
-One gap is left: if this process dies in the milliseconds between fork and setpriv's call,
-nobody tells the child. A program that does its work and ends is harmed by nothing but a
-lease held until then. A qemu-storage-daemon, which has no way to end when its monitor is
-closed, idles and holds its leases until it is killed by hand: nothing is written meanwhile,
-since only its parent would have asked for that.
+The kernel tells a child nothing of a parent that died before the child asked to be told.
+So the child looks once more when it has asked: if its parent is another by then, it ends
+and the program never begins. That one look is a shell's, of a constant text: the program
+and its arguments reach it as arguments, and are never read as text of the shell's. A
+thread that ended before the child asked changes nothing, as the child then has another
+thread of the same process for its parent. The kernel forgets the wish when a program is
+executed that has more rights than who starts it (set-user-ID, file capabilities, some
+security modules' transitions): QEMU's tools must not be installed so.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ Child = subprocess.Popen[bytes]
 
 _TERMINATION_GRACE_S = 5.0
 _STDOUT_MOST_BYTES = 16 << 20
+#: Ends at once if its parent is not the process of the first argument; else becomes the rest of them.
+_WITH_ITS_PARENT = ("sh", "-c", '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"', "sh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,8 @@ class Commands:
             "--pdeathsig",
             "KILL",
             "--",
+            *_WITH_ITS_PARENT,
+            str(os.getpid()),
             *(limits.prefix() if limits else ()),
             *words,
         ]
@@ -160,7 +167,7 @@ class Commands:
             raise _not_installed(str(error.filename)) from error
         except OSError as error:
             raise errors.StorageError(
-                f"{words[0]} could not be started: {error.strerror}.",
+                f"{words[0]} could not be started: {error.strerror or error}.",
                 advice="Look at this host's limits of processes and memory, then try again.",
             ) from error
 

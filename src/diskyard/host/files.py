@@ -21,13 +21,13 @@ from collections.abc import Callable, Sequence
 from diskyard.host.bulk import BulkFiles
 from diskyard.host.calls import storage_call
 from diskyard.host.identity import this_process
-from diskyard.host.reading import open_again
+from diskyard.host.reading import OFD_GETLK, open_again
 from diskyard.host.renaming import rename_exclusively
 from diskyard.host.temporary import temporary_name, temporary_owner
 from diskyard.model.identity import HostIdentity
 
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
-_OFD_GETLK, _OFD_SETLK = 36, 37  # asm-generic/fcntl.h
+_OFD_SETLK = 37  # asm-generic/fcntl.h
 _LOCKABLE_BYTES = (1 << 63) - 1
 _DISCARD_ATTEMPTS = 2
 _MODE_BITS = 0o640
@@ -372,14 +372,6 @@ class Files(BulkFiles):
         return fd
 
     @storage_call
-    def byte_is_locked(self, fd: int, offset_bytes: int) -> bool:
-        """Whether another open file description has a lock on this byte of an open file."""
-        request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset_bytes, 1, 0)
-        answer = fcntl.fcntl(fd, _OFD_GETLK, request)
-        lock_type: int = struct.unpack("hhqqi", answer)[0]
-        return lock_type != fcntl.F_UNLCK
-
-    @storage_call
     def locked_bytes(self, fd: int) -> list[range]:
         """The bytes of an open file on which other open file descriptions have locks, in no order.
 
@@ -392,7 +384,7 @@ class Files(BulkFiles):
             if not among:
                 continue
             request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, among.start, len(among), 0)
-            answer = fcntl.fcntl(fd, _OFD_GETLK, request)
+            answer = fcntl.fcntl(fd, OFD_GETLK, request)
             lock_type, _, begin, length, _ = struct.unpack("hhqqi", answer)
             if lock_type != fcntl.F_UNLCK:
                 # A length of 0 reaches to the end; a lock may begin before what was asked about.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,6 +19,11 @@ from diskyard.host.places import identities_of
 R = TypeVar("R")
 _BEGINNING_BYTES = 256  # enough to tell what the file may be
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own
+OFD_GETLK = 36  # asm-generic/fcntl.h
+#: Bytes of an image file that QEMU locks while a program of it may write to the file, or change its
+#: length: RAW_PERM_BASE of block/file-posix.c, and the bits of BLK_PERM_WRITE and BLK_PERM_RESIZE.
+_QEMU_WRITES = (100 + 1, 100 + 3)
+_NO_LOCKS = frozenset((errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
 
 
 class FileEntry(msgspec.Struct, frozen=True, gc=False):
@@ -58,7 +65,22 @@ def _file_entry(name: str, info: os.stat_result) -> FileEntry:
 
 
 def _fingerprint(info: os.stat_result) -> str:
-    return f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
+    return f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}:{info.st_ctime_ns}"
+
+
+def _is_locked(fd: int, offset_bytes: int) -> bool:
+    request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset_bytes, 1, 0)
+    lock_type: int = struct.unpack("hhqqi", fcntl.fcntl(fd, OFD_GETLK, request))[0]
+    return lock_type != fcntl.F_UNLCK
+
+
+def _is_written_by_qemu(fd: int) -> bool:
+    try:
+        return any(_is_locked(fd, byte) for byte in _QEMU_WRITES)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False  # where there are no locks QEMU has none either
+        raise
 
 
 def open_again(handle: int, mode: int, path: str) -> int:
@@ -219,13 +241,45 @@ class ReadingFiles:
 
     @storage_call
     def fingerprint(self, path: str) -> str:
-        """What changes when a file does: device, inode, size, and time of change; of a link its own."""
+        """What changes when a file does: device, inode, size, and when contents and inode last changed.
+
+        Of a link its own. No program can write to a file and leave it as it was, but within one tick of
+        the kernel's clock.
+        """
         return _fingerprint(os.lstat(path))
 
     @storage_call
     def fingerprint_of(self, fd: int) -> str:
         """The same of an open file."""
         return _fingerprint(os.fstat(fd))
+
+    @storage_call
+    def byte_is_locked(self, fd: int, offset_bytes: int) -> bool:
+        """Whether another open file description has a lock on this byte of an open file."""
+        return _is_locked(fd, offset_bytes)
+
+    @storage_call
+    def is_written_by_qemu(self, fd: int) -> bool:
+        """Whether a program of QEMU, a guest or a tool, has an open file open for writing.
+
+        Its own locks tell, of which none is taken here: a reader has others. Not seen is one that was told
+        to lock nothing (``locking=off``), and one on another host unless the file system has locks for all.
+        """
+        return _is_written_by_qemu(fd)
+
+    @storage_call
+    def name_is_written_by_qemu(self, path: str) -> bool:
+        """The same of a regular file or block device by its name; of all else, or nothing, it is false."""
+        try:
+            fd = _open_to_read(path, block_device=True)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL):
+                return False
+            raise
+        try:
+            return _is_written_by_qemu(fd)
+        finally:
+            os.close(fd)
 
     @storage_call
     def identities_of(self, path: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -71,10 +71,19 @@ class Metrics:
         self._registry.register(RepositoryFigures(service, clock))
         ProcessCollector(registry=self._registry)
 
-    def watch(self, requests_in_progress: Callable[[], int], event_streams: Callable[[], int]) -> None:
-        """Ask these, whenever figures are asked for, how many there are."""
+    def watch(
+        self,
+        requests_in_progress: Callable[[], int],
+        event_streams: Callable[[], int],
+        left_alone: Callable[[], Mapping[tuple[str, FixType], int]],
+    ) -> None:
+        """Ask these, whenever figures are asked for, how many there are.
+
+        :param left_alone: fixes that the caretaker leaves alone for now, by repository and type.
+        """
         self._in_progress.set_function(requests_in_progress)
         self._event_streams.set_function(event_streams)
+        self._registry.register(_LeftAlone(left_alone))
 
     def observe(self, verb: str, code: str, seconds: float) -> None:
         """Count a verb that was answered.
@@ -102,6 +111,23 @@ class _WithoutTimes(Collector):
         for metric in self.registry.collect():
             metric.samples = [found for found in metric.samples if not found.name.endswith("_created")]
             yield metric
+
+
+@dataclass(frozen=True, slots=True)
+class _LeftAlone(Collector):
+    """The fixes that failed too often; a repository without any is not told of."""
+
+    ask: Callable[[], Mapping[tuple[str, FixType], int]]
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "diskyard_caretaker_left_alone",
+            "Fixes that failed three times in a row and are tried more seldom.",
+            labels=["repository", "type"],
+        )
+        for (repository_id, of_type), count in sorted(self.ask().items()):
+            family.add_metric([repository_id, of_type], count)
+        yield family
 
 
 class _Tasks(Collector):

@@ -221,7 +221,7 @@ def check_checkpoint(checkpoint: Checkpoint, marker: str, number: int) -> State:
     :raises Damaged: it belongs to another repository or number, or its records do not fit together.
     """
     if checkpoint.marker != marker:
-        raise Damaged("it belongs to another repository")
+        raise Damaged("it belongs to another repository, or the place was given a marker of its own since")
     if checkpoint.version != number:
         raise Damaged(f"it is checkpoint {checkpoint.version}")
     state = checkpoint.state()

@@ -8,6 +8,9 @@ from diskyard.model.soundness import flaw_after
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry, apply
 
+#: The verb of an entry that gives a copy of a repository a marker of its own.
+NEW_MARKER = "newMarker"
+
 
 def check_place(entry: Entry, marker: str, number: int) -> None:
     """Refuse an entry that was written for another place.
@@ -15,6 +18,11 @@ def check_place(entry: Entry, marker: str, number: int) -> None:
     :raises Damaged: it belongs to another repository or number.
     """
     if entry.marker != marker:
+        if entry.verb == NEW_MARKER:
+            raise Damaged(
+                "it gives this place a marker of its own: disconnect it and connect it again, with "
+                "newMarker if that was cut short"
+            )
         raise Damaged("it belongs to another repository")
     if entry.number != number:
         raise Damaged(f"it is entry {entry.number}")

@@ -13,10 +13,11 @@ from diskyard.host.calls import PatientLock
 from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, Checkpoints, nonces_kept, written_by_newer
 from diskyard.log.codec import Damaged, NewerMajor, decode
 from diskyard.log.entries import check_link, check_place, follow, nonce_of
+from diskyard.log.history import has_entry, replaced_since
 from diskyard.log.index.keeper import IndexKeeper
 from diskyard.log.turns import Job, Turns, fail_all
 from diskyard.log.watching import Listener, Watching
-from diskyard.model.records import EntryId, entry_id, split_entry_id
+from diskyard.model.records import EntryId
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry
 from diskyard.repositories.interface import Copies, Repository
@@ -154,7 +155,7 @@ class LogReader:
         """What was read or published is durable."""
         assert self._state is not None
         if self.damage is None:  # else this may be an older state, as far as it can be read
-            self.replaced = self.replaced or self._replaced_since(self._state)
+            self.replaced = self.replaced or replaced_since(self._known, self._state, self._nonces)
             self._known = self._state
         if self._is_relied_on():
             self._state = self._keeper.stands(self._state, self._nonces)
@@ -174,35 +175,11 @@ class LogReader:
         """Whether what was read may be kept in the index."""
         return self.damage is None and not self.newer_minor and self.replaced is None
 
-    def _replaced_since(self, state: State) -> str | None:
-        """How the history that leads to ``state`` differs from what was known; None if it does not.
-
-        An entry's nonce stands for all entries before it too. What is older than the nonces that
-        are kept cannot be compared, and is taken to be the same.
-        """
-        known = self._known
-        if known is None or known.nonce == state.nonce:
-            return None
-        if state.version < known.version:
-            return f"it ended at entry {known.version}, and now ends at entry {state.version}"
-        if self._has_entry(state, entry_id(known.version, known.nonce)) is False:
-            return f"another entry {known.version} is in the place of the one that was known"
-        return None
-
     def has_entry(self, entry: EntryId) -> bool | None:
         """Whether an entry is in the history of the newest known state; None if that cannot be told."""
         state = self.newest_known()
         with self._lock:
-            return self._has_entry(state, entry)
-
-    def _has_entry(self, state: State, entry: EntryId) -> bool | None:
-        number, nonce = split_entry_id(entry)
-        if number > state.version:
-            return False
-        back = state.version - number
-        if not nonce or back >= len(self._nonces) or self._nonces[-1] != state.nonce:
-            return None
-        return self._nonces[-1 - back] == nonce
+            return has_entry(state, self._nonces, entry)
 
     def _read_forward(self) -> bool:
         """Read the entries after the state; False if what was read may be false news.

@@ -84,6 +84,24 @@ class CleanTwin(Action, tag="cleanTwin", frozen=True):
     number: int
 
 
+class NameForeign(Action, tag="nameForeign", frozen=True):
+    """Nothing: a file that is not Diskyard's is there, and only people can tell what to do with it.
+
+    :param name: of the file, in the repository.
+    """
+
+    name: str
+
+
+class NameSnapshots(Action, tag="nameSnapshots", frozen=True):
+    """Nothing: a user has made internal snapshots in a volume, and only people can give them up.
+
+    :param volume_id: the volume.
+    """
+
+    volume_id: str
+
+
 class Merge(Action, tag="merge", frozen=True):
     """Merge a weak image with the one volume that depends on it.
 
@@ -119,6 +137,8 @@ AnyAction = (
     | CleanAttachment
     | CleanHold
     | CleanTwin
+    | NameForeign
+    | NameSnapshots
     | Merge
     | Optimize
     | Mend
@@ -144,7 +164,7 @@ class Fix(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         others, ``optimize`` builds what suits an image's strategy, ``clean`` deletes what nobody needs.
     :param description: for people: what was found.
     :param image_id: the image it is about, where the caller can see that image.
-    :param runnable: whether it can run on this host now.
+    :param runnable: whether it can run on this host now. What only people can decide never can.
     :param waits_for: why it cannot.
     :param held_by: the host that works on it now.
     :param frees_bytes: what it gives back; null if not known.
@@ -179,3 +199,11 @@ def fix_id(data: FixData) -> str:
     """The id of a fix: its type and a hash of what it is done to."""
     digest = hashlib.blake2b(msgspec.json.encode(data, order="sorted"), digest_size=12)
     return f"{fix_type(data.action)}-{digest.hexdigest()}"
+
+
+def outlook(fix: Fix) -> str:
+    """Whether a fix can run now, or what it waits for, in words for people."""
+    if fix.runnable:
+        return "can run"
+    why = fix.waits_for or (f"{fix.held_by} works on it" if fix.held_by else "")
+    return f"waits: {why}" if why else "waits"

@@ -71,8 +71,8 @@ class CreateDiskOptions(CreateSnapshotOptions, kw_only=True, frozen=True):
     rate_limit: RateLimit = 0
 
 
-class ImportOptions(CreateDiskOptions, kw_only=True, frozen=True):
-    """Options of importImage.
+class KindOptions(CreateDiskOptions, kw_only=True, frozen=True):
+    """Options of what makes an image from other bytes.
 
     :param as_: ``snapshot`` makes the new image immutable.
     """
@@ -80,7 +80,17 @@ class ImportOptions(CreateDiskOptions, kw_only=True, frozen=True):
     as_: Literal["virtual_disk", "snapshot"] | None = None
 
 
-class CopyOptions(ImportOptions, kw_only=True, frozen=True):
+class ImportOptions(KindOptions, kw_only=True, frozen=True):
+    """Options of importImage.
+
+    :param force: also a file that a running QEMU has open for writing: the caller answers for that
+        all it has written is in the file. A file that changes while it is read is refused all the same.
+    """
+
+    force: bool = False
+
+
+class CopyOptions(KindOptions, kw_only=True, frozen=True):
     """Options of copyImage.
 
     :param track_changes: keep the freeze point, so that the next difference costs what changed.
@@ -152,7 +162,9 @@ class TeardownOptions(Options, kw_only=True, frozen=True):
 
     :param owner: whose attachment; the same default as prepareImage's.
     :param host_id: the host whose attachment it is; default this one.
-    :param force: also if that host may still be using it: the caller answers for that.
+    :param force: also if that host may still be using it, a running QEMU has the disk open for
+        writing, or another program has left an overlay of it in the repository: the caller answers
+        for that.
     """
 
     owner: Owner | None = None

@@ -130,14 +130,16 @@ class FileSource(Source, tag="file", kw_only=True, frozen=True):
     """A file of one host.
 
     :param machine_id: the host that has the file.
-    :param fingerprint: device, inode, size and time of change when it was committed; the
+    :param fingerprint: device, inode, size and times of change when it was committed; the
         file must not change until the mend is done.
+    :param force: a running QEMU may have it open for writing: the caller answers for that.
     """
 
     machine_id: str
     path: str
     format: ImportFormat
     fingerprint: str
+    force: bool = False
 
 
 class Pending(Record, kw_only=True, frozen=True):

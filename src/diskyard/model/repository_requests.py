@@ -18,13 +18,15 @@ class ConnectStorageRepository(Request, kw_only=True, frozen=True):
     """Connect a repository on this host under a name of the caller's.
 
     The host remembers the connection and makes it again when it is restarted. The same connection
-    again changes nothing. The same place under another repoId is an alias, searched once.
+    again changes nothing. The same place by another path under its repoId is connected by that path from
+    then on; under another repoId it is an alias, searched once. A copy of a connected place is refused.
 
     :param repo_id: the caller's name for it on this host: 1-255 bytes of UTF-8 without control
         characters. It is stored in no repository.
     :param repo_format: the format and its version; getHostInfo lists those there are.
     :param connection_parameters: where the repository is; getHostInfo lists the parameters of each
-        format.
+        format. ``newMarker``, true: the place is a copy of a repository, and first becomes one of its
+        own, without what the original keeps for others; this is not remembered.
     """
 
     repo_id: RepoId

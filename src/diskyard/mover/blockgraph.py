@@ -42,9 +42,11 @@ def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = 
         _check_format(layer, is_root=index == len(chain) - 1)
         protected = read_only or index > 0
         cache = {"direct": direct and opens_past_cache(host, layer, writable=not protected)}
-        file = {**layer.protocol, "read-only": protected, "cache": cache}
+        # Said of each layer: what is below would inherit it.
+        share = {"force-share": layer.shared} if chain[0].shared else {}
+        file = {**layer.protocol, "read-only": protected, "cache": cache, **share}
         below = graph
-        graph = {"driver": layer.format, "read-only": protected, "cache": cache, "file": file}
+        graph = {"driver": layer.format, "read-only": protected, "cache": cache, "file": file, **share}
         if layer.format in _BACKED_FORMATS:
             graph["backing"] = below
     if graph is None:
@@ -224,6 +226,7 @@ class StorageDaemon:
             "node-name": node,
             "read-only": not writable,
             "file": file,
+            "force-share": layer.shared,
         }
         if layer.format in _BACKED_FORMATS:
             options["backing"] = backing
@@ -233,7 +236,12 @@ class StorageDaemon:
 
     def _open_file(self, layer: Layer, writable: bool, buffered: bool) -> str:
         node = self._fresh_name()
-        options: dict[str, object] = {**layer.protocol, "node-name": node, "read-only": not writable}
+        options: dict[str, object] = {
+            **layer.protocol,
+            "node-name": node,
+            "read-only": not writable,
+            "force-share": layer.shared,
+        }
         doing = f"opening the storage of volume {layer.name}"
         past_cache = not (writable and buffered) and opens_past_cache(self._host, layer, writable=writable)
         options["cache"] = {"direct": past_cache}

@@ -17,7 +17,7 @@ CLUSTER_BYTES = 65536
 READ_BYTES = 4096
 """What a reader of a whole header has to be able to give at once."""
 
-_MAGIC = b"QFI\xfb"
+MAGIC = b"QFI\xfb"
 _FIXED = struct.Struct(">4sIQIIQIIQQIIQ")
 _FEATURES = struct.Struct(">QQQII")
 _V3_HEADER_BYTES = 104
@@ -34,7 +34,7 @@ _INCOMPATIBLE_REFUSED = (
 _L1_ENTRY_BYTES = 8
 _L1_OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
 _PIECE_BYTES = 1 << 20
-_L1_MAX_BYTES = 32 << 20  # QEMU's own limit
+L1_MAX_BYTES = 32 << 20  # QEMU's own limit
 _REFCOUNT_TABLE_MAX_BYTES = 8 << 20  # QEMU's own limit
 _SIZE_MAX_BYTES = 1 << 61
 
@@ -56,7 +56,7 @@ def empty_qcow2(size_bytes: int, backing_name: str | None) -> bytes:
     if len(name) > 1023:
         raise errors.InvalidParameter("A backing name has at most 1,023 bytes.")
     l1_entries = max(1, _divide_up(size_bytes, CLUSTER_BYTES * CLUSTER_BYTES // _L1_ENTRY_BYTES))
-    if l1_entries * _L1_ENTRY_BYTES > _L1_MAX_BYTES:
+    if l1_entries * _L1_ENTRY_BYTES > L1_MAX_BYTES:
         raise errors.InvalidParameter(f"qcow2 cannot hold an image of {size_bytes} bytes.")
     # Clusters: header, refcount table, refcount block, then the L1 table.
     clusters = 3 + _divide_up(l1_entries * _L1_ENTRY_BYTES, CLUSTER_BYTES)
@@ -65,7 +65,7 @@ def empty_qcow2(size_bytes: int, backing_name: str | None) -> bytes:
         extensions = struct.pack(">II8s", _BACKING_FORMAT, len(b"raw"), b"raw")
     extensions += struct.pack(">II", 0, 0)
     fixed = _FIXED.pack(
-        _MAGIC,
+        MAGIC,
         3,
         _V3_HEADER_BYTES + len(extensions) if name else 0,
         len(name),
@@ -98,11 +98,11 @@ def overlay_is_unwritten(read: ReadAt) -> bool:
     :raises diskyard.errors.StorageError: the file is no qcow2 image, or it is cut short.
     """
     head = read(0, _FIXED.size)
-    if len(head) < _FIXED.size or head[:4] != _MAGIC:
+    if len(head) < _FIXED.size or head[:4] != MAGIC:
         raise errors.StorageError("A volume is not the qcow2 image that its record says.")
     fields = _FIXED.unpack(head)
     l1_bytes, l1_offset = fields[7] * _L1_ENTRY_BYTES, fields[8]
-    if l1_bytes > _L1_MAX_BYTES or l1_offset > _SIZE_MAX_BYTES:
+    if l1_bytes > L1_MAX_BYTES or l1_offset > _SIZE_MAX_BYTES:
         raise errors.StorageError("A volume's qcow2 header is damaged: its L1 table is impossible.")
     table = read(l1_offset, l1_bytes)
     if len(table) != l1_bytes:
@@ -115,29 +115,29 @@ def own_header_flaw(read: ReadAt, file_size_bytes: int, size_bytes: int) -> str 
 
     Asked before any program opens a volume: a header that was damaged, or written by somebody
     else, may make QEMU open other files (a data file, though the graph does not name one),
-    or show other bytes. One read of :data:`READ_BYTES`; the tables are for a deep check.
+    or show other bytes. One read of :data:`READ_BYTES`; the tables are for a deep check, and a table
+    of internal snapshots is looked at by :func:`diskyard.mover.qcow2_snapshots.snapshots_flaw`.
 
     :param size_bytes: in the record; the volume may have grown since (docs/format.md).
     :return: for people, or None if nothing is wrong.
     """
     head = read(0, READ_BYTES)
-    if len(head) < _V3_HEADER_BYTES or head[:4] != _MAGIC:
+    if len(head) < _V3_HEADER_BYTES or head[:4] != MAGIC:
         return "it is not a qcow2 image"
     fields = _FIXED.unpack_from(head)
     (_, version, backing_offset, backing_bytes, cluster_bits, has_bytes, crypt) = fields[:7]
-    (l1_entries, l1_offset, refcount_offset, refcount_clusters, snapshots, _) = fields[7:]
+    (l1_entries, l1_offset, refcount_offset, refcount_clusters) = fields[7:11]
     incompatible, _, _, refcount_order, header_bytes = _FEATURES.unpack_from(head, _FIXED.size)
     backing = head[backing_offset : backing_offset + backing_bytes] if backing_offset else _OWN_BACKING
     l1_most = _divide_up(has_bytes, CLUSTER_BYTES * CLUSTER_BYTES // _L1_ENTRY_BYTES)
     tables = (
-        (l1_offset, l1_entries * _L1_ENTRY_BYTES, _L1_MAX_BYTES),
+        (l1_offset, l1_entries * _L1_ENTRY_BYTES, L1_MAX_BYTES),
         (refcount_offset, refcount_clusters * CLUSTER_BYTES, _REFCOUNT_TABLE_MAX_BYTES),
     )
     rules = (
         (version == 3, f"its version is {version}"),
         (incompatible == 0, f"its incompatible features are {incompatible:#x}"),
         (crypt == 0, "it is encrypted"),
-        (snapshots == 0, "it has internal snapshots"),
         (cluster_bits == CLUSTER_BYTES.bit_length() - 1, f"its clusters are of 2^{cluster_bits} bytes"),
         (refcount_order == 4, f"its refcounts are of 2^{refcount_order} bits"),
         (has_bytes % 512 == 0 and has_bytes <= _SIZE_MAX_BYTES, "its size is impossible"),
@@ -189,7 +189,7 @@ def parse_untrusted_qcow2(read: ReadAt, file_size_bytes: int) -> int:
         snapshots, or its tables are not inside the file; check and convert are then not safe.
     """
     head = read(0, READ_BYTES)
-    if len(head) < _FIXED.size or head[:4] != _MAGIC:
+    if len(head) < _FIXED.size or head[:4] != MAGIC:
         raise errors.UnsafeImage("The file is not a qcow2 image.", advice=advice.not_of_format(head, "qcow2"))
     fields = _FIXED.unpack_from(head)
     (_, version, backing_offset, backing_bytes, cluster_bits, size_bytes, crypt) = fields[:7]
@@ -208,7 +208,7 @@ def parse_untrusted_qcow2(read: ReadAt, file_size_bytes: int) -> int:
         "its L1 table is too small for its size",
     )
     tables = (
-        ("L1", l1_offset, l1_entries * _L1_ENTRY_BYTES, _L1_MAX_BYTES),
+        ("L1", l1_offset, l1_entries * _L1_ENTRY_BYTES, L1_MAX_BYTES),
         ("refcount", refcount_offset, refcount_clusters * cluster_bytes, _REFCOUNT_TABLE_MAX_BYTES),
     )
     for name, offset, table_bytes, limit_bytes in tables:

@@ -63,7 +63,7 @@ def open_untrusted(host: Host, path: str, *, block_device: bool) -> int:
             if error.errno == errno.EINVAL:
                 raise _no_file(path) from error
             if error.errno in _NOT_FOUND:
-                raise errors.InvalidParameter(f"{path} cannot be read: {error.strerror}.") from error
+                raise errors.InvalidParameter(f"{path} cannot be read: {error.strerror or error}.") from error
             raise
 
 

@@ -20,6 +20,7 @@ from diskyard.mover.grow import grow
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp, Outcome, require_user_data, seal
 from diskyard.operations.freeze import is_hold_of
+from diskyard.operations.writers import make_from, require_no_stranger
 from diskyard.planner import change as planner
 from diskyard.planner.common import strong_image, virtual_disk
 
@@ -29,6 +30,7 @@ def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
     opened = engine.connections.get(request.repository_id)
     author = engine.author("removeImage")
     before = opened.state()
+    require_no_stranger(opened, before, request.image_id)
     removed = opened.commit(lambda draft: planner.remove(draft, request.image_id), author)
     follow_ups = cleaning(opened, before)
     follow_ups += holds_of_cancelled(engine, opened, removed)
@@ -87,6 +89,7 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         disk = planner.growable_disk(Draft(state), image_id, size_bytes, missing)
         assert disk.volume_id is not None
         planner.require_room_to_grow(state, disk, size_bytes, opened.storage.capabilities)
+        require_no_stranger(opened, state, image_id, held=[size_lease(image_id)])
         volume = state.volumes[disk.volume_id]
         if volume.size_bytes < size_bytes or disk.size_bytes < size_bytes:
             fds = [fd for lease in leases for fd in lease.descriptors()]
@@ -133,6 +136,7 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
     virtual_disk(before, disk_id)
     with opened.work_on([disk_id], wait_s=1.0):
         missing = opened.missing_below(opened.state(), request.snapshot_id)
+        require_no_stranger(opened, opened.state(), disk_id)
         new = opened.commit(
             lambda draft: planner.begin_revert(
                 draft,
@@ -145,7 +149,8 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
             ),
             author,
         )
-        opened.make(new)
+        make_from(opened, new)
+        require_no_stranger(opened, opened.state(), disk_id)
         seal(
             opened,
             lambda draft: planner.seal_revert(draft, disk_id, volume_id=volume_id, work_id=work_id),

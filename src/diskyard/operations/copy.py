@@ -22,6 +22,7 @@ from diskyard.operations.engine import (
     seal,
 )
 from diskyard.operations.freeze import copy_hold, freeze_disk, hold_snapshot, release_hold, require_hold
+from diskyard.operations.writers import require_no_stranger
 from diskyard.planner import copy as planner
 from diskyard.planner import switch
 from diskyard.planner.common import already_made, require_unattached, require_usable
@@ -182,6 +183,7 @@ def _find_base(asked: _Copy, base_id: str) -> Image | None:
     if image is not None and image.is_strong:
         if image.kind == "virtual_disk":
             require_unattached(asked.target.state(), image)
+            require_no_stranger(asked.target, asked.target.state(), image.id)
             missing = asked.target.missing_of(asked.target.state(), image)
             require_usable(asked.target.state(), image, missing)
         return image
@@ -270,6 +272,7 @@ def _publish_on_disk(asked: _Copy, pending: PendingImage, base: Image) -> None:
         overlay = target.commit(lambda draft: switch.begin(draft, switch_request, missing), author)
         assert overlay is not None
         target.make_empty(overlay)
+        require_no_stranger(target, target.state(), base.id)
         try:
             seal(target, publish, author)
         except SwitchAgain as error:

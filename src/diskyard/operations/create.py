@@ -17,6 +17,7 @@ from diskyard.operations.engine import (
     seal,
 )
 from diskyard.operations.freeze import copy_hold, hold_snapshot, require_hold, switch_disk
+from diskyard.operations.writers import make_from
 from diskyard.planner import copy as copy_planner
 from diskyard.planner import create_disk
 from diskyard.planner.common import already_made, require_openable, snapshot
@@ -69,7 +70,7 @@ def _create_here(
         missing = target.missing_below(target.state(), request.base_snapshot_id)
         new = target.commit(lambda draft: create_disk.begin(draft, asked, capabilities, missing), author)
         if new is not None:
-            target.make(new)
+            make_from(target, new)
             seal(target, lambda draft: create_disk.seal(draft, asked), author)
     return []
 

@@ -66,6 +66,7 @@ _NOT_IN_DIGEST = frozenset(
         "repoId",
         "AutoFix",
         "rateLimit",
+        "force",
         "participatingRepositories",
         "imageHints",
     )

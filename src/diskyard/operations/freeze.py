@@ -11,6 +11,7 @@ from diskyard.model.records import AnyHold, CopyHold, Image, entry_id
 from diskyard.model.state import State
 from diskyard.opened import Opened
 from diskyard.operations.engine import seal
+from diskyard.operations.writers import require_no_stranger
 from diskyard.planner import change, switch
 from diskyard.planner.common import virtual_disk
 from diskyard.planner.create_disk import NewVolume
@@ -30,10 +31,12 @@ def switch_disk(opened: Opened, asked: Switch, author: Author) -> None:
 
 def _switch_once(opened: Opened, asked: Switch, author: Author) -> bool:
     missing = opened.missing_below(opened.state(), asked.disk_id)
+    require_no_stranger(opened, opened.state(), asked.disk_id)
     overlay = opened.commit(lambda draft: switch.begin(draft, asked, missing), author)
     if overlay is None:
         return True
     opened.make_empty(overlay)
+    require_no_stranger(opened, opened.state(), asked.disk_id)
     try:
         seal(opened, lambda draft: switch.seal(draft, asked, missing), author)
     except SwitchAgain:
@@ -49,6 +52,7 @@ def freeze_disk(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> 
     """
     state = opened.state()
     disk = virtual_disk(state, disk_id)
+    require_no_stranger(opened, state, disk_id)  # it may have its tables of an overlay in its memory
     frozen = _hold_unwritten(opened, state, disk, hold, author)
     if frozen is None:
         frozen_id = new_uuid()
@@ -93,6 +97,7 @@ def _freeze_by_clone(opened: Opened, asked: Switch, generation: str, author: Aut
     missing = opened.missing_below(opened.state(), asked.disk_id)
     clone, source = opened.commit(lambda draft: switch.begin_clone(draft, asked, missing), author)
     opened.make(NewVolume(clone, source))
+    require_no_stranger(opened, opened.state(), asked.disk_id)
     seal(
         opened,
         lambda draft: switch.seal_clone(draft, asked, source, generation, missing),

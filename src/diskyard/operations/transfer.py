@@ -24,9 +24,16 @@ from diskyard.operations.engine import (
     require_new_id,
     require_user_data,
 )
+from diskyard.operations.writers import require_file_unwritten
 from diskyard.planner import copy as planner
 from diskyard.planner.common import already_made
 from diskyard.planner.copy import PendingImage
+
+# A file must have been left alone for so long: within one tick of its file system's clock it may be
+# written again and keep its times. The kernel's tick is at most 10 ms, and what is written piece by
+# piece is mostly seen to be; some file systems keep whole seconds only, FAT every other.
+QUIET_S, _QUIET_WHOLE_S = 0.1, 2.0
+_NS = 1_000_000_000
 
 
 def transfer_path(host: Host, path: str) -> str:
@@ -67,7 +74,8 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     The file's headers are read before anything is committed; its tables are checked by the mend,
     in a copy that its owner cannot change. It must not change until the mend is done.
 
-    :raises diskyard.errors.UnsafeImage: it refers to other files, or lies about itself.
+    :raises diskyard.errors.UnsafeImage: it refers to other files, lies about itself, or changes just now.
+    :raises diskyard.errors.ImageInUse: a running QEMU has it open for writing, and no ``force`` is given.
     :raises diskyard.errors.InvalidParameter: it is absent or may not be read.
     :raises diskyard.errors.PathNotAllowed: it is in no folder that the caller may use.
     """
@@ -85,8 +93,11 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
             # What was opened is what counts: a folder on the way may have become a link meanwhile.
             opened = os.readlink(f"/proc/self/fd/{fd}")
             require_transfer_folder(engine.host, os.path.dirname(opened), path)
-            fingerprint = engine.host.files.fingerprint_of(fd)
+            if not request.options.force:
+                require_file_unwritten(engine.host, fd, path)
+            fingerprint = _settled_fingerprint(engine.host, fd, path)
             size_bytes = parse_import(fd, request.format)
+            _require_same(engine.host, fd, path, fingerprint)
         finally:
             os.close(fd)
         if not SECTOR_BYTES <= size_bytes <= IMAGE_SIZE_LIMIT_BYTES:
@@ -105,6 +116,7 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
                 path=path,
                 format=request.format,
                 fingerprint=fingerprint,
+                force=request.options.force,
             ),
             base_image_id=None,
             strategy=request.options.strategy or "space",
@@ -130,3 +142,31 @@ def _size_advice(size_bytes: int) -> str:
     if size_bytes < SECTOR_BYTES:
         return "It is empty. Fetch it again from where it was made; an empty disk is for createVirtualDisk."
     return f"An image has at most {IMAGE_SIZE_LIMIT_BYTES} bytes."
+
+
+def _settled_fingerprint(host: Host, fd: int, path: str) -> str:
+    """A fingerprint that every later write will change; waits for a moment after one just now.
+
+    :raises diskyard.errors.UnsafeImage: the file changes meanwhile.
+    """
+    fingerprint = host.files.fingerprint_of(fd)
+    changed_ns = int(fingerprint.rpartition(":")[2])
+    quiet_s = QUIET_S if changed_ns % _NS else _QUIET_WHOLE_S
+    age_s = max(0.0, host.clock.wall_s() - changed_ns / _NS)  # a clock may be behind its storage's
+    if age_s < quiet_s:
+        host.clock.sleep(quiet_s - age_s)
+        _require_same(host, fd, path, fingerprint)
+    return fingerprint
+
+
+def _require_same(host: Host, fd: int, path: str, fingerprint: str) -> None:
+    if host.files.fingerprint_of(fd) != fingerprint:
+        raise changed_file(path)
+
+
+def changed_file(path: str) -> errors.UnsafeImage:
+    """The error for a file that is not, or no longer, what was looked at first."""
+    return errors.UnsafeImage(
+        f"{path} changed while it was imported.",
+        advice="Remove the image, if there is one, and import the file again when nothing writes to it.",
+    )

@@ -20,6 +20,8 @@ from diskyard.model.fix import (
     FixData,
     Mend,
     Merge,
+    NameForeign,
+    NameSnapshots,
     Optimize,
     fix_id,
     fix_type,
@@ -33,6 +35,8 @@ from diskyard.planner.mend import needs_restore
 from diskyard.planner.merge import merge_in_the_way, merge_lease_images, merge_too_long, plan_merge
 from diskyard.planner.optimize import OptimizePlan, optimize_waits_for, plan_optimize
 
+_WRITTEN = "a running QEMU has the volume open for writing"
+_FOREIGN_NAMED_MOST = 100
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
 
 
@@ -72,7 +76,11 @@ class Look:
     :param allocated: allocated bytes by volume id.
     :param missing: volumes that are named ready and are not on the storage.
     :param leftovers: allocated bytes by name.
+    :param foreign: what others have put here, by name; of what is an overlay of a volume, which one.
+    :param snapshotted: by volume, what waits as long as it has internal snapshots of a user's.
     :param locked: the images whose work lease somebody has.
+    :param written: of the volumes that fixes are about, and by their names of those that nothing names,
+        all that a program of QEMU has open for writing though neither an attachment nor a lease says why.
     :param gone_attachments: attachments whose host is provably gone.
     :param holds_over: holds whose copy is provably over.
     :param holds_unknown: holds whose copy cannot be looked at, with the reason.
@@ -90,8 +98,11 @@ class Look:
     allocated: Mapping[str, int] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
     leftovers: Mapping[str, int] = field(default_factory=dict)
+    foreign: Mapping[str, str | None] = field(default_factory=dict)
+    snapshotted: Mapping[str, str] = field(default_factory=dict)
     progress: tuple[str, ...] = ()
     locked: frozenset[str] = frozenset()
+    written: frozenset[str] = frozenset()
     gone_attachments: frozenset[str] = frozenset()
     holds_over: tuple[tuple[str, AnyHold], ...] = ()
     holds_unknown: tuple[tuple[str, AnyHold, str], ...] = ()
@@ -149,6 +160,7 @@ def _found(look: Look) -> Iterator[_Found]:
         if volume.state != "ready":
             yield from _of_unready_volume(look, volume)
     yield from _garbage(look)
+    yield from _of_others(look)
     yield from _bookkeeping(look)
 
 
@@ -219,8 +231,11 @@ def _merge(look: Look, image: Image) -> Iterator[_Found]:
     shown = sorted(key for key in look.state.images_on(plan.dependent.id) if look.state.images[key].is_strong)
     waits_for = merge_in_the_way(look.state, plan) or merge_too_long(plan, look.capabilities)
     for volume in (plan.parent, plan.dependent):
+        waits_for = waits_for or look.snapshotted.get(volume.id)
         if volume.id in look.missing or volume.damage is not None:
             waits_for = f"volume {volume.id} cannot be read"
+        elif volume.id in look.written:
+            waits_for = waits_for or f"{_WRITTEN}, {volume.id}"
     yield _Found(
         Merge(image_id=image.id),
         f"merge a removed image {plan.direction} into what it is read with",
@@ -245,7 +260,9 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
         Optimize(image_id=image.id),
         f"{words[plan.kind]} image {image.id}",
         image.id,
-        optimize_waits_for(look.state, plan, look.capabilities),
+        optimize_waits_for(look.state, plan, look.capabilities)
+        or look.snapshotted.get(plan.volume.id)
+        or (_WRITTEN if plan.volume.id in look.written else None),
         _holder(look, [image.id]),
         0,
         0 if plan.kind == "reserve" else moves_bytes,
@@ -255,10 +272,12 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
 
 def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
     frees_bytes = look.allocated.get(volume.id, 0)
+    waits_for = _WRITTEN if volume.id in look.written else None
     if volume.state == "doomed":
         yield _Found(
             CleanVolume(volume_id=volume.id),
             "delete data that nothing needs",
+            waits_for=waits_for,
             held_by=_holder(look, [volume.id]),
             frees_bytes=frees_bytes,
         )
@@ -268,6 +287,7 @@ def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
         yield _Found(
             CleanVolume(volume_id=volume.id),
             "delete data whose making was abandoned",
+            waits_for=waits_for,
             frees_bytes=frees_bytes,
         )
 
@@ -290,10 +310,13 @@ def _garbage(look: Look) -> Iterator[_Found]:
         volume = look.state.volumes.get(name.volume_id)
         if volume is not None and (volume.named_by, volume.format) == (name.named_by, name.format):
             continue
+        waits_for = None if name in look.made_here else _whose(look.state, name)
+        if str(name) in look.written:
+            waits_for = _WRITTEN
         yield _Found(
             CleanGarbage(name=str(name)),
             f"delete volume {name}, which nothing names",
-            waits_for=None if name in look.made_here else _whose(look.state, name),
+            waits_for=waits_for,
             frees_bytes=size_bytes,
         )
     for leftover, size_bytes in look.leftovers.items():
@@ -302,6 +325,43 @@ def _garbage(look: Look) -> Iterator[_Found]:
             "delete a temporary file of a process that has ended",
             frees_bytes=size_bytes,
         )
+
+
+def _of_others(look: Look) -> Iterator[_Found]:
+    """What other programs have left: it is named, and never changed."""
+    for volume_id, waits_for in look.snapshotted.items():
+        image_id = _visible_on(look.state, volume_id)
+        yield _Found(
+            NameSnapshots(volume_id=volume_id),
+            f"look at the internal snapshots in {f'image {image_id}' if image_id else f'volume {volume_id}'}",
+            image_id,
+            waits_for,
+            frees_bytes=None,
+        )
+    others = 0
+    for name, overlay_of in look.foreign.items():
+        image_id = None
+        if overlay_of is not None:
+            image_id = _visible_on(look.state, overlay_of)
+            of = f"image {image_id}" if image_id else f"volume {overlay_of}"
+            words = f"look at {name}, which another program made as an overlay of {of}"
+            waits_for = (
+                "the newest bytes of a guest may be in it: commit it into what it is an overlay of "
+                "(virsh blockcommit, or qemu-img commit), or remove it"
+            )
+        else:
+            others += 1
+            if others > _FOREIGN_NAMED_MOST:
+                continue
+            words = f"look at {name}, which is not Diskyard's"
+            waits_for = "only people can tell whether it is needed: move it elsewhere, or remove it"
+        yield _Found(NameForeign(name=name), words, image_id, waits_for, frees_bytes=None)
+
+
+def _visible_on(state: State, volume_id: str) -> str | None:
+    """An image on a volume that verbs return, if there is one."""
+    strong = (image_id for image_id in state.images_on(volume_id) if state.images[image_id].is_strong)
+    return min(strong, default=None)
 
 
 def _bookkeeping(look: Look) -> Iterator[_Found]:
@@ -316,6 +376,7 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
             CleanAttachment(attachment_id=key),
             f"remove the attachment of {attachment.owner}, whose host has restarted since",
             attachment.image_id,
+            _WRITTEN if look.written.intersection(attachment.volume_ids) else None,
         )
     for image_id, hold in look.holds_over:
         yield _Found(CleanHold(image_id=image_id, hold=hold), "release data kept for a copy that is over")

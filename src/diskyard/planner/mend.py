@@ -134,8 +134,14 @@ def set_last_error(draft: Draft, image_id: str, text: str | None) -> None:
 
 
 def set_damage(draft: Draft, volume_id: str, damage: str | None) -> None:
-    """Note what a deep check found wrong with a volume, or that it is whole again."""
+    """Note what a deep check found wrong with a volume, or that it is whole again.
+
+    Nothing is noted of one that a guest has been given since: what was seen may be half of a change.
+    """
     volume = draft.state.volumes.get(volume_id)
+    given_out = (draft.state.attachments[key] for key in draft.state.attachments_naming(volume_id))
+    if any(attachment.mode == "read_write" for attachment in given_out):
+        return
     if volume is not None and volume.state == "ready" and volume.damage != damage:
         draft.put_volume(replace(volume, damage=damage))
 

@@ -68,6 +68,19 @@ class Leftover:
 
 
 @dataclass(frozen=True, slots=True)
+class Foreign:
+    """Something in the repository's place that is not of our making, and is never touched.
+
+    :param name: in the repository, for people.
+    :param path: of a regular file; None for anything else.
+    """
+
+    name: str
+    allocated_bytes: int
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Located:
     """Where a volume is, for QEMU and for this host.
 
@@ -207,6 +220,9 @@ class Repository(Protocol):
 
     def list_leftovers(self) -> list[Leftover]:
         """What processes that are provably gone left behind."""
+
+    def list_foreign(self) -> list[Foreign]:
+        """What others have put where they could take it for part of a volume, in order of the names."""
 
     def delete_leftover(self, name: str) -> bool:
         """Remove one of :meth:`list_leftovers` if it still is one."""

@@ -11,6 +11,7 @@ from diskyard.host import Host
 from diskyard.model.capabilities import Capabilities
 from diskyard.repositories.interface import Repository
 from diskyard.repositories.localfs import connect as localfs
+from diskyard.repositories.localfs.marker import set_marker
 from diskyard.repositories.memory import connect as memory
 
 
@@ -21,6 +22,7 @@ class Format:
     :param parameters: each connection parameter with a sentence for people.
     :param capabilities: those of :class:`~diskyard.model.capabilities.Capabilities` that every
         place of this format has or has not; None for one that depends on the place.
+    :param set_marker: writes another marker into the place's own record; None where no place can be copied.
     :param remembered: a host can connect it again in another process.
     """
 
@@ -30,6 +32,7 @@ class Format:
     create: Callable[[Mapping[str, Any], Host], None]
     connect: Callable[[Mapping[str, Any], Host], Repository]
     remove: Callable[[Any, Host], None]
+    set_marker: Callable[[Any, str, Host], None] | None = None
     remembered: bool = True
 
 
@@ -51,6 +54,7 @@ FORMATS: dict[str, Format] = {
             create=localfs.create,
             connect=localfs.connect,
             remove=localfs.remove,
+            set_marker=set_marker,
         ),
         Format(
             name=memory.FORMAT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from functools import partial
 
@@ -12,6 +13,7 @@ from diskyard.model import requests as ask
 from diskyard.model.records import Attachment, ImageSource
 from diskyard.model.results import RepositoryInfo, Task
 from diskyard.opened import Opened
+from diskyard.operations.new_marker import give_new_marker, has_others_objects, is_its_own
 from diskyard.planner.close import close, require_empty
 from diskyard.queries import repository_info
 from diskyard.repositories.registry import find_format
@@ -27,11 +29,50 @@ def create_repository(service: Service, request: ask.CreateStorageRepository) ->
 def connect(service: Service, request: ask.ConnectStorageRepository) -> None:
     """Connect a place; remembered for the next process, where the format can be."""
     _require_unbound()
-    repo_id, parameters = request.repo_id, request.connection_parameters
+    repo_id, parameters = request.repo_id, dict(request.connection_parameters)
+    wants_new_marker = parameters.pop("newMarker", False)
+    if not isinstance(wants_new_marker, bool):
+        raise errors.InvalidParameter("newMarker is true or false.")
+    _connect_others(service, repo_id)
+    if wants_new_marker:
+        _give_new_marker(service, request.repo_format, parameters)
     if service.connections.connect(repo_id, request.repo_format, parameters):
         service.events.tell("repository", repo_id, {"change": "connected", "repoFormat": request.repo_format})
     if find_format(request.repo_format).remembered:
         service.settings.remember(repo_id, request.repo_format, parameters)
+
+
+def _give_new_marker(service: Service, format_name: str, parameters: Mapping[str, object]) -> None:
+    """Make a copy of a repository one of its own, unless it is that already."""
+    found = find_format(format_name)
+    if found.set_marker is None:
+        raise errors.InvalidParameter(f"{format_name} takes no newMarker: its places are never copied.")
+    storage = found.connect(parameters, service.host)
+    try:
+        if is_its_own(storage) and not has_others_objects(storage):
+            return
+        for repo_id, opened in service.connections.connected().items():
+            if opened.storage.identity == storage.identity:
+                raise errors.RepositoryInUse(
+                    f"{storage.place} is connected as {repo_id}.",
+                    advice="Disconnect it first: what is under way in it would be cut off.",
+                )
+        actor = service.engine.author("connectStorageRepository").actor
+        give_new_marker(storage, found.set_marker, actor, service.host)
+    finally:
+        storage.close()
+
+
+def _connect_others(service: Service, repo_id: str) -> None:
+    """Connect what was connected before: a copy of one of them is to be refused now, not at its first use.
+
+    A place that does not answer is left out, as it is where images are looked for.
+    """
+    connected = service.connections.connected()
+    for other in service.connections.remembered():
+        if other != repo_id and other not in connected:
+            with contextlib.suppress(errors.DiskyardError, OSError):
+                service.supervisor.run(partial(service.connections.get, other))
 
 
 def _require_unbound() -> None:

@@ -19,6 +19,7 @@ from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
     Copies,
+    Foreign,
     Leftover,
     Located,
     LogKind,
@@ -272,6 +273,11 @@ class WatchedRepository(Repository):
     def list_leftovers(self) -> list[Leftover]:
         """Watched."""
         found: list[Leftover] = self._call("list_leftovers")
+        return found
+
+    def list_foreign(self) -> list[Foreign]:
+        """Watched."""
+        found: list[Foreign] = self._call("list_foreign")
         return found
 
     def delete_leftover(self, name: str) -> bool:

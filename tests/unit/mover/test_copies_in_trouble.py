@@ -45,6 +45,19 @@ def test_a_base_that_is_longer_than_its_record(bench: Bench, format: VolumeForma
     assert not any(bench.view((target, base)))
 
 
+def test_a_source_that_shrinks_is_not_taken_for_zeros(bench: Bench) -> None:
+    """What was cut off it since it was opened is no hole."""
+    source = bench.layer("source", "raw", 4 * MIB)
+    bench.fill((source,), [(0, 4 * MIB, 7)])
+    assert source.path is not None
+    with ExitStack() as stack:
+        view = FileView.of(stack, bench.host, (source,))
+        assert view is not None
+        os.truncate(source.path, MIB)
+        with pytest.raises(errors.StorageError, match="shorter"):
+            list(view.runs(0))
+
+
 class Stopping(RecordingMonitor):
     """Stops the work once something has happened."""
 

@@ -115,7 +115,7 @@ def _make_root(host: Host, root: str) -> None:
         if error.errno not in _NO_PATH:
             raise
         raise errors.InvalidParameter(
-            f"There can be no folder {root}: {error.strerror}.",
+            f"There can be no folder {root}: {error.strerror or error}.",
             advice="Use a path in a folder that is there.",
         ) from error
 

@@ -19,12 +19,14 @@ from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
     Copies,
+    Foreign,
     Leftover,
     Located,
     LogKind,
     StoredVolume,
 )
 from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.foreign import list_foreign
 from diskyard.repositories.localfs.place import capabilities_of, read_only_because
 from diskyard.repositories.localfs.reserve import Reserve
 
@@ -306,6 +308,10 @@ class LocalRepository:
     def list_leftovers(self) -> list[Leftover]:
         """Temporary files whose process has ended."""
         return [Leftover(name, item.allocated_bytes) for name, item in self._temporaries()]
+
+    def list_foreign(self) -> list[Foreign]:
+        """What is in the repository's own folder, or among its volumes, and is not of the layout."""
+        return list_foreign(self._files, self.place)
 
     def delete_leftover(self, name: str) -> bool:
         """Unlink one of them."""

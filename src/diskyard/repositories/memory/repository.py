@@ -15,6 +15,7 @@ from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
     Copies,
+    Foreign,
     Leftover,
     Located,
     LogKind,
@@ -191,6 +192,10 @@ class MemoryRepository:
 
     def list_leftovers(self) -> list[Leftover]:
         """None: what is private is removed with the folder."""
+        return []
+
+    def list_foreign(self) -> list[Foreign]:
+        """None: nobody else knows of the folder."""
         return []
 
     def delete_leftover(self, name: str) -> bool:

@@ -1,0 +1,105 @@
+"""The program's own streams, which may be closed, full, or read by nobody."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from diskyard import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from _typeshed import ReadableBuffer
+
+_STDIN, _STDOUT, _STDERR = range(3)
+#: As of a program that SIGPIPE ended.
+_NOBODY_READS = 141
+
+
+class Streams:
+    """stdin, stdout and stderr of this process, such that no use of them fails.
+
+    What cannot be written never ends a command before it has done its work; it shows in the exit
+    status. A stream that was closed before the program began counts as /dev/null, so that no file
+    which the program opens gets its number.
+    """
+
+    def __init__(self) -> None:
+        self._closed = [_devnull(fd) for fd in (_STDIN, _STDOUT, _STDERR) if not _is_open(fd)]
+        if sys.stdin is None:
+            sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(_STDIN, closefd=False)))
+        self._stdout = _Written(_STDOUT)
+        sys.stdout = self._stdout.text(sys.stdout)
+        sys.stderr = _Written(_STDERR).text(sys.stderr, line_buffering=True)
+
+    def end(self, status: int, arguments: Sequence[str]) -> int:
+        """The exit status of a command that ended with ``status``; says what could not be written."""
+        from diskyard.cli.output import print_error
+
+        sys.stdout.flush()
+        failed = self._stdout.failed
+        if failed is None or status != 0:
+            return status
+        if isinstance(failed, BrokenPipeError):
+            return _NOBODY_READS
+        error = errors.StorageError(
+            f"What the command had to print could not be written: {failed.strerror or failed}.",
+            advice="What it was told to do is done. Give its output another place.",
+        )
+        print_error(error, as_json="--json" in arguments or "call" in arguments[:1])
+        return error.exit_status
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _devnull(fd: int) -> io.FileIO:
+    """/dev/null; it gets the lowest number that is free, which is that of the stream."""
+    null = io.FileIO("/dev/null", "r+")
+    if null.fileno() != fd:
+        raise errors.InternalError(f"/dev/null was opened as {null.fileno()}, not as {fd}.")
+    return null
+
+
+class _Written(io.FileIO):
+    """A stream that takes all that is written to it.
+
+    :ivar failed: why some of it went nowhere.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd, "w", closefd=False)
+        self.failed: OSError | None = None
+
+    def text(self, instead_of: TextIO | None, *, line_buffering: bool = False) -> io.TextIOWrapper:
+        """The stream for text, in the encoding of another; on a terminal each line is there at once."""
+        return io.TextIOWrapper(
+            io.BufferedWriter(self),
+            encoding="utf-8" if instead_of is None else instead_of.encoding,
+            errors="backslashreplace",
+            line_buffering=line_buffering or self.isatty(),
+        )
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write, or note why that is not possible."""
+        try:
+            while (written := super().write(data)) is None:
+                self._wait()
+        except OSError as error:
+            self.failed = self.failed or error
+            return memoryview(data).nbytes
+        return written
+
+    def _wait(self) -> None:
+        """Until there is room again: who else has the stream lets nobody wait in it."""
+        import select
+
+        select.select([], [self], [])

@@ -1,0 +1,166 @@
+"""Programs of QEMU that write to a volume or file though the log does not say so.
+
+A guest may be started without prepareImage, or go on after its attachment was ended by force. What it has
+written is partly in its memory, and what it writes next goes into what others take for frozen. Its own
+locks tell that it is there: so it is looked for wherever bytes are read as frozen or a writer counts as gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.model.records import Attachment, Image, Volume
+from diskyard.model.state import State
+from diskyard.model.status import merge_dependent
+from diskyard.model.volume_name import VolumeName
+from diskyard.mover.durable import os_errors
+from diskyard.mover.interface import Chain
+from diskyard.opened import Opened, volume_name
+from diskyard.planner.create_disk import NewVolume
+
+WRITER_WORDS = "a running QEMU has it open for writing"
+_ENDING_S = 1.0  # a program that was killed a moment ago is gone by then
+_POLL_S = 0.02
+_END_IT = "End that program first (fuser -v with the file's path names it)"
+
+
+def require_file_unwritten(host: Host, fd: int, path: str) -> None:
+    """Refuse an open file that some QEMU has open for writing.
+
+    :raises diskyard.errors.ImageInUse: one has.
+    """
+    with os_errors(f"looking who writes to {path}"):
+        if not host.files.is_written_by_qemu(fd):
+            return
+    raise errors.ImageInUse(
+        f"{path} cannot be imported: {WRITER_WORDS}, and what it has written may be in its memory yet.",
+        advice=f"{_END_IT}, or pass force when you know that all it has written is in the file.",
+    )
+
+
+def is_written(opened: Opened, name: VolumeName) -> bool:
+    """Whether some QEMU program, of ours or not, has a volume open for writing now."""
+    path = opened.storage.locate_volume(name).path
+    return path is not None and opened.host.files.name_is_written_by_qemu(path)
+
+
+def has_stranger(
+    opened: Opened, volume: Volume, held: Collection[str] = (), *, wait_s: float = _ENDING_S
+) -> bool:
+    """Whether a QEMU program writes to a volume that neither the log nor a lease of ours explains.
+
+    :param held: the leases that the caller has itself: they explain nothing.
+    :param wait_s: how long such a program may take to end.
+    """
+    deadline_s = opened.host.clock.monotonic_s() + wait_s
+    while is_written(opened, volume_name(volume)):
+        if _is_known(opened, volume, held):
+            return False
+        if opened.host.clock.monotonic_s() >= deadline_s:
+            # Once more: work that ended between the two looks had its lease until its program's end.
+            return is_written(opened, volume_name(volume)) and not _is_known(opened, volume, held)
+        opened.host.clock.sleep(_POLL_S)
+    return False
+
+
+def _is_known(opened: Opened, volume: Volume, held: Collection[str]) -> bool:
+    """Whether it may be the guest that has the volume attached, or work of ours, as a merge."""
+    state = opened.state()
+    for key in state.attachments_naming(volume.id):
+        attachment = state.attachments[key]
+        if attachment.mode == "read_write" and attachment.volume_ids[0] == volume.id:
+            return True
+    work = {f"{key}/size" for key in state.images_on(volume.id)}  # as extend, and whoever prepares one
+    for key in {*state.images_on(volume.id), volume.parent_image_id or ""}:
+        image = state.images.get(key)
+        if image is not None and merge_dependent(state, image) is not None:
+            work.add(image.id)
+    return bool(opened.locked_among(work.difference(held)))
+
+
+def require_no_stranger(
+    opened: Opened, state: State, image_id: str, *, held: Collection[str] = (), depth: int = 1
+) -> None:
+    """Refuse an image into whose volumes a program writes that nobody has told of.
+
+    :param held: the leases that the caller has itself.
+    :param depth: how many volumes, from the top, are looked at; 0 for all.
+    :raises diskyard.errors.ImageInUse: names image and volume.
+    """
+    image = state.images.get(image_id)
+    if image is None or image.volume_id is None:
+        return
+    for number, (_, volume) in enumerate(state.chain(image)):
+        if depth and number >= depth:
+            break
+        require_no_stranger_in(opened, volume, image_id, held=held)
+
+
+def require_no_stranger_in(
+    opened: Opened, volume: Volume, image_id: str | None = None, *, held: Collection[str] = ()
+) -> None:
+    """The same of one volume."""
+    if has_stranger(opened, volume, held):
+        of = "" if image_id is None else f" of image {image_id}"
+        raise errors.ImageInUse(
+            f"A running QEMU has volume {volume.id}{of} open for writing, and no attachment says so.",
+            advice=f"{_END_IT}, then try again; prepare an image before a guest opens it.",
+            imageId=image_id,
+        )
+
+
+def make_from(opened: Opened, new: NewVolume) -> None:
+    """:meth:`Opened.make` where the bytes that are shared must not change meanwhile.
+
+    :raises diskyard.errors.ImageInUse: some program writes to the volume that they are shared with.
+    """
+    if new.clone_of is not None:
+        require_no_stranger_in(opened, new.clone_of)
+    opened.make(new)
+    if new.clone_of is not None:
+        require_no_stranger_in(opened, new.clone_of)
+
+
+@contextmanager
+def reading(opened: Opened, state: State, image: Image) -> Iterator[Chain]:
+    """:meth:`Opened.reading` of volumes into which nobody writes, neither before nor after.
+
+    :raises diskyard.errors.ImageInUse: some program does.
+    """
+    require_no_stranger(opened, state, image.id, depth=0)
+    with opened.reading(state, image) as chain:
+        yield chain
+    require_no_stranger(opened, state, image.id, depth=0)
+
+
+def require_writer_gone(opened: Opened, attachment: Attachment, *, advice: str) -> None:
+    """Refuse to end an attachment whose guest still writes.
+
+    :raises diskyard.errors.ImageInUse: some QEMU has a volume of its open for writing.
+    """
+    if attachment.mode != "read_write":
+        return
+    deadline_s = opened.host.clock.monotonic_s() + _ENDING_S
+    while (volume_id := written_by_attached(opened, opened.state(), attachment)) is not None:
+        if opened.host.clock.monotonic_s() >= deadline_s:
+            raise errors.ImageInUse(
+                f"The attachment of image {attachment.image_id} for {attachment.owner} cannot end: "
+                f"a running QEMU has its volume {volume_id} open for writing.",
+                advice=advice,
+                imageId=attachment.image_id,
+                hostID=attachment.host.host_id,
+                owner=attachment.owner,
+            )
+        opened.host.clock.sleep(_POLL_S)
+
+
+def written_by_attached(opened: Opened, state: State, attachment: Attachment) -> str | None:
+    """The first volume of an attachment that some QEMU has open for writing."""
+    for volume_id in attachment.volume_ids:
+        volume = state.volumes.get(volume_id)
+        if volume is not None and is_written(opened, volume_name(volume)):
+            return volume_id
+    return None

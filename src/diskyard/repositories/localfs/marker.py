@@ -1,0 +1,19 @@
+"""Writing another marker into the record of a localfs repository."""
+
+from __future__ import annotations
+
+from diskyard.host import Host
+from diskyard.log.codec import RepositoryRecord, encode
+from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.connect import FORMAT
+from diskyard.repositories.localfs.repository import LocalRepository
+
+
+def set_marker(repository: LocalRepository, marker: str, host: Host) -> None:
+    """Rename both copies of the record over, the one that is read first before the other.
+
+    The caller has the lease of creation. A crash leaves the old marker, or the new one.
+    """
+    record = encode(RepositoryRecord(marker=marker, format=FORMAT))
+    for path in layout.record_paths(repository.place):
+        host.files.replace(path, record)
