@@ -24,6 +24,7 @@ from diskyard.testing.effort import Effort
 from tests import transports
 
 TALLY = "diskyard-tally"
+FAILED_FILE_VARIABLE = "DISKYARD_FAILED_FILE"
 Tally = Callable[..., None]
 _MEMORY_LEAST_BYTES = 1 << 30
 
@@ -98,6 +99,14 @@ def tally(request: pytest.FixtureRequest) -> Tally:
         request.node.user_properties.append((TALLY, {"class": of_class, **counts}))
 
     return count
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note at once what failed, where that is asked for: a run that is interrupted ends in no verdict."""
+    path = os.environ.get(FAILED_FILE_VARIABLE)
+    if path and report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        with Path(path).open("a") as file:
+            file.write(f"{report.nodeid} ({report.when})\n")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -178,7 +178,7 @@ class ImageBroken(DiskyardError):
 
 
 class ImageInUse(DiskyardError):
-    """The image is attached to a guest; the message names host and owner."""
+    """A guest has the image, or a running QEMU its file; the message names host and owner, or the file."""
 
     http_status, exit_status = 409, 23
     default_advice = "Tear the attachment down first (teardownImage)."

@@ -19,7 +19,7 @@ from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.interface import Chain, Layer
-from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten, own_header_flaw
+from diskyard.mover.qcow2_header import READ_BYTES, empty_qcow2, overlay_is_unwritten, own_header_flaw
 from diskyard.mover.qcow2_snapshots import snapshot_count, snapshots_flaw
 from diskyard.planner.create_disk import NewVolume
 from diskyard.remembered import Remembered
@@ -202,13 +202,17 @@ class Opened:
             return "it is missing, or something else is in its place"
 
         def read(offset_bytes: int, size_bytes: int) -> bytes:
-            if offset_bytes == 0:
-                return self.host.files.read_beginning(path, size_bytes)
+            if offset_bytes + size_bytes <= READ_BYTES:
+                return head[offset_bytes : offset_bytes + size_bytes]
             return self.host.files.read_at(path, offset_bytes, size_bytes)
 
         try:
+            head = self.host.files.read_beginning(path, READ_BYTES)
             flaw = own_header_flaw(read, stored.length_bytes, volume.size_bytes)
-            return flaw or snapshots_flaw(read, stored.length_bytes)
+            if flaw is None:
+                self.remembered.note_snapshots(volume, snapshot_count(read))
+                flaw = snapshots_flaw(read, stored.length_bytes)
+            return flaw
         except OSError as error:
             return f"its header cannot be read: {error.strerror or error}"
 

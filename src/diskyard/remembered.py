@@ -68,12 +68,21 @@ class Remembered:
     :ivar headers: those that are known to be sound.
     :ivar trackers: by disk, the copies since which its changes are tracked.
     :ivar ids: of all images, in order.
+    :ivar snapshotted: the volumes in which there were internal snapshots when their headers were last read.
     """
 
     def __init__(self) -> None:
         self.headers = SoundHeaders()
         self.trackers = OfState(trackers_of)
         self.ids = OfState(lambda state: sorted(state.images))
+        self.snapshotted: set[str] = set()
+
+    def note_snapshots(self, volume: Volume, count: int) -> None:
+        """How many internal snapshots a header that was just read tells of."""
+        if count:
+            self.snapshotted.add(volume.id)
+        else:
+            self.snapshotted.discard(volume.id)
 
 
 def trackers_of(state: State) -> dict[str, tuple[str, ...]]:

@@ -259,12 +259,29 @@ def test_what_may_be_lost(bench: Bench, outside: Outside, effort: Effort, tally:
             if name == "progress":
                 path = path / world.names["d"]
                 path.write_bytes(encode(_progress(world)))
+            else:
+                path = path / "00001000.000"
             damage.apply(path, outside)
             found = survey(world)
             assert not found.errors, found.errors
             expect_whole(world, found)
         outside.judge()
     tally("corruption", cases=len(chosen), runs=len(chosen))
+
+
+def test_a_reserve_that_leads_elsewhere(bench: Bench, outside: Outside, tally: Tally) -> None:
+    """Nothing there is taken for a file of it, and nothing but a full storage needs it."""
+    tally("corruption")
+    for make in (lambda path: path.symlink_to(outside.somewhere), Path.touch, lambda path: None):
+        with bench.world() as world:
+            path = world.folder / "a" / "reserve"
+            shutil.rmtree(path)
+            make(path)
+            found = survey(world)
+            assert not found.errors, found.errors
+            expect_whole(world, found)
+        outside.judge()
+    tally("corruption", cases=3, runs=3)
 
 
 def _progress(world: World) -> Progress:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 CONTRACT = "tests/contract/test_localfs.py::TestLocalfs"
 INTERLEAVINGS = "tests/api/test_interleavings.py"
 GROUPS = "tests/unit/commit/test_groups.py"
+WRITERS = "tests/api/test_live_writers.py"
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ GUARDS = [
     Guard(
         "only what this history made is garbage",
         "diskyard.planner.find_fixes",
-        (("waits_for=None if name in look.made_here else _whose(look.state, name),", "waits_for=None,"),),
+        (("waits_for = None if name in look.made_here else _whose(look.state, name)", "waits_for = None"),),
         ("tests/unit/planner/test_find_fixes.py",),
     ),
     Guard(
@@ -244,5 +245,47 @@ GUARDS = [
         "diskyard.mover.foreign_headers",
         (("    del held[vhdx.blocks_of_a_chunk :: vhdx.blocks_of_a_chunk + 1]\n", ""),),
         ("tests/unit/mover/test_vhdx.py",),
+    ),
+    # -- writers beside the log --------------------------------------------------------
+    Guard(
+        "a guest that nobody prepared, as its disk is frozen",
+        "diskyard.operations.freeze",
+        (
+            (
+                "    opened.make_empty(overlay)\n    require_no_stranger(opened, opened.state(), asked.disk_id)\n",
+                "    opened.make_empty(overlay)\n",
+            ),
+        ),
+        (f"{WRITERS}::test_a_guest_that_starts_while_a_disk_is_frozen",),
+    ),
+    Guard(
+        "a guest that nobody prepared, in a merge",
+        "diskyard.fixes.merge",
+        (("            _require_no_stranger(work, plan)\n", ""), ("    _require_no_stranger(work, plan)\n    work.opened.commit(lambda draft: planner.seal_merge_down", "    work.opened.commit(lambda draft: planner.seal_merge_down")),
+        (f"{WRITERS}::test_fixes_wait_for_a_guest_that_nobody_prepared",),
+    ),
+    Guard(
+        "a guest that writes yet, as its attachment ends",
+        "diskyard.attachments.attach",
+        (("        if not options.force:\n", "        if False:\n"),),
+        (f"{WRITERS}::test_teardown_under_a_live_writer",),
+    ),
+    Guard(
+        "a guest that writes to what is deleted",
+        "diskyard.fixes.clean",
+        (("        _require_unwritten(opened, volume_name(doomed))\n", ""),),
+        (f"{WRITERS}::test_a_volume_that_a_guest_writes_is_not_deleted[_doomed]",),
+    ),
+    Guard(
+        "the inode's time of change",
+        "diskyard.host.reading",
+        ((":{info.st_ctime_ns}\"", ":0\""),),
+        ("tests/api/test_transfer.py::test_a_file_that_changes_while_it_is_imported[once it is open-_write_in_place-raw]",),
+    ),
+    Guard(
+        "what a check saw of a disk that was given out",
+        "diskyard.fixes.look",
+        ((" and not _has_changed(opened, volume, before):", ":"),),
+        ("tests/api/test_own_looks.py::test_what_a_check_saw_of_a_disk_given_out_says_nothing[_came_and_went]",),
     ),
 ]  # fmt: skip

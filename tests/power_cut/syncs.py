@@ -25,6 +25,7 @@ NEEDED = [
     # The log: an entry's bytes before its name, its name before the answer, and before others act on it.
     Removal("create disk", (r"write_temporary < publish < put < _put",)),
     Removal("create disk", (r"folder: _publish_written < publish < put < _put",)),
+    Removal("remove on a full storage", (r"_write < _filled < ",)),
     Removal("clean after an unknown outcome", (r"folder: sync_log < _refresh",)),
     # Checkpoints. Of the syncs of their folder either one is enough: when a new one is put, and
     # when an old one is deleted. Without both, entries are trimmed that no durable checkpoint has.
@@ -105,14 +106,15 @@ NOT_SEEN = {
     r"folder: _empty_folders < _remove_rest": (
         "It keeps the order in which a folder's names go, which this disk, as a journal does, keeps anyway."
     ),
-    r"_(release|refill)_reserve": (
-        "The reserve holds nothing: it is of its length, or empty, and taken again after the next delete. "
-        "Synced, its blocks are free for the entry that needs them."
+    r"folder: (fill|_make_folder < fill) < ": (
+        "The reserve holds nothing, and is made anew where it lacks. Synced, its blocks are there for the "
+        "entry that needs them."
     ),
+    r"_write < _free": "A file of the reserve that is about to be removed: cut to nothing, it is of no use.",
+    r"_make_folders < create": "Of the file of locks, which holds nothing; names are the folder's.",
     r"folder: sync_folder < require_able < (create|connect)": (
         "It only shows whether the file system can: nothing was done that it would make durable."
     ),
-    r"_make_folders < create": "Of the files locks and reserve, which hold nothing; names are the folder's.",
     r"grow_volume < _reserve": (
         "Reserved blocks hold what they held: without them a guest may find the storage full, which a disk "
         "in memory cannot show. No byte depends on it."

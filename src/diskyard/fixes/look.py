@@ -72,7 +72,8 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         snapshotted={
             volume.id: snapshots_wait_for(opened, volume)
             for volume in state.volumes.values()
-            if volume.state == "ready" and volume.id not in missing and opened.has_snapshots(volume)
+            # Their headers were read a moment ago, to tell what is missing.
+            if volume.id in opened.remembered.snapshotted and volume.id not in missing
         },
         progress=tuple(progress),
         locked=locked,

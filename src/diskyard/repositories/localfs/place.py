@@ -113,8 +113,9 @@ def read_only_because(host: Host, folder: str) -> str | None:
 
 def capabilities_of(host: Host, root: str) -> Capabilities:
     """What the place can do."""
-    locks = os.path.join(root, layout.LOCKS)
-    longest_bytes = host.files.longest_file_bytes(locks, IMAGE_SIZE_LIMIT_BYTES)
+    longest_bytes = IMAGE_SIZE_LIMIT_BYTES
+    with contextlib.suppress(OSError):  # something else is in its place: who needs a lock will say so
+        longest_bytes = host.files.longest_file_bytes(os.path.join(root, layout.LOCKS), longest_bytes)
     return Capabilities(
         reflink=_can_reflink(host, os.path.join(root, layout.TEMPORARY)),
         preallocation=True,

@@ -94,6 +94,8 @@ class Reserve:
         if found is None:
             self._files.make_folder(self.folder)
             self._files.sync_folder(os.path.dirname(self.folder))
+        elif not self._files.is_folder(self.folder):  # as a link, which may lead anywhere
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.folder)
 
     # -- using it ----------------------------------------------------------------------
 
