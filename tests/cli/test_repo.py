@@ -98,5 +98,8 @@ def test_a_copy_of_a_connected_repository_is_refused_at_once(program: Program) -
     assert "is a copy of" in error
     assert "fast" in error
     assert [info["repoId"] for info in program.run("repo", "list", "--json").json] == ["fast", "backup"]
-    program.run("repo", "disconnect", "fast")
-    program.run("repo", "connect", "copied", "localfs-1.0", "path=copied")
+    assert "--new-identity" in error
+    program.run("repo", "connect", "copied", "localfs-1.0", "path=copied", "--new-identity")
+    assert [info["repoId"] for info in program.run("repo", "list", "--json").json][-1] == "copied"
+    program.run("disk", "create", "copied", "1M")
+    program.run("repo", "check", "copied", "--deep", "--exit-code")

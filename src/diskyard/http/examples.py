@@ -236,7 +236,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
                 "repositoryId": "fast",
                 "imageId": _DISK,
                 "userData": {"name": "web-1", "labels": ["web", "blue"]},
-                "options": {"ifRevision": 41},
+                "options": {"ifRevision": "41.5d1f0c9e7b3a4a6f8c2d1e0f9a8b7c6d"},
             },
         ),
     ),
