@@ -48,6 +48,8 @@ class Kept(msgspec.Struct):
     :ivar asked: the verb and its parameters, to be asked again.
     :ivar source: place and id of what it was made of, and the number of that one's moment which
         was certain then: it holds what that one held at some time until the answer.
+    :ivar base: what a copy reads beside it. One that others remove before the copy is answered, or before
+        it is usable itself, never comes, and the copy waits.
     """
 
     place: str
@@ -61,6 +63,7 @@ class Kept(msgspec.Struct):
     left: bool = False
     asked: tuple[str, dict[str, Any]] | None = None
     source: tuple[str, str, int] | None = None
+    base: str | None = None
 
     @property
     def settled(self) -> int:
@@ -165,6 +168,13 @@ class Ledger:
         with (self._locks / name).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    def waits_for_ever(self, kept: Kept) -> bool:
+        """Whether a copy's base, or the base of that, was removed."""
+        if kept.base is None:
+            return False
+        base = self.get(kept.place, kept.base)
+        return base is None or base.state != "there" or self.waits_for_ever(base)
 
     # -- judging ------------------------------------------------------------------------------
 

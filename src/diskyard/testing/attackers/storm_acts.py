@@ -153,6 +153,7 @@ class Acts:
         how = f"copy of {disk.image_id} in {disk.place} on {base and base.image_id}"
         kept = self._kept(place, image_id, "snapshot" if "as" in options else "disk", how)
         kept.source, kept.mixed = self._source(disk), disk.mixed
+        kept.base = base.image_id if base else None
         asked = {"targetRepoId": place, "imageId": disk.image_id, "options": options}
         self._client.make(kept, "copyImage", {**asked, **({"baseImageId": base.image_id} if base else {})})
         return True
@@ -170,6 +171,7 @@ class Acts:
             how = f"copy of {source.place}'s on {base and base.image_id}"
             kept = self._kept(place, source.image_id, "snapshot", how)
             self._holding(kept, self._ledger.bytes_of(digest))
+            kept.base = base.image_id if base else None
             asked = {"targetRepoId": place, "imageId": source.image_id, "options": self._options()}
             self._client.make(
                 kept, "copyImage", {**asked, **({"baseImageId": base.image_id} if base else {})}

@@ -26,6 +26,7 @@ def end(folder: Path, places: Places, foreign: Mapping[Path, bytes]) -> Counts:
         ledger = Ledger(folder / "ledger")
         for kept in ledger.all():
             _judge(host, ledger, kept, told)
+        told.fixes += host.fix_all(list(places), rng)
         _judge_names(host, ledger, told)
         told.serious += _listed(host)
         _remove_all(host, rng, told)
@@ -56,7 +57,10 @@ def _judge(host: YardHost, ledger: Ledger, kept: Kept, told: Counts) -> None:
             told.broken.append(f"gone: {words}")
         return
     except errors.ImageBroken as error:
-        if kept.state == "there":
+        if ledger.waits_for_ever(kept) and _lacks_base(host, kept):
+            told.did("copy whose base was removed")
+            host("removeImage", repositoryId=kept.place, imageId=kept.image_id, options={"AutoFix": False})
+        elif kept.state == "there":
             told.broken.append(f"broken for ever: {words}: {error.message}")
         return
     except ProgramFailed as error:
@@ -68,6 +72,17 @@ def _judge(host: YardHost, ledger: Ledger, kept: Kept, told: Counts) -> None:
         told.wrong.append(wrong)
     else:
         told.reads += 1
+
+
+def _lacks_base(host: YardHost, kept: Kept) -> bool:
+    """Whether a copy still waits for a base that is not there; one that it had would have been kept."""
+    images = host.opened(kept.place).state().images
+    image = images.get(kept.image_id)
+    while image is not None and image.pending is not None and image.pending.base_image_id is not None:
+        image = images.get(image.pending.base_image_id)
+        if image is None:
+            return True
+    return False
 
 
 def _judge_names(host: YardHost, ledger: Ledger, told: Counts) -> None:
