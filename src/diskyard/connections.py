@@ -18,9 +18,11 @@ from diskyard.log.log import Log
 from diskyard.model.options import Options
 from diskyard.model.records import Image
 from diskyard.model.state import State
+from diskyard.model.status import why_broken
 from diskyard.opened import Opened
 from diskyard.repositories.interface import Repository
 from diskyard.repositories.registry import find_format
+from diskyard.settled import look_at, volumes_below
 
 
 def require_may_use(repo_id: str) -> None:
@@ -258,32 +260,32 @@ class Connections:
 
         Looked for in ``first``, then in the others in the order of their connection;
         ``participatingRepositories`` narrows that, and a hint names the only place. A
-        repository that does not answer is skipped. One where the image is usable is
-        preferred to one where it is not complete.
+        repository that does not answer is skipped. One where the image is whole is
+        preferred to one where it cannot be read, or is not complete.
 
         :raises diskyard.errors.ImageNotFound: names the repositories searched.
         :raises diskyard.errors.RepositoryUnavailable: it is in none of those that answered, and
             some did not, which are named.
         """
         searched, silent, seen = [], [], set[str]()
-        incomplete: tuple[Opened, State, Image] | None = None
+        broken: tuple[Opened, State, Image] | None = None
         for opened in self._search_order(image_id, options, first):
             if opened.marker in seen:
                 continue
             seen.add(opened.marker)
             try:
-                state = opened.state()
-            except errors.DiskyardError as error:
-                silent.append(f"{opened.repo_id} ({error.message})")
+                sight = look_at(opened, volumes_below(image_id))
+            except (errors.DiskyardError, OSError) as error:
+                silent.append(f"{opened.repo_id} ({error})")
                 continue
             searched.append(opened.repo_id)
-            image = state.images.get(image_id)
+            image = sight.state.images.get(image_id)
             if image is not None and image.is_strong:
-                if image.pending is None:
-                    return opened, state, image
-                incomplete = incomplete or (opened, state, image)
-        if incomplete is not None:
-            return incomplete
+                if why_broken(sight.state, image, sight.missing) is None:
+                    return opened, sight.state, image
+                broken = broken or (opened, sight.state, image)
+        if broken is not None:
+            return broken
         nowhere = (
             f"Image {image_id} is in none of the repositories searched ({', '.join(searched) or 'none'})."
         )

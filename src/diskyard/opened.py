@@ -14,6 +14,7 @@ from diskyard.commit import commit, refresh
 from diskyard.host import Host
 from diskyard.log.codec import Damaged, NewerMajor, Progress, decode, encode
 from diskyard.log.log import Author, Log
+from diskyard.model.looked import LookAgain, Looked
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
@@ -89,7 +90,21 @@ class Opened:
         return self.storage.read_only_because() is not None
 
     def commit(self, plan: Callable[[Draft], Result], author: Author) -> Result:
-        """Publish what ``plan`` writes; what it returned. See :func:`diskyard.commit.commit`."""
+        """Publish what ``plan`` writes; what it returned. See :func:`diskyard.commit.commit`.
+
+        :raises diskyard.errors.LeaseHeld: the plan relies on a look at the volumes of an image, which
+            are others now. :func:`diskyard.settled.commit_looking` looks again.
+        """
+        try:
+            return self.try_commit(plan, author)
+        except LookAgain as error:
+            raise errors.LeaseHeld("The volumes of the image were merged meanwhile.") from error
+
+    def try_commit(self, plan: Callable[[Draft], Result], author: Author) -> Result:
+        """The same.
+
+        :raises LookAgain: the plan relies on a look at the volumes of an image, which are others now.
+        """
         return commit(self.log, plan, author)
 
     # -- leases -------------------------------------------------------------------------
@@ -216,16 +231,21 @@ class Opened:
         except OSError as error:
             return f"its header cannot be read: {error.strerror or error}"
 
-    def missing_of(self, state: State, image: Image) -> frozenset[str]:
-        """Which volumes of an image's chain the storage does not have whole."""
-        volumes = [volume for _, volume in state.chain(image)]
-        found = zip(volumes, self.stored_all(volumes), strict=True)
-        return frozenset(volume.id for volume, stored in found if self.is_unreadable(volume, stored))
+    def look(self, volumes: Sequence[Volume]) -> Looked:
+        """Which of some volumes the storage does not have whole."""
+        ready = [volume for volume in volumes if volume.state == "ready"]
+        found = zip(ready, self.stored_all(ready), strict=True)
+        missing = [volume.id for volume, stored in found if self.is_unreadable(volume, stored)]
+        return Looked([volume.id for volume in ready], missing)
 
-    def missing_below(self, state: State, image_id: str | None) -> frozenset[str]:
+    def missing_of(self, state: State, image: Image) -> Looked:
+        """Which volumes of an image's chain the storage does not have whole."""
+        return self.look([volume for _, volume in state.chain(image)])
+
+    def missing_below(self, state: State, image_id: str | None) -> Looked:
         """The same for an image id that may not exist."""
         image = state.images.get(image_id or "")
-        return frozenset() if image is None else self.missing_of(state, image)
+        return self.look([]) if image is None else self.missing_of(state, image)
 
     def layer(self, volume: Volume) -> Layer:
         """A volume as the movers and guests open it: the one way to all that QEMU opens of ours.
@@ -260,28 +280,30 @@ class Opened:
 
         :raises diskyard.errors.LeaseHeld: they did, and a volume was gone before it was opened.
         """
-        chain = self.chain(state, image)
+        volumes = [volume for _, volume in state.chain(image)]
         try:
-            yield chain
-        except errors.StorageError as error:
+            yield self.chain(state, image)
+        except (errors.StorageError, errors.ImageBroken) as error:
             newest = self.state()
             now = newest.images.get(image.id)
-            if now is not None and self.chain(newest, now) == chain:
+            if now is not None and [v.id for _, v in newest.chain(now)] == [v.id for v in volumes]:
                 raise
             raise errors.LeaseHeld(
                 f"The volumes of image {image.id} were merged meanwhile.", imageId=image.id
             ) from error
 
-    def chain_of_volume(self, state: State, volume: Volume) -> Chain:
-        """A volume and those it reads, top first."""
-        return tuple(self.layer(found) for found in state.volume_chain(volume))
-
     def is_unwritten(self, volume: Volume) -> bool:
-        """Whether nothing was ever written to a qcow2 volume that nobody has open."""
-        path = self.layer(volume).path
-        if path is None or volume.format != "qcow2":
+        """Whether nothing was ever written to a qcow2 volume that nobody has open.
+
+        Of one that is not there, as it may have been merged meanwhile, nothing is known.
+        """
+        path = self.storage.locate_volume(volume_name(volume)).path
+        if path is None or volume.format != "qcow2" or self._flaw(volume, self.stored(volume)) is not None:
             return False
-        return overlay_is_unwritten(lambda offset, size: self.host.files.read_at(path, offset, size))
+        try:
+            return overlay_is_unwritten(lambda offset, size: self.host.files.read_at(path, offset, size))
+        except FileNotFoundError:
+            return False
 
     def has_snapshots(self, volume: Volume) -> bool:
         """Whether a user has made internal snapshots in a volume that can be read (``qemu-img snapshot``)."""

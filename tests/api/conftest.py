@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,3 +26,33 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def xfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on XFS with reflinks, in a sparse file."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    if shutil.which("mkfs.xfs") is None:
+        pytest.skip("mkfs.xfs is not installed (Debian: xfsprogs)")
+    folder = tmp_path_factory.mktemp("xfs")
+    disk, place = folder / "disk", folder / "mounted"
+    place.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(1 << 30)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk), str(place)], check=True)
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture
+def reflink(tmp_path: Path, xfs: Path) -> Iterator[Rig]:
+    """A host whose two repositories are on one file system with reflinks."""
+    folder = xfs / tmp_path.name
+    folder.mkdir()
+    made = Rig(tmp_path, folder)
+    assert made.opened("a").storage.capabilities.reflink
+    yield made
+    made.close()
+    shutil.rmtree(folder)

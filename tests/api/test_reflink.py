@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,36 +27,6 @@ from tests.unit.mover.bench import Bench, RecordingMonitor
 
 ONE = (1, 0, MiB)
 TWO = (2, 2 * MiB, MiB)
-
-
-@pytest.fixture(scope="module")
-def xfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder on XFS with reflinks, in a sparse file."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system needs root")
-    if shutil.which("mkfs.xfs") is None:
-        pytest.skip("mkfs.xfs is not installed (Debian: xfsprogs)")
-    folder = tmp_path_factory.mktemp("xfs")
-    disk, place = folder / "disk", folder / "mounted"
-    place.mkdir()
-    with disk.open("wb") as file:
-        file.truncate(1 << 30)
-    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(disk)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(disk), str(place)], check=True)
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-@pytest.fixture
-def reflink(tmp_path: Path, xfs: Path) -> Iterator[Rig]:
-    """A host whose two repositories are on one file system with reflinks."""
-    folder = xfs / tmp_path.name
-    folder.mkdir()
-    made = Rig(tmp_path, folder)
-    assert made.opened("a").storage.capabilities.reflink
-    yield made
-    made.close()
-    shutil.rmtree(folder)
 
 
 def shared_bytes(path: Path) -> int:

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.log.codec import Progress, encode
+from diskyard.log.codec import Progress, decode, encode
+from diskyard.model.records import entry_id
+from diskyard.model.transaction import Entry
+from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import LogKind
 from diskyard.repositories.localfs import layout
 from diskyard.testing.corruption import DAMAGES, GONE, REPLACEMENTS, Outside, apply_to_all, remove
@@ -168,14 +172,21 @@ HARMLESS: dict[str, Callable[[World], None]] = {
     "thousands of strange files": _junk,
     "odd names": _odd_names,
     "odd things": _odd_kinds,
-    "a volume under another number": lambda w: _duplicate_volume(w, 2),
+    "a volume under another number": lambda w: _duplicate_volume(w),
     "the locks file with bytes": lambda w: _write_locks(w, b"x" * 100),
 }
 
 
-def _duplicate_volume(world: World, number: int) -> None:
+def _duplicate_volume(world: World) -> None:
+    """A copy of a volume under the name that another entry of the same history would have given it."""
     path = volume_of(world, "other")
-    shutil.copyfile(path, path.with_name(f"{number:016x}{path.name[16:]}"))
+    oldest = min((world.folder / "a" / "log").glob("*.a"))
+    entry, _ = decode(oldest.read_bytes(), Entry)
+    name = VolumeName.parse(path.name)
+    assert name is not None
+    another = replace(name, named_by=entry_id(entry.number, entry.nonce))
+    assert another != name
+    shutil.copyfile(path, path.with_name(str(another)))
 
 
 def _write_locks(world: World, data: bytes) -> None:
@@ -202,7 +213,7 @@ def test_a_lost_volume_is_not_found_under_another_number(bench: Bench, tally: Ta
     """A duplicate does not stand in for it; it has the id, and not the name."""
     tally("corruption")
     with bench.world() as world:
-        _duplicate_volume(world, 2)
+        _duplicate_volume(world)
         volume_of(world, "other").unlink()
         found = survey(world, only_ask=True)
         assert any(world.names["other"] in words for words in found.listed), found.listed

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 CONTRACT = "tests/contract/test_localfs.py::TestLocalfs"
 INTERLEAVINGS = "tests/api/test_interleavings.py"
 GROUPS = "tests/unit/commit/test_groups.py"
+STALE = "tests/unit/planner/test_stale_plans.py"
+MOVED = "tests/api/test_moved_meanwhile.py"
 WRITERS = "tests/api/test_live_writers.py"
 
 
@@ -141,6 +143,67 @@ GUARDS = [
         "diskyard.planner.merge",
         (("    if image.consumed_by is not None:\n        return image.id\n", "    return image.id\n"),),
         ("tests/api/test_merging.py::test_a_snapshot_half_merged_away_and_copied_again",),
+    ),
+    # -- plans that are made of what there was ------------------------------------------
+    Guard(
+        "only a raw volume without a parent is cloned",
+        "diskyard.planner.switch",
+        (('    return volume if volume.format == "raw" and volume.parent_image_id is None else None\n', "    return volume\n"),),
+        (f"{STALE}::test_only_one_raw_volume_is_cloned",),
+    ),
+    Guard(
+        "a look at one chain does not answer for another",
+        "diskyard.model.looked",
+        (("        if volume_id not in self._looked_at:\n            raise LookAgain(volume_id)\n", ""),),
+        (f"{STALE}::test_what_was_looked_at_says_nothing_of_other_volumes",),
+    ),
+    Guard(
+        "the freeze point that was looked at",
+        "diskyard.planner.switch",
+        (("    return _held(draft, frozen, new_hold) if (frozen.id, overlay.id) == (frozen_id, overlay_id) else None\n", "    return _held(draft, frozen, new_hold)\n"),),
+        (f"{STALE}::test_a_freeze_point_whose_overlay_was_merged_into",),
+    ),
+    Guard(
+        "a clone is of the volume that its base still has",
+        "diskyard.planner.create_disk",
+        (("    if base is None or base.volume_id != new.clone_of.id:\n", "    if base is None:\n"),),
+        (f"{STALE}::test_a_clone_of_a_base_that_was_restored_meanwhile",),
+    ),
+    Guard(
+        "a merge of what nobody has written to",
+        "diskyard.planner.merge",
+        (("    if not _generations(state, dependent) <= plan.generations:\n", "    if False:\n"),),
+        (f"{STALE}::test_a_merge_of_volumes_that_have_changed",),
+    ),
+    Guard(
+        "a mend of the image that it was begun for",
+        "diskyard.planner.mend",
+        (("    if wanted != (was.pending.source, was.pending.base_image_id, was.size_bytes, was.volume_id):\n", "    if False:\n"),),
+        (f"{STALE}::test_a_mend_of_what_is_another_image_by_now",),
+    ),
+    Guard(
+        "damage of a volume that stood still",
+        "diskyard.planner.mend",
+        (("    if draft.state.volumes.get(was.id) == was and users_of(draft.state, was) == users:\n", "    if True:\n"),),
+        (f"{STALE}::test_damage_seen_in_a_volume_that_was_written_to_meanwhile",),
+    ),
+    Guard(
+        "volumes that were merged before they were opened",
+        "diskyard.settled",
+        (("            if now == [_ids(volumes) for _, volumes in found]:\n", "            if True:\n"),),
+        (f"{MOVED}::test_a_mend_whose_source_is_merged_when_it_is_opened",),
+    ),
+    Guard(
+        "a whole copy elsewhere",
+        "diskyard.connections",
+        (("                if why_broken(sight.state, image, sight.missing) is None:\n", "                if image.pending is None:\n"),),
+        (f"{MOVED}::test_a_disk_from_a_base_that_is_lost_here_and_whole_elsewhere",),
+    ),
+    Guard(
+        "the attachment that is served",
+        "diskyard.attachments.serve",
+        (("        if (found.host.host_id, found.owner, found.mode, found.volume_ids) == wanted:\n", "        if (found.host.host_id, found.owner, found.mode) == wanted[:3]:\n"),),
+        (f"{MOVED}::test_an_attachment_that_was_replaced_before_it_is_served",),
     ),
     # -- holds ------------------------------------------------------------------------
     Guard(

@@ -39,8 +39,14 @@ NEEDED = [
     Removal("create disk", (r"folder: create_volume < make_empty < make",)),
     Removal("create snapshot", (r"_new_file < create_volume < make_empty < _switch_once",)),
     Removal("create snapshot", (r"folder: create_volume < make_empty < _switch_once",)),
-    Removal("copy disk onto a disk as base", (r"_new_file < create_volume < make_empty < _publish_on_disk",)),
-    Removal("copy disk onto a disk as base", (r"folder: create_volume < make_empty < _publish_on_disk",)),
+    Removal(
+        "copy disk onto a disk as base",
+        (r"_new_file < create_volume < make_empty < _switch_once",),
+    ),
+    Removal(
+        "copy disk onto a disk as base",
+        (r"folder: create_volume < make_empty < _switch_once",),
+    ),
     Removal("mend with checkpoints", (r"_new_file < create_volume < make_empty < _take_over",)),
     Removal("mend with checkpoints", (r"folder: create_volume < make_empty < _take_over",)),
     Removal("optimize for performance", (r"folder: create_volume < make_empty < _build",)),

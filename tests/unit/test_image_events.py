@@ -204,7 +204,7 @@ class Story:
             yield partial(attach.remove_attachment, attachment_id=self._any(found.attachments))
         disk_id = self._any(found.images)
         hold = TrackHold(target_marker="m", disk_id=disk_id, copy_id=next(fresh))
-        yield partial(switch.hold, image_id=one.id, new_hold=hold, missing=())
+        yield partial(switch.hold, was=one, new_hold=hold, missing=())
         yield partial(change.end_trackers, disk_id=disk_id)
         for weak_id in [key for key, item in found.images.items() if not item.is_strong]:
             plan = merge.plan_merge(
@@ -228,8 +228,9 @@ class Story:
             request_digest="x",
             now=NOW,
         )
-        create_disk.begin(draft, asked, CAPABILITIES, ())
-        create_disk.seal(draft, asked)
+        new = create_disk.begin(draft, asked, CAPABILITIES, ())
+        assert new is not None
+        create_disk.seal(draft, asked, new)
 
     def _snapshot(self, draft: Draft) -> None:
         disks = [key for key, item in draft.state.images.items() if item.kind == "virtual_disk"]

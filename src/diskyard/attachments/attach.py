@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 
 from diskyard import errors
 from diskyard.attachments.libvirt import disk_xml
 from diskyard.attachments.serve import nobody_serves
 from diskyard.foreign import overlays_of
 from diskyard.host.identity import new_uuid
+from diskyard.model.looked import Looked
 from diskyard.model.records import Attachment
 from diskyard.model.requests import PrepareImage, TeardownImage
 from diskyard.model.results import Attached
@@ -22,6 +23,7 @@ from diskyard.operations.engine import Engine, Outcome
 from diskyard.operations.writers import require_no_stranger, require_writer_gone
 from diskyard.planner import attach as planner
 from diskyard.planner.common import strong_image
+from diskyard.settled import commit_looking
 
 DEFAULT_OWNER = "diskyard"
 _MERGE_WAIT_S = 2.0
@@ -72,18 +74,17 @@ def _attach(
     engine: Engine, opened: Opened, request: PrepareImage, owner: str, weak: list[str]
 ) -> Attachment | None:
     """Attach, unless the chain has other weak images than those whose leases are held."""
-    missing = opened.missing_below(opened.state(), request.image_id)
 
-    def plan(draft: Draft) -> Attachment | None:
+    def plan(draft: Draft, missing: Looked) -> Attachment | None:
         if _weak_below(draft.state, request.image_id) != weak:
             return None
         return _planned(draft, engine, request, owner, missing)
 
-    return opened.commit(plan, engine.author("prepareImage"))
+    return commit_looking(opened, request.image_id, plan, engine.author("prepareImage"))
 
 
 def _planned(
-    draft: Draft, engine: Engine, request: PrepareImage, owner: str, missing: Collection[str]
+    draft: Draft, engine: Engine, request: PrepareImage, owner: str, missing: Container[str]
 ) -> Attachment:
     return planner.attach(
         draft,
@@ -104,6 +105,14 @@ def _weak_below(state: State, image_id: str) -> list[str]:
 
 def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
     state = opened.state()
+    if attachment.id not in state.attachments:
+        raise errors.ImageInUse(
+            f"The attachment of image {attachment.image_id} was torn down meanwhile.",
+            advice="Prepare the image again.",
+            imageId=attachment.image_id,
+            owner=attachment.owner,
+        )
+    # Volumes that an attachment names are there, and are not merged, for as long as it is.
     chain = tuple(opened.layer(state.volumes[key]) for key in attachment.volume_ids)
     read_only = attachment.mode == "read_only"
     single = len(chain) == 1 and chain[0].path is not None

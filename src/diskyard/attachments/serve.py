@@ -71,7 +71,7 @@ class Servers:
     def _start_leased(self, opened: Opened, attached: Attached, chain: Chain) -> _Server:
         lease = _take(opened, attached.image_id, attached.host_id, attached.owner)
         try:
-            _require_attached(opened, attached)
+            _require_attached(opened, attached, chain)
             return self._thread.submit(self._start, attached, chain, lease).result()
         except BaseException:
             lease.release()
@@ -153,14 +153,15 @@ def _take(opened: Opened, image_id: str, host_id: str, owner: str) -> Lease:
     return lease
 
 
-def _require_attached(opened: Opened, attached: Attached) -> None:
-    """With the lease taken: nobody tears the attachment down any more while it is served."""
+def _require_attached(opened: Opened, attached: Attached, chain: Chain) -> None:
+    """With the lease taken: nobody tears the attachment down any more while it is served.
+
+    It must be of the very volumes that are to be served: another one of the same owner may be
+    there by now, of a disk that was frozen in between.
+    """
+    wanted = (attached.host_id, attached.owner, attached.mode, tuple(layer.name for layer in chain))
     for found in opened.state().attachments_of(attached.image_id):
-        if (found.host.host_id, found.owner, found.mode) == (
-            attached.host_id,
-            attached.owner,
-            attached.mode,
-        ):
+        if (found.host.host_id, found.owner, found.mode, found.volume_ids) == wanted:
             return
     raise errors.ImageInUse(
         f"The attachment of image {attached.image_id} was torn down meanwhile.",

@@ -31,8 +31,10 @@ from diskyard.operations.freeze import (
     require_unchanged,
 )
 from diskyard.operations.transfer import require_transfer_folder, transfer_path
-from diskyard.operations.writers import reading
+from diskyard.operations.writers import nobody_writes
 from diskyard.planner import copy as planner
+from diskyard.planner.common import strong_image
+from diskyard.settled import Opening, look_at, open_chains, volumes_below, volumes_of
 
 
 def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bool]:
@@ -47,9 +49,8 @@ def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bo
     """
     path = transfer_path(engine.host, request.path)
     opened = engine.connections.get(request.repository_id)
-    state = opened.state()
-    missing = opened.missing_below(state, request.image_id)
-    planner.copy_source(state, request.image_id, missing)
+    sight = look_at(opened, volumes_below(request.image_id))
+    planner.copy_source(sight.state, request.image_id, sight.missing)
     files, folder = engine.host.files, os.path.dirname(path)
     try:
         has_folder = files.is_folder(files.resolve(folder))
@@ -64,7 +65,7 @@ def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bo
         raise errors.NotEmpty(f"{path} exists.", advice="Choose another path; nothing is overwritten.")
     _require_writable(files, folder, path)
     if request.format == "raw":
-        _require_long_files(files, folder, path, state.images[request.image_id].size_bytes)
+        _require_long_files(files, folder, path, sight.state.images[request.image_id].size_bytes)
     return lambda watcher: _export(engine, opened, request, path, watcher)
 
 
@@ -113,10 +114,9 @@ def _export(engine: Engine, opened: Opened, request: ExportImage, path: str, wat
     hold = copy_hold(opened, export_id, work_id)
     with opened.work_on([export_id]) as leases:
         work.hold(leases)
-        state = opened.state()
-        image = planner.copy_source(state, request.image_id, opened.missing_below(state, request.image_id))
+        image = strong_image(opened.state(), request.image_id)
         if image.kind == "snapshot":
-            hold_snapshot(opened, image.id, hold, author)
+            image = hold_snapshot(opened, image, hold, author)
         else:
             image = freeze_disk(opened, image.id, hold, author)
         try:
@@ -182,12 +182,17 @@ def _write_in(
     folder_fd: int,
 ) -> None:
     """The same, in a folder that is open: its path here is the same in the programs that inherit it."""
-    host, state = work.engine.host, work.opened.state()
+    host = work.engine.host
     folder = f"/proc/self/fd/{folder_fd}"
     temporary = host.files.temporary_path(folder)
+
+    def export(source: Opening) -> None:
+        host.files.discard(temporary)  # what was written before the source's volumes were merged
+        with nobody_writes(work.opened, source.volumes, image.id):
+            export_view(host, source.chain, image.size_bytes, temporary, request.format, work, [folder_fd])
+
     try:
-        with reading(work.opened, state, state.images[image.id]) as chain:
-            export_view(host, chain, image.size_bytes, temporary, request.format, work, [folder_fd])
+        open_chains([(work.opened, volumes_of(image))], export)
         require_same()
         try:
             move_to_new(host.files, temporary, os.path.join(folder, os.path.basename(path)))

@@ -13,6 +13,7 @@ from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.opened import Opened
 from diskyard.planner.same import why_no_source
+from diskyard.settled import look_at, volumes_below
 
 _ANOTHER_PLACE = (
     "what is connected is a copy of the repository that the copy is in, or that one was moved or restored"
@@ -144,24 +145,28 @@ def find_source(
 
 def _whole(place: Opened, wanted: Image, image_id: str) -> FoundSource | str | None:
     try:
-        state = place.state()
-        image = state.images.get(image_id)
+        sight = look_at(place, volumes_below(image_id))
+        image = sight.state.images.get(image_id)
         if image is None or image.consumed_by is not None:
             return None
-        why = why_no_source(wanted, image) or why_broken(state, image, place.missing_of(state, image))
+        why = why_no_source(wanted, image) or why_broken(sight.state, image, sight.missing)
     except (errors.DiskyardError, OSError) as error:
         return str(error)
-    return FoundSource(place, state, image) if why is None else why
+    return FoundSource(place, sight.state, image) if why is None else why
 
 
-def waits_for_base(target: Opened, state: State, image: Image) -> str | None:
-    """What a pending image's base lacks; None if the base is whole or not needed."""
+def waits_for_base(target: Opened, image: Image) -> str | None:
+    """What a pending image's base lacks now; None if the base is whole or not needed."""
     if image.pending is None or image.pending.base_image_id is None:
         return None
-    base = state.images.get(image.pending.base_image_id)
-    if base is None or base.consumed_by is not None:
+    try:
+        sight = look_at(target, volumes_below(image.pending.base_image_id))
+    except errors.LeaseHeld as error:
+        return error.message
+    base = sight.state.images.get(image.pending.base_image_id)
+    if base is None or base.consumed_by is not None or base.kind != "snapshot":
         return f"its base {image.pending.base_image_id} is not in this repository"
-    why = why_broken(state, base, target.missing_of(state, base))
+    why = why_broken(sight.state, base, sight.missing)
     return None if why is None else f"its base {base.id} cannot be read: {why}"
 
 

@@ -29,7 +29,7 @@ from diskyard.opened import Opened, stored_by_id, volume_name
 from diskyard.operations.engine import Engine
 from diskyard.operations.writers import has_stranger, is_written
 from diskyard.planner.find_fixes import Look, SourceView, TwinFound
-from diskyard.planner.mend import needs_restore, set_damage
+from diskyard.planner.mend import needs_restore, note_damage, users_of
 from diskyard.planner.same import why_another
 from diskyard.repositories.interface import StoredVolume
 
@@ -91,14 +91,17 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
 def _missing(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -> frozenset[str]:
     """Volumes named ready that are not on the storage whole; each is looked for once more.
 
-    One that was listed as absent may have been made between the listing and the reading.
+    One that was listed as absent may have been made between the listing and the reading; one that is
+    absent now may have been merged into another, and deleted, since the state was read.
     """
-    return frozenset(
+    missing = [
         volume.id
         for volume in state.volumes.values()
         if opened.is_unreadable(volume, listed.get(volume.id), read_again=True)
         and opened.is_unreadable(volume, opened.stored(volume), read_again=True)
-    )
+    ]
+    newest = opened.state().volumes if missing else state.volumes
+    return frozenset(key for key in missing if key in newest and newest[key].state == "ready")
 
 
 def _locked(opened: Opened, state: State, progress: list[str]) -> frozenset[str]:
@@ -199,7 +202,7 @@ def _sources(
     views = {}
     for image in state.images.values():
         if (image.is_strong and image.pending is not None) or needs_restore(state, image, missing):
-            views[image.id] = _source_view(engine, opened, state, image, places)
+            views[image.id] = _source_view(engine, opened, image, places)
     return views
 
 
@@ -220,10 +223,8 @@ def _differing(engine: Engine, opened: Opened, state: State) -> dict[str, str]:
     return found
 
 
-def _source_view(
-    engine: Engine, opened: Opened, state: State, image: Image, places: list[Opened] | None
-) -> SourceView:
-    waits_for = waits_for_base(opened, state, image)
+def _source_view(engine: Engine, opened: Opened, image: Image, places: list[Opened] | None) -> SourceView:
+    waits_for = waits_for_base(opened, image)
     if image.pending is not None and isinstance(image.pending.source, FileSource):
         source = image.pending.source
         return SourceView(waits_for or file_waits_for(engine.host, source), image.size_bytes)
@@ -257,7 +258,8 @@ def _look_into_volumes(engine: Engine, opened: Opened, state: State) -> None:
         except errors.LeaseHeld:
             continue  # a job of QEMU's is at work in it
         if damage != volume.damage and not _has_changed(opened, volume, before):
-            opened.commit(partial(set_damage, volume_id=volume.id, damage=damage), author)
+            users = users_of(state, volume)
+            opened.commit(partial(note_damage, was=volume, users=users, damage=damage), author)
 
 
 def _may_change(opened: Opened, volume: Volume) -> bool:

@@ -31,9 +31,18 @@ from diskyard.operations.freeze import (
     require_held,
     require_unchanged,
 )
-from diskyard.operations.writers import reading, require_no_stranger
+from diskyard.operations.writers import nobody_writes
 from diskyard.planner import mend as planner
 from diskyard.planner.common import Superseded
+from diskyard.settled import (
+    Opening,
+    commit_looking,
+    look_at,
+    open_chains,
+    volumes_being_built,
+    volumes_below,
+    volumes_of,
+)
 
 _BASE_STARTS_WITHIN_S = 1.0
 _BASE_POLL_S = 0.1
@@ -49,15 +58,15 @@ def mend(work: Work, action: Mend, participating: list[Opened] | None) -> tuple[
     with opened.work_on([action.image_id]) as leases:
         work.hold(leases)
         work.image_id = action.image_id
-        state = opened.state()
-        image = state.images.get(action.image_id)
+        sight = look_at(opened, volumes_below(action.image_id))
+        image = sight.state.images.get(action.image_id)
         if image is None:
             return False, []
         try:
             if image.pending is not None and image.is_strong:
-                return _complete(work, state, image, participating)
-            if planner.needs_restore(state, image, opened.missing_of(state, image)):
-                return _restore(work, state, image, participating)
+                return _complete(work, image, participating)
+            if planner.needs_restore(sight.state, image, sight.missing):
+                return _restore(work, image, participating)
         except Superseded:
             # Cancelled or taken over: what was made is left without anybody who wants it.
             return False, _left_behind(work, image)
@@ -84,14 +93,12 @@ def _require_source(work: Work, image: Image, participating: list[Opened] | None
     return found
 
 
-def _complete(
-    work: Work, state: State, image: Image, participating: list[Opened] | None
-) -> tuple[bool, list[FollowUp]]:
+def _complete(work: Work, image: Image, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
     opened = work.opened
     assert image.pending is not None
-    state = _await_base(work, state, image)
+    _await_base(work, image.pending.base_image_id)
     work.rate_limit_bytes_per_s = work.rate_limit_bytes_per_s or image.pending.rate_limit_bytes_per_s
-    waits_for = waits_for_base(opened, state, image)
+    waits_for = waits_for_base(opened, image)
     if waits_for is not None:
         raise errors.ImageBroken(
             f"Image {image.id} cannot be mended yet: {waits_for}.",
@@ -102,33 +109,34 @@ def _complete(
     if isinstance(source, FileSource):
         require_room_to_import(work, source, image)
         volume, start_bytes = _take_over(work, image, source.fingerprint)
-        copy_file(work, source, image.size_bytes, _target(opened, volume), start_bytes)
+        target = volumes_being_built(volume.id, work.work_id or "")
+        open_chains(
+            [(opened, target)],
+            lambda being: copy_file(work, source, image.size_bytes, being.chain, start_bytes),
+        )
         _seal(work, image.id, volume)
         return True, []
     found = _require_source(work, image, participating)
     require_room(opened, _least_needed(found, image.pending) - filled_bytes(opened, image), "The copy")
     with _reading(work, found, image.id) as (held, fingerprint):
         volume, start_bytes = _take_over(work, image, fingerprint)
-        _copy(work, held, volume, image.size_bytes, start_bytes)
+        _copy(work, held, volume, start_bytes)
     _seal(work, image.id, volume)
     return True, _release_source(work, image.pending, image.id)
 
 
-def _await_base(work: Work, state: State, image: Image) -> State:
+def _await_base(work: Work, base_id: str | None) -> None:
     """Wait while somebody completes the base, or may be about to: copies are often made in a row."""
     clock, opened = work.engine.host.clock, work.opened
-    base_id = None if image.pending is None else image.pending.base_image_id
     begin_s = clock.monotonic_s()
     while base_id is not None:
-        base = state.images.get(base_id)
+        base = opened.state().images.get(base_id)
         if base is None or base.pending is None:
             break
         if not opened.is_locked(base_id) and clock.monotonic_s() - begin_s > _BASE_STARTS_WITHIN_S:
             break
         work.advance(0, 0)
         clock.sleep(_BASE_POLL_S)
-        state = opened.state()
-    return state
 
 
 def _seal(work: Work, image_id: str, volume: Volume) -> None:
@@ -153,16 +161,19 @@ def _take_over(work: Work, image: Image, fingerprint: str) -> tuple[Volume, int]
     safe = opened.storage.capabilities.enforced_leases or (
         progress is not None and provably_gone_host(progress.host, work.engine.host.identity)
     )
-    old = None if image.volume_id is None else opened.state().volumes[image.volume_id]
-    exists = old is not None and opened.stored(old) is not None
+    before = opened.state().volumes.get(image.volume_id or "")
+    exists = before is not None and opened.stored(before) is not None
     work_id, volume_id = new_uuid(), new_uuid()
-    _, volume = opened.commit(
-        lambda draft: planner.take_over(
+    volume, old = commit_looking(
+        opened,
+        None if image.pending is None else image.pending.base_image_id,
+        lambda draft, missing: planner.take_over(
             draft,
-            image.id,
+            image,
             work_id=work_id,
             volume_id=volume_id,
             keep=safe or not exists,
+            missing=missing,
             capabilities=opened.storage.capabilities,
         ),
         work.author,
@@ -190,10 +201,6 @@ def _resume_at(progress: Progress | None, old: Volume | None, fingerprint: str) 
         fingerprint,
     )
     return progress.durable_bytes if same else None
-
-
-def _target(opened: Opened, volume: Volume) -> Chain:
-    return opened.chain_of_volume(opened.state(), volume)
 
 
 def _least_needed(found: FoundSource, pending: Pending) -> int:
@@ -232,11 +239,9 @@ def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[tuple[Fo
         require_unchanged(place, found.image)
         return
     own = copy_hold(work.opened, image_id, new_uuid())
-    hold_snapshot(place, found.image.id, own, work.author)
+    image = hold_snapshot(place, found.image, own, work.author)
     try:
-        state = place.state()
-        held = FoundSource(place, state, state.images[found.image.id])
-        yield held, _fingerprint(held.image, own)
+        yield FoundSource(place, found.state, image), _fingerprint(image, own)
         _require_held(work, found, own)
     finally:
         release_hold(place, found.image.id, own, work.author)
@@ -257,28 +262,52 @@ def _require_held(work: Work, found: FoundSource, hold: CopyHold) -> None:
         raise
 
 
-def _copy(work: Work, found: FoundSource, volume: Volume, size_bytes: int, start_bytes: int) -> None:
-    """Move the bytes: a clone where storage can, else what differs, extent by extent."""
-    opened = work.opened
-    target = _target(opened, volume)
-    base = opened.state().images.get(volume.parent_image_id or "")
-    if base is not None:
-        require_no_stranger(opened, opened.state(), base.id, depth=0)
-    with reading(found.opened, found.state, found.image) as source:
-        if _share(work, source, target, size_bytes):
+def _copy(work: Work, found: FoundSource, volume: Volume, start_bytes: int) -> None:
+    """Move the bytes: a clone where storage can, else what differs, extent by extent.
+
+    Source and base are opened as they are now: merges below them may move their bytes meanwhile.
+    """
+    opened, size_bytes = work.opened, volume.size_bytes
+
+    def move(source: Opening, target: Opening) -> None:
+        if _share(work, source.chain, target.chain, size_bytes):
+            _require_still_on(found, source.chain)
             return
+        base = target.state.images.get(volume.parent_image_id or "")
+        image = source.state.images[found.image.id]
         copy_view(
             work.engine.host,
-            source,
-            target,
+            source.chain,
+            target.chain,
             size_bytes,
-            start_bytes=start_bytes,
+            start_bytes=max(start_bytes, work.durable_bytes),
             monitor=work,
             target_zeroed=opened.storage.capabilities.zeroed,
-            changed_layers=None if base is None else planner.changed_layers(found.state, found.image, base),
+            changed_layers=None if base is None else planner.changed_layers(source.state, image, base),
         )
-    if base is not None:
-        require_no_stranger(opened, opened.state(), base.id, depth=0)
+
+    def move_unwritten(source: Opening, target: Opening) -> None:
+        with (
+            nobody_writes(found.opened, source.volumes, found.image.id),
+            nobody_writes(opened, target.volumes[1:], volume.parent_image_id or ""),
+        ):
+            move(source, target)
+
+    wanted = volumes_of(found.image), volumes_being_built(volume.id, work.work_id or "")
+    open_chains([(found.opened, wanted[0]), (opened, wanted[1])], move_unwritten)
+
+
+def _require_still_on(found: FoundSource, chain: Chain) -> None:
+    """What was cloned by its name must be the source's volume still: a restored one was damaged.
+
+    :raises diskyard.errors.LeaseHeld: it is not.
+    """
+    now = volumes_of(found.image)(found.opened.state())
+    if [volume.id for volume in now] != [layer.name for layer in chain]:
+        raise errors.LeaseHeld(
+            f"The volumes of image {found.image.id} were replaced while they were cloned.",
+            imageId=found.image.id,
+        )
 
 
 def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:
@@ -329,19 +358,18 @@ def _freed(before: State, after: State) -> set[str]:
     }
 
 
-def _restore(
-    work: Work, state: State, image: Image, participating: list[Opened] | None
-) -> tuple[bool, list[FollowUp]]:
+def _restore(work: Work, image: Image, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
     """A Snapshot's volume is missing or damaged here, and the Snapshot whole elsewhere."""
     opened = work.opened
     found = _require_source(work, image, participating)
-    missing = opened.missing_of(state, image)
     require_room(opened, min(image.size_bytes, _allocated(found)), "The restoration")
     volume_id, work_id = new_uuid(), new_uuid()
-    image, volume = opened.commit(
-        lambda draft: planner.begin_restore(
+    image, volume = commit_looking(
+        opened,
+        image.id,
+        lambda draft, missing: planner.begin_restore(
             draft,
-            image.id,
+            image,
             volume_id=volume_id,
             work_id=work_id,
             missing=missing,
@@ -352,7 +380,7 @@ def _restore(
     work.volume_id, work.work_id = volume.id, work_id
     opened.make_empty(volume)
     with _reading(work, found, image.id) as (held, _):
-        _copy(work, held, volume, image.size_bytes, 0)
+        _copy(work, held, volume, 0)
     old_volume_id = image.volume_id
     assert old_volume_id is not None
     opened.commit(

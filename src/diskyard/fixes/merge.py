@@ -9,6 +9,7 @@ from diskyard.fixes.work import Work, require_room
 from diskyard.foreign import snapshots_wait_for
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Merge
+from diskyard.model.records import Volume
 from diskyard.model.state import State
 from diskyard.mover.merge import commit_down, stream_up
 from diskyard.opened import Opened, backing_name
@@ -17,6 +18,7 @@ from diskyard.operations.writers import require_no_stranger_in
 from diskyard.planner import merge as planner
 from diskyard.planner.common import Superseded
 from diskyard.planner.merge import MergePlan
+from diskyard.settled import Finder, Opening, look_at, open_chains
 
 _MOVE = "Move the repository to a file system that can hold longer files (as XFS)."
 
@@ -28,10 +30,11 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
     """
     opened = work.opened
     while True:
-        plan = _plan(opened, opened.state(), action.image_id)
+        state = opened.state()
+        plan = _plan(opened, state, action.image_id)
         if plan is None:
             return False, []
-        leases = planner.merge_lease_images(opened.state(), plan)
+        leases = planner.merge_lease_images(state, plan)
         with opened.work_on(leases) as held:
             work.hold(held)
             state = opened.state()
@@ -44,9 +47,9 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
             too_long = planner.merge_too_long(plan, opened.storage.capabilities)
             if too_long is not None:
                 raise errors.Unsupported(f"The merge waits: {too_long}.", advice=_MOVE)
-            _require_whole(opened, state, plan)
-            _require_no_stranger(work, plan)
             try:
+                _require_whole(opened, plan)
+                _require_no_stranger(work, plan)
                 return True, _merge(work, state, plan)
             except Superseded:
                 return False, []
@@ -96,10 +99,23 @@ def _require_no_stranger(work: Work, plan: MergePlan) -> None:
         require_no_stranger_in(work.opened, volume, held=[plan.image.id, *images])
 
 
-def _require_whole(opened: Opened, state: State, plan: MergePlan) -> None:
+def _volumes_from(volume_id: str) -> Finder:
+    """A volume of the merge, and those that it reads: below the two, others may merge meanwhile."""
+
+    def find(state: State) -> list[Volume]:
+        volume = state.volumes.get(volume_id)
+        if volume is None:
+            raise Superseded(f"volume {volume_id} is gone")
+        return state.volume_chain(volume)
+
+    return find
+
+
+def _require_whole(opened: Opened, plan: MergePlan) -> None:
     """Refuse to write bytes that may be wrong into a volume that is right."""
-    for volume in state.volume_chain(plan.dependent):
-        if volume.damage is not None or opened.is_unreadable(volume, opened.stored(volume)):
+    sight = look_at(opened, _volumes_from(plan.dependent.id))
+    for volume in sight.volumes:
+        if volume.damage is not None or volume.state != "ready" or volume.id in sight.missing:
             raise errors.ImageBroken(
                 f"The merge waits: volume {volume.id} cannot be read.",
                 advice="Mend the images that read it first; check lists how.",
@@ -114,7 +130,7 @@ def _merge(work: Work, state: State, plan: MergePlan) -> list[FollowUp]:
         gone = _seal_down(work, plan.image.id, plan) if free == "down" else _seal_up(work, plan)
     else:
         require_room(opened, plan.moves_bytes, "The merge")
-        gone = _merge_down(work, plan) if plan.direction == "down" else _merge_up(work, state, plan)
+        gone = _merge_down(work, plan) if plan.direction == "down" else _merge_up(work, plan)
     return [FollowUp(opened, CleanVolume(volume_id=gone))]
 
 
@@ -141,9 +157,10 @@ def _merge_down(work: Work, plan: MergePlan) -> str:
     with opened.work_on([fresh_id]) as lease:
         work.hold([*work.leases, *lease])
         consumed_id = opened.commit(lambda draft: planner.consume(draft, plan, fresh_id), work.author)
-        state = opened.state()
-        parents = opened.chain_of_volume(state, state.volumes[plan.parent.id])
-        commit_down(work.engine.host, opened.layer(plan.dependent), parents, work)
+        open_chains(
+            [(opened, _volumes_from(plan.dependent.id))],
+            lambda found: commit_down(work.engine.host, found.chain[0], found.chain[1:], work),
+        )
         return _seal_down(work, consumed_id, plan)
 
 
@@ -153,18 +170,16 @@ def _seal_down(work: Work, image_id: str, plan: MergePlan) -> str:
     return plan.dependent.id
 
 
-def _merge_up(work: Work, state: State, plan: MergePlan) -> str:
+def _merge_up(work: Work, plan: MergePlan) -> str:
     """The parent's bytes into the dependent, whose view does not change meanwhile."""
-    opened = work.opened
-    chain = opened.chain_of_volume(state, plan.parent)
-    stream_up(
-        work.engine.host,
-        opened.layer(plan.dependent),
-        chain[:1],
-        chain[1:],
-        backing_name(plan.parent.parent_image_id),
-        work,
-    )
+
+    def stream(found: Opening) -> None:
+        top, parent, *below = found.chain
+        # As it is now: who merges further down may give the image there another id.
+        name = backing_name(found.state.volumes[plan.parent.id].parent_image_id)
+        stream_up(work.engine.host, top, (parent,), tuple(below), name, work)
+
+    open_chains([(work.opened, _volumes_from(plan.dependent.id))], stream)
     return _seal_up(work, plan)
 
 

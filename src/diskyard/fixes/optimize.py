@@ -16,10 +16,18 @@ from diskyard.model.state import State
 from diskyard.mover.copy import copy_view
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import FollowUp
-from diskyard.operations.writers import reading
+from diskyard.operations.writers import nobody_writes
 from diskyard.planner import optimize as planner
 from diskyard.planner.common import Superseded
 from diskyard.planner.optimize import OptimizePlan
+from diskyard.settled import (
+    Opening,
+    commit_looking,
+    look_at,
+    open_chains,
+    volumes_being_built,
+    volumes_below,
+)
 
 
 def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
@@ -34,9 +42,9 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
     with opened.work_on([action.image_id]) as leases:
         work.hold(leases)
         work.image_id = action.image_id
-        state = opened.state()
-        plan = planner.plan_optimize(state, action.image_id, opened.storage.capabilities)
-        if plan is None or opened.missing_of(state, plan.image):
+        sight = look_at(opened, volumes_below(action.image_id))
+        plan = planner.plan_optimize(sight.state, action.image_id, opened.storage.capabilities)
+        if plan is None or sight.missing:
             return False, []
         too_long = opened.storage.capabilities.why_not_raw(plan.image.size_bytes)
         if plan.kind == "flatten" and too_long is not None:
@@ -45,7 +53,7 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
                 advice="Copy the image to a repository whose file system can hold longer files (as XFS).",
                 imageId=plan.image.id,
             )
-        waits_for = planner.optimize_waits_for(state, plan, opened.storage.capabilities)
+        waits_for = planner.optimize_waits_for(sight.state, plan, opened.storage.capabilities)
         if waits_for is None and opened.has_snapshots(plan.volume):
             waits_for = snapshots_wait_for(opened, plan.volume)  # it would be lost with its volume
         if waits_for is not None:
@@ -59,10 +67,14 @@ def _reserve(work: Work, plan: OptimizePlan) -> bool:
     stored = work.opened.stored(plan.volume)
     allocated = 0 if stored is None else stored.allocated_bytes
     require_room(work.opened, plan.volume.size_bytes - allocated, "Reserving the image's blocks")
-    work.opened.storage.grow_volume(
-        volume_name(plan.volume), length_bytes=plan.volume.size_bytes, preallocate=True
-    )
     try:
+        try:
+            work.opened.storage.grow_volume(
+                volume_name(plan.volume), length_bytes=plan.volume.size_bytes, preallocate=True
+            )
+        except (errors.StorageError, FileNotFoundError):
+            planner.require_unchanged(work.opened.state(), plan)  # or it was removed with its image
+            raise
         work.opened.commit(lambda draft: planner.seal_reserve(draft, plan), work.author)
     except Superseded:
         return False
@@ -71,17 +83,20 @@ def _reserve(work: Work, plan: OptimizePlan) -> bool:
 
 def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
     opened, volume_id, work_id = work.opened, new_uuid(), new_uuid()
-    state = opened.state()
+    image_id, capabilities = plan.image.id, opened.storage.capabilities
     if plan.kind == "flatten":
         require_room(opened, plan.image.size_bytes, "The optimization")
     try:
-        volume = opened.commit(
-            lambda draft: planner.begin_optimize(
+        volume = commit_looking(
+            opened,
+            image_id,
+            lambda draft, missing: planner.begin_optimize(
                 draft,
                 plan,
                 volume_id=volume_id,
                 work_id=work_id,
-                capabilities=opened.storage.capabilities,
+                capabilities=capabilities,
+                missing=missing,
             ),
             work.author,
         )
@@ -90,9 +105,13 @@ def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
     work.volume_id, work.work_id = volume.id, work_id
     try:
         opened.make_empty(volume)
-        _fill(work, state, plan, volume)
-        opened.commit(
-            lambda draft: planner.seal_optimize(draft, plan, volume_id=volume_id, work_id=work_id),
+        _fill(work, plan, volume.id, work_id)
+        commit_looking(
+            opened,
+            image_id,
+            lambda draft, missing: planner.seal_optimize(
+                draft, plan, volume_id=volume_id, work_id=work_id, missing=missing
+            ),
             work.author,
         )
     except Superseded:
@@ -100,22 +119,27 @@ def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
     return True, [FollowUp(opened, CleanVolume(volume_id=plan.volume.id))]
 
 
-def _fill(work: Work, state: State, plan: OptimizePlan, volume: Volume) -> None:
+def _fill(work: Work, plan: OptimizePlan, volume_id: str, work_id: str) -> None:
     opened = work.opened
-    with (
-        _superseded_if_given_out(opened, plan),
-        reading(opened, state, state.images[plan.image.id]) as source,
-    ):
-        copy_view(
-            work.engine.host,
-            # A guest that is given the disk meanwhile finds no lock of ours on it, and the seal fails.
-            (replace(source[0], shared=True), *source[1:]),
-            opened.chain_of_volume(opened.state(), volume),
-            plan.image.size_bytes,
-            start_bytes=0,
-            monitor=work,
-            target_zeroed=opened.storage.capabilities.zeroed,
-        )
+
+    def image_volumes(state: State) -> list[Volume]:
+        return [volume for _, volume in state.chain(planner.require_unchanged(state, plan))]
+
+    def fill(source: Opening, target: Opening) -> None:
+        with nobody_writes(opened, source.volumes, plan.image.id):
+            copy_view(
+                work.engine.host,
+                # A guest that is given the disk meanwhile finds no lock of ours on it, and the seal fails.
+                (replace(source.chain[0], shared=True), *source.chain[1:]),
+                target.chain,
+                plan.image.size_bytes,
+                start_bytes=0,
+                monitor=work,
+                target_zeroed=opened.storage.capabilities.zeroed,
+            )
+
+    with _superseded_if_given_out(opened, plan):
+        open_chains([(opened, image_volumes), (opened, volumes_being_built(volume_id, work_id))], fill)
 
 
 @contextmanager

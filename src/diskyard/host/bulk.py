@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -66,6 +67,13 @@ class Buffer:
 
 class BulkFiles(FileSystems):
     """Reads much of a file at once. Errors are the system's own :class:`OSError`."""
+
+    @storage_call
+    def drop_room(self, folder: str) -> None:
+        """Remove all files of :meth:`keep_room`, and what else has a name there."""
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
 
     @storage_call
     def keep_room(self, folder: str, sizes_bytes: Mapping[str, int], temporary: str) -> None:

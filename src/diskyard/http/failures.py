@@ -43,9 +43,11 @@ FAILURES: dict[str, Codes] = {
     "listStorageRepositories": frozenset(("RepositoryUnavailable",)),
     "createVirtualDisk": _NEW_IMAGE | _IMAGE | {"NotASnapshot", "ImageBroken", "ImageInUse"},
     "createSnapshot": _NEW_IMAGE | _IMAGE | {"NotAVirtualDisk", "ImageBroken", "ImageInUse"},
-    "copyImage": _NEW_IMAGE | _IMAGE | {"NotASnapshot", "ImageBroken", "ImageInUse"},
+    "copyImage": _NEW_IMAGE | _IMAGE | {"NotASnapshot", "NotAVirtualDisk", "ImageBroken", "ImageInUse"},
     "importImage": _NEW_IMAGE | {"PathNotAllowed", "UnsafeImage", "ImageInUse"},
-    "exportImage": _WRITING | _IMAGE | {"PathNotAllowed", "NotEmpty", "ImageBroken", "ImageInUse"},
+    "exportImage": _WRITING
+    | _IMAGE
+    | {"PathNotAllowed", "NotEmpty", "ImageBroken", "ImageInUse", "LeaseHeld"},
     "listImages": _READING,
     "getImageInfo": _READING | _IMAGE,
     "getImageStatus": _READING | _IMAGE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container
+from collections.abc import Container
 from typing import Literal
 
 from diskyard.model.capabilities import Capabilities
@@ -15,10 +15,11 @@ NOT_SET_UP = "its data has not all been set up"
 NONE_MISSING: frozenset[str] = frozenset()
 
 
-def why_broken(state: State, image: Image, missing: Collection[str] = NONE_MISSING) -> str | None:
+def why_broken(state: State, image: Image, missing: Container[str] = NONE_MISSING) -> str | None:
     """Why an image cannot be read, for people; None if it can.
 
     :param missing: volumes that the log names and the storage does not have.
+    :raises diskyard.model.looked.LookAgain: what is missing was looked for in another chain.
     """
     if image.pending is not None:
         return NOT_SET_UP
@@ -35,12 +36,12 @@ def why_link_broken(link: Image, volume: Volume, missing: Container[str]) -> str
     """Why a link of a chain makes what reads it unreadable; None if it does not."""
     if link.pending is not None:
         return f"image {link.id}, which it reads, is not complete"
+    if volume.state != "ready":
+        return f"volume {volume.id} is {volume.state}"
     if volume.id in missing:
         return f"volume {volume.id} is missing from the storage, cut short, or damaged in its header"
     if volume.damage is not None:
         return f"volume {volume.id} is damaged: {volume.damage}"
-    if volume.state != "ready":
-        return f"volume {volume.id} is {volume.state}"
     return None
 
 
@@ -93,7 +94,7 @@ def image_status(
     state: State,
     image: Image,
     capabilities: Capabilities,
-    missing: Collection[str] = NONE_MISSING,
+    missing: Container[str] = NONE_MISSING,
 ) -> Status:
     """``broken`` only while its bytes can be wrong (I8)."""
     if why_broken(state, image, missing) is not None:

@@ -18,11 +18,19 @@ from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.grow import grow
 from diskyard.opened import Opened
-from diskyard.operations.engine import Engine, FollowUp, Outcome, require_user_data, seal
+from diskyard.operations.engine import (
+    Engine,
+    FollowUp,
+    Outcome,
+    make_volume,
+    others_may_win,
+    require_user_data,
+)
 from diskyard.operations.freeze import is_hold_of
-from diskyard.operations.writers import make_from, require_no_stranger
+from diskyard.operations.writers import require_no_stranger
 from diskyard.planner import change as planner
 from diskyard.planner.common import strong_image, virtual_disk
+from diskyard.settled import commit_looking
 
 
 def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
@@ -95,11 +103,10 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
             fds = [fd for lease in leases for fd in lease.descriptors()]
             with opened.reading(state, disk) as chain:
                 grow(engine.host, chain, size_bytes, volume.preallocated, inherit_fds=fds)
-        seal(
-            opened,
-            lambda draft: planner.seal_extend(draft, image_id, size_bytes, volume.id, missing),
-            author,
-        )
+        with others_may_win():
+            opened.commit(
+                lambda draft: planner.seal_extend(draft, image_id, size_bytes, volume.id, missing), author
+            )
     return Outcome(image_id)
 
 
@@ -135,10 +142,11 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
     before = opened.state()
     virtual_disk(before, disk_id)
     with opened.work_on([disk_id], wait_s=1.0):
-        missing = opened.missing_below(opened.state(), request.snapshot_id)
         require_no_stranger(opened, opened.state(), disk_id)
-        new = opened.commit(
-            lambda draft: planner.begin_revert(
+        new = commit_looking(
+            opened,
+            request.snapshot_id,
+            lambda draft, missing: planner.begin_revert(
                 draft,
                 disk_id,
                 request.snapshot_id,
@@ -149,13 +157,10 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
             ),
             author,
         )
-        make_from(opened, new)
-        require_no_stranger(opened, opened.state(), disk_id)
-        seal(
-            opened,
-            lambda draft: planner.seal_revert(draft, disk_id, volume_id=volume_id, work_id=work_id),
-            author,
-        )
+        with others_may_win():
+            make_volume(opened, new, request.snapshot_id)
+            require_no_stranger(opened, opened.state(), disk_id)
+            opened.commit(lambda draft: planner.seal_revert(draft, disk_id, new, work_id=work_id), author)
     return Outcome(disk_id, cleaning(opened, before))
 
 

@@ -19,16 +19,23 @@ from diskyard.operations.engine import (
     request_digest,
     require_new_id,
     require_user_data,
-    seal,
 )
-from diskyard.operations.freeze import copy_hold, freeze_disk, hold_snapshot, release_hold, require_hold
+from diskyard.operations.freeze import (
+    copy_hold,
+    freeze_disk,
+    hold_snapshot,
+    release_if_refused,
+    require_hold,
+    switch_disk,
+)
 from diskyard.operations.writers import require_no_stranger
 from diskyard.planner import copy as planner
 from diskyard.planner import switch
-from diskyard.planner.common import already_made, require_unattached, require_usable
+from diskyard.planner.common import already_made
 from diskyard.planner.copy import PendingImage
 from diskyard.planner.same import source_of, why_another
-from diskyard.planner.switch import Switch, SwitchAgain
+from diskyard.planner.switch import Switch
+from diskyard.settled import look_at, volumes_below
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,33 +167,28 @@ def _is_here(asked: _Copy) -> bool:
 def _commit_copy(asked: _Copy) -> None:
     """Hold the source, then publish the copy, then look that the hold stands."""
     base_id = asked.request.base_image_id
-    base = None if base_id is None else _find_base(asked, base_id)
+    freezes_base = base_id is not None and _is_disk_here(asked, base_id)
     work_id = new_uuid()
     hold = copy_hold(asked.target, asked.image_id, work_id)
     frozen = _hold_source(asked, hold)
-    try:
-        _publish(asked, frozen, work_id, base)
-    except errors.DiskyardError as error:
-        if error.details.get("outcome") != "unknown":
-            release_hold(asked.home, frozen.id, hold, asked.author)
-        raise
+    with release_if_refused(asked.home, frozen.id, hold, asked.author):
+        _publish(asked, frozen, work_id, freezes_base=freezes_base)
     require_hold(asked.home, frozen.id, hold, asked.target, asked.image_id, asked.author)
 
 
-def _find_base(asked: _Copy, base_id: str) -> Image | None:
-    """The base in the target; None if it is a Snapshot that is not there yet.
+def _is_disk_here(asked: _Copy, base_id: str) -> bool:
+    """Whether the base is a VirtualDisk of the target, and not a Snapshot, which may not be there yet.
 
     :raises diskyard.errors.NotASnapshot: it is a VirtualDisk of another repository, which
         can never come to the target under this id.
     """
-    image = asked.target.state().images.get(base_id)
+    sight = look_at(asked.target, volumes_below(base_id))
+    image = sight.state.images.get(base_id)
     if image is not None and image.is_strong:
         if image.kind == "virtual_disk":
-            require_unattached(asked.target.state(), image)
-            require_no_stranger(asked.target, asked.target.state(), image.id)
-            missing = asked.target.missing_of(asked.target.state(), image)
-            require_usable(asked.target.state(), image, missing)
-        return image
+            require_no_stranger(asked.target, sight.state, base_id)
+            planner.copy_source(sight.state, base_id, sight.missing)
+        return image.kind == "virtual_disk"
     _, _, elsewhere = asked.engine.connections.find(base_id, asked.request.options)
     if elsewhere.kind != "snapshot":
         raise errors.NotASnapshot(
@@ -194,33 +196,29 @@ def _find_base(asked: _Copy, base_id: str) -> Image | None:
             advice="Use a base of the target repository, or a Snapshot.",
             imageId=base_id,
         )
-    return None
+    return False
 
 
 def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
-    """An image that cannot change and has the source's bytes, held for this copy."""
+    """An image that cannot change and has the source's bytes, as it is held for this copy."""
     home, source = asked.home, asked.source
-    missing = home.missing_of(home.state(), source)
-    planner.copy_source(home.state(), source.id, missing)
-    if source.kind == "virtual_disk" and home.is_read_only:
+    if source.kind == "snapshot":
+        return hold_snapshot(home, source, hold, asked.author)
+    if home.is_read_only:
         raise errors.Unsupported(
             f"VirtualDisk {source.id} cannot be copied: its bytes of now cannot be fixed, as "
             f"{home.storage.place} is read-only ({home.storage.read_only_because()}).",
             advice="Copy a Snapshot of it, or export it and import the file.",
             imageId=source.id,
         )
-    if source.kind == "snapshot":
-        hold_snapshot(home, source.id, hold, asked.author)
-        return home.state().images[source.id]
     return freeze_disk(home, source.id, hold, asked.author)
 
 
-def _publish(asked: _Copy, frozen: Image, work_id: str, base: Image | None) -> None:
+def _publish(asked: _Copy, frozen: Image, work_id: str, *, freezes_base: bool) -> None:
     """The commit in the target; a VirtualDisk as base is frozen in the same transaction."""
     request, source = asked.request, asked.source
     now = asked.engine.host.clock.now()
     base_id = request.base_image_id
-    switched = base is not None and base.kind == "virtual_disk"
     pending = PendingImage(
         image_id=asked.image_id,
         volume_id=new_uuid(),
@@ -228,7 +226,7 @@ def _publish(asked: _Copy, frozen: Image, work_id: str, base: Image | None) -> N
         kind="snapshot" if request.options.as_ == "snapshot" else source.kind,
         size_bytes=frozen.size_bytes,
         source=source_of(asked.home.marker, frozen),
-        base_image_id=new_uuid() if switched else base_id,
+        base_image_id=new_uuid() if freezes_base else base_id,
         strategy=request.options.strategy or "space",
         user_data=request.user_data,
         request_digest=asked.digest,
@@ -240,42 +238,31 @@ def _publish(asked: _Copy, frozen: Image, work_id: str, base: Image | None) -> N
         track_changes=request.options.track_changes,
         tracked_disk_id=source.id if source.kind == "virtual_disk" else None,
     )
-    if base is not None and switched:
-        _publish_on_disk(asked, pending, base)
+    if base_id is not None and freezes_base:
+        _publish_on_disk(asked, pending, base_id)
     else:
         asked.target.commit(
             lambda draft: planner.begin(draft, pending, asked.target.storage.capabilities), asked.author
         )
 
 
-def _publish_on_disk(asked: _Copy, pending: PendingImage, base: Image) -> None:
+def _publish_on_disk(asked: _Copy, pending: PendingImage, disk_id: str) -> None:
     """Freeze the base and publish the copy that reads it, so that it always has a reader."""
     assert pending.base_image_id is not None
-    target, author = asked.target, asked.author
-    switch_request = Switch(
-        disk_id=base.id,
+    target = asked.target
+    hold = copy_hold(target, pending.image_id, pending.work_id)
+    frozen = Switch(
+        disk_id=disk_id,
         image_id=pending.base_image_id,
         volume_id=new_uuid(),
         work_id=new_uuid(),
         now=pending.now,
-        hold=copy_hold(target, pending.image_id, pending.work_id),
+        hold=hold,
     )
-    missing = target.missing_of(target.state(), base)
 
     def publish(draft: Draft) -> None:
-        switch.seal(draft, switch_request, missing)
-        planner.begin(draft, pending, asked.target.storage.capabilities)
-        assert switch_request.hold is not None
-        switch.release(draft, switch_request.image_id, switch_request.hold)
+        planner.begin(draft, pending, target.storage.capabilities)
+        switch.release(draft, frozen.image_id, hold)
 
-    with target.work_on([switch_request.image_id]):
-        overlay = target.commit(lambda draft: switch.begin(draft, switch_request, missing), author)
-        assert overlay is not None
-        target.make_empty(overlay)
-        require_no_stranger(target, target.state(), base.id)
-        try:
-            seal(target, publish, author)
-        except SwitchAgain as error:
-            raise errors.LeaseHeld(
-                f"The base {base.id} was extended at the same time.", imageId=base.id
-            ) from error
+    with target.work_on([frozen.image_id]):
+        switch_disk(target, frozen, asked.author, publish)

@@ -11,13 +11,19 @@ from diskyard.operations.engine import (
     Engine,
     FollowUp,
     Outcome,
+    make_volume,
+    others_may_win,
     request_digest,
     require_new_id,
     require_user_data,
-    seal,
 )
-from diskyard.operations.freeze import copy_hold, hold_snapshot, require_hold, switch_disk
-from diskyard.operations.writers import make_from
+from diskyard.operations.freeze import (
+    copy_hold,
+    hold_snapshot,
+    release_if_refused,
+    require_hold,
+    switch_disk,
+)
 from diskyard.planner import copy as copy_planner
 from diskyard.planner import create_disk
 from diskyard.planner.common import already_made, require_openable, snapshot
@@ -25,6 +31,7 @@ from diskyard.planner.copy import PendingImage
 from diskyard.planner.create_disk import CreateDisk
 from diskyard.planner.same import source_of
 from diskyard.planner.switch import Switch
+from diskyard.settled import commit_looking
 
 
 def create_virtual_disk(engine: Engine, request: CreateVirtualDisk) -> Outcome:
@@ -67,11 +74,16 @@ def _create_here(
     author = engine.author("createVirtualDisk", digest)
     capabilities = target.storage.capabilities
     with target.work_on([image_id]):
-        missing = target.missing_below(target.state(), request.base_snapshot_id)
-        new = target.commit(lambda draft: create_disk.begin(draft, asked, capabilities, missing), author)
+        new = commit_looking(
+            target,
+            request.base_snapshot_id,
+            lambda draft, missing: create_disk.begin(draft, asked, capabilities, missing),
+            author,
+        )
         if new is not None:
-            make_from(target, new)
-            seal(target, lambda draft: create_disk.seal(draft, asked), author)
+            with others_may_win():
+                make_volume(target, new, request.base_snapshot_id)
+                target.commit(lambda draft: create_disk.seal(draft, asked, new), author)
     return []
 
 
@@ -108,8 +120,9 @@ def _create_from_elsewhere(
         if already_made(target.state(), image_id, digest):  # by whoever had the lease before
             return []
         hold = copy_hold(target, image_id, asked.work_id)
-        hold_snapshot(home, base.id, hold, author)
-        target.commit(lambda draft: copy_planner.begin(draft, asked, target.storage.capabilities), author)
+        hold_snapshot(home, base, hold, author)
+        with release_if_refused(home, base.id, hold, author):
+            target.commit(lambda draft: copy_planner.begin(draft, asked, target.storage.capabilities), author)
         require_hold(home, base.id, hold, target, image_id, author)
     return [FollowUp(target, Mend(image_id=image_id), image_id, request.options.rate_limit)]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,10 @@ from diskyard.host import Host
 from diskyard.log.log import Author
 from diskyard.model.fix import AnyAction
 from diskyard.model.records import USER_DATA_LIMIT_BYTES
-from diskyard.model.transaction import Draft
 from diskyard.opened import Opened
+from diskyard.operations.writers import make_from
 from diskyard.planner.common import Superseded
+from diskyard.planner.create_disk import NewVolume
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +133,28 @@ def require_new_id(engine: Engine, target: Opened, image_id: str | None) -> None
             )
 
 
-def seal(opened: Opened, plan: Callable[[Draft], None], author: Author) -> None:
-    """Commit what was prepared.
+@contextmanager
+def others_may_win() -> Iterator[None]:
+    """Tell the caller of a verb what work finds that was taken over, or had its reason taken away.
 
-    :raises diskyard.errors.LeaseHeld: other work has taken it over meanwhile.
+    :raises diskyard.errors.LeaseHeld: it was.
     """
     try:
-        opened.commit(plan, author)
+        yield
     except Superseded as error:
         raise errors.LeaseHeld(f"Another task has taken over: {error}.") from error
+
+
+def make_volume(opened: Opened, new: NewVolume, image_id: str | None) -> None:
+    """Make a volume that the log has as building; durable on return.
+
+    :param image_id: whose volume is cloned, if one is.
+    :raises diskyard.planner.common.Superseded: it could not be, and the image is on another one now.
+    """
+    try:
+        make_from(opened, new)
+    except (errors.StorageError, FileNotFoundError) as error:
+        image = opened.state().images.get(image_id or "")
+        if new.clone_of is None or (image is not None and image.volume_id == new.clone_of.id):
+            raise
+        raise Superseded(f"image {image_id} is on another volume") from error

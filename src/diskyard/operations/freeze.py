@@ -2,46 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from diskyard import errors
 from diskyard.host.identity import new_uuid
 from diskyard.log.log import Author
+from diskyard.model.looked import Looked
 from diskyard.model.records import AnyHold, CopyHold, Image, entry_id
-from diskyard.model.state import State
-from diskyard.opened import Opened
-from diskyard.operations.engine import seal
+from diskyard.model.transaction import Draft
+from diskyard.opened import Opened, volume_name
+from diskyard.operations.engine import make_volume, others_may_win
 from diskyard.operations.writers import require_no_stranger
-from diskyard.planner import change, switch
-from diskyard.planner.common import virtual_disk
+from diskyard.planner import change, clean, switch
+from diskyard.planner.common import Superseded, virtual_disk
 from diskyard.planner.create_disk import NewVolume
 from diskyard.planner.switch import Switch, SwitchAgain
+from diskyard.settled import commit_looking, look_at, volumes_below
+
+_CLONES, _SWITCHES = 3, 100  # how often each is tried while others change the disk
 
 
-def switch_disk(opened: Opened, asked: Switch, author: Author) -> None:
+def switch_disk(
+    opened: Opened, asked: Switch, author: Author, also: Callable[[Draft], object] | None = None
+) -> Image | None:
     """Freeze a disk's bytes as an image, durable on return; the caller has that image's lease.
 
     A crash between the intent and the seal leaves a weak image and an overlay that is
     building, which check lists; the disk is as it was.
+
+    :param also: changes that go into the entry of the seal.
+    :returns: the frozen image; None if this very request was fulfilled before.
+    :raises diskyard.errors.LeaseHeld: it is extended all the time, or others took over.
     """
-    while not _switch_once(opened, asked, author):
-        # Extended meanwhile. The next intent discards this one.
-        asked = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
+    for _ in range(_SWITCHES):
+        try:
+            return _switch_once(opened, asked, author, also)
+        except SwitchAgain:
+            # Extended meanwhile. The next intent discards this one.
+            asked = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
+    raise errors.LeaseHeld(f"Disk {asked.disk_id} is extended all the time.", imageId=asked.disk_id)
 
 
-def _switch_once(opened: Opened, asked: Switch, author: Author) -> bool:
-    missing = opened.missing_below(opened.state(), asked.disk_id)
+def _switch_once(
+    opened: Opened, asked: Switch, author: Author, also: Callable[[Draft], object] | None
+) -> Image | None:
+    def seal(draft: Draft, missing: Looked) -> Image:
+        frozen = switch.seal(draft, asked, missing)
+        if also is not None:
+            also(draft)
+        return frozen
+
     require_no_stranger(opened, opened.state(), asked.disk_id)
-    overlay = opened.commit(lambda draft: switch.begin(draft, asked, missing), author)
+    overlay = commit_looking(
+        opened, asked.disk_id, lambda draft, missing: switch.begin(draft, asked, missing), author
+    )
     if overlay is None:
-        return True
+        return None
     opened.make_empty(overlay)
     require_no_stranger(opened, opened.state(), asked.disk_id)
-    try:
-        seal(opened, lambda draft: switch.seal(draft, asked, missing), author)
-    except SwitchAgain:
-        return False
-    return True
+    with others_may_win():
+        return commit_looking(opened, asked.disk_id, seal, author)
 
 
 def freeze_disk(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> Image:
@@ -49,60 +71,77 @@ def freeze_disk(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> 
 
     From the cheapest: the freeze point that is there if nothing was written since; a
     clone, where the disk is one raw volume and storage can share its bytes; a switch.
+    Each is decided anew on the state that its entry is built on.
     """
-    state = opened.state()
-    disk = virtual_disk(state, disk_id)
-    require_no_stranger(opened, state, disk_id)  # it may have its tables of an overlay in its memory
-    frozen = _hold_unwritten(opened, state, disk, hold, author)
-    if frozen is None:
-        frozen_id = new_uuid()
-        asked = Switch(
-            disk_id=disk_id,
-            image_id=frozen_id,
-            volume_id=new_uuid(),
-            work_id=new_uuid(),
-            now=opened.host.clock.now(),
-            hold=hold,
-        )
-        with opened.work_on([frozen_id]):
-            if _can_clone(opened, state, disk):
-                _freeze_by_clone(opened, asked, disk.data_generation, author)
-            else:
-                switch_disk(opened, asked, author)
-        frozen = opened.state().images[frozen_id]
+    require_no_stranger(opened, opened.state(), disk_id)  # it may have its tables of an overlay in its memory
+    frozen = _hold_unwritten(opened, disk_id, hold, author)
+    if frozen is not None:
+        return frozen
+    asked = Switch(
+        disk_id=disk_id,
+        image_id=new_uuid(),
+        volume_id=new_uuid(),
+        work_id=new_uuid(),
+        now=opened.host.clock.now(),
+        hold=hold,
+    )
+    with opened.work_on([asked.image_id]):
+        frozen = _freeze_by_clone(opened, asked, author) or switch_disk(opened, asked, author)
+    assert frozen is not None  # only a request that a caller repeats was fulfilled before
     return frozen
 
 
-def _hold_unwritten(opened: Opened, state: State, disk: Image, hold: AnyHold, author: Author) -> Image | None:
+def _hold_unwritten(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> Image | None:
+    state = opened.state()
+    disk = virtual_disk(state, disk_id)
     found = switch.reusable_freeze_point(state, disk)
     if found is None or not opened.is_unwritten(found[1]):
         return None
     frozen, overlay = found
-    held = opened.commit(
-        lambda draft: switch.hold_again(draft, disk.id, frozen.id, overlay.id, disk.data_generation, hold),
-        author,
-    )
-    return opened.state().images[frozen.id] if held else None
-
-
-def _can_clone(opened: Opened, state: State, disk: Image) -> bool:
-    if not opened.storage.capabilities.reflink or disk.volume_id is None:
-        return False
-    volume = state.volumes[disk.volume_id]
-    return volume.format == "raw" and volume.parent_image_id is None
-
-
-def _freeze_by_clone(opened: Opened, asked: Switch, generation: str, author: Author) -> None:
-    """``generation``: of the disk's data before its bytes are shared."""
-    missing = opened.missing_below(opened.state(), asked.disk_id)
-    clone, source = opened.commit(lambda draft: switch.begin_clone(draft, asked, missing), author)
-    opened.make(NewVolume(clone, source))
-    require_no_stranger(opened, opened.state(), asked.disk_id)
-    seal(
+    return commit_looking(
         opened,
-        lambda draft: switch.seal_clone(draft, asked, source, generation, missing),
+        disk_id,
+        lambda draft, missing: switch.hold_again(draft, disk, frozen.id, overlay.id, hold, missing),
         author,
     )
+
+
+def _freeze_by_clone(opened: Opened, asked: Switch, author: Author) -> Image | None:
+    """Freeze a disk that is one raw volume; None if it is not, or if others change it too quickly."""
+    if not opened.storage.capabilities.reflink:
+        return None
+    for _ in range(_CLONES):
+        tried = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
+        try:
+            return _clone_once(opened, tried, author)
+        except Superseded:
+            _forget_volume(opened, tried.volume_id, author)
+    return None
+
+
+def _clone_once(opened: Opened, asked: Switch, author: Author) -> Image | None:
+    """The same; what was begun is left, and nobody needs it, if the disk has changed meanwhile.
+
+    :raises Superseded: it has.
+    """
+    disk_id = asked.disk_id
+    clone = commit_looking(
+        opened, disk_id, lambda draft, missing: switch.begin_clone(draft, asked, missing), author
+    )
+    if clone is None:
+        return None
+    make_volume(opened, NewVolume(clone.volume, clone.source), disk_id)
+    return commit_looking(
+        opened, disk_id, lambda draft, missing: switch.seal_clone(draft, asked, clone, missing), author
+    )
+
+
+def _forget_volume(opened: Opened, volume_id: str, author: Author) -> None:
+    """Delete a volume that this operation was making, and makes no use of."""
+    doomed = opened.commit(lambda draft: clean.doom_abandoned(draft, volume_id), author)
+    if doomed is not None:
+        opened.storage.delete_volume(volume_name(doomed))
+        opened.commit(lambda draft: clean.forget(draft, volume_id), author)
 
 
 def copy_hold(target: Opened, copy_id: str, work_id: str) -> CopyHold:
@@ -129,15 +168,20 @@ def is_hold_of(hold: AnyHold, target: Opened, copy_id: str) -> bool:
     )
 
 
-def hold_snapshot(home: Opened, image_id: str, hold: CopyHold, author: Author) -> None:
+def hold_snapshot(home: Opened, found: Image, hold: AnyHold, author: Author) -> Image:
     """Hold a Snapshot for a copy, before the copy's record is written in the target.
 
     Where nothing can be written it is not held: see :func:`require_unchanged`.
+
+    :param found: as it was when it was chosen.
+    :returns: the Snapshot, as it is held.
     """
     if home.is_read_only:
-        return
-    missing = home.missing_below(home.state(), image_id)
-    home.commit(lambda draft: switch.hold(draft, image_id, hold, missing), author)
+        sight = look_at(home, volumes_below(found.id))
+        return switch.hold(Draft(sight.state), found, hold, sight.missing)
+    return commit_looking(
+        home, found.id, lambda draft, missing: switch.hold(draft, found, hold, missing), author
+    )
 
 
 def require_hold(
@@ -152,12 +196,26 @@ def require_hold(
     image = home.state().images.get(image_id)
     if image is not None and (hold in image.held_for or (home.is_read_only and image.is_strong)):
         return
-    target.commit(lambda draft: change.remove(draft, copy_id), author)
+    with contextlib.suppress(errors.ImageNotFound):  # somebody was quicker
+        target.commit(lambda draft: change.remove(draft, copy_id), author)
     raise errors.LeaseHeld(
         f"The data that copy {copy_id} reads was released by another host meanwhile.",
         advice="The copy was taken back; copy the image again.",
         imageId=copy_id,
     )
+
+
+@contextlib.contextmanager
+def release_if_refused(home: Opened, image_id: str, hold: AnyHold, author: Author) -> Iterator[None]:
+    """Release a hold if what it is for is certainly not made."""
+    try:
+        yield
+    except Exception as error:
+        unknown = isinstance(error, errors.DiskyardError) and error.details.get("outcome") == "unknown"
+        if not unknown:
+            with contextlib.suppress(errors.DiskyardError):  # the caller is told the first error
+                release_hold(home, image_id, hold, author)
+        raise
 
 
 def require_held(home: Opened, image_id: str, hold: AnyHold) -> None:

@@ -7,17 +7,16 @@ locks tell that it is there: so it is looked for wherever bytes are read as froz
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.model.records import Attachment, Image, Volume
+from diskyard.model.records import Attachment, Volume
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.durable import os_errors
-from diskyard.mover.interface import Chain
 from diskyard.opened import Opened, volume_name
 from diskyard.planner.create_disk import NewVolume
 
@@ -125,15 +124,16 @@ def make_from(opened: Opened, new: NewVolume) -> None:
 
 
 @contextmanager
-def reading(opened: Opened, state: State, image: Image) -> Iterator[Chain]:
-    """:meth:`Opened.reading` of volumes into which nobody writes, neither before nor after.
+def nobody_writes(opened: Opened, volumes: Sequence[Volume], image_id: str) -> Iterator[None]:
+    """Look that nobody writes into the volumes of an image, before they are read and after it.
 
     :raises diskyard.errors.ImageInUse: some program does.
     """
-    require_no_stranger(opened, state, image.id, depth=0)
-    with opened.reading(state, image) as chain:
-        yield chain
-    require_no_stranger(opened, state, image.id, depth=0)
+    for volume in volumes:
+        require_no_stranger_in(opened, volume, image_id)
+    yield
+    for volume in volumes:
+        require_no_stranger_in(opened, volume, image_id)
 
 
 def require_writer_gone(opened: Opened, attachment: Attachment, *, advice: str) -> None:

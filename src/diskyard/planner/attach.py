@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 
 from msgspec.structs import replace
 
@@ -22,7 +22,7 @@ def attach(
     owner: str,
     read_only: bool | None,
     now: str,
-    missing: Collection[str],
+    missing: Container[str],
 ) -> Attachment:
     """The attachment of this image for this host and owner: the one there is, or a new one.
 

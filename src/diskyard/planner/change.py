@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 from typing import Any
 
 from msgspec.structs import replace
@@ -77,7 +77,7 @@ def set_strategy(draft: Draft, image_id: str, strategy: Strategy) -> None:
         draft.put_image(replace(image, strategy=strategy, revision=draft.entry))
 
 
-def growable_disk(draft: Draft, image_id: str, size_bytes: int, missing: Collection[str]) -> Image:
+def growable_disk(draft: Draft, image_id: str, size_bytes: int, missing: Container[str]) -> Image:
     """The disk to extend, if it may be.
 
     :raises diskyard.errors.InvalidParameter: it would shrink.
@@ -109,7 +109,7 @@ def require_room_to_grow(state: State, disk: Image, size_bytes: int, capabilitie
 
 
 def seal_extend(
-    draft: Draft, image_id: str, size_bytes: int, volume_id: str, missing: Collection[str]
+    draft: Draft, image_id: str, size_bytes: int, volume_id: str, missing: Container[str]
 ) -> None:
     """The commit: the disk is as large as its volume has been made.
 
@@ -141,7 +141,7 @@ def begin_revert(
     volume_id: str,
     work_id: str,
     capabilities: Capabilities,
-    missing: Collection[str],
+    missing: Container[str],
 ) -> NewVolume:
     """Put the volume that shows the Snapshot's bytes as building."""
     disk = virtual_disk(draft.state, disk_id)
@@ -164,11 +164,13 @@ def begin_revert(
     )
 
 
-def seal_revert(draft: Draft, disk_id: str, *, volume_id: str, work_id: str) -> None:
+def seal_revert(draft: Draft, disk_id: str, new: NewVolume, *, work_id: str) -> None:
     """The commit: the disk has the Snapshot's bytes and size; normalising dooms the old volume."""
     disk = virtual_disk(draft.state, disk_id)
     require_unattached(draft.state, disk)
-    volume = seal_from_base(draft.state, volume_id, work_id)
+    if disk.pending is not None:
+        raise Superseded(f"disk {disk_id} is another one, and still being made")
+    volume = seal_from_base(draft.state, new, work_id)
     draft.put_volume(volume)
     draft.put_image(
         replace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 from typing import Any
 
 from msgspec.structs import replace
@@ -59,10 +59,11 @@ def snapshot(state: State, image_id: str) -> Image:
     return image
 
 
-def require_usable(state: State, image: Image, missing: Collection[str] = NONE_MISSING) -> None:
+def require_usable(state: State, image: Image, missing: Container[str] = NONE_MISSING) -> None:
     """Refuse an image whose bytes cannot be read.
 
     :raises diskyard.errors.ImageBroken: says why.
+    :raises diskyard.model.looked.LookAgain: what is missing was looked for in another chain.
     """
     why = why_broken(state, image, missing)
     if why is not None:
@@ -168,12 +169,12 @@ def require_building(state: State, volume_id: str, work_id: str) -> Volume:
 def require_parent(state: State, image_id: str | None) -> None:
     """Refuse a parent that has gone, or is going, since the work was planned.
 
-    :raises Superseded: it is not there, or a merge consumes it.
+    :raises Superseded: it is not there, a merge consumes it, or its bytes may change.
     """
     if image_id is None:
         return
     parent = state.images.get(image_id)
-    if parent is None or parent.consumed_by is not None:
+    if parent is None or parent.consumed_by is not None or parent.kind != "snapshot":
         raise Superseded(f"image {image_id} is gone")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,8 @@ def _base(state: State, request: PendingImage) -> Image | None:
     base = state.images.get(request.base_image_id or "")
     if base is None or base.consumed_by is not None:
         return None
+    if base.kind != "snapshot":  # it came under this id meanwhile; its bytes may change
+        raise errors.NotASnapshot(f"The base {base.id} is a VirtualDisk.", imageId=base.id)
     _refuse_cycle(state, base, request.image_id)
     return base if why_broken(state, base) is None else None
 
@@ -173,17 +175,16 @@ def snapshot_is_here(draft: Draft, source: Image, user_data: Any, request_digest
     return True
 
 
-def copy_source(state: State, image_id: str, missing: Collection[str], *, will_read: bool = True) -> Image:
-    """The image to copy: only a usable one is a source, and no guest may be writing to it.
+def copy_source(state: State, image_id: str, missing: Container[str]) -> Image:
+    """The image to read: only a usable one is a source, and no guest may be writing to it.
 
     :raises diskyard.errors.ImageBroken: it cannot be read.
     :raises diskyard.errors.ImageInUse: it is a VirtualDisk that is attached.
     :raises diskyard.errors.Unsupported: its chain is too deep to be opened.
     """
     image = strong_image(state, image_id)
-    if will_read:
-        require_usable(state, image, missing)
-        require_openable(state, image)
+    require_usable(state, image, missing)
+    require_openable(state, image)
     if image.kind == "virtual_disk":
         require_unattached(state, image)
     return image

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from diskyard.model.records import Image, Strategy, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import (
+    Superseded,
     already_made,
     building_volume,
     new_image,
@@ -82,14 +83,25 @@ def volume_from_base(
     return NewVolume(volume, base_volume if clone else None)
 
 
-def seal_from_base(state: State, volume_id: str, work_id: str) -> Volume:
-    """The sealed record of a volume that :func:`volume_from_base` put."""
-    volume = ready(require_building(state, volume_id, work_id))
-    return replace(volume, parent_image_id=None) if volume.format == "raw" else volume
+def seal_from_base(state: State, new: NewVolume, work_id: str) -> Volume:
+    """The sealed record of a volume that :func:`volume_from_base` put.
+
+    :raises diskyard.planner.common.Superseded: it is other work's, or what was cloned is not
+        the base's volume any more: that was found to be damaged, and restored.
+    """
+    building = require_building(state, new.volume.id, work_id)
+    if new.clone_of is None:
+        return ready(building)
+    base = state.images.get(building.parent_image_id or "")
+    if base is None or base.volume_id != new.clone_of.id:
+        raise Superseded(f"the base of volume {building.id} is on another volume")
+    if state.volumes[new.clone_of.id].damage is not None:
+        raise Superseded(f"volume {new.clone_of.id} was found to be damaged")
+    return replace(ready(building), parent_image_id=None)
 
 
 def begin(
-    draft: Draft, request: CreateDisk, capabilities: Capabilities, missing: Collection[str]
+    draft: Draft, request: CreateDisk, capabilities: Capabilities, missing: Container[str]
 ) -> NewVolume | None:
     """Put the disk's volume as building; None if the disk was made already.
 
@@ -133,9 +145,11 @@ def _is_reserved(request: CreateDisk, capabilities: Capabilities) -> bool:
     return wanted and capabilities.why_not_raw(request.size_bytes) is None
 
 
-def seal(draft: Draft, request: CreateDisk) -> None:
-    """The commit: the disk exists. That its base may be gone by now does not matter."""
-    draft.put_volume(seal_from_base(draft.state, request.volume_id, request.work_id))
+def seal(draft: Draft, request: CreateDisk, new: NewVolume) -> None:
+    """The commit: the disk exists. That its base may have been removed by now does not matter."""
+    if already_made(draft.state, request.image_id, request.request_digest):
+        raise Superseded(f"disk {request.image_id} was made by another task")
+    draft.put_volume(seal_from_base(draft.state, new, request.work_id))
     draft.put_image(
         new_image(
             draft,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 
 from msgspec.structs import replace
 
@@ -20,23 +20,41 @@ from diskyard.planner.common import (
     ready,
     require_building,
     require_parent,
+    require_usable,
 )
+from diskyard.planner.same import why_another
+from diskyard.planner.switch import release
 
 
 def take_over(
-    draft: Draft, image_id: str, *, work_id: str, volume_id: str, keep: bool, capabilities: Capabilities
-) -> tuple[Image, Volume]:
+    draft: Draft,
+    was: Image,
+    *,
+    work_id: str,
+    volume_id: str,
+    keep: bool,
+    missing: Container[str],
+    capabilities: Capabilities,
+) -> tuple[Volume, Volume | None]:
     """Make this work the one that may seal a pending image, and put its volume.
 
+    :param was: the image as it was when this was decided.
     :param keep: go on in the volume that there is, if there is one.
-    :raises Superseded: the image is not pending any more.
+    :returns: the volume, and the one that there was.
+    :raises Superseded: the image is not pending any more, or what is wanted is not the same.
+    :raises diskyard.errors.ImageBroken: its base cannot be read.
     """
-    image = draft.state.images.get(image_id)
-    if image is None or image.pending is None or not image.is_strong:
-        raise Superseded(f"image {image_id} is not pending any more")
+    image = draft.state.images.get(was.id)
+    if image is None or image.pending is None or was.pending is None or not image.is_strong:
+        raise Superseded(f"image {was.id} is not pending any more")
     base_id = image.pending.base_image_id
+    wanted = (image.pending.source, base_id, image.size_bytes, image.volume_id)
+    if wanted != (was.pending.source, was.pending.base_image_id, was.size_bytes, was.volume_id):
+        raise Superseded(f"image {was.id} is another one, or another's work")
     require_parent(draft.state, base_id)
-    old = None if image.volume_id is None else draft.state.volumes[image.volume_id]
+    if base_id is not None:
+        require_usable(draft.state, draft.state.images[base_id], missing)
+    old = draft.state.volumes.get(image.volume_id or "")
     if old is not None and old.building is not None and keep:
         volume = replace(old, building=replace(old.building, work_id=work_id))
         draft.put_volume(volume)
@@ -48,7 +66,7 @@ def take_over(
             parent_image_id=base_id,
             size_bytes=image.size_bytes,
             work_id=work_id,
-            image_id=image_id,
+            image_id=image.id,
         )
     image = replace(
         image,
@@ -57,30 +75,44 @@ def take_over(
         pending=replace(image.pending, work_id=work_id),
     )
     draft.put_image(image)
-    return image, volume
+    return volume, old
 
 
 def seal_pending(draft: Draft, image_id: str, *, volume_id: str, work_id: str) -> Image:
     """The image is whole.
 
     :raises Superseded: it was removed, or is another work's.
+    :raises diskyard.errors.ImageBroken: its base has turned out to be damaged.
     """
     image = draft.state.images.get(image_id)
     if image is None or image.pending is None or image.pending.work_id != work_id:
         raise Superseded(f"image {image_id} was removed, or taken over")
-    draft.put_volume(ready(require_building(draft.state, volume_id, work_id)))
+    draft.put_volume(_whole(draft.state, volume_id, work_id))
     sealed = replace(image, pending=None, volume_id=volume_id, last_error=None)
     draft.put_image(sealed)
     return sealed
 
 
+def _whole(state: State, volume_id: str, work_id: str) -> Volume:
+    """A volume that this work has filled with what differs from what it reads, sealed.
+
+    :raises Superseded: it is not this work's, or what it reads has gone.
+    :raises diskyard.errors.ImageBroken: what it reads has turned out to be damaged.
+    """
+    volume = require_building(state, volume_id, work_id)
+    require_parent(state, volume.parent_image_id)
+    if volume.parent_image_id is not None:
+        require_usable(state, state.images[volume.parent_image_id])
+    return ready(volume)
+
+
 def begin_restore(
     draft: Draft,
-    image_id: str,
+    was: Image,
     *,
     volume_id: str,
     work_id: str,
-    missing: Collection[str],
+    missing: Container[str],
     capabilities: Capabilities,
 ) -> tuple[Image, Volume]:
     """Put a fresh volume for a Snapshot whose own volume is missing or damaged.
@@ -89,9 +121,9 @@ def begin_restore(
 
     :raises Superseded: nothing is wrong with it.
     """
-    image = draft.state.images.get(image_id)
-    if image is None or not needs_restore(draft.state, image, missing):
-        raise Superseded(f"image {image_id} needs no mending")
+    image = draft.state.images.get(was.id)
+    if image is None or not needs_restore(draft.state, image, missing) or why_another(was, image):
+        raise Superseded(f"image {was.id} needs no mending")
     assert image.volume_id is not None
     parent_id = draft.state.volumes[image.volume_id].parent_image_id
     parent = draft.state.images.get(parent_id or "")
@@ -104,12 +136,12 @@ def begin_restore(
         parent_image_id=parent_id,
         size_bytes=image.size_bytes,
         work_id=work_id,
-        image_id=image_id,
+        image_id=image.id,
     )
     return image, volume
 
 
-def needs_restore(state: State, image: Image, missing: Collection[str]) -> bool:
+def needs_restore(state: State, image: Image, missing: Container[str]) -> bool:
     """Whether a Snapshot's own volume, not one below it, is missing or damaged."""
     if image.kind != "snapshot" or image.pending is not None or image.volume_id is None:
         return False
@@ -120,9 +152,12 @@ def needs_restore(state: State, image: Image, missing: Collection[str]) -> bool:
 def seal_restore(draft: Draft, image_id: str, *, old_volume_id: str, volume_id: str, work_id: str) -> None:
     """The Snapshot, and all that read it, read the fresh volume."""
     image = draft.state.images.get(image_id)
-    if image is None or image.volume_id != old_volume_id:
+    volume = _whole(draft.state, volume_id, work_id)
+    if image is None or image.kind != "snapshot" or image.volume_id != old_volume_id:
         raise Superseded(f"image {image_id} changed meanwhile")
-    draft.put_volume(ready(require_building(draft.state, volume_id, work_id)))
+    if image.size_bytes != volume.size_bytes:
+        raise Superseded(f"image {image_id} is another one")
+    draft.put_volume(volume)
     draft.put_image(replace(image, volume_id=volume_id, last_error=None))
 
 
@@ -131,6 +166,11 @@ def set_last_error(draft: Draft, image_id: str, text: str | None) -> None:
     image = draft.state.images.get(image_id)
     if image is not None and image.last_error != text:
         draft.put_image(replace(image, last_error=text))
+
+
+def users_of(state: State, volume: Volume) -> dict[str, str]:
+    """The images on a volume, each with the entry since which its bytes are what they are."""
+    return {key: state.images[key].data_generation for key in state.images_on(volume.id)}
 
 
 def set_damage(draft: Draft, volume_id: str, damage: str | None) -> None:
@@ -146,10 +186,25 @@ def set_damage(draft: Draft, volume_id: str, damage: str | None) -> None:
         draft.put_volume(replace(volume, damage=damage))
 
 
+def note_damage(draft: Draft, was: Volume, users: dict[str, str], damage: str | None) -> None:
+    """The same, unless the volume may have been written to since the check of it began.
+
+    What was seen of a volume half written says nothing.
+
+    :param was: its record then, and ``users`` the images on it.
+    """
+    if draft.state.volumes.get(was.id) == was and users_of(draft.state, was) == users:
+        set_damage(draft, was.id, damage)
+
+
 def keep_tracker(draft: Draft, frozen_id: str, hold: CopyHold, disk_id: str) -> None:
     """Turn the hold of a finished copy into the one tracker of its disk for that target."""
     frozen = draft.state.images.get(frozen_id)
-    if frozen is None or hold not in frozen.held_for or disk_id not in draft.state.images:
+    if frozen is None or hold not in frozen.held_for:
+        return
+    disk = draft.state.images.get(disk_id)
+    if disk is None or disk.kind != "virtual_disk" or not disk.is_strong:
+        release(draft, frozen_id, hold)  # there are no changes any more to be tracked
         return
     tracker = TrackHold(target_marker=hold.target_marker, disk_id=disk_id, copy_id=hold.copy_id)
     for held_id in list(draft.state.held):

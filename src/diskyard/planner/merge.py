@@ -25,6 +25,7 @@ class MergePlan:
     :param image: the weak image that goes.
     :param parent: its volume.
     :param dependent: the volume that reads it.
+    :param generations: since which entries the bytes of the images on it are what they are.
     """
 
     image: Image
@@ -32,6 +33,7 @@ class MergePlan:
     dependent: Volume
     direction: Literal["down", "up"]
     moves_bytes: int
+    generations: frozenset[str]
 
 
 def plan_merge(
@@ -57,7 +59,14 @@ def plan_merge(
         down = False
     if image.consumed_by is not None:
         down = True
-    return MergePlan(image, parent, dependent, "down" if down else "up", down_bytes if down else up_bytes)
+    moves_bytes = down_bytes if down else up_bytes
+    return MergePlan(
+        image, parent, dependent, "down" if down else "up", moves_bytes, _generations(state, dependent)
+    )
+
+
+def _generations(state: State, volume: Volume) -> frozenset[str]:
+    return frozenset(state.images[key].data_generation for key in state.images_on(volume.id))
 
 
 def merge_too_long(plan: MergePlan, capabilities: Capabilities) -> str | None:
@@ -108,6 +117,13 @@ def _require_same_merge(state: State, image_id: str, plan: MergePlan) -> tuple[V
     parent = state.volumes[plan.parent.id]
     if dependent.id != plan.dependent.id or dependent.size_bytes != plan.dependent.size_bytes:
         raise Superseded(f"the volume that reads image {image_id} has changed")
+    if parent.size_bytes != plan.parent.size_bytes:
+        raise Superseded(f"the volume of image {image_id} has changed")
+    # A Snapshot that was taken meanwhile is on the dependent instead of its disk: of the same bytes.
+    if not _generations(state, dependent) <= plan.generations:
+        raise Superseded(f"what reads image {image_id} has been written to")
+    if parent.damage is not None or dependent.damage is not None:
+        raise Superseded(f"a volume of the merge of image {image_id} is damaged")
     if merge_in_the_way(state, plan) is not None:
         raise Superseded(f"the volumes of image {image_id} are attached")
     return parent, dependent

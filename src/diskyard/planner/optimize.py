@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from diskyard.model.capabilities import Capabilities
 from diskyard.model.chains import Chains
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
-from diskyard.model.status import better_representation
+from diskyard.model.status import NONE_MISSING, better_representation, why_broken
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import Superseded, building_volume, ready, require_building, require_parent
 
@@ -67,10 +68,16 @@ def optimize_waits_for(state: State, plan: OptimizePlan, capabilities: Capabilit
 
 
 def begin_optimize(
-    draft: Draft, plan: OptimizePlan, *, volume_id: str, work_id: str, capabilities: Capabilities
+    draft: Draft,
+    plan: OptimizePlan,
+    *,
+    volume_id: str,
+    work_id: str,
+    capabilities: Capabilities,
+    missing: Container[str],
 ) -> Volume:
     """Put the better volume as building."""
-    _require_unchanged(draft.state, plan)
+    require_unchanged(draft.state, plan, missing)
     require_parent(draft.state, plan.parent_image_id)
     flatten = plan.kind == "flatten"
     return building_volume(
@@ -85,30 +92,39 @@ def begin_optimize(
     )
 
 
-def seal_optimize(draft: Draft, plan: OptimizePlan, *, volume_id: str, work_id: str) -> None:
+def seal_optimize(
+    draft: Draft, plan: OptimizePlan, *, volume_id: str, work_id: str, missing: Container[str]
+) -> None:
     """Switch to the better volume, if the image's bytes are still those it was built from."""
-    image = _require_unchanged(draft.state, plan)
+    image = require_unchanged(draft.state, plan, missing)
     draft.put_volume(ready(require_building(draft.state, volume_id, work_id)))
     draft.put_image(replace(image, volume_id=volume_id, last_error=None))
 
 
 def seal_reserve(draft: Draft, plan: OptimizePlan) -> None:
     """Note that the volume's blocks are reserved."""
-    image = _require_unchanged(draft.state, plan)
+    image = require_unchanged(draft.state, plan)
     draft.put_volume(replace(draft.state.volumes[plan.volume.id], preallocated=True))
     draft.put_image(replace(image, last_error=None))
 
 
-def _require_unchanged(state: State, plan: OptimizePlan) -> Image:
+def require_unchanged(state: State, plan: OptimizePlan, missing: Container[str] = NONE_MISSING) -> Image:
+    """The image, if it is all that the plan was made for.
+
+    :raises Superseded: it is not, or what it reads has turned out to be damaged.
+    """
     image = state.images.get(plan.image.id)
     if image is None or not image.is_strong:
         raise Superseded(f"image {plan.image.id} was removed")
-    if (image.volume_id, image.size_bytes, image.data_generation) != (
+    if (image.volume_id, image.size_bytes, image.data_generation, image.strategy) != (
         plan.volume.id,
         plan.image.size_bytes,
         plan.image.data_generation,
+        plan.image.strategy,
     ):
         raise Superseded(f"image {plan.image.id} changed meanwhile")
     if state.writer_of(image.id) is not None:
         raise Superseded(f"image {plan.image.id} was attached meanwhile")
+    if (why := why_broken(state, image, missing)) is not None:
+        raise Superseded(f"image {plan.image.id} cannot be read: {why}")
     return image

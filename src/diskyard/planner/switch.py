@@ -7,7 +7,7 @@ frozen *image*, and which volume that image points at is settled when it is seal
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from diskyard.planner.common import (
     require_usable,
     virtual_disk,
 )
-from diskyard.planner.same import captured_now
+from diskyard.planner.same import captured_now, why_another
 
 
 class SwitchAgain(Exception):
@@ -55,7 +55,7 @@ class Switch:
     strategy: Strategy | None = None
 
 
-def begin(draft: Draft, request: Switch, missing: Collection[str]) -> Volume | None:
+def begin(draft: Draft, request: Switch, missing: Container[str]) -> Volume | None:
     """Put the weak frozen image and the overlay as building; None if it was done already."""
     _discard_abandoned(draft, request)
     state = draft.state
@@ -106,12 +106,13 @@ def _discard_abandoned(draft: Draft, request: Switch) -> None:
     draft.remove_image(image.id)
 
 
-def seal(draft: Draft, request: Switch, missing: Collection[str]) -> None:
+def seal(draft: Draft, request: Switch, missing: Container[str]) -> Image:
     """The commit: the disk goes on in the overlay, the frozen image is what it was.
 
     The disk may have been switched by others since, or changed its volume; it must only
     not have changed its size, which the overlay was made for, nor be attached.
 
+    :returns: the frozen image.
     :raises Superseded: the overlay or the frozen image is gone.
     :raises SwitchAgain: the disk has another size now.
     """
@@ -121,35 +122,54 @@ def seal(draft: Draft, request: Switch, missing: Collection[str]) -> None:
     require_unattached(state, disk)
     overlay = require_building(state, request.volume_id, request.work_id)
     frozen = state.images.get(request.image_id)
-    if frozen is None:
+    if frozen is None or overlay.parent_image_id != frozen.id:
         raise Superseded(f"the frozen image {request.image_id} is gone")
     if overlay.size_bytes != disk.size_bytes:
         raise SwitchAgain
     draft.put_volume(ready(overlay))
-    draft.put_image(
-        replace(
-            frozen,
-            volume_id=disk.volume_id,
-            data_generation=disk.data_generation,
-            captured=captured_now(state, disk),
-            origin=disk.origin,
-            captured_at=request.now,
-            size_bytes=disk.size_bytes,
-            strategy=request.strategy or disk.strategy,
-            visibility="strong" if request.hold is None else "weak",
-        )
+    frozen = replace(
+        frozen,
+        volume_id=disk.volume_id,
+        data_generation=disk.data_generation,
+        captured=captured_now(state, disk),
+        origin=disk.origin,
+        captured_at=request.now,
+        size_bytes=disk.size_bytes,
+        strategy=request.strategy or disk.strategy,
+        visibility="strong" if request.hold is None else "weak",
     )
+    draft.put_image(frozen)
     draft.put_image(replace(disk, volume_id=overlay.id))
+    return frozen
 
 
-def begin_clone(draft: Draft, request: Switch, missing: Collection[str]) -> tuple[Volume, Volume]:
-    """Put a volume for a frozen image that shares the disk's bytes, and the disk's own."""
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A frozen image to be made by sharing the bytes of a disk's one raw volume.
+
+    :param volume: that is to hold them.
+    :param source: the disk's volume, as the entry that put ``volume`` found it.
+    :param disk: as that entry found it.
+    """
+
+    volume: Volume
+    source: Volume
+    disk: Image
+
+
+def begin_clone(draft: Draft, request: Switch, missing: Container[str]) -> Clone | None:
+    """Put a volume for a frozen image that shares the disk's bytes; None if they are not in one raw volume.
+
+    What is there now decides, whatever was there when the caller looked: a qcow2 file cloned
+    as if it were raw would be other bytes.
+    """
     disk = virtual_disk(draft.state, request.disk_id)
     require_usable(draft.state, disk, missing)
     require_unattached(draft.state, disk)
-    assert disk.volume_id is not None
-    source = draft.state.volumes[disk.volume_id]
-    clone = building_volume(
+    source = _clonable(draft.state, disk)
+    if source is None:
+        return None
+    volume = building_volume(
         draft,
         request.volume_id,
         format="raw",
@@ -158,41 +178,48 @@ def begin_clone(draft: Draft, request: Switch, missing: Collection[str]) -> tupl
         work_id=request.work_id,
         image_id=request.image_id,
     )
-    return clone, source
+    return Clone(volume, source, disk)
 
 
-def seal_clone(
-    draft: Draft, request: Switch, source: Volume, generation: str, missing: Collection[str]
-) -> None:
+def _clonable(state: State, disk: Image) -> Volume | None:
+    volume = state.volumes[disk.volume_id or ""]
+    return volume if volume.format == "raw" and volume.parent_image_id is None else None
+
+
+def seal_clone(draft: Draft, request: Switch, clone: Clone, missing: Container[str]) -> Image:
     """The commit: a weak held image has the disk's bytes, if they have not changed since.
 
-    :raises Superseded: the disk may have been written to.
+    :returns: the frozen image.
+    :raises Superseded: the disk may have been written to, or is on another volume.
     """
     disk = virtual_disk(draft.state, request.disk_id)
     require_usable(draft.state, disk, missing)
     require_unattached(draft.state, disk)
-    clone = require_building(draft.state, request.volume_id, request.work_id)
-    if (disk.volume_id, disk.data_generation) != (source.id, generation):
+    volume = require_building(draft.state, request.volume_id, request.work_id)
+    source, was = _clonable(draft.state, disk), clone.disk
+    if source is None or (source.id, source.size_bytes) != (clone.source.id, clone.source.size_bytes):
+        raise Superseded(f"disk {disk.id} is on another volume")
+    if (disk.data_generation, disk.size_bytes) != (was.data_generation, was.size_bytes):
         raise Superseded(f"disk {disk.id} changed while it was frozen")
-    draft.put_volume(ready(clone))
-    draft.put_image(
-        new_image(
-            draft,
-            request.image_id,
-            kind="snapshot",
-            visibility="weak",
-            size_bytes=disk.size_bytes,
-            volume_id=clone.id,
-            strategy=disk.strategy,
-            user_data=None,
-            now=request.now,
-            data_generation=disk.data_generation,
-            captured_of=disk.id,
-            captured=captured_now(draft.state, disk),
-            origin=disk.origin,
-            held_for=() if request.hold is None else (request.hold,),
-        )
+    draft.put_volume(ready(volume))
+    frozen = new_image(
+        draft,
+        request.image_id,
+        kind="snapshot",
+        visibility="weak",
+        size_bytes=disk.size_bytes,
+        volume_id=volume.id,
+        strategy=disk.strategy,
+        user_data=None,
+        now=request.now,
+        data_generation=disk.data_generation,
+        captured_of=disk.id,
+        captured=captured_now(draft.state, disk),
+        origin=disk.origin,
+        held_for=() if request.hold is None else (request.hold,),
     )
+    draft.put_image(frozen)
+    return frozen
 
 
 def reusable_freeze_point(state: State, disk: Image) -> tuple[Image, Volume] | None:
@@ -216,30 +243,40 @@ def reusable_freeze_point(state: State, disk: Image) -> tuple[Image, Volume] | N
 
 
 def hold_again(
-    draft: Draft, disk_id: str, frozen_id: str, overlay_id: str, generation: str, hold: AnyHold
-) -> bool:
-    """Hold a freeze point found by :func:`reusable_freeze_point`; False if it is none any more."""
-    disk = virtual_disk(draft.state, disk_id)
-    found = reusable_freeze_point(draft.state, disk)
-    if found is None or (found[0].id, found[1].id) != (frozen_id, overlay_id):
-        return False
-    if disk.data_generation != generation:
-        return False
-    frozen = found[0]
-    draft.put_image(replace(frozen, held_for=(*frozen.held_for, hold)))
-    return True
+    draft: Draft, disk: Image, frozen_id: str, overlay_id: str, new_hold: AnyHold, missing: Container[str]
+) -> Image | None:
+    """Hold a freeze point found by :func:`reusable_freeze_point`; None if it is none any more.
+
+    :param disk: as it was when its overlay was looked at, which was unwritten then.
+    :returns: the freeze point, as it is held.
+    """
+    now = virtual_disk(draft.state, disk.id)
+    require_usable(draft.state, now, missing)
+    found = reusable_freeze_point(draft.state, now)
+    if found is None or now.data_generation != disk.data_generation:
+        return None
+    # What the overlay reads counts as well: a merge may have written into it, and taken its parent away.
+    frozen, overlay = found
+    return _held(draft, frozen, new_hold) if (frozen.id, overlay.id) == (frozen_id, overlay_id) else None
 
 
-def hold(draft: Draft, image_id: str, new_hold: AnyHold, missing: Collection[str]) -> Image:
+def hold(draft: Draft, was: Image, new_hold: AnyHold, missing: Container[str]) -> Image:
     """Hold a Snapshot, weak or strong, so that its bytes stay.
 
+    :param was: as it was when it was found.
+    :returns: it, as it is held.
     :raises diskyard.errors.ImageBroken: it cannot be read.
     :raises diskyard.errors.ImageNotFound: it was removed since it was found.
     """
-    image = draft.state.images.get(image_id)
-    if image is None:
-        raise errors.ImageNotFound(f"Image {image_id} was removed meanwhile.", imageId=image_id)
+    image = draft.state.images.get(was.id)
+    gone = image is None or image.kind != "snapshot" or image.consumed_by is not None
+    if image is None or gone or why_another(was, image) is not None:
+        raise errors.ImageNotFound(f"Snapshot {was.id} was removed meanwhile.", imageId=was.id)
     require_usable(draft.state, image, missing)
+    return _held(draft, image, new_hold)
+
+
+def _held(draft: Draft, image: Image, new_hold: AnyHold) -> Image:
     if new_hold not in image.held_for:
         image = replace(image, held_for=(*image.held_for, new_hold))
         draft.put_image(image)

@@ -46,7 +46,17 @@ _ANSWER_A_DESCRIPTOR = frozenset(
     ("create", "open_for_writing", "open_to_read", "lock_folder", "try_lock_folder")
 )
 _OF_FOLDERS = frozenset(
-    ("list", "keep_room", "names", "look_at", "sync_folder", "room", "lock_folder", "try_lock_folder")
+    (
+        "list",
+        "keep_room",
+        "drop_room",
+        "names",
+        "look_at",
+        "sync_folder",
+        "room",
+        "lock_folder",
+        "try_lock_folder",
+    )
 )
 _NEED_ROOM = frozenset(
     (
@@ -71,7 +81,7 @@ _USE_NAMES = frozenset(
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
         "identities_of", "exists", "is_folder", "create", "open_for_writing", "sync_folder", "make_folder",
         "link", "symlink", "rename", "rename_to_new", "unlink", "remove_folder", "lock_folder",
-        "try_lock_folder", "names", "keep_room", "name_is_written_by_qemu",
+        "try_lock_folder", "names", "keep_room", "drop_room", "name_is_written_by_qemu",
     )
 )  # fmt: skip
 

@@ -33,6 +33,7 @@ STEPS = (
     "truncate",
     "preallocate",
     "keep_room",
+    "drop_room",
     "clone",
     "sync",
     "sync_folder",

@@ -267,7 +267,7 @@ def test_changes_that_do_not_fit_into_one_entry_are_made_one_by_one(shelf: Shelf
         )
 
     def optimize(draft: Draft) -> None:
-        seal_optimize(draft, plan, volume_id=uid("n"), work_id="w")
+        seal_optimize(draft, plan, volume_id=uid("n"), work_id="w", missing=())
 
     acts = [named(log, "prepare", prepare), named(log, "optimize", optimize), *putting(log, "x")]
     attached, optimized, written = at_once(log, *acts)

@@ -26,7 +26,7 @@ def being_optimized() -> Sealing:
     found = state(replace(disk("d", "v"), strategy="performance"), volume("v"), building("n", "d"))
     plan = plan_optimize(found, "d", CAPABILITIES)
     assert plan is not None
-    return found, lambda draft: seal_optimize(draft, plan, volume_id="n", work_id=MINE)
+    return found, lambda draft: seal_optimize(draft, plan, volume_id="n", work_id=MINE, missing=())
 
 
 def being_mended() -> Sealing:

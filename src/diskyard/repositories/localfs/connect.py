@@ -223,7 +223,7 @@ def _remove_reserve(host: Host, path: str) -> None:
     """Remove the reserve; an earlier version's is a file."""
     files = host.files
     if files.is_folder(path):
-        _remove_all(host, path)
+        files.drop_room(path)
         files.remove_folder(path)
     elif files.exists(path):
         files.unlink(path)

@@ -1,0 +1,30 @@
+"""What a look at the storage said of the volumes of one chain, and of no other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container
+
+
+class LookAgain(Exception):
+    """A plan asks about a volume that was not looked at: the chain has changed since the look."""
+
+
+class Looked(Container[str]):
+    """The volumes that the storage does not have whole, of those that were looked at.
+
+    It does not answer about others: that a volume was not looked at does not make it whole.
+
+    :param looked_at: volumes that the log named as ready.
+    """
+
+    def __init__(self, looked_at: Collection[str], missing: Collection[str]) -> None:
+        self._looked_at = frozenset(looked_at)
+        self._missing = frozenset(missing)
+
+    def __bool__(self) -> bool:
+        return bool(self._missing)
+
+    def __contains__(self, volume_id: object) -> bool:
+        if volume_id not in self._looked_at:
+            raise LookAgain(volume_id)
+        return volume_id in self._missing

@@ -1,0 +1,155 @@
+"""Volumes as they are now: merges move bytes from one to another while others look at them.
+
+Nobody who reads an image has the leases of all that it reads. A merge below it does not change its
+bytes, but in which volumes they are; a volume that is not found may have been merged since the state
+was read that named it. So whoever looks, plans or opens does it again until nothing moved meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from diskyard import errors
+from diskyard.log.log import Author
+from diskyard.model.looked import LookAgain, Looked
+from diskyard.model.records import Image, Volume
+from diskyard.model.state import State
+from diskyard.model.transaction import Draft
+from diskyard.mover.interface import Chain
+from diskyard.opened import Opened
+from diskyard.planner.common import require_building
+
+Result = TypeVar("Result")
+#: The volumes wanted of a state, top first; it raises what the caller wants where there are none.
+Finder = Callable[[State], Sequence[Volume]]
+_TRIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Volumes of one state, top first, and what storage has of them."""
+
+    state: State
+    volumes: tuple[Volume, ...]
+    missing: Looked
+
+
+def volumes_below(image_id: str | None) -> Finder:
+    """The volumes of an image, which may not be there."""
+
+    def find(state: State) -> list[Volume]:
+        image = state.images.get(image_id or "")
+        return [] if image is None else [volume for _, volume in state.chain(image)]
+
+    return find
+
+
+def volumes_of(image: Image) -> Finder:
+    """The volumes of an image, for as long as its bytes are those that it had.
+
+    :raises diskyard.errors.LeaseHeld: they may be others, or it is gone.
+    """
+
+    def find(state: State) -> list[Volume]:
+        now = state.images.get(image.id)
+        same = (image.data_generation, image.size_bytes)
+        if now is None or (now.data_generation, now.size_bytes) != same:
+            raise errors.LeaseHeld(f"Image {image.id} was changed or removed meanwhile.", imageId=image.id)
+        return [volume for _, volume in state.chain(now)]
+
+    return find
+
+
+def volumes_being_built(volume_id: str, work_id: str) -> Finder:
+    """A volume that this work makes, and those that it reads.
+
+    :raises diskyard.planner.common.Superseded: it is not this work's any more.
+    """
+    return lambda state: state.volume_chain(require_building(state, volume_id, work_id))
+
+
+def look_at(opened: Opened, find: Finder) -> Sight:
+    """What storage has of volumes of the newest state; what is missing is still named after the look.
+
+    :raises diskyard.errors.LeaseHeld: they change more quickly than they can be looked at.
+    """
+    sight = _look(opened, find)
+    for _ in range(_TRIES):
+        if not sight.missing or _ids(find(opened.state())) == _ids(sight.volumes):
+            return sight
+        sight = _look(opened, find)
+    raise _restless(sight.volumes)
+
+
+def _look(opened: Opened, find: Finder) -> Sight:
+    state = opened.state()
+    volumes = tuple(find(state))
+    return Sight(state, volumes, opened.look(volumes))
+
+
+def _ids(volumes: Sequence[Volume]) -> list[str]:
+    return [volume.id for volume in volumes]
+
+
+def _restless(volumes: Sequence[Volume]) -> errors.LeaseHeld:
+    top = f"volume {volumes[0].id} and those that it reads" if volumes else "its volumes"
+    return errors.LeaseHeld(f"Other tasks change {top} all the time.")
+
+
+def commit_looking(
+    opened: Opened, image_id: str | None, plan: Callable[[Draft, Looked], Result], author: Author
+) -> Result:
+    """Commit what is planned knowing what storage has of an image's volumes.
+
+    The plan is made on a state in which they are just those that were looked at.
+
+    :param image_id: of an image that may not be there.
+    :raises diskyard.errors.LeaseHeld: they change more quickly than they can be looked at.
+    """
+    sight = _look(opened, volumes_below(image_id))
+    for _ in range(_TRIES):
+        try:
+            return opened.try_commit(_knowing(sight.missing, plan), author)
+        except LookAgain:
+            sight = _look(opened, volumes_below(image_id))
+    raise _restless(sight.volumes)
+
+
+def _knowing(missing: Looked, plan: Callable[[Draft, Looked], Result]) -> Callable[[Draft], Result]:
+    return lambda draft: plan(draft, missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Volumes of one state, to be opened now, top first."""
+
+    state: State
+    volumes: tuple[Volume, ...]
+    chain: Chain
+
+
+def open_chains(wanted: Sequence[tuple[Opened, Finder]], use: Callable[..., Result]) -> Result:
+    """Use volumes that others may merge meanwhile; again with what there is then, if one was gone.
+
+    :param wanted: chains to be opened together, each as the newest state of its repository has it.
+    :param use: is given an :class:`Opening` of each. What it does may be done twice.
+    :raises diskyard.errors.LeaseHeld: they change more quickly than they can be opened.
+    """
+    found: list[tuple[State, tuple[Volume, ...]]] = []
+    for _ in range(_TRIES):
+        states = [opened.state() for opened, _ in wanted]
+        found = [(state, tuple(find(state))) for (_, find), state in zip(wanted, states, strict=True)]
+        try:
+            return use(
+                *(
+                    Opening(state, volumes, tuple(map(opened.layer, volumes)))
+                    for (opened, _), (state, volumes) in zip(wanted, found, strict=True)
+                )
+            )
+        except (errors.StorageError, errors.ImageBroken, FileNotFoundError):
+            now = [_ids(find(opened.state())) for opened, find in wanted]
+            if now == [_ids(volumes) for _, volumes in found]:
+                raise
+    raise _restless(found[0][1])
