@@ -389,7 +389,7 @@ def test_of_two_images_of_one_id_neither_is_chosen(rig: Rig) -> None:
     rig.yard.connect_storage_repository("c", "localfs-1.0", rig.place("c"))
     assert code_of(lambda: rig.yard.copy_image("c", snapshot)) == "ImageIdInUse"
     assert code_of(lambda: rig.yard.create_virtual_disk("c", SIZE, snapshot)) == "ImageIdInUse"
-    assert rig.yard.list_images("c").images == []
+    assert not rig.yard.list_images("c").images
     hint = {"image_hints": {snapshot: "a"}}
     made = rig.yard.create_virtual_disk("c", SIZE, snapshot, options=hint)
     rig.wait()
