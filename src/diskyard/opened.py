@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeVar
 
 from diskyard import errors
@@ -163,6 +164,10 @@ class Opened:
             raise errors.StorageError(
                 f"{self.storage.place} refused to share the bytes of volume {source.id}."
             )
+        made = self.stored(target)
+        if made is not None and made.length_bytes > source.size_bytes:
+            # Another program has made the source longer: what it holds there is nobody's.
+            self.resize_raw(self.layer(target), source.size_bytes)
         if target.size_bytes > source.size_bytes:
             self.storage.grow_volume(volume_name(target), length_bytes=target.size_bytes)
         return True
@@ -252,7 +257,8 @@ class Opened:
 
         :raises diskyard.errors.ImageBroken: what is in its place must not be opened.
         """
-        flaw = self._flaw(volume, self.stored(volume))
+        stored = self.stored(volume)
+        flaw = self._flaw(volume, stored)
         if flaw is not None:
             raise errors.ImageBroken(
                 f"Volume {volume.id} of {self.storage.place} cannot be opened: {flaw}.",
@@ -260,17 +266,27 @@ class Opened:
                 "where no mend is listed.",
             )
         located = self.storage.locate_volume(volume_name(volume))
+        is_longer = volume.format == "raw" and stored is not None and stored.length_bytes > volume.size_bytes
         return Layer(
             name=volume.id,
             format=volume.format,
             protocol=located.protocol,
             path=located.path,
             size_bytes=volume.size_bytes,
+            bound_bytes=volume.size_bytes if is_longer else None,
         )
+
+    def layers(self, state: State, volumes: Sequence[Volume]) -> Chain:
+        """Volumes that read one another, top first.
+
+        :raises diskyard.errors.ImageBroken: one of them must not be opened so.
+        """
+        self.require_bounded(state, volumes)
+        return tuple(self.layer(volume) for volume in volumes)
 
     def chain(self, state: State, image: Image) -> Chain:
         """An image's volumes, top first."""
-        return tuple(self.layer(volume) for _, volume in state.chain(image))
+        return self.layers(state, [volume for _, volume in state.chain(image)])
 
     @contextmanager
     def reading(self, state: State, image: Image) -> Iterator[Chain]:
@@ -305,20 +321,49 @@ class Opened:
         except FileNotFoundError:
             return False
 
+    def longer_bytes(self, volume: Volume, stored: StoredVolume | None) -> int | None:
+        """The virtual size of a volume that can be read and is longer than its record says; else None."""
+        if stored is None:
+            return None
+        actual_bytes = stored.length_bytes
+        if volume.format == "qcow2":
+            path = self.storage.locate_volume(volume_name(volume)).path
+            if path is None or self.is_unreadable(volume, stored):
+                return None
+            actual_bytes = int.from_bytes(self.host.files.read_at(path, *QCOW2_SIZE_FIELD), "big")
+        return actual_bytes if actual_bytes > volume.size_bytes else None
+
+    def require_bounded(self, state: State, volumes: Sequence[Volume]) -> None:
+        """Refuse a chain that would show what a volume in it holds beyond its record.
+
+        A raw one is opened as long as its record says (:attr:`Layer.bound_bytes`); of a qcow2 QEMU can
+        show no part. What a merge consumes is longer by what it is read through; the top is bounded by
+        who opens it.
+        """
+        for above, volume in pairwise(volumes):
+            if volume.format != "qcow2" or above.size_bytes <= volume.size_bytes:
+                continue
+            consumed = any(state.images[key].consumed_by for key in state.images_on(volume.id))
+            if not consumed:
+                self.require_as_recorded(volume)
+
+    def require_as_recorded(self, volume: Volume) -> None:
+        """Refuse a volume that another program has made longer than its record says."""
+        longer_bytes = self.longer_bytes(volume, self.stored(volume))
+        if longer_bytes is not None:
+            raise errors.ImageBroken(
+                f"Volume {volume.id} of {self.storage.place} has {longer_bytes} bytes, and its record "
+                f"says {volume.size_bytes}: another program made it longer, and that would be shown.",
+                advice="Run the clean fix that checkStorageRepository lists for it, with force: it cuts that "
+                "off. Keep it first if it is needed.",
+            )
+
     def has_snapshots(self, volume: Volume) -> bool:
         """Whether a user has made internal snapshots in a volume that can be read (``qemu-img snapshot``)."""
         path = self.storage.locate_volume(volume_name(volume)).path
         if path is None or volume.format != "qcow2":
             return False
         return snapshot_count(lambda offset, size: self.host.files.read_at(path, offset, size)) > 0
-
-    def actual_size_bytes(self, volume: Volume) -> int:
-        """The virtual size that a volume has on the storage, whatever its record says."""
-        layer = self.layer(volume)
-        if volume.format == "raw" or layer.path is None:
-            stored = self.stored(volume)
-            return volume.size_bytes if stored is None else stored.length_bytes
-        return int.from_bytes(self.host.files.read_at(layer.path, *QCOW2_SIZE_FIELD), "big")
 
     def resize_raw(self, layer: Layer, size_bytes: int) -> None:
         """Make the file of a raw layer exactly so long, durably."""

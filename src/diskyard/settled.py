@@ -144,7 +144,7 @@ def open_chains(wanted: Sequence[tuple[Opened, Finder]], use: Callable[..., Resu
         try:
             return use(
                 *(
-                    Opening(state, volumes, tuple(map(opened.layer, volumes)))
+                    Opening(state, volumes, opened.layers(state, volumes))
                     for (opened, _), (state, volumes) in zip(wanted, found, strict=True)
                 )
             )

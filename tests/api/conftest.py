@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def short_rig() -> Iterator[Rig]:
+    """The rig with its state in a folder whose name leaves room for that of a socket."""
+    with tempfile.TemporaryDirectory(prefix="dy-") as folder:
+        made = Rig(Path(folder))
+        yield made
+        made.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -272,15 +270,6 @@ def test_an_attachment_of_an_earlier_boot(rig: Rig, monkeypatch: pytest.MonkeyPa
     assert run_fix(after, "a", fix).changed
     assert after.get_image_info("a", disk).attachments == ()
     rig.expect("a", disk, picture(SIZE, ONE))
-
-
-@pytest.fixture
-def short_rig() -> Iterator[Rig]:
-    """The rig with its state in a folder whose name leaves room for that of a socket."""
-    with tempfile.TemporaryDirectory(prefix="dy-") as folder:
-        made = Rig(Path(folder))
-        yield made
-        made.close()
 
 
 def test_a_state_folder_with_a_long_name(tmp_path: Path) -> None:

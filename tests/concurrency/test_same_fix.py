@@ -14,7 +14,7 @@ from diskyard.testing.story_host import StoryHost, identity
 from diskyard.testing.world import World, host_named
 from tests.conftest import Tally
 
-TYPES = {"restore": "mend", "reserve": "optimize", "shorten": "optimize"}
+TYPES = {"restore": "mend", "reserve": "optimize", "shorten": "optimize", "take": "clean"}
 MOST_STEPS = 80
 EVERY = 4  # other ones with another seed
 SAMPLE = 2

@@ -73,13 +73,30 @@ NEEDED = [
         (r"QEMU since qmp block-commit < run_job < commit_down", r"sync_path < sync_layer < commit_down"),
     ),
     Removal("merge up", (r"QEMU since nbd flush < flush < stream_up", r"sync_path < sync_layer < stream_up")),
-    Removal("extend lone disk", (r"sync_path < sync_layer < grow",)),
+    # In a merge, the zeros that the dependent holds itself before the parent is made longer.
+    Removal(
+        "merge down over a longer base",
+        (
+            r"QEMU since nbd flush < flush < _store_zeros < _keep_end",
+            r"sync_path < sync_layer < _keep_end",
+        ),
+    ),
+    # Lengths: a volume is as long as its record says before that says so.
+    Removal("extend lone disk", (r"sync_path < sync_layer < grow < _extend",)),
+    Removal("tear down a disk that grew", (r"sync_path < sync_layer < growth_of",)),
+    Removal(
+        "take back an extend",
+        (
+            r"QEMU since qmp block_resize < set_size < grow < _cut_back",
+            r"sync_path < sync_layer < grow < _cut_back",
+        ),
+    ),
     Removal(
         "extend over a longer base",
         (
-            r"QEMU since qmp block_resize < set_size < grow",
-            r"QEMU since nbd flush < flush < set_size < grow",
-            r"sync_path < sync_layer < grow",
+            r"QEMU since qmp block_resize < set_size < grow < _extend",
+            r"QEMU since nbd flush < flush < set_size < grow < _extend",
+            r"sync_path < sync_layer < grow < _extend",
         ),
     ),
     Removal("export to the disk", (r"flush < _flush < _serve", r"sync_path < sync_layer < copy_view")),
@@ -125,7 +142,15 @@ NOT_SEEN = {
         "Reserved blocks hold what they held: without them a guest may find the storage full, which a disk "
         "in memory cannot show. No byte depends on it."
     ),
-    r"QEMU since nbd flush < flush < _store_zeros": (
+    r"QEMU since qmp block_resize < set_size < commit_down": (
+        "Until the seal what is beyond the parent's record is read from the dependent, which holds all "
+        "of it; before the seal the whole volume is synced."
+    ),
+    r"sync_path < sync_layer < _cut_back": (
+        "It makes durable what an earlier settling cut that was itself interrupted: two interruptions, which "
+        "one recorded run has not."
+    ),
+    r"QEMU since nbd flush < flush < _store_zeros < stream_up": (
         "Nothing is published between it and the sync of the whole volume. It is there for the errors that "
         "QEMU would keep to itself."
     ),

@@ -18,11 +18,13 @@ from diskyard.model.transaction import Draft
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.interface import Chain
 from diskyard.opened import Opened
-from diskyard.operations.change import cleaning, settle_size, size_lease
+from diskyard.operations.change import cleaning
 from diskyard.operations.engine import Engine, Outcome
+from diskyard.operations.sizes import growth_of_writer, settle_size
 from diskyard.operations.writers import require_no_stranger, require_writer_gone
 from diskyard.planner import attach as planner
 from diskyard.planner.common import strong_image
+from diskyard.planner.sizes import adopt, size_lease
 from diskyard.settled import commit_looking
 
 DEFAULT_OWNER = "diskyard"
@@ -40,6 +42,7 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
     :raises diskyard.errors.ImageInUse: it is attached, or a guest that nobody prepared writes to it.
     """
     opened = engine.connections.get(request.repository_id)
+    author = engine.author("prepareImage")
     owner = request.options.owner or DEFAULT_OWNER
     if opened.is_read_only:
         return _answer(opened, _not_recorded(engine, opened, request, owner))
@@ -50,7 +53,8 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
         with opened.work_on(names, wait_s=_MERGE_WAIT_S) as leases:
             fds = [fd for lease in leases for fd in lease.descriptors()]
             require_no_stranger(opened, opened.state(), request.image_id, held=names)
-            settle_size(opened, request.image_id, fds)
+            settle_size(opened, request.image_id, author, fds)
+            _require_bounded(opened, request.image_id)
             attachment = _attach(engine, opened, request, owner, weak)
     return _answer(opened, attachment)
 
@@ -67,6 +71,7 @@ def _not_recorded(engine: Engine, opened: Opened, request: PrepareImage, owner: 
     if request.options.serve or (image.kind == "virtual_disk" and not request.options.read_only):
         opened.log.require_writable_place()
     missing = opened.missing_below(state, image.id)
+    _require_bounded(opened, image.id)
     return _planned(Draft(state), engine, request, owner, missing)
 
 
@@ -98,6 +103,18 @@ def _planned(
     )
 
 
+def _require_bounded(opened: Opened, image_id: str) -> None:
+    """Refuse an image that would show more than its record has, before it is attached."""
+    state = opened.state()
+    image = strong_image(state, image_id)
+    if opened.missing_of(state, image):
+        return  # refused for that
+    chain = [volume for _, volume in state.chain(image)]
+    opened.require_bounded(state, chain)
+    if image.kind == "snapshot" and chain and chain[0].format == "qcow2":
+        opened.require_as_recorded(chain[0])
+
+
 def _weak_below(state: State, image_id: str) -> list[str]:
     image = strong_image(state, image_id)
     return [link.id for link, _ in state.chain(image) if not link.is_strong]
@@ -113,9 +130,11 @@ def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
             owner=attachment.owner,
         )
     # Volumes that an attachment names are there, and are not merged, for as long as it is.
-    chain = tuple(opened.layer(state.volumes[key]) for key in attachment.volume_ids)
+    chain = opened.layers(state, [state.volumes[key] for key in attachment.volume_ids])
     read_only = attachment.mode == "read_only"
-    single = len(chain) == 1 and chain[0].path is not None
+    # One file is not enough where only a part of it is to be seen.
+    bounded = read_only and chain[0].bound_bytes is not None
+    single = len(chain) == 1 and chain[0].path is not None and not bounded
     attached = Attached(
         image_id=attachment.image_id,
         host_id=attachment.host.host_id,
@@ -132,6 +151,8 @@ def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
 
 def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
     """End an attachment; durable on return. Nothing happens if there is none.
+
+    A disk that its guest's QEMU has grown is as long from then on.
 
     :raises diskyard.errors.ImageInUse: a process still serves it, or it is another host's, or a running
         QEMU writes to it, or another program has left an overlay of it in the repository; ``force`` is
@@ -150,20 +171,24 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
         opened.log.require_writable_place()
     if not options.force:
         _require_no_overlay(opened, before, request.image_id, host_id, owner)
+
+    def plan(draft: Draft) -> None:
+        ended = planner.detach(
+            draft,
+            request.image_id,
+            host=engine.host.identity,
+            owner=owner,
+            of_host_id=options.host_id,
+            force=options.force,
+        )
+        if ended and growth is not None:
+            adopt(draft, request.image_id, growth)
+
     with nobody_serves(opened, request.image_id, host_id, owner):
         if not options.force:
             _require_writer_gone(opened, request.image_id, host_id, owner)
-        opened.commit(
-            lambda draft: planner.detach(
-                draft,
-                request.image_id,
-                host=engine.host.identity,
-                owner=owner,
-                of_host_id=options.host_id,
-                force=options.force,
-            ),
-            engine.author("teardownImage"),
-        )
+        growth = growth_of_writer(opened, request.image_id)
+        opened.commit(plan, engine.author("teardownImage"))
     return Outcome(request.image_id, cleaning(opened, before))
 
 

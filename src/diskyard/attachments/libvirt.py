@@ -22,12 +22,12 @@ def disk_xml(host: Host, chain: Chain, *, read_only: bool, device: str = "vda") 
     )
     cache = "none" if past_cache else "writeback"
     ET.SubElement(disk, "driver", name="qemu", type=chain[0].format, cache=cache)
-    _add_source(disk, chain[0])
+    _add_source(disk, chain[0], bounded=read_only)
     below = disk
     for layer in chain[1:]:
         below = ET.SubElement(below, "backingStore", type="file")
         ET.SubElement(below, "format", type=layer.format)
-        _add_source(below, layer)
+        _add_source(below, layer, bounded=True)
     ET.SubElement(below, "backingStore")
     ET.SubElement(disk, "target", dev=device, bus="virtio")
     if read_only:
@@ -36,5 +36,8 @@ def disk_xml(host: Host, chain: Chain, *, read_only: bool, device: str = "vda") 
     return ET.tostring(disk, encoding="unicode")
 
 
-def _add_source(parent: ET.Element, layer: Layer) -> None:
-    ET.SubElement(parent, "source", file=layer.path or "")
+def _add_source(parent: ET.Element, layer: Layer, *, bounded: bool) -> None:
+    source = ET.SubElement(parent, "source", file=layer.path or "")
+    if bounded and layer.bound_bytes is not None:
+        slices = ET.SubElement(source, "slices")
+        ET.SubElement(slices, "slice", type="storage", offset="0", size=str(layer.bound_bytes))

@@ -13,17 +13,22 @@ from diskyard.model.fix import (
     CleanHold,
     CleanLeftover,
     CleanProgress,
+    CleanSize,
     CleanTwin,
     CleanVolume,
     Merge,
 )
+from diskyard.model.transaction import Draft
 from diskyard.model.volume_name import VolumeName
+from diskyard.mover.grow import grow
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import FollowUp
+from diskyard.operations.sizes import growth_of_writer, settle_size
 from diskyard.operations.writers import is_written, require_writer_gone
 from diskyard.planner.attach import remove_attachment
 from diskyard.planner.clean import doom_abandoned, forget
+from diskyard.planner.sizes import adopt, disk_of, size_lease
 from diskyard.planner.switch import release
 
 
@@ -123,8 +128,48 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
         attachment,
         advice="Tear the attachment down and prepare the image for the guest that runs, or end that first.",
     )
-    changed = work.opened.commit(lambda draft: remove_attachment(draft, action.attachment_id), work.author)
-    return changed, cleaning(work.opened, before)
+    growth = growth_of_writer(work.opened, attachment.image_id)
+
+    def plan(draft: Draft) -> bool:
+        ended = remove_attachment(draft, action.attachment_id)
+        if ended and growth is not None:
+            adopt(draft, attachment.image_id, growth)
+        return ended
+
+    return work.opened.commit(plan, work.author), cleaning(work.opened, before)
+
+
+def clean_size(work: Work, action: CleanSize) -> bool:
+    """Settle the size of a disk's volume; by force cut off what another program added to a frozen one."""
+    opened = work.opened
+    state = opened.state()
+    volume = state.volumes.get(action.volume_id)
+    if volume is None or volume.state != "ready":
+        return False
+    disk = disk_of(state, volume)
+    if disk is not None:
+        with opened.work_on([size_lease(disk.id)]) as leases:
+            work.hold(leases)
+            return settle_size(opened, disk.id, work.author, list(work.inherit_fds))
+    images = sorted(state.images_on(volume.id))
+    if not work.force or not images or state.attachments_naming(volume.id):
+        return False
+    with opened.work_on(images) as leases:
+        work.hold(leases)
+        state = opened.state()
+        newest = state.volumes.get(volume.id)
+        if (
+            newest != volume
+            or set(images) != state.images_on(volume.id)
+            or state.attachments_naming(volume.id)
+        ):
+            return False
+        if opened.longer_bytes(volume, opened.stored(volume)) is None:
+            return False
+        opened.log.require_writable()
+        chain = opened.layers(state, state.volume_chain(volume))
+        grow(work.engine.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=work.inherit_fds)
+        return True
 
 
 def clean_hold(work: Work, action: CleanHold) -> tuple[bool, list[FollowUp]]:

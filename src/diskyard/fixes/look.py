@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -28,9 +28,10 @@ from diskyard.mover.inspect import check_volume
 from diskyard.opened import Opened, stored_by_id, volume_name
 from diskyard.operations.engine import Engine
 from diskyard.operations.writers import has_stranger, is_written
-from diskyard.planner.find_fixes import Look, SourceView, TwinFound
+from diskyard.planner.look import Look, SourceView, TwinFound
 from diskyard.planner.mend import needs_restore, note_damage, users_of
 from diskyard.planner.same import why_another
+from diskyard.planner.sizes import size_lease
 from diskyard.repositories.interface import StoredVolume
 
 
@@ -53,7 +54,8 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     missing = _missing(opened, state, by_id)
     foreign = foreign_files(opened, state)
     over, unknown = _holds(engine, state)
-    locked = _locked(opened, state, progress)
+    longer = _longer(opened, state, by_id)
+    locked = _locked(opened, state, progress, longer)
     gone = frozenset(
         key
         for key, attachment in state.attachments.items()
@@ -82,6 +84,7 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         holds_over=tuple(over),
         holds_unknown=tuple(unknown),
         twins=tuple(_twins(opened, state, deep=deep)),
+        longer=longer,
         sources=_sources(engine, opened, state, missing, allocated, places),
         differing=_differing(engine, opened, state),
         workers=_workers(opened, [image_id for image_id in progress if image_id in locked]),
@@ -104,9 +107,25 @@ def _missing(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -
     return frozenset(key for key in missing if key in newest and newest[key].state == "ready")
 
 
-def _locked(opened: Opened, state: State, progress: list[str]) -> frozenset[str]:
+def _longer(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -> dict[str, int]:
+    """Volumes that are longer than their records; of those that a writer has open nobody knows yet."""
+    found = {}
+    for volume in state.volumes.values():
+        writers = (state.attachments[key] for key in state.attachments_naming(volume.id))
+        if volume.state != "ready" or any(attachment.mode == "read_write" for attachment in writers):
+            continue
+        longer_bytes = opened.longer_bytes(volume, listed.get(volume.id))
+        if longer_bytes is not None:
+            found[volume.id] = longer_bytes
+    return found
+
+
+def _locked(opened: Opened, state: State, progress: list[str], longer: Collection[str]) -> frozenset[str]:
     """Of the images and volumes that a fix could be listed for, those being worked on."""
     candidates = set(progress)
+    for volume in state.volumes.values():
+        if volume.extending is not None or volume.id in longer:
+            candidates |= {size_lease(image_id) for image_id in state.images_on(volume.id)}
     for volume_id in state.unready:
         volume = state.volumes[volume_id]
         if volume.state == "doomed":

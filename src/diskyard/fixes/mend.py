@@ -317,6 +317,8 @@ def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:
         return False
     if not clone_file(work.engine.host, source[0].path, target[0].path):
         return False
+    if source[0].bound_bytes is not None:
+        work.opened.resize_raw(target[0], min(source[0].bound_bytes, size_bytes))
     if source[0].size_bytes != size_bytes:
         work.opened.resize_raw(target[0], size_bytes)
     return True

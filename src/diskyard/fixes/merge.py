@@ -14,6 +14,7 @@ from diskyard.model.state import State
 from diskyard.mover.merge import commit_down, stream_up
 from diskyard.opened import Opened, backing_name
 from diskyard.operations.engine import FollowUp
+from diskyard.operations.sizes import settle_disk
 from diskyard.operations.writers import require_no_stranger_in
 from diskyard.planner import merge as planner
 from diskyard.planner.common import Superseded
@@ -34,6 +35,8 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
         plan = _plan(opened, state, action.image_id)
         if plan is None:
             return False, []
+        for image_id in sorted(state.images_on(plan.dependent.id)):
+            settle_disk(opened, image_id, work.author)
         leases = planner.merge_lease_images(state, plan)
         with opened.work_on(leases) as held:
             work.hold(held)
@@ -139,7 +142,9 @@ def _free_direction(opened: Opened, plan: MergePlan) -> Literal["down", "up"] | 
 
     The one that stays must show the image's bytes and no more: its own size counts.
     """
-    if plan.parent.size_bytes == plan.dependent.size_bytes and opened.is_unwritten(plan.dependent):
+    same_size = plan.parent.size_bytes == plan.dependent.size_bytes
+    as_recorded = opened.longer_bytes(plan.parent, opened.stored(plan.parent)) is None
+    if same_size and as_recorded and opened.is_unwritten(plan.dependent):
         return "down"
     if plan.parent.size_bytes >= plan.dependent.size_bytes and opened.is_unwritten(plan.parent):
         return "up"

@@ -16,6 +16,7 @@ from diskyard.model.state import State
 from diskyard.mover.copy import copy_view
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import FollowUp
+from diskyard.operations.sizes import settle_disk
 from diskyard.operations.writers import nobody_writes
 from diskyard.planner import optimize as planner
 from diskyard.planner.common import Superseded
@@ -39,6 +40,7 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
     :raises diskyard.errors.ImageInUse: the image is attached for writing.
     """
     opened = work.opened
+    settle_disk(opened, action.image_id, work.author)
     with opened.work_on([action.image_id]) as leases:
         work.hold(leases)
         work.image_id = action.image_id

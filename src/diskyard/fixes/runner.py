@@ -17,6 +17,7 @@ from diskyard.model.fix import (
     CleanHold,
     CleanLeftover,
     CleanProgress,
+    CleanSize,
     CleanTwin,
     CleanVolume,
     Mend,
@@ -33,6 +34,7 @@ from diskyard.operations.engine import Engine, FollowUp
 from diskyard.planner.mend import set_last_error
 
 _FOLLOW_UP_LIMIT = 10_000
+SmallAction = CleanVolume | CleanGarbage | CleanLeftover | CleanProgress | CleanTwin | CleanSize
 #: The storage's failures, and others at work: neither says anything of the image.
 _PASSING = (
     errors.CorruptRecord,
@@ -55,7 +57,8 @@ def run_fix(
 ) -> bool:
     """Run a fix to its end, and the small ones that it makes due.
 
-    :param force: end a hold whose copy cannot be looked at; the caller answers for that.
+    :param force: end a hold whose copy cannot be looked at, or cut off what another program added to
+        a Snapshot's volume; the caller answers for that.
 
     :returns: whether anything was changed; False also if it was done already.
     :raises diskyard.errors.LeaseHeld: another host or task works on it.
@@ -116,25 +119,34 @@ def _run(work: Work, action: AnyAction, participating: list[Opened] | None) -> t
             return merge(work, action)
         case Optimize():
             return optimize(work, action)
-        case CleanVolume():
-            return clean.clean_volume(work, action), []
-        case CleanGarbage():
-            return clean.clean_garbage(work, action), []
-        case CleanLeftover():
-            return clean.clean_leftover(work, action), []
-        case CleanProgress():
-            return clean.clean_progress(work, action), []
         case CleanAttachment():
             return clean.clean_attachment(work, action)
         case CleanHold():
             return clean.clean_hold(work, action)
-        case CleanTwin():
-            return clean.clean_twin(work, action), []
         case NameForeign() | NameSnapshots():
             raise errors.Unsupported(
                 "This is for people to decide: no fix changes what another program has left.",
                 advice="Do what checkStorageRepository says that it waits for.",
             )
+        case _:
+            return _run_small(work, action), []
+
+
+def _run_small(work: Work, action: SmallAction) -> bool:
+    """Run a clean after which nothing else is due."""
+    match action:
+        case CleanVolume():
+            return clean.clean_volume(work, action)
+        case CleanGarbage():
+            return clean.clean_garbage(work, action)
+        case CleanLeftover():
+            return clean.clean_leftover(work, action)
+        case CleanProgress():
+            return clean.clean_progress(work, action)
+        case CleanTwin():
+            return clean.clean_twin(work, action)
+        case CleanSize():
+            return clean.clean_size(work, action)
 
 
 def _forget_progress(work: Work) -> None:

@@ -84,6 +84,18 @@ class CleanTwin(Action, tag="cleanTwin", frozen=True):
     number: int
 
 
+class CleanSize(Action, tag="cleanSize", frozen=True):
+    """Settle the length of a volume that is not as its record says.
+
+    An extend that was cut is taken back; the size that a guest's QEMU gave its disk is taken over; what
+    another program added to a Snapshot's volume is cut off, by force only.
+
+    :param volume_id: the volume.
+    """
+
+    volume_id: str
+
+
 class NameForeign(Action, tag="nameForeign", frozen=True):
     """Nothing: a file that is not Diskyard's is there, and only people can tell what to do with it.
 
@@ -137,6 +149,7 @@ AnyAction = (
     | CleanAttachment
     | CleanHold
     | CleanTwin
+    | CleanSize
     | NameForeign
     | NameSnapshots
     | Merge

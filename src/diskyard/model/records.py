@@ -215,6 +215,20 @@ class Building(Record, kw_only=True, frozen=True):
     image_id: Uuid
 
 
+class Extending(Record, kw_only=True, frozen=True):
+    """A volume that is being made longer: until that is sealed its length is in doubt.
+
+    It is the volume's and not the image's: what freezes, reads or merges a volume finds it there,
+    through whichever image it comes.
+
+    :param work_id: who may seal it.
+    :param size_bytes: what the volume is to have; what is beyond this nobody asked for.
+    """
+
+    work_id: str
+    size_bytes: SizeBytes
+
+
 class Volume(Record, kw_only=True, frozen=True):
     """Bytes on the storage, and the image whose bytes it reads where it holds none.
 
@@ -222,6 +236,7 @@ class Volume(Record, kw_only=True, frozen=True):
     :param preallocated: its blocks are reserved.
     :param named_by: the entry that first named it; part of its name there.
     :param damage: what a deep check or a failed read found.
+    :param extending: an extend of its disk is under way, or was cut.
     """
 
     id: Uuid
@@ -233,6 +248,7 @@ class Volume(Record, kw_only=True, frozen=True):
     state: Literal["building", "ready", "doomed"]
     building: Building | None = None
     damage: str | None = None
+    extending: Extending | None = None
 
 
 class Attachment(Record, kw_only=True, frozen=True):

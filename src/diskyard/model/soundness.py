@@ -80,6 +80,8 @@ def _volume_flaw(state: State, volume: Volume) -> str | None:
         return f"I1: volume {volume.id} is {volume.state} and an image that is not pending has it"
     if sum(image.is_strong for image in on_it) > 1:
         return f"I2: two images that callers see have volume {volume.id}"
+    if volume.extending is not None and (volume.state != "ready" or _is_frozen(on_it)):
+        return f"I2: volume {volume.id} is being extended, and is {volume.state} or a Snapshot's"
     if volume.parent_image_id is None:
         return None
     if volume.state == "ready" and volume.format == "raw":
@@ -87,6 +89,10 @@ def _volume_flaw(state: State, volume: Volume) -> str | None:
     if volume.parent_image_id not in state.images:
         return f"I4: volume {volume.id} reads image {volume.parent_image_id}, which is not there"
     return None
+
+
+def _is_frozen(on_it: list[Image]) -> bool:
+    return any(image.is_strong and image.kind == "snapshot" for image in on_it)
 
 
 def _attachment_flaw(state: State, attachment: Attachment) -> str | None:

@@ -110,7 +110,7 @@ class Frees(IntEnum):
 
     NOTHING = 0
     LATER = 1  # an image is not wanted any more: what others need of it must be moved first
-    WHEN_FIXED = 2  # an attachment or a hold has ended, which a fix waited for
+    WHEN_FIXED = 2  # an attachment or a hold has ended, which a fix waited for; or an extend is taken back
     AT_ONCE = 3  # something is removed or doomed, or a fix is being finished
 
 
@@ -188,6 +188,8 @@ class Draft:
             return Frees.NOTHING
         if dooms:
             return Frees.AT_ONCE
+        if any(_takes_back(before.volumes[volume.id], volume) for volume in changes.put_volumes):
+            return Frees.WHEN_FIXED
         if changes.remove_attachments or any(
             len(image.held_for) < len(before.images[image.id].held_for) for image in changes.put_images
         ):
@@ -236,6 +238,10 @@ class Draft:
             ),
             closes=after.closed and not before.closed,
         )
+
+
+def _takes_back(old: Volume, new: Volume) -> bool:
+    return old.extending is not None and new.extending is None and new.size_bytes == old.size_bytes
 
 
 def apply(state: State, entry: Entry) -> State:

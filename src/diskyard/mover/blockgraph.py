@@ -47,11 +47,18 @@ def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = 
         file = {**layer.protocol, "read-only": protected, "cache": cache, **share}
         below = graph
         graph = {"driver": layer.format, "read-only": protected, "cache": cache, "file": file, **share}
+        if protected:
+            graph |= bound(layer)
         if layer.format in _BACKED_FORMATS:
             graph["backing"] = below
     if graph is None:
         raise errors.InternalError("A chain has no layer.")
     return graph
+
+
+def bound(layer: Layer) -> dict[str, object]:
+    """What keeps QEMU from showing what a raw file holds beyond its record."""
+    return {} if layer.bound_bytes is None else {"size": layer.bound_bytes}
 
 
 def _check_format(layer: Layer, *, is_root: bool) -> None:
@@ -61,7 +68,7 @@ def _check_format(layer: Layer, *, is_root: bool) -> None:
 
 
 def layer_sizes_bytes(host: Host, layers: Sequence[Layer], *, limits: Limits | None = None) -> list[int]:
-    """The virtual size that each layer's storage really has, whatever its record says.
+    """The virtual size that each layer's storage really has, whatever its record says, up to its bound.
 
     In a daemon of their own and without their backing: QEMU 7.2 needs time that grows with
     the square of the depth to tell the sizes in a chain (7 s at 200 layers).
@@ -230,6 +237,8 @@ class StorageDaemon:
         }
         if layer.format in _BACKED_FORMATS:
             options["backing"] = backing
+        if not writable:
+            options |= bound(layer)
         self.command("blockdev-add", options, doing=f"opening volume {layer.name}")
         self._nodes[layer.name, writable] = node
         return node

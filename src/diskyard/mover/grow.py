@@ -51,7 +51,8 @@ def grow(
 def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence[int]) -> None:
     """Make the top volume of a chain exactly ``size_bytes``; not durable before its sync.
 
-    Bytes from the recorded size on read as zeros. A smaller size loses what is beyond it.
+    Bytes from the recorded size on read as zeros: what is there goes first, whoever wrote it. A
+    smaller size loses what is beyond it.
     """
     top = chain[0]
     actual_bytes, *below_bytes = layer_sizes_bytes(host, chain[:2])
@@ -61,15 +62,18 @@ def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence
     zero_to_bytes = min(size_bytes, -(-top.size_bytes // CLUSTER_BYTES) * CLUSTER_BYTES)
     if below_bytes and below_bytes[0] > top.size_bytes:
         zero_to_bytes = size_bytes
-    if actual_bytes == size_bytes and zero_to_bytes <= top.size_bytes:
+    resizes = [] if actual_bytes <= top.size_bytes else [min(top.size_bytes, size_bytes)]
+    if [actual_bytes, *resizes][-1] != size_bytes:
+        resizes.append(size_bytes)
+    if not resizes and zero_to_bytes <= top.size_bytes:
         return
     with StorageDaemon(host, inherit_fds=inherit_fds) as daemon:
         # With the real backing open, QEMU itself stores zeros over a longer backing. But it
         # writes the new size before these zeros are durable, and the end of the last cluster
         # may hold bytes from before a shrinking: hence once more, from the recorded size on.
         node = daemon.open_chain(chain, writable=(top.name,))
-        if actual_bytes != size_bytes:
-            resize = {"node-name": node, "size": size_bytes}
+        for bytes_now in resizes:
+            resize = {"node-name": node, "size": bytes_now}
             daemon.command("block_resize", resize, doing=f"resizing volume {top.name}")
         with NbdClient(host, daemon.export_nbd(node, writable=True)) as client:
             if zero_to_bytes > top.size_bytes:

@@ -25,6 +25,7 @@ class Layer:
         ``{"driver": "file", "filename": "/…"}``; without node names.
     :param path: the file, where the volume is one; for clones and durability.
     :param size_bytes: the virtual size that the record gives it.
+    :param bound_bytes: where a raw one ends for who only reads it, if its file is longer than its record.
     :param shared: it is only read, and a guest may begin to write to it meanwhile: QEMU takes no lock
         that would keep the guest from it. Whoever reads it so must find out whether one did.
     """
@@ -34,6 +35,7 @@ class Layer:
     protocol: Mapping[str, object]
     path: str | None
     size_bytes: int
+    bound_bytes: int | None = None
     shared: bool = False
 
 

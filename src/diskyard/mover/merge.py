@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from diskyard import errors
 from diskyard.host import Host
@@ -27,7 +28,7 @@ def commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) ->
     """Merge an overlay's data into its parent, ``parents[0]``, raw or qcow2.
 
     The view through the parent becomes the view through the overlay, its size included; on
-    return that is durable. The overlay is not changed. ``parents[0].size_bytes`` is the size
+    return that is durable. The overlay's view is not changed. ``parents[0].size_bytes`` is the size
     in the parent's record, from before the merge, in every rerun too.
 
     :param parents: the parent and everything below it.
@@ -37,7 +38,10 @@ def commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) ->
     """
     target = parents[0]
     repair_leaks(host, target, inherit_fds=monitor.inherit_fds)
+    if parents[1:] and min(overlay.size_bytes, parents[1].size_bytes) > target.size_bytes:
+        _keep_end(host, overlay, parents, monitor)
     set_size(host, parents, overlay.size_bytes, inherit_fds=monitor.inherit_fds)
+    (overlay_bytes,) = layer_sizes_bytes(host, (overlay,))
     with StorageDaemon(host, inherit_fds=monitor.inherit_fds) as daemon:
         # The parent's own parents are open too: with none, clusters that the overlay fills in
         # part would be completed with zeros.
@@ -46,7 +50,24 @@ def commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) ->
         arguments = {"device": top, "base-node": base}
         daemon.run_job("block-commit", arguments, monitor, doing=f"merging volume {overlay.name} down")
         flush(host, daemon, base)
+    if overlay_bytes > overlay.size_bytes:  # QEMU takes over all that it has
+        merged = replace(target, size_bytes=overlay.size_bytes)
+        set_size(host, (merged, *parents[1:]), overlay.size_bytes, inherit_fds=monitor.inherit_fds)
     sync_layer(host, target)
+
+
+def _keep_end(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -> None:
+    """Have an overlay itself hold the zeros that its parent shows because it ends there.
+
+    While the parent is made longer QEMU's zeros in it come after its new size: cut in between, what
+    is below would show through.
+    """
+    set_size(host, parents, parents[0].size_bytes, inherit_fds=monitor.inherit_fds)
+    with StorageDaemon(host, inherit_fds=monitor.inherit_fds) as daemon:
+        node = daemon.open_chain((overlay, *parents), writable=(overlay.name,))
+        end_bytes = min(overlay.size_bytes, parents[1].size_bytes)
+        _store_zeros(host, daemon, node, parents[0].size_bytes, end_bytes)
+    sync_layer(host, overlay)
 
 
 def stream_up(
@@ -74,6 +95,10 @@ def stream_up(
     repair_leaks(host, overlay, inherit_fds=monitor.inherit_fds)
     # Before the chain is open for writing: QEMU locks what it writes.
     sizes_bytes = layer_sizes_bytes(host, (overlay, *parents, *keep[:1]))
+    if sizes_bytes[1] > parents[0].size_bytes:
+        # Somebody else made it so; it goes, and what it held there is not to come along.
+        set_size(host, (*parents, *keep), parents[0].size_bytes, inherit_fds=monitor.inherit_fds)
+        sizes_bytes[1] = parents[0].size_bytes
     with StorageDaemon(host, inherit_fds=monitor.inherit_fds) as daemon:
         node = daemon.open_chain((overlay, *parents, *keep), writable=(overlay.name,))
         arguments: dict[str, object] = {"device": node}

@@ -123,7 +123,7 @@ class FileView:
 
     :param fds: the layers' files, open for reading; the caller closes them.
     :param size_bytes: where it ends at most; None for where its record says. What lies over it shows
-        all that its file has (:data:`ALL_BYTES`): an extend that was cut leaves more than the record says.
+        all that its file has (:data:`ALL_BYTES`), or a raw one up to its bound.
     """
 
     def __init__(self, host: Host, chain: Chain, fds: Sequence[int], size_bytes: int | None = None) -> None:
@@ -134,7 +134,8 @@ class FileView:
             self._lengths_bytes = [os.lseek(fd, 0, os.SEEK_END) for fd in fds]
         self.size_bytes = chain[0].size_bytes if size_bytes is None else size_bytes
         if self._is_raw:  # its record is what a guest sees of it; its file may end before, inside a sector
-            self.size_bytes = min(self.size_bytes, self._lengths_bytes[0])
+            bound = chain[0].bound_bytes
+            self.size_bytes = min(self.size_bytes, self._lengths_bytes[0] if bound is None else bound)
 
     @classmethod
     def of(cls, stack: ExitStack, host: Host, chain: Chain, size_bytes: int | None = None) -> FileView | None:

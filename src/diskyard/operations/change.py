@@ -1,4 +1,4 @@
-"""removeImage, extendVirtualDisk, revertVirtualDisk, setUserData, setStrategy, untrackChanges."""
+"""removeImage, revertVirtualDisk, setUserData, setStrategy, untrackChanges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from diskyard.host.identity import new_uuid
 from diskyard.model.fix import AnyAction, CleanHold, CleanProgress, CleanVolume, Merge
 from diskyard.model.records import Image, ImageSource
 from diskyard.model.requests import (
-    ExtendVirtualDisk,
     RemoveImage,
     RevertVirtualDisk,
     SetStrategy,
@@ -15,8 +14,6 @@ from diskyard.model.requests import (
     UntrackChanges,
 )
 from diskyard.model.state import State
-from diskyard.model.transaction import Draft
-from diskyard.mover.grow import grow
 from diskyard.opened import Opened
 from diskyard.operations.engine import (
     Engine,
@@ -29,7 +26,7 @@ from diskyard.operations.engine import (
 from diskyard.operations.freeze import is_hold_of
 from diskyard.operations.writers import require_no_stranger
 from diskyard.planner import change as planner
-from diskyard.planner.common import strong_image, virtual_disk
+from diskyard.planner.common import virtual_disk
 from diskyard.settled import commit_looking
 
 
@@ -80,58 +77,6 @@ def holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[F
             clean = CleanHold(image_id=source.image_id, hold=hold)
             follow_ups += [FollowUp(home, clean), FollowUp(home, Merge(image_id=source.image_id))]
     return follow_ups
-
-
-def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
-    """Make a disk larger; durable on return.
-
-    The volume grows first: a crash in between leaves a volume larger than the disk. The next
-    extend uses that, and prepareImage cuts it back before a guest can see it.
-    """
-    opened = engine.connections.get(request.repository_id)
-    author = engine.author("extendVirtualDisk")
-    image_id, size_bytes = request.image_id, request.size
-    with opened.work_on([image_id, size_lease(image_id)], wait_s=1.0) as leases:
-        state = opened.state()
-        missing = opened.missing_below(state, image_id)
-        disk = planner.growable_disk(Draft(state), image_id, size_bytes, missing)
-        assert disk.volume_id is not None
-        planner.require_room_to_grow(state, disk, size_bytes, opened.storage.capabilities)
-        require_no_stranger(opened, state, image_id, held=[size_lease(image_id)])
-        volume = state.volumes[disk.volume_id]
-        if volume.size_bytes < size_bytes or disk.size_bytes < size_bytes:
-            fds = [fd for lease in leases for fd in lease.descriptors()]
-            with opened.reading(state, disk) as chain:
-                grow(engine.host, chain, size_bytes, volume.preallocated, inherit_fds=fds)
-        with others_may_win():
-            opened.commit(
-                lambda draft: planner.seal_extend(draft, image_id, size_bytes, volume.id, missing), author
-            )
-    return Outcome(image_id)
-
-
-def size_lease(image_id: str) -> str:
-    """The name of the lease of an image's size: a guest must not be attached while it changes."""
-    return f"{image_id}/size"
-
-
-def settle_size(opened: Opened, image_id: str, inherit_fds: list[int]) -> None:
-    """Make a disk's volume as long as its record says; the caller has the lease of its size.
-
-    It is longer only after an extend that was cut before its commit: nothing was ever
-    written to what is beyond the record.
-    """
-    state = opened.state()
-    image = strong_image(state, image_id)
-    if image.pending is not None or image.volume_id is None or state.attachments_of(image_id):
-        return
-    volume = state.volumes[image.volume_id]
-    shared = state.images_on(volume.id) != {image_id}
-    # A shorter one has lost data: it is damaged, and must not be made to look whole.
-    if shared or opened.stored(volume) is None or opened.actual_size_bytes(volume) <= volume.size_bytes:
-        return
-    with opened.reading(state, image) as chain:
-        grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=inherit_fds)
 
 
 def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:

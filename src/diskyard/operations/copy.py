@@ -28,6 +28,7 @@ from diskyard.operations.freeze import (
     require_hold,
     switch_disk,
 )
+from diskyard.operations.sizes import settle_disk
 from diskyard.operations.writers import require_no_stranger
 from diskyard.planner import copy as planner
 from diskyard.planner import switch
@@ -187,6 +188,7 @@ def _is_disk_here(asked: _Copy, base_id: str) -> bool:
     if image is not None and image.is_strong:
         if image.kind == "virtual_disk":
             require_no_stranger(asked.target, sight.state, base_id)
+            settle_disk(asked.target, base_id, asked.author)
             planner.copy_source(sight.state, base_id, sight.missing)
         return image.kind == "virtual_disk"
     _, _, elsewhere = asked.engine.connections.find(base_id, asked.request.options)

@@ -14,6 +14,7 @@ from diskyard.model.records import AnyHold, CopyHold, Image, entry_id
 from diskyard.model.transaction import Draft
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import make_volume, others_may_win
+from diskyard.operations.sizes import settle_disk
 from diskyard.operations.writers import require_no_stranger
 from diskyard.planner import change, clean, switch
 from diskyard.planner.common import Superseded, virtual_disk
@@ -37,6 +38,9 @@ def switch_disk(
     :raises diskyard.errors.LeaseHeld: it is extended all the time, or others took over.
     """
     for _ in range(_SWITCHES):
+        made = opened.state().images.get(asked.image_id)
+        if made is None or not made.is_strong:  # who asks once more for an answer need not wait
+            settle_disk(opened, asked.disk_id, author)
         try:
             return _switch_once(opened, asked, author, also)
         except SwitchAgain:
@@ -73,6 +77,7 @@ def freeze_disk(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> 
     clone, where the disk is one raw volume and storage can share its bytes; a switch.
     Each is decided anew on the state that its entry is built on.
     """
+    settle_disk(opened, disk_id, author)
     require_no_stranger(opened, opened.state(), disk_id)  # it may have its tables of an overlay in its memory
     frozen = _hold_unwritten(opened, disk_id, hold, author)
     if frozen is not None:

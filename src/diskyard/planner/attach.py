@@ -10,7 +10,7 @@ from diskyard import errors
 from diskyard.model.identity import HostIdentity
 from diskyard.model.records import Attachment
 from diskyard.model.transaction import Draft
-from diskyard.planner.common import require_openable, require_usable, strong_image
+from diskyard.planner.common import require_openable, require_settled, require_usable, strong_image
 
 
 def attach(
@@ -30,10 +30,12 @@ def attach(
     Attaching for writing lets the bytes change from this entry on.
 
     :raises diskyard.errors.ImageInUse: somebody else's attachment is in the way.
+    :raises diskyard.errors.LeaseHeld: it is being extended.
     :raises diskyard.errors.Unsupported: its chain is too deep to be opened.
     """
     image = strong_image(draft.state, image_id)
     require_usable(draft.state, image, missing)
+    require_settled(draft.state, image)
     require_openable(draft.state, image)
     if image.kind == "snapshot" and read_only is False:
         raise errors.NotAVirtualDisk(

@@ -1,4 +1,4 @@
-"""Verbs that change one image in one transaction: remove, extend, revert, userData, strategy."""
+"""Verbs that change one image in one transaction: remove, revert, userData, strategy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from diskyard import errors
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, Strategy, TrackHold
-from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import (
     Superseded,
@@ -75,62 +74,6 @@ def set_strategy(draft: Draft, image_id: str, strategy: Strategy) -> None:
     image = strong_image(draft.state, image_id)
     if image.strategy != strategy:
         draft.put_image(replace(image, strategy=strategy, revision=draft.entry))
-
-
-def growable_disk(draft: Draft, image_id: str, size_bytes: int, missing: Container[str]) -> Image:
-    """The disk to extend, if it may be.
-
-    :raises diskyard.errors.InvalidParameter: it would shrink.
-    """
-    disk = virtual_disk(draft.state, image_id)
-    require_usable(draft.state, disk, missing)
-    require_unattached(draft.state, disk)
-    if size_bytes < disk.size_bytes:
-        raise errors.InvalidParameter(
-            f"The disk has {disk.size_bytes} bytes; it cannot be made smaller.", imageId=image_id
-        )
-    return disk
-
-
-def require_room_to_grow(state: State, disk: Image, size_bytes: int, capabilities: Capabilities) -> None:
-    """Refuse a size that the disk's volume cannot have.
-
-    :raises diskyard.errors.Unsupported: it is raw, and no file here can be so long.
-    """
-    volume = state.volumes[str(disk.volume_id)]
-    why_not = capabilities.why_not_raw(size_bytes)
-    if volume.format == "raw" and why_not is not None:
-        raise errors.Unsupported(
-            f"Disk {disk.id} cannot be extended: {why_not}.",
-            advice="Create a Snapshot of the disk: it goes on in a volume of another format, which can be "
-            "extended. Or copy it to a repository whose file system can hold longer files (as XFS).",
-            imageId=disk.id,
-        )
-
-
-def seal_extend(
-    draft: Draft, image_id: str, size_bytes: int, volume_id: str, missing: Container[str]
-) -> None:
-    """The commit: the disk is as large as its volume has been made.
-
-    :raises Superseded: the disk is on another volume now.
-    """
-    disk = growable_disk(draft, image_id, size_bytes, missing)
-    if disk.volume_id != volume_id:
-        raise Superseded(f"disk {image_id} is on another volume now")
-    if disk.size_bytes == size_bytes:
-        return
-    volume = draft.state.volumes[volume_id]
-    draft.put_volume(replace(volume, size_bytes=max(size_bytes, volume.size_bytes)))
-    draft.put_image(
-        replace(
-            disk,
-            size_bytes=size_bytes,
-            revision=draft.entry,
-            data_generation=draft.entry,
-            origin=None,
-        )
-    )
 
 
 def begin_revert(

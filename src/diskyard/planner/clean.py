@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from diskyard.model.records import Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
+from diskyard.planner.common import doomed
 
 
 def doom_abandoned(draft: Draft, volume_id: str) -> Volume | None:
@@ -19,9 +18,9 @@ def doom_abandoned(draft: Draft, volume_id: str) -> Volume | None:
         return volume if volume is not None and volume.state == "doomed" else None
     if wanted(draft.state, volume):
         return None
-    doomed = replace(volume, state="doomed", parent_image_id=None, building=None)
-    draft.put_volume(doomed)
-    return doomed
+    gone = doomed(volume)
+    draft.put_volume(gone)
+    return gone
 
 
 def wanted(state: State, volume: Volume) -> bool:

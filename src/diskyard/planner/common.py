@@ -183,6 +183,21 @@ def ready(volume: Volume) -> Volume:
     return replace(volume, state="ready", building=None, damage=None)
 
 
+def doomed(volume: Volume) -> Volume:
+    """A volume that is to be deleted: it reads nothing any more, and no work wants it."""
+    return replace(volume, state="doomed", parent_image_id=None, building=None, extending=None)
+
+
+def require_settled(state: State, image: Image) -> None:
+    """Refuse a disk whose size is in doubt: an extend is under way, or was cut and not settled yet.
+
+    :raises diskyard.errors.LeaseHeld: in a moment it may be settled.
+    """
+    volume = state.volumes.get(image.volume_id or "")
+    if volume is not None and volume.extending is not None:
+        raise errors.LeaseHeld(f"VirtualDisk {image.id} is being extended.", imageId=image.id)
+
+
 def new_image(
     draft: Draft,
     image_id: str,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from diskyard.model.capabilities import Capabilities
 from diskyard.model.chains import Chains
 from diskyard.model.fix import (
     AnyAction,
@@ -14,7 +13,7 @@ from diskyard.model.fix import (
     CleanHold,
     CleanLeftover,
     CleanProgress,
-    CleanTwin,
+    CleanSize,
     CleanVolume,
     Fix,
     FixData,
@@ -26,90 +25,20 @@ from diskyard.model.fix import (
     fix_id,
     fix_type,
 )
-from diskyard.model.records import AnyHold, Image, Volume, split_entry_id
+from diskyard.model.records import Image, Volume, split_entry_id
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
 from diskyard.model.volume_name import VolumeName
 from diskyard.planner.clean import wanted
+from diskyard.planner.look import Look, SourceView
 from diskyard.planner.mend import needs_restore
 from diskyard.planner.merge import merge_in_the_way, merge_lease_images, merge_too_long, plan_merge
 from diskyard.planner.optimize import OptimizePlan, optimize_waits_for, plan_optimize
+from diskyard.planner.sizes import size_fix
 
 _WRITTEN = "a running QEMU has the volume open for writing"
 _FOREIGN_NAMED_MOST = 100
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
-
-
-@dataclass(frozen=True, slots=True)
-class SourceView:
-    """Where a mend would read.
-
-    :param waits_for: why it cannot run now; None if it can.
-    :param moves_bytes: how much is to read, at most; None if not known.
-    """
-
-    waits_for: str | None
-    moves_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class TwinFound:
-    """An object of the log with a missing or damaged copy.
-
-    :param waits_for: why it cannot be written again; None if it can.
-    """
-
-    action: CleanTwin
-    waits_for: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What one look at a repository's storage found.
-
-    The storage was listed before ``state`` was read: what was listed then and is not named
-    now is not named by anything that is still to come either.
-
-    :param read_only: why nothing can be changed here now; None if it can.
-    :param stored: allocated bytes by volume name, at least of those that ``state`` does not name.
-    :param made_here: of those that it does not name, which an entry of this history named.
-    :param allocated: allocated bytes by volume id.
-    :param missing: volumes that are named ready and are not on the storage.
-    :param leftovers: allocated bytes by name.
-    :param foreign: what others have put here, by name; of what is an overlay of a volume, which one.
-    :param snapshotted: by volume, what waits as long as it has internal snapshots of a user's.
-    :param locked: the images whose work lease somebody has.
-    :param written: of the volumes that fixes are about, and by their names of those that nothing names,
-        all that a program of QEMU has open for writing though neither an attachment nor a lease says why.
-    :param gone_attachments: attachments whose host is provably gone.
-    :param holds_over: holds whose copy is provably over.
-    :param holds_unknown: holds whose copy cannot be looked at, with the reason.
-    :param twins: objects of the log with a missing or damaged copy.
-    :param sources: for images to mend.
-    :param differing: for Snapshots of which another repository has another image under the same id, why.
-    :param workers: the host that last worked on an image.
-    """
-
-    state: State
-    capabilities: Capabilities
-    read_only: str | None = None
-    stored: Mapping[VolumeName, int] = field(default_factory=dict)
-    made_here: frozenset[VolumeName] = frozenset()
-    allocated: Mapping[str, int] = field(default_factory=dict)
-    missing: frozenset[str] = frozenset()
-    leftovers: Mapping[str, int] = field(default_factory=dict)
-    foreign: Mapping[str, str | None] = field(default_factory=dict)
-    snapshotted: Mapping[str, str] = field(default_factory=dict)
-    progress: tuple[str, ...] = ()
-    locked: frozenset[str] = frozenset()
-    written: frozenset[str] = frozenset()
-    gone_attachments: frozenset[str] = frozenset()
-    holds_over: tuple[tuple[str, AnyHold], ...] = ()
-    holds_unknown: tuple[tuple[str, AnyHold, str], ...] = ()
-    twins: tuple[TwinFound, ...] = ()
-    sources: Mapping[str, SourceView] = field(default_factory=dict)
-    differing: Mapping[str, str] = field(default_factory=dict)
-    workers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +88,8 @@ def _found(look: Look) -> Iterator[_Found]:
     for volume in look.state.volumes.values():
         if volume.state != "ready":
             yield from _of_unready_volume(look, volume)
+        elif volume.extending is not None or volume.id in look.longer:
+            yield from _of_size(look, volume)
     yield from _garbage(look)
     yield from _of_others(look)
     yield from _bookkeeping(look)
@@ -268,6 +199,15 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
         0 if plan.kind == "reserve" else moves_bytes,
         moves_bytes if plan.kind == "shorten" else image.size_bytes,
     )
+
+
+def _of_size(look: Look, volume: Volume) -> Iterator[_Found]:
+    fix = size_fix(look.state, volume, look.longer.get(volume.id))
+    if fix is not None:
+        unreadable = volume.id in look.missing or volume.damage is not None
+        waits_for = f"volume {volume.id} cannot be read" if unreadable else fix.waits_for
+        held_by = _holder(look, fix.leases)
+        yield _Found(CleanSize(volume_id=volume.id), fix.description, fix.image_id, waits_for, held_by)
 
 
 def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:

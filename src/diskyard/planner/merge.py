@@ -15,7 +15,7 @@ from diskyard.model.status import (
     merge_dependent,
 )
 from diskyard.model.transaction import Draft
-from diskyard.planner.common import Superseded
+from diskyard.planner.common import Superseded, doomed
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,8 @@ def _require_same_merge(state: State, image_id: str, plan: MergePlan) -> tuple[V
         raise Superseded(f"a volume of the merge of image {image_id} is damaged")
     if merge_in_the_way(state, plan) is not None:
         raise Superseded(f"the volumes of image {image_id} are attached")
+    if dependent.extending is not None or parent.extending is not None:
+        raise Superseded(f"the volumes of image {image_id} are being extended")
     return parent, dependent
 
 
@@ -138,7 +140,7 @@ def seal_merge_down(draft: Draft, image_id: str, plan: MergePlan) -> None:
     for key in draft.state.images_on(dependent.id):
         draft.put_image(replace(draft.state.images[key], volume_id=parent.id))
     # Doomed by hand: normalising would only find so when the image it reads is gone.
-    draft.put_volume(replace(dependent, state="doomed", parent_image_id=None))
+    draft.put_volume(doomed(dependent))
     draft.remove_image(image_id)
 
 

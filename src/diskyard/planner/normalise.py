@@ -6,13 +6,12 @@ at what follows from that.
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from diskyard import errors
 from diskyard.model.records import Image, Volume
 from diskyard.model.soundness import find_flaw
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
+from diskyard.planner.common import doomed
 
 
 def normalise(draft: Draft) -> None:
@@ -35,7 +34,7 @@ def normalise(draft: Draft) -> None:
             if volume is not None and _nothing_points_at(draft.state, volume):
                 if volume.parent_image_id is not None:
                     images.append(volume.parent_image_id)
-                draft.put_volume(replace(volume, state="doomed", parent_image_id=None, building=None))
+                draft.put_volume(doomed(volume))
 
 
 def _nothing_needs(state: State, image: Image) -> bool:

@@ -125,6 +125,8 @@ def require_unchanged(state: State, plan: OptimizePlan, missing: Container[str] 
         raise Superseded(f"image {plan.image.id} changed meanwhile")
     if state.writer_of(image.id) is not None:
         raise Superseded(f"image {plan.image.id} was attached meanwhile")
+    if state.volumes[plan.volume.id].extending is not None:
+        raise Superseded(f"image {plan.image.id} is being extended")
     if (why := why_broken(state, image, missing)) is not None:
         raise Superseded(f"image {plan.image.id} cannot be read: {why}")
     return image

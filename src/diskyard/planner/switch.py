@@ -21,9 +21,11 @@ from diskyard.planner.common import (
     Superseded,
     already_made,
     building_volume,
+    doomed,
     new_image,
     ready,
     require_building,
+    require_settled,
     require_unattached,
     require_usable,
     virtual_disk,
@@ -32,7 +34,7 @@ from diskyard.planner.same import captured_now, why_another
 
 
 class SwitchAgain(Exception):
-    """The disk changed its size between the intent and the switch: it needs another overlay."""
+    """The disk changes, or changed, its size since the intent of the switch: it needs another overlay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ def begin(draft: Draft, request: Switch, missing: Container[str]) -> Volume | No
     disk = virtual_disk(state, request.disk_id)
     require_usable(state, disk, missing)
     require_unattached(state, disk)
+    require_settled(state, disk)
     frozen = new_image(
         draft,
         request.image_id,
@@ -102,7 +105,7 @@ def _discard_abandoned(draft: Draft, request: Switch) -> None:
     if image.held_for or not all(volume.state == "building" for volume in dependents):
         return  # it was a Snapshot and others need it: its id is in use
     for volume in dependents:
-        draft.put_volume(replace(volume, state="doomed", parent_image_id=None, building=None))
+        draft.put_volume(doomed(volume))
     draft.remove_image(image.id)
 
 
@@ -124,7 +127,8 @@ def seal(draft: Draft, request: Switch, missing: Container[str]) -> Image:
     frozen = state.images.get(request.image_id)
     if frozen is None or overlay.parent_image_id != frozen.id:
         raise Superseded(f"the frozen image {request.image_id} is gone")
-    if overlay.size_bytes != disk.size_bytes:
+    assert disk.volume_id is not None
+    if overlay.size_bytes != disk.size_bytes or state.volumes[disk.volume_id].extending is not None:
         raise SwitchAgain
     draft.put_volume(ready(overlay))
     frozen = replace(
@@ -166,6 +170,7 @@ def begin_clone(draft: Draft, request: Switch, missing: Container[str]) -> Clone
     disk = virtual_disk(draft.state, request.disk_id)
     require_usable(draft.state, disk, missing)
     require_unattached(draft.state, disk)
+    require_settled(draft.state, disk)
     source = _clonable(draft.state, disk)
     if source is None:
         return None
@@ -195,6 +200,7 @@ def seal_clone(draft: Draft, request: Switch, clone: Clone, missing: Container[s
     disk = virtual_disk(draft.state, request.disk_id)
     require_usable(draft.state, disk, missing)
     require_unattached(draft.state, disk)
+    require_settled(draft.state, disk)
     volume = require_building(draft.state, request.volume_id, request.work_id)
     source, was = _clonable(draft.state, disk), clone.disk
     if source is None or (source.id, source.size_bytes) != (clone.source.id, clone.source.size_bytes):
@@ -238,6 +244,7 @@ def reusable_freeze_point(state: State, disk: Image) -> tuple[Image, Volume] | N
         and frozen.consumed_by is None
         and frozen.pending is None
         and frozen.size_bytes == disk.size_bytes
+        and overlay.extending is None
     )
     return (frozen, overlay) if same else None
 

@@ -18,7 +18,7 @@ from diskyard.model import requests as ask
 from diskyard.model.fix import Fix, fix_id
 from diskyard.model.options import TeardownOptions
 from diskyard.model.results import Attached, Task
-from diskyard.operations import change, create, transfer
+from diskyard.operations import change, create, sizes, transfer
 from diskyard.operations.copy import copy_image
 from diskyard.operations.engine import FollowUp
 from diskyard.planner.find_fixes import find_fixes
@@ -56,7 +56,7 @@ def _set_strategy(service: Service, request: ask.SetStrategy) -> None:
 
 
 def _extend(service: Service, request: ask.ExtendVirtualDisk) -> None:
-    change.extend_virtual_disk(service.engine, request)
+    sizes.extend_virtual_disk(service.engine, request)
 
 
 def _revert(service: Service, request: ask.RevertVirtualDisk) -> None:

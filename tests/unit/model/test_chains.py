@@ -12,7 +12,8 @@ from diskyard.model.chains import ROOTS, Chains
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import image_status, lasting_depth, why_broken
-from diskyard.planner.find_fixes import Look, find_fixes
+from diskyard.planner.find_fixes import find_fixes
+from diskyard.planner.look import Look
 from tests.unit.records import copy_hold, disk, image, state, volume, weak
 
 CAPABILITIES = Capabilities(preallocation=True)

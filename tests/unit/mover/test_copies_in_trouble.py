@@ -29,7 +29,7 @@ CLUSTER = 65536
 @pytest.mark.parametrize("format", ["raw", "qcow2"])
 @pytest.mark.parametrize("start_bytes", [0, 5 * MIB])
 def test_a_base_that_is_longer_than_its_record(bench: Bench, format: VolumeFormat, start_bytes: int) -> None:
-    """An extend that was cut leaves one, and what lies over it shows all of it."""
+    """What lies over it shows all of it, where nobody has bounded it."""
     longer = bench.layer("base", format, 4 * MIB)
     bench.fill((longer,), [(0, 4 * MIB, 7)])
     base = replace(longer, size_bytes=2 * MIB)

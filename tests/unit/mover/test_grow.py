@@ -39,3 +39,18 @@ def test_qcow2_over_a_root(bench: Bench, size_bytes: int, root_bytes: int) -> No
         grow(bench.host, (top, root), 6 * MIB, False)
         assert bench.view((top, root)) == before.ljust(6 * MIB, b"\0")
     check(top)
+
+
+@pytest.mark.parametrize("root_bytes", [MIB // 2, 8 * MIB])
+@pytest.mark.parametrize("to_bytes", [MIB, 2 * MIB, 6 * MIB])
+def test_qcow2_drops_what_is_beyond_its_record(bench: Bench, root_bytes: int, to_bytes: int) -> None:
+    """Also where it has the length already that it is to have."""
+    root = bench.layer("root", "raw", root_bytes)
+    bench.fill((root,), [(0, root_bytes, 5)])
+    longer = bench.layer("top", "qcow2", 2 * MIB, (root,))
+    bench.fill((longer, root), [(MIB - 512, MIB + 512, 7)])
+    wanted = bench.view((longer, root))[:MIB].ljust(to_bytes, b"\0")
+    top = replace(longer, size_bytes=MIB)
+    grow(bench.host, (top, root), to_bytes, False)
+    assert bench.view((top, root)) == wanted
+    check(top)

@@ -181,3 +181,28 @@ def test_a_damaged_parent_is_left_alone(bench: Bench) -> None:
     with pytest.raises(errors.StorageError):
         commit_down(bench.host, top, (root,), RecordingMonitor())
     assert Path(str(root.path)).read_bytes() == contents
+
+
+@pytest.mark.parametrize("way", ["down", "up"])
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_what_is_beyond_the_records_does_not_come_along(bench: Bench, format: VolumeFormat, way: str) -> None:
+    """Somebody made the parent, and the overlay, longer than their records."""
+    root = bench.layer("root", "raw", 6 * MIB)
+    bench.fill((root,), [(0, 6 * MIB, 5)])
+    below = () if format == "raw" else (root,)
+    longer = bench.layer("parent", format, 4 * MIB, below)
+    bench.fill((longer, *below), [(MIB, 3 * MIB, 7)])
+    overlay = bench.layer("top", "qcow2", 8 * MIB, (longer, *below))
+    bench.fill((overlay, longer, *below), [(3 * MIB, 64 << 10, 9), (7 * MIB, 64 << 10, 9)])
+    parent = replace(longer, size_bytes=2 * MIB, bound_bytes=2 * MIB if format == "raw" else None)
+    wanted = bytearray(bench.view((longer, *below))[: 2 * MIB].ljust(6 * MIB, b"\0"))
+    wanted[3 * MIB : 3 * MIB + (64 << 10)] = b"\x09" * (64 << 10)
+    top = replace(overlay, size_bytes=6 * MIB)
+    for _ in range(2 if way == "down" else 1):
+        if way == "down":
+            commit_down(bench.host, top, (parent, *below), RecordingMonitor())
+            assert bench.view((longer, *below)) == wanted
+        else:
+            name = "diskyard:below" if below else None
+            stream_up(bench.host, top, (parent,), below, name, RecordingMonitor())
+            assert bench.view((overlay, *below))[: 6 * MIB] == wanted

@@ -22,7 +22,8 @@ from diskyard.model.fix import (
 from diskyard.model.records import ImageSource, Pending, entry_id
 from diskyard.model.state import State
 from diskyard.model.volume_name import VolumeName
-from diskyard.planner.find_fixes import Look, SourceView, TwinFound, find_fixes
+from diskyard.planner.find_fixes import find_fixes
+from diskyard.planner.look import Look, SourceView, TwinFound
 from tests.unit.records import attachment, building, copy_hold, disk, image, state, volume, weak
 
 PENDING = Pending(work_id="w", source=ImageSource(marker="m", image_id="x"))

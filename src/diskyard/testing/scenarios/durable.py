@@ -15,6 +15,7 @@ from unittest import mock
 from diskyard import errors
 from diskyard.fixes.runner import run_fix
 from diskyard.log.checkpoints import CHECKPOINTS_KEPT
+from diskyard.model.fix import CleanSize
 from diskyard.service import Service, call
 from diskyard.testing.scenarios import shapes
 from diskyard.testing.scenarios.base import (
@@ -31,6 +32,7 @@ from diskyard.testing.scenarios.base import (
     without,
     zeros,
 )
+from diskyard.testing.scenarios.fixing import cut_extend
 from diskyard.testing.scenarios.operations import about_to_fold, change_user_data
 from diskyard.testing.scenarios.sharing import prepare_raw_copied, with_snapshot_in_b
 from diskyard.testing.world import KIB, SIZE_BYTES, World, host_named
@@ -212,6 +214,24 @@ def prepare_shorter_parent(world: World, service: Service) -> None:
     call(service, "removeImage", {"repositoryId": "a", "imageId": world.names["s"], "options": LATER})
 
 
+def prepare_shorter_parent_below(world: World, service: Service) -> None:
+    """The same with more in it than above it: what is above goes down into it, and makes it longer."""
+    world.disk(service, "a", "base")
+    world.write(service, "a", "base", 1, 0, SIZE_BYTES)
+    _copy_small_onto_base(world, service, SIZE_BYTES // 2)
+    world.write(service, "a", "d", 2, 0, 512 * KIB)
+    world.snapshot(service, "a", "d", "s")
+    call(
+        service,
+        "extendVirtualDisk",
+        {"repositoryId": "a", "imageId": _SMALL_ID, "size": SIZE_BYTES, "options": LATER},
+    )
+    world.images["a", _SMALL_ID] += bytes(SIZE_BYTES // 2)
+    world.write(service, "a", "d", 3, 1536 * KIB, 64 * KIB)
+    del world.images["a", world.names["s"]]
+    call(service, "removeImage", {"repositoryId": "a", "imageId": world.names["s"], "options": LATER})
+
+
 def prepare_overlay_to_extend(world: World, service: Service) -> None:
     """A disk smaller than what is below it, which must not show when it grows.
 
@@ -234,6 +254,15 @@ def _copy_small_onto_base(world: World, service: Service, size_bytes: int) -> No
     world.names["d"] = _SMALL_ID
     world.images["a", _SMALL_ID] = world.images["b", NEW_ID]
     world.fix_all([service], Random(0))
+
+
+def judge_at_once(world: World, answered: bool) -> None:
+    """Whoever reads the disk before anything is fixed reads the same, or it extended by zeros."""
+    service = world.service(host_named("reader"))
+    found, wanted = world.read(service, "a", _SMALL_ID), world.images["a", _SMALL_ID]
+    assert found == wanted.ljust(len(found), b"\0"), "bytes before any fix"
+    assert len(found) in (len(wanted), 2 * SIZE_BYTES)
+    service.close()
 
 
 EXTEND = verb("extendVirtualDisk", repositoryId="a", imageId="@d", size=2 * SIZE_BYTES, options=LATER)
@@ -291,8 +320,21 @@ DURABLE_SCENARIOS: list[Scenario] = [
     DiskScenario(
         "mend by a clone", prepare_raw_copied, fix_first("b", "mend"), with_snapshot_in_b, reflink=True
     ),
-    DiskScenario("extend over a longer base", prepare_overlay_to_extend, EXTEND, extended),
-    DiskScenario("merge up over a longer base", prepare_shorter_parent, fix_first("a", "merge"), same),
+    DiskScenario(
+        "extend over a longer base", prepare_overlay_to_extend, EXTEND, extended, judge=judge_at_once
+    ),
+    DiskScenario(
+        "take back an extend over a longer base", cut_extend(prepare_overlay_to_extend),
+        fix_first("a", CleanSize), same, judge=judge_at_once,
+    ),
+    DiskScenario(
+        "merge down over a longer base", prepare_shorter_parent_below, fix_first("a", "merge"), same,
+        judge=judge_at_once,
+    ),
+    DiskScenario(
+        "merge up over a longer base", prepare_shorter_parent, fix_first("a", "merge"), same,
+        judge=judge_at_once,
+    ),
     DiskScenario(
         "mend with checkpoints", prepare_scattered, mend_with_checkpoints, with_new("b", bytes_of("d"))
     ),

@@ -16,14 +16,17 @@ from diskyard.model.fix import (
     CleanHold,
     CleanLeftover,
     CleanProgress,
+    CleanSize,
     CleanTwin,
     CleanVolume,
 )
+from diskyard.planner import sizes
 from diskyard.service import Service, call
 from diskyard.testing.scenarios import shapes
 from diskyard.testing.scenarios.base import (
     LATER,
     NEW_ID,
+    Act,
     Scenario,
     both,
     bytes_of,
@@ -36,7 +39,7 @@ from diskyard.testing.scenarios.base import (
 )
 from diskyard.testing.scenarios.operations import DISK_IN_A, import_bytes, import_file, pending_copy
 from diskyard.testing.steps import Steps, stepping_host
-from diskyard.testing.world import KIB, World
+from diskyard.testing.world import KIB, SIZE_BYTES, World
 
 _DEEPEST = 33  # one more volume than a chain may have
 
@@ -168,6 +171,37 @@ def half_moved(world: World, service: Service) -> None:
     gone.close()
 
 
+def cut_extend(shape: Act) -> Act:
+    """An extend of d that an earlier boot began, and of which it made the volume longer."""
+
+    def act(world: World, service: Service) -> None:
+        shape(world, service)
+        gone = world.service(stepping_host(Steps(), "gone-host", earlier_boot=True))
+
+        class Enough(Exception):
+            pass
+
+        dying = mock.patch.object(sizes, "seal_extend", side_effect=Enough)
+        with dying, contextlib.suppress(errors.InternalError):
+            verb("extendVirtualDisk", **DISK_IN_A, size=2 * SIZE_BYTES, options=LATER)(world, gone)
+            raise AssertionError("the extend was to be cut")
+        gone.close()
+
+    return act
+
+
+def grown_by_its_guest(world: World, service: Service) -> None:
+    """A disk whose volume a guest's QEMU made longer, while nobody knew of it."""
+    shapes.lone(world, service)
+    disk_id = world.names["d"]
+    state = service.connections.get("a").state()
+    path = next((world.folder / "a" / "volumes").glob(f"*{state.images[disk_id].volume_id}*"))
+    added = bytes([5]) * (SIZE_BYTES // 2)
+    with path.open("ab") as file:
+        file.write(added)
+    world.images["a", disk_id] += added
+
+
 _PERFORMANCE = verb("setStrategy", **DISK_IN_A, strategy="performance")
 FIXES = [
     Scenario(
@@ -203,4 +237,6 @@ FIXES = [
         with_new("a", import_bytes),
     ),
     Scenario("restore", lost, fix_first("a", "mend"), same),
+    Scenario("take back an extend", cut_extend(shapes.chain), fix_first("a", CleanSize), same),
+    Scenario("take over a size", grown_by_its_guest, fix_first("a", CleanSize), same),
 ]  # fmt: skip

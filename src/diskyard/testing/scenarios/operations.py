@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
+from diskyard import errors
+from diskyard.model.records import Volume
+from diskyard.mover.grow import grow
+from diskyard.opened import Opened
+from diskyard.operations import sizes
 from diskyard.service import Service, call
 from diskyard.testing.scenarios import shapes
 from diskyard.testing.scenarios.base import (
@@ -162,6 +170,47 @@ _EXTEND_D = verb("extendVirtualDisk", **DISK_IN_A, size=2 * SIZE_BYTES, options=
 _COPY_D = new("copyImage", targetRepoId="b", imageId="@d")
 _COPY_ON_BASE = new("copyImage", targetRepoId="b", imageId="@d", baseImageId="@base")
 
+
+def extend_within_snapshot(world: World, service: Service) -> None:
+    """Between a switch's overlay and its seal the disk is extended: the switch begins anew."""
+    make_empty, extends = Opened.make_empty, iter([True])
+
+    def made(opened: Opened, volume: Volume) -> None:
+        make_empty(opened, volume)
+        if next(extends, False):
+            _EXTEND_D(world, service)
+
+    with mock.patch.object(Opened, "make_empty", made):
+        _SNAPSHOT(world, service)
+
+
+def snapshot_of_extended(world: World) -> Images:
+    """The Snapshot and the disk are as long as the disk was made."""
+    images = _extended()(world)
+    return {**images, **with_new("a", lambda _: images["a", world.names["d"]])(world), **images}
+
+
+def extend_beside_snapshot(world: World, service: Service) -> None:
+    """While an extend is open nothing is frozen of its disk."""
+
+    def grow_late(*words: Any, **more: Any) -> None:
+        with contextlib.suppress(errors.LeaseHeld):
+            _SNAPSHOT(world, service)
+            raise AssertionError("a disk was frozen whose size is in doubt")
+        grow(*words, **more)
+
+    with mock.patch.multiple(sizes, grow=grow_late, _EXTEND_WAIT_S=0.0):
+        _EXTEND_D(world, service)
+
+
+def grow_and_tear_down(world: World, service: Service) -> None:
+    """A guest's QEMU makes its disk longer, and the guest ends; what it wrote there were zeros."""
+    asked = {"repositoryId": "a", "imageId": world.names["d"]}
+    attached = call(service, "prepareImage", asked)
+    os.truncate(attached["path"], 2 * SIZE_BYTES)
+    call(service, "teardownImage", asked)
+
+
 OPERATIONS = [
     Scenario(
         "create disk", shapes.lone, new("createVirtualDisk", targetRepoId="a", size=SIZE_BYTES),
@@ -215,6 +264,9 @@ OPERATIONS = [
     ),
     Scenario("extend lone disk", shapes.lone, _EXTEND_D, _extended()),
     Scenario("extend", shapes.chain, _EXTEND_D, _extended()),
+    Scenario("extend within create snapshot", shapes.chain, extend_within_snapshot, snapshot_of_extended),
+    Scenario("extend beside a refused snapshot", shapes.lone, extend_beside_snapshot, _extended()),
+    Scenario("tear down a disk that grew", shapes.lone, grow_and_tear_down, _extended()),
     Scenario("remove lone disk", shapes.lone, _REMOVE_D, without("d")),
     Scenario("remove disk", shapes.branching, _REMOVE_D, without("d")),
     Scenario(

@@ -1,0 +1,181 @@
+"""extendVirtualDisk, and how a disk whose volume is not as long as its record says is settled."""
+
+from __future__ import annotations
+
+import contextlib
+
+from diskyard import errors
+from diskyard.host.identity import new_uuid
+from diskyard.log.log import Author
+from diskyard.model.records import IMAGE_SIZE_LIMIT_BYTES, SECTOR_BYTES, Image, Volume
+from diskyard.model.requests import ExtendVirtualDisk
+from diskyard.model.state import State
+from diskyard.model.transaction import Draft
+from diskyard.mover.durable import sync_layer
+from diskyard.mover.grow import grow
+from diskyard.opened import Opened, volume_name
+from diskyard.operations.engine import Engine, Outcome, others_may_win
+from diskyard.operations.writers import require_no_stranger, require_no_stranger_in
+from diskyard.planner import sizes as planner
+from diskyard.planner.common import strong_image
+from diskyard.planner.sizes import Growth, size_lease
+
+_EXTEND_WAIT_S = 1.0
+
+
+def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
+    """Make a disk larger; durable on return.
+
+    The intent is published before the volume grows. A crash leaves it, with a volume that is longer
+    or not and holds nothing there: who comes next cuts that off and takes the intent back, as this
+    does if it fails. The caller was not answered, so both sizes are right; the old one can be had
+    on a full storage too.
+    """
+    opened = engine.connections.get(request.repository_id)
+    author = engine.author("extendVirtualDisk")
+    image_id = request.image_id
+    with opened.work_on([image_id, size_lease(image_id)], wait_s=_EXTEND_WAIT_S) as leases:
+        fds = [fd for lease in leases for fd in lease.descriptors()]
+        settle_size(opened, image_id, author, fds)
+        state = opened.state()
+        missing = opened.missing_below(state, image_id)
+        disk = planner.growable_disk(Draft(state), image_id, request.size, missing)
+        planner.require_room_to_grow(state, disk, request.size, opened.storage.capabilities)
+        require_no_stranger(opened, state, image_id, held=[size_lease(image_id)])
+        work_id = new_uuid()
+        grown = opened.commit(
+            lambda draft: planner.begin_extend(draft, image_id, request.size, work_id, missing), author
+        )
+        if grown is not None:
+            try:
+                _extend(opened, image_id, grown, author, fds)
+            except (errors.DiskyardError, OSError) as error:
+                if getattr(error, "details", {}).get("outcome") != "unknown":
+                    with contextlib.suppress(errors.DiskyardError, OSError):  # check lists it
+                        settle_size(opened, image_id, author, fds)
+                raise
+    return Outcome(image_id)
+
+
+def _extend(opened: Opened, image_id: str, grown: Volume, author: Author, fds: list[int]) -> None:
+    """Grow the volume, durably, and then its record."""
+    assert grown.extending is not None
+    state = opened.state()
+    with opened.reading(state, strong_image(state, image_id)) as chain:
+        grow(opened.host, chain, grown.extending.size_bytes, grown.preallocated, inherit_fds=fds)
+    missing = opened.missing_below(opened.state(), image_id)
+    with others_may_win():
+        opened.commit(lambda draft: planner.seal_extend(draft, image_id, grown, missing), author)
+
+
+def settle_disk(opened: Opened, image_id: str, author: Author) -> None:
+    """Make sure that a disk's volume is as long as its record says; mostly a look.
+
+    :raises diskyard.errors.LeaseHeld: an extend is under way.
+    :raises diskyard.errors.ImageBroken: it is longer, and that cannot be taken over.
+    """
+    state = opened.state()
+    image = state.images.get(image_id)
+    if image is None or not _is_in_doubt(opened, state, image):
+        return
+    try:
+        with opened.work_on([size_lease(image_id)], wait_s=_EXTEND_WAIT_S) as leases:
+            fds = [fd for lease in leases for fd in lease.descriptors()]
+            settle_size(opened, image_id, author, fds)
+    except errors.LeaseHeld as error:
+        raise errors.LeaseHeld(f"VirtualDisk {image_id} is being extended.", imageId=image_id) from error
+
+
+def _is_in_doubt(opened: Opened, state: State, image: Image) -> bool:
+    if image.kind != "virtual_disk" or state.attachments_of(image.id):
+        return False
+    volume = state.volumes.get(image.volume_id or "")
+    if volume is None or volume.state != "ready":
+        return False
+    return volume.extending is not None or opened.longer_bytes(volume, opened.stored(volume)) is not None
+
+
+def settle_size(opened: Opened, image_id: str, author: Author, inherit_fds: list[int]) -> bool:
+    """The same for who has the lease of its size; whether anything changed.
+
+    An extend that was cut is taken back. A volume that is longer without one, or than it was to
+    become, was grown by its guest's QEMU: the disk becomes as long. A shorter one has lost data:
+    it is damaged, and must not be made to look whole.
+    """
+    changed = False
+    while True:
+        state = opened.state()
+        image = state.images.get(image_id)
+        if image is None or not _is_in_doubt(opened, state, image):
+            return changed
+        volume = state.volumes[str(image.volume_id)]
+        if opened.is_unreadable(volume, opened.stored(volume)):
+            return changed  # who asked for the disk is told that it cannot be read
+        changed |= _settle(opened, state, image, volume, author, inherit_fds)
+
+
+def _settle(
+    opened: Opened, state: State, image: Image, volume: Volume, author: Author, inherit_fds: list[int]
+) -> bool:
+    """One try, of who has the lease of its size; False if the disk is not as it was found any more."""
+    require_no_stranger_in(opened, volume, image.id, held=[size_lease(image.id)])
+    actual_bytes = opened.longer_bytes(volume, opened.stored(volume)) or volume.size_bytes
+    if volume.extending is not None and actual_bytes <= volume.extending.size_bytes:
+        _cut_back(opened, state, image, volume, actual_bytes, inherit_fds)
+        return opened.commit(lambda draft: planner.take_back(draft, volume), author)
+    growth = growth_of(opened, state, volume)
+    return opened.commit(lambda draft: planner.adopt(draft, image.id, growth), author)
+
+
+def _cut_back(
+    opened: Opened, state: State, image: Image, volume: Volume, actual_bytes: int, inherit_fds: list[int]
+) -> None:
+    """Let a volume durably end where its record says; what an earlier try cut may not be durable yet."""
+    if actual_bytes > volume.size_bytes:
+        with opened.reading(state, image) as chain:
+            grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=inherit_fds)
+    else:
+        sync_layer(opened.host, opened.layer(volume))
+
+
+def growth_of(opened: Opened, state: State, volume: Volume) -> Growth:
+    """The size that a longer volume has, durably, in whole sectors.
+
+    A guest's disk ends with a whole sector, whatever its file does: the rest of it are zeros.
+
+    :raises diskyard.errors.ImageBroken: it cannot be taken over.
+    """
+    longer_bytes = opened.longer_bytes(volume, opened.stored(volume)) or volume.size_bytes
+    size_bytes = -(-longer_bytes // SECTOR_BYTES) * SECTOR_BYTES
+    if planner.disk_of(state, volume) is None or size_bytes > IMAGE_SIZE_LIMIT_BYTES:
+        raise errors.ImageBroken(
+            f"Volume {volume.id} of {opened.storage.place} has {longer_bytes} bytes, and its record says "
+            f"{volume.size_bytes}: another program made it longer than a disk can be, or while a Snapshot "
+            "had it.",
+            advice="Make it as long as its record says, once what is beyond that is not needed.",
+        )
+    if volume.format == "raw" and size_bytes > longer_bytes:
+        opened.storage.grow_volume(volume_name(volume), length_bytes=size_bytes)
+    sync_layer(opened.host, opened.layer(volume))
+    return Growth(volume, size_bytes)
+
+
+def growth_of_writer(opened: Opened, image_id: str) -> Growth | None:
+    """What a guest that ends has made of its disk's size; None if nothing, or if that cannot be said.
+
+    An attachment must end whatever the storage says: who looks at the disk next is told.
+    """
+    with contextlib.suppress(errors.DiskyardError, OSError):
+        state = opened.state()
+        image = state.images.get(image_id)
+        volume = None if image is None else state.volumes.get(image.volume_id or "")
+        if (
+            image is None
+            or volume is None
+            or image.kind != "virtual_disk"
+            or state.writer_of(image_id) is None
+        ):
+            return None
+        if opened.longer_bytes(volume, opened.stored(volume)) is not None:
+            return growth_of(opened, state, volume)
+    return None

@@ -1,0 +1,202 @@
+"""How long a disk's volume is: extending it, and what is done with one that is longer than its record.
+
+An extend is an intent first: while the volume's record says ``extending`` nobody is given the disk and
+nothing is frozen of it, so that whatever is beyond the record is zeros, and may be cut off again. A
+volume that is longer *without* that was made so by somebody who wrote to it, as a guest's QEMU does:
+that is taken over, or refused, and never cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from diskyard import errors
+from diskyard.model.capabilities import Capabilities
+from diskyard.model.records import Extending, Image, Volume
+from diskyard.model.state import State
+from diskyard.model.transaction import Draft
+from diskyard.planner.common import (
+    Superseded,
+    require_settled,
+    require_unattached,
+    require_usable,
+    virtual_disk,
+)
+
+
+def size_lease(image_id: str) -> str:
+    """The name of the lease of an image's size: a guest must not be attached while it changes.
+
+    Who has it knows that no extend is under way.
+    """
+    return f"{image_id}/size"
+
+
+def growable_disk(draft: Draft, image_id: str, size_bytes: int, missing: Container[str]) -> Image:
+    """The disk to extend, if it may be.
+
+    :raises diskyard.errors.InvalidParameter: it would shrink.
+    """
+    disk = virtual_disk(draft.state, image_id)
+    require_usable(draft.state, disk, missing)
+    require_unattached(draft.state, disk)
+    if size_bytes < disk.size_bytes:
+        raise errors.InvalidParameter(
+            f"The disk has {disk.size_bytes} bytes; it cannot be made smaller.", imageId=image_id
+        )
+    return disk
+
+
+def require_room_to_grow(state: State, disk: Image, size_bytes: int, capabilities: Capabilities) -> None:
+    """Refuse a size that the disk's volume cannot have.
+
+    :raises diskyard.errors.Unsupported: it is raw, and no file here can be so long.
+    """
+    volume = state.volumes[str(disk.volume_id)]
+    why_not = capabilities.why_not_raw(size_bytes)
+    if volume.format == "raw" and why_not is not None:
+        raise errors.Unsupported(
+            f"Disk {disk.id} cannot be extended: {why_not}.",
+            advice="Create a Snapshot of the disk: it goes on in a volume of another format, which can be "
+            "extended. Or copy it to a repository whose file system can hold longer files (as XFS).",
+            imageId=disk.id,
+        )
+
+
+def begin_extend(
+    draft: Draft, image_id: str, size_bytes: int, work_id: str, missing: Container[str]
+) -> Volume | None:
+    """Put the intent, before the volume grows; the volume, or None if the disk has that size."""
+    disk = growable_disk(draft, image_id, size_bytes, missing)
+    require_settled(draft.state, disk)
+    if disk.size_bytes == size_bytes:
+        return None
+    assert disk.volume_id is not None
+    volume = draft.state.volumes[disk.volume_id]
+    grown = replace(volume, extending=Extending(work_id=work_id, size_bytes=size_bytes))
+    draft.put_volume(grown)
+    return grown
+
+
+def seal_extend(draft: Draft, image_id: str, grown: Volume, missing: Container[str]) -> None:
+    """The commit: the disk is as large as its volume has been made.
+
+    :param grown: as :func:`begin_extend` put it.
+    :raises Superseded: the disk is on another volume now, or the intent was taken back.
+    """
+    assert grown.extending is not None
+    size_bytes = grown.extending.size_bytes
+    disk = growable_disk(draft, image_id, size_bytes, missing)
+    if disk.volume_id != grown.id or draft.state.volumes[grown.id].extending != grown.extending:
+        raise Superseded(f"the extend of disk {image_id} was given up")
+    _put_size(draft, disk, draft.state.volumes[grown.id], size_bytes)
+
+
+def take_back(draft: Draft, grown: Volume) -> bool:
+    """End the intent of an extend that was cut, once its volume ends where its record says."""
+    volume = draft.state.volumes.get(grown.id)
+    if volume is None or volume.extending is None or volume != grown:
+        return False
+    draft.put_volume(replace(volume, extending=None))
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A volume that is longer than its record, durably.
+
+    :param record: the volume as it was found.
+    :param size_bytes: how long it is, in whole sectors.
+    """
+
+    record: Volume
+    size_bytes: int
+
+
+def disk_of(state: State, volume: Volume) -> Image | None:
+    """The disk whose own a volume is, with which it may change; None if something frozen has it too.
+
+    A switch that is not sealed has frozen nothing yet: it takes the disk's size when it is sealed.
+    """
+    found = None
+    for image_id in state.images_on(volume.id):
+        image = state.images[image_id]
+        if image.is_strong and image.kind == "virtual_disk":
+            found = image
+        elif image.is_strong or any(
+            state.volumes[key].state == "ready" for key in state.dependents(image_id)
+        ):
+            return None
+    if found is None or found.pending is not None or volume.state != "ready":
+        return None
+    return found
+
+
+def adopt(draft: Draft, image_id: str, growth: Growth) -> bool:
+    """Take over the size that a disk's volume was given; False if it is not as it was found any more.
+
+    Its bytes have changed, and it is a copy of nothing.
+    """
+    volume = draft.state.volumes.get(growth.record.id)
+    if volume is None or volume != growth.record or draft.state.attachments_of(image_id):
+        return False
+    disk = disk_of(draft.state, volume)
+    if disk is None or disk.id != image_id:
+        return False
+    # What somebody else added is not reserved.
+    _put_size(draft, disk, replace(volume, preallocated=False), growth.size_bytes)
+    return True
+
+
+def _put_size(draft: Draft, disk: Image, volume: Volume, size_bytes: int) -> None:
+    draft.put_volume(replace(volume, size_bytes=max(size_bytes, volume.size_bytes), extending=None))
+    draft.put_image(
+        replace(
+            disk,
+            size_bytes=size_bytes,
+            revision=draft.entry,
+            data_generation=draft.entry,
+            origin=None,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SizeFix:
+    """What there is to do about a volume that is not as long as its record says, or may not be.
+
+    :param leases: of whoever may be doing it.
+    """
+
+    description: str
+    image_id: str | None
+    waits_for: str | None
+    leases: list[str]
+
+
+def size_fix(state: State, volume: Volume, longer_bytes: int | None) -> SizeFix | None:
+    """The fix for a volume that is extending, or longer than its record; None if it needs none.
+
+    :param longer_bytes: how long it is, if it is longer.
+    """
+    images = [state.images[key] for key in sorted(state.images_on(volume.id))]
+    if not images or any(image.consumed_by for image in images):
+        return None  # a merge makes it longer, and goes on from there; or it goes with its attachment
+    shown = next((image.id for image in images if image.is_strong), None)
+    disk = disk_of(state, volume)
+    if disk is not None:
+        words = f"take over the size that disk {disk.id} was given by its guest's QEMU"
+        if volume.extending is not None:
+            words = f"take back an extend of disk {disk.id} that was interrupted"
+        return SizeFix(words, shown, None, [size_lease(disk.id)])
+    if longer_bytes is None:
+        return None  # an extend of a disk that was removed since
+    words = f"cut volume {volume.id} off where its record says that it ends"
+    waits_for = (
+        f"another program made it longer, {longer_bytes} bytes instead of {volume.size_bytes}; with force "
+        "what it holds there is deleted"
+    )
+    return SizeFix(words, shown, waits_for, [])
