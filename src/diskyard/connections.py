@@ -20,6 +20,7 @@ from diskyard.model.records import Image
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.opened import Opened
+from diskyard.planner.same import why_another
 from diskyard.repositories.interface import Repository
 from diskyard.repositories.registry import find_format
 from diskyard.settled import look_at, volumes_below
@@ -261,13 +262,16 @@ class Connections:
         Looked for in ``first``, then in the others in the order of their connection;
         ``participatingRepositories`` narrows that, and a hint names the only place. A
         repository that does not answer is skipped. One where the image is whole is
-        preferred to one where it cannot be read, or is not complete.
+        preferred to one where it cannot be read, or is not complete. Of a Snapshot that is not
+        whole in ``first`` all that are searched must have the same: an id alone says nothing of bytes.
 
         :raises diskyard.errors.ImageNotFound: names the repositories searched.
         :raises diskyard.errors.RepositoryUnavailable: it is in none of those that answered, and
             some did not, which are named.
+        :raises diskyard.errors.ImageIdInUse: two of those searched have different Snapshots of this id.
         """
         searched, silent, seen = [], [], set[str]()
+        whole: tuple[Opened, State, Image] | None = None
         broken: tuple[Opened, State, Image] | None = None
         for opened in self._search_order(image_id, options, first):
             if opened.marker in seen:
@@ -281,11 +285,15 @@ class Connections:
             searched.append(opened.repo_id)
             image = sight.state.images.get(image_id)
             if image is not None and image.is_strong:
-                if why_broken(sight.state, image, sight.missing) is None:
+                _require_one_image(whole or broken, opened, image)
+                if why_broken(sight.state, image, sight.missing) is not None:
+                    broken = broken or (opened, sight.state, image)
+                elif image.kind == "virtual_disk" or (opened is first and broken is None):
                     return opened, sight.state, image
-                broken = broken or (opened, sight.state, image)
-        if broken is not None:
-            return broken
+                else:
+                    whole = whole or (opened, sight.state, image)
+        if (found := whole or broken) is not None:
+            return found
         nowhere = (
             f"Image {image_id} is in none of the repositories searched ({', '.join(searched) or 'none'})."
         )
@@ -311,6 +319,18 @@ class Connections:
             for repo_id in self.remembered():
                 with contextlib.suppress(errors.DiskyardError):
                     yield self.get(repo_id)
+
+
+def _require_one_image(found: tuple[Opened, State, Image] | None, other: Opened, image: Image) -> None:
+    """Do not choose between two images of one id: which one is meant only the caller knows."""
+    if found is None or (why := why_another(found[2], image)) is None:
+        return
+    raise errors.ImageIdInUse(
+        f"Repositories {found[0].repo_id} and {other.repo_id} have different images under the id "
+        f"{image.id}: in the latter {why}.",
+        advice="Say which one is meant with imageHints, or remove the other.",
+        imageId=image.id,
+    )
 
 
 def _is_alias(known: Opened, storage: Repository) -> bool:

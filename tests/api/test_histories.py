@@ -376,3 +376,22 @@ def test_a_mend_whose_hold_is_released_while_it_reads_is_not_sealed(
     progress = rig.opened("b").progress(made)
     assert progress is not None
     assert (progress.durable_bytes, progress.fingerprint) == (0, "")
+
+
+def test_of_two_images_of_one_id_neither_is_chosen(rig: Rig) -> None:
+    """The caller says which one is meant."""
+    disk = rig.disk("a", ALL)
+    snapshot = rig.yard.create_snapshot("a", disk)
+    lonely = without_the_other(rig, "b")
+    poison = rig.disk("b", (0x66, 0, SIZE))
+    snapshot_of(lonely, "b", poison, snapshot)
+    rig.yard.create_storage_repository("localfs-1.0", rig.place("c"))
+    rig.yard.connect_storage_repository("c", "localfs-1.0", rig.place("c"))
+    assert code_of(lambda: rig.yard.copy_image("c", snapshot)) == "ImageIdInUse"
+    assert code_of(lambda: rig.yard.create_virtual_disk("c", SIZE, snapshot)) == "ImageIdInUse"
+    assert not rig.yard.list_images("c").images
+    hint = {"image_hints": {snapshot: "a"}}
+    made = rig.yard.create_virtual_disk("c", SIZE, snapshot, options=hint)
+    rig.wait()
+    rig.expect("c", made, picture(SIZE, ALL))
+    rig.expect("a", rig.yard.create_virtual_disk("a", SIZE, snapshot), picture(SIZE, ALL))

@@ -14,6 +14,8 @@ from typing import TypeVar
 T = TypeVar("T")
 SEED_VARIABLE = "DISKYARD_SEED"
 THOROUGH_VARIABLE = "DISKYARD_THOROUGH"
+MINUTES_VARIABLE = "DISKYARD_MINUTES"
+FILE_SYSTEMS_VARIABLE = "DISKYARD_FILE_SYSTEMS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +25,35 @@ class Effort:
     :param seed: decides what a sample holds, and every random choice.
     :param thorough: try everything, however long it takes: some of it over several rounds, each
         with the next seed.
+    :param minutes: how long an attacker that has no end goes on; None for its usual time.
+    :param file_systems: the kinds that such attackers are to use; none for all they know.
     """
 
     seed: int = 0
     thorough: bool = False
+    minutes: float | None = None
+    file_systems: tuple[str, ...] = ()
 
     @classmethod
     def of_environment(cls) -> Effort:
-        """As ``$DISKYARD_SEED`` and ``$DISKYARD_THOROUGH`` say."""
+        """As the environment says; all of it is optional."""
+        minutes = os.environ.get(MINUTES_VARIABLE, "")
         return cls(
-            int(os.environ.get(SEED_VARIABLE, "0")), os.environ.get(THOROUGH_VARIABLE, "") not in ("", "0")
+            seed=int(os.environ.get(SEED_VARIABLE, "0")),
+            thorough=os.environ.get(THOROUGH_VARIABLE, "") not in ("", "0"),
+            minutes=float(minutes) if minutes else None,
+            file_systems=tuple(os.environ.get(FILE_SYSTEMS_VARIABLE, "").replace(",", " ").split()),
         )
+
+    def seconds(self, quick_s: float, thorough_minutes: float) -> float:
+        """How long an attacker that has no end goes on."""
+        if self.minutes is not None:
+            return 60 * self.minutes
+        return 60 * thorough_minutes if self.thorough else quick_s
+
+    def kinds(self, known: Sequence[str]) -> list[str]:
+        """The kinds of file systems to use, of those that an attacker knows."""
+        return [kind for kind in known if not self.file_systems or kind in self.file_systems]
 
     def random(self, *purpose: object) -> random.Random:
         """Randomness for a purpose: the same for the same seed, whatever else is drawn."""

@@ -1,0 +1,1 @@
+"""What attacks a Diskyard for minutes or hours: storms, random operations beside a model, races."""

@@ -1,0 +1,1 @@
+"""Copies, differences and exports beside what changes their sources."""

@@ -1,0 +1,1 @@
+"""Many processes at once, killed and suspended, on storage that has faults."""
