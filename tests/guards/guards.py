@@ -227,7 +227,7 @@ GUARDS = [
     Guard(
         "a whole copy elsewhere",
         "diskyard.connections",
-        (("                if why_broken(sight.state, image, sight.missing) is None:\n", "                if image.pending is None:\n"),),
+        (("                if why_broken(sight.state, image, sight.missing) is not None:\n", "                if image.pending is not None:\n"),),
         (f"{MOVED}::test_a_disk_from_a_base_that_is_lost_here_and_whole_elsewhere",),
     ),
     Guard(
