@@ -45,7 +45,7 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
     author = engine.author("prepareImage")
     owner = request.options.owner or DEFAULT_OWNER
     if opened.is_read_only:
-        return _answer(opened, _not_recorded(engine, opened, request, owner))
+        return _answer(opened, *_not_recorded(engine, opened, request, owner))
     attachment = None
     while attachment is None:
         weak = _weak_below(opened.state(), request.image_id)
@@ -56,13 +56,28 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
             settle_size(opened, request.image_id, author, fds)
             _require_bounded(opened, request.image_id)
             attachment = _attach(engine, opened, request, owner, weak)
-    return _answer(opened, attachment)
+    return _answer(opened, attachment, _with(opened.state(), attachment))
 
 
-def _not_recorded(engine: Engine, opened: Opened, request: PrepareImage, owner: str) -> Attachment:
-    """An attachment for reading where nothing can be written: no other host learns of it.
+def _with(state: State, attachment: Attachment) -> State:
+    """A state that has an attachment: while it does, the volumes that it names are there, and not merged."""
+    if attachment.id in state.attachments:
+        return state
+    raise errors.ImageInUse(
+        f"The attachment of image {attachment.image_id} was torn down meanwhile.",
+        advice="Prepare the image again.",
+        imageId=attachment.image_id,
+        owner=attachment.owner,
+    )
 
-    Nor can any host whose storage is the same change what it reads.
+
+def _not_recorded(
+    engine: Engine, opened: Opened, request: PrepareImage, owner: str
+) -> tuple[Attachment, State]:
+    """An attachment for reading where nothing can be written: nobody else learns of it.
+
+    Who may write there, as another user, or once it is mounted otherwise, can merge or remove what it
+    reads: the caller answers for that (docs/operating.md).
 
     :raises diskyard.errors.StorageError: it would write, or have to be kept for being served.
     """
@@ -72,7 +87,7 @@ def _not_recorded(engine: Engine, opened: Opened, request: PrepareImage, owner: 
         opened.log.require_writable_place()
     missing = opened.missing_below(state, image.id)
     _require_bounded(opened, image.id)
-    return _planned(Draft(state), engine, request, owner, missing)
+    return _planned(Draft(state), engine, request, owner, missing), state
 
 
 def _attach(
@@ -120,16 +135,7 @@ def _weak_below(state: State, image_id: str) -> list[str]:
     return [link.id for link, _ in state.chain(image) if not link.is_strong]
 
 
-def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
-    state = opened.state()
-    if attachment.id not in state.attachments:
-        raise errors.ImageInUse(
-            f"The attachment of image {attachment.image_id} was torn down meanwhile.",
-            advice="Prepare the image again.",
-            imageId=attachment.image_id,
-            owner=attachment.owner,
-        )
-    # Volumes that an attachment names are there, and are not merged, for as long as it is.
+def _answer(opened: Opened, attachment: Attachment, state: State) -> tuple[Attached, Chain]:
     chain = opened.layers(state, [state.volumes[key] for key in attachment.volume_ids])
     read_only = attachment.mode == "read_only"
     # One file is not enough where only a part of it is to be seen.
