@@ -83,9 +83,9 @@ def test_all_can_be_got_out(rig: Rig, connected: str) -> None:
         assert again == attached
         yard.teardown_image("c", image, options={"owner": "vm"})
     out = rig.folder / f"{snapshot}.qcow2"
-    again = yard.import_image("b", str(out), "qcow2")
+    imported = yard.import_image("b", str(out), "qcow2")
     assert yard.wait_for_tasks(60)
-    rig.expect("b", again, wanted[snapshot])
+    rig.expect("b", imported, wanted[snapshot])
     assert fixes(yard, "b") == fixes(yard, "c") == []
     assert _tree(_mount(rig)) == before
 
@@ -100,12 +100,13 @@ def test_no_copy_is_promised_whose_source_nothing_keeps(rig: Rig) -> None:
     rig.wait()
     remount(_mount(rig), "ro")
     states = {repo: rig.opened(repo).state() for repo in "abc"}
-    for attempt in (
+    attempts: list[Callable[[], str]] = [
         lambda: yard.copy_image("b", disk),
         lambda: yard.copy_image("b", snapshot),
         lambda: yard.copy_image("b", snapshot, kept),
         lambda: yard.create_virtual_disk("b", SIZE, snapshot),
-    ):
+    ]
+    for attempt in attempts:
         with pytest.raises(errors.Unsupported, match="nothing would keep its bytes") as caught:
             attempt()
         assert "Export" in caught.value.advice

@@ -200,8 +200,8 @@ def require_holdable(home: Opened, source: Image) -> None:
         raise errors.Unsupported(
             f"Image {source.id} cannot be copied: nothing would keep its bytes until the copy is made, as "
             f"{home.storage.place} is read-only ({why}).",
-            advice="Export it and import the file, make its repository writable for this user, or name another "
-            "one that has it with imageHints.",
+            advice="Export it and import the file, make its repository writable for this user, or name "
+            "another one that has it with imageHints.",
             imageId=source.id,
         )
 
