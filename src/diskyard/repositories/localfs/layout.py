@@ -36,9 +36,9 @@ def record_paths(root: str) -> tuple[str, str]:
     return os.path.join(root, "repository.a"), os.path.join(root, "repository.b")
 
 
-def is_image_id(name: str) -> bool:
-    """Whether a name is an image's id, as progress has."""
-    return _IMAGE_ID.search(name) is not None
+def image_id(name: str) -> str | None:
+    """The image's id that a name is, as progress has; None if it is none."""
+    return name if _IMAGE_ID.search(name) else None
 
 
 def log_number(name: str) -> int | None:

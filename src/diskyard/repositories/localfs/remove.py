@@ -28,7 +28,7 @@ def _is_log_object(name: str) -> bool:
 
 _OURS: dict[str, Callable[[str], bool]] = {
     layout.VOLUMES: _is_volume,
-    layout.PROGRESS: layout.is_image_id,
+    layout.PROGRESS: lambda name: layout.image_id(name) is not None,
     layout.TEMPORARY: lambda _: False,  # temporary files are everywhere
     layout.CHECKPOINTS: _is_log_object,
     layout.LOG: _is_log_object,

@@ -304,8 +304,7 @@ class LocalRepository:
 
     def progress_image_ids(self) -> list[str]:
         """The names in the progress folder that are image ids; what has another is not ours."""
-        names = self._files.names(self._folder(layout.PROGRESS))
-        return [name for name in names if layout.is_image_id(name)]
+        return [item.name for item in self._files.list(self._folder(layout.PROGRESS), layout.image_id)]
 
     def _temporaries(self) -> Iterator[tuple[str, FileEntry]]:
         # The root has those of the repository's own record.
