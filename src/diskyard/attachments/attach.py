@@ -45,7 +45,8 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
     author = engine.author("prepareImage")
     owner = request.options.owner or DEFAULT_OWNER
     if opened.is_read_only:
-        return _answer(opened, _not_recorded(engine, opened, request, owner))
+        state = opened.state()
+        return _answer(opened, state, _not_recorded(engine, opened, state, request, owner))
     attachment = None
     while attachment is None:
         weak = _weak_below(opened.state(), request.image_id)
@@ -56,17 +57,20 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
             settle_size(opened, request.image_id, author, fds)
             _require_bounded(opened, request.image_id)
             attachment = _attach(engine, opened, request, owner, weak)
-    return _answer(opened, attachment)
+    state = opened.state()
+    _require_recorded(state, attachment)
+    return _answer(opened, state, attachment)
 
 
-def _not_recorded(engine: Engine, opened: Opened, request: PrepareImage, owner: str) -> Attachment:
+def _not_recorded(
+    engine: Engine, opened: Opened, state: State, request: PrepareImage, owner: str
+) -> Attachment:
     """An attachment for reading where nothing can be written: no other host learns of it.
 
     Nor can any host whose storage is the same change what it reads.
 
     :raises diskyard.errors.StorageError: it would write, or have to be kept for being served.
     """
-    state = opened.state()
     image = strong_image(state, request.image_id)
     if request.options.serve or (image.kind == "virtual_disk" and not request.options.read_only):
         opened.log.require_writable_place()
@@ -120,8 +124,8 @@ def _weak_below(state: State, image_id: str) -> list[str]:
     return [link.id for link, _ in state.chain(image) if not link.is_strong]
 
 
-def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
-    state = opened.state()
+def _require_recorded(state: State, attachment: Attachment) -> None:
+    """Refuse to give out what another call of the same owner has torn down by now."""
     if attachment.id not in state.attachments:
         raise errors.ImageInUse(
             f"The attachment of image {attachment.image_id} was torn down meanwhile.",
@@ -129,6 +133,9 @@ def _answer(opened: Opened, attachment: Attachment) -> tuple[Attached, Chain]:
             imageId=attachment.image_id,
             owner=attachment.owner,
         )
+
+
+def _answer(opened: Opened, state: State, attachment: Attachment) -> tuple[Attached, Chain]:
     # Volumes that an attachment names are there, and are not merged, for as long as it is.
     chain = opened.layers(state, [state.volumes[key] for key in attachment.volume_ids])
     read_only = attachment.mode == "read_only"
