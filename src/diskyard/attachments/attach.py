@@ -53,7 +53,7 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
         names = [size_lease(request.image_id), *weak]
         with opened.work_on(names, wait_s=_MERGE_WAIT_S) as leases:
             fds = [fd for lease in leases for fd in lease.descriptors()]
-            require_no_stranger(opened, opened.state(), request.image_id, held=names)
+            require_no_stranger(opened, opened.state(), request.image_id)
             settle_size(opened, request.image_id, author, fds)
             _require_bounded(opened, request.image_id)
             attachment = _attach(engine, opened, request, owner, weak)

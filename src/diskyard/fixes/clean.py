@@ -168,7 +168,10 @@ def clean_size(work: Work, action: CleanSize) -> bool:
             return False
         opened.log.require_writable()
         chain = opened.layers(state, state.volume_chain(volume))
-        grow(work.engine.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=work.inherit_fds)
+        with work.writing(volume):
+            grow(
+                work.engine.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=work.inherit_fds
+            )
         return True
 
 

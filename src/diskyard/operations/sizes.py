@@ -15,7 +15,7 @@ from diskyard.mover.durable import sync_layer
 from diskyard.mover.grow import grow
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import Engine, Outcome, others_may_win
-from diskyard.operations.writers import require_no_stranger, require_no_stranger_in
+from diskyard.operations.writers import require_no_stranger, require_no_stranger_in, writing
 from diskyard.planner import sizes as planner
 from diskyard.planner.common import strong_image
 from diskyard.planner.sizes import Growth, size_lease
@@ -41,7 +41,7 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         missing = opened.missing_below(state, image_id)
         disk = planner.growable_disk(Draft(state), image_id, request.size, missing)
         planner.require_room_to_grow(state, disk, request.size, opened.storage.capabilities)
-        require_no_stranger(opened, state, image_id, held=[size_lease(image_id)])
+        require_no_stranger(opened, state, image_id)
         work_id = new_uuid()
         grown = opened.commit(
             lambda draft: planner.begin_extend(draft, image_id, request.size, work_id, missing), author
@@ -61,7 +61,8 @@ def _extend(opened: Opened, image_id: str, grown: Volume, author: Author, fds: l
     """Grow the volume, durably, and then its record."""
     assert grown.extending is not None
     state = opened.state()
-    with opened.reading(state, strong_image(state, image_id)) as chain:
+    with opened.reading(state, strong_image(state, image_id)) as chain, writing(opened, grown) as leases:
+        fds = [*fds, *(fd for lease in leases for fd in lease.descriptors())]
         grow(opened.host, chain, grown.extending.size_bytes, grown.preallocated, inherit_fds=fds)
     missing = opened.missing_below(opened.state(), image_id)
     with others_may_win():
@@ -118,7 +119,7 @@ def _settle(
     opened: Opened, state: State, image: Image, volume: Volume, author: Author, inherit_fds: list[int]
 ) -> bool:
     """One try, of who has the lease of its size; False if the disk is not as it was found any more."""
-    require_no_stranger_in(opened, volume, image.id, held=[size_lease(image.id)])
+    require_no_stranger_in(opened, volume, image.id)
     actual_bytes = opened.longer_bytes(volume, opened.stored(volume)) or volume.size_bytes
     if volume.extending is not None and actual_bytes <= volume.extending.size_bytes:
         _cut_back(opened, state, image, volume, actual_bytes, inherit_fds)
@@ -132,8 +133,9 @@ def _cut_back(
 ) -> None:
     """Let a volume durably end where its record says; what an earlier try cut may not be durable yet."""
     if actual_bytes > volume.size_bytes:
-        with opened.reading(state, image) as chain:
-            grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=inherit_fds)
+        with opened.reading(state, image) as chain, writing(opened, volume) as leases:
+            fds = [*inherit_fds, *(fd for lease in leases for fd in lease.descriptors())]
+            grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=fds)
     else:
         sync_layer(opened.host, opened.layer(volume))
 

@@ -7,18 +7,18 @@ locks tell that it is there: so it is looked for wherever bytes are read as froz
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from diskyard import errors
 from diskyard.host import Host
 from diskyard.model.records import Attachment, Volume
 from diskyard.model.state import State
-from diskyard.model.status import merge_dependent
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.durable import os_errors
 from diskyard.opened import Opened, volume_name
 from diskyard.planner.create_disk import NewVolume
+from diskyard.repositories.interface import Lease
 
 WRITER_WORDS = "a running QEMU has it open for writing"
 _ENDING_S = 1.0  # a program that was killed a moment ago is gone by then
@@ -46,46 +46,55 @@ def is_written(opened: Opened, name: VolumeName) -> bool:
     return path is not None and opened.host.files.name_is_written_by_qemu(path)
 
 
-def has_stranger(
-    opened: Opened, volume: Volume, held: Collection[str] = (), *, wait_s: float = _ENDING_S
-) -> bool:
-    """Whether a QEMU program writes to a volume that neither the log nor a lease of ours explains.
+@contextmanager
+def writing(opened: Opened, *volumes: Volume) -> Iterator[list[Lease]]:
+    """Tell whoever finds volumes written to that it is a program of ours, for as long as one may.
 
-    :param held: the leases that the caller has itself: they explain nothing.
+    Nobody has their leases for any other reason, as for work that is about to look for strangers itself: so
+    a stranger is taken for no work that it keeps from beginning.
+
+    :returns: the leases; the program must inherit them, which then outlive it.
+    :raises diskyard.errors.LeaseHeld: other work writes there.
+    """
+    with opened.work_on([_writing_lease(volume) for volume in volumes], wait_s=_ENDING_S) as leases:
+        yield leases
+
+
+def _writing_lease(volume: Volume) -> str:
+    return f"{volume.id}/writing"
+
+
+def has_stranger(opened: Opened, volume: Volume, *, wait_s: float = _ENDING_S) -> bool:
+    """Whether a QEMU program writes to a volume that neither the log nor :func:`writing` explains.
+
     :param wait_s: how long such a program may take to end.
     """
     deadline_s = opened.host.clock.monotonic_s() + wait_s
     while is_written(opened, volume_name(volume)):
-        if _is_known(opened, volume, held):
+        if _is_known(opened, volume):
             return False
         if opened.host.clock.monotonic_s() >= deadline_s:
             # Once more: work that ended between the two looks had its lease until its program's end.
-            return is_written(opened, volume_name(volume)) and not _is_known(opened, volume, held)
+            return is_written(opened, volume_name(volume)) and not _is_known(opened, volume)
         opened.host.clock.sleep(_POLL_S)
     return False
 
 
-def _is_known(opened: Opened, volume: Volume, held: Collection[str]) -> bool:
-    """Whether it may be the guest that has the volume attached, or work of ours, as a merge."""
+def _is_known(opened: Opened, volume: Volume) -> bool:
+    """Whether it may be the guest that has the volume attached, or a program of ours at work."""
     state = opened.state()
     for key in state.attachments_naming(volume.id):
         attachment = state.attachments[key]
         if attachment.mode == "read_write" and attachment.volume_ids[0] == volume.id:
             return True
-    work = {f"{key}/size" for key in state.images_on(volume.id)}  # as extend, and whoever prepares one
-    for key in {*state.images_on(volume.id), volume.parent_image_id or ""}:
-        image = state.images.get(key)
-        if image is not None and merge_dependent(state, image) is not None:
-            work.add(image.id)
-    return bool(opened.locked_among(work.difference(held)))
+    return opened.is_locked(_writing_lease(volume))
 
 
 def require_no_stranger(
-    opened: Opened, state: State, image_id: str, *, held: Collection[str] = (), depth: int = 1
+    opened: Opened, state: State, image_id: str, *, depth: int = 1
 ) -> None:
     """Refuse an image into whose volumes a program writes that nobody has told of.
 
-    :param held: the leases that the caller has itself.
     :param depth: how many volumes, from the top, are looked at; 0 for all.
     :raises diskyard.errors.ImageInUse: names image and volume.
     """
@@ -95,14 +104,12 @@ def require_no_stranger(
     for number, (_, volume) in enumerate(state.chain(image)):
         if depth and number >= depth:
             break
-        require_no_stranger_in(opened, volume, image_id, held=held)
+        require_no_stranger_in(opened, volume, image_id)
 
 
-def require_no_stranger_in(
-    opened: Opened, volume: Volume, image_id: str | None = None, *, held: Collection[str] = ()
-) -> None:
+def require_no_stranger_in(opened: Opened, volume: Volume, image_id: str | None = None) -> None:
     """The same of one volume."""
-    if has_stranger(opened, volume, held):
+    if has_stranger(opened, volume):
         of = "" if image_id is None else f" of image {image_id}"
         raise errors.ImageInUse(
             f"A running QEMU has volume {volume.id}{of} open for writing, and no attachment says so.",
