@@ -25,7 +25,7 @@ from diskyard.opened import Opened, volume_name
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.sizes import growth_of_writer, settle_size
-from diskyard.operations.writers import is_written, require_writer_gone
+from diskyard.operations.writers import is_written, require_writer_gone, unasked_is_unwritten
 from diskyard.planner.attach import remove_attachment
 from diskyard.planner.clean import doom_abandoned, forget
 from diskyard.planner.sizes import adopt, disk_of, size_lease
@@ -82,11 +82,12 @@ def clean_garbage(work: Work, action: CleanGarbage) -> bool:
 
 def _require_unwritten(opened: Opened, name: VolumeName) -> None:
     """Refuse to delete what a guest still writes: it would go on, and all it wrote be lost with its end."""
-    if is_written(opened, name):
-        raise errors.ImageInUse(
-            f"Volume {name.volume_id} is not deleted: a running QEMU has it open for writing.",
-            advice="End that program; then run the fix again.",
-        )
+    with unasked_is_unwritten():
+        if is_written(opened, name):
+            raise errors.ImageInUse(
+                f"Volume {name.volume_id} is not deleted: a running QEMU has it open for writing.",
+                advice="End that program; then run the fix again.",
+            )
 
 
 def clean_leftover(work: Work, action: CleanLeftover) -> bool:

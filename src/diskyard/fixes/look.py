@@ -27,7 +27,7 @@ from diskyard.model.volume_name import VolumeName
 from diskyard.mover.inspect import check_volume
 from diskyard.opened import Opened, stored_by_id, volume_name
 from diskyard.operations.engine import Engine
-from diskyard.operations.writers import has_stranger, is_written
+from diskyard.operations.writers import has_stranger, is_written, why_unasked
 from diskyard.planner.look import Look, SourceView, TwinFound
 from diskyard.planner.mend import needs_restore, note_damage, users_of
 from diskyard.planner.same import why_another
@@ -54,13 +54,14 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     missing = _missing(opened, state, by_id)
     foreign = foreign_files(opened, state)
     over, unknown = _holds(engine, state)
-    longer = _longer(opened, state, by_id)
+    longer = _longer(opened, state, by_id, missing)
     locked = _locked(opened, state, progress, longer)
     gone = frozenset(
         key
         for key, attachment in state.attachments.items()
         if provably_gone_host(attachment.host, engine.host.identity)
     )
+    written, unasked = _written(opened, state, gone, [item.name for item in unnamed])
     return Look(
         state=state,
         capabilities=opened.storage.capabilities,
@@ -79,7 +80,8 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         },
         progress=tuple(progress),
         locked=locked,
-        written=_written(opened, state, gone, [item.name for item in unnamed]),
+        written=written,
+        unasked=unasked,
         gone_attachments=gone,
         holds_over=tuple(over),
         holds_unknown=tuple(unknown),
@@ -107,12 +109,16 @@ def _missing(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -
     return frozenset(key for key in missing if key in newest and newest[key].state == "ready")
 
 
-def _longer(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -> dict[str, int]:
+def _longer(
+    opened: Opened, state: State, listed: Mapping[str, StoredVolume], missing: Collection[str]
+) -> dict[str, int]:
     """Volumes that are longer than their records; of those that a writer has open nobody knows yet."""
     found = {}
     for volume in state.volumes.values():
         writers = (state.attachments[key] for key in state.attachments_naming(volume.id))
-        if volume.state != "ready" or any(attachment.mode == "read_write" for attachment in writers):
+        if volume.state != "ready" or volume.id in missing:
+            continue
+        if any(attachment.mode == "read_write" for attachment in writers):
             continue
         longer_bytes = opened.longer_bytes(volume, listed.get(volume.id))
         if longer_bytes is not None:
@@ -143,9 +149,8 @@ def _locked(opened: Opened, state: State, progress: list[str], longer: Collectio
 
 def _written(
     opened: Opened, state: State, gone_attachments: Iterable[str], unnamed: Iterable[VolumeName]
-) -> frozenset[str]:
-    """What strangers write to, of what a fix could be listed for; see :class:`Look`."""
-    found = {str(name) for name in unnamed if is_written(opened, name)}
+) -> tuple[frozenset[str], dict[str, str]]:
+    """What strangers write to, of what a fix could be listed for, and what cannot be asked; see :class:`Look`."""
     of_work: set[str] = set()
     for image in state.images.values():
         dependent = None if image.is_strong else merge_dependent(state, image)
@@ -153,13 +158,21 @@ def _written(
             of_work.add(dependent.id)
         if image.volume_id is not None and (dependent is not None or image.strategy == "performance"):
             of_work.add(image.volume_id)
-    found |= {key for key in of_work if has_stranger(opened, state.volumes[key], wait_s=0)}
-    # No attachment explains these, and no lease.
     ended = {key for attachment in gone_attachments for key in state.attachments[attachment].volume_ids}
-    for volume_id in ended.union(state.unready):
-        if is_written(opened, volume_name(state.volumes[volume_id])):
-            found.add(volume_id)
-    return frozenset(found)
+    unexplained = ended.union(state.unready)  # by any attachment, or lease
+    asked = {key: volume_name(state.volumes[key]) for key in of_work | unexplained}
+    asked |= {str(name): name for name in unnamed}
+    found, unasked = set(), {}
+    for key, name in asked.items():
+        why = why_unasked(opened, name)
+        if why is not None:
+            unasked[key] = why
+        elif key in of_work - unexplained:
+            if has_stranger(opened, state.volumes[key], wait_s=0):
+                found.add(key)
+        elif is_written(opened, name):
+            found.add(key)
+    return frozenset(found), unasked
 
 
 def _workers(opened: Opened, image_ids: list[str]) -> dict[str, str]:
@@ -289,7 +302,8 @@ def _may_change(opened: Opened, volume: Volume) -> bool:
         return True
     if any(opened.is_locked(key) for key in state.images_on(volume.id)):
         return True
-    return is_written(opened, volume_name(volume))
+    name = volume_name(volume)
+    return why_unasked(opened, name) is not None or is_written(opened, name)
 
 
 def _has_changed(opened: Opened, volume: Volume, before: StoredVolume) -> bool:

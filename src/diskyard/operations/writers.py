@@ -7,6 +7,7 @@ locks tell that it is there: so it is looked for wherever bytes are read as froz
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,6 +24,8 @@ from diskyard.repositories.interface import Lease
 WRITER_WORDS = "a running QEMU has it open for writing"
 _ENDING_S = 1.0  # a program that was killed a moment ago is gone by then
 _POLL_S = 0.02
+#: Why a file cannot be opened to be asked: of it alone, not of the storage or of this process.
+_UNASKED = frozenset((errno.EACCES, errno.EPERM, errno.EIO, errno.EUCLEAN, errno.ESTALE))
 _END_IT = "End that program first (fuser -v with the file's path names it)"
 
 
@@ -41,9 +44,36 @@ def require_file_unwritten(host: Host, fd: int, path: str) -> None:
 
 
 def is_written(opened: Opened, name: VolumeName) -> bool:
-    """Whether some QEMU program, of ours or not, has a volume open for writing now."""
+    """Whether some QEMU program, of ours or not, has a volume open for writing now.
+
+    An OSError says that it cannot be asked: whatever relies on the answer fails by it.
+    """
     path = opened.storage.locate_volume(name).path
     return path is not None and opened.host.files.name_is_written_by_qemu(path)
+
+
+@contextmanager
+def unasked_is_unwritten() -> Iterator[None]:
+    """Let what gives a volume up go on where its file cannot be asked who writes to it.
+
+    One that cannot even be opened (damage, or another user's rights) must not be there for ever.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNASKED:
+            raise
+
+
+def why_unasked(opened: Opened, name: VolumeName) -> str | None:
+    """Why nobody can tell here whether a volume is written to; None if one can."""
+    try:
+        is_written(opened, name)
+    except OSError as error:
+        if error.errno not in _UNASKED:
+            raise
+        return f"whether {WRITER_WORDS} cannot be known: {error.strerror}, {name}"
+    return None
 
 
 @contextmanager
@@ -146,16 +176,15 @@ def nobody_writes(opened: Opened, volumes: Sequence[Volume], image_id: str) -> I
 def require_writer_gone(opened: Opened, attachment: Attachment, *, advice: str) -> None:
     """Refuse to end an attachment whose guest still writes.
 
-    :raises diskyard.errors.ImageInUse: some QEMU has a volume of its open for writing.
+    :raises diskyard.errors.ImageInUse: some QEMU has a volume of its open for writing, or one cannot be asked.
     """
     if attachment.mode != "read_write":
         return
     deadline_s = opened.host.clock.monotonic_s() + _ENDING_S
-    while (volume_id := written_by_attached(opened, opened.state(), attachment)) is not None:
+    while (why := _why_not_gone(opened, attachment)) is not None:
         if opened.host.clock.monotonic_s() >= deadline_s:
             raise errors.ImageInUse(
-                f"The attachment of image {attachment.image_id} for {attachment.owner} cannot end: "
-                f"a running QEMU has its volume {volume_id} open for writing.",
+                f"The attachment of image {attachment.image_id} for {attachment.owner} cannot end: {why}.",
                 advice=advice,
                 imageId=attachment.image_id,
                 hostID=attachment.host.host_id,
@@ -164,10 +193,16 @@ def require_writer_gone(opened: Opened, attachment: Attachment, *, advice: str) 
         opened.host.clock.sleep(_POLL_S)
 
 
-def written_by_attached(opened: Opened, state: State, attachment: Attachment) -> str | None:
-    """The first volume of an attachment that some QEMU has open for writing."""
+def _why_not_gone(opened: Opened, attachment: Attachment) -> str | None:
+    """Of its volumes the first that some QEMU has open for writing, or that cannot be asked."""
+    state = opened.state()
     for volume_id in attachment.volume_ids:
         volume = state.volumes.get(volume_id)
-        if volume is not None and is_written(opened, volume_name(volume)):
-            return volume_id
+        if volume is None:
+            continue
+        why = why_unasked(opened, volume_name(volume))
+        if why is None and is_written(opened, volume_name(volume)):
+            why = f"a running QEMU has its volume {volume_id} open for writing"
+        if why is not None:
+            return why
     return None

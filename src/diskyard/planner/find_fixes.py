@@ -103,6 +103,16 @@ def _holder(look: Look, image_ids: list[str]) -> str | None:
     return None
 
 
+def _not_idle(look: Look, *volume_ids: str) -> str | None:
+    """Why what needs volumes that nobody writes to must wait."""
+    for key in volume_ids:
+        if key in look.written:
+            return f"{_WRITTEN}, {key}"
+        if key in look.unasked:
+            return look.unasked[key]
+    return None
+
+
 def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
     visible = image.id if image.is_strong else None
     if image.is_strong and image.pending is not None:
@@ -165,8 +175,7 @@ def _merge(look: Look, image: Image) -> Iterator[_Found]:
         waits_for = waits_for or look.snapshotted.get(volume.id)
         if volume.id in look.missing or volume.damage is not None:
             waits_for = f"volume {volume.id} cannot be read"
-        elif volume.id in look.written:
-            waits_for = waits_for or f"{_WRITTEN}, {volume.id}"
+        waits_for = waits_for or _not_idle(look, volume.id)
     yield _Found(
         Merge(image_id=image.id),
         f"merge a removed image {plan.direction} into what it is read with",
@@ -193,7 +202,7 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
         image.id,
         optimize_waits_for(look.state, plan, look.capabilities)
         or look.snapshotted.get(plan.volume.id)
-        or (_WRITTEN if plan.volume.id in look.written else None),
+        or _not_idle(look, plan.volume.id),
         _holder(look, [image.id]),
         0,
         0 if plan.kind == "reserve" else moves_bytes,
@@ -316,7 +325,7 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
             CleanAttachment(attachment_id=key),
             f"remove the attachment of {attachment.owner}, whose host has restarted since",
             attachment.image_id,
-            _WRITTEN if look.written.intersection(attachment.volume_ids) else None,
+            _not_idle(look, *attachment.volume_ids),
         )
     for image_id, hold in look.holds_over:
         yield _Found(CleanHold(image_id=image_id, hold=hold), "release data kept for a copy that is over")
