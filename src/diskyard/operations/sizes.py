@@ -12,7 +12,7 @@ from diskyard.model.requests import ExtendVirtualDisk
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.durable import sync_layer
-from diskyard.mover.grow import grow
+from diskyard.mover.grow import grow, reads_zeros
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import Engine, Outcome, others_may_win
 from diskyard.operations.writers import require_no_stranger, require_no_stranger_in, writing
@@ -100,7 +100,7 @@ def settle_size(opened: Opened, image_id: str, author: Author, inherit_fds: list
     """The same for who has the lease of its size; whether anything changed.
 
     An extend that was cut is taken back. A volume that is longer without one, or than it was to
-    become, was grown by its guest's QEMU: the disk becomes as long. A shorter one has lost data:
+    become, or that holds anything there, was grown or written by its guest's QEMU: the disk becomes as long. A shorter one has lost data:
     it is damaged, and must not be made to look whole.
     """
     changed = False
@@ -121,11 +121,24 @@ def _settle(
     """One try, of who has the lease of its size; False if the disk is not as it was found any more."""
     require_no_stranger_in(opened, volume, image.id)
     actual_bytes = opened.longer_bytes(volume, opened.stored(volume)) or volume.size_bytes
-    if volume.extending is not None and actual_bytes <= volume.extending.size_bytes:
+    opened.log.require_writable()  # of what cannot be committed nothing is done to the file either
+    is_cut = volume.extending is not None and actual_bytes <= volume.extending.size_bytes
+    if is_cut and _is_unwritten_beyond(opened, volume, actual_bytes):
         _cut_back(opened, state, image, volume, actual_bytes, inherit_fds)
         return opened.commit(lambda draft: planner.take_back(draft, volume), author)
     growth = growth_of(opened, state, volume)
     return opened.commit(lambda draft: planner.adopt(draft, image.id, growth), author)
+
+
+def _is_unwritten_beyond(opened: Opened, volume: Volume, actual_bytes: int) -> bool:
+    """Whether a volume holds nothing beyond its record, as it must while an extend is under way.
+
+    Where somebody wrote there the intent is not the newest of the disk: its log was put back, and the disk
+    was extended and given out since.
+    """
+    return actual_bytes <= volume.size_bytes or reads_zeros(
+        opened.host, opened.layer(volume), volume.size_bytes, actual_bytes
+    )
 
 
 def _cut_back(
