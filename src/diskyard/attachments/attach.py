@@ -10,7 +10,7 @@ from diskyard.attachments.serve import nobody_serves
 from diskyard.foreign import overlays_of
 from diskyard.host.identity import new_uuid
 from diskyard.model.looked import Looked
-from diskyard.model.records import Attachment
+from diskyard.model.records import Attachment, Image
 from diskyard.model.requests import PrepareImage, TeardownImage
 from diskyard.model.results import Attached
 from diskyard.model.state import State
@@ -76,7 +76,28 @@ def _not_recorded(
         opened.log.require_writable_place()
     missing = opened.missing_below(state, image.id)
     _require_bounded(opened, image.id)
-    return _planned(Draft(state), engine, request, owner, missing)
+    _require_not_half_extended(opened, state, image)
+    return _planned(Draft(state), engine, request, owner, missing, unsettled=True)
+
+
+def _require_not_half_extended(opened: Opened, state: State, image: Image) -> None:
+    """Refuse a disk that an extend, which was cut and cannot be taken back here, lets be seen too long.
+
+    Of a raw volume only as much is shown as its record has.
+    """
+    volume = state.volumes.get(image.volume_id or "")
+    if volume is None or volume.extending is None or volume.format != "qcow2":
+        return
+    longer_bytes = opened.longer_bytes(volume, opened.stored(volume))
+    if longer_bytes is not None:
+        raise errors.ImageBroken(
+            f"The volume of disk {image.id} has {longer_bytes} bytes, and its record says "
+            f"{volume.size_bytes}: an extend of it was interrupted, and on {opened.storage.place} "
+            "nobody can take it back now.",
+            advice="Mount the file system so that it can be written to, then prepare the image again; or "
+            "export the image, which works as it is.",
+            imageId=image.id,
+        )
 
 
 def _attach(
@@ -93,7 +114,13 @@ def _attach(
 
 
 def _planned(
-    draft: Draft, engine: Engine, request: PrepareImage, owner: str, missing: Container[str]
+    draft: Draft,
+    engine: Engine,
+    request: PrepareImage,
+    owner: str,
+    missing: Container[str],
+    *,
+    unsettled: bool = False,
 ) -> Attachment:
     return planner.attach(
         draft,
@@ -104,6 +131,7 @@ def _planned(
         read_only=request.options.read_only,
         now=engine.host.clock.now(),
         missing=missing,
+        unsettled=unsettled,
     )
 
 
