@@ -91,8 +91,9 @@ def test_what_needs_it_says_why_not(rig: Rig, shut: Shut) -> None:
     shut.paths |= {str(below), str(rig.volume_path("a", own))}
     for deep in (False, True):
         found = {fix.type: fix for fix in yard.check_storage_repository("a", options={"deep": deep})}
-        assert not found["merge"].runnable
-        assert os.strerror(shut.number) in (found["merge"].waits_for or "")
+        for kind in ("merge", "optimize"):
+            assert not found[kind].runnable
+            assert os.strerror(shut.number) in (found[kind].waits_for or "")
     assert {volume.damage for volume in rig.opened("a").state().volumes.values()} == {None}
     refusals: tuple[Callable[[], object], ...] = (
         lambda: yard.create_snapshot("a", own),

@@ -25,7 +25,12 @@ from diskyard.opened import Opened, volume_name
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.sizes import growth_of_writer, settle_size
-from diskyard.operations.writers import is_written, require_writer_gone, unasked_is_unwritten
+from diskyard.operations.writers import (
+    is_written,
+    require_no_stranger_in,
+    require_writer_gone,
+    unasked_is_unwritten,
+)
 from diskyard.planner.attach import remove_attachment
 from diskyard.planner.clean import doom_abandoned, forget
 from diskyard.planner.sizes import adopt, disk_of, size_lease
@@ -168,6 +173,7 @@ def clean_size(work: Work, action: CleanSize) -> bool:
         if opened.longer_bytes(volume, opened.stored(volume)) is None:
             return False
         opened.log.require_writable()
+        require_no_stranger_in(opened, volume)
         chain = opened.layers(state, state.volume_chain(volume))
         with work.writing(volume):
             grow(

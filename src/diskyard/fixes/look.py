@@ -14,15 +14,17 @@ from diskyard.fixes.judge import (
     find_source,
     judge_holds,
     waits_for_base,
+    why_not_read,
 )
 from diskyard.foreign import foreign_files, snapshots_wait_for
 from diskyard.host import provably_gone_host
 from diskyard.log.log import Author
 from diskyard.log.twins import look_at_twins
+from diskyard.model.chains import Chains
 from diskyard.model.fix import CleanTwin
 from diskyard.model.records import AnyHold, FileSource, Image, Volume
 from diskyard.model.state import State
-from diskyard.model.status import merge_dependent
+from diskyard.model.status import CHAIN_DEPTH_LIMIT, merge_dependent, why_broken
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.inspect import check_volume
 from diskyard.opened import Opened, stored_by_id, volume_name
@@ -61,7 +63,7 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         for key, attachment in state.attachments.items()
         if provably_gone_host(attachment.host, engine.host.identity)
     )
-    written, unasked = _written(opened, state, gone, [item.name for item in unnamed])
+    written, unasked = _written(opened, state, gone, [item.name for item in unnamed], longer, missing)
     return Look(
         state=state,
         capabilities=opened.storage.capabilities,
@@ -148,16 +150,23 @@ def _locked(opened: Opened, state: State, progress: list[str], longer: Collectio
 
 
 def _written(
-    opened: Opened, state: State, gone_attachments: Iterable[str], unnamed: Iterable[VolumeName]
+    opened: Opened,
+    state: State,
+    gone_attachments: Iterable[str],
+    unnamed: Iterable[VolumeName],
+    longer: Iterable[str],
+    missing: Collection[str],
 ) -> tuple[frozenset[str], dict[str, str]]:
     """What strangers write to, of what a fix could be listed for, and what cannot be asked; see :class:`Look`."""
-    of_work: set[str] = set()
+    of_work = set(longer)
+    of_work.update(volume.id for volume in state.volumes.values() if volume.extending is not None)
+    chains = Chains(state, missing)
     for image in state.images.values():
         dependent = None if image.is_strong else merge_dependent(state, image)
         if dependent is not None:
-            of_work.add(dependent.id)
-        if image.volume_id is not None and (dependent is not None or image.strategy == "performance"):
-            of_work.add(image.volume_id)
+            of_work |= {dependent.id, str(image.volume_id)}
+        if image.strategy == "performance" or chains.lasting_depth(image) > CHAIN_DEPTH_LIMIT:
+            of_work.update(volume.id for _, volume in chains.links(image))  # an optimize reads all of it
     ended = {key for attachment in gone_attachments for key in state.attachments[attachment].volume_ids}
     unexplained = ended.union(state.unready)  # by any attachment, or lease
     asked = {key: volume_name(state.volumes[key]) for key in of_work | unexplained}
@@ -234,7 +243,7 @@ def _sources(
     views = {}
     for image in state.images.values():
         if (image.is_strong and image.pending is not None) or needs_restore(state, image, missing):
-            views[image.id] = _source_view(engine, opened, image, places)
+            views[image.id] = _source_view(engine, opened, state, image, missing, places)
     return views
 
 
@@ -255,19 +264,36 @@ def _differing(engine: Engine, opened: Opened, state: State) -> dict[str, str]:
     return found
 
 
-def _source_view(engine: Engine, opened: Opened, image: Image, places: list[Opened] | None) -> SourceView:
+def _source_view(
+    engine: Engine,
+    opened: Opened,
+    state: State,
+    image: Image,
+    missing: frozenset[str],
+    places: list[Opened] | None,
+) -> SourceView:
     waits_for = waits_for_base(opened, image)
     if image.pending is not None and isinstance(image.pending.source, FileSource):
         source = image.pending.source
         return SourceView(waits_for or file_waits_for(engine.host, source), image.size_bytes)
+    if image.pending is not None or _parent_is_whole(state, image, missing):
+        waits_for = waits_for or why_not_read(opened, state, image, own=1)
     found = find_source(engine.connections, opened, image, places)
     if not isinstance(found, FoundSource):
         return SourceView(waits_for or found.told(), None)
+    waits_for = waits_for or why_not_read(found.opened, found.state, found.image)
     allocated = {
         volume.id: 0 if (stored := found.opened.stored(volume)) is None else stored.allocated_bytes
         for _, volume in found.state.chain(found.image)
     }
     return SourceView(waits_for, allocated_of(found.opened, found.state, found.image, allocated))
+
+
+def _parent_is_whole(state: State, image: Image, missing: frozenset[str]) -> bool:
+    """Whether a restoration writes the difference to what the lost volume reads, and so reads that too."""
+    volume = state.volumes.get(image.volume_id or "")
+    parent = None if volume is None else state.images.get(volume.parent_image_id or "")
+    return parent is not None and why_broken(state, parent, missing) is None
 
 
 def _look_into_volumes(engine: Engine, opened: Opened, state: State) -> None:

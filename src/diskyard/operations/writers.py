@@ -120,9 +120,7 @@ def _is_known(opened: Opened, volume: Volume) -> bool:
     return opened.is_locked(_writing_lease(volume))
 
 
-def require_no_stranger(
-    opened: Opened, state: State, image_id: str, *, depth: int = 1
-) -> None:
+def require_no_stranger(opened: Opened, state: State, image_id: str, *, depth: int = 1) -> None:
     """Refuse an image into whose volumes a program writes that nobody has told of.
 
     :param depth: how many volumes, from the top, are looked at; 0 for all.
