@@ -1,4 +1,4 @@
-"""What check lists as runnable can be run, and is not listed again once it was: else it is said what it waits for."""
+"""What check lists as runnable can be run, and is not listed again; else it is said what it waits for."""
 
 from __future__ import annotations
 

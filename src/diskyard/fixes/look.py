@@ -157,7 +157,7 @@ def _written(
     longer: Iterable[str],
     missing: Collection[str],
 ) -> tuple[frozenset[str], dict[str, str]]:
-    """What strangers write to, of what a fix could be listed for, and what cannot be asked; see :class:`Look`."""
+    """What strangers write to, of what a fix could be listed for, and what cannot be asked: as in a Look."""
     of_work = set(longer)
     of_work.update(volume.id for volume in state.volumes.values() if volume.extending is not None)
     chains = Chains(state, missing)

@@ -100,8 +100,8 @@ def settle_size(opened: Opened, image_id: str, author: Author, inherit_fds: list
     """The same for who has the lease of its size; whether anything changed.
 
     An extend that was cut is taken back. A volume that is longer without one, or than it was to
-    become, or that holds anything there, was grown or written by its guest's QEMU: the disk becomes as long. A shorter one has lost data:
-    it is damaged, and must not be made to look whole.
+    become, or that holds anything there, was grown or written by its guest's QEMU: the disk becomes as
+    long. A shorter one has lost data: it is damaged, and must not be made to look whole.
     """
     changed = False
     while True:

@@ -174,7 +174,7 @@ def nobody_writes(opened: Opened, volumes: Sequence[Volume], image_id: str) -> I
 def require_writer_gone(opened: Opened, attachment: Attachment, *, advice: str) -> None:
     """Refuse to end an attachment whose guest still writes.
 
-    :raises diskyard.errors.ImageInUse: some QEMU has a volume of its open for writing, or one cannot be asked.
+    :raises diskyard.errors.ImageInUse: some QEMU has one of its volumes open for writing, or none can tell.
     """
     if attachment.mode != "read_write":
         return

@@ -183,8 +183,8 @@ def _not_settled(state: State, disk: Image, longer_bytes: int | None) -> str | N
         return f"the disk is attached on host {found.host.host_id} for {found.owner}"
     if longer_bytes is not None and longer_bytes > IMAGE_SIZE_LIMIT_BYTES:
         return (
-            f"its volume has {longer_bytes} bytes, longer than a disk can be ({IMAGE_SIZE_LIMIT_BYTES}): make "
-            "it as long as its record says, once what is beyond that is not needed"
+            f"its volume has {longer_bytes} bytes, longer than a disk can be ({IMAGE_SIZE_LIMIT_BYTES}): "
+            "make it as long as its record says, once what is beyond that is not needed"
         )
     return None
 
