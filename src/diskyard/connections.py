@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from diskyard import errors
@@ -21,6 +22,7 @@ from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.opened import Opened
 from diskyard.planner.same import why_another
+from diskyard.remembered import Remembered
 from diskyard.repositories.interface import Repository
 from diskyard.repositories.registry import find_format
 from diskyard.settled import look_at, volumes_below
@@ -72,7 +74,8 @@ class Connections:
         """Connect a place; False if it was connected under this repoId already.
 
         The same place under another repoId is an alias, and is searched once. If it was connected by
-        other parameters, as another path to it, these take their place.
+        other parameters, as another path to it, these take their place. Where its history was
+        replaced, all its aliases go on from what there is now.
 
         :raises diskyard.errors.RepositoryIdInUse: the repoId names another place.
         :raises diskyard.errors.NotARepository: it is a copy of a place that is connected: what one
@@ -111,9 +114,18 @@ class Connections:
                 log = alias.log
             self._known[repo_id] = (format_name, dict(parameters))
             opened = Opened(repo_id, format_name, storage, log, self._host)
-            self._opened[repo_id] = opened
-            self._ends[repo_id] = [follow(repo_id, opened) for follow in self._followers]
+            self._follow(repo_id, opened)
+            for other, known in list(self._opened.items()):
+                if known.log.replaced is not None and _is_same_place(known.storage, storage):
+                    self._follow(other, replace(known, log=log, remembered=Remembered()))
             return True
+
+    def _follow(self, repo_id: str, opened: Opened) -> None:
+        """Have a repoId name a place as it is opened now; what followed it before ends."""
+        for end in self._ends.pop(repo_id, ()):
+            end()
+        self._opened[repo_id] = opened
+        self._ends[repo_id] = [follow(repo_id, opened) for follow in self._followers]
 
     def _require_unused(
         self, repo_id: str, format_name: str, parameters: Mapping[str, Any], storage: Repository

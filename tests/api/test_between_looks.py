@@ -23,7 +23,7 @@ TWO = (2, 64 * KiB, 64 * KiB)
 THREE = (3, 128 * KiB, 512)
 OTHER = (4, 0, 192 * KiB)
 OLD, NOW, LATER = picture(SIZE, ONE), picture(SIZE, ONE, TWO), picture(SIZE, ONE, TWO, THREE)
-TRIED_OF_EACH, THOROUGH_ROUNDS = 4, 8
+TRIED_OF_EACH, MORE_OF_SOME, THOROUGH_ROUNDS = 3, 8, 8
 
 #: True whatever the other host did: somebody works on it, uses it, or has removed it.
 TRUE_ERRORS = {"LeaseHeld", "ImageInUse", "ImageNotFound"}
@@ -224,7 +224,7 @@ NEEDS_BASE = {
 #: What the work made is removed with the disk.
 GOES = {("remove", work) for work in ("a_revert", "an_optimize", "a_merge")}
 
-#: Between whichever looks: there wrong bytes, a defect, or a false word once came of it.
+#: More of these: there wrong bytes, a defect, or a false word once came of it.
 ALWAYS = {
     ("snapshot", "a_copy"),
     ("snapshot", "an_export"),
@@ -243,7 +243,8 @@ def sweep(rig: Rig, work: str, *, chain: bool, effort: Effort) -> int:
     scene.end()
     every = [(action, at) for action in ACTIONS for at in range(1, looks.seen + 1)]
     points = effort.sample(every, TRIED_OF_EACH, work, chain, rounds=THOROUGH_ROUNDS)
-    points += [(action, at) for action, at in every if (action, work) in ALWAYS]
+    always = [(action, at) for action, at in every if (action, work) in ALWAYS]
+    points += effort.sample(always, MORE_OF_SOME, work, chain, "always", rounds=THOROUGH_ROUNDS)
     points = list(dict.fromkeys(points))
     for action, at in points:
         scene = Scene(rig, other, chain=chain)

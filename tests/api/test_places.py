@@ -235,7 +235,7 @@ def test_a_chain_too_deep_to_be_opened(local: Rig) -> None:
     """Neither copied nor exported, nor taken for a new disk elsewhere; nothing was begun."""
     disk = local.disk("a", ONE)
     opened = local.opened("a")
-    snapshots = [local.yard.create_snapshot("a", disk) for _ in range(CHAIN_DEPTH_OPENED)]
+    snapshots = [local.yard.create_snapshot("a", disk) for _ in range(CHAIN_DEPTH_OPENED + 1)]
     before = opened.state().version
     out = local.folder / "out.raw"
     for attempt in (
@@ -251,7 +251,7 @@ def test_a_chain_too_deep_to_be_opened(local: Rig) -> None:
         local.yard.create_virtual_disk("b", SIZE, deep)
     assert opened.state().version == before + 2  # the two of createSnapshot
     assert not out.exists()
-    local.yard.copy_image("b", snapshots[-1], options={"auto_fix": False})
+    local.yard.copy_image("b", snapshots[-2], options={"auto_fix": False})
 
 
 def test_a_new_file_system_is_empty(local: Rig, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "trackChanges": False,
         "rateLimit": 0,
     },
-    "importImage": {"newImageId": None, "as": None, "optimizeNow": False, "rateLimit": 0},
+    "importImage": {"newImageId": None, "as": None, "optimizeNow": False, "rateLimit": 0, "force": False},
     "checkStorageRepository": {"deep": False, "types": None, "imageIds": None},
     "fixStorageRepository": {"rateLimit": 0, "force": False, "runFirst": False},
     "exportImage": {"rateLimit": 0},
@@ -287,7 +287,7 @@ def test_names_of_the_results(rig: Rig) -> None:
     assert host["hostID"] == "one"
     formats = {found["name"]: found for found in host["formats"]}
     assert set(formats) >= {"localfs-1.0", "memory-1.0"}
-    assert set(formats["localfs-1.0"]["parameters"]) == {"path"}
+    assert set(formats["localfs-1.0"]["parameters"]) == {"path", "sharedByOneHost"}
     for name, can in formats["localfs-1.0"]["capabilities"].items():
         has = {wire_name(key): has for key, has in asdict(rig.opened("a").storage.capabilities).items()}
         assert can in (None, has[name])

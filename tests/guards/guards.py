@@ -355,7 +355,7 @@ GUARDS = [
     Guard(
         "a guest that nobody prepared, in a merge",
         "diskyard.fixes.merge",
-        (("            _require_no_stranger(work, plan)\n", ""), ("    _require_no_stranger(work, plan)\n    work.opened.commit(lambda draft: planner.seal_merge_down", "    work.opened.commit(lambda draft: planner.seal_merge_down")),
+        (("                _require_no_stranger(work, plan)\n", ""), ("    _require_no_stranger(work, plan)\n    work.opened.commit(lambda draft: planner.seal_merge_down", "    work.opened.commit(lambda draft: planner.seal_merge_down")),
         (f"{WRITERS}::test_fixes_wait_for_a_guest_that_nobody_prepared",),
     ),
     Guard(

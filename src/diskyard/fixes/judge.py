@@ -12,6 +12,7 @@ from diskyard.model.records import AnyHold, CopyHold, FileSource, Image, TrackHo
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.opened import Opened, volume_name
+from diskyard.operations.freeze import in_place
 from diskyard.operations.writers import WRITER_WORDS, has_stranger, why_unasked
 from diskyard.planner.same import why_no_source
 from diskyard.settled import look_at, volumes_below
@@ -74,7 +75,7 @@ def _judge_copies(
         why = f": {error}" if may_use(target.repo_id) else ""
         why_unknown = f"the repository that the copy is in cannot be read{why}"
     for hold in holds:
-        if hold.target_place not in ("", target.storage.place_identity):
+        if not in_place(hold, target):
             yield hold, (False, _ANOTHER_PLACE)
         elif hold.copy_id in worked_on:
             yield hold, (False, None)

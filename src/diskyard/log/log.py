@@ -161,18 +161,41 @@ class Log(LogReader):
             if self._still_follows(entry):
                 return True
             listed = self._checkpoints.lists(entry.number, entry.nonce)
+            follows_nothing = not listed and self._take_back(entry)
         except (OSError, errors.DiskyardError) as error:
             self._state = None
             raise self._unknown(entry.number, f"it could not be looked at: {error}") from error
         self._state = None
         if listed:
             return False
+        if follows_nothing:
+            raise errors.CorruptRecord(
+                f"The history of {self._repository.place} was replaced while this change was published; "
+                "it was not made.",
+                advice="It was restored, or its storage went back to an older state: look at what it holds.",
+            )
         raise self._unknown(entry.number, "the log was trimmed while this process was suspended")
 
     def _still_follows(self, entry: Entry) -> bool:
         """Whether the entry before one that was published is there, as it was."""
         there = self._is_entry(entry.number - 1, entry.previous)
         return there and not self._checkpoints.trimmed_past(entry.number - 1)
+
+    def _take_back(self, entry: Entry) -> bool:
+        """Remove an entry of this process that follows nothing; whether it did.
+
+        The entry before it was not trimmed, as no checkpoint is at or above that, and all other entries
+        are below it: the log was put back to an older state meanwhile. Nobody can have built on the
+        entry, and as long as it is there nobody can publish.
+        """
+        others = set(self._repository.numbers("entry")) - {entry.number}
+        checkpoints = self._repository.numbers("checkpoint")
+        if max(others, default=0) >= entry.number - 1 or max(checkpoints, default=0) >= entry.number - 1:
+            return False
+        if not self._is_entry(entry.number, entry.nonce):
+            return False
+        self._repository.delete("entry", entry.number)
+        return True
 
     def _unknown(self, number: int, why: str) -> errors.StorageError:
         return unknown_outcome(why, f"the change (entry {number} of {self._repository.place})")

@@ -169,8 +169,14 @@ def is_hold_of(hold: AnyHold, target: Opened, copy_id: str) -> bool:
     return (
         isinstance(hold, CopyHold)
         and (hold.target_marker, hold.copy_id) == (target.marker, copy_id)
-        and hold.target_place in ("", target.storage.place_identity)
+        and in_place(hold, target)
     )
+
+
+def in_place(hold: CopyHold, target: Opened) -> bool:
+    """Whether the copy of a hold is in this place, as far as both say which that is."""
+    own = target.storage.place_identity
+    return hold.target_place == own or "" in (hold.target_place, own)
 
 
 def hold_snapshot(home: Opened, found: Image, hold: AnyHold, author: Author) -> Image:

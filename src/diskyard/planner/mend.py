@@ -22,7 +22,7 @@ from diskyard.planner.common import (
     require_parent,
     require_usable,
 )
-from diskyard.planner.same import why_another
+from diskyard.planner.same import names_history, why_another
 from diskyard.planner.switch import release
 
 
@@ -234,7 +234,7 @@ def changed_layers(state: State, source: Image, base: Image) -> int | None:
     :returns: None if ancestry does not tell.
     """
     origin = base.origin
-    if origin is None or origin.marker != state.marker:
+    if origin is None or origin.marker != state.marker or not names_history(origin.data_generation):
         return None
     for count, (image, _) in enumerate(state.chain(source)):
         same = origin.image_id in (image.id, image.captured_of)

@@ -6,13 +6,23 @@ was removed. What was captured, told once and carried by every copy, tells such 
 
 from __future__ import annotations
 
-from diskyard.model.records import EntryId, Image, ImageSource, Origin
+from diskyard.model.records import EntryId, Image, ImageSource, Origin, split_entry_id
 from diskyard.model.state import State
+from diskyard.model.transaction import Draft
 
 
-def captured_now(state: State, disk: Image) -> Origin:
-    """Which bytes a VirtualDisk has that no guest is writing to."""
-    return Origin(marker=state.marker, image_id=disk.id, data_generation=disk.data_generation)
+def names_history(entry: EntryId) -> bool:
+    """Whether an entry's id tells it from others of its number: in format 1.0 none did."""
+    return bool(split_entry_id(entry)[1])
+
+
+def captured_now(draft: Draft, disk: Image) -> Origin:
+    """Which bytes a VirtualDisk has that no guest is writing to.
+
+    A generation of format 1.0 says nothing of the history: the capture is a moment of its own then.
+    """
+    known = disk.data_generation if names_history(disk.data_generation) else draft.entry
+    return Origin(marker=draft.state.marker, image_id=disk.id, data_generation=known)
 
 
 def captured_here(state: State, image_id: str, entry: EntryId) -> Origin:
@@ -52,4 +62,8 @@ def why_no_source(image: Image, other: Image) -> str | None:
         return "it is not a Snapshot"
     if source.size_bytes not in (None, other.size_bytes):
         return f"it has {other.size_bytes} bytes, not {source.size_bytes}"
-    return None if other.captured == source.captured else "it captured other bytes"
+    if other.captured != source.captured:
+        return "it captured other bytes"
+    if source.captured is None and image.kind == "snapshot" and other.captured_at != image.captured_at:
+        return "it captured the bytes of another moment"
+    return None

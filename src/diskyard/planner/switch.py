@@ -25,6 +25,7 @@ from diskyard.planner.common import (
     new_image,
     ready,
     require_building,
+    require_openable,
     require_settled,
     require_unattached,
     require_usable,
@@ -67,6 +68,8 @@ def begin(draft: Draft, request: Switch, missing: Container[str]) -> Volume | No
     require_usable(state, disk, missing)
     require_unattached(state, disk)
     require_settled(state, disk)
+    if request.hold is not None:
+        require_openable(state, disk)  # who holds it reads it
     frozen = new_image(
         draft,
         request.image_id,
@@ -79,7 +82,7 @@ def begin(draft: Draft, request: Switch, missing: Container[str]) -> Volume | No
         now=request.now,
         data_generation=disk.data_generation,
         captured_of=disk.id,
-        captured=captured_now(state, disk),
+        # What it captures only the seal knows: until then it shows a disk that goes on.
         origin=disk.origin,
         held_for=() if request.hold is None else (request.hold,),
         request_digest=request.request_digest,
@@ -135,7 +138,7 @@ def seal(draft: Draft, request: Switch, missing: Container[str]) -> Image:
         frozen,
         volume_id=disk.volume_id,
         data_generation=disk.data_generation,
-        captured=captured_now(state, disk),
+        captured=captured_now(draft, disk),
         origin=disk.origin,
         captured_at=request.now,
         size_bytes=disk.size_bytes,
@@ -220,7 +223,7 @@ def seal_clone(draft: Draft, request: Switch, clone: Clone, missing: Container[s
         now=request.now,
         data_generation=disk.data_generation,
         captured_of=disk.id,
-        captured=captured_now(draft.state, disk),
+        captured=captured_now(draft, disk),
         origin=disk.origin,
         held_for=() if request.hold is None else (request.hold,),
     )
@@ -264,6 +267,7 @@ def hold_again(
         return None
     # What the overlay reads counts as well: a merge may have written into it, and taken its parent away.
     frozen, overlay = found
+    require_openable(draft.state, frozen)
     return _held(draft, frozen, new_hold) if (frozen.id, overlay.id) == (frozen_id, overlay_id) else None
 
 
@@ -280,6 +284,7 @@ def hold(draft: Draft, was: Image, new_hold: AnyHold, missing: Container[str]) -
     if image is None or gone or why_another(was, image) is not None:
         raise errors.ImageNotFound(f"Snapshot {was.id} was removed meanwhile.", imageId=was.id)
     require_usable(draft.state, image, missing)
+    require_openable(draft.state, image)
     return _held(draft, image, new_hold)
 
 

@@ -120,7 +120,7 @@ class Repository(Protocol):
         place by another way has the same; a copy of it, which has its marker, has another.
     :ivar place_identity: the same, as every host and every later connection sees it: it is kept in
         the log of other repositories. A copy that was made below the file system, of its device,
-        may have the same.
+        may have the same. Empty where the format cannot tell.
     """
 
     marker: str

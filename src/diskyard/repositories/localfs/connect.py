@@ -67,6 +67,7 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
     try:
         _make_root(host, root)
         require_local(host, root, shared_by_one_host=shared)
+        _require_empty(host, root)
         require_able(host, root, root)
         _make_folders(host, root)
         lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
@@ -80,12 +81,21 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
         raise errors.from_os_error(error, f"creating a repository in {root}") from error
 
 
-def _make_folders(host: Host, root: str) -> None:
-    files = host.files
+def _require_empty(host: Host, root: str) -> set[str]:
+    """Refuse a folder that holds what is none of ours, before anything in it is touched.
+
+    :returns: the names that are there: of a creation or a removal that was cut short.
+    """
     _refuse_repository(host, root)
-    names = {entry.name for entry in files.list(root) if temporary_owner(entry.name) is None}
+    names = {entry.name for entry in host.files.list(root) if temporary_owner(entry.name) is None}
     if others := names - {*layout.FOLDERS, layout.LOCKS, layout.RESERVE, _MADE_WITH_EXT}:
         raise errors.NotEmpty(f"{root} is not empty: it holds {min(others)}.")
+    return names
+
+
+def _make_folders(host: Host, root: str) -> None:
+    files = host.files
+    names = _require_empty(host, root)
     for folder in layout.FOLDERS:
         if folder not in names:
             files.make_folder(os.path.join(root, folder))

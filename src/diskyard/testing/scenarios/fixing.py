@@ -20,6 +20,8 @@ from diskyard.model.fix import (
     CleanTwin,
     CleanVolume,
 )
+from diskyard.model.records import entry_id
+from diskyard.model.volume_name import VolumeName
 from diskyard.planner import sizes
 from diskyard.service import Service, call
 from diskyard.testing.scenarios import shapes
@@ -77,10 +79,11 @@ def too_deep(world: World, service: Service) -> None:
 
 
 def garbage(world: World, service: Service) -> None:
-    """A volume that the log does not name, as an older backup of the log leaves it."""
+    """A volume that the log named and does not name now, as a writer leaves it that was suspended."""
     shapes.lone(world, service)
-    folder = world.folder / "a" / "volumes"
-    (folder / f"{1:016x}-{uuid.UUID(int=7)}.raw").write_bytes(b"garbage")
+    state = service.connections.get("a").state()
+    name = VolumeName(entry_id(state.version, state.nonce), str(uuid.UUID(int=7)), "raw")
+    (world.folder / "a" / "volumes" / str(name)).write_bytes(b"garbage")
 
 
 def abandoned(world: World, service: Service) -> None:

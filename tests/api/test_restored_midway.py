@@ -1,0 +1,163 @@
+"""A repository that is put back to a moment in the middle of an operation, or under one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from diskyard import MiB, errors
+from diskyard.model.transaction import Draft
+from diskyard.opened import Opened
+from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.repository import LocalRepository
+from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, picture, settle
+
+ONE, NINE = (1, 0, SIZE), (9, 0, SIZE)
+Middle = Callable[[Callable[[], str]], tuple[str, Path]]
+FOLDERS = (*layout.FOLDERS, layout.RESERVE)
+
+
+def place(rig: Rig, name: str) -> Path:
+    return Path(rig.place(name)["path"])
+
+
+def put_back(rig: Rig, name: str, backup: Path, folders: tuple[str, ...] = FOLDERS) -> None:
+    """Make folders of a repository what they were, in the same place, as rsync --delete does."""
+    for folder in folders:
+        target = place(rig, name) / folder
+        for path in target.iterdir():
+            path.unlink()
+        for path in (backup / folder).iterdir():
+            shutil.copy2(path, target / path.name)
+
+
+def restart(rig: Rig) -> None:
+    """The host's process ends, and another one begins."""
+    for repo in ("a", "b"):
+        rig.yard.disconnect_storage_repository(repo)
+        rig.yard.connect_storage_repository(repo, "localfs-1.0", rig.place(repo))
+
+
+@pytest.fixture
+def in_the_middle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Middle:
+    """Does something and answers a backup of repository a, of the moment before it made its first overlay."""
+
+    def run(act: Callable[[], str]) -> tuple[str, Path]:
+        backup = rig.folder / "backup"
+        make_empty = Opened.make_empty
+
+        def back_up_first(self: Opened, volume: object) -> None:
+            if self.repo_id == "a" and not backup.exists():
+                shutil.copytree(place(rig, "a"), backup)
+            make_empty(self, volume)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Opened, "make_empty", back_up_first)
+            image_id = act()
+        assert backup.exists()
+        return image_id, backup
+
+    return run
+
+
+def test_a_freeze_that_is_not_complete_is_no_source(rig: Rig, in_the_middle: Middle) -> None:
+    """The frozen image is there, held by this very copy, and on the volume of a disk that goes on."""
+    disk = rig.disk("a", ONE)
+    made, backup = in_the_middle(lambda: rig.yard.copy_image("b", disk, options=COMMIT_ONLY))
+    put_back(rig, "a", backup)
+    restart(rig)
+    rig.write("a", disk, NINE)
+    [fix] = [fix for fix in rig.yard.check_storage_repository("b") if fix.image_id == made]
+    assert not fix.runnable
+    assert "captured other bytes" in (fix.waits_for or "")
+    settle(rig.yard, "a", "b")
+    assert rig.yard.get_image_status("b", made).status == "broken"
+    rig.expect("a", disk, picture(SIZE, NINE))
+
+
+def test_a_snapshot_that_is_not_complete_is_not_taken_for_its_copy(rig: Rig, in_the_middle: Middle) -> None:
+    disk = rig.disk("a", ONE)
+    made, backup = in_the_middle(lambda: rig.yard.create_snapshot("a", disk))
+    rig.yard.copy_image("b", made)
+    rig.wait()
+    put_back(rig, "a", backup)
+    restart(rig)
+    assert code_of(lambda: rig.yard.copy_image("a", made)) == "ImageIdInUse"
+    rig.write("a", disk, NINE)
+    settle(rig.yard, "a")
+    rig.yard.copy_image("a", made)
+    rig.wait()
+    rig.expect("a", made, picture(SIZE, ONE))
+    rig.expect("a", disk, picture(SIZE, NINE))
+
+
+def test_generations_of_format_1_0_are_of_no_known_history(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What that version wrote, with numbers alone, tells of no two images that they are equal."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Draft, "entry", property(lambda self: f"{self.before.version + 1}."))
+        disk = rig.disk("a", ONE)
+        backup = rig.folder / "backup"
+        shutil.copytree(place(rig, "a"), backup)
+        rig.write("a", disk, (2, 0, MiB))
+        monday = rig.yard.copy_image("b", disk, options={"as_": "snapshot"})
+        rig.wait()
+        put_back(rig, "a", backup)
+        restart(rig)
+        rig.write("a", disk, (9, 0, MiB))
+    tuesday = rig.yard.copy_image("b", disk, monday)
+    rig.wait()
+    rig.expect("b", monday, picture(SIZE, ONE, (2, 0, MiB)))
+    rig.expect("b", tuesday, picture(SIZE, ONE, (9, 0, MiB)))
+
+
+def test_a_log_that_is_put_back_while_an_entry_is_published(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry follows nothing, and would be in everybody's way."""
+    disk = rig.disk("a", ONE)
+    backup = rig.folder / "backup"
+    shutil.copytree(place(rig, "a"), backup)
+    for number in range(5):
+        rig.yard.set_user_data("a", disk, number)
+    put = LocalRepository.put
+    restored = list[int]()
+
+    def restore_first(self: LocalRepository, kind: str, number: int, data: bytes, **more: object) -> bool:
+        if kind == "entry" and self.place == str(place(rig, "a")) and not restored:
+            restored.append(number)
+            put_back(rig, "a", backup, (layout.LOG, layout.CHECKPOINTS))
+        return put(self, kind, number, data, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalRepository, "put", restore_first)
+        with pytest.raises(errors.CorruptRecord, match="replaced while this change was published"):
+            rig.yard.set_user_data("a", disk, "lost")
+    with pytest.raises(errors.CorruptRecord, match=r"history .* was replaced"):
+        rig.yard.set_user_data("a", disk, "lost")
+    other = rig.host("two")
+    other.set_user_data("a", disk, "restored")
+    assert other.get_image_info("a", disk).user_data == "restored"
+    assert other.check_storage_repository("a", options={"deep": True}) == []
+
+
+def test_all_aliases_go_on_once_one_is_connected_anew(rig: Rig) -> None:
+    disk = rig.disk("a", ONE)
+    snapshot = rig.yard.create_snapshot("a", disk)
+    backup = rig.folder / "backup"
+    shutil.copytree(place(rig, "a"), backup)
+    rig.yard.connect_storage_repository("alias", "localfs-1.0", rig.place("a"))
+    for number in range(5):
+        rig.yard.set_user_data("a", disk, number)
+    put_back(rig, "a", backup, (layout.LOG, layout.CHECKPOINTS))
+    for name in ("a", "alias"):
+        assert code_of(partial(rig.yard.set_user_data, name, disk, 0)) == "CorruptRecord"
+    rig.yard.connect_storage_repository("alias", "localfs-1.0", rig.place("a"))
+    for name in ("a", "alias"):
+        rig.yard.set_user_data(name, disk, name)
+    copied = rig.yard.copy_image("b", snapshot)
+    rig.wait()
+    rig.expect("b", copied, picture(SIZE, ONE))
