@@ -9,6 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from diskyard import MiB, errors
+from diskyard.attachments import attach
+from diskyard.operations import sizes
 from tests.api.helpers import (
     COMMIT_ONLY,
     SIZE,
@@ -283,3 +285,95 @@ def test_a_snapshot_into_which_somebody_writes_is_not_copied(rig: Rig) -> None:
             run_fix(yard, "b", fix)
     settle(yard, "a", "b")
     rig.expect("b", image, picture(SIZE, ONE))
+
+
+def _outcome(verb: Callable[[], object]) -> str:
+    """What a verb that is called in the middle of another comes to."""
+    try:
+        verb()
+    except errors.DiskyardError as error:
+        return error.code
+    return "done"
+
+
+@pytest.mark.parametrize("beside", ["prepareImage", "extendVirtualDisk", "merge"])
+def test_work_that_a_guest_refuses_does_not_explain_it(
+    rig: Rig, beside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its leases are taken before the guest is found: whoever looks meanwhile must not take that for ours."""
+    yard, other = rig.yard, rig.host("two")
+    disk = rig.disk("a", ONE)
+    base = yard.create_snapshot("a", disk)
+    source = graph(yard.prepare_image("a", disk))
+    yard.teardown_image("a", disk)
+    yard.remove_image("a", base, options=COMMIT_ONLY)
+    (fix,) = fixes(yard, "a", "merge")
+    work: dict[str, tuple[object, Callable[[], object]]] = {
+        "prepareImage": (attach, lambda: yard.prepare_image("a", disk)),
+        "extendVirtualDisk": (sizes, lambda: yard.extend_virtual_disk("a", disk, 2 * SIZE)),
+        "merge": (fix_module("merge"), lambda: run_fix(yard, "a", fix)),
+    }
+    module, doing = work[beside]
+    codes: list[str] = []
+
+    def ask() -> None:
+        codes.append(_outcome(lambda: other.create_snapshot("a", disk)))
+        codes.append(_outcome(lambda: other.copy_image("b", disk)))
+
+    name = "require_no_stranger_in" if beside == "merge" else "require_no_stranger"
+    intercept(monkeypatch, module, name, before=ask)
+    with LiveQemu(source) as guest:
+        guest.ask(WRITE_TWO)
+        with pytest.raises(errors.ImageInUse, match="running QEMU has"):
+            doing()
+    assert codes == ["ImageInUse", "ImageInUse"]
+    settle(yard, "a", "b")
+    rig.expect("a", disk, picture(SIZE, ONE, TWO))
+    rig.clean_slate("a")
+
+
+def test_a_reader_that_comes_and_goes_does_not_explain_a_writer(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Snapshot is prepared just as its bytes are looked at to be exported."""
+    yard, other = rig.yard, rig.host("two")
+    disk = rig.disk("a", ONE)
+    path = rig.volume_path("a", disk)
+    snapshot = yard.create_snapshot("a", disk)
+    codes: list[str] = []
+
+    def export() -> None:
+        task = other.export_image("a", snapshot, str(rig.folder / "out.raw"), "raw")
+        codes.append(_outcome(lambda: other.wait_for_task(task.task_id, 60)))
+
+    intercept(monkeypatch, attach, "require_no_stranger", before=export)
+    with LiveQemu(path, "raw"), pytest.raises(errors.ImageInUse, match="running QEMU has"):
+        yard.prepare_image("a", snapshot)
+    assert codes == ["ImageInUse"]
+    assert not (rig.folder / "out.raw").exists()
+
+
+def test_a_merge_explains_what_its_own_program_writes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads through the volumes of a merge goes on while that is at work, however long it takes."""
+    yard, other = rig.yard, rig.host("two")
+    disk = rig.disk("a", (1, 0, 2 * MiB))
+    base = yard.create_snapshot("a", disk)
+    rig.write("a", disk, (5, 0, MiB))
+    yard.create_snapshot("a", disk)
+    yard.remove_image("a", base, options=COMMIT_ONLY)
+    (fix,) = fixes(yard, "a", "merge")
+    files = rig.files("a")
+    written: list[bool] = []
+    copies: list[str] = []
+
+    def read() -> None:
+        written.append(any(yard.service.host.files.name_is_written_by_qemu(str(path)) for path in files))
+        copies.append(other.copy_image("b", disk))
+        assert other.wait_for_tasks(60)
+
+    intercept(monkeypatch, fix_module("work").Work, "advance", before=read)
+    task = yard.fix_storage_repository("a", fix, options={"rate_limit": MiB // 4})
+    assert yard.wait_for_task(task.task_id, 60).state == "done"
+    assert written == [True]
+    assert [task.error for task in other.list_tasks()] == [None]
+    rig.expect("b", copies[0], picture(SIZE, (1, 0, 2 * MiB), (5, 0, MiB)))

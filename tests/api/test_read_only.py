@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 from diskyard import KiB, MiB, errors
+from diskyard.operations import sizes
 from tests.api.helpers import (
     COMMIT_ONLY,
     SIZE,
     Rig,
+    code_of,
     fixes,
     graph,
     intercept,
+    kill,
     picture,
     run,
     run_fix,
@@ -88,6 +91,33 @@ def test_all_can_be_got_out(rig: Rig, connected: str) -> None:
     rig.expect("b", imported, wanted[snapshot])
     assert fixes(yard, "b") == fixes(yard, "c") == []
     assert _tree(_mount(rig)) == before
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_disk_whose_extend_was_cut(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, format: str, moment: str
+) -> None:
+    """Nobody can take it back there: it is read up to where its record says, or refused for what it is."""
+    disk = rig.disk("c", ONE)
+    if format == "qcow2":
+        rig.yard.create_snapshot("c", disk)
+    with monkeypatch.context() as patch:
+        intercept(patch, sizes, "grow", **{moment: kill})
+        assert code_of(lambda: rig.yard.extend_virtual_disk("c", disk, 2 * SIZE)) == "InternalError"
+    remount(_mount(rig), "ro")
+    if format == "qcow2" and moment == "after":
+        with pytest.raises(errors.ImageBroken, match=f"has {2 * SIZE} bytes") as caught:
+            rig.read("c", disk)
+        assert "Mount" in caught.value.advice
+    else:
+        rig.expect("c", disk, picture(SIZE, ONE))
+    out = rig.folder / "out.raw"
+    rig.yard.wait_for_task(rig.yard.export_image("c", disk, str(out), "raw").task_id, 60)
+    same_bytes(out.read_bytes(), picture(SIZE, ONE))
+    remount(_mount(rig), "rw")
+    rig.expect("c", disk, picture(SIZE, ONE))
+    rig.clean_slate("c")
 
 
 def test_no_copy_is_promised_whose_source_nothing_keeps(rig: Rig) -> None:

@@ -26,6 +26,7 @@ from tests.api.helpers import (
     run_fix,
     settle,
 )
+from tests.api.test_histories import back_up, restore_log
 
 ONE: Stretch = (1, 0, MiB)
 GUEST: Stretch = (7, SIZE, MiB)
@@ -297,6 +298,61 @@ def test_an_extend_and_a_snapshot_cut_together(
     settle(two, "a")
     rig.expect("a", disk, picture(SIZE, ONE, (5, SIZE - MiB, MiB)))
     rig.clean_slate("a")
+
+
+# -- an intent that is not the newest ------------------------------------------------------
+
+
+@pytest.fixture
+def log_within_extend(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Extend a disk; a backup of the log of the moment at which the intent stood and nothing more."""
+
+    def extend(disk: str) -> Path:
+        copies: list[Path] = []
+        with monkeypatch.context() as patch:
+            intercept(patch, sizes, "grow", before=lambda: copies.append(back_up(rig, "a")))
+            rig.yard.extend_virtual_disk("a", disk, 2 * SIZE)
+        return copies[0]
+
+    return extend
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("by", ["prepare", "fix", "extend"])
+def test_what_was_written_since_an_extend_is_not_cut(
+    rig: Rig, log_within_extend: Callable[[str], Path], format: str, by: str
+) -> None:
+    """The log alone was put back: the intent looks as if it had been cut, and a guest has used the room."""
+    disk = made(rig, format)
+    backup = log_within_extend(disk)
+    rig.write("a", disk, GUEST)
+    rig.yard.disconnect_storage_repository("a")
+    restore_log(rig, "a", backup)
+    rig.yard.connect_storage_repository("a", "localfs-1.0", rig.place("a"))
+    wanted = GROWN
+    if by == "fix":
+        for fix in fixes(rig.yard, "a"):
+            run_fix(rig.yard, "a", fix)
+    elif by == "extend":
+        rig.yard.extend_virtual_disk("a", disk, 3 * SIZE)
+        wanted = wanted.ljust(3 * SIZE, b"\0")
+    rig.expect("a", disk, wanted)
+    settle(rig.yard, "a")
+    rig.expect("a", disk, wanted)
+    assert rig.opened("a").state().images[disk].size_bytes == len(wanted)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_nothing_is_cut_where_it_cannot_be_committed(
+    rig: Rig, cut_extend: Callable[[str], None], format: str
+) -> None:
+    """The log of a newer version can be read, and must be left alone: so must the file be."""
+    disk = made(rig, format)
+    cut_extend(disk)
+    before = rig.volume_path("a", disk).read_bytes()
+    rig.opened("a").log.newer_minor = True
+    assert code_of(lambda: rig.yard.prepare_image("a", disk)) == "Unsupported"
+    assert rig.volume_path("a", disk).read_bytes() == before
 
 
 # -- what cannot be taken over --------------------------------------------------------------

@@ -10,7 +10,7 @@ from diskyard.attachments.serve import nobody_serves
 from diskyard.foreign import overlays_of
 from diskyard.host.identity import new_uuid
 from diskyard.model.looked import Looked
-from diskyard.model.records import Attachment
+from diskyard.model.records import Attachment, Image
 from diskyard.model.requests import PrepareImage, TeardownImage
 from diskyard.model.results import Attached
 from diskyard.model.state import State
@@ -45,35 +45,26 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
     author = engine.author("prepareImage")
     owner = request.options.owner or DEFAULT_OWNER
     if opened.is_read_only:
-        return _answer(opened, *_not_recorded(engine, opened, request, owner))
+        state = opened.state()
+        return _answer(opened, state, _not_recorded(engine, opened, state, request, owner))
     attachment = None
     while attachment is None:
         weak = _weak_below(opened.state(), request.image_id)
         names = [size_lease(request.image_id), *weak]
         with opened.work_on(names, wait_s=_MERGE_WAIT_S) as leases:
             fds = [fd for lease in leases for fd in lease.descriptors()]
-            require_no_stranger(opened, opened.state(), request.image_id, held=names)
+            require_no_stranger(opened, opened.state(), request.image_id)
             settle_size(opened, request.image_id, author, fds)
             _require_bounded(opened, request.image_id)
             attachment = _attach(engine, opened, request, owner, weak)
-    return _answer(opened, attachment, _with(opened.state(), attachment))
-
-
-def _with(state: State, attachment: Attachment) -> State:
-    """A state that has an attachment: while it does, the volumes that it names are there, and not merged."""
-    if attachment.id in state.attachments:
-        return state
-    raise errors.ImageInUse(
-        f"The attachment of image {attachment.image_id} was torn down meanwhile.",
-        advice="Prepare the image again.",
-        imageId=attachment.image_id,
-        owner=attachment.owner,
-    )
+    state = opened.state()
+    _require_recorded(state, attachment)
+    return _answer(opened, state, attachment)
 
 
 def _not_recorded(
-    engine: Engine, opened: Opened, request: PrepareImage, owner: str
-) -> tuple[Attachment, State]:
+    engine: Engine, opened: Opened, state: State, request: PrepareImage, owner: str
+) -> Attachment:
     """An attachment for reading where nothing can be written: nobody else learns of it.
 
     Who may write there, as another user, or once it is mounted otherwise, can merge or remove what it
@@ -81,13 +72,33 @@ def _not_recorded(
 
     :raises diskyard.errors.StorageError: it would write, or have to be kept for being served.
     """
-    state = opened.state()
     image = strong_image(state, request.image_id)
     if request.options.serve or (image.kind == "virtual_disk" and not request.options.read_only):
         opened.log.require_writable_place()
     missing = opened.missing_below(state, image.id)
     _require_bounded(opened, image.id)
-    return _planned(Draft(state), engine, request, owner, missing), state
+    _require_not_half_extended(opened, state, image)
+    return _planned(Draft(state), engine, request, owner, missing, unsettled=True)
+
+
+def _require_not_half_extended(opened: Opened, state: State, image: Image) -> None:
+    """Refuse a disk that an extend, which was cut and cannot be taken back here, lets be seen too long.
+
+    Of a raw volume only as much is shown as its record has.
+    """
+    volume = state.volumes.get(image.volume_id or "")
+    if volume is None or volume.extending is None or volume.format != "qcow2":
+        return
+    longer_bytes = opened.longer_bytes(volume, opened.stored(volume))
+    if longer_bytes is not None:
+        raise errors.ImageBroken(
+            f"The volume of disk {image.id} has {longer_bytes} bytes, and its record says "
+            f"{volume.size_bytes}: an extend of it was interrupted, and on {opened.storage.place} "
+            "nobody can take it back now.",
+            advice="Mount the file system so that it can be written to, then prepare the image again; or "
+            "export the image, which works as it is.",
+            imageId=image.id,
+        )
 
 
 def _attach(
@@ -104,7 +115,13 @@ def _attach(
 
 
 def _planned(
-    draft: Draft, engine: Engine, request: PrepareImage, owner: str, missing: Container[str]
+    draft: Draft,
+    engine: Engine,
+    request: PrepareImage,
+    owner: str,
+    missing: Container[str],
+    *,
+    unsettled: bool = False,
 ) -> Attachment:
     return planner.attach(
         draft,
@@ -115,6 +132,7 @@ def _planned(
         read_only=request.options.read_only,
         now=engine.host.clock.now(),
         missing=missing,
+        unsettled=unsettled,
     )
 
 
@@ -135,7 +153,19 @@ def _weak_below(state: State, image_id: str) -> list[str]:
     return [link.id for link, _ in state.chain(image) if not link.is_strong]
 
 
-def _answer(opened: Opened, attachment: Attachment, state: State) -> tuple[Attached, Chain]:
+def _require_recorded(state: State, attachment: Attachment) -> None:
+    """Refuse to give out what another call of the same owner has torn down by now."""
+    if attachment.id not in state.attachments:
+        raise errors.ImageInUse(
+            f"The attachment of image {attachment.image_id} was torn down meanwhile.",
+            advice="Prepare the image again.",
+            imageId=attachment.image_id,
+            owner=attachment.owner,
+        )
+
+
+def _answer(opened: Opened, state: State, attachment: Attachment) -> tuple[Attached, Chain]:
+    # Volumes that an attachment names are there, and are not merged, for as long as it is.
     chain = opened.layers(state, [state.volumes[key] for key in attachment.volume_ids])
     read_only = attachment.mode == "read_only"
     # One file is not enough where only a part of it is to be seen.

@@ -25,7 +25,12 @@ from diskyard.opened import Opened, volume_name
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.sizes import growth_of_writer, settle_size
-from diskyard.operations.writers import is_written, require_writer_gone
+from diskyard.operations.writers import (
+    is_written,
+    require_no_stranger_in,
+    require_writer_gone,
+    unasked_is_unwritten,
+)
 from diskyard.planner.attach import remove_attachment
 from diskyard.planner.clean import doom_abandoned, forget
 from diskyard.planner.sizes import adopt, disk_of, size_lease
@@ -82,11 +87,12 @@ def clean_garbage(work: Work, action: CleanGarbage) -> bool:
 
 def _require_unwritten(opened: Opened, name: VolumeName) -> None:
     """Refuse to delete what a guest still writes: it would go on, and all it wrote be lost with its end."""
-    if is_written(opened, name):
-        raise errors.ImageInUse(
-            f"Volume {name.volume_id} is not deleted: a running QEMU has it open for writing.",
-            advice="End that program; then run the fix again.",
-        )
+    with unasked_is_unwritten():
+        if is_written(opened, name):
+            raise errors.ImageInUse(
+                f"Volume {name.volume_id} is not deleted: a running QEMU has it open for writing.",
+                advice="End that program; then run the fix again.",
+            )
 
 
 def clean_leftover(work: Work, action: CleanLeftover) -> bool:
@@ -167,8 +173,12 @@ def clean_size(work: Work, action: CleanSize) -> bool:
         if opened.longer_bytes(volume, opened.stored(volume)) is None:
             return False
         opened.log.require_writable()
+        require_no_stranger_in(opened, volume)
         chain = opened.layers(state, state.volume_chain(volume))
-        grow(work.engine.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=work.inherit_fds)
+        with work.writing(volume):
+            grow(
+                work.engine.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=work.inherit_fds
+            )
         return True
 
 

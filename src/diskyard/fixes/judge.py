@@ -11,8 +11,9 @@ from diskyard.connections import Connections
 from diskyard.model.records import AnyHold, CopyHold, FileSource, Image, TrackHold
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
-from diskyard.opened import Opened
+from diskyard.opened import Opened, volume_name
 from diskyard.operations.freeze import in_place
+from diskyard.operations.writers import WRITER_WORDS, has_stranger, why_unasked
 from diskyard.planner.same import why_no_source
 from diskyard.settled import look_at, volumes_below
 
@@ -169,6 +170,27 @@ def waits_for_base(target: Opened, image: Image) -> str | None:
         return f"its base {image.pending.base_image_id} is not in this repository"
     why = why_broken(sight.state, base, sight.missing)
     return None if why is None else f"its base {base.id} cannot be read: {why}"
+
+
+def why_not_read(opened: Opened, state: State, image: Image, *, own: int = 0) -> str | None:
+    """Why the volumes of a chain cannot be read now as what nobody changes, and no longer than recorded.
+
+    :param own: how many of them, from the top, are not read.
+    """
+    volumes = [volume for _, volume in state.chain(image)]
+    try:
+        opened.require_bounded(state, volumes)
+        for volume in volumes[own:]:
+            why = why_unasked(opened, volume_name(volume))
+            if why is not None:
+                return why
+            if has_stranger(opened, volume, wait_s=0):
+                return f"{WRITER_WORDS}, volume {volume.id}"
+    except errors.ImageBroken as error:
+        return error.message
+    except (errors.DiskyardError, OSError) as error:
+        return str(error)
+    return None
 
 
 def allocated_of(opened: Opened, state: State, image: Image, allocated: Mapping[str, int]) -> int:

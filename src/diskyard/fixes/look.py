@@ -14,20 +14,22 @@ from diskyard.fixes.judge import (
     find_source,
     judge_holds,
     waits_for_base,
+    why_not_read,
 )
 from diskyard.foreign import foreign_files, snapshots_wait_for
 from diskyard.host import provably_gone_host
 from diskyard.log.log import Author
 from diskyard.log.twins import look_at_twins
+from diskyard.model.chains import Chains
 from diskyard.model.fix import CleanTwin
 from diskyard.model.records import AnyHold, FileSource, Image, Volume
 from diskyard.model.state import State
-from diskyard.model.status import merge_dependent
+from diskyard.model.status import CHAIN_DEPTH_LIMIT, merge_dependent, why_broken
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.inspect import check_volume
 from diskyard.opened import Opened, stored_by_id, volume_name
 from diskyard.operations.engine import Engine
-from diskyard.operations.writers import has_stranger, is_written
+from diskyard.operations.writers import has_stranger, is_written, why_unasked
 from diskyard.planner.look import Look, SourceView, TwinFound
 from diskyard.planner.mend import needs_restore, note_damage, users_of
 from diskyard.planner.same import why_another
@@ -54,13 +56,14 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     missing = _missing(opened, state, by_id)
     foreign = foreign_files(opened, state)
     over, unknown = _holds(engine, state)
-    longer = _longer(opened, state, by_id)
+    longer = _longer(opened, state, by_id, missing)
     locked = _locked(opened, state, progress, longer)
     gone = frozenset(
         key
         for key, attachment in state.attachments.items()
         if provably_gone_host(attachment.host, engine.host.identity)
     )
+    written, unasked = _written(opened, state, gone, [item.name for item in unnamed], longer, missing)
     return Look(
         state=state,
         capabilities=opened.storage.capabilities,
@@ -79,7 +82,8 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         },
         progress=tuple(progress),
         locked=locked,
-        written=_written(opened, state, gone, [item.name for item in unnamed]),
+        written=written,
+        unasked=unasked,
         gone_attachments=gone,
         holds_over=tuple(over),
         holds_unknown=tuple(unknown),
@@ -107,12 +111,16 @@ def _missing(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -
     return frozenset(key for key in missing if key in newest and newest[key].state == "ready")
 
 
-def _longer(opened: Opened, state: State, listed: Mapping[str, StoredVolume]) -> dict[str, int]:
+def _longer(
+    opened: Opened, state: State, listed: Mapping[str, StoredVolume], missing: Collection[str]
+) -> dict[str, int]:
     """Volumes that are longer than their records; of those that a writer has open nobody knows yet."""
     found = {}
     for volume in state.volumes.values():
         writers = (state.attachments[key] for key in state.attachments_naming(volume.id))
-        if volume.state != "ready" or any(attachment.mode == "read_write" for attachment in writers):
+        if volume.state != "ready" or volume.id in missing:
+            continue
+        if any(attachment.mode == "read_write" for attachment in writers):
             continue
         longer_bytes = opened.longer_bytes(volume, listed.get(volume.id))
         if longer_bytes is not None:
@@ -142,24 +150,38 @@ def _locked(opened: Opened, state: State, progress: list[str], longer: Collectio
 
 
 def _written(
-    opened: Opened, state: State, gone_attachments: Iterable[str], unnamed: Iterable[VolumeName]
-) -> frozenset[str]:
-    """What strangers write to, of what a fix could be listed for; see :class:`Look`."""
-    found = {str(name) for name in unnamed if is_written(opened, name)}
-    of_work: set[str] = set()
+    opened: Opened,
+    state: State,
+    gone_attachments: Iterable[str],
+    unnamed: Iterable[VolumeName],
+    longer: Iterable[str],
+    missing: Collection[str],
+) -> tuple[frozenset[str], dict[str, str]]:
+    """What strangers write to, of what a fix could be listed for, and what cannot be asked: as in a Look."""
+    of_work = set(longer)
+    of_work.update(volume.id for volume in state.volumes.values() if volume.extending is not None)
+    chains = Chains(state, missing)
     for image in state.images.values():
         dependent = None if image.is_strong else merge_dependent(state, image)
         if dependent is not None:
-            of_work.add(dependent.id)
-        if image.volume_id is not None and (dependent is not None or image.strategy == "performance"):
-            of_work.add(image.volume_id)
-    found |= {key for key in of_work if has_stranger(opened, state.volumes[key], wait_s=0)}
-    # No attachment explains these, and no lease.
+            of_work |= {dependent.id, str(image.volume_id)}
+        if image.strategy == "performance" or chains.lasting_depth(image) > CHAIN_DEPTH_LIMIT:
+            of_work.update(volume.id for _, volume in chains.links(image))  # an optimize reads all of it
     ended = {key for attachment in gone_attachments for key in state.attachments[attachment].volume_ids}
-    for volume_id in ended.union(state.unready):
-        if is_written(opened, volume_name(state.volumes[volume_id])):
-            found.add(volume_id)
-    return frozenset(found)
+    unexplained = ended.union(state.unready)  # by any attachment, or lease
+    asked = {key: volume_name(state.volumes[key]) for key in of_work | unexplained}
+    asked |= {str(name): name for name in unnamed}
+    found, unasked = set(), {}
+    for key, name in asked.items():
+        why = why_unasked(opened, name)
+        if why is not None:
+            unasked[key] = why
+        elif key in of_work - unexplained:
+            if has_stranger(opened, state.volumes[key], wait_s=0):
+                found.add(key)
+        elif is_written(opened, name):
+            found.add(key)
+    return frozenset(found), unasked
 
 
 def _workers(opened: Opened, image_ids: list[str]) -> dict[str, str]:
@@ -221,7 +243,7 @@ def _sources(
     views = {}
     for image in state.images.values():
         if (image.is_strong and image.pending is not None) or needs_restore(state, image, missing):
-            views[image.id] = _source_view(engine, opened, image, places)
+            views[image.id] = _source_view(engine, opened, state, image, missing, places)
     return views
 
 
@@ -242,19 +264,36 @@ def _differing(engine: Engine, opened: Opened, state: State) -> dict[str, str]:
     return found
 
 
-def _source_view(engine: Engine, opened: Opened, image: Image, places: list[Opened] | None) -> SourceView:
+def _source_view(
+    engine: Engine,
+    opened: Opened,
+    state: State,
+    image: Image,
+    missing: frozenset[str],
+    places: list[Opened] | None,
+) -> SourceView:
     waits_for = waits_for_base(opened, image)
     if image.pending is not None and isinstance(image.pending.source, FileSource):
         source = image.pending.source
         return SourceView(waits_for or file_waits_for(engine.host, source), image.size_bytes)
+    if image.pending is not None or _parent_is_whole(state, image, missing):
+        waits_for = waits_for or why_not_read(opened, state, image, own=1)
     found = find_source(engine.connections, opened, image, places)
     if not isinstance(found, FoundSource):
         return SourceView(waits_for or found.told(), None)
+    waits_for = waits_for or why_not_read(found.opened, found.state, found.image)
     allocated = {
         volume.id: 0 if (stored := found.opened.stored(volume)) is None else stored.allocated_bytes
         for _, volume in found.state.chain(found.image)
     }
     return SourceView(waits_for, allocated_of(found.opened, found.state, found.image, allocated))
+
+
+def _parent_is_whole(state: State, image: Image, missing: frozenset[str]) -> bool:
+    """Whether a restoration writes the difference to what the lost volume reads, and so reads that too."""
+    volume = state.volumes.get(image.volume_id or "")
+    parent = None if volume is None else state.images.get(volume.parent_image_id or "")
+    return parent is not None and why_broken(state, parent, missing) is None
 
 
 def _look_into_volumes(engine: Engine, opened: Opened, state: State) -> None:
@@ -289,7 +328,8 @@ def _may_change(opened: Opened, volume: Volume) -> bool:
         return True
     if any(opened.is_locked(key) for key in state.images_on(volume.id)):
         return True
-    return is_written(opened, volume_name(volume))
+    name = volume_name(volume)
+    return why_unasked(opened, name) is not None or is_written(opened, name)
 
 
 def _has_changed(opened: Opened, volume: Volume, before: StoredVolume) -> bool:

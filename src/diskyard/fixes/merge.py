@@ -96,10 +96,8 @@ def _require_free(opened: Opened, state: State, plan: MergePlan) -> None:
 
 def _require_no_stranger(work: Work, plan: MergePlan) -> None:
     """Refuse while a guest that nobody prepared writes: an overlay may be empty but for its memory."""
-    images = work.opened.state().images_on(plan.parent.id)
     for volume in (plan.dependent, plan.parent):
-        # Not explained by this merge's own leases: its programs have ended, or have not begun.
-        require_no_stranger_in(work.opened, volume, held=[plan.image.id, *images])
+        require_no_stranger_in(work.opened, volume)
 
 
 def _volumes_from(volume_id: str) -> Finder:
@@ -162,11 +160,12 @@ def _merge_down(work: Work, plan: MergePlan) -> str:
     with opened.work_on([fresh_id]) as lease:
         work.hold([*work.leases, *lease])
         consumed_id = opened.commit(lambda draft: planner.consume(draft, plan, fresh_id), work.author)
-        open_chains(
-            [(opened, _volumes_from(plan.dependent.id))],
-            lambda found: commit_down(work.engine.host, found.chain[0], found.chain[1:], work),
-            own=1,
-        )
+        with work.writing(plan.dependent, plan.parent):
+            open_chains(
+                [(opened, _volumes_from(plan.dependent.id))],
+                lambda found: commit_down(work.engine.host, found.chain[0], found.chain[1:], work),
+                own=1,
+            )
         return _seal_down(work, consumed_id, plan)
 
 
@@ -185,7 +184,8 @@ def _merge_up(work: Work, plan: MergePlan) -> str:
         name = backing_name(found.state.volumes[plan.parent.id].parent_image_id)
         stream_up(work.engine.host, top, (parent,), tuple(below), name, work)
 
-    open_chains([(work.opened, _volumes_from(plan.dependent.id))], stream, own=1)
+    with work.writing(plan.dependent, plan.parent):
+        open_chains([(work.opened, _volumes_from(plan.dependent.id))], stream, own=1)
     return _seal_up(work, plan)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from diskyard import errors
 from diskyard.log.codec import Progress
 from diskyard.log.log import Author
-from diskyard.model.records import Image
+from diskyard.model.records import Image, Volume
 from diskyard.mover.interface import Stopped
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine
+from diskyard.operations.writers import writing
 from diskyard.planner.common import Superseded
 from diskyard.repositories.interface import Lease
 
@@ -74,6 +76,17 @@ class Work:
     def hold(self, leases: list[Lease]) -> None:
         """Hand the leases on to every child from now on."""
         self.leases = leases
+
+    @contextmanager
+    def writing(self, *volumes: Volume) -> Iterator[None]:
+        """While a program writes to volumes that others may look at: it inherits what tells them."""
+        held = self.leases
+        with writing(self.opened, *volumes) as leases:
+            self.hold([*held, *leases])
+            try:
+                yield
+            finally:
+                self.hold(held)
 
     def advance(self, done_bytes: int, total_bytes: int) -> None:
         """Report progress; persist it now and then; stop here if that was asked.

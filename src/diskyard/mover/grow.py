@@ -1,17 +1,22 @@
-"""Setting a volume's size, so that what is added reads as zeros whatever lies below."""
+"""Setting a volume's size, so that what is added reads as zeros whatever lies below; what is beyond it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from diskyard import errors
 from diskyard.host import Host
 from diskyard.mover.blockgraph import StorageDaemon, layer_sizes_bytes
 from diskyard.mover.durable import os_errors, sync_layer
-from diskyard.mover.interface import Chain
-from diskyard.mover.nbdclient import NbdClient
+from diskyard.mover.interface import Chain, Layer
+from diskyard.mover.nbdclient import ALLOCATION, NbdClient
 from diskyard.mover.qcow2_header import CLUSTER_BYTES
+
+_STATUS_BYTES = 1 << 30  # asked for at once: at most 16,384 extents
+_PIECE_BYTES = 1 << 20
+_RANGES_AT_ONCE = 64
 
 
 def grow(
@@ -46,6 +51,53 @@ def grow(
             finally:
                 os.close(fd)
     sync_layer(host, top)
+
+
+def reads_zeros(host: Host, layer: Layer, start_bytes: int, end_bytes: int) -> bool:
+    """Whether a volume alone, which nobody writes to, holds nothing but zeros in a range beyond its record.
+
+    Of a qcow2 volume the rest of its last cluster does not count: QEMU fills a cluster in whole, also
+    with what is below it.
+
+    :raises diskyard.errors.StorageError: it cannot be read.
+    """
+    if layer.format == "raw" and layer.path is not None:
+        with os_errors(f"reading the end of volume {layer.name}"):
+            fd = host.files.open_to_read(layer.path)
+            try:
+                return _file_reads_zeros(host, fd, start_bytes, end_bytes)
+            finally:
+                os.close(fd)
+    if layer.format == "qcow2":
+        start_bytes = -(-start_bytes // CLUSTER_BYTES) * CLUSTER_BYTES
+    with StorageDaemon(host) as daemon:
+        node = daemon.open_chain((replace(layer, bound_bytes=None),))
+        with NbdClient(host, daemon.export_nbd(node, writable=False), (ALLOCATION,)) as client:
+            while start_bytes < end_bytes:
+                for extent in client.extents(start_bytes, min(_STATUS_BYTES, end_bytes - start_bytes)):
+                    data_end_bytes = start_bytes + (0 if extent.is_zero else extent.length_bytes)
+                    for offset, length in _pieces(start_bytes, data_end_bytes):
+                        if client.read(offset, length) != bytes(length):
+                            return False
+                    start_bytes += extent.length_bytes
+    return True
+
+
+def _file_reads_zeros(host: Host, fd: int, start_bytes: int, end_bytes: int) -> bool:
+    while ranges := host.files.next_data(fd, start_bytes, _RANGES_AT_ONCE):
+        for begin, end in ranges:
+            for offset, length in _pieces(begin, min(end, end_bytes)):
+                data = host.files.read_open(fd, offset, length)
+                if data != bytes(len(data)):
+                    return False
+        start_bytes = ranges[-1][1]
+    return True
+
+
+def _pieces(start_bytes: int, end_bytes: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of what is read at once."""
+    for offset in range(start_bytes, end_bytes, _PIECE_BYTES):
+        yield offset, min(_PIECE_BYTES, end_bytes - offset)
 
 
 def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence[int]) -> None:

@@ -24,7 +24,7 @@ from diskyard.operations.engine import (
     require_user_data,
 )
 from diskyard.operations.freeze import is_hold_of
-from diskyard.operations.writers import require_no_stranger
+from diskyard.operations.writers import require_no_stranger, unasked_is_unwritten
 from diskyard.planner import change as planner
 from diskyard.planner.common import virtual_disk
 from diskyard.settled import commit_looking
@@ -35,7 +35,8 @@ def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
     opened = engine.connections.get(request.repository_id)
     author = engine.author("removeImage")
     before = opened.state()
-    require_no_stranger(opened, before, request.image_id)
+    with unasked_is_unwritten():
+        require_no_stranger(opened, before, request.image_id)
     removed = opened.commit(lambda draft: planner.remove(draft, request.image_id), author)
     follow_ups = cleaning(opened, before)
     follow_ups += holds_of_cancelled(engine, opened, removed)

@@ -12,10 +12,10 @@ from diskyard.model.requests import ExtendVirtualDisk
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.durable import sync_layer
-from diskyard.mover.grow import grow
+from diskyard.mover.grow import grow, reads_zeros
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import Engine, Outcome, others_may_win
-from diskyard.operations.writers import require_no_stranger, require_no_stranger_in
+from diskyard.operations.writers import require_no_stranger, require_no_stranger_in, writing
 from diskyard.planner import sizes as planner
 from diskyard.planner.common import strong_image
 from diskyard.planner.sizes import Growth, size_lease
@@ -41,7 +41,7 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         missing = opened.missing_below(state, image_id)
         disk = planner.growable_disk(Draft(state), image_id, request.size, missing)
         planner.require_room_to_grow(state, disk, request.size, opened.storage.capabilities)
-        require_no_stranger(opened, state, image_id, held=[size_lease(image_id)])
+        require_no_stranger(opened, state, image_id)
         work_id = new_uuid()
         grown = opened.commit(
             lambda draft: planner.begin_extend(draft, image_id, request.size, work_id, missing), author
@@ -61,7 +61,8 @@ def _extend(opened: Opened, image_id: str, grown: Volume, author: Author, fds: l
     """Grow the volume, durably, and then its record."""
     assert grown.extending is not None
     state = opened.state()
-    with opened.reading(state, strong_image(state, image_id)) as chain:
+    with opened.reading(state, strong_image(state, image_id)) as chain, writing(opened, grown) as leases:
+        fds = [*fds, *(fd for lease in leases for fd in lease.descriptors())]
         grow(opened.host, chain, grown.extending.size_bytes, grown.preallocated, inherit_fds=fds)
     missing = opened.missing_below(opened.state(), image_id)
     with others_may_win():
@@ -99,8 +100,8 @@ def settle_size(opened: Opened, image_id: str, author: Author, inherit_fds: list
     """The same for who has the lease of its size; whether anything changed.
 
     An extend that was cut is taken back. A volume that is longer without one, or than it was to
-    become, was grown by its guest's QEMU: the disk becomes as long. A shorter one has lost data:
-    it is damaged, and must not be made to look whole.
+    become, or that holds anything there, was grown or written by its guest's QEMU: the disk becomes as
+    long. A shorter one has lost data: it is damaged, and must not be made to look whole.
     """
     changed = False
     while True:
@@ -118,13 +119,26 @@ def _settle(
     opened: Opened, state: State, image: Image, volume: Volume, author: Author, inherit_fds: list[int]
 ) -> bool:
     """One try, of who has the lease of its size; False if the disk is not as it was found any more."""
-    require_no_stranger_in(opened, volume, image.id, held=[size_lease(image.id)])
+    require_no_stranger_in(opened, volume, image.id)
     actual_bytes = opened.longer_bytes(volume, opened.stored(volume)) or volume.size_bytes
-    if volume.extending is not None and actual_bytes <= volume.extending.size_bytes:
+    opened.log.require_writable()  # of what cannot be committed nothing is done to the file either
+    is_cut = volume.extending is not None and actual_bytes <= volume.extending.size_bytes
+    if is_cut and _is_unwritten_beyond(opened, volume, actual_bytes):
         _cut_back(opened, state, image, volume, actual_bytes, inherit_fds)
         return opened.commit(lambda draft: planner.take_back(draft, volume), author)
     growth = growth_of(opened, state, volume)
     return opened.commit(lambda draft: planner.adopt(draft, image.id, growth), author)
+
+
+def _is_unwritten_beyond(opened: Opened, volume: Volume, actual_bytes: int) -> bool:
+    """Whether a volume holds nothing beyond its record, as it must while an extend is under way.
+
+    Where somebody wrote there the intent is not the newest of the disk: its log was put back, and the disk
+    was extended and given out since.
+    """
+    return actual_bytes <= volume.size_bytes or reads_zeros(
+        opened.host, opened.layer(volume), volume.size_bytes, actual_bytes
+    )
 
 
 def _cut_back(
@@ -132,8 +146,9 @@ def _cut_back(
 ) -> None:
     """Let a volume durably end where its record says; what an earlier try cut may not be durable yet."""
     if actual_bytes > volume.size_bytes:
-        with opened.reading(state, image) as chain:
-            grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=inherit_fds)
+        with opened.reading(state, image) as chain, writing(opened, volume) as leases:
+            fds = [*inherit_fds, *(fd for lease in leases for fd in lease.descriptors())]
+            grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=fds)
     else:
         sync_layer(opened.host, opened.layer(volume))
 

@@ -7,23 +7,25 @@ locks tell that it is there: so it is looked for wherever bytes are read as froz
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import errno
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from diskyard import errors
 from diskyard.host import Host
 from diskyard.model.records import Attachment, Volume
 from diskyard.model.state import State
-from diskyard.model.status import merge_dependent
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.durable import os_errors
 from diskyard.opened import Opened, volume_name
 from diskyard.planner.create_disk import NewVolume
-from diskyard.repositories.interface import Repository
+from diskyard.repositories.interface import Lease, Repository
 
 WRITER_WORDS = "a running QEMU has it open for writing"
 _ENDING_S = 1.0  # a program that was killed a moment ago is gone by then
 _POLL_S = 0.02
+#: Why a file cannot be opened to be asked: of it alone, not of the storage or of this process.
+_UNASKED = frozenset((errno.EACCES, errno.EPERM, errno.EIO, errno.EUCLEAN, errno.ESTALE))
 _END_IT = "End that program first (fuser -v with the file's path names it)"
 
 
@@ -42,7 +44,10 @@ def require_file_unwritten(host: Host, fd: int, path: str) -> None:
 
 
 def is_written(opened: Opened, name: VolumeName) -> bool:
-    """Whether some QEMU program, of ours or not, has a volume open for writing now."""
+    """Whether some QEMU program, of ours or not, has a volume open for writing now.
+
+    An OSError says that it cannot be asked: whatever relies on the answer fails by it.
+    """
     return name_is_written(opened.storage, opened.host, name)
 
 
@@ -52,46 +57,77 @@ def name_is_written(storage: Repository, host: Host, name: VolumeName) -> bool:
     return path is not None and host.files.name_is_written_by_qemu(path)
 
 
-def has_stranger(
-    opened: Opened, volume: Volume, held: Collection[str] = (), *, wait_s: float = _ENDING_S
-) -> bool:
-    """Whether a QEMU program writes to a volume that neither the log nor a lease of ours explains.
+@contextmanager
+def unasked_is_unwritten() -> Iterator[None]:
+    """Let what gives a volume up go on where its file cannot be asked who writes to it.
 
-    :param held: the leases that the caller has itself: they explain nothing.
+    One that cannot even be opened (damage, or another user's rights) must not be there for ever.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNASKED:
+            raise
+
+
+def why_unasked(opened: Opened, name: VolumeName) -> str | None:
+    """Why nobody can tell here whether a volume is written to; None if one can."""
+    try:
+        is_written(opened, name)
+    except OSError as error:
+        if error.errno not in _UNASKED:
+            raise
+        return f"whether {WRITER_WORDS} cannot be known: {error.strerror}, {name}"
+    return None
+
+
+@contextmanager
+def writing(opened: Opened, *volumes: Volume) -> Iterator[list[Lease]]:
+    """Tell whoever finds volumes written to that it is a program of ours, for as long as one may.
+
+    Nobody has their leases for any other reason, as for work that is about to look for strangers itself: so
+    a stranger is taken for no work that it keeps from beginning.
+
+    :returns: the leases; the program must inherit them, which then outlive it.
+    :raises diskyard.errors.LeaseHeld: other work writes there.
+    """
+    with opened.work_on([_writing_lease(volume) for volume in volumes], wait_s=_ENDING_S) as leases:
+        yield leases
+
+
+def _writing_lease(volume: Volume) -> str:
+    return f"{volume.id}/writing"
+
+
+def has_stranger(opened: Opened, volume: Volume, *, wait_s: float = _ENDING_S) -> bool:
+    """Whether a QEMU program writes to a volume that neither the log nor :func:`writing` explains.
+
     :param wait_s: how long such a program may take to end.
     """
     deadline_s = opened.host.clock.monotonic_s() + wait_s
     while is_written(opened, volume_name(volume)):
-        if _is_known(opened, volume, held):
+        if _is_known(opened, volume):
             return False
         if opened.host.clock.monotonic_s() >= deadline_s:
             # Once more: work that ended between the two looks had its lease until its program's end.
-            return is_written(opened, volume_name(volume)) and not _is_known(opened, volume, held)
+            return is_written(opened, volume_name(volume)) and not _is_known(opened, volume)
         opened.host.clock.sleep(_POLL_S)
     return False
 
 
-def _is_known(opened: Opened, volume: Volume, held: Collection[str]) -> bool:
-    """Whether it may be the guest that has the volume attached, or work of ours, as a merge."""
+def _is_known(opened: Opened, volume: Volume) -> bool:
+    """Whether it may be the guest that has the volume attached, or a program of ours at work."""
     state = opened.state()
     for key in state.attachments_naming(volume.id):
         attachment = state.attachments[key]
         if attachment.mode == "read_write" and attachment.volume_ids[0] == volume.id:
             return True
-    work = {f"{key}/size" for key in state.images_on(volume.id)}  # as extend, and whoever prepares one
-    for key in {*state.images_on(volume.id), volume.parent_image_id or ""}:
-        image = state.images.get(key)
-        if image is not None and merge_dependent(state, image) is not None:
-            work.add(image.id)
-    return bool(opened.locked_among(work.difference(held)))
+    return opened.is_locked(_writing_lease(volume))
 
 
-def require_no_stranger(
-    opened: Opened, state: State, image_id: str, *, held: Collection[str] = (), depth: int = 1
-) -> None:
+def require_no_stranger(opened: Opened, state: State, image_id: str, *, depth: int = 1) -> None:
     """Refuse an image into whose volumes a program writes that nobody has told of.
 
-    :param held: the leases that the caller has itself.
     :param depth: how many volumes, from the top, are looked at; 0 for all.
     :raises diskyard.errors.ImageInUse: names image and volume.
     """
@@ -101,14 +137,12 @@ def require_no_stranger(
     for number, (_, volume) in enumerate(state.chain(image)):
         if depth and number >= depth:
             break
-        require_no_stranger_in(opened, volume, image_id, held=held)
+        require_no_stranger_in(opened, volume, image_id)
 
 
-def require_no_stranger_in(
-    opened: Opened, volume: Volume, image_id: str | None = None, *, held: Collection[str] = ()
-) -> None:
+def require_no_stranger_in(opened: Opened, volume: Volume, image_id: str | None = None) -> None:
     """The same of one volume."""
-    if has_stranger(opened, volume, held):
+    if has_stranger(opened, volume):
         of = "" if image_id is None else f" of image {image_id}"
         raise errors.ImageInUse(
             f"A running QEMU has volume {volume.id}{of} open for writing, and no attachment says so.",
@@ -145,16 +179,15 @@ def nobody_writes(opened: Opened, volumes: Sequence[Volume], image_id: str) -> I
 def require_writer_gone(opened: Opened, attachment: Attachment, *, advice: str) -> None:
     """Refuse to end an attachment whose guest still writes.
 
-    :raises diskyard.errors.ImageInUse: some QEMU has a volume of its open for writing.
+    :raises diskyard.errors.ImageInUse: some QEMU has one of its volumes open for writing, or none can tell.
     """
     if attachment.mode != "read_write":
         return
     deadline_s = opened.host.clock.monotonic_s() + _ENDING_S
-    while (volume_id := written_by_attached(opened, opened.state(), attachment)) is not None:
+    while (why := _why_not_gone(opened, attachment)) is not None:
         if opened.host.clock.monotonic_s() >= deadline_s:
             raise errors.ImageInUse(
-                f"The attachment of image {attachment.image_id} for {attachment.owner} cannot end: "
-                f"a running QEMU has its volume {volume_id} open for writing.",
+                f"The attachment of image {attachment.image_id} for {attachment.owner} cannot end: {why}.",
                 advice=advice,
                 imageId=attachment.image_id,
                 hostID=attachment.host.host_id,
@@ -163,10 +196,16 @@ def require_writer_gone(opened: Opened, attachment: Attachment, *, advice: str) 
         opened.host.clock.sleep(_POLL_S)
 
 
-def written_by_attached(opened: Opened, state: State, attachment: Attachment) -> str | None:
-    """The first volume of an attachment that some QEMU has open for writing."""
+def _why_not_gone(opened: Opened, attachment: Attachment) -> str | None:
+    """Of its volumes the first that some QEMU has open for writing, or that cannot be asked."""
+    state = opened.state()
     for volume_id in attachment.volume_ids:
         volume = state.volumes.get(volume_id)
-        if volume is not None and is_written(opened, volume_name(volume)):
-            return volume_id
+        if volume is None:
+            continue
+        why = why_unasked(opened, volume_name(volume))
+        if why is None and is_written(opened, volume_name(volume)):
+            why = f"a running QEMU has its volume {volume_id} open for writing"
+        if why is not None:
+            return why
     return None

@@ -23,19 +23,22 @@ def attach(
     read_only: bool | None,
     now: str,
     missing: Container[str],
+    unsettled: bool = False,
 ) -> Attachment:
     """The attachment of this image for this host and owner: the one there is, or a new one.
 
     A VirtualDisk has one writer, and no readers beside it; any number read when none writes.
     Attaching for writing lets the bytes change from this entry on.
 
+    :param unsettled: also while it is being extended: nobody can go on with that where this is planned.
     :raises diskyard.errors.ImageInUse: somebody else's attachment is in the way.
     :raises diskyard.errors.LeaseHeld: it is being extended.
     :raises diskyard.errors.Unsupported: its chain is too deep to be opened.
     """
     image = strong_image(draft.state, image_id)
     require_usable(draft.state, image, missing)
-    require_settled(draft.state, image)
+    if not unsettled:
+        require_settled(draft.state, image)
     require_openable(draft.state, image)
     if image.kind == "snapshot" and read_only is False:
         raise errors.NotAVirtualDisk(

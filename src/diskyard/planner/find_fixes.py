@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from diskyard.model.chains import Chains
 from diskyard.model.fix import (
@@ -103,6 +104,16 @@ def _holder(look: Look, image_ids: list[str]) -> str | None:
     return None
 
 
+def _not_idle(look: Look, *volume_ids: str) -> str | None:
+    """Why what needs volumes that nobody writes to must wait."""
+    for key in volume_ids:
+        if key in look.written:
+            return f"{_WRITTEN}, {key}"
+        if key in look.unasked:
+            return look.unasked[key]
+    return None
+
+
 def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
     visible = image.id if image.is_strong else None
     if image.is_strong and image.pending is not None:
@@ -150,12 +161,12 @@ def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
             f"{look.differing[image.id]}: neither is used for the other; remove the one that is not meant",
         )
     if not image.is_strong and merge_dependent(look.state, image) is not None:
-        yield from _merge(look, image)
+        yield from _merge(look, image, chains)
     elif (plan := plan_optimize(look.state, image.id, look.capabilities, chains)) is not None:
         yield _optimize(look, plan, chains)
 
 
-def _merge(look: Look, image: Image) -> Iterator[_Found]:
+def _merge(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
     plan = plan_merge(look.state, image.id, look.allocated, look.capabilities)
     if plan is None:
         return
@@ -165,8 +176,9 @@ def _merge(look: Look, image: Image) -> Iterator[_Found]:
         waits_for = waits_for or look.snapshotted.get(volume.id)
         if volume.id in look.missing or volume.damage is not None:
             waits_for = f"volume {volume.id} cannot be read"
-        elif volume.id in look.written:
-            waits_for = waits_for or f"{_WRITTEN}, {volume.id}"
+        waits_for = waits_for or _not_idle(look, volume.id)
+    # Bytes that may be wrong are not written into what is right, however far below they are.
+    waits_for = waits_for or chains.why_broken(plan.image) or _shows_more(look, plan.parent)
     yield _Found(
         Merge(image_id=image.id),
         f"merge a removed image {plan.direction} into what it is read with",
@@ -193,7 +205,7 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
         image.id,
         optimize_waits_for(look.state, plan, look.capabilities)
         or look.snapshotted.get(plan.volume.id)
-        or (_WRITTEN if plan.volume.id in look.written else None),
+        or (None if plan.kind == "reserve" else _not_read(look, image, chains)),
         _holder(look, [image.id]),
         0,
         0 if plan.kind == "reserve" else moves_bytes,
@@ -201,11 +213,32 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
     )
 
 
+def _not_read(look: Look, image: Image, chains: Chains) -> str | None:
+    """Why an image cannot be read as one that nobody changes, or not without more than its records have."""
+    if not (look.written or look.unasked or look.longer):
+        return None
+    volumes = [volume for _, volume in chains.links(image)]
+    return _not_idle(look, *(volume.id for volume in volumes)) or _shows_more(look, volumes[0])
+
+
+def _shows_more(look: Look, top: Volume) -> str | None:
+    """What is to be cut off first where a longer volume would be read through; see ``require_bounded``."""
+    if not look.longer:
+        return None
+    for above, volume in pairwise(look.state.volume_chain(top)):
+        if volume.id not in look.longer or volume.format != "qcow2" or above.size_bytes <= volume.size_bytes:
+            continue
+        if not any(look.state.images[key].consumed_by for key in look.state.images_on(volume.id)):
+            return f"volume {volume.id} is longer than its record: its own clean fix, with force, comes first"
+    return None
+
+
 def _of_size(look: Look, volume: Volume) -> Iterator[_Found]:
     fix = size_fix(look.state, volume, look.longer.get(volume.id))
     if fix is not None:
         unreadable = volume.id in look.missing or volume.damage is not None
         waits_for = f"volume {volume.id} cannot be read" if unreadable else fix.waits_for
+        waits_for = waits_for or _not_idle(look, volume.id)
         held_by = _holder(look, fix.leases)
         yield _Found(CleanSize(volume_id=volume.id), fix.description, fix.image_id, waits_for, held_by)
 
@@ -316,7 +349,7 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
             CleanAttachment(attachment_id=key),
             f"remove the attachment of {attachment.owner}, whose host has restarted since",
             attachment.image_id,
-            _WRITTEN if look.written.intersection(attachment.volume_ids) else None,
+            _not_idle(look, *attachment.volume_ids),
         )
     for image_id, hold in look.holds_over:
         yield _Found(CleanHold(image_id=image_id, hold=hold), "release data kept for a copy that is over")

@@ -53,6 +53,7 @@ class Look:
     :param locked: the images whose work lease somebody has.
     :param written: of the volumes that fixes are about, and by their names of those that nothing names,
         all that a program of QEMU has open for writing though neither an attachment nor a lease says why.
+    :param unasked: of the same volumes those of which that cannot be known, with the reason.
     :param gone_attachments: attachments whose host is provably gone.
     :param holds_over: holds whose copy is provably over.
     :param holds_unknown: holds whose copy cannot be looked at, with the reason.
@@ -76,6 +77,7 @@ class Look:
     progress: tuple[str, ...] = ()
     locked: frozenset[str] = frozenset()
     written: frozenset[str] = frozenset()
+    unasked: Mapping[str, str] = field(default_factory=dict)
     gone_attachments: frozenset[str] = frozenset()
     holds_over: tuple[tuple[str, AnyHold], ...] = ()
     holds_unknown: tuple[tuple[str, AnyHold, str], ...] = ()

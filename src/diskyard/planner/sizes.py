@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.model.capabilities import Capabilities
-from diskyard.model.records import Extending, Image, Volume
+from diskyard.model.records import IMAGE_SIZE_LIMIT_BYTES, Extending, Image, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import (
@@ -177,6 +177,18 @@ class SizeFix:
     leases: list[str]
 
 
+def _not_settled(state: State, disk: Image, longer_bytes: int | None) -> str | None:
+    """Why the size of a disk cannot be settled now."""
+    for found in state.attachments_of(disk.id):
+        return f"the disk is attached on host {found.host.host_id} for {found.owner}"
+    if longer_bytes is not None and longer_bytes > IMAGE_SIZE_LIMIT_BYTES:
+        return (
+            f"its volume has {longer_bytes} bytes, longer than a disk can be ({IMAGE_SIZE_LIMIT_BYTES}): "
+            "make it as long as its record says, once what is beyond that is not needed"
+        )
+    return None
+
+
 def size_fix(state: State, volume: Volume, longer_bytes: int | None) -> SizeFix | None:
     """The fix for a volume that is extending, or longer than its record; None if it needs none.
 
@@ -191,7 +203,7 @@ def size_fix(state: State, volume: Volume, longer_bytes: int | None) -> SizeFix 
         words = f"take over the size that disk {disk.id} was given by its guest's QEMU"
         if volume.extending is not None:
             words = f"take back an extend of disk {disk.id} that was interrupted"
-        return SizeFix(words, shown, None, [size_lease(disk.id)])
+        return SizeFix(words, shown, _not_settled(state, disk, longer_bytes), [size_lease(disk.id)])
     if longer_bytes is None:
         return None  # an extend of a disk that was removed since
     words = f"cut volume {volume.id} off where its record says that it ends"
