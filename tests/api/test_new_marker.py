@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from diskyard.service import Service, call
 from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, picture, settle
 
 WRITTEN = (7, 0, MiB)
+_TICK_S = 0.02  # the clock by which files are made may be so late: what was before the copy is older than it
 CHANGES = {"publish", "replace", "unlink", "rewrite", "remove", "discard"}
 
 
@@ -39,6 +41,7 @@ class Failing(Files):
 def copied(rig: Rig, name: str = "copied") -> dict[str, object]:
     """Where a byte copy of repository a is."""
     path = rig.folder / f"repo-{name}"
+    time.sleep(_TICK_S)
     shutil.copytree(rig.place("a")["path"], path)
     return {"path": str(path)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -116,7 +117,14 @@ def _came_and_went(rig: Rig, disk: str) -> None:
     rig.yard.teardown_image("a", disk)
 
 
-@pytest.mark.parametrize("happens", [_prepared, _came_and_went])
+def _nobody_prepared(rig: Rig, disk: str) -> None:
+    """A guest of which nothing in the log tells, and which has ended."""
+    file = {"driver": "file", "filename": str(rig.volume_path("a", disk))}
+    with LiveQemu("json:" + json.dumps({"driver": "qcow2", "backing": None, "file": file})) as guest:
+        guest.ask(WRITE_TWO)
+
+
+@pytest.mark.parametrize("happens", [_prepared, _came_and_went, _nobody_prepared])
 def test_what_a_check_saw_of_a_disk_given_out_says_nothing(
     rig: Rig, hold: Callable[[str], Held], happens: Callable[[Rig, str], None]
 ) -> None:

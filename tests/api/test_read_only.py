@@ -14,6 +14,7 @@ import pytest
 from diskyard import KiB, MiB, errors
 from diskyard.operations import sizes
 from tests.api.helpers import (
+    COMMIT_ONLY,
     SIZE,
     Rig,
     code_of,
@@ -23,6 +24,7 @@ from tests.api.helpers import (
     kill,
     picture,
     run,
+    run_fix,
     same_bytes,
 )
 from tests.mounts import mounted, remount
@@ -58,7 +60,7 @@ def _tree(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("connected", ["before", "after"])
 def test_all_can_be_got_out(rig: Rig, connected: str) -> None:
-    """Read, listed, checked, exported, copied, prepared, whether it was connected before or is now."""
+    """Read, listed, checked, exported, prepared, whether it was connected before or is now."""
     disk = rig.disk("c", ONE)
     snapshot = rig.yard.create_snapshot("c", disk)
     rig.write("c", disk, TWO)
@@ -70,7 +72,6 @@ def test_all_can_be_got_out(rig: Rig, connected: str) -> None:
     (info,) = [found for found in yard.list_storage_repositories() if found.repo_id == "c"]
     assert info.health == "read-only: its file system is mounted read-only"
     assert yard.check_storage_repository("c", options={"deep": True}) == []
-    assert code_of(lambda: yard.copy_image("b", disk)) == "Unsupported"
     wanted = {disk: picture(SIZE, ONE, TWO), snapshot: picture(SIZE, ONE)}
     for image, data in wanted.items():
         for format in ("raw", "qcow2"):
@@ -84,12 +85,10 @@ def test_all_can_be_got_out(rig: Rig, connected: str) -> None:
         again = yard.prepare_image("c", image, options={"read_only": True, "owner": "vm"})
         assert again == attached
         yard.teardown_image("c", image, options={"owner": "vm"})
-    assert yard.copy_image("b", snapshot) == snapshot
+    out = rig.folder / f"{snapshot}.qcow2"
+    imported = yard.import_image("b", str(out), "qcow2")
     assert yard.wait_for_tasks(60)
-    rig.expect("b", snapshot, wanted[snapshot])
-    new = yard.create_virtual_disk("a", SIZE, snapshot, options={"image_hints": {snapshot: "c"}})
-    assert yard.wait_for_tasks(60)
-    rig.expect("a", new, picture(SIZE, ONE))
+    rig.expect("b", imported, wanted[snapshot])
     assert fixes(yard, "b") == fixes(yard, "c") == []
     assert _tree(_mount(rig)) == before
 
@@ -119,6 +118,38 @@ def test_a_disk_whose_extend_was_cut(
     remount(_mount(rig), "rw")
     rig.expect("c", disk, picture(SIZE, ONE))
     rig.clean_slate("c")
+
+
+def test_no_copy_is_promised_whose_source_nothing_keeps(rig: Rig) -> None:
+    """Who has it mounted writable may remove the source before the copy is made."""
+    yard = rig.yard
+    disk = rig.disk("c", ONE)
+    snapshot = yard.create_snapshot("c", disk)
+    kept = yard.create_snapshot("c", disk)
+    assert yard.copy_image("b", kept) == kept
+    rig.wait()
+    remount(_mount(rig), "ro")
+    states = {repo: rig.opened(repo).state() for repo in "abc"}
+    attempts: list[Callable[[], str]] = [
+        lambda: yard.copy_image("b", disk),
+        lambda: yard.copy_image("b", snapshot),
+        lambda: yard.copy_image("b", snapshot, kept),
+        lambda: yard.create_virtual_disk("b", SIZE, snapshot),
+    ]
+    for attempt in attempts:
+        with pytest.raises(errors.Unsupported, match="nothing would keep its bytes") as caught:
+            attempt()
+        assert "Export" in caught.value.advice
+    assert {repo: rig.opened(repo).state() for repo in "abc"} == states
+    # What is there already needs no source.
+    assert yard.copy_image("b", kept) == kept
+    # A hold of before lasts: the copy is completed though its source became read-only.
+    remount(_mount(rig), "rw")
+    copy = yard.copy_image("b", disk, options=COMMIT_ONLY)
+    remount(_mount(rig), "ro")
+    (mend,) = fixes(yard, "b")
+    assert run_fix(yard, "b", mend).state == "done"
+    rig.expect("b", copy, picture(SIZE, ONE))
 
 
 def test_what_writes_is_refused_with_words(rig: Rig) -> None:
@@ -195,6 +226,7 @@ def test_a_user_who_may_not_write_there(open_to_all: Rig) -> None:
     """The same for another user's repository; it says so of the user, not of the file system."""
     rig = open_to_all
     disk = rig.disk("a", ONE)
+    snapshot = rig.yard.create_snapshot("a", disk)
     run("chmod", "-R", "a+rX,go-w", rig.place("a")["path"])
     mine = rig.folder / "nobody"
     mine.mkdir()
@@ -206,7 +238,7 @@ os.setgroups([]); os.setgid({_NOBODY}); os.setuid({_NOBODY})
 from diskyard import Diskyard, errors
 with Diskyard(state_folder={str(mine / "state")!r}) as yard:
     yard.connect_storage_repository("a", "localfs-1.0", {rig.place("a")!r})
-    assert len(yard.list_images("a").images) == 1
+    assert len(yard.list_images("a").images) == 2
     assert yard.check_storage_repository("a") == []
     task = yard.export_image("a", {disk!r}, {str(out)!r}, "raw")
     assert yard.wait_for_task(task.task_id, 60).state == "done"
@@ -214,8 +246,16 @@ with Diskyard(state_folder={str(mine / "state")!r}) as yard:
         yard.create_virtual_disk("a", 1 << 20)
     except errors.StorageError as error:
         print(error)
+    place = {{"path": {str(mine / "own")!r}}}
+    yard.create_storage_repository("localfs-1.0", place)
+    yard.connect_storage_repository("own", "localfs-1.0", place)
+    try:
+        yard.copy_image("own", {snapshot!r})
+    except errors.Unsupported as error:
+        print(error)
+    assert yard.list_images("own").images == ()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "this user may not write to it" in done.stdout
+    assert done.stdout.count("this user may not write to it") == 2
     same_bytes(out.read_bytes(), picture(SIZE, ONE))

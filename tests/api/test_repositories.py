@@ -299,7 +299,7 @@ def test_remove_closes_the_log_first(rig: Rig, monkeypatch: pytest.MonkeyPatch) 
     rig.wait()
     with monkeypatch.context() as patch:
         # The removal is cut short after the entry that closes the log.
-        patch.setattr("diskyard.repositories.localfs.connect._remove_all", lambda *_: kill())
+        patch.setattr("diskyard.repositories.localfs.remove._remove_all", lambda *_: kill())
         assert code_of(lambda: yard.remove_storage_repository("a")) == "InternalError"
     for host in (yard, other, rig.host("three")):
         assert code_of(partial(host.create_virtual_disk, "a", MiB)) == "NotARepository"

@@ -21,6 +21,7 @@ from diskyard.log.codec import decode
 from diskyard.model.transaction import Entry, Frees
 from diskyard.repositories.interface import Repository
 from diskyard.repositories.localfs import connect, layout
+from diskyard.repositories.localfs.remove import remove
 from diskyard.testing.faults import FailingFiles, no_space, with_files
 from diskyard.testing.lease_contract import first_file
 from diskyard.testing.repository_contract import Place, RepositoryContract
@@ -102,7 +103,7 @@ class TestLocalfs(RepositoryContract):
         assert repository.delete_leftover(left.name)
         assert not left.exists()
         left.touch()
-        connect.remove(connect.connect(place.parameters, host), host)
+        remove(connect.connect(place.parameters, host), host)
         assert list((tmp_path / "repository").iterdir()) == []
 
     def test_a_full_storage_leaves_the_number_free(self, place: Place) -> None:
@@ -198,7 +199,7 @@ class TestLocalfs(RepositoryContract):
             place.connect_full(Event()).put("entry", 1, b"one", frees=Frees.AT_ONCE)
         assert place.connect().put("entry", 1, b"one") is True
         assert place.connect_full(Event()).put("entry", 2, b"two", frees=Frees.AT_ONCE) is True
-        connect.remove(connect.connect(place.parameters, Host.real()), Host.real())
+        remove(connect.connect(place.parameters, Host.real()), Host.real())
         assert list((tmp_path / "repository").iterdir()) == []
 
 

@@ -19,8 +19,8 @@ from tests.conftest import Tally
 from tests.crash.bench import Bench
 
 SIDES: tuple[Side, ...] = ("before", "after")
-MOST = 36  # steps of a scenario tried in a quick run
-SLOW = 12  # steps tried of a slow scenario
+MOST = 20  # steps of a scenario tried in a quick run
+SLOW = 8  # steps tried of a slow scenario
 SUSPENDED = 3  # of the steps of a scenario, in a quick run
 #: How often a scenario is killed, and then its fixes too; of all pairs of steps always a sample.
 AGAIN, AGAIN_THOROUGH = 2, 12

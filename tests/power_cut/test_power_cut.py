@@ -20,8 +20,8 @@ ALL = [
     *GROUPED,
     *DURABLE_SCENARIOS,
 ]
-STATES = 8
-TORN, TORN_THOROUGH = 3, 8
+STATES = 6
+TORN, TORN_THOROUGH = 2, 8
 #: Of how many states of how many scenarios the fixes are cut too, and how many states of that are judged.
 AGAIN, AGAIN_THOROUGH = 2, 6
 STATES_AGAIN = 3

@@ -65,9 +65,10 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
 def _not_recorded(
     engine: Engine, opened: Opened, state: State, request: PrepareImage, owner: str
 ) -> Attachment:
-    """An attachment for reading where nothing can be written: no other host learns of it.
+    """An attachment for reading where nothing can be written: nobody else learns of it.
 
-    Nor can any host whose storage is the same change what it reads.
+    Who may write there, as another user, or once it is mounted otherwise, can merge or remove what it
+    reads: the caller answers for that (docs/operating.md).
 
     :raises diskyard.errors.StorageError: it would write, or have to be kept for being served.
     """

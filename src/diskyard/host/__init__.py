@@ -13,6 +13,7 @@ from diskyard.host.identity import (
     provably_gone_host,
     this_host,
 )
+from diskyard.host.places import made_s
 from diskyard.host.reading import FileEntry, Room
 from diskyard.model.identity import HostIdentity
 
@@ -28,6 +29,7 @@ __all__ = [
     "Limits",
     "ProcessIdentity",
     "Room",
+    "made_s",
     "provably_gone",
     "provably_gone_host",
 ]

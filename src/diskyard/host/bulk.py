@@ -10,7 +10,7 @@ import mmap
 import os
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from diskyard.host.calls import storage_call
@@ -69,9 +69,9 @@ class BulkFiles(FileSystems):
     """Reads much of a file at once. Errors are the system's own :class:`OSError`."""
 
     @storage_call
-    def drop_room(self, folder: str) -> None:
-        """Remove all files of :meth:`keep_room`, and what else has a name there."""
-        for name in os.listdir(folder):
+    def drop_room(self, folder: str, names: Iterable[str]) -> None:
+        """Remove files of :meth:`keep_room`, or what has the names that they had."""
+        for name in names:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(folder, name))
 

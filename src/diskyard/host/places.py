@@ -38,3 +38,12 @@ def identities_of(path: str) -> tuple[str, str]:
         born = f"fs{os.statvfs(path).f_fsid:x}"
     lasting = f"{field(_INO, 8)}:{born}"
     return f"{field(_DEVICE_MAJOR, 4)}.{field(_DEVICE_MINOR, 4)}:{lasting}", lasting
+
+
+def made_s(lasting: str) -> float | None:
+    """When a file was made, in seconds of the wall clock, by what identifies it lastingly; None if untold."""
+    born = lasting.partition(":")[2]
+    try:
+        return float(born)
+    except ValueError:
+        return None

@@ -36,7 +36,7 @@ _NEW_IMAGE: Codes = _WRITING | {"ImageIdInUse", "LeaseHeld"}
 
 #: By verb.
 FAILURES: dict[str, Codes] = {
-    "connectStorageRepository": _OPENING | {"RepositoryIdInUse", "NoSpace"},
+    "connectStorageRepository": _OPENING | {"RepositoryIdInUse", "RepositoryInUse", "NoSpace"},
     "disconnectStorageRepository": _WRITING | {"RepositoryInUse"},
     "createStorageRepository": _OPENING | {"NotEmpty", "NoSpace"},
     "removeStorageRepository": _WRITING | {"NotEmpty", "RepositoryInUse"},

@@ -73,13 +73,18 @@ class CheckpointWritten(Record, kw_only=True, frozen=True):
 
 
 class RepositoryRecord(Record, kw_only=True, frozen=True):
-    """What a place says of itself: written once, at creation.
+    """What a place says of itself: written at creation, and when it is given another marker.
 
     :param marker: random; names lock spaces and detects that two paths lead here.
+    :param place: the digest (:func:`diskyard.log.entries.place_digest`) of the place that it was written
+        in: elsewhere it is a copy. Empty if that was not noted.
+    :param given: the marker was given to the place, which had its original's before.
     """
 
     marker: str
     format: str
+    place: str = ""
+    given: bool = False
 
 
 class Progress(Record, kw_only=True, frozen=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from diskyard import errors
 from diskyard.log.codec import ENTRY_LIMIT_BYTES, Damaged, NewerMajor, decode
 from diskyard.model.soundness import flaw_after
@@ -10,6 +12,11 @@ from diskyard.model.transaction import Entry, apply
 
 #: The verb of an entry that gives a copy of a repository a marker of its own.
 NEW_MARKER = "newMarker"
+
+
+def place_digest(place_identity: str) -> str:
+    """What tells a place from every copy of it, as its record and its log keep it."""
+    return hashlib.blake2b(place_identity.encode(), digest_size=16).hexdigest()
 
 
 def check_place(entry: Entry, marker: str, number: int) -> None:

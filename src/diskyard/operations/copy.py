@@ -26,6 +26,7 @@ from diskyard.operations.freeze import (
     hold_snapshot,
     release_if_refused,
     require_hold,
+    require_holdable,
     switch_disk,
 )
 from diskyard.operations.sizes import settle_disk
@@ -206,13 +207,7 @@ def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
     home, source = asked.home, asked.source
     if source.kind == "snapshot":
         return hold_snapshot(home, source, hold, asked.author)
-    if home.is_read_only:
-        raise errors.Unsupported(
-            f"VirtualDisk {source.id} cannot be copied: its bytes of now cannot be fixed, as "
-            f"{home.storage.place} is read-only ({home.storage.read_only_because()}).",
-            advice="Copy a Snapshot of it, or export it and import the file.",
-            imageId=source.id,
-        )
+    require_holdable(home, source)
     return freeze_disk(home, source.id, hold, asked.author)
 
 

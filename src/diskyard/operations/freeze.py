@@ -20,7 +20,7 @@ from diskyard.planner import change, clean, switch
 from diskyard.planner.common import Superseded, virtual_disk
 from diskyard.planner.create_disk import NewVolume
 from diskyard.planner.switch import Switch, SwitchAgain
-from diskyard.settled import commit_looking, look_at, volumes_below
+from diskyard.settled import commit_looking
 
 _CLONES, _SWITCHES = 3, 100  # how often each is tried while others change the disk
 
@@ -180,19 +180,36 @@ def in_place(hold: CopyHold, target: Opened) -> bool:
 
 
 def hold_snapshot(home: Opened, found: Image, hold: AnyHold, author: Author) -> Image:
-    """Hold a Snapshot for a copy, before the copy's record is written in the target.
-
-    Where nothing can be written it is not held: see :func:`require_unchanged`.
+    """Hold a Snapshot for whoever reads it, before anything relies on its bytes.
 
     :param found: as it was when it was chosen.
     :returns: the Snapshot, as it is held.
+    :raises diskyard.errors.Unsupported: nothing can be held there: see :func:`require_holdable`.
     """
-    if home.is_read_only:
-        sight = look_at(home, volumes_below(found.id))
-        return switch.hold(Draft(sight.state), found, hold, sight.missing)
+    require_holdable(home, found)
     return commit_looking(
         home, found.id, lambda draft, missing: switch.hold(draft, found, hold, missing), author
     )
+
+
+def require_holdable(home: Opened, source: Image) -> None:
+    """Refuse to promise a copy of what nobody would keep for it.
+
+    In a place that cannot be written here nothing can be held. Others may write there, be it another
+    user or who has it mounted otherwise: they could remove the source while the copy, whose id was
+    answered, has yet to be made from it.
+
+    :raises diskyard.errors.Unsupported: the place of the source is read-only.
+    """
+    why = home.storage.read_only_because()
+    if why is not None:
+        raise errors.Unsupported(
+            f"Image {source.id} cannot be copied: nothing would keep its bytes until the copy is made, as "
+            f"{home.storage.place} is read-only ({why}).",
+            advice="Export it and import the file, make its repository writable for this user, or name "
+            "another one that has it with imageHints.",
+            imageId=source.id,
+        )
 
 
 def require_hold(
@@ -205,7 +222,7 @@ def require_hold(
     :raises diskyard.errors.LeaseHeld: it does not; the copy is taken back.
     """
     image = home.state().images.get(image_id)
-    if image is not None and (hold in image.held_for or (home.is_read_only and image.is_strong)):
+    if image is not None and hold in image.held_for:
         return
     with contextlib.suppress(errors.ImageNotFound):  # somebody was quicker
         target.commit(lambda draft: change.remove(draft, copy_id), author)

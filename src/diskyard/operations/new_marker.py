@@ -6,9 +6,10 @@ Each step can be repeated, and a later call finds where an earlier one was cut s
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 
 from msgspec.structs import replace as replace_fields
 
@@ -16,77 +17,114 @@ from diskyard import errors
 from diskyard.host import Host
 from diskyard.host.identity import new_nonce
 from diskyard.log.checkpoints import checkpoint_of, nonces_kept
-from diskyard.log.codec import CheckpointWritten, Damaged, NewerMajor, decode, encode
-from diskyard.log.entries import NEW_MARKER, as_read, follow
+from diskyard.log.codec import Damaged, NewerMajor, decode, encode
+from diskyard.log.entries import NEW_MARKER, as_read, follow, place_digest
 from diskyard.log.log import Log
+from diskyard.model.records import Attachment, CopyHold
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft, Entry
-from diskyard.opened import lease_name
+from diskyard.opened import lease_name, volume_name
+from diskyard.operations.writers import WRITER_WORDS, name_is_written
 from diskyard.planner.normalise import normalise, verify
 from diskyard.repositories.interface import LogKind, Repository
 
 _KINDS: tuple[LogKind, LogKind] = ("checkpoint", "entry")
 
-
-def is_its_own(storage: Repository) -> bool:
-    """Whether the log of a place begins with a marker that was given to this very place."""
-    entry = _entry(storage, min(storage.numbers("entry"), default=0))
-    return (
-        entry is not None
-        and (entry.marker, entry.verb) == (storage.marker, NEW_MARKER)
-        and entry.request_digest == _digest(storage)
-    )
+SetMarker = Callable[[Repository, str, str, Host], None]
 
 
-def has_others_objects(storage: Repository) -> bool:
-    """Whether the log has objects of another marker than the place's: what a change of it has left."""
-    markers = {_marker_of(storage, kind, min(storage.numbers(kind), default=0)) for kind in _KINDS}
-    return bool(markers - {None, storage.marker})
+def is_done(storage: Repository) -> bool:
+    """Whether a place was given its marker, and nothing is left of the one before."""
+    return storage.marker_origin == "given" and not _has_leftovers(storage, _switch(storage))
 
 
 def give_new_marker(
-    storage: Repository, set_marker: Callable[[Repository, str, Host], None], actor: str, host: Host
+    storage: Repository, set_marker: SetMarker, actor: str, host: Host, *, cloned: bool
 ) -> None:
     """Give a place that was copied a marker of its own, or go on with that; durable on return.
 
     What others keep for the original, and what is attached, is the original's: no hold, no tracker
-    and no attachment is left in the copy.
+    and no attachment is left in the copy. What is at work in the copy itself refuses it.
+
+    Where the copy was made of a place that was just being given a marker, that is completed first, and
+    the place is a copy of that one then: the caller looks, and calls again.
 
     :param set_marker: writes the marker into the place's own record.
+    :param cloned: another place is connected that is the same but for its device: this one is in a copy
+        of the whole file system, though nothing in it says so.
     :raises diskyard.errors.RepositoryInUse: somebody is at work in it.
+    :raises diskyard.errors.InvalidParameter: it is no copy, as far as can be told.
     :raises diskyard.errors.CorruptRecord: its newest state cannot be read.
     """
     lease = storage.try_lock("create")
     if lease is None:
         raise errors.RepositoryInUse(f"Another process creates, connects or removes {storage.place}.")
     try:
-        log = Log(storage, host)
-        state = log.refresh()
-        entry = _begun(storage, state)
-        if entry is None and not has_others_objects(storage):
-            log.require_writable()
-            _require_idle(storage, state)
-            entry = _begin(storage, state, actor, host)
-        if entry is not None:
+        entry = None if cloned else _given(storage)
+        if entry is None:
+            log = Log(storage, host)
+            state = log.refresh()
+            entry = _begun(storage, state)
+            if entry is None:
+                _require_copy(storage, cloned=cloned)
+                log.require_writable()
+                _require_idle(storage, state, host, cloned=cloned)
+                entry = _begin(storage, state, actor, host)
             _complete(storage, state, log.nonces(), entry)
-            number, marker = entry.number, entry.marker
-        else:  # its record has the new marker: what is left is to remove what has the old one
-            number, marker = max(storage.numbers("checkpoint")), storage.marker
-        set_marker(storage, marker, host)
+        set_marker(storage, entry.marker, entry.request_digest or "", host)
         for kind in _KINDS:
             for old in sorted(storage.numbers(kind)):
-                if old < number and _marker_of(storage, kind, old) != marker:
+                if old < entry.number:
                     storage.delete(kind, old)
     finally:
         lease.release()
 
 
+def _switch(storage: Repository) -> Entry | None:
+    """The entry by which the place got its marker, if it is the oldest that is of this marker.
+
+    Below it nothing is read any more. Once that is gone the entry itself may be trimmed.
+    """
+    for number in sorted(storage.numbers("entry")):
+        for entry in _entries(storage, number):
+            if entry.marker == storage.marker:
+                return entry if entry.verb == NEW_MARKER else None
+    return None
+
+
+def _has_leftovers(storage: Repository, switch: Entry | None) -> bool:
+    if switch is None:
+        return False
+    return any(number < switch.number for kind in _KINDS for number in storage.numbers(kind))
+
+
+def _given(storage: Repository) -> Entry | None:
+    """The entry by which this very place got its marker, if there is something left to do after it."""
+    switch = _switch(storage)
+    if switch is None or switch.request_digest != place_digest(storage.place_identity):
+        return None
+    return switch
+
+
+def _require_copy(storage: Repository, *, cloned: bool) -> None:
+    """Refuse a place whose record says that its marker is its own.
+
+    :raises diskyard.errors.InvalidParameter: so it is.
+    """
+    if storage.marker_origin in ("created", "given") and not cloned:
+        raise errors.InvalidParameter(
+            f"{storage.place} is no copy of a repository: its marker was made for this place.",
+            advice="Connect it without newMarker (diskyard repo connect without --new-identity). If it is in "
+            "a copy of a whole file system, connect its original on this host first.",
+        )
+
+
 def _begun(storage: Repository, state: State) -> Entry | None:
     """The entry after the newest, if it gives the place a new marker."""
-    entry = _entry(storage, state.version + 1)
-    if entry is None or entry.verb != NEW_MARKER or entry.previous != state.nonce:
-        return None
-    return None if entry.marker == state.marker else entry
+    for entry in _entries(storage, state.version + 1):
+        if (entry.verb, entry.previous) == (NEW_MARKER, state.nonce) and entry.marker != state.marker:
+            return entry
+    return None
 
 
 def _begin(storage: Repository, state: State, actor: str, host: Host) -> Entry:
@@ -108,7 +146,7 @@ def _begin(storage: Repository, state: State, actor: str, host: Host) -> Entry:
         verb=NEW_MARKER,
         host=host.identity,
         actor=actor,
-        request_digest=_digest(storage),
+        request_digest=place_digest(storage.place_identity),
         changes=draft.changes(),
     )
     data = encode(entry)
@@ -130,36 +168,67 @@ def _complete(storage: Repository, state: State, nonces: list[str], entry: Entry
                     storage.rewrite(kind, entry.number, index, data)
 
 
-def _require_idle(storage: Repository, state: State) -> None:
+def _require_idle(storage: Repository, state: State, host: Host, *, cloned: bool) -> None:
+    """Refuse while somebody works in the place, or has or keeps something of it.
+
+    What is older than the place came with the copy and is the original's; the kernel's clock of files, which
+    is some milliseconds late, makes too much newer rather than too little. In a copy of a whole file system
+    that cannot be told: there only those show who are at work.
+
+    :raises diskyard.errors.RepositoryInUse: names what.
+    """
+    used = [
+        f"volume {volume.id}: {WRITER_WORDS}"
+        for volume in state.volumes.values()
+        if name_is_written(storage, host, volume_name(volume))
+    ]
     names = {lease_name(key) for key in (*state.images, *state.unready)}
-    if storage.locked_among(names):
-        raise errors.RepositoryInUse(f"Somebody works on images in {storage.place}.")
+    used += ["images are worked on"] if storage.locked_among(names) else []
+    if not cloned:
+        since_s = 0.0 if storage.made_s is None else storage.made_s
+        used += [
+            f"image {found.image_id} is attached for {found.owner}"
+            for found in state.attachments.values()
+            if _is_of_this_boot(found, host) and _wall_s(found.attached_at) > since_s
+        ]
+        used += [f"copy {key} elsewhere is made from it" for key in _copies_since(storage, state, since_s)]
+    if used:
+        raise errors.RepositoryInUse(
+            f"{storage.place} is in use: {'; '.join(sorted(used))}.",
+            advice="Connect it without newMarker, alone; complete the copies, end the guests, and tear down "
+            "what is attached. Then disconnect it and try again.",
+        )
 
 
-def _marker_of(storage: Repository, kind: LogKind, number: int) -> str | None:
-    for copy in _copies(storage, kind, number):
-        try:
-            if kind == "entry":
-                return decode(copy, Entry)[0].marker
-            return decode(copy, CheckpointWritten)[0].marker
-        except (Damaged, NewerMajor):
-            continue
-    return None
+def _is_of_this_boot(attachment: Attachment, host: Host) -> bool:
+    by, here = attachment.host, host.identity
+    return (by.machine_id, by.boot_id) == (here.machine_id, here.boot_id)
 
 
-def _entry(storage: Repository, number: int) -> Entry | None:
-    for copy in _copies(storage, "entry", number):
-        try:
-            return decode(copy, Entry)[0]
-        except (Damaged, NewerMajor):
-            continue
-    return None
+def _copies_since(storage: Repository, state: State, since_s: float) -> set[str]:
+    """Copies that are held in a state by an entry that is not older than that."""
+    held = {hold for key in state.held for hold in state.images[key].held_for if isinstance(hold, CopyHold)}
+    found = set[str]()
+    for number in sorted(storage.numbers("entry"), reverse=True) if held else ():
+        for entry in _entries(storage, number):
+            if entry.marker != storage.marker:
+                continue
+            if _wall_s(entry.time) <= since_s:
+                return found
+            for image in entry.all_changes().put_images:
+                found |= {hold.copy_id for hold in held.intersection(image.held_for)}
+    return found
 
 
-def _copies(storage: Repository, kind: LogKind, number: int) -> Iterator[bytes]:
-    return (copy for copy in storage.get(kind, number) if copy)
+def _wall_s(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp()
 
 
-def _digest(storage: Repository) -> str:
-    """What tells this place from every copy of it, as an entry can keep it."""
-    return hashlib.blake2b(storage.place_identity.encode(), digest_size=16).hexdigest()
+def _entries(storage: Repository, number: int) -> Iterator[Entry]:
+    """The copies of an entry that can be read, and were written for this number."""
+    for copy in storage.get("entry", number):
+        if copy:
+            with contextlib.suppress(Damaged, NewerMajor):
+                entry, _ = decode(copy, Entry)
+                if entry.number == number:
+                    yield entry

@@ -38,6 +38,9 @@ from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
 
 LogKind = Literal["entry", "checkpoint"]
+#: Whether the marker was made with the place, or given to it since; or came with a copy of another's
+#: bytes; or is of a version that did not note it.
+MarkerOrigin = Literal["created", "given", "copied", "unknown"]
 Copies = tuple[bytes | None, bytes | None]
 
 
@@ -121,12 +124,16 @@ class Repository(Protocol):
     :ivar place_identity: the same, as every host and every later connection sees it: it is kept in
         the log of other repositories. A copy that was made below the file system, of its device,
         may have the same. Empty where the format cannot tell.
+    :ivar made_s: when the place was made, be it as a copy, by this host's wall clock; None if that
+        cannot be told.
     """
 
     marker: str
+    marker_origin: MarkerOrigin
     place: str
     identity: str
     place_identity: str
+    made_s: float | None
     capabilities: Capabilities
 
     def read_only_because(self) -> str | None:

@@ -12,6 +12,7 @@ from diskyard.model.capabilities import Capabilities
 from diskyard.repositories.interface import Repository
 from diskyard.repositories.localfs import connect as localfs
 from diskyard.repositories.localfs.marker import set_marker
+from diskyard.repositories.localfs.remove import remove, require_removable
 from diskyard.repositories.memory import connect as memory
 
 
@@ -22,6 +23,8 @@ class Format:
     :param parameters: each connection parameter with a sentence for people.
     :param capabilities: those of :class:`~diskyard.model.capabilities.Capabilities` that every
         place of this format has or has not; None for one that depends on the place.
+    :param require_removable: refuses to remove a place that holds what others have put there; None where
+        nobody can.
     :param set_marker: writes another marker into the place's own record; None where no place can be copied.
     :param remembered: a host can connect it again in another process.
     """
@@ -32,7 +35,8 @@ class Format:
     create: Callable[[Mapping[str, Any], Host], None]
     connect: Callable[[Mapping[str, Any], Host], Repository]
     remove: Callable[[Any, Host], None]
-    set_marker: Callable[[Any, str, Host], None] | None = None
+    require_removable: Callable[[Any, Host], None] | None = None
+    set_marker: Callable[[Any, str, str, Host], None] | None = None
     remembered: bool = True
 
 
@@ -53,7 +57,8 @@ FORMATS: dict[str, Format] = {
             capabilities={**_abilities(Capabilities(preallocation=True)), "reflink": None},
             create=localfs.create,
             connect=localfs.connect,
-            remove=localfs.remove,
+            remove=remove,
+            require_removable=require_removable,
             set_marker=set_marker,
         ),
         Format(

@@ -13,11 +13,15 @@ from diskyard.model import requests as ask
 from diskyard.model.records import Attachment, ImageSource
 from diskyard.model.results import RepositoryInfo, Task
 from diskyard.opened import Opened
-from diskyard.operations.new_marker import give_new_marker, has_others_objects, is_its_own
+from diskyard.operations.new_marker import give_new_marker, is_done
+from diskyard.operations.remove_repository import require_nothing_kept
 from diskyard.planner.close import close, require_empty
 from diskyard.queries import repository_info
+from diskyard.repositories.interface import Repository
 from diskyard.repositories.registry import find_format
 from diskyard.service.service import Service
+
+_MARKERS_GIVEN = 3  # a copy that was made while its original was given one needs two
 
 
 def create_repository(service: Service, request: ask.CreateStorageRepository) -> None:
@@ -43,24 +47,46 @@ def connect(service: Service, request: ask.ConnectStorageRepository) -> None:
 
 
 def _give_new_marker(service: Service, format_name: str, parameters: Mapping[str, object]) -> None:
-    """Make a copy of a repository one of its own, unless it is that already."""
+    """Make a copy of a repository one of its own, unless it is that already.
+
+    :raises diskyard.errors.CorruptRecord: its marker is still not its own then.
+    """
     found = find_format(format_name)
     if found.set_marker is None:
         raise errors.InvalidParameter(f"{format_name} takes no newMarker: its places are never copied.")
-    storage = found.connect(parameters, service.host)
-    try:
-        if is_its_own(storage) and not has_others_objects(storage):
-            return
-        for repo_id, opened in service.connections.connected().items():
-            if opened.storage.identity == storage.identity:
-                raise errors.RepositoryInUse(
-                    f"{storage.place} is connected as {repo_id}.",
-                    advice="Disconnect it first: what is under way in it would be cut off.",
-                )
-        actor = service.engine.author("connectStorageRepository").actor
-        give_new_marker(storage, found.set_marker, actor, service.host)
-    finally:
-        storage.close()
+    for _ in range(_MARKERS_GIVEN):
+        storage = found.connect(parameters, service.host)
+        try:
+            cloned = _require_unconnected(service, storage)
+            if is_done(storage) and not cloned:
+                return
+            actor = service.engine.author("connectStorageRepository").actor
+            give_new_marker(storage, found.set_marker, actor, service.host, cloned=cloned)
+        finally:
+            storage.close()
+    raise errors.CorruptRecord(
+        "The place could not be given a marker of its own: after that its record had another.",
+        advice="Look whether another program writes to it, then try again.",
+    )
+
+
+def _require_unconnected(service: Service, storage: Repository) -> bool:
+    """Refuse a place that is connected, unless nothing is to be done in it.
+
+    :returns: whether another is connected that is the same but for its device.
+    """
+    cloned = False
+    for repo_id, opened in service.connections.connected().items():
+        known = opened.storage
+        if storage.place == known.place or storage.identity == known.identity:
+            if is_done(storage):
+                continue
+            raise errors.RepositoryInUse(
+                f"{storage.place} is connected as {repo_id}.",
+                advice="Disconnect it first: what is under way in it would be cut off.",
+            )
+        cloned |= (storage.marker, storage.place_identity) == (known.marker, known.place_identity)
+    return cloned
 
 
 def _connect_others(service: Service, repo_id: str) -> None:
@@ -139,16 +165,23 @@ def _attachments(opened: Opened) -> list[Attachment]:
 
 
 def remove_repository(service: Service, request: ask.RemoveStorageRepository) -> None:
-    """Remove a repository that holds no image, and every connection to it."""
+    """Remove a repository that holds no image, and every connection to it.
+
+    :raises diskyard.errors.NotEmpty: it holds one, or what is not its own.
+    """
     opened = service.connections.get(request.repository_id)
+    found = find_format(opened.format)
     if not opened.state().closed:  # it is after a removal that was cut short
         require_empty(opened.state())
         _require_idle(service, request.repository_id)
+        require_nothing_kept(opened)
+        if found.require_removable is not None:
+            found.require_removable(opened.storage, service.host)
         opened.commit(
             lambda draft: close(draft, opened.is_locked), service.engine.author("removeStorageRepository")
         )
     opened.log.require_writable()
-    find_format(opened.format).remove(opened.storage, service.host)
+    found.remove(opened.storage, service.host)
     for repo_id, other in service.connections.named(to_anybody=True).items():
         if other.marker == opened.marker:
             _forget(service, repo_id)

@@ -165,8 +165,8 @@ class WatchedRepository(Repository):
 
     def __init__(self, inner: Repository) -> None:
         self.inner = inner
-        self.marker = inner.marker
-        self.place = inner.place
+        self.marker, self.marker_origin = inner.marker, inner.marker_origin
+        self.place, self.made_s = inner.place, inner.made_s
         self.identity, self.place_identity = inner.identity, inner.place_identity
         self.capabilities = inner.capabilities
         self.before: Hook = nothing

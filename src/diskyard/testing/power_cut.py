@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import random
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -202,6 +203,8 @@ class RecordedDisk:
                         file.seek(start)
                         file.write(block)
                 file.truncate(len(data))
+                if "/reserve/" in path and data:  # its blocks were durable long before
+                    os.posix_fallocate(file.fileno(), 0, len(data))
 
     def _walk(self, cut: Cut) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
         """Every path there is, with its bytes and their digest; folders before what they hold."""

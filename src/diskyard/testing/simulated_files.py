@@ -140,6 +140,8 @@ class SimulatedFiles:
             else:
                 node.data[:] = path.read_bytes()
                 node.blocks = set(_blocks_with_data(node.data))
+                if path.lstat().st_blocks * 512 >= len(node.data):  # reserved, though they are zeros
+                    node.blocks = set(range(-(-len(node.data) // BLOCK_BYTES)))
             node.modified_ns = path.lstat().st_mtime_ns
 
     # -- looking ----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Creating, connecting and removing a localfs repository."""
+"""Creating and connecting a localfs repository."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from diskyard.log.codec import (
     decode,
     encode,
 )
+from diskyard.log.entries import place_digest
 from diskyard.log.genesis import genesis
 from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.place import SHARED_BY_ONE_HOST, require_able, require_local, sync_folder
 from diskyard.repositories.localfs.record import read_record
+from diskyard.repositories.localfs.remove import empty_folders
 from diskyard.repositories.localfs.repository import LocalRepository
 from diskyard.repositories.localfs.reserve import Reserve
 
@@ -144,7 +146,7 @@ def _seed(host: Host, root: str) -> None:
     files = host.files
     _refuse_repository(host, root)
     if _was_being_removed(host, root):
-        _empty_folders(host, root)
+        empty_folders(host, root)
     interrupted: list[str] = []
     for folder in ("", *layout.FOLDERS):
         for item in files.list(os.path.join(root, folder)):
@@ -155,7 +157,8 @@ def _seed(host: Host, root: str) -> None:
                 raise errors.NotEmpty(f"{root} is not empty: it holds {folder}/{item.name}.")
     for path in interrupted:
         files.unlink(path)
-    record = RepositoryRecord(marker=new_nonce(), format=FORMAT)
+    _, place_identity = files.identities_of(os.path.join(root, layout.LOCKS))
+    record = RepositoryRecord(marker=new_nonce(), format=FORMAT, place=place_digest(place_identity))
     entry, checkpoint = genesis(record.marker, host)
     files.publish(layout.log_paths(root, "entry", 0), entry)
     files.publish(layout.log_paths(root, "checkpoint", 0), checkpoint)
@@ -173,7 +176,7 @@ def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:
         require_local(host, root, shared_by_one_host=shared)
         _require_folders(host, root)
         require_able(host, root, os.path.join(root, layout.TEMPORARY))
-        return LocalRepository(host, root, record.marker)
+        return LocalRepository(host, root, record)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.NotARepository(f"{root} is not a {FORMAT} repository.") from error
     except OSError as error:
@@ -194,63 +197,6 @@ def _require_folders(host: Host, root: str) -> None:
             )
 
 
-def remove(repository: LocalRepository, host: Host) -> None:
-    """Remove a repository whose log is closed: all its names but that of its folder.
-
-    While the record is there a removal that was cut short can be repeated. A crash after it
-    is gone leaves a closed log that is no repository; creating one there finishes the removal.
-    """
-    root = repository.place
-    files = host.files
-    lease = repository.try_lock("create")
-    if lease is None:
-        raise errors.RepositoryInUse(f"Another process creates, connects or removes {root}.")
-    try:
-        for folder in (layout.VOLUMES, layout.PROGRESS, layout.TEMPORARY):
-            _remove_all(host, os.path.join(root, folder))
-        for path in layout.record_paths(root):
-            if files.exists(path):
-                files.unlink(path)
-        files.sync_folder(root)
-        _remove_rest(host, root)
-    finally:
-        lease.release()
-
-
-def _remove_rest(host: Host, root: str) -> None:
-    files = host.files
-    _empty_folders(host, root)
-    for folder in layout.FOLDERS:
-        files.remove_folder(os.path.join(root, folder))
-    _remove_reserve(host, os.path.join(root, layout.RESERVE))
-    interrupted = [item.name for item in files.list(root) if temporary_owner(item.name)]
-    for name in (*interrupted, layout.LOCKS):
-        files.unlink(os.path.join(root, name))
-    files.sync_folder(root)
-
-
-def _remove_reserve(host: Host, path: str) -> None:
-    """Remove the reserve; an earlier version's is a file."""
-    files = host.files
-    if files.is_folder(path):
-        files.drop_room(path)
-        files.remove_folder(path)
-    elif files.exists(path):
-        files.unlink(path)
-
-
-def _empty_folders(host: Host, root: str) -> None:
-    """Remove what is in a removed repository's folders; the entry that says so goes last."""
-    for folder in layout.FOLDERS:
-        if folder != layout.LOG:
-            _remove_all(host, os.path.join(root, folder))
-    log = os.path.join(root, layout.LOG)
-    for name in sorted(item.name for item in host.files.list(log)):
-        with contextlib.suppress(FileNotFoundError):
-            host.files.unlink(os.path.join(log, name))
-            host.files.sync_folder(log)
-
-
 def _was_being_removed(host: Host, root: str) -> bool:
     """Whether a log without a repository's record ends in the entry that closed it."""
     numbers = [layout.log_number(item.name) for item in host.files.list(os.path.join(root, layout.LOG))]
@@ -261,10 +207,3 @@ def _was_being_removed(host: Host, root: str) -> bool:
             if entry.number == newest and entry.changes.closes:
                 return True
     return False
-
-
-def _remove_all(host: Host, folder: str) -> None:
-    """Remove every name in a folder; another process may be removing some of them."""
-    for item in host.files.list(folder):
-        with contextlib.suppress(FileNotFoundError):
-            host.files.unlink(os.path.join(folder, item.name))

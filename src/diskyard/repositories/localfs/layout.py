@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 
+from diskyard.model.records import UUID_PATTERN
 from diskyard.repositories.interface import LogKind
 
 LOG, CHECKPOINTS, VOLUMES, PROGRESS, TEMPORARY = "log", "checkpoints", "volumes", "progress", "temporary"
@@ -15,6 +16,7 @@ LOCKS, RESERVE = "locks", "reserve"
 _FOLDER_OF: dict[LogKind, str] = {"entry": LOG, "checkpoint": CHECKPOINTS}
 _COPIES = ("a", "b")
 _LOG_NAME_LENGTH = 18
+_IMAGE_ID = re.compile(UUID_PATTERN)
 _LOG_NAME = re.compile(r"([0-9a-f]{16})\.[ab]")
 
 
@@ -32,6 +34,11 @@ def log_paths(root: str, kind: LogKind, number: int) -> tuple[str, str]:
 def record_paths(root: str) -> tuple[str, str]:
     """The paths of the two copies of the repository's own record."""
     return os.path.join(root, "repository.a"), os.path.join(root, "repository.b")
+
+
+def is_image_id(name: str) -> bool:
+    """Whether a name is an image's id, as progress has."""
+    return _IMAGE_ID.search(name) is not None
 
 
 def log_number(name: str) -> int | None:

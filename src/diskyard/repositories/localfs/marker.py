@@ -9,11 +9,14 @@ from diskyard.repositories.localfs.connect import FORMAT
 from diskyard.repositories.localfs.repository import LocalRepository
 
 
-def set_marker(repository: LocalRepository, marker: str, host: Host) -> None:
+def set_marker(repository: LocalRepository, marker: str, place: str, host: Host) -> None:
     """Rename both copies of the record over, the one that is read first before the other.
 
     The caller has the lease of creation. A crash leaves the old marker, or the new one.
+
+    :param place: the digest of the place that the marker was given to: another, if the place of the
+        repository is a copy of that one.
     """
-    record = encode(RepositoryRecord(marker=marker, format=FORMAT))
+    record = encode(RepositoryRecord(marker=marker, format=FORMAT, place=place, given=True))
     for path in layout.record_paths(repository.place):
         host.files.replace(path, record)

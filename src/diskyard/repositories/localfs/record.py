@@ -5,27 +5,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from diskyard import errors
 from diskyard.host import Host
 from diskyard.leases.local import LocalLeases
 from diskyard.log.codec import ENTRY_LIMIT_BYTES, Damaged, NewerMajor, RepositoryRecord, decode
+from diskyard.log.entries import NEW_MARKER, place_digest
 from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import layout
 
 _RECORD_LIMIT_BYTES = 4096
 _NO_ANSWER = frozenset((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN))
 _NO_PATH = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
-_ENTRIES_ASKED = 3
+_ENTRIES_ASKED = 16  # of the newest: some of them may be damaged
 
 
 def read_record(host: Host, root: str, format: str) -> RepositoryRecord:
     """The record, from whichever copy holds it; the other is written again where that is possible.
 
     A copy may be whole and not this repository's: of two that are not the same, that one counts of
-    which the entries of the log are.
+    which the newest entry of the log is.
 
     :raises diskyard.errors.NotARepository: there is none, or one of another format or a newer version.
     :raises diskyard.errors.CorruptRecord: neither copy can be read.
@@ -60,27 +60,56 @@ def read_record(host: Host, root: str, format: str) -> RepositoryRecord:
 def _of_the_log(
     host: Host, root: str, found: Mapping[str, tuple[RepositoryRecord, bytes]]
 ) -> tuple[RepositoryRecord, bytes]:
-    """That one of the records found of whose repository the newest entries are."""
+    """That one of the records found of whose repository the newest entry is."""
     first, *others = found.values()
-    if others and all(other == first for other in others):
+    if not others or all(other == first for other in others):
         return first
-    markers = Counter[str]()
+    marker = _marker_in_log(host, root, {record.marker for record, _ in found.values()})
+    ours = [pair for pair in found.values() if marker in (None, pair[0].marker)]
+    return next((pair for pair in ours if _is_of_place(host, root, pair[0])), ours[0])
+
+
+def _is_of_place(host: Host, root: str, record: RepositoryRecord) -> bool:
+    with contextlib.suppress(OSError):  # who needs the lock file will say what is wrong
+        _, place_identity = host.files.identities_of(os.path.join(root, layout.LOCKS))
+        return record.place == place_digest(place_identity)
+    return False
+
+
+def _marker_in_log(host: Host, root: str, known: Collection[str]) -> str | None:
+    """The marker of the newest entry that is of one of two repositories; None if none can be read.
+
+    An entry that gives the place a marker is the newest of the one, and follows the newest of the
+    other: it says which of the two is over.
+
+    :raises diskyard.errors.CorruptRecord: there are entries, and all of them are of others.
+    """
     numbers = set[int]()
     with contextlib.suppress(OSError):  # that there is none is for others to say
         names = host.files.names(layout.log_folder(root, "entry"))
         numbers = {number for name in names if (number := layout.log_number(name)) is not None}
-    for number in sorted(numbers)[-_ENTRIES_ASKED:]:
-        for path in layout.log_paths(root, "entry", number):
-            with contextlib.suppress(Damaged, NewerMajor, OSError):
-                entry, _ = decode(host.files.read(path, ENTRY_LIMIT_BYTES) or b"", Entry)
-                markers[entry.marker] += 1
-    if not markers:
-        return first
-    ((marker, _),) = markers.most_common(1)
-    for record, data in found.values():
-        if record.marker == marker:
-            return record, data
-    raise errors.CorruptRecord(f"The record in {root} is of another repository than its log.")
+    read_any = False
+    for number in sorted(numbers, reverse=True)[:_ENTRIES_ASKED]:
+        entries = list(_entries(host, root, number))
+        read_any = read_any or bool(entries)
+        for wanted in (
+            {entry.marker for entry in entries if entry.verb == NEW_MARKER},
+            {entry.marker for entry in entries},
+        ):
+            if len(found := wanted.intersection(known)) == 1:
+                return found.pop()
+    if read_any:
+        raise errors.CorruptRecord(f"The record in {root} is of another repository than its log.")
+    return None
+
+
+def _entries(host: Host, root: str, number: int) -> Iterator[Entry]:
+    """The copies of an entry that can be read, and were written for this number."""
+    for path in layout.log_paths(root, "entry", number):
+        with contextlib.suppress(Damaged, NewerMajor, OSError):
+            entry, _ = decode(host.files.read(path, ENTRY_LIMIT_BYTES) or b"", Entry)
+            if entry.number == number:
+                yield entry
 
 
 def _unreadable(root: str, format: str, damage: Exception | None) -> Exception:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 from collections.abc import Collection, Iterator, Sequence
 
-from diskyard.host import FileEntry, Host, provably_gone
+from diskyard.host import FileEntry, Host, made_s, provably_gone
 from diskyard.host.files import UncertainError, is_full
 from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
-from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES, may_be_whole
-from diskyard.model.records import UUID_PATTERN
+from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES, RepositoryRecord, may_be_whole
+from diskyard.log.entries import place_digest
 from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
@@ -23,6 +22,7 @@ from diskyard.repositories.interface import (
     Leftover,
     Located,
     LogKind,
+    MarkerOrigin,
     StoredVolume,
 )
 from diskyard.repositories.localfs import layout
@@ -46,7 +46,6 @@ _UNREADABLE = frozenset(
         errno.EFBIG,  # longer than any object of its kind
     )
 )
-_IMAGE_ID = re.compile(UUID_PATTERN)
 _PROGRESS_LIMIT_BYTES = 64 << 10
 _LOOKED_AT_ONCE = 256
 _CANNOT_CLONE = frozenset((errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS))
@@ -56,19 +55,30 @@ def _stored(name: VolumeName, item: FileEntry) -> StoredVolume:
     return StoredVolume(name, item.size_bytes, item.allocated_bytes, item.stamp)
 
 
+def _origin(record: RepositoryRecord, place_identity: str) -> MarkerOrigin:
+    """How the place came by the marker that its record has."""
+    if not record.place:
+        return "unknown"
+    if record.place != place_digest(place_identity):
+        return "copied"
+    return "given" if record.given else "created"
+
+
 class LocalRepository:
     """Files below one folder; the layout is in ``docs/format.md``.
 
     :param root: the folder, absolute and without links.
     """
 
-    def __init__(self, host: Host, root: str, marker: str) -> None:
+    def __init__(self, host: Host, root: str, record: RepositoryRecord) -> None:
         self._files = host.files
         self._host = host
         self.place = root
-        self.marker = marker
+        self.marker = record.marker
         # Of a file that is never replaced or removed.
         self.identity, self.place_identity = self._files.identities_of(os.path.join(root, layout.LOCKS))
+        self.made_s = made_s(self.place_identity)
+        self.marker_origin = _origin(record, self.place_identity)
         self._volumes = os.path.join(root, layout.VOLUMES)
         self._reserve = Reserve(self._files, root)
         self._leases = LocalLeases(host, os.path.join(root, layout.LOCKS))
@@ -294,7 +304,8 @@ class LocalRepository:
 
     def progress_image_ids(self) -> list[str]:
         """The names in the progress folder that are image ids; what has another is not ours."""
-        return [item.name for item in self._files.list(self._folder(layout.PROGRESS), _IMAGE_ID.search)]
+        names = self._files.names(self._folder(layout.PROGRESS))
+        return [name for name in names if layout.is_image_id(name)]
 
     def _temporaries(self) -> Iterator[tuple[str, FileEntry]]:
         # The root has those of the repository's own record.

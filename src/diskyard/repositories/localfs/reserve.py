@@ -35,6 +35,11 @@ def _size_in(name: str) -> int | None:
     return None if found is None else int(found[1], 16)
 
 
+def is_of_reserve(name: str) -> bool:
+    """Whether a file of the reserve may have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
 class _SpentError(OSError):
     """No file of the reserve is left for this."""
 

@@ -19,6 +19,7 @@ from diskyard.repositories.interface import (
     Leftover,
     Located,
     LogKind,
+    MarkerOrigin,
     StoredVolume,
 )
 
@@ -62,6 +63,8 @@ class MemoryRepository:
     def __init__(self, host: Host, store: MemoryStore) -> None:
         self.store = store
         self.marker = store.marker
+        self.marker_origin: MarkerOrigin = "created"
+        self.made_s: float | None = None
         self.place = self.identity = self.place_identity = f"memory:{store.name}"
         self.capabilities = Capabilities(preallocation=True)
         self._host = host

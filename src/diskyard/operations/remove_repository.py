@@ -1,0 +1,44 @@
+"""What keeps a repository without images from being removed: bytes that only people can give up."""
+
+from __future__ import annotations
+
+from diskyard import errors
+from diskyard.opened import Opened, stored_by_id
+from diskyard.operations.writers import is_written
+
+_NAMED_MOST = 10
+
+
+def require_nothing_kept(opened: Opened) -> None:
+    """Refuse while there is a volume that somebody writes to, or that this history may not have made.
+
+    The storage is listed before the log is read: what nothing names then is garbage, or another
+    history's, which may have answered for it (docs/format.md, What no entry names).
+
+    :raises diskyard.errors.NotEmpty: names the volumes of another history.
+    :raises diskyard.errors.RepositoryInUse: names the volumes that are written to.
+    """
+    opened.state()
+    listed = opened.storage.list_volumes()
+    state = opened.state()
+    by_id = stored_by_id(state, listed)
+    others = [
+        str(item.name)
+        for item in listed
+        if by_id.get(item.name.volume_id) is not item and not opened.log.has_entry(item.name.named_by)
+    ]
+    if others:
+        more = f" and {len(others) - _NAMED_MOST} more" if len(others) > _NAMED_MOST else ""
+        raise errors.NotEmpty(
+            f"The repository has volumes that no entry of this history named: "
+            f"{', '.join(sorted(others)[:_NAMED_MOST])}{more}. They may hold images that were answered for "
+            "before it was restored.",
+            advice="Look at what checkStorageRepository lists; run the fixes that delete them with force, or "
+            "move the files away, and remove the repository again.",
+        )
+    written = sorted(str(item.name) for item in listed if is_written(opened, item.name))
+    if written:
+        raise errors.RepositoryInUse(
+            f"A running QEMU has volumes open for writing: {', '.join(written[:_NAMED_MOST])}.",
+            advice="End that program first (fuser -v with the file's path names it), then try again.",
+        )
