@@ -344,12 +344,7 @@ GUARDS = [
     Guard(
         "a guest that nobody prepared, as its disk is frozen",
         "diskyard.operations.freeze",
-        (
-            (
-                "    opened.make_empty(overlay)\n    require_no_stranger(opened, opened.state(), asked.disk_id)\n",
-                "    opened.make_empty(overlay)\n",
-            ),
-        ),
+        (("    opened.make_empty(overlay)\n    require_no_stranger(opened, opened.state(), asked.disk_id)\n", "    opened.make_empty(overlay)\n"),),
         (f"{WRITERS}::test_a_guest_that_starts_while_a_disk_is_frozen",),
     ),
     Guard(
