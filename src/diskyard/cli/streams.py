@@ -69,37 +69,64 @@ def _devnull(fd: int) -> io.FileIO:
     return null
 
 
-class _Written(io.FileIO):
-    """A stream that takes all that is written to it.
+class _Written(io.BufferedIOBase):
+    """A stream that takes all that is written to it, and writes each byte at most once.
+
+    Python's own would write again, at its end, what it was writing when an interrupt came.
 
     :ivar failed: why some of it went nowhere.
     """
 
     def __init__(self, fd: int) -> None:
-        super().__init__(fd, "w", closefd=False)
+        self._file = io.FileIO(fd, "w", closefd=False)
+        self.name = f"<descriptor {fd}>"
+        self._pending = bytearray()
         self.failed: OSError | None = None
 
     def text(self, instead_of: TextIO | None, *, line_buffering: bool = False) -> io.TextIOWrapper:
         """The stream for text, in the encoding of another; on a terminal each line is there at once."""
         return io.TextIOWrapper(
-            io.BufferedWriter(self),
+            self,
             encoding="utf-8" if instead_of is None else instead_of.encoding,
             errors="backslashreplace",
             line_buffering=line_buffering or self.isatty(),
         )
 
+    def writable(self) -> bool:
+        """It is for writing."""
+        return True
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._file.fileno()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._file.isatty()
+
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write, or note why that is not possible."""
+        """Take bytes, and write them now and then."""
+        taken = memoryview(data).nbytes
+        self._pending += data
+        if len(self._pending) >= io.DEFAULT_BUFFER_SIZE:
+            self.flush()
+        return taken
+
+    def flush(self) -> None:
+        """Write what was taken, or note why that is not possible."""
+        rest, self._pending = memoryview(bytes(self._pending)), bytearray()
         try:
-            while (written := super().write(data)) is None:
-                self._wait()
+            while rest:
+                written = self._file.write(rest)
+                if written is None:
+                    self._wait()
+                else:
+                    rest = rest[written:]
         except OSError as error:
             self.failed = self.failed or error
-            return memoryview(data).nbytes
-        return written
 
     def _wait(self) -> None:
         """Until there is room again: who else has the stream lets nobody wait in it."""
         import select
 
-        select.select([], [self], [])
+        select.select([], [self._file], [])
