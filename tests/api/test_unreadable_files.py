@@ -78,6 +78,14 @@ def test_what_nothing_names_is_deleted(rig: Rig, shut: Shut) -> None:
     assert not path.exists()
 
 
+def test_a_repository_is_removed_with_it(rig: Rig, shut: Shut) -> None:
+    disk = rig.disk("a", ONE)
+    rig.yard.remove_image("a", disk, options=COMMIT_ONLY)
+    shut.paths |= {str(path) for path in rig.files("a")}
+    rig.yard.remove_storage_repository("a")
+    assert not Path(rig.place("a")["path"], "volumes").exists()
+
+
 def test_what_needs_it_says_why_not(rig: Rig, shut: Shut) -> None:
     """Fixes wait, with the reason; nothing is frozen or read of it; when it can be opened all goes on."""
     yard = rig.yard

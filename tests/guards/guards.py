@@ -344,12 +344,7 @@ GUARDS = [
     Guard(
         "a guest that nobody prepared, as its disk is frozen",
         "diskyard.operations.freeze",
-        (
-            (
-                "    opened.make_empty(overlay)\n    require_no_stranger(opened, opened.state(), asked.disk_id)\n",
-                "    opened.make_empty(overlay)\n",
-            ),
-        ),
+        (("    opened.make_empty(overlay)\n    require_no_stranger(opened, opened.state(), asked.disk_id)\n", "    opened.make_empty(overlay)\n"),),
         (f"{WRITERS}::test_a_guest_that_starts_while_a_disk_is_frozen",),
     ),
     Guard(
@@ -369,6 +364,24 @@ GUARDS = [
         "diskyard.fixes.clean",
         (("        _require_unwritten(opened, volume_name(doomed))\n", ""),),
         (f"{WRITERS}::test_a_volume_that_a_guest_writes_is_not_deleted[_doomed]",),
+    ),
+    Guard(
+        "work that a stranger keeps from beginning explains nobody",
+        "diskyard.operations.writers",
+        (("    return opened.is_locked(_writing_lease(volume))\n", "    return bool(opened.locked_among([*state.images_on(volume.id), *(f\"{key}/size\" for key in state.images_on(volume.id))]))\n"),),
+        (f"{WRITERS}::test_work_that_a_guest_refuses_does_not_explain_it[prepareImage]",),
+    ),
+    Guard(
+        "what was written beyond a record is not cut",
+        "diskyard.operations.sizes",
+        (("    if is_cut and _is_unwritten_beyond(opened, volume, actual_bytes):\n", "    if is_cut:\n"),),
+        ("tests/api/test_sizes.py::test_what_was_written_since_an_extend_is_not_cut[prepare-raw]",),
+    ),
+    Guard(
+        "what cannot be committed is not done to a file",
+        "diskyard.operations.sizes",
+        (("    opened.log.require_writable()  # of what cannot be committed nothing is done to the file either\n", ""),),
+        ("tests/api/test_sizes.py::test_nothing_is_cut_where_it_cannot_be_committed[after it grew-raw]",),
     ),
     Guard(
         "the inode's time of change",

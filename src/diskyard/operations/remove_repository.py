@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diskyard import errors
 from diskyard.opened import Opened, stored_by_id
-from diskyard.operations.writers import is_written
+from diskyard.operations.writers import is_written, why_unasked
 
 _NAMED_MOST = 10
 
@@ -36,7 +36,9 @@ def require_nothing_kept(opened: Opened) -> None:
             advice="Look at what checkStorageRepository lists; run the fixes that delete them with force, or "
             "move the files away, and remove the repository again.",
         )
-    written = sorted(str(item.name) for item in listed if is_written(opened, item.name))
+    # Of a file that cannot even be opened nobody can tell, and it must not be there for ever.
+    asked = [item.name for item in listed if why_unasked(opened, item.name) is None]
+    written = sorted(str(name) for name in asked if is_written(opened, name))
     if written:
         raise errors.RepositoryInUse(
             f"A running QEMU has volumes open for writing: {', '.join(written[:_NAMED_MOST])}.",
