@@ -51,17 +51,6 @@ def is_missing(volume: Volume, stored: StoredVolume | None) -> bool:
     return volume.format == "raw" and stored.length_bytes < volume.size_bytes
 
 
-def stored_by_id(state: State, listed: Iterable[StoredVolume]) -> dict[str, StoredVolume]:
-    """Of the volumes on the storage those that the log names, by id: the name must be the whole one."""
-    found = {}
-    for item in listed:
-        name = item.name
-        volume = state.volumes.get(name.volume_id)
-        if volume is not None and volume.named_by == name.named_by and volume.format == name.format:
-            found[volume.id] = item
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class Opened:
     """One place, under the first repoId that it was connected by."""
@@ -231,6 +220,7 @@ class Opened:
             flaw = own_header_flaw(read, stored.length_bytes, volume.size_bytes)
             if flaw is None:
                 self.remembered.note_snapshots(volume, snapshot_count(read))
+                self.remembered.note_size(volume, int.from_bytes(read(*QCOW2_SIZE_FIELD), "big"))
                 flaw = snapshots_flaw(read, stored.length_bytes)
             return flaw
         except OSError as error:
@@ -321,12 +311,19 @@ class Opened:
         except FileNotFoundError:
             return False
 
-    def longer_bytes(self, volume: Volume, stored: StoredVolume | None) -> int | None:
-        """The virtual size of a volume that can be read and is longer than its record says; else None."""
+    def longer_bytes(
+        self, volume: Volume, stored: StoredVolume | None, *, as_read: bool = False
+    ) -> int | None:
+        """The virtual size of a volume that can be read and is longer than its record says; else None.
+
+        :param as_read: its header was read just now, and is not read again.
+        """
         if stored is None:
             return None
         actual_bytes = stored.length_bytes
         if volume.format == "qcow2":
+            if as_read:
+                return self.remembered.virtual_bytes.get(volume.id)
             path = self.storage.locate_volume(volume_name(volume)).path
             if path is None or self.is_unreadable(volume, stored):
                 return None

@@ -23,8 +23,9 @@ from diskyard.model.results import (
 from diskyard.model.space import exclusive_bytes, usage
 from diskyard.model.state import State
 from diskyard.model.status import Status
-from diskyard.opened import Opened, stored_by_id
+from diskyard.opened import Opened
 from diskyard.planner.common import strong_image
+from diskyard.settled import stored_by_id
 
 _LOOKED_AT_ONCE = 1_000
 _FEW = 200  # with so many, reading all records there are takes longer than reading these one by one

@@ -69,6 +69,7 @@ class Remembered:
     :ivar trackers: by disk, the copies since which its changes are tracked.
     :ivar ids: of all images, in order.
     :ivar snapshotted: the volumes in which there were internal snapshots when their headers were last read.
+    :ivar virtual_bytes: the sizes of qcow2 volumes that were longer than their records then.
     """
 
     def __init__(self) -> None:
@@ -76,6 +77,7 @@ class Remembered:
         self.trackers = OfState(trackers_of)
         self.ids = OfState(lambda state: sorted(state.images))
         self.snapshotted: set[str] = set()
+        self.virtual_bytes: dict[str, int] = {}
 
     def note_snapshots(self, volume: Volume, count: int) -> None:
         """How many internal snapshots a header that was just read tells of."""
@@ -83,6 +85,13 @@ class Remembered:
             self.snapshotted.add(volume.id)
         else:
             self.snapshotted.discard(volume.id)
+
+    def note_size(self, volume: Volume, size_bytes: int) -> None:
+        """The virtual size that a header tells that was just read."""
+        if size_bytes > volume.size_bytes:
+            self.virtual_bytes[volume.id] = size_bytes
+        else:
+            self.virtual_bytes.pop(volume.id, None)
 
 
 def trackers_of(state: State) -> dict[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ was read that named it. So whoever looks, plans or opens does it again until not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from diskyard.model.transaction import Draft
 from diskyard.mover.interface import Chain
 from diskyard.opened import Opened
 from diskyard.planner.common import require_building
+from diskyard.repositories.interface import StoredVolume
 
 Result = TypeVar("Result")
 #: The volumes wanted of a state, top first; it raises what the caller wants where there are none.
@@ -34,6 +35,17 @@ class Sight:
     state: State
     volumes: tuple[Volume, ...]
     missing: Looked
+
+
+def stored_by_id(state: State, listed: Iterable[StoredVolume]) -> dict[str, StoredVolume]:
+    """Of the volumes on the storage those that the log names, by id: the name must be the whole one."""
+    found = {}
+    for item in listed:
+        name = item.name
+        volume = state.volumes.get(name.volume_id)
+        if volume is not None and volume.named_by == name.named_by and volume.format == name.format:
+            found[volume.id] = item
+    return found
 
 
 def volumes_below(image_id: str | None) -> Finder:

@@ -27,7 +27,7 @@ from diskyard.model.state import State
 from diskyard.model.status import CHAIN_DEPTH_LIMIT, merge_dependent, why_broken
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.inspect import check_volume
-from diskyard.opened import Opened, stored_by_id, volume_name
+from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import Engine
 from diskyard.operations.writers import has_stranger, is_written, why_unasked
 from diskyard.planner.look import Look, SourceView, TwinFound
@@ -35,6 +35,7 @@ from diskyard.planner.mend import needs_restore, note_damage, users_of
 from diskyard.planner.same import why_another
 from diskyard.planner.sizes import size_lease
 from diskyard.repositories.interface import StoredVolume
+from diskyard.settled import stored_by_id
 
 
 def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | None) -> Look:
@@ -122,7 +123,7 @@ def _longer(
             continue
         if any(attachment.mode == "read_write" for attachment in writers):
             continue
-        longer_bytes = opened.longer_bytes(volume, listed.get(volume.id))
+        longer_bytes = opened.longer_bytes(volume, listed.get(volume.id), as_read=True)
         if longer_bytes is not None:
             found[volume.id] = longer_bytes
     return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from diskyard import errors
-from diskyard.opened import Opened, stored_by_id
+from diskyard.opened import Opened
 from diskyard.operations.writers import is_written, why_unasked
+from diskyard.settled import stored_by_id
 
 _NAMED_MOST = 10
 
