@@ -327,7 +327,10 @@ class Opened:
             path = self.storage.locate_volume(volume_name(volume)).path
             if path is None or self.is_unreadable(volume, stored):
                 return None
-            actual_bytes = int.from_bytes(self.host.files.read_at(path, *QCOW2_SIZE_FIELD), "big")
+            try:
+                actual_bytes = int.from_bytes(self.host.files.read_at(path, *QCOW2_SIZE_FIELD), "big")
+            except FileNotFoundError:  # it was merged meanwhile: who goes on with it looks again
+                return None
         return actual_bytes if actual_bytes > volume.size_bytes else None
 
     def require_bounded(self, state: State, volumes: Sequence[Volume]) -> None:

@@ -126,7 +126,7 @@ NOT_SEEN = {
         "The same step of the code again. What is lost here is restored once more from the same source."
     ),
     r"folder: delete_volume < clean_garbage": "What comes back is garbage still, and listed again.",
-    r"folder: _empty_folders < _remove_rest": (
+    r"folder: empty_folders < _remove_rest": (
         "It keeps the order in which a folder's names go, which this disk, as a journal does, keeps anyway."
     ),
     r"folder: (fill|_make_folder < fill) < ": (

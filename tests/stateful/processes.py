@@ -223,7 +223,10 @@ class ProcessMachine(RuleBasedStateMachine):
         if heard.error is not None:
             self._judge_error(actor, asked, heard.error)
             if asked.number is not None:
-                self.possible.refused(asked.number)
+                if "was torn down meanwhile" in heard.error["message"]:
+                    self.possible.died(asked.number)  # it attached, and somebody has ended that since
+                else:
+                    self.possible.refused(asked.number)
                 asked.number = None
         elif heard.answer is not None and not asked.by_task:
             self._done(asked, heard.answer[0])
