@@ -223,7 +223,7 @@ class ProcessMachine(RuleBasedStateMachine):
         if heard.error is not None:
             self._judge_error(actor, asked, heard.error)
             if asked.number is not None:
-                if "was torn down meanwhile" in heard.error["message"]:
+                if "was torn down meanwhile" in str(heard.error):
                     self.possible.died(asked.number)  # it attached, and somebody has ended that since
                 else:
                     self.possible.refused(asked.number)
