@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -363,8 +364,8 @@ def test_a_mend_whose_hold_is_released_while_it_reads_is_not_sealed(
     made = rig.yard.copy_image("b", disk, options=COMMIT_ONLY)
     copy = mending._copy
 
-    def release_and_copy(*arguments: object) -> None:
-        copy(*arguments)  # type: ignore[arg-type]
+    def release_and_copy(*arguments: Any) -> None:
+        copy(*arguments)
         home = rig.opened("a")
         [held] = [home.state().images[key] for key in home.state().held]
         release_hold(home, held.id, held.held_for[0], rig.yard.service.engine.author("another"))

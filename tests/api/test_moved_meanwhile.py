@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
 
 from diskyard import KiB, MiB, errors
 from diskyard.attachments.serve import Servers
+from diskyard.model.fix import Merge
 from tests.api.between import before_look
 from tests.api.helpers import (
     COMMIT_ONLY,
@@ -98,7 +98,7 @@ def test_a_merge_whose_parents_are_merged_meanwhile(
         rig.write("a", disk, (7, 3 * MiB, KiB))
     yard.remove_image("a", last, options=COMMIT_ONLY)
     yard.remove_image("a", first, options=COMMIT_ONLY)
-    merges = [fix for fix in fixes(yard, "a", "merge") if fix.data.action.image_id == last]  # type: ignore[union-attr]
+    merges = [fix for fix in fixes(yard, "a", "merge") if fix.data.action == Merge(image_id=last)]
     calls = intercept(monkeypatch, fix_module("merge"), moves, before=clean_up(other, "a"))
     (fix,) = merges
     assert run_fix(yard, "a", fix).changed
@@ -183,8 +183,5 @@ def test_an_attachment_that_was_replaced_before_it_is_served(
         yard.prepare_image("a", disk, options=owner)
 
     intercept(monkeypatch, Servers, "serve", before=replace)
-    serve: Callable[[], object] = lambda: yard.prepare_image(  # noqa: E731
-        "a", disk, options={**owner, "serve": "nbd"}
-    )
-    assert code_of(serve) == "ImageInUse"
+    assert code_of(lambda: yard.prepare_image("a", disk, options={**owner, "serve": "nbd"})) == "ImageInUse"
     rig.expect("a", made[0], picture(SIZE, ONE))

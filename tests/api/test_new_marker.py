@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_refused(rig: Rig) -> None:
         connect(rig.yard, where, newMarker=True)
     assert code_of(lambda: connect(rig.yard, where, newMarker="yes")) == "InvalidParameter"
     name: dict[str, object] = {"name": "n", "newMarker": True}
-    memory = lambda: rig.yard.connect_storage_repository("m", "memory-1.0", name)  # noqa: E731
+    memory = partial(rig.yard.connect_storage_repository, "m", "memory-1.0", name)
     assert code_of(memory) == "InvalidParameter"
 
 

@@ -6,12 +6,15 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diskyard import MiB, errors
+from diskyard.model.records import Volume
 from diskyard.model.transaction import Draft
 from diskyard.opened import Opened
+from diskyard.repositories.interface import LogKind
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.repository import LocalRepository
 from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, picture, settle
@@ -50,10 +53,10 @@ def in_the_middle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Middle:
         backup = rig.folder / "backup"
         make_empty = Opened.make_empty
 
-        def back_up_first(self: Opened, volume: object) -> None:
+        def back_up_first(self: Opened, volume: Volume) -> None:
             if self.repo_id == "a" and not backup.exists():
                 shutil.copytree(place(rig, "a"), backup)
-            make_empty(self, volume)  # type: ignore[arg-type]
+            make_empty(self, volume)
 
         with monkeypatch.context() as patch:
             patch.setattr(Opened, "make_empty", back_up_first)
@@ -126,11 +129,11 @@ def test_a_log_that_is_put_back_while_an_entry_is_published(
     put = LocalRepository.put
     restored = list[int]()
 
-    def restore_first(self: LocalRepository, kind: str, number: int, data: bytes, **more: object) -> bool:
+    def restore_first(self: LocalRepository, kind: LogKind, number: int, data: bytes, **more: Any) -> bool:
         if kind == "entry" and self.place == str(place(rig, "a")) and not restored:
             restored.append(number)
             put_back(rig, "a", backup, (layout.LOG, layout.CHECKPOINTS))
-        return put(self, kind, number, data, **more)  # type: ignore[arg-type]
+        return put(self, kind, number, data, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalRepository, "put", restore_first)

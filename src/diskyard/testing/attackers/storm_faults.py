@@ -12,6 +12,7 @@ import os
 import random
 import subprocess
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ _LASTS_S = (0.2, 3.0)
 _FREEZES_S = (0.2, 1.5)
 
 
-class _Going:
+class _Going(ABC):
     """A thread that does something until it is told to end; what it ends with otherwise is raised."""
 
     def __init__(self, rng: random.Random) -> None:
@@ -58,11 +59,13 @@ class _Going:
         except BaseException as error:  # noqa: BLE001 - raised again by who started this
             self._error = error
 
+    @abstractmethod
     def _go_on(self) -> None:
-        raise NotImplementedError
+        """What the thread does until it is told to end."""
 
+    @abstractmethod
     def _clear_up(self) -> None:
-        raise NotImplementedError
+        """Put right what it has done."""
 
 
 class Weather(_Going):
