@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from diskyard import MiB, errors
+from diskyard import Diskyard, MiB, errors
+from diskyard.model.fix import CleanStray, Fix
 from diskyard.model.records import Volume
 from diskyard.model.transaction import Draft
 from diskyard.opened import Opened
@@ -145,6 +146,57 @@ def test_a_log_that_is_put_back_while_an_entry_is_published(
     other.set_user_data("a", disk, "restored")
     assert other.get_image_info("a", disk).user_data == "restored"
     assert other.check_storage_repository("a", options={"deep": True}) == []
+
+
+def run_by(yard: Diskyard, fix: Fix, **options: Any) -> None:
+    task = yard.fix_storage_repository("a", fix, options=options)
+    assert yard.wait_for_tasks(60)
+    assert yard.get_task(task.task_id).state == "done"
+
+
+def test_a_writer_that_dies_before_it_takes_its_entry_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check names the entry, nothing removes it unasked, and force makes the repository usable again."""
+    disk = rig.disk("a", ONE)
+    backup = rig.folder / "backup"
+    shutil.copytree(place(rig, "a"), backup)
+    for number in range(5):
+        rig.yard.set_user_data("a", disk, number)
+    log = place(rig, "a") / layout.LOG
+    newest = max(path.stem for path in log.iterdir())
+    stray = {path: path.read_bytes() for path in log.glob(f"{newest}.*")}
+    put_back(rig, "a", backup, (layout.LOG, layout.CHECKPOINTS))
+    for path, data in stray.items():
+        path.write_bytes(data)
+    other = rig.host("two")
+    assert code_of(lambda: other.set_user_data("a", disk, 9)) == "CorruptRecord"
+    found = other.check_storage_repository("a")
+    [fix] = [fix for fix in found if isinstance(fix.data.action, CleanStray)]
+    assert not fix.runnable
+    assert "with force" in (fix.waits_for or "")
+    run_by(other, fix)
+    assert code_of(lambda: other.set_user_data("a", disk, 9)) == "CorruptRecord"
+    run_by(other, fix, force=True)
+    other.set_user_data("a", disk, "goes on")
+    assert other.check_storage_repository("a", options={"deep": True}) == []
+    restart(rig)
+    rig.expect("a", disk, picture(SIZE, ONE))
+    run_by(other, fix, force=True)
+    assert other.get_image_info("a", disk).user_data == "goes on"
+
+
+@pytest.mark.parametrize("what", ["several after a gap", "the next is damaged"])
+def test_what_may_be_more_than_a_stray_entry_is_not_removed(rig: Rig, what: str) -> None:
+    disk = rig.disk("a", ONE)
+    for number in range(5):
+        rig.yard.set_user_data("a", disk, number)
+    log = place(rig, "a") / layout.LOG
+    is_gap = what == "several after a gap"
+    for path in sorted(log.glob(f"{sorted({path.stem for path in log.iterdir()})[-3 if is_gap else -1]}.*")):
+        path.unlink() if is_gap else path.write_bytes(b"damaged")
+    other = rig.host("two")
+    assert code_of(lambda: other.set_user_data("a", disk, 9)) == "CorruptRecord"
+    found = other.check_storage_repository("a")
+    assert [fix for fix in found if isinstance(fix.data.action, CleanStray)] == []
 
 
 def test_all_aliases_go_on_once_one_is_connected_anew(rig: Rig) -> None:

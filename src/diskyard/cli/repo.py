@@ -193,7 +193,7 @@ def check(context: click.Context, repo: str, deep: bool, types: tuple[str, ...],
 @rate
 @click.option("--first", is_flag=True, help="Run them before all that waits on this host.")
 @click.option(
-    "--force", is_flag=True, help="Release what a FIX-ID keeps for a copy that cannot be looked at from here."
+    "--force", is_flag=True, help="Also a FIX-ID that says it needs it: you answer for what it cannot know."
 )
 def fix(
     repo: str,
@@ -212,7 +212,7 @@ def fix(
     if everything and fix_ids:
         raise refuse("Both --all and a FIX-ID are given.", "Leave one of them out.")
     if force and not fix_ids:
-        raise refuse("--force is for a FIX-ID.", "Name the fix: you answer for that its copy is over.")
+        raise refuse("--force is for a FIX-ID.", "Name the fix: you answer for what it cannot know.")
     how = How(types, deep, rate, first, force)
     with open_yard() as yard:
         run_fixes(yard, repo, choose_fixes(yard, repo, fix_ids, how), how)

@@ -14,6 +14,7 @@ from diskyard.model.fix import (
     CleanLeftover,
     CleanProgress,
     CleanSize,
+    CleanStray,
     CleanTwin,
     CleanVolume,
     Merge,
@@ -202,3 +203,8 @@ def clean_hold(work: Work, action: CleanHold) -> tuple[bool, list[FollowUp]]:
 def clean_twin(work: Work, action: CleanTwin) -> bool:
     """Write a missing or damaged copy again from the one that is whole."""
     return rewrite_twin(work.opened.storage, work.opened.log, action.kind, action.number)
+
+
+def clean_stray(work: Work, action: CleanStray) -> bool:
+    """By force remove the one entry that follows nothing; the log goes on from what can be read."""
+    return work.force and work.opened.log.remove_stray(action.entry)

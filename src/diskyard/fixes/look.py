@@ -89,6 +89,7 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
         holds_over=tuple(over),
         holds_unknown=tuple(unknown),
         twins=tuple(_twins(opened, state, deep=deep)),
+        stray=opened.log.stray(),
         longer=longer,
         sources=_sources(engine, opened, state, missing, allocated, places),
         differing=_differing(engine, opened, state),

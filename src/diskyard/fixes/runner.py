@@ -18,6 +18,7 @@ from diskyard.model.fix import (
     CleanLeftover,
     CleanProgress,
     CleanSize,
+    CleanStray,
     CleanTwin,
     CleanVolume,
     Mend,
@@ -34,7 +35,7 @@ from diskyard.operations.engine import Engine, FollowUp
 from diskyard.planner.mend import set_last_error
 
 _FOLLOW_UP_LIMIT = 10_000
-SmallAction = CleanVolume | CleanGarbage | CleanLeftover | CleanProgress | CleanTwin | CleanSize
+SmallAction = CleanVolume | CleanGarbage | CleanLeftover | CleanProgress | CleanTwin | CleanStray | CleanSize
 #: The storage's failures, and others at work: neither says anything of the image.
 _PASSING = (
     errors.CorruptRecord,
@@ -94,9 +95,21 @@ def run_fix(
     return changed
 
 
+def require_fixable(opened: Opened, action: AnyAction) -> None:
+    """Refuse to fix anything where nothing can be written, but what keeps the log from being written.
+
+    :raises diskyard.errors.CorruptRecord: the log cannot all be read, or its history was replaced.
+    :raises diskyard.errors.StorageError: the storage is read-only.
+    """
+    if isinstance(action, CleanStray):
+        opened.log.require_writable_place()
+    else:
+        opened.log.require_writable()
+
+
 def _begin(work: Work, action: AnyAction, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
     work.opened.state()  # what could not be read before may be whole again
-    work.opened.log.require_writable()
+    require_fixable(work.opened, action)
     if work.watcher.stop_asked():
         raise Stopped
     return _run(work, action, participating)
@@ -145,6 +158,8 @@ def _run_small(work: Work, action: SmallAction) -> bool:
             return clean.clean_progress(work, action)
         case CleanTwin():
             return clean.clean_twin(work, action)
+        case CleanStray():
+            return clean.clean_stray(work, action)
         case CleanSize():
             return clean.clean_size(work, action)
 

@@ -17,6 +17,7 @@ from diskyard.log.entries import as_read, follow
 from diskyard.log.index.keeper import IndexKeeper
 from diskyard.log.reading import LogReader
 from diskyard.log.turns import Turns
+from diskyard.model.records import EntryId, entry_id, split_entry_id
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Entry, Frees, Part
 from diskyard.repositories.interface import Repository
@@ -213,6 +214,34 @@ class Log(LogReader):
         self._twin_missing = False
 
     # -- mending ------------------------------------------------------------------
+
+    def stray(self) -> EntryId | None:
+        """The one entry above the newest that can be read, where it follows nothing.
+
+        It was published onto a log that had just been put back to an older state, by a process that
+        ended before it could take it back; or those between are lost. None if there is more above
+        the newest than that, or what is there cannot be read.
+        """
+        with self._lock:
+            if self.damage is None or self._state is None or self.replaced is not None:
+                return None
+            newest = self._state.version
+            above = [number for number in self._repository.numbers("entry") if number > newest]
+            is_alone = len(above) == 1 and self._repository.newest_number("checkpoint") <= newest
+            if not is_alone or above[0] == newest + 1:
+                return None
+            nonces = self._nonces_there(above[0])
+            nonce = nonces.pop() if len(nonces) == 1 else None
+            return None if nonce is None else entry_id(above[0], nonce)
+
+    def remove_stray(self, entry: EntryId) -> bool:
+        """Remove what :meth:`stray` tells; False if it tells something else. Durable on return."""
+        with self._lock:
+            if self.stray() != entry:
+                return False
+            self._repository.delete("entry", split_entry_id(entry)[0])
+            self._state = None
+            return True
 
     def rewrite_checkpoint(self, number: int) -> bool:
         """Write both copies of a checkpoint again that cannot be read from either.

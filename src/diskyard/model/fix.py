@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from diskyard.model.options import FixType
-from diskyard.model.records import AnyHold
+from diskyard.model.records import AnyHold, EntryId
 
 
 class Action(
@@ -84,6 +84,15 @@ class CleanTwin(Action, tag="cleanTwin", frozen=True):
     number: int
 
 
+class CleanStray(Action, tag="cleanStray", frozen=True):
+    """Remove an entry of the log that follows nothing, by force only.
+
+    :param entry: which one.
+    """
+
+    entry: EntryId
+
+
 class CleanSize(Action, tag="cleanSize", frozen=True):
     """Settle the length of a volume that is not as its record says.
 
@@ -149,6 +158,7 @@ AnyAction = (
     | CleanAttachment
     | CleanHold
     | CleanTwin
+    | CleanStray
     | CleanSize
     | NameForeign
     | NameSnapshots

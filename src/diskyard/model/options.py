@@ -112,9 +112,9 @@ class FixOptions(RateOptions, kw_only=True, frozen=True):
     """Options of fixStorageRepository.
 
     :param force: release data kept for a copy that cannot be looked at from here, delete a volume that
-        this history of the repository cannot be shown to have made, or cut off what another program has
-        added to the volume of a Snapshot. The caller vouches that the copy has ended, or that nobody
-        needs the data. It changes no other fix.
+        this history of the repository cannot be shown to have made, cut off what another program has
+        added to the volume of a Snapshot, or remove an entry of the log that follows nothing. The
+        caller vouches that the copy has ended, or that nobody needs the data. It changes no other fix.
     :param run_first: run it before all that waits on this host, whatever its type.
     """
 

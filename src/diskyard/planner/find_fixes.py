@@ -15,6 +15,7 @@ from diskyard.model.fix import (
     CleanLeftover,
     CleanProgress,
     CleanSize,
+    CleanStray,
     CleanVolume,
     Fix,
     FixData,
@@ -63,7 +64,9 @@ def find_fixes(look: Look) -> list[Fix]:
     fixes = []
     for found in _found(look):
         data = FixData(look.state.marker, found.action)
-        waits_for = look.read_only or found.waits_for
+        # A log that cannot be written is what a stray entry is about.
+        is_why = isinstance(found.action, CleanStray)
+        waits_for = found.waits_for if is_why else look.read_only or found.waits_for
         fixes.append(
             Fix(
                 fix_id=fix_id(data),
@@ -359,6 +362,15 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
             "release data kept for a copy",
             waits_for=why,
             frees_bytes=None,
+        )
+    if look.stray is not None:
+        number, _ = split_entry_id(look.stray)
+        yield _Found(
+            CleanStray(entry=look.stray),
+            f"remove entry {number} of the log, which follows nothing: the repository was put back while "
+            f"it was published, or entries {state.version + 1} to {number - 1} are lost",
+            waits_for=f"put the log back from a backup that has those; with force the entry is removed, and "
+            f"what the log says goes on from entry {state.version}",
         )
     for twin in look.twins:
         words = f"write the missing or damaged copy of {twin.action.kind} {twin.action.number} again"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.fix import CleanTwin
-from diskyard.model.records import AnyHold
+from diskyard.model.records import AnyHold, EntryId
 from diskyard.model.state import State
 from diskyard.model.volume_name import VolumeName
 
@@ -58,6 +58,7 @@ class Look:
     :param holds_over: holds whose copy is provably over.
     :param holds_unknown: holds whose copy cannot be looked at, with the reason.
     :param twins: objects of the log with a missing or damaged copy.
+    :param stray: the entry of the log that follows nothing, if there is one.
     :param longer: the sizes of volumes that are longer than their records.
     :param sources: for images to mend.
     :param differing: for Snapshots of which another repository has another image under the same id, why.
@@ -82,6 +83,7 @@ class Look:
     holds_over: tuple[tuple[str, AnyHold], ...] = ()
     holds_unknown: tuple[tuple[str, AnyHold, str], ...] = ()
     twins: tuple[TwinFound, ...] = ()
+    stray: EntryId | None = None
     longer: Mapping[str, int] = field(default_factory=dict)
     sources: Mapping[str, SourceView] = field(default_factory=dict)
     differing: Mapping[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from diskyard import errors
 from diskyard.attachments.attach import DEFAULT_OWNER, prepare_image, teardown_image
 from diskyard.fixes.exporting import export_image
 from diskyard.fixes.look import look
+from diskyard.fixes.runner import require_fixable
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix, fix_id
 from diskyard.model.options import TeardownOptions
@@ -138,7 +139,7 @@ def _fix(service: Service, request: ask.FixStorageRepository) -> Task:
             "The fix is not as it was received.", advice="Send the whole fix back unchanged."
         )
     opened.state()  # what could not be read before may be whole again
-    opened.log.require_writable()
+    require_fixable(opened, data.action)
     options = request.options
     places = None
     if options.participating_repositories is not None:
