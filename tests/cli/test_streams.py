@@ -50,29 +50,29 @@ def run(program: Program) -> Callable[..., Ended]:
     return run
 
 
-@pytest.mark.parametrize("words", [*COMMANDS, ("repo", "check", "fast")], ids=" ".join)
 @pytest.mark.parametrize("closed", [0, 1, 2])
-def test_a_closed_stream_changes_no_status(run: Callable[..., Ended], words: list[str], closed: int) -> None:
-    ended = run(*words, closed=closed)
-    assert ended.status == 0
-    assert ended.err == "" or words[1] == "check"
+def test_a_closed_stream_changes_no_status(run: Callable[..., Ended], closed: int) -> None:
+    for words in (*COMMANDS, ("repo", "check", "fast")):
+        ended = run(*words, closed=closed)
+        assert ended.status == 0, words
+        assert ended.err == "" or words[1] == "check", words
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_an_answer_that_cannot_be_written_is_said(run: Callable[..., Ended], words: list[str]) -> None:
-    with open("/dev/full", "w", encoding="utf-8") as full:
-        ended = run(*words, stdout=full)
-    assert ended.status == NOT_WRITTEN
-    assert "No space left on device" in ended.err
+def test_an_answer_that_cannot_be_written_is_said(run: Callable[..., Ended]) -> None:
+    for words in COMMANDS:
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            ended = run(*words, stdout=full)
+        assert ended.status == NOT_WRITTEN, words
+        assert "No space left on device" in ended.err, words
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_an_answer_that_nobody_reads(run: Callable[..., Ended], words: list[str]) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    ended = run(*words, stdout=writing)
-    os.close(writing)
-    assert (ended.status, ended.err) == (NOBODY_READS, "")
+def test_an_answer_that_nobody_reads(run: Callable[..., Ended]) -> None:
+    for words in COMMANDS:
+        reading, writing = os.pipe()
+        os.close(reading)
+        ended = run(*words, stdout=writing)
+        os.close(writing)
+        assert (ended.status, ended.err) == (NOBODY_READS, ""), words
 
 
 def test_notes_that_nobody_reads(run: Callable[..., Ended]) -> None:
