@@ -55,7 +55,7 @@ def test_a_closed_stream_changes_no_status(run: Callable[..., Ended], closed: in
     for words in (*COMMANDS, ("repo", "check", "fast")):
         ended = run(*words, closed=closed)
         assert ended.status == 0, words
-        assert ended.err == "" or words[1] == "check", words
+        assert ended.err == "" or "check" in words, words
 
 
 def test_an_answer_that_cannot_be_written_is_said(run: Callable[..., Ended]) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,6 +36,7 @@ class DaemonProcess:
     :param folder: for its files; a short path, since the socket is in it.
     :param tables: tables of the configuration beyond those for listening: ``{"tasks": {"at_once": 1}}``.
     :param environment: variables of the process beyond the caller's own.
+    :param through: the words of a program that becomes the one after them.
     :ivar socket_path: where it answers without a token.
     :ivar ca_file: what its TLS certificate is checked against.
     """
@@ -47,6 +48,7 @@ class DaemonProcess:
         environment: Mapping[str, str] | None = None,
         *,
         state_folder: Path | None = None,
+        through: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -54,6 +56,7 @@ class DaemonProcess:
         self.socket_path = folder / "d.sock"
         self.ca_file, self._key = make_certificate(folder)
         self._tables = dict(tables or {})
+        self._through = tuple(through)
         self._environment = {
             **os.environ,
             **(environment or {}),
@@ -89,7 +92,7 @@ class DaemonProcess:
         config.write_text(self._toml())
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "diskyard.cli", "serve", "--config", str(config)],
+                [*self._through, sys.executable, "-m", "diskyard.cli", "serve", "--config", str(config)],
                 env=self._environment,
                 stdout=log,
                 stderr=log,
