@@ -8,10 +8,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from diskyard import KiB, MiB, errors
 from diskyard.model.fix import Fix
-from tests.api.helpers import SIZE, Rig, fixes, picture, run, settle
+from tests.api.helpers import SIZE, Rig, fixes, picture, run, run_fix, settle
 
 FIRST, SECOND = (1, 0, SIZE // 2), (2, SIZE // 4, SIZE // 2)
 
@@ -148,6 +149,25 @@ def test_an_overlay_of_an_overlay(rig: Rig) -> None:
     (found,) = rig.yard.check_storage_repository("a")
     assert found.image_id is None  # what it was an overlay of is not here any more
     rig.yard.teardown_image("a", disk, options={"owner": "vm"})
+
+
+def test_an_overlay_that_is_left_when_the_host_restarts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing lets go of the disk by itself, as long as its newest bytes may be in the overlay."""
+    disk, path = overlaid(rig)
+    rig.yard.prepare_image("a", disk, options={"owner": "vm"})
+    made = overlay(path, str(path), name="first.snap")
+    rebooted = replace(rig.yard.service.host.identity, boot_id="0" * 32)
+    monkeypatch.setattr("diskyard.host.this_host", lambda: rebooted)
+    after = rig.host("one", connect=())
+    (ended,) = [fix for fix in fixes(after, "a") if "attachment" in fix.description]
+    assert not ended.runnable
+    assert "first.snap is an overlay" in (ended.waits_for or "")
+    with pytest.raises(errors.ImageInUse, match=r"first\.snap"):
+        run_fix(after, "a", ended)
+    assert after.get_image_info("a", disk).attachments
+    made.rename(rig.folder / "elsewhere.snap")
+    assert run_fix(after, "a", ended).changed
+    assert after.get_image_info("a", disk).attachments == ()
 
 
 def test_readers_and_other_images_are_not_kept_by_an_overlay(rig: Rig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from diskyard import errors
 from diskyard.fixes.judge import hold_is_over
 from diskyard.fixes.work import Work
+from diskyard.foreign import overlays_of
 from diskyard.host import provably_gone_host
 from diskyard.log.twins import rewrite_twin
 from diskyard.model.fix import (
@@ -19,6 +20,8 @@ from diskyard.model.fix import (
     CleanVolume,
     Merge,
 )
+from diskyard.model.records import Attachment
+from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.grow import grow
@@ -122,7 +125,8 @@ def clean_progress(work: Work, action: CleanProgress) -> bool:
 def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[FollowUp]]:
     """Remove an attachment whose host is provably gone.
 
-    :raises diskyard.errors.ImageInUse: its guest was started again, or another one was, and writes.
+    :raises diskyard.errors.ImageInUse: its guest was started again, or another one was, and writes; or
+        another program has left an overlay of the disk, and it is not forced.
     """
     before = work.opened.state()
     attachment = before.attachments.get(action.attachment_id)
@@ -135,6 +139,8 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
         attachment,
         advice="Tear the attachment down and prepare the image for the guest that runs, or end that first.",
     )
+    if not work.force:
+        _require_no_overlay(work.opened, before, attachment)
     growth = growth_of_writer(work.opened, attachment.image_id)
 
     def plan(draft: Draft) -> bool:
@@ -144,6 +150,18 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
         return ended
 
     return work.opened.commit(plan, work.author), cleaning(work.opened, before)
+
+
+def _require_no_overlay(opened: Opened, state: State, attachment: Attachment) -> None:
+    """Refuse to let go of a disk whose newest bytes another program may have kept beside it."""
+    overlays = overlays_of(opened, state, attachment.volume_ids) if attachment.mode == "read_write" else []
+    if overlays:
+        raise errors.ImageInUse(
+            f"Another program made {overlays[0]} as an overlay of image {attachment.image_id}: what the "
+            "guest wrote last may be in it.",
+            advice="Commit it into the image (qemu-img commit) or move it away, and then run the fix again; "
+            "force does that as it is.",
+        )
 
 
 def clean_size(work: Work, action: CleanSize) -> bool:

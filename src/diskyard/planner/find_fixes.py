@@ -27,7 +27,7 @@ from diskyard.model.fix import (
     fix_id,
     fix_type,
 )
-from diskyard.model.records import Image, Volume, split_entry_id
+from diskyard.model.records import Attachment, Image, Volume, split_entry_id
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
 from diskyard.model.volume_name import VolumeName
@@ -352,7 +352,7 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
             CleanAttachment(attachment_id=key),
             f"remove the attachment of {attachment.owner}, whose host has restarted since",
             attachment.image_id,
-            _not_idle(look, *attachment.volume_ids),
+            _not_idle(look, *attachment.volume_ids) or _overlay_of(look, attachment),
         )
     for image_id, hold in look.holds_over:
         yield _Found(CleanHold(image_id=image_id, hold=hold), "release data kept for a copy that is over")
@@ -375,6 +375,15 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
     for twin in look.twins:
         words = f"write the missing or damaged copy of {twin.action.kind} {twin.action.number} again"
         yield _Found(twin.action, words, waits_for=twin.waits_for)
+
+
+def _overlay_of(look: Look, attachment: Attachment) -> str | None:
+    """Why a disk is not let go of by itself: its newest bytes may be in another program's file."""
+    if attachment.mode != "read_write":
+        return None
+    names = (name for name, of in look.foreign.items() if of in attachment.volume_ids)
+    name = next(names, None)
+    return name and f"{name} is an overlay of it: commit that or move it away; force does it as it is"
 
 
 def _worked_on(image: Image) -> bool:
