@@ -72,7 +72,7 @@ def test_a_copy_holds_what_its_source_held_meanwhile(ledger: Ledger) -> None:
 
 def test_too_much_has_happened_to_say(ledger: Ledger) -> None:
     kept = kept_with(ledger, (ONE, True))
-    later = kept_with(ledger, *[(bytes([number]) * SECTOR_BYTES, True) for number in range(40)])
+    later = kept_with(ledger, *[(bytes([number]) * SECTOR_BYTES, True) for number in range(100)])
     assert ledger.wrong(kept, THREE, later) is None
 
 
@@ -80,7 +80,29 @@ def test_a_guests_writes_are_as_it_says(effort: Effort) -> None:
     rng = effort.random("scribble")
     for _ in range(50):
         data = bytes(SECTOR_BYTES * rng.randrange(1, 400))
-        commands, after = scribble(data, rng)
-        assert len(after) == len(data)
-        assert commands[-1] == "flush"
-        assert any(after) <= any("-P" in command for command in commands)
+        commands, states = scribble(data, rng)
+        assert {len(state) for state in states} == {len(data)}
+        assert (len(commands), commands[-1]) == (len(states) + 1, "flush")
+        assert any(states[-1]) <= any("-P" in command for command in commands)
+
+
+def test_a_guest_that_dies_between_two_writes(ledger: Ledger, effort: Effort) -> None:
+    """Writes that overlap leave what is neither in the first state nor in the last."""
+    rng = effort.random("overlaps")
+    between = 0
+    for _ in range(200):
+        data = bytes(SECTOR_BYTES * 8)
+        _, states = scribble(data, rng)
+        kept = kept_with(ledger, (data, True))
+        for state in states[:-1]:
+            kept.add(ledger.keep_bytes(state), certain=False, between=True)
+        kept.add(ledger.keep_bytes(states[-1]), certain=False)
+        for held in states[:-1]:
+            kept.mixed = True
+            assert ledger.wrong(kept, held, kept) is None
+            between += not is_mixture(held, [data, states[-1]])
+            kept.mixed = False  # a guest that lived on: nothing may show what was there in between
+            assert held in (data, states[-1]) or "between two writes" in (
+                ledger.wrong(kept, held, kept) or ""
+            )
+    assert between

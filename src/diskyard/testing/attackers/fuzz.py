@@ -350,9 +350,9 @@ class Fuzz:
 
     def write(self, host: YardHost, key: Key, held: Held) -> None:
         """Some writes to a disk."""
-        commands, after = scribble(held.data, self.rng)
+        commands, states = scribble(held.data, self.rng)
         host.write(*key, commands)
-        held.data, held.how = after, f"{held.how}; written"
+        held.data, held.how = states[-1], f"{held.how}; written"
 
     def export(self, host: YardHost) -> bool:
         """Any image, to a file that must hold the same."""

@@ -20,7 +20,7 @@ import msgspec
 
 from diskyard.testing.attackers.sectors import difference, is_mixture
 
-_HISTORY = 16
+_HISTORY = 64
 
 
 class Moment(msgspec.Struct):
@@ -28,11 +28,13 @@ class Moment(msgspec.Struct):
 
     :ivar number: of the moments of its image, in their order.
     :ivar certain: whether the change to it was answered, so that nothing earlier is right any more.
+    :ivar between: two writes of one guest: right only in part, of a disk whose guest was killed.
     """
 
     number: int
     digest: str
     certain: bool
+    between: bool = False
 
 
 class Kept(msgspec.Struct):
@@ -43,7 +45,7 @@ class Kept(msgspec.Struct):
     :ivar how: it was made, for people.
     :ivar moments: what it may hold, the newest last; none before it is known what it will be.
     :ivar mixed: a guest was killed while it wrote, or it is a copy of such a disk: each sector is
-        that of one of the moments.
+        that of one of the moments, which are all that it held in between.
     :ivar left: a change of it was never answered and may yet happen: nobody changes it any more.
     :ivar asked: the verb and its parameters, to be asked again.
     :ivar source: place and id of what it was made of, and the number of that one's moment which
@@ -75,20 +77,24 @@ class Kept(msgspec.Struct):
         """Whether no moment since one was forgotten."""
         return bool(self.moments) and self.moments[0].number <= number
 
+    def since(self, number: int, *, between: bool = False) -> list[Moment]:
+        """Its moments from one on; without those between two writes, unless they are wanted."""
+        return [one for one in self.moments if one.number >= number and (between or not one.between)]
+
     def allowed(self, since: int | None = None) -> list[str]:
         """Digests of what it may hold; or may have held since a moment."""
-        least = self.settled if since is None else since
-        return list(dict.fromkeys(moment.digest for moment in self.moments if moment.number >= least))
+        found = self.since(self.settled if since is None else since)
+        return list(dict.fromkeys(moment.digest for moment in found))
 
     def known(self) -> str | None:
         """The digest of what it holds, if that is known."""
         allowed = self.allowed()
         return allowed[0] if len(allowed) == 1 and not self.mixed else None
 
-    def add(self, digest: str, *, certain: bool) -> None:
+    def add(self, digest: str, *, certain: bool, between: bool = False) -> None:
         """A change to these bytes begins, or is known to have happened."""
         number = self.moments[-1].number + 1 if self.moments else 0
-        self.moments = [*self.moments[-_HISTORY:], Moment(number, digest, certain)]
+        self.moments = [*self.moments[-_HISTORY:], Moment(number, digest, certain, between)]
 
 
 class Ledger:
@@ -150,10 +156,9 @@ class Ledger:
         place, image_id, since = kept.source
         source = self.get(place, image_id, also_gone=True)
         assert source is not None, f"{image_id} in {place} was written down"
-        allowed = source.allowed(since) if source.has_all_since(since) else []
-        kept.moments = [
-            Moment(number, digest, certain=len(allowed) == 1) for number, digest in enumerate(allowed)
-        ]
+        found = source.since(since, between=True) if source.has_all_since(since) else []
+        is_certain = len(found) == 1
+        kept.moments = [Moment(n, one.digest, is_certain, one.between) for n, one in enumerate(found)]
         kept.mixed = kept.mixed or source.mixed
 
     def all(self) -> list[Kept]:
@@ -189,8 +194,14 @@ class Ledger:
         allowed = after.allowed(since)
         if hashlib.blake2b(data, digest_size=12).hexdigest() in allowed:
             return None
-        choices = [self.bytes_of(digest) for digest in allowed]
-        if (before.mixed or after.mixed) and is_mixture(data, choices):
+        is_mixed = before.mixed or after.mixed
+        parts = [self.bytes_of(one.digest) for one in after.since(since, between=True)]
+        if is_mixed and is_mixture(data, parts):
             return None
-        words = f"{after.kind} {after.image_id} in {after.place} ({after.how}; {after.owner}'s)"
-        return f"wrong bytes: {words}: {difference(data, choices[-1])}"
+        how = f"{after.how}; of a guest that was killed" if is_mixed else after.how
+        words = f"{after.kind} {after.image_id} in {after.place} ({how}; {after.owner}'s)"
+        is_part = hashlib.blake2b(data, digest_size=12).hexdigest() in {
+            one.digest for one in after.since(since, between=True)
+        }
+        between = ": what it held between two writes of a guest" if is_part else ""
+        return f"wrong bytes: {words}: {difference(data, self.bytes_of(allowed[-1]))}{between}"

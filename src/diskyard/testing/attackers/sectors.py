@@ -30,9 +30,13 @@ def resized(data: bytes, size_bytes: int) -> bytes:
     return data[:size_bytes].ljust(size_bytes, b"\0")
 
 
-def scribble(data: bytes, rng: random.Random) -> tuple[list[str], bytes]:
-    """Some writes of a guest, as commands of qemu-io, and what the disk holds after them."""
-    after, commands = bytearray(data), []
+def scribble(data: bytes, rng: random.Random) -> tuple[list[str], list[bytes]]:
+    """Some writes of a guest, as commands of qemu-io, and what the disk holds after each of them.
+
+    They may overlap: of a guest that dies between two, a sector holds what neither the first state nor
+    the last has there.
+    """
+    after, commands, states = bytearray(data), [], []
     sectors = len(data) // SECTOR_BYTES
     for _ in range(rng.randrange(1, 5)):
         first = rng.randrange(sectors)
@@ -46,7 +50,8 @@ def scribble(data: bytes, rng: random.Random) -> tuple[list[str], bytes]:
         words = {"write": f"write -P {pattern}", "zero": "write -z", "unmap": "write -z -u"}[how]
         commands.append(f"{words} {start} {length}")
         after[start : start + length] = bytes([pattern]) * length
-    return [*commands, "flush"], bytes(after)
+        states.append(bytes(after))
+    return [*commands, "flush"], states
 
 
 def write_as_guest(blockdev: Mapping[str, object], commands: Sequence[str]) -> None:

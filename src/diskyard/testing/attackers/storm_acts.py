@@ -247,11 +247,13 @@ class Acts:
         disk = self._some("disk", mine=True)
         if disk is None or (data := self._client.settle(disk)) is None:
             return False
-        commands, after = scribble(data, self._rng)
+        commands, states = scribble(data, self._rng)
         owner = f"guest-{self._client.name}"
         graph = self._client.ask("prepareImage", **self._of(disk), options={"owner": owner})["blockdev"]
         try:
-            disk.add(self._ledger.keep_bytes(after), certain=False)
+            for state in states[:-1]:
+                disk.add(self._ledger.keep_bytes(state), certain=False, between=True)
+            disk.add(self._ledger.keep_bytes(states[-1]), certain=False)
             disk.mixed = True
             self._ledger.put(disk)
             write_as_guest(graph, commands)
