@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from diskyard.daemon.tokens import Tokens
+from diskyard import Diskyard
+from diskyard.daemon.tokens import Scope, Tokens
 from diskyard.testing.daemon_process import DaemonProcess
 
 MiB = 1 << 20
@@ -45,8 +46,14 @@ class Office:
             daemon.call("createStorageRepository", **asked)
             daemon.call("connectStorageRepository", repoId=name, **asked)
 
-    def caller(self, name: str, scope: str, repositories: tuple[str, ...] | None = None) -> Caller:
-        _, text = self.tokens.create(name, scope, repositories)  # type: ignore[arg-type]
+    def caller(
+        self,
+        name: str,
+        scope: Scope,
+        repositories: tuple[str, ...] | None = None,
+        folders: tuple[str, ...] | None = None,
+    ) -> Caller:
+        _, text = self.tokens.create(name, scope, repositories, transfer_folders=folders)
         made = Caller(self.daemon, text)
         self._callers.append(made)
         return made
@@ -247,3 +254,45 @@ def test_what_is_kept_of_a_mend_says_nothing_of_other_repositories(office: Offic
     assert "whole in no connected repository" in seen
     assert "(b" not in seen
     assert not any(volume.name[:8] in seen for volume in volumes)
+
+
+def test_a_token_with_transfer_folders_uses_these_only(office: Office, tmp_path: Path) -> None:
+    mine, general = tmp_path / "mine", office.daemon.folder / "transfer"
+    mine.mkdir()
+    for folder in (mine, general):
+        (folder / "in").write_bytes(bytes([1]) * MiB)
+    own = office.caller("own", "write", None, (str(mine),))
+    usual = office.caller("usual", "write")
+    codes = [
+        caller.code("importImage", targetRepoId="a", path=str(folder / "in"), format="raw")
+        for caller in (own, usual)
+        for folder in (mine, general)
+    ]
+    assert codes == ["ok", "PathNotAllowed", "PathNotAllowed", "ok"]
+    disk = office.disk("a")
+    out = {"repositoryId": "a", "imageId": disk, "format": "raw"}
+    assert own.code("exportImage", path=str(general / "out"), **out) == "PathNotAllowed"
+    assert own.code("exportImage", path=str(mine / "out"), **out) == "ok"
+    office.idle()
+
+
+def test_a_fix_of_a_token_reads_in_its_folders_only(office: Office, tmp_path: Path) -> None:
+    """What this host was not asked for is read only by who could ask for it."""
+    mine, general = tmp_path / "mine", office.daemon.folder / "transfer"
+    mine.mkdir()
+    with Diskyard(state_folder=str(tmp_path / "of another host")) as other:
+        other.connect_storage_repository("a", "localfs-1.0", office.daemon.place("a"))
+        for folder in (mine, general):
+            (folder / "in").write_bytes(bytes([1]) * MiB)
+            other.import_image("a", str(folder / "in"), "raw", options={"auto_fix": False})
+    own, usual = office.caller("own", "write", None, (str(mine),)), office.caller("usual", "write")
+    listed = own.post("checkStorageRepository", repositoryId="a").json()
+    assert sorted(fix["runnable"] for fix in listed) == [False, True]
+    seen = {
+        fix["imageId"]: fix["runnable"]
+        for fix in usual.post("checkStorageRepository", repositoryId="a").json()
+    }
+    assert seen == {fix["imageId"]: not fix["runnable"] for fix in listed}
+    for fix in sorted(listed, key=lambda found: bool(found["runnable"])):
+        task = own.post("fixStorageRepository", repositoryId="a", fix=fix).json()
+        assert office.end_of(task) == ("done" if fix["runnable"] else "failed")

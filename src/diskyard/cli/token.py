@@ -66,11 +66,25 @@ def _tokens(config: str | None) -> Tokens:
 @click.option(
     "--repo", "repos", multiple=True, shell_complete=complete_repo, help="Only for this repository."
 )
+@click.option(
+    "--transfer-folder",
+    "folders",
+    multiple=True,
+    metavar="PATH",
+    help="Import from this folder, and export to it; else those of [transfer] in the configuration.",
+)
 @click.option("--expires", type=_Duration(), help="When it ends, from now, as 90d or 12h; else never.")
 @_config
-def create(name: str, scope: Scope, repos: tuple[str, ...], expires: int | None, config: str | None) -> None:
+def create(
+    name: str,
+    scope: Scope,
+    repos: tuple[str, ...],
+    folders: tuple[str, ...],
+    expires: int | None,
+    config: str | None,
+) -> None:
     """Make a token and print it. It is shown this once: only a hash of it is kept."""
-    made, text = _tokens(config).create(name, scope, repos or None, expires)
+    made, text = _tokens(config).create(name, scope, repos or None, expires, folders or None)
     if wants_json():
         import msgspec
 

@@ -56,7 +56,13 @@ def make_service(config: Config, host: Host) -> Service:
         order=config.tasks.order,
         rate_limit_bytes_per_s=config.tasks.rate_limit_bytes_per_s,
     )
-    return Service(host, state_folder(config), actor="daemon", limits=limits)
+    return Service(
+        host,
+        state_folder(config),
+        actor="daemon",
+        limits=limits,
+        transfer_folders=config.transfer.folders,
+    )
 
 
 def make_application(

@@ -34,13 +34,21 @@ _NOBODYS_SHA256 = hashlib.sha256(secrets.token_bytes(_SECRET_BYTES)).hexdigest()
 _Time = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
 
 
-class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=wire_name):
+class Token(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    rename=wire_name,
+):
     """What is known of a token; its secret is not.
 
     :param token_id: the part of it that is no secret.
     :param name: the operator's name for it, which the audit trail shows.
     :param scope: each includes the ones before it: read, write, admin.
     :param repositories: the repoIds that it is bound to; None: it is for all.
+    :param transfer_folders: in which alone it imports and exports; None: in those of the configuration.
     """
 
     token_id: Annotated[str, msgspec.Meta(pattern=f"^{_ID.pattern}$")]
@@ -49,6 +57,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     repositories: tuple[RepoId, ...] | None
     created_at: _Time
     expires_at: _Time | None
+    transfer_folders: tuple[str, ...] | None = None
 
 
 class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,16 +110,18 @@ class Tokens:
         scope: Scope,
         repositories: tuple[str, ...] | None = None,
         lasts_s: int | None = None,
+        transfer_folders: tuple[str, ...] | None = None,
     ) -> tuple[Token, str]:
         """Make a token, durably.
 
         :param repositories: the repoIds that it is bound to; None for all.
         :param lasts_s: seconds until it expires; None for never.
+        :param transfer_folders: in which alone it imports and exports; None for those of the configuration.
         :returns: what is known of it, and the token itself, which can be had only now.
         :raises diskyard.errors.InvalidParameter: the name is none or is taken, or another
             parameter is out of range.
         """
-        self._require_valid(name, repositories, lasts_s)
+        self._require_valid(name, repositories, lasts_s, transfer_folders)
         secret = secrets.token_urlsafe(_SECRET_BYTES)
         with self._changing() as kept:
             if any(one.token.name == name for one in kept.values()):
@@ -128,6 +139,7 @@ class Tokens:
                 repositories=repositories,
                 created_at=now,
                 expires_at=None if lasts_s is None else _later(now, lasts_s),
+                transfer_folders=transfer_folders,
             )
             kept[token_id] = _Kept(token, _sha256(secret))
         return token, f"dy_{token_id}_{secret}"
@@ -147,7 +159,13 @@ class Tokens:
                 f"There is no token {which!r:.80}.", advice="List those there are (diskyard token list)."
             )
 
-    def _require_valid(self, name: str, repositories: tuple[str, ...] | None, lasts_s: int | None) -> None:
+    def _require_valid(
+        self,
+        name: str,
+        repositories: tuple[str, ...] | None,
+        lasts_s: int | None,
+        transfer_folders: tuple[str, ...] | None,
+    ) -> None:
         if NAME.fullmatch(name) is None or _ID.fullmatch(name) is not None:
             raise errors.InvalidParameter(
                 "A token's name is 1-64 letters, digits and . _ @ -, begins with a letter or a digit, and "
@@ -157,6 +175,10 @@ class Tokens:
             not repositories or any(not key.isprintable() or not 1 <= len(key) <= 255 for key in repositories)
         ):
             raise errors.InvalidParameter("A token is bound to one repoId or more, or to none in particular.")
+        if transfer_folders is not None and not all(
+            os.path.isabs(folder) and folder.isprintable() for folder in transfer_folders
+        ):
+            raise errors.InvalidParameter("A transfer folder is an absolute path without control characters.")
         if lasts_s is not None and not 1 <= lasts_s <= LASTS_LIMIT_S:
             raise errors.InvalidParameter("A token lasts at least a second and at most 100 years.")
 

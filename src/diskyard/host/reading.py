@@ -314,6 +314,13 @@ class ReadingFiles:
         return os.path.realpath(path)
 
     @storage_call
+    def is_own_folder(self, path: str) -> bool:
+        """Whether it is a folder, no link, in which nobody but this user, and root, may change names."""
+        about = os.lstat(path)
+        owned = about.st_uid in (0, os.geteuid()) and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return stat.S_ISDIR(about.st_mode) and owned
+
+    @storage_call
     def device_of(self, path: str) -> int:
         """The number of the device that holds a file or folder."""
         return os.stat(path).st_dev
