@@ -11,8 +11,9 @@ import click
 from diskyard.cli.base import Command, no_wait, wants_json
 from diskyard.cli.complete import complete_image
 from diskyard.cli.find import Found, find
-from diskyard.cli.output import answer, note, print_fields, print_json
+from diskyard.cli.output import answer, note, print_fields, print_json, say
 from diskyard.cli.session import Interrupted, auto_fix, open_yard, refuse
+from diskyard.cli.values import json_text
 
 if TYPE_CHECKING:
     from diskyard.client import Diskyard
@@ -64,9 +65,7 @@ def _print(attached: Attached, found: Found, form: str | None) -> None:
     elif form == "libvirt":
         answer({"libvirtXml": attached.libvirt_xml}, attached.libvirt_xml.rstrip())
     else:
-        import msgspec
-
-        blockdev = msgspec.json.encode(attached.blockdev).decode()
+        blockdev = json_text(attached.blockdev)
         print_fields(
             [
                 ("image", found.title),
@@ -77,7 +76,7 @@ def _print(attached: Attached, found: Found, form: str | None) -> None:
                 ("QEMU", f"json:{blockdev}"),
             ]
         )
-        click.echo(f"libvirt\n{attached.libvirt_xml.rstrip()}")
+        say(f"libvirt\n{attached.libvirt_xml.rstrip()}")
 
 
 def _serve(
@@ -89,7 +88,7 @@ def _serve(
         if form == "json" or wants_json():
             print_json(attached)
         else:
-            click.echo(attached.nbd_uri)
+            say(attached.nbd_uri or "")
             note(f"Serving {found.title}; Ctrl-C ends it.")
         while True:
             signal.pause()

@@ -10,7 +10,7 @@ import click
 
 from diskyard.cli.base import Group, wants_json
 from diskyard.cli.complete import complete_repo
-from diskyard.cli.output import answer, note, on_terminal, print_json, print_table
+from diskyard.cli.output import answer, note, on_terminal, print_json, print_table, say
 
 if TYPE_CHECKING:
     from diskyard.daemon.tokens import Scope, Tokens
@@ -90,7 +90,7 @@ def create(
 
         print_json({"token": text, **msgspec.to_builtins(made)})
         return
-    click.echo(text)
+    say(text)
     note(f"Keep it safe: it is not shown again. 'diskyard token revoke {name}' ends it.")
 
 
