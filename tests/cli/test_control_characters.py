@@ -56,7 +56,7 @@ def evil(program: Program) -> tuple[str, str]:
 def test_no_command_prints_them(program: Program, evil: tuple[str, str]) -> None:
     disk, _ = evil
     by_id = json.dumps({"repositoryId": "fast", "imageId": disk})
-    attach = json.dumps({"repositoryId": "fast", "imageId": disk, "options": {"readOnly": True}})
+    attach = json.dumps({"repositoryId": "fast", "imageId": disk})
     for words in (
         ("image", "list", "fast", "--json"),
         ("image", "show", disk),

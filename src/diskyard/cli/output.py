@@ -22,8 +22,14 @@ def print_json(value: Any, *, err: bool = False) -> None:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Text in lines; what others wrote in it may be anything, and none of it acts on a terminal."""
-    click.echo("\n".join(map(shown, text.split("\n"))), err=err)
+    """One line of text; what others wrote in it may be anything, and none of it acts on a terminal."""
+    click.echo(shown(text), err=err)
+
+
+def say_lines(text: str) -> None:
+    """The same of text that has lines of its own."""
+    for line in text.split("\n"):
+        say(line)
 
 
 def print_error(error: DiskyardError, *, as_json: bool) -> None:

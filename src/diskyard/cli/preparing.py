@@ -11,7 +11,7 @@ import click
 from diskyard.cli.base import Command, no_wait, wants_json
 from diskyard.cli.complete import complete_image
 from diskyard.cli.find import Found, find
-from diskyard.cli.output import answer, note, print_fields, print_json, say
+from diskyard.cli.output import answer, note, print_fields, print_json, say, say_lines
 from diskyard.cli.session import Interrupted, auto_fix, open_yard, refuse
 from diskyard.cli.values import json_text
 
@@ -63,7 +63,7 @@ def _print(attached: Attached, found: Found, form: str | None) -> None:
     elif form == "blockdev":
         print_json(attached.blockdev)
     elif form == "libvirt":
-        answer({"libvirtXml": attached.libvirt_xml}, attached.libvirt_xml.rstrip())
+        _print_xml(attached)
     else:
         blockdev = json_text(attached.blockdev)
         print_fields(
@@ -76,7 +76,15 @@ def _print(attached: Attached, found: Found, form: str | None) -> None:
                 ("QEMU", f"json:{blockdev}"),
             ]
         )
-        say(f"libvirt\n{attached.libvirt_xml.rstrip()}")
+        say("libvirt")
+        _print_xml(attached)
+
+
+def _print_xml(attached: Attached) -> None:
+    if wants_json():
+        print_json({"libvirtXml": attached.libvirt_xml})
+    else:
+        say_lines(attached.libvirt_xml.rstrip())
 
 
 def _serve(

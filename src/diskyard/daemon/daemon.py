@@ -16,6 +16,7 @@ from diskyard.daemon.config import Config, load, refused, state_folder
 from diskyard.daemon.config_check import check
 from diskyard.daemon.listeners import Listeners
 from diskyard.daemon.logs import configure, logger
+from diskyard.daemon.newest_time import NewestTime
 from diskyard.daemon.news import News
 from diskyard.daemon.notify import Manager
 from diskyard.daemon.resume import resume
@@ -106,6 +107,7 @@ class Daemon:
         self._caretaker = Caretaker(self.service, config.caretaker)
         self.app = make_application(config, self.service, self._audit, self._caretaker)
         self._news = News(self.service)
+        self._newest_time = NewestTime(host, state_folder(config))
         self._resumes = config.tasks.resume
         self._stop = asyncio.Event()
         self.listeners = Listeners(config, host)
@@ -141,6 +143,7 @@ class Daemon:
         self._manager.ready(f"Answers at {' and '.join(places)}.")
         _log.info("answers", version=version(), at=places)
         _begin("diskyard-start", self._go_on)
+        _begin("diskyard-time", self._newest_time.watch)
 
     def _go_on(self) -> None:
         """Connect again what was connected before, and go on with what was cut short."""
@@ -179,6 +182,7 @@ class Daemon:
         self._manager.stopping("Ends what runs at its next checkpoint.")
         self.app.health.stopping = True
         self._announcement.withdraw()
+        self._newest_time.stop()
         self.app.streams.stopping.set()
         self.listeners.stop()
         closed, loop = asyncio.Event(), asyncio.get_running_loop()
