@@ -14,6 +14,7 @@ from diskyard import errors
 from diskyard.daemon.config import (
     Config,
     LimitsConfig,
+    RepositoriesConfig,
     SocketConfig,
     TasksConfig,
     TcpConfig,
@@ -44,9 +45,18 @@ def test_the_documented_defaults_are_the_defaults(tmp_path: Path) -> None:
 
 def test_the_documented_file_has_every_key() -> None:
     shown = set(re.findall(r"(?m)^#([a-z_]+) =", DOCUMENTED.read_text()))
-    sections = [Config, SocketConfig, TcpConfig, LimitsConfig, TransferConfig, TasksConfig, Policy]
+    sections = [
+        Config,
+        SocketConfig,
+        TcpConfig,
+        LimitsConfig,
+        TransferConfig,
+        RepositoriesConfig,
+        TasksConfig,
+        Policy,
+    ]
     assert {name for section in sections for name in section.__struct_fields__} - {
-        "socket", "tcp", "limits", "transfer", "tasks", "log", "caretaker",
+        "socket", "tcp", "limits", "transfer", "repositories", "tasks", "log", "caretaker",
     } <= shown  # fmt: skip
 
 

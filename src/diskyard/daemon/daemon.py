@@ -77,7 +77,8 @@ def make_application(
         concurrent_per_repository=config.limits.concurrent_per_repository,
         event_streams=config.limits.event_streams,
     )
-    door = Door(Tokens(state_folder(config), service.host), config.transfer.folders)
+    tokens = Tokens(state_folder(config), service.host)
+    door = Door(tokens, config.transfer.folders, config.repositories.folders)
     metrics = Metrics(service, service.host.clock)
     app = Application(service, door, limits, metrics, audit)
     metrics.watch(

@@ -313,6 +313,11 @@ class ReadingFiles:
         """The path without links; what does not exist is kept as it is."""
         return os.path.realpath(path)
 
+    def is_inside(self, folder: str, folders: Sequence[str]) -> bool:
+        """Whether a folder, which need not exist, is, links followed, one of others or in one."""
+        real = self.resolve(folder)
+        return any(os.path.commonpath((real, allowed)) == allowed for allowed in map(self.resolve, folders))
+
     @storage_call
     def is_own_folder(self, path: str) -> bool:
         """Whether it is a folder, no link, in which nobody but this user, and root, may change names."""

@@ -82,11 +82,18 @@ class Door:
 
     :param tokens: None if no token is valid.
     :param transfer_folders: where import and export reach, for all but tokens with folders of their own.
+    :param repository_folders: where tokens may make, connect and remove repositories.
     """
 
-    def __init__(self, tokens: TokenCheck | None, transfer_folders: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        tokens: TokenCheck | None,
+        transfer_folders: tuple[str, ...],
+        repository_folders: tuple[str, ...] = (),
+    ) -> None:
         self._tokens = tokens
         self._transfer_folders = transfer_folders
+        self._repository_folders = repository_folders
 
     def admit(self, request: Request, request_id: str) -> Sender:
         """Who sends a request.
@@ -107,7 +114,7 @@ class Door:
             raise errors.Unauthorized("The token is not valid: it is unknown, revoked or expired.")
         bound = None if grant.repositories is None else frozenset(grant.repositories)
         folders = self._transfer_folders if grant.transfer_folders is None else grant.transfer_folders
-        caller = Caller(f"token:{grant.name}", request_id, bound, folders)
+        caller = Caller(f"token:{grant.name}", request_id, bound, folders, self._repository_folders)
         return Sender(caller, grant.scope, limited=True, is_still_let_in=lambda: self._is_valid(text))
 
     def _grant_of(self, text: str) -> Grant | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
 
 from msgspec.structs import replace
 
@@ -61,19 +60,17 @@ def require_transfer_folder(host: Host, folder: str, path: str) -> None:
     :raises diskyard.errors.PathNotAllowed: it is not.
     """
     caller = CALLER.get()
-    if caller is None or caller.transfer_folders is None or is_inside(host, folder, caller.transfer_folders):
+    if (
+        caller is None
+        or caller.transfer_folders is None
+        or host.files.is_inside(folder, caller.transfer_folders)
+    ):
         return
     folders = ", ".join(caller.transfer_folders) or "there are none"
     raise errors.PathNotAllowed(
         f"{path!r:.200} is outside the transfer folders ({folders}).",
         advice="Use a path inside one of them, or allow another ([transfer] folders, or those of the token).",
     )
-
-
-def is_inside(host: Host, folder: str, folders: Sequence[str]) -> bool:
-    """Whether a folder is, links followed, one of others or in one."""
-    real = host.files.resolve(folder)
-    return any(os.path.commonpath((real, allowed)) == allowed for allowed in map(host.files.resolve, folders))
 
 
 def why_not_asked(engine: Engine, opened: Opened, image: Image, source: FileSource) -> str | None:
@@ -115,7 +112,7 @@ def _is_in_own_folder(engine: Engine, path: str) -> bool:
     resolved = [*folders, *map(engine.host.files.resolve, folders)]
     if not any(os.path.commonpath((named, folder)) == os.path.normpath(folder) for folder in resolved):
         return False
-    return is_inside(engine.host, os.path.dirname(path), folders)
+    return engine.host.files.is_inside(os.path.dirname(path), folders)
 
 
 def import_image(engine: Engine, request: ImportImage) -> Outcome:
