@@ -205,6 +205,7 @@ def test_all_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
             socket=SocketConfig(path="/" + "x" * 107, group="no such group"),
             tcp=TcpConfig(listen="", certificate="x.pem"),
             transfer=TransferConfig(folders=("x", str(tmp_path / "absent"))),
+            repositories=RepositoriesConfig(folders=("x", str(tmp_path / "absent"))),
             tasks=TasksConfig(order=("mend", "mend", "merge", "clean")),
             caretaker=(
                 Policy(repository="a", hours="22:00-6:00"),
@@ -213,8 +214,8 @@ def test_all_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
         )
     )
     assert [line.partition(" ")[0].rstrip(":") for line in found] == [
-        "state_dir", "transfer.folders", "transfer.folders", "socket.path", "socket.group", "tcp.listen",
-        "tcp.certificate", "tcp.key", "tasks.order", "caretaker[1].hours", "caretaker[2].fixes",
+        "state_dir", "transfer.folders", "transfer.folders", "repositories.folders", "repositories.folders",
+        "socket.path", "socket.group", "tcp.listen", "tcp.certificate", "tcp.key", "tasks.order", "caretaker[1].hours", "caretaker[2].fixes",
         "caretaker[2].hours",
     ]  # fmt: skip
     assert refused("x.toml", found).message.count("\n") == len(found)

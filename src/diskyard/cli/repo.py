@@ -47,7 +47,8 @@ def create(format_name: str, parameters: dict[str, str]) -> None:
     """Make an empty repository in an empty place.
 
     FORMAT is one that this version knows, as localfs-1.0, which takes path=FOLDER, and for a file
-    system that is not known to be local sharedByOneHost=true: no other host uses it.
+    system that is not known to be local sharedByOneHost=true: no other host uses it. By a daemon that is
+    called over TLS it is made only inside the folders that its configuration allows.
     """
     with open_yard() as yard:
         yard.create_storage_repository(format_name, _parsed(parameters))
