@@ -26,9 +26,9 @@ class ConnectStorageRepository(Request, kw_only=True, frozen=True):
     :param repo_format: the format and its version; getHostInfo lists those there are.
     :param connection_parameters: where the repository is; getHostInfo lists the parameters of each
         format. For callers with tokens it is inside the folders that the daemon's configuration allows
-        (``[repositories] folders``; none by default). ``newMarker``, true: the place is a copy of a repository, and first becomes one of its
-        own, without what the original keeps for others; this is not remembered. One that has become so
-        already is connected as it is; an original is refused.
+        (``[repositories] folders``; none by default). ``newMarker``, true: the place is a copy of a
+        repository, and first becomes one of its own, without what the original keeps for others; this is
+        not remembered. One that has become so already is connected as it is; an original is refused.
     """
 
     repo_id: RepoId
