@@ -215,8 +215,8 @@ def test_all_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
     )
     assert [line.partition(" ")[0].rstrip(":") for line in found] == [
         "state_dir", "transfer.folders", "transfer.folders", "repositories.folders", "repositories.folders",
-        "socket.path", "socket.group", "tcp.listen", "tcp.certificate", "tcp.key", "tasks.order", "caretaker[1].hours", "caretaker[2].fixes",
-        "caretaker[2].hours",
+        "socket.path", "socket.group", "tcp.listen", "tcp.certificate", "tcp.key", "tasks.order",
+        "caretaker[1].hours", "caretaker[2].fixes", "caretaker[2].hours",
     ]  # fmt: skip
     assert refused("x.toml", found).message.count("\n") == len(found)
 
