@@ -24,7 +24,14 @@ import pytest
 from diskyard import Diskyard
 from diskyard.client.values import OnProgress
 from diskyard.daemon.caretaker import Caretaker
-from diskyard.daemon.config import Config, LimitsConfig, SocketConfig, TcpConfig, TransferConfig
+from diskyard.daemon.config import (
+    Config,
+    LimitsConfig,
+    RepositoriesConfig,
+    SocketConfig,
+    TcpConfig,
+    TransferConfig,
+)
 from diskyard.daemon.daemon import make_application
 from diskyard.daemon.listeners import Listeners
 from diskyard.daemon.tokens import Tokens
@@ -80,6 +87,7 @@ class _Server:
             tcp=tcp,
             limits=LimitsConfig(requests_per_s=0),
             transfer=TransferConfig(folders=("/",)),
+            repositories=RepositoriesConfig(folders=("/",)),
         )
         _, self.token = Tokens(str(self._folder)).create("tests", "admin", None, None)
         self._application = make_application(config, yard.service, None, Caretaker(yard.service, ()))

@@ -17,6 +17,7 @@ class Caller:
     :param request_id: of the request, as errors and events show it.
     :param repositories: the repoIds that this caller may use; None for all.
     :param transfer_folders: where import and export may reach; None for everywhere.
+    :param repository_folders: where repositories may be made, connected and removed; None for everywhere.
     :ivar started: the ids of the tasks that the request started.
     """
 
@@ -24,6 +25,7 @@ class Caller:
     request_id: str = ""
     repositories: frozenset[str] | None = None
     transfer_folders: tuple[str, ...] | None = None
+    repository_folders: tuple[str, ...] | None = None
     started: list[str] = field(default_factory=list)
 
     def may_use(self, repo_id: str | None) -> bool:

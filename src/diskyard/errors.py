@@ -223,10 +223,10 @@ class UnsafeImage(DiskyardError):
 
 
 class PathNotAllowed(DiskyardError):
-    """The path is outside the folders allowed for transfers."""
+    """The path is outside the folders that the caller may use."""
 
     http_status, exit_status = 403, 29
-    default_advice = "Use a path inside a configured transfer folder."
+    default_advice = "Use a path inside a folder that the daemon's configuration, or the token, allows."
 
 
 class CorruptRecord(DiskyardError):

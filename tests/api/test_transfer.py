@@ -184,11 +184,11 @@ def test_a_file_that_changes_before_it_is_read(rig: Rig) -> None:
 
 
 def test_import_left_to_another_process(rig: Rig) -> None:
-    """It is committed with the id, and completed by whoever runs its mend on this machine."""
+    """It is committed with the id, and completed by whichever process of this host runs its mend."""
     file = foreign(rig, "vmdk", picture(SIZE, ONE))
     image = rig.yard.import_image("a", str(file), "vmdk", options=COMMIT_ONLY)
     assert code_of(lambda: rig.yard.prepare_image("a", image)) == "ImageBroken"
-    settle(rig.host("two"), "a")
+    settle(rig.host("one"), "a")
     rig.expect("a", image, picture(SIZE, ONE))
     rig.clean_slate("a")
 

@@ -14,7 +14,7 @@ from tests.transports import TransportName
 
 #: Commands that ask nobody: no daemon is started for them.
 _LOCAL = {"--help", "--version", "completion", "serve", "token"}
-_TABLES = {"transfer": {"folders": ["/"]}}
+_TABLES = {"transfer": {"folders": ["/"]}, "repositories": {"folders": ["/"]}}
 
 
 class Daemons:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pwd
 import re
+import socket
 from pathlib import Path
 
+import pytest
+
+from diskyard.daemon import token_audit
 from diskyard.daemon.tokens import Tokens
 from tests.cli.program import Program
 
@@ -58,3 +64,32 @@ def test_the_state_folder_of_a_daemons_configuration(unconnected: Program, tmp_p
     assert unconnected.run("token", "list", "--json").json == []
     config.write_text("colour = 1\n")
     assert "colour" in unconnected.run("token", "list", "--config", str(config), status=10).err
+
+
+def test_who_revoked_what(unconnected: Program) -> None:
+    unconnected.run("token", "create", "ci", "--scope", "read", "--transfer-folder", "/srv/in")
+    assert unconnected.run("token", "list", "--json").json[0]["transferFolders"] == ["/srv/in"]
+    unconnected.run("token", "create", "x", "--scope", "read", "--transfer-folder", "srv", status=10)
+    unconnected.run("token", "revoke", "ci", SUDO_USER="alice")
+    (told,) = unconnected.run("token", "list", "--revoked", "--json").json
+    me = pwd.getpwuid(os.getuid()).pw_name
+    by = f"user:{me} (sudo of alice)" if os.getuid() == 0 else f"user:{me}"
+    assert (told["name"], told["revokedBy"]) == ("ci", by)
+    assert f"user:{me}" in unconnected.run("token", "list", "--revoked").out
+
+
+def test_without_an_audit_file_the_systems_log_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state_dir: Path
+) -> None:
+    made, _ = Tokens(str(state_dir)).create("ci", "read")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        monkeypatch.chdir(tmp_path)  # the path of a socket is short
+        log.bind("log")
+        monkeypatch.setattr(token_audit, "_SYSTEM_LOG", "log")
+        assert token_audit.note_change("", "createToken", made) is None
+        told = log.recv(4096).decode()
+    head, _, line = told.partition(": ")
+    assert re.fullmatch(r"<37>diskyard\[\d+\]", head)
+    assert json.loads(line)["tokenId"] == made.token_id
+    monkeypatch.setattr(token_audit, "_SYSTEM_LOG", "nobody")
+    assert "nobody" in (token_audit.note_change("", "createToken", made) or "")

@@ -14,6 +14,7 @@ from diskyard import errors
 from diskyard.daemon.config import (
     Config,
     LimitsConfig,
+    RepositoriesConfig,
     SocketConfig,
     TasksConfig,
     TcpConfig,
@@ -44,9 +45,18 @@ def test_the_documented_defaults_are_the_defaults(tmp_path: Path) -> None:
 
 def test_the_documented_file_has_every_key() -> None:
     shown = set(re.findall(r"(?m)^#([a-z_]+) =", DOCUMENTED.read_text()))
-    sections = [Config, SocketConfig, TcpConfig, LimitsConfig, TransferConfig, TasksConfig, Policy]
+    sections = [
+        Config,
+        SocketConfig,
+        TcpConfig,
+        LimitsConfig,
+        TransferConfig,
+        RepositoriesConfig,
+        TasksConfig,
+        Policy,
+    ]
     assert {name for section in sections for name in section.__struct_fields__} - {
-        "socket", "tcp", "limits", "transfer", "tasks", "log", "caretaker",
+        "socket", "tcp", "limits", "transfer", "repositories", "tasks", "log", "caretaker",
     } <= shown  # fmt: skip
 
 
@@ -195,6 +205,7 @@ def test_all_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
             socket=SocketConfig(path="/" + "x" * 107, group="no such group"),
             tcp=TcpConfig(listen="", certificate="x.pem"),
             transfer=TransferConfig(folders=("x", str(tmp_path / "absent"))),
+            repositories=RepositoriesConfig(folders=("x", str(tmp_path / "absent"))),
             tasks=TasksConfig(order=("mend", "mend", "merge", "clean")),
             caretaker=(
                 Policy(repository="a", hours="22:00-6:00"),
@@ -203,9 +214,9 @@ def test_all_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
         )
     )
     assert [line.partition(" ")[0].rstrip(":") for line in found] == [
-        "state_dir", "transfer.folders", "transfer.folders", "socket.path", "socket.group", "tcp.listen",
-        "tcp.certificate", "tcp.key", "tasks.order", "caretaker[1].hours", "caretaker[2].fixes",
-        "caretaker[2].hours",
+        "state_dir", "transfer.folders", "transfer.folders", "repositories.folders", "repositories.folders",
+        "socket.path", "socket.group", "tcp.listen", "tcp.certificate", "tcp.key", "tasks.order",
+        "caretaker[1].hours", "caretaker[2].fixes", "caretaker[2].hours",
     ]  # fmt: skip
     assert refused("x.toml", found).message.count("\n") == len(found)
 

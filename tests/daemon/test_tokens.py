@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
 import stat
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from diskyard import errors
+from diskyard.daemon.newest_time import NewestTime
 from diskyard.daemon.tokens import Tokens
-from diskyard.host import Clock, Host
+from diskyard.host import Clock, Files, Host
 
 
 class SetClock(Clock):
@@ -58,7 +61,7 @@ def test_the_secret_is_nowhere_on_disk(tokens: Tokens, tmp_path: Path) -> None:
     _, text = tokens.create("ci", "admin")
     secret = text[12:].encode()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert [path.name for path in files] == ["tokens.json"]
+    assert sorted(path.name for path in files) == ["tokens.json", "tokens.revoked"]
     assert all(secret not in path.read_bytes() for path in files)
     assert secret not in repr(tokens.all()).encode()
 
@@ -71,6 +74,7 @@ def test_only_the_owner_reads_the_file(tokens: Tokens, state_dir: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         tokens.revoke("a")
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE((state_dir / "tokens.revoked").stat().st_mode) == 0o600
     finally:
         os.umask(before)
 
@@ -174,3 +178,164 @@ def test_something_else_in_the_files_place(tokens: Tokens, state_dir: Path) -> N
     (state_dir / "tokens.json").mkdir()
     with pytest.raises(errors.StorageError):
         tokens.verify("dy_00000000_" + "a" * 43)
+
+
+# -- revoking where there is no room -----------------------------------------------------
+
+
+class FullFiles(Files):
+    """A disk on which what has no blocks yet gets none; writing into what has some goes on."""
+
+    full = False
+
+    def _refuse(self) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def create(self, path: str, *, mode_bits: int = 0o640) -> int:
+        self._refuse()
+        return super().create(path, mode_bits=mode_bits)
+
+    def keep_room(self, folder: str, sizes_bytes: Mapping[str, int], temporary: str) -> None:
+        self._refuse()
+        super().keep_room(folder, sizes_bytes, temporary)
+
+
+@pytest.fixture
+def disk() -> FullFiles:
+    return FullFiles(Host.real().identity)
+
+
+@pytest.fixture
+def on_disk(state_dir: Path, clock: SetClock, disk: FullFiles) -> Tokens:
+    return Tokens(str(state_dir), dataclasses.replace(Host.real(), clock=clock, files=disk))
+
+
+def test_a_full_disk_keeps_nobody_from_revoking(on_disk: Tokens, disk: FullFiles, state_dir: Path) -> None:
+    made = [on_disk.create(f"t{number}", "read") for number in range(20)]
+    beside = Tokens(str(state_dir))  # as a daemon has them
+    assert all(beside.verify(text) == token for token, text in made)
+    disk.full = True
+    for token, text in made[:16]:
+        assert on_disk.revoke(token.name, "user:root") == token
+        assert beside.verify(text) is None
+    with pytest.raises(errors.InvalidParameter, match="no token"):
+        on_disk.revoke("t3")
+    with pytest.raises(errors.NoSpace):
+        on_disk.create("new", "read")
+    again = Tokens(str(state_dir))
+    assert again.all() == beside.all() == [token for token, _ in made[16:]]
+    assert [again.verify(text) for _, text in made[:16]] == [None] * 16
+    told = [(one.token_id, one.name, one.revoked_by, one.revoked_at[:4]) for one in again.revoked()]
+    assert told == [(token.token_id, token.name, "user:root", "2030") for token, _ in made[:16]]
+    disk.full = False
+    kept = json.loads((state_dir / "tokens.json").read_bytes())
+    assert len(kept) == 20
+    _, text = on_disk.create("t3", "read")  # its name is free
+    kept = json.loads((state_dir / "tokens.json").read_bytes())
+    assert [one["token"]["name"] for one in kept] == ["t16", "t17", "t18", "t19", "t3"]
+    assert beside.verify(text) is not None
+    assert [beside.verify(old) for _, old in made[:16]] == [None] * 16
+
+
+def test_marks_never_run_out_where_there_is_room(tokens: Tokens) -> None:
+    for number in range(70):
+        _, text = tokens.create(f"t{number}", "read")
+        tokens.revoke(f"t{number}")
+        assert tokens.verify(text) is None
+    assert 1 <= len(tokens.revoked()) <= 32
+
+
+def test_tokens_of_an_earlier_version_can_be_revoked(tokens: Tokens, state_dir: Path) -> None:
+    _, text = tokens.create("ci", "read")
+    (state_dir / "tokens.revoked").unlink()
+    tokens.revoke("ci")
+    assert tokens.verify(text) is None
+
+
+def test_where_no_room_was_prepared_the_error_says_what_to_do(
+    on_disk: Tokens, disk: FullFiles, state_dir: Path
+) -> None:
+    _, text = on_disk.create("ci", "read")
+    (state_dir / "tokens.revoked").unlink()
+    disk.full = True
+    with pytest.raises(errors.DiskyardError) as caught:
+        on_disk.revoke("ci")
+    assert "lets nobody in" in str(caught.value.advice)
+    assert on_disk.verify(text) is not None
+
+
+@pytest.mark.parametrize("cut", [9, 40])
+def test_a_mark_that_was_cut_short_holds(tokens: Tokens, state_dir: Path, cut: int) -> None:
+    made, text = tokens.create("ci", "read")
+    path = state_dir / "tokens.revoked"
+    whole = path.read_bytes()
+    mark = f'{made.token_id} {{"tokenId":"{made.token_id}","name":"ci"'.encode()[:cut]
+    path.write_bytes(mark + whole[len(mark) :])
+    assert tokens.verify(text) is None
+    assert [one.token_id for one in tokens.revoked()] == [made.token_id]
+
+
+def test_damaged_marks_let_nobody_in(tokens: Tokens, state_dir: Path) -> None:
+    _, text = tokens.create("ci", "read")
+    path = state_dir / "tokens.revoked"
+    path.write_bytes(b"garbage" + path.read_bytes()[7:])
+    with pytest.raises(errors.StorageError, match="no token is valid"):
+        tokens.verify(text)
+
+
+def test_marks_are_written_into_blocks_that_are_there(tokens: Tokens, state_dir: Path) -> None:
+    tokens.create("ci", "read")
+    path = state_dir / "tokens.revoked"
+    before = path.stat()
+    tokens.create("other", "read")
+    tokens.revoke("ci")
+    after = path.stat()
+    assert before.st_blocks * 512 >= before.st_size
+    assert (before.st_ino, before.st_size, before.st_blocks) == (after.st_ino, after.st_size, after.st_blocks)
+
+
+# -- clocks that are set back ------------------------------------------------------------
+
+
+def newest(state_dir: Path, clock: SetClock) -> NewestTime:
+    return NewestTime(dataclasses.replace(Host.real(), clock=clock), str(state_dir))
+
+
+def test_a_clock_that_is_set_back_revives_no_token(tokens: Tokens, clock: SetClock, state_dir: Path) -> None:
+    made, text = tokens.create("ci", "read", lasts_s=3600)
+    kept = newest(state_dir, clock)
+    kept.keep()
+    clock.at += timedelta(hours=2)
+    kept.keep()
+    assert tokens.verify(text) is None
+    clock.at -= timedelta(days=30)
+    kept.keep()  # does not make it older
+    for one in (tokens, Tokens(str(state_dir), dataclasses.replace(Host.real(), clock=clock))):
+        assert one.verify(text) is None
+        assert one.has_expired(made)
+    later, new = tokens.create("new", "read", lasts_s=3600)
+    assert later.expires_at == "2030-01-01T03:00:00.000000Z"
+    assert tokens.verify(new) == later
+    # Whoever corrects a clock that was ahead removes it.
+    (state_dir / "newest-time").unlink()
+    assert tokens.verify(text) == made
+
+
+def test_a_damaged_newest_time_is_none(tokens: Tokens, clock: SetClock, state_dir: Path) -> None:
+    made, text = tokens.create("ci", "read", lasts_s=3600)
+    for damage in (b"", b"9999", b"\xff" * 27, b"9999-99-99T99:99:99.999999Z\n"):
+        (state_dir / "newest-time").write_bytes(damage)
+        assert tokens.verify(text) == made
+        newest(state_dir, clock).keep()
+
+
+def test_the_newest_time_is_written_into_blocks_that_are_there(
+    state_dir: Path, clock: SetClock, on_disk: Tokens, disk: FullFiles
+) -> None:
+    kept = NewestTime(dataclasses.replace(Host.real(), clock=clock, files=disk), str(state_dir))
+    kept.keep()
+    disk.full = True
+    clock.at += timedelta(hours=2)
+    kept.keep()
+    assert (state_dir / "newest-time").read_text() == "2030-01-01T02:00:00.000000Z"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,3 +155,34 @@ def test_systemd_is_told(short_folder: Path) -> None:
             told += [manager.recv(4096).decode(), manager.recv(4096).decode()]
         told.append(manager.recv(4096).decode())
     assert [words.partition("\n")[0] for words in told] == ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]
+
+
+def test_refused_reads_and_changes_of_tokens_are_kept(audited: DaemonProcess) -> None:
+    config = ["--config", str(audited.folder / "diskyard.toml")]
+
+    def token(*words: str) -> str:
+        command = [sys.executable, "-m", "diskyard.cli", "token", *words, *config]
+        env = {**os.environ, "DISKYARD_STATE_DIR": str(audited.state_folder)}
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout.strip()
+
+    text = token("create", "bound", "--scope", "read", "--repo", "other")
+    context = ssl.create_default_context(cafile=str(audited.ca_file))
+    headers = {"Authorization": f"Bearer {text}"}
+    with httpx.Client(base_url=audited.tls_url, verify=context, headers=headers) as outside:
+        outside.post("/v1/listImages", json={"repositoryId": "fast"})
+        outside.post("/v1/getHostInfo", json={})  # what it may see is not kept
+        outside.get("/metrics")
+        token("revoke", "bound")
+        outside.post("/v1/getHostInfo", json={})
+    kept = lines(audited.folder / "audit")[2:]
+    me = f"user:{pwd.getpwuid(os.getuid()).pw_name}"
+    assert [(line["actor"], line["verb"], line["repositoryId"], line["outcome"]) for line in kept] == [
+        (me, "createToken", None, "ok"),
+        ("token:bound", "listImages", "fast", "Forbidden"),
+        ("token:bound", "metrics", None, "Forbidden"),
+        (me, "revokeToken", None, "ok"),
+        ("", "", None, "Unauthorized"),
+    ]
+    assert [line["token"] for line in kept if line["verb"].endswith("Token")] == ["bound", "bound"]
+    assert kept[0]["tokenId"] == text[3:11]
+    assert text[12:] not in (audited.folder / "audit").read_text()

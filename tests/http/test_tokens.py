@@ -11,7 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from diskyard.daemon.tokens import Tokens
+from diskyard import Diskyard, errors
+from diskyard.caller import CALLER
+from diskyard.caller import Caller as Actor
+from diskyard.daemon.tokens import Scope, Tokens
+from diskyard.model.requests import ConnectStorageRepository
+from diskyard.service.verbs import run_unwatched
 from diskyard.testing.daemon_process import DaemonProcess
 
 MiB = 1 << 20
@@ -45,8 +50,14 @@ class Office:
             daemon.call("createStorageRepository", **asked)
             daemon.call("connectStorageRepository", repoId=name, **asked)
 
-    def caller(self, name: str, scope: str, repositories: tuple[str, ...] | None = None) -> Caller:
-        _, text = self.tokens.create(name, scope, repositories)  # type: ignore[arg-type]
+    def caller(
+        self,
+        name: str,
+        scope: Scope,
+        repositories: tuple[str, ...] | None = None,
+        folders: tuple[str, ...] | None = None,
+    ) -> Caller:
+        _, text = self.tokens.create(name, scope, repositories, transfer_folders=folders)
         made = Caller(self.daemon, text)
         self._callers.append(made)
         return made
@@ -247,3 +258,123 @@ def test_what_is_kept_of_a_mend_says_nothing_of_other_repositories(office: Offic
     assert "whole in no connected repository" in seen
     assert "(b" not in seen
     assert not any(volume.name[:8] in seen for volume in volumes)
+
+
+def test_a_token_with_transfer_folders_uses_these_only(office: Office, tmp_path: Path) -> None:
+    mine, general = tmp_path / "mine", office.daemon.folder / "transfer"
+    mine.mkdir()
+    for folder in (mine, general):
+        (folder / "in").write_bytes(bytes([1]) * MiB)
+    own = office.caller("own", "write", None, (str(mine),))
+    usual = office.caller("usual", "write")
+    codes = [
+        caller.code("importImage", targetRepoId="a", path=str(folder / "in"), format="raw")
+        for caller in (own, usual)
+        for folder in (mine, general)
+    ]
+    assert codes == ["ok", "PathNotAllowed", "PathNotAllowed", "ok"]
+    disk = office.disk("a")
+    out = {"repositoryId": "a", "imageId": disk, "format": "raw"}
+    assert own.code("exportImage", path=str(general / "out"), **out) == "PathNotAllowed"
+    assert own.code("exportImage", path=str(mine / "out"), **out) == "ok"
+    office.idle()
+
+
+def test_a_fix_of_a_token_reads_in_its_folders_only(office: Office, tmp_path: Path) -> None:
+    """What this host was not asked for is read only by who could ask for it."""
+    mine, general = tmp_path / "mine", office.daemon.folder / "transfer"
+    mine.mkdir()
+    with Diskyard(state_folder=str(tmp_path / "of another host")) as other:
+        other.connect_storage_repository("a", "localfs-1.0", office.daemon.place("a"))
+        for folder in (mine, general):
+            (folder / "in").write_bytes(bytes([1]) * MiB)
+            other.import_image("a", str(folder / "in"), "raw", options={"auto_fix": False})
+    own, usual = office.caller("own", "write", None, (str(mine),)), office.caller("usual", "write")
+    listed = own.post("checkStorageRepository", repositoryId="a").json()
+    assert sorted(fix["runnable"] for fix in listed) == [False, True]
+    seen = {
+        fix["imageId"]: fix["runnable"]
+        for fix in usual.post("checkStorageRepository", repositoryId="a").json()
+    }
+    assert seen == {fix["imageId"]: not fix["runnable"] for fix in listed}
+    for fix in sorted(listed, key=lambda found: bool(found["runnable"])):
+        task = own.post("fixStorageRepository", repositoryId="a", fix=fix).json()
+        assert office.end_of(task) == ("done" if fix["runnable"] else "failed")
+
+
+def place(path: Path) -> dict[str, object]:
+    return {"repoFormat": "localfs-1.0", "connectionParameters": {"path": str(path)}}
+
+
+@pytest.fixture
+def outside(office: Office, tmp_path: Path) -> Path:
+    """A repository outside of the folders in which they may be over TCP, connected over the socket."""
+    made = tmp_path / "outside"
+    office.daemon.call("createStorageRepository", **place(made))
+    office.daemon.call("connectStorageRepository", repoId="outside", **place(made))
+    return made
+
+
+def test_repositories_are_in_their_folders(office: Office, outside: Path) -> None:
+    """Over TCP they are made, connected and removed in these alone, however the path is written."""
+    admin, inside = office.caller("root", "admin"), office.daemon.folder
+    (inside / "link").symlink_to(outside.parent)
+    for path in (outside, inside / "link" / "outside", inside / ".." / "outside", inside.parent):
+        assert admin.code("connectStorageRepository", repoId="x", **place(path)) == "PathNotAllowed", path
+        asked = place(path)
+        asked["connectionParameters"] = {"path": str(path), "newMarker": True}
+        assert admin.code("connectStorageRepository", repoId="x", **asked) == "PathNotAllowed", path
+    for path in (outside.parent / "new", inside / "link" / "new", inside.with_name(f"{inside.name}x")):
+        assert admin.code("createStorageRepository", **place(path)) == "PathNotAllowed", path
+        assert not path.exists()
+    assert admin.code("removeStorageRepository", repositoryId="outside") == "PathNotAllowed"
+    # What is connected is used as any other, and inside all of it may be done.
+    assert admin.code("createVirtualDisk", targetRepoId="outside", size=MiB) == "ok"
+    assert admin.code("disconnectStorageRepository", repoId="outside") == "ok"
+    for verb, words in (
+        ("createStorageRepository", place(inside / "new")),
+        ("connectStorageRepository", {"repoId": "new", **place(inside / "new")}),
+        ("removeStorageRepository", {"repositoryId": "new"}),
+    ):
+        assert admin.code(verb, **words) == "ok"
+
+
+def test_without_such_folders_there_are_none(short_folder: Path) -> None:
+    """And the error says so, and what to do; on the socket nothing is forbidden."""
+    with DaemonProcess(short_folder, {"repositories": {"folders": []}}) as daemon:
+        office = Office(daemon)
+        answer = office.caller("root", "admin").post("createStorageRepository", **place(short_folder / "new"))
+        assert (answer.status_code, answer.json()["code"]) == (403, "PathNotAllowed")
+        assert "there are none" in answer.json()["detail"]
+        assert "[repositories] folders" in answer.json()["advice"]
+        office.close()
+
+
+def test_a_place_that_becomes_a_link_in_between_is_not_connected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, outside = tmp_path / "in" / "deep", tmp_path / "out"
+    with Diskyard() as yard:
+        for folder in (inside, outside):
+            folder.mkdir(parents=True)
+            yard.create_storage_repository("localfs-1.0", {"path": str(folder / "r")})
+        service, resolve = yard.service, yard.service.host.files.resolve
+
+        def swap(path: str) -> str:
+            found = resolve(path)
+            if path == str(inside / "r") and not (tmp_path / "away").exists():
+                inside.rename(tmp_path / "away")
+                inside.symlink_to(outside)
+            return found
+
+        monkeypatch.setattr(service.host.files, "resolve", swap)
+        token = CALLER.set(Actor("token:x", repository_folders=(str(tmp_path / "in"),)))
+        asked = ConnectStorageRepository(
+            repo_id="r", repo_format="localfs-1.0", connection_parameters={"path": str(inside / "r")}
+        )
+        try:
+            with pytest.raises(errors.PathNotAllowed):
+                run_unwatched(service, asked)
+        finally:
+            CALLER.reset(token)
+        assert service.connections.remembered() == {}

@@ -158,7 +158,7 @@ class StoryMachine(ProcessMachine):
     ) -> None:
         key = (repo, self.names.fresh_id("i"))
         content = bytes([byte]) * (size // 2) + bytes(size - size // 2)
-        path = self.folder / f"{self.names.short(key[1])}.raw"
+        path = self.world.folder / f"{self.names.short(key[1])}.raw"
         path.write_bytes(content)
         options: dict[str, Any] = {"newImageId": key[1], "AutoFix": auto}
         if frozen:

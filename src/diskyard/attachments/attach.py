@@ -40,10 +40,16 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
     :returns: what the caller is told, and the chain, for serving it.
     :raises diskyard.errors.LeaseHeld: a merge works on the image's chain.
     :raises diskyard.errors.ImageInUse: it is attached, or a guest that nobody prepared writes to it.
+    :raises diskyard.errors.InvalidParameter: the owner has characters that people cannot see.
     """
+    owner = request.options.owner or DEFAULT_OWNER
+    if not owner.isprintable():
+        raise errors.InvalidParameter(
+            "options.owner has control characters, or marks that turn what people read around.",
+            advice="Name the owner in letters, digits, punctuation and spaces.",
+        )
     opened = engine.connections.get(request.repository_id)
     author = engine.author("prepareImage")
-    owner = request.options.owner or DEFAULT_OWNER
     if opened.is_read_only:
         state = opened.state()
         return _answer(opened, state, _not_recorded(engine, opened, state, request, owner))

@@ -33,7 +33,9 @@ def disk_xml(host: Host, chain: Chain, *, read_only: bool, device: str = "vda") 
     if read_only:
         ET.SubElement(disk, "readonly")
     ET.indent(disk)
-    return ET.tostring(disk, encoding="unicode")
+    # In lines and printable: in a path there may be marks that turn what people read around.
+    text = ET.tostring(disk, encoding="unicode")
+    return "".join(c if c.isprintable() or c == "\n" else f"&#{ord(c)};" for c in text)
 
 
 def _add_source(parent: ET.Element, layer: Layer, *, bounded: bool) -> None:

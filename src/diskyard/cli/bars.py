@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from diskyard.cli.values import human_size, human_time
+from diskyard.cli.values import human_size, human_time, shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -50,7 +50,7 @@ class Bars:
             line = self._lines[task.task_id] = drawn.add_task("", total=None, rate="", left="")
         drawn.update(
             line,
-            description=f"{task.verb} {task.stage}".strip(),
+            description=shown(f"{task.verb} {task.stage}".strip()),
             completed=task.done_bytes,
             total=task.total_bytes or None,
             rate=f"{human_size(task.rate_bytes_per_s)}/s" if task.rate_bytes_per_s else "",

@@ -13,7 +13,8 @@ Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def _starting(words: list[str], typed: str) -> list[CompletionItem]:
-    return [CompletionItem(word) for word in words if word.startswith(typed)]
+    """Words that a shell can be given: it shows them as they are, and takes each line for one."""
+    return [CompletionItem(word) for word in words if word.startswith(typed) and word.isprintable()]
 
 
 def complete_verb(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:

@@ -6,12 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from diskyard import errors
 from diskyard.cli.base import wants_json
 from diskyard.cli.find import name_of
-from diskyard.cli.output import note, print_json, print_table
+from diskyard.cli.output import note, print_json, print_table, say
 from diskyard.cli.session import refuse, wait
 from diskyard.cli.values import human_size, shown
 
@@ -145,7 +143,7 @@ def run_fixes(
     elif not outcome.ran and not left:
         note(f"{repo} needs no fix.")
     elif left:
-        click.echo(f"{len(left)} still listed:")
+        say(f"{len(left)} still listed:")
         print_fixes(repo, left, names_of(yard, repo, left))
     if outcome.failed is not None:
         raise outcome.failed
@@ -200,6 +198,6 @@ def _run(yard: Diskyard, repo: str, fix: Fix, title: str, how: How, outcome: Fix
         }
     )
     if not wants_json():
-        click.echo(f"{shown(title)}: {words}")
+        say(f"{title}: {words}")
     outcome.failed = outcome.failed or error
     return error is not None

@@ -11,7 +11,7 @@ from diskyard.cli.base import wants_json
 from diskyard.cli.find import PAGE, Found, Kind, images_of, name_of
 from diskyard.cli.output import on_terminal, print_table
 from diskyard.cli.session import open_yard
-from diskyard.cli.values import human_size
+from diskyard.cli.values import human_size, json_text
 
 KINDS = {"virtual_disk": "disk", "snapshot": "snapshot"}
 _COLUMNS = ["~IMAGE", "KIND", ">SIZE", ">OWN", ">SHARED", "STATUS", "CREATED", "ID"]
@@ -60,10 +60,8 @@ class _Printed:
         if not wants_json():
             _print_rows(images, heading=not self.begun)
         else:
-            import msgspec
-
-            items = b",".join(msgspec.json.encode(item) for item in _plain(images))
-            click.echo((b"," if self.begun else b"[") + items, nl=False)
+            items = ",".join(map(json_text, _plain(images)))
+            click.echo(("," if self.begun else "[") + items, nl=False)
         self.begun = True
 
     def end(self, images: list[Found]) -> None:
@@ -71,7 +69,7 @@ class _Printed:
         if images or not self.begun:
             self.go_on(images)
         if wants_json():
-            click.echo(b"]")
+            click.echo("]")
 
 
 def _plain(images: list[Found]) -> Iterator[dict[str, object]]:

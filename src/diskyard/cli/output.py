@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diskyard.cli.base import wants_json
-from diskyard.cli.values import shown
+from diskyard.cli.values import json_text, shown
 from diskyard.errors import DiskyardError
 
 if TYPE_CHECKING:
@@ -18,9 +18,18 @@ if TYPE_CHECKING:
 
 def print_json(value: Any, *, err: bool = False) -> None:
     """One JSON value on a line of its own, at once."""
-    import msgspec
+    click.echo(json_text(value), err=err)
 
-    click.echo(msgspec.json.encode(value), err=err)
+
+def say(text: str, *, err: bool = False) -> None:
+    """One line of text; what others wrote in it may be anything, and none of it acts on a terminal."""
+    click.echo(shown(text), err=err)
+
+
+def say_lines(text: str) -> None:
+    """The same of text that has lines of its own."""
+    for line in text.split("\n"):
+        say(line)
 
 
 def print_error(error: DiskyardError, *, as_json: bool) -> None:
@@ -48,7 +57,7 @@ def answer(value: Any, text: str) -> None:
     if wants_json():
         print_json(value)
     else:
-        click.echo(text)
+        say(text)
 
 
 def on_terminal() -> bool:
@@ -96,7 +105,7 @@ def _draw(columns: Sequence[str], cells: Iterable[Sequence[str]], *, heading: bo
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     """Names and values, one pair a line; pairs without a value are left out."""
-    pairs = [(name, shown(value)) for name, value in fields if value not in (None, "", (), {})]
+    pairs = [(shown(name), shown(value)) for name, value in fields if value not in (None, "", (), {})]
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
         click.echo(f"{name:<{width}}  {value}")

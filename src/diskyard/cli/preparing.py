@@ -11,8 +11,9 @@ import click
 from diskyard.cli.base import Command, no_wait, wants_json
 from diskyard.cli.complete import complete_image
 from diskyard.cli.find import Found, find
-from diskyard.cli.output import answer, note, print_fields, print_json
+from diskyard.cli.output import answer, note, print_fields, print_json, say, say_lines
 from diskyard.cli.session import Interrupted, auto_fix, open_yard, refuse
+from diskyard.cli.values import json_text
 
 if TYPE_CHECKING:
     from diskyard.client import Diskyard
@@ -62,11 +63,9 @@ def _print(attached: Attached, found: Found, form: str | None) -> None:
     elif form == "blockdev":
         print_json(attached.blockdev)
     elif form == "libvirt":
-        answer({"libvirtXml": attached.libvirt_xml}, attached.libvirt_xml.rstrip())
+        _print_xml(attached)
     else:
-        import msgspec
-
-        blockdev = msgspec.json.encode(attached.blockdev).decode()
+        blockdev = json_text(attached.blockdev)
         print_fields(
             [
                 ("image", found.title),
@@ -77,7 +76,15 @@ def _print(attached: Attached, found: Found, form: str | None) -> None:
                 ("QEMU", f"json:{blockdev}"),
             ]
         )
-        click.echo(f"libvirt\n{attached.libvirt_xml.rstrip()}")
+        say("libvirt")
+        _print_xml(attached)
+
+
+def _print_xml(attached: Attached) -> None:
+    if wants_json():
+        print_json({"libvirtXml": attached.libvirt_xml})
+    else:
+        say_lines(attached.libvirt_xml.rstrip())
 
 
 def _serve(
@@ -89,7 +96,7 @@ def _serve(
         if form == "json" or wants_json():
             print_json(attached)
         else:
-            click.echo(attached.nbd_uri)
+            say(attached.nbd_uri or "")
             note(f"Serving {found.title}; Ctrl-C ends it.")
         while True:
             signal.pause()

@@ -14,7 +14,7 @@ from diskyard.cli.call import call
 from diskyard.cli.completion import completion
 from diskyard.cli.disk import disk
 from diskyard.cli.image import image
-from diskyard.cli.output import print_error, print_json
+from diskyard.cli.output import print_error, print_json, say
 from diskyard.cli.repo import repo
 from diskyard.cli.serve import serve
 from diskyard.cli.snapshot import snapshot
@@ -29,7 +29,7 @@ def _print_version(context: click.Context, _: click.Parameter, given: bool) -> N
     if given:
         from importlib.metadata import version
 
-        click.echo(f"diskyard {version('diskyard')}")
+        say(f"diskyard {version('diskyard')}")
         context.exit()
 
 
@@ -99,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
         if as_json:
             print_json({"message": words, "taskId": stopped.task_id}, err=True)
         else:
-            click.echo(f"diskyard: {words}", err=True)
+            say(f"diskyard: {words}", err=True)
         return _EXIT_OTHER
     except session.Interrupted as interrupted:
         session.say_interrupted(interrupted, as_json=as_json)

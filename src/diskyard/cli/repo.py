@@ -10,7 +10,7 @@ import click
 from diskyard.cli.base import Group, rate, wants_json
 from diskyard.cli.complete import complete_repo
 from diskyard.cli.fixing import How, choose_fixes, names_of, print_fixes, run_fixes
-from diskyard.cli.output import answer, note, print_fields, print_json, print_table
+from diskyard.cli.output import answer, note, print_fields, print_json, print_table, say
 from diskyard.cli.session import open_yard, refuse
 from diskyard.cli.values import human_size, key_values
 
@@ -47,7 +47,8 @@ def create(format_name: str, parameters: dict[str, str]) -> None:
     """Make an empty repository in an empty place.
 
     FORMAT is one that this version knows, as localfs-1.0, which takes path=FOLDER, and for a file
-    system that is not known to be local sharedByOneHost=true: no other host uses it.
+    system that is not known to be local sharedByOneHost=true: no other host uses it. By a daemon that is
+    called over TLS it is made only inside the folders that its configuration allows.
     """
     with open_yard() as yard:
         yard.create_storage_repository(format_name, _parsed(parameters))
@@ -135,12 +136,12 @@ def usage(repo: str | None) -> None:
         return
     for number, info in enumerate(found):
         if number:
-            click.echo()
+            say("")
         _print_usage(info)
 
 
 def _print_usage(info: RepositoryInfo) -> None:
-    click.echo(f"{info.repo_id} ({info.repo_format}, {info.health})")
+    say(f"{info.repo_id} ({info.repo_format}, {info.health})")
     if info.used_bytes is None:
         return
     lines = (

@@ -10,10 +10,11 @@ import click
 
 from diskyard.cli.base import Group, wants_json
 from diskyard.cli.complete import complete_repo
-from diskyard.cli.output import answer, note, on_terminal, print_json, print_table
+from diskyard.cli.output import answer, note, on_terminal, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from diskyard.daemon.tokens import Scope, Tokens
+    from diskyard.daemon.revocations import Revocation
+    from diskyard.daemon.tokens import Scope, Token, Tokens
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
 _MINUTE = len("2026-01-31T12:00")
@@ -45,13 +46,23 @@ def token() -> None:
     """Tokens for calling the daemon over TCP. None need run; one that runs sees changes at once."""
 
 
-def _tokens(config: str | None) -> Tokens:
+def _tokens(config: str | None) -> tuple[Tokens, str]:
+    """The tokens, and the audit file of the daemon that they are for."""
     from diskyard.daemon.config import load, state_folder
     from diskyard.daemon.tokens import Tokens
 
     # The environment says it for one command; without it, a daemon that was told of another place is found.
     given = os.environ.get("DISKYARD_STATE_DIR") if config is None else None
-    return Tokens(os.path.abspath(given) if given else state_folder(load(config)))
+    loaded = load(config)
+    return Tokens(os.path.abspath(given) if given else state_folder(loaded)), loaded.log.audit_file
+
+
+def _note_change(audit_file: str, verb: str, changed: Token) -> None:
+    from diskyard.daemon.token_audit import note_change
+
+    failed = note_change(audit_file, verb, changed)
+    if failed is not None:
+        note(f"The audit trail could not be told of it ({failed}).")
 
 
 @token.command(example="diskyard token create backup --scope write --repo fast --expires 90d")
@@ -66,25 +77,45 @@ def _tokens(config: str | None) -> Tokens:
 @click.option(
     "--repo", "repos", multiple=True, shell_complete=complete_repo, help="Only for this repository."
 )
+@click.option(
+    "--transfer-folder",
+    "folders",
+    multiple=True,
+    metavar="PATH",
+    help="Import from this folder, and export to it; else those of [transfer] in the configuration.",
+)
 @click.option("--expires", type=_Duration(), help="When it ends, from now, as 90d or 12h; else never.")
 @_config
-def create(name: str, scope: Scope, repos: tuple[str, ...], expires: int | None, config: str | None) -> None:
+def create(
+    name: str,
+    scope: Scope,
+    repos: tuple[str, ...],
+    folders: tuple[str, ...],
+    expires: int | None,
+    config: str | None,
+) -> None:
     """Make a token and print it. It is shown this once: only a hash of it is kept."""
-    made, text = _tokens(config).create(name, scope, repos or None, expires)
+    tokens, audit_file = _tokens(config)
+    made, text = tokens.create(name, scope, repos or None, expires, folders or None)
+    _note_change(audit_file, "createToken", made)
     if wants_json():
         import msgspec
 
         print_json({"token": text, **msgspec.to_builtins(made)})
         return
-    click.echo(text)
+    say(text)
     note(f"Keep it safe: it is not shown again. 'diskyard token revoke {name}' ends it.")
 
 
 @token.command("list", example="diskyard token list")
+@click.option("--revoked", is_flag=True, help="Those revoked last instead, with who did it and when.")
 @_config
-def list_(config: str | None) -> None:
+def list_(revoked: bool, config: str | None) -> None:
     """List the tokens that are not revoked, the oldest first; the tokens themselves are not known."""
-    tokens = _tokens(config)
+    tokens, _ = _tokens(config)
+    if revoked:
+        _print_revoked(tokens.revoked())
+        return
     found = tokens.all()
     if wants_json():
         print_json(found)
@@ -105,6 +136,14 @@ def list_(config: str | None) -> None:
     )
 
 
+def _print_revoked(marks: list[Revocation]) -> None:
+    if wants_json():
+        print_json(marks)
+        return
+    rows = [(one.token_id, one.name, _time(one.revoked_at), one.revoked_by) for one in marks]
+    print_table(["TOKEN", "~NAME", "REVOKED", "~BY"], rows)
+
+
 def _time(text: str) -> str:
     return text[:_MINUTE].replace("T", " ") if on_terminal() else text
 
@@ -113,6 +152,10 @@ def _time(text: str) -> str:
 @click.argument("token", metavar="ID|NAME")
 @_config
 def revoke(token: str, config: str | None) -> None:
-    """End a token: from now on it is refused."""
-    revoked = _tokens(config).revoke(token)
+    """End a token: from now on it is refused. That needs no room on the disk."""
+    from diskyard.daemon.token_audit import operator
+
+    tokens, audit_file = _tokens(config)
+    revoked = tokens.revoke(token, operator())
+    _note_change(audit_file, "revokeToken", revoked)
     answer({"tokenId": revoked.token_id}, f"Token {revoked.name} is revoked.")

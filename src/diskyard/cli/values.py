@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import click
 
@@ -102,5 +103,21 @@ def human_time(time_s: int) -> str:
 
 
 def shown(text: object) -> str:
-    """Text that others wrote, without what would move a terminal's cursor or more."""
+    """Text that others wrote, without what would move a terminal's cursor or turn what is read around."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON on one line; in its strings the same characters are escaped."""
+    import msgspec
+
+    text = msgspec.json.encode(value).decode()
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    """As JSON writes it: in UTF-16, of which a character may need two."""
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))

@@ -105,6 +105,15 @@ class TransferConfig(_Section, frozen=True, kw_only=True):
     folders: Annotated[tuple[_Path, ...], msgspec.Meta(description="a list of absolute paths")] = ()
 
 
+class RepositoriesConfig(_Section, frozen=True, kw_only=True):
+    """``[repositories]``: where they may be, for callers with tokens.
+
+    :param folders: over TCP repositories are made, connected and removed only inside these.
+    """
+
+    folders: Annotated[tuple[_Path, ...], msgspec.Meta(description="a list of absolute paths")] = ()
+
+
 class TasksConfig(_Section, frozen=True, kw_only=True):
     """``[tasks]``: how the work of fixes is done.
 
@@ -151,6 +160,7 @@ class Config(_Section, frozen=True, kw_only=True):
     tcp: TcpConfig | None = None
     limits: LimitsConfig = LimitsConfig()
     transfer: TransferConfig = TransferConfig()
+    repositories: RepositoriesConfig = RepositoriesConfig()
     tasks: TasksConfig = TasksConfig()
     log: LogConfig = LogConfig()
     caretaker: tuple[Policy, ...] = ()

@@ -37,11 +37,15 @@ def group_id(name: str) -> int:
 def _folders(config: Config) -> Iterator[str]:
     if config.state_dir and not os.path.isabs(config.state_dir):
         yield f"state_dir must be an absolute path, not {config.state_dir!r}"
-    for folder in config.transfer.folders:
-        if not os.path.isabs(folder):
-            yield f"transfer.folders must be absolute paths, not {folder!r}"
-        elif not os.path.isdir(folder):
-            yield f"transfer.folders: there is no folder {folder!r}"
+    for key, folders in (
+        ("transfer.folders", config.transfer.folders),
+        ("repositories.folders", config.repositories.folders),
+    ):
+        for folder in folders:
+            if not os.path.isabs(folder):
+                yield f"{key} must be absolute paths, not {folder!r}"
+            elif not os.path.isdir(folder):
+                yield f"{key}: there is no folder {folder!r}"
     audit = config.log.audit_file
     if audit and not os.path.isabs(audit):
         yield f"log.audit_file must be an absolute path, not {audit!r}"

@@ -16,6 +16,7 @@ from diskyard.daemon.config import Config, load, refused, state_folder
 from diskyard.daemon.config_check import check
 from diskyard.daemon.listeners import Listeners
 from diskyard.daemon.logs import configure, logger
+from diskyard.daemon.newest_time import NewestTime
 from diskyard.daemon.news import News
 from diskyard.daemon.notify import Manager
 from diskyard.daemon.resume import resume
@@ -56,7 +57,13 @@ def make_service(config: Config, host: Host) -> Service:
         order=config.tasks.order,
         rate_limit_bytes_per_s=config.tasks.rate_limit_bytes_per_s,
     )
-    return Service(host, state_folder(config), actor="daemon", limits=limits)
+    return Service(
+        host,
+        state_folder(config),
+        actor="daemon",
+        limits=limits,
+        transfer_folders=config.transfer.folders,
+    )
 
 
 def make_application(
@@ -70,7 +77,8 @@ def make_application(
         concurrent_per_repository=config.limits.concurrent_per_repository,
         event_streams=config.limits.event_streams,
     )
-    door = Door(Tokens(state_folder(config), service.host), config.transfer.folders)
+    tokens = Tokens(state_folder(config), service.host)
+    door = Door(tokens, config.transfer.folders, config.repositories.folders)
     metrics = Metrics(service, service.host.clock)
     app = Application(service, door, limits, metrics, audit)
     metrics.watch(
@@ -100,6 +108,7 @@ class Daemon:
         self._caretaker = Caretaker(self.service, config.caretaker)
         self.app = make_application(config, self.service, self._audit, self._caretaker)
         self._news = News(self.service)
+        self._newest_time = NewestTime(host, state_folder(config))
         self._resumes = config.tasks.resume
         self._stop = asyncio.Event()
         self.listeners = Listeners(config, host)
@@ -135,6 +144,7 @@ class Daemon:
         self._manager.ready(f"Answers at {' and '.join(places)}.")
         _log.info("answers", version=version(), at=places)
         _begin("diskyard-start", self._go_on)
+        _begin("diskyard-time", self._newest_time.watch)
 
     def _go_on(self) -> None:
         """Connect again what was connected before, and go on with what was cut short."""
@@ -173,6 +183,7 @@ class Daemon:
         self._manager.stopping("Ends what runs at its next checkpoint.")
         self.app.health.stopping = True
         self._announcement.withdraw()
+        self._newest_time.stop()
         self.app.streams.stopping.set()
         self.listeners.stop()
         closed, loop = asyncio.Event(), asyncio.get_running_loop()

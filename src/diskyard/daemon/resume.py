@@ -155,7 +155,9 @@ class _Resumption:
     def _start(self, chain: list[tuple[TaskRecord, Again]]) -> list[Resumed]:
         first = chain[0][1]
         caller = Caller(
-            first.actor, repositories=None if first.repositories is None else frozenset(first.repositories)
+            first.actor,
+            repositories=None if first.repositories is None else frozenset(first.repositories),
+            transfer_folders=first.transfer_folders,
         )
         try:
             jobs = self._supervised(lambda: [self._job(record, again) for record, again in chain], caller)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -15,6 +16,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from diskyard import errors
+from diskyard.daemon.newest_time import NewestTime
+from diskyard.daemon.revocations import Revocation, Revocations, no_room
 from diskyard.host import Host
 from diskyard.host.files import PRIVATE_BITS
 from diskyard.model.options import RepoId, wire_name
@@ -34,13 +37,21 @@ _NOBODYS_SHA256 = hashlib.sha256(secrets.token_bytes(_SECRET_BYTES)).hexdigest()
 _Time = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
 
 
-class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=wire_name):
+class Token(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    rename=wire_name,
+):
     """What is known of a token; its secret is not.
 
     :param token_id: the part of it that is no secret.
     :param name: the operator's name for it, which the audit trail shows.
     :param scope: each includes the ones before it: read, write, admin.
     :param repositories: the repoIds that it is bound to; None: it is for all.
+    :param transfer_folders: in which alone it imports and exports; None: in those of the configuration.
     """
 
     token_id: Annotated[str, msgspec.Meta(pattern=f"^{_ID.pattern}$")]
@@ -49,6 +60,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     repositories: tuple[RepoId, ...] | None
     created_at: _Time
     expires_at: _Time | None
+    transfer_folders: tuple[str, ...] | None = None
 
 
 class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +81,8 @@ class Tokens:
         self._host = host or Host.real()
         self._settings = Settings(self._host, folder)
         self._path = os.path.join(folder, "tokens.json")
+        self._revocations = Revocations(self._host, folder)
+        self._time = NewestTime(self._host, folder)
         self._read: tuple[str, dict[str, _Kept]] | None = None
 
     def verify(self, text: str) -> Token | None:
@@ -78,22 +92,31 @@ class Tokens:
 
         :raises diskyard.errors.StorageError: the file cannot be read: nobody may call.
         """
-        kept = self._kept()
+        kept, revoked = self._kept(), self._revoked()
         found = _TEXT.fullmatch(text)
         token_id, secret = found.groups() if found else ("", "")
         one = kept.get(token_id)
         expected = _NOBODYS_SHA256 if one is None else one.sha256
         if not hmac.compare_digest(_sha256(secret), expected) or one is None:
             return None
-        return None if self.has_expired(one.token) else one.token
+        return None if token_id in revoked or self.has_expired(one.token) else one.token
 
     def has_expired(self, token: Token) -> bool:
-        """Whether its time is over."""
-        return token.expires_at is not None and self._host.clock.now() >= token.expires_at
+        """Whether its time is over, or was, before the clock was set back."""
+        if token.expires_at is None:
+            return False
+        try:
+            return self._time.now() >= token.expires_at
+        except OSError as error:
+            raise errors.from_os_error(error, "reading the newest time that was kept") from error
 
     def all(self) -> list[Token]:
         """Every token that is not revoked, in the order in which they were made."""
-        return [one.token for one in self._kept().values()]
+        return [one.token for one in self._live().values()]
+
+    def revoked(self) -> list[Revocation]:
+        """The last tokens that were revoked, by whom and when; the oldest first."""
+        return list(self._revoked().values())
 
     def create(
         self,
@@ -101,24 +124,28 @@ class Tokens:
         scope: Scope,
         repositories: tuple[str, ...] | None = None,
         lasts_s: int | None = None,
+        transfer_folders: tuple[str, ...] | None = None,
     ) -> tuple[Token, str]:
         """Make a token, durably.
 
         :param repositories: the repoIds that it is bound to; None for all.
         :param lasts_s: seconds until it expires; None for never.
+        :param transfer_folders: in which alone it imports and exports; None for those of the configuration.
         :returns: what is known of it, and the token itself, which can be had only now.
         :raises diskyard.errors.InvalidParameter: the name is none or is taken, or another
             parameter is out of range.
         """
-        self._require_valid(name, repositories, lasts_s)
+        self._require_valid(name, repositories, lasts_s, transfer_folders)
         secret = secrets.token_urlsafe(_SECRET_BYTES)
         with self._changing() as kept:
+            # A token that could not be revoked on a full disk is not made.
+            self._clear_up(kept)
             if any(one.token.name == name for one in kept.values()):
                 raise errors.InvalidParameter(
                     f"There is a token {name} already.", advice="Revoke it first, or choose another name."
                 )
             token_id = secrets.token_hex(4)
-            while token_id in kept:
+            while token_id in kept or token_id in self._revoked():
                 token_id = secrets.token_hex(4)
             now = self._host.clock.now()
             token = Token(
@@ -127,27 +154,45 @@ class Tokens:
                 scope=scope,
                 repositories=repositories,
                 created_at=now,
-                expires_at=None if lasts_s is None else _later(now, lasts_s),
+                expires_at=None if lasts_s is None else _later(self._time.now(), lasts_s),
+                transfer_folders=transfer_folders,
             )
             kept[token_id] = _Kept(token, _sha256(secret))
         return token, f"dy_{token_id}_{secret}"
 
-    def revoke(self, which: str) -> Token:
-        """Forget a token, durably: from now on nobody can use it.
+    def revoke(self, which: str, by: str = "") -> Token:
+        """End a token, durably: from now on nobody can use it. That needs no room on the disk.
 
         :param which: its id or its name.
+        :param by: who revokes it, to be kept with it.
         :raises diskyard.errors.InvalidParameter: there is no such token.
         """
-        with self._changing() as kept:
-            for one in kept.values():
-                if which in (one.token.token_id, one.token.name):
-                    del kept[one.token.token_id]
-                    return one.token
-            raise errors.InvalidParameter(
-                f"There is no token {which!r:.80}.", advice="List those there are (diskyard token list)."
-            )
+        with self._settings.locked():
+            live = self._live()
+            one = next((o.token for o in live.values() if which in (o.token.token_id, o.token.name)), None)
+            if one is None:
+                raise errors.InvalidParameter(
+                    f"There is no token {which!r:.80}.", advice="List those there are (diskyard token list)."
+                )
+            with contextlib.suppress(OSError):  # it may be full: what was prepared earlier is there
+                self._clear_up(live)
+            now = self._host.clock.now()
+            mark = Revocation(token_id=one.token_id, name=one.name, revoked_at=now, revoked_by=by)
+            try:
+                self._revocations.mark(mark)
+            except OSError as error:
+                raise no_room(error) from error
+            with contextlib.suppress(OSError):  # the mark holds: this is done with the next change
+                self._clear_up(self._live())
+            return one
 
-    def _require_valid(self, name: str, repositories: tuple[str, ...] | None, lasts_s: int | None) -> None:
+    def _require_valid(
+        self,
+        name: str,
+        repositories: tuple[str, ...] | None,
+        lasts_s: int | None,
+        transfer_folders: tuple[str, ...] | None,
+    ) -> None:
         if NAME.fullmatch(name) is None or _ID.fullmatch(name) is not None:
             raise errors.InvalidParameter(
                 "A token's name is 1-64 letters, digits and . _ @ -, begins with a letter or a digit, and "
@@ -157,17 +202,46 @@ class Tokens:
             not repositories or any(not key.isprintable() or not 1 <= len(key) <= 255 for key in repositories)
         ):
             raise errors.InvalidParameter("A token is bound to one repoId or more, or to none in particular.")
+        if transfer_folders is not None and not all(
+            os.path.isabs(folder) and folder.isprintable() for folder in transfer_folders
+        ):
+            raise errors.InvalidParameter("A transfer folder is an absolute path without control characters.")
         if lasts_s is not None and not 1 <= lasts_s <= LASTS_LIMIT_S:
             raise errors.InvalidParameter("A token lasts at least a second and at most 100 years.")
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, _Kept]]:
-        """The tokens, to be changed; other processes wait until that is written."""
+        """The tokens that are not revoked, to be changed; other processes wait until that is written."""
         with self._settings.locked():
-            kept = dict(self._kept())
-            yield kept
-            data = msgspec.json.encode(list(kept.values()))
-            self._host.files.replace(self._path, data, mode_bits=PRIVATE_BITS)
+            kept = self._live()
+            try:
+                yield kept
+                self._write(kept)
+            except OSError as error:
+                raise errors.from_os_error(error, f"writing {self._path}") from error
+
+    def _write(self, kept: dict[str, _Kept]) -> None:
+        self._host.files.replace(self._path, msgspec.json.encode(list(kept.values())), mode_bits=PRIVATE_BITS)
+
+    def _clear_up(self, live: dict[str, _Kept]) -> None:
+        """Have no revoked token in the file, and then room for marks."""
+        if len(live) < len(self._kept()):
+            self._write(live)
+        self._revocations.prepare()
+
+    def _live(self) -> dict[str, _Kept]:
+        """The tokens that are not revoked, by id."""
+        revoked = self._revoked()
+        return {key: one for key, one in self._kept().items() if key not in revoked}
+
+    def _revoked(self) -> dict[str, Revocation]:
+        try:
+            return self._revocations.all()
+        except OSError as error:
+            raise errors.StorageError(
+                f"It cannot be read which tokens are revoked, so no token is valid: {error}.",
+                advice="Remove tokens.json and tokens.revoked, and make new tokens.",
+            ) from error
 
     def _kept(self) -> dict[str, _Kept]:
         """The tokens in the file as it is now, by id."""

@@ -19,17 +19,23 @@ from diskyard.mover.untrusted import (
     inspect_import,
     open_untrusted,
 )
-from diskyard.operations.transfer import changed_file
+from diskyard.opened import Opened
+from diskyard.operations.engine import Engine
+from diskyard.operations.transfer import changed_file, require_asked, why_not_asked
 from diskyard.operations.writers import WRITER_WORDS, require_file_unwritten
 
 _FINGERPRINT_PARTS = 5
 _LOOK_S = 0.1
 
 
-def file_waits_for(host: Host, source: FileSource) -> str | None:
-    """Why a file cannot be read on this host now; None if it can."""
-    if source.machine_id != host.identity.machine_id:
+def import_waits_for(engine: Engine, opened: Opened, image: Image, source: FileSource) -> str | None:
+    """Why the file of a pending image cannot be read on this host now; None if it can."""
+    if source.machine_id != engine.host.identity.machine_id:
         return "the file to import is on another host"
+    return why_not_asked(engine, opened, image, source) or _file_waits_for(engine.host, source)
+
+
+def _file_waits_for(host: Host, source: FileSource) -> str | None:
     try:
         now = host.files.fingerprint(source.path)
         written = not source.force and host.files.name_is_written_by_qemu(source.path)
@@ -49,7 +55,9 @@ def require_room_to_import(work: Work, source: FileSource, image: Image) -> None
     the volume, which needs at least what is left of the file's own data.
 
     :raises diskyard.errors.NoSpace: says how much is needed and how much there is.
+    :raises diskyard.errors.PathNotAllowed: the file may not be looked at.
     """
+    _require_as_committed(work, image, source)
     item = work.engine.host.files.look(source.path)
     if item is None:
         return  # said by who opens it
@@ -101,7 +109,7 @@ class _Watched:
             raise changed_file(self._source.path)
 
 
-def copy_file(work: Work, source: FileSource, size_bytes: int, target: Chain, start_bytes: int) -> None:
+def copy_file(work: Work, source: FileSource, image: Image, target: Chain, start_bytes: int) -> None:
     """Copy a file's bytes into a volume, resumably.
 
     Any format but raw is copied privately first: what is checked is then what is read. Before, meanwhile
@@ -109,12 +117,14 @@ def copy_file(work: Work, source: FileSource, size_bytes: int, target: Chain, st
 
     :raises diskyard.errors.UnsafeImage: the file is not, or no longer, what was committed.
     :raises diskyard.errors.ImageInUse: a running QEMU has it open for writing.
+    :raises diskyard.errors.PathNotAllowed: nobody asked this host for it, and it is in no transfer folder.
     """
-    host = work.engine.host
-    _require_as_committed(host, source)
+    host, size_bytes = work.engine.host, image.size_bytes
+    _require_as_committed(work, image, source)
     # Opened here, once: whatever gets its name or its folder's from now on, this file is read.
     fd = open_untrusted(host, source.path, block_device=source.format == "raw")
     try:
+        require_asked(work.engine, work.opened, image, source, fd)
         watched = _Watched(work, source, fd)
         watched.look()
         try:
@@ -128,11 +138,20 @@ def copy_file(work: Work, source: FileSource, size_bytes: int, target: Chain, st
         watched.look()
     finally:
         os.close(fd)
-    _require_as_committed(host, source)
+    _require_as_committed(work, image, source)
 
 
-def _require_as_committed(host: Host, source: FileSource) -> None:
-    waits_for = file_waits_for(host, source)
+def _require_as_committed(work: Work, image: Image, source: FileSource) -> None:
+    """Refuse before anything is opened, or asked of the file's folder."""
+    is_here = source.machine_id == work.engine.host.identity.machine_id
+    not_asked = why_not_asked(work.engine, work.opened, image, source) if is_here else None
+    if not_asked is not None:
+        raise errors.PathNotAllowed(
+            f"Image {image.id} cannot be completed: {not_asked}.",
+            advice="Whoever may write to the repository can have written that record: look whether somebody "
+            "asked for this import before you repeat it.",
+        )
+    waits_for = import_waits_for(work.engine, work.opened, image, source)
     if waits_for is None:
         return
     if WRITER_WORDS in waits_for:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from diskyard import errors
-from diskyard.fixes.importing import file_waits_for
+from diskyard.fixes.importing import import_waits_for
 from diskyard.fixes.judge import (
     FoundSource,
     allocated_of,
@@ -44,6 +44,7 @@ def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | N
     :raises diskyard.errors.RepositoryUnavailable: the storage does not show its log.
     """
     opened.state()
+    engine.asked_imports.forget_over(opened)
     listed = opened.storage.list_volumes()
     leftovers = opened.storage.list_leftovers()
     progress = opened.storage.progress_image_ids()
@@ -277,7 +278,7 @@ def _source_view(
     waits_for = waits_for_base(opened, image)
     if image.pending is not None and isinstance(image.pending.source, FileSource):
         source = image.pending.source
-        return SourceView(waits_for or file_waits_for(engine.host, source), image.size_bytes)
+        return SourceView(waits_for or import_waits_for(engine, opened, image, source), image.size_bytes)
     if image.pending is not None or _parent_is_whole(state, image, missing):
         waits_for = waits_for or why_not_read(opened, state, image, own=1)
     found = find_source(engine.connections, opened, image, places)

@@ -112,9 +112,10 @@ def _complete(work: Work, image: Image, participating: list[Opened] | None) -> t
         target = volumes_being_built(volume.id, work.work_id or "")
         open_chains(
             [(opened, target)],
-            lambda being: copy_file(work, source, image.size_bytes, being.chain, start_bytes),
+            lambda being: copy_file(work, source, image, being.chain, start_bytes),
         )
         _seal(work, image.id, volume)
+        work.engine.asked_imports.forget(opened, image.id)
         return True, []
     found = _require_source(work, image, participating)
     require_room(opened, _least_needed(found, image.pending) - filled_bytes(opened, image), "The copy")

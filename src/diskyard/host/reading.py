@@ -313,6 +313,18 @@ class ReadingFiles:
         """The path without links; what does not exist is kept as it is."""
         return os.path.realpath(path)
 
+    def is_inside(self, folder: str, folders: Sequence[str]) -> bool:
+        """Whether a folder, which need not exist, is, links followed, one of others or in one."""
+        real = self.resolve(folder)
+        return any(os.path.commonpath((real, allowed)) == allowed for allowed in map(self.resolve, folders))
+
+    @storage_call
+    def is_own_folder(self, path: str) -> bool:
+        """Whether it is a folder, no link, in which nobody but this user, and root, may change names."""
+        about = os.lstat(path)
+        owned = about.st_uid in (0, os.geteuid()) and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return stat.S_ISDIR(about.st_mode) and owned
+
     @storage_call
     def device_of(self, path: str) -> int:
         """The number of the device that holds a file or folder."""

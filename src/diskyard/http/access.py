@@ -31,6 +31,10 @@ class Grant(Protocol):
     def repositories(self) -> tuple[str, ...] | None:
         """The repoIds that it is bound to; None for all."""
 
+    @property
+    def transfer_folders(self) -> tuple[str, ...] | None:
+        """In which alone it imports and exports; None for those of the configuration."""
+
 
 class TokenCheck(Protocol):
     """Tells valid tokens from others."""
@@ -77,12 +81,19 @@ class Door:
     """Lets in whoever may send requests.
 
     :param tokens: None if no token is valid.
-    :param transfer_folders: where import and export reach, for all.
+    :param transfer_folders: where import and export reach, for all but tokens with folders of their own.
+    :param repository_folders: where tokens may make, connect and remove repositories.
     """
 
-    def __init__(self, tokens: TokenCheck | None, transfer_folders: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        tokens: TokenCheck | None,
+        transfer_folders: tuple[str, ...],
+        repository_folders: tuple[str, ...] = (),
+    ) -> None:
         self._tokens = tokens
         self._transfer_folders = transfer_folders
+        self._repository_folders = repository_folders
 
     def admit(self, request: Request, request_id: str) -> Sender:
         """Who sends a request.
@@ -92,7 +103,8 @@ class Door:
         :raises diskyard.errors.Unauthorized: no valid token came with it.
         """
         if request.scope["scheme"] == "http":
-            return Sender(self._caller(peer_of(request), request_id), "admin", limited=False)
+            caller = Caller(peer_of(request), request_id, transfer_folders=self._transfer_folders)
+            return Sender(caller, "admin", limited=False)
         kind, _, text = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not text:
             raise errors.Unauthorized("The request carries no bearer token.")
@@ -101,7 +113,8 @@ class Door:
         if grant is None:
             raise errors.Unauthorized("The token is not valid: it is unknown, revoked or expired.")
         bound = None if grant.repositories is None else frozenset(grant.repositories)
-        caller = self._caller(f"token:{grant.name}", request_id, bound)
+        folders = self._transfer_folders if grant.transfer_folders is None else grant.transfer_folders
+        caller = Caller(f"token:{grant.name}", request_id, bound, folders, self._repository_folders)
         return Sender(caller, grant.scope, limited=True, is_still_let_in=lambda: self._is_valid(text))
 
     def _grant_of(self, text: str) -> Grant | None:
@@ -112,9 +125,6 @@ class Door:
             return self._grant_of(text) is not None
         except errors.DiskyardError:
             return False
-
-    def _caller(self, actor: str, request_id: str, repositories: frozenset[str] | None = None) -> Caller:
-        return Caller(actor, request_id, repositories, transfer_folders=self._transfer_folders)
 
 
 def peer_of(request: Request) -> str:

@@ -276,7 +276,7 @@ class Application:
         finally:
             seconds = time.monotonic() - exchange.began_s
             self._figures.observe(name if verb is not None else "unknown", outcome, seconds)
-            if exchange.sender is not None and _is_audited(verb, request):
+            if exchange.sender is not None and _is_audited(verb, request, outcome):
                 tasks = _tasks_of(request, exchange.sender)
                 self._note(exchange, name, *_about(request, answer), outcome, tasks)
         headers = {}
@@ -337,6 +337,7 @@ class Application:
 
     async def _metrics(self, exchange: Exchange) -> Response:
         if self._admit(exchange, "read").caller.repositories is not None:
+            self._note(exchange, "metrics", None, None, errors.Forbidden.__name__)
             raise errors.Forbidden("The metrics are of all repositories, and the token is bound to some.")
         data, media_type = self._figures.render()
         return Response(data, headers={"Content-Type": media_type})
@@ -373,11 +374,10 @@ def request_id_of(request: Request) -> str:
     return given if _REQUEST_ID.fullmatch(given) else new_uuid()
 
 
-def _is_audited(verb: Verb | None, request: ask.Request | None) -> bool:
-    """Whether a call may change something."""
-    if verb is None:
-        return False
-    return (verb.access if request is None else verb.access_of(request)) != "read"
+def _is_audited(verb: Verb | None, request: ask.Request | None, outcome: str) -> bool:
+    """Whether a call may change something, or was for more than its caller may do or see."""
+    access = "read" if verb is None else verb.access if request is None else verb.access_of(request)
+    return access != "read" or outcome == errors.Forbidden.__name__
 
 
 def _about(request: ask.Request | None, answer: bytes) -> tuple[str | None, str | None]:

@@ -36,10 +36,11 @@ _NEW_IMAGE: Codes = _WRITING | {"ImageIdInUse", "LeaseHeld"}
 
 #: By verb.
 FAILURES: dict[str, Codes] = {
-    "connectStorageRepository": _OPENING | {"RepositoryIdInUse", "RepositoryInUse", "NoSpace"},
+    "connectStorageRepository": _OPENING
+    | {"PathNotAllowed", "RepositoryIdInUse", "RepositoryInUse", "NoSpace"},
     "disconnectStorageRepository": _WRITING | {"RepositoryInUse"},
-    "createStorageRepository": _OPENING | {"NotEmpty", "NoSpace"},
-    "removeStorageRepository": _WRITING | {"NotEmpty", "RepositoryInUse"},
+    "createStorageRepository": _OPENING | {"PathNotAllowed", "NotEmpty", "NoSpace"},
+    "removeStorageRepository": _WRITING | {"PathNotAllowed", "NotEmpty", "RepositoryInUse"},
     "listStorageRepositories": frozenset(("RepositoryUnavailable",)),
     "createVirtualDisk": _NEW_IMAGE | _IMAGE | {"NotASnapshot", "ImageBroken", "ImageInUse"},
     "createSnapshot": _NEW_IMAGE | _IMAGE | {"NotAVirtualDisk", "ImageBroken", "ImageInUse"},

@@ -149,7 +149,8 @@ class PrepareOptions(Options, kw_only=True, frozen=True):
     """Options of prepareImage.
 
     :param read_only: a Snapshot is read-only whatever this says; default true for Snapshots.
-    :param owner: the caller's name of the guest; the same owner gets the same attachment.
+    :param owner: the caller's name of the guest; the same owner gets the same attachment. It has no control
+        characters, nor marks of the direction of text.
     :param serve: ``nbd``: serve the image on a Unix socket while the caller stays.
     """
 

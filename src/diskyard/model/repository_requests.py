@@ -25,9 +25,10 @@ class ConnectStorageRepository(Request, kw_only=True, frozen=True):
         characters. It is stored in no repository.
     :param repo_format: the format and its version; getHostInfo lists those there are.
     :param connection_parameters: where the repository is; getHostInfo lists the parameters of each
-        format. ``newMarker``, true: the place is a copy of a repository, and first becomes one of its
-        own, without what the original keeps for others; this is not remembered. One that has become so
-        already is connected as it is; an original is refused.
+        format. For callers with tokens it is inside the folders that the daemon's configuration allows
+        (``[repositories] folders``; none by default). ``newMarker``, true: the place is a copy of a
+        repository, and first becomes one of its own, without what the original keeps for others; this is
+        not remembered. One that has become so already is connected as it is; an original is refused.
     """
 
     repo_id: RepoId
@@ -62,7 +63,8 @@ class CreateStorageRepository(Request, kw_only=True, frozen=True):
 class RemoveStorageRepository(Request, kw_only=True, frozen=True):
     """Remove a repository that holds no image.
 
-    It is disconnected from this host under every name that it has here.
+    It is disconnected from this host under every name that it has here. Callers with tokens remove what is
+    inside the folders in which they may make repositories.
 
     :param repository_id: the repoId under which the repository is connected on this host.
     """

@@ -266,7 +266,8 @@ class ImportImage(Request, kw_only=True, frozen=True):
     change until that is done. A file that refers to other files is refused.
 
     :param target_repo_id: the repoId of the repository that the new image is to be in.
-    :param path: absolute path of the file on the daemon's host, inside a folder allowed for transfers.
+    :param path: absolute path of the file on the daemon's host, inside a folder allowed for transfers: by the
+        configuration, or by the caller's token.
     :param format: the file's format.
     :param user_data: any JSON of at most 16 KiB, kept as sent and never read.
     :param options: how to make it.

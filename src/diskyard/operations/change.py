@@ -38,6 +38,8 @@ def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
     with unasked_is_unwritten():
         require_no_stranger(opened, before, request.image_id)
     removed = opened.commit(lambda draft: planner.remove(draft, request.image_id), author)
+    if removed.pending is not None:
+        engine.asked_imports.forget_if_over(opened, removed.id)
     follow_ups = cleaning(opened, before)
     follow_ups += holds_of_cancelled(engine, opened, removed)
     if opened.progress(request.image_id) is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from diskyard import errors
+from diskyard.asked_imports import AskedImports
 from diskyard.caller import CALLER, may_use
 from diskyard.connections import Connections
 from diskyard.host import Host
@@ -27,12 +28,17 @@ from diskyard.planner.create_disk import NewVolume
 class Engine:
     """This host's part of Diskyard: what operations and fixes are given.
 
+    :param asked_imports: what this host was asked to import.
     :param actor: who calls, for the audit trail, where no request says it.
+    :param transfer_folders: in which files are imported for whoever runs a mend, where no request's
+        caller has folders of its own.
     """
 
     host: Host
     connections: Connections
+    asked_imports: AskedImports
     actor: str = ""
+    transfer_folders: tuple[str, ...] = ()
 
     def author(self, verb: str, request_digest: str | None = None) -> Author:
         """The author of entries that a verb or fix writes."""

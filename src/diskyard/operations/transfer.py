@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+
+from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.caller import CALLER
@@ -13,9 +16,11 @@ from diskyard.model.records import (
     IMAGE_SIZE_LIMIT_BYTES,
     SECTOR_BYTES,
     FileSource,
+    Image,
 )
 from diskyard.model.requests import ImportImage
 from diskyard.mover.untrusted import device_behind, open_untrusted, parse_import
+from diskyard.opened import Opened
 from diskyard.operations.engine import (
     Engine,
     FollowUp,
@@ -55,24 +60,67 @@ def require_transfer_folder(host: Host, folder: str, path: str) -> None:
     :raises diskyard.errors.PathNotAllowed: it is not.
     """
     caller = CALLER.get()
-    if caller is None or caller.transfer_folders is None:
+    if (
+        caller is None
+        or caller.transfer_folders is None
+        or host.files.is_inside(folder, caller.transfer_folders)
+    ):
         return
-    real = host.files.resolve(folder)
-    for allowed in map(host.files.resolve, caller.transfer_folders):
-        if os.path.commonpath((real, allowed)) == allowed:
-            return
     folders = ", ".join(caller.transfer_folders) or "there are none"
     raise errors.PathNotAllowed(
         f"{path!r:.200} is outside the transfer folders ({folders}).",
-        advice="Use a path inside one of them, or configure another ([transfer] folders).",
+        advice="Use a path inside one of them, or allow another ([transfer] folders, or those of the token).",
     )
+
+
+def why_not_asked(engine: Engine, opened: Opened, image: Image, source: FileSource) -> str | None:
+    """Why a mend may not even look at the file that a record names; None if it may.
+
+    Whoever may write to the repository's storage may have written the record: it counts where this host
+    remembers the request, or for a file in a folder that whoever runs the mend may import from.
+    """
+    if engine.asked_imports.remembers(opened, image) or _is_in_own_folder(engine, source.path):
+        return None
+    return (
+        f"this host does not remember that it was asked to import {source.path!r:.200}, which is in none "
+        f"of the transfer folders: import it again as before, with newImageId {image.id}, or remove the "
+        "image and import the file from a transfer folder"
+    )
+
+
+def require_asked(engine: Engine, opened: Opened, image: Image, source: FileSource, fd: int) -> None:
+    """The same of what was opened: a folder on the way may have become a link meanwhile.
+
+    :raises diskyard.errors.PathNotAllowed: it may not be read.
+    """
+    told = os.readlink(f"/proc/self/fd/{fd}")
+    if not engine.asked_imports.remembers(opened, image) and not _is_in_own_folder(engine, told):
+        raise errors.PathNotAllowed(
+            f"{source.path!r:.200} leads out of the transfer folders.",
+            advice="Remove the image, and import the file by its own path.",
+        )
+
+
+def _is_in_own_folder(engine: Engine, path: str) -> bool:
+    """Whether a path that a record names is in a folder that the caller may use; no other is touched."""
+    caller = CALLER.get()
+    of_caller = None if caller is None else caller.transfer_folders
+    folders = engine.transfer_folders if of_caller is None else of_caller
+    if not os.path.isabs(path) or "\0" in path:
+        return False
+    named = os.path.normpath(os.path.dirname(path))
+    resolved = [*folders, *map(engine.host.files.resolve, folders)]
+    if not any(os.path.commonpath((named, folder)) == os.path.normpath(folder) for folder in resolved):
+        return False
+    return engine.host.files.is_inside(os.path.dirname(path), folders)
 
 
 def import_image(engine: Engine, request: ImportImage) -> Outcome:
     """Make an image from a file; durable on return, and completed by a mend.
 
     The file's headers are read before anything is committed; its tables are checked by the mend,
-    in a copy that its owner cannot change. It must not change until the mend is done.
+    in a copy that its owner cannot change. It must not change until the mend is done. A repeated call
+    makes this host remember the request, if it did not.
 
     :raises diskyard.errors.UnsafeImage: it refers to other files, lies about itself, or changes just now.
     :raises diskyard.errors.ImageInUse: a running QEMU has it open for writing, and no ``force`` is given.
@@ -85,57 +133,97 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
         path = transfer_path(engine.host, device_behind(engine.host, path))
     target = engine.connections.get(request.target_repo_id)
     image_id = request.options.new_image_id or new_uuid()
-    digest = request_digest("importImage", request)
-    if not already_made(target.state(), image_id, digest):
+    digest = _digest(target.state().images.get(image_id), request)
+    if already_made(target.state(), image_id, digest):
+        _remember_again(engine, target, image_id, request, path)
+    else:
         require_new_id(engine, target, request.options.new_image_id)
-        fd = open_untrusted(engine.host, path, block_device=request.format == "raw")
-        try:
-            # What was opened is what counts: a folder on the way may have become a link meanwhile.
-            opened = os.readlink(f"/proc/self/fd/{fd}")
-            require_transfer_folder(engine.host, os.path.dirname(opened), path)
-            if not request.options.force:
-                require_file_unwritten(engine.host, fd, path)
-            fingerprint = _settled_fingerprint(engine.host, fd, path)
-            size_bytes = parse_import(fd, request.format)
-            _require_same(engine.host, fd, path, fingerprint)
-        finally:
-            os.close(fd)
-        if not SECTOR_BYTES <= size_bytes <= IMAGE_SIZE_LIMIT_BYTES:
-            raise errors.UnsafeImage(
-                f"{path} is an image of {size_bytes} bytes.", advice=_size_advice(size_bytes)
-            )
-        now = engine.host.clock.now()
-        asked = PendingImage(
-            image_id=image_id,
-            volume_id=new_uuid(),
-            work_id=new_uuid(),
-            kind="snapshot" if request.options.as_ == "snapshot" else "virtual_disk",
-            size_bytes=size_bytes,
-            source=FileSource(
-                machine_id=engine.host.identity.machine_id,
-                path=path,
-                format=request.format,
-                fingerprint=fingerprint,
-                force=request.options.force,
-            ),
-            base_image_id=None,
-            strategy=request.options.strategy or "space",
-            user_data=request.user_data,
-            request_digest=digest,
-            now=now,
-            captured_at=now,
-            rate_limit_bytes_per_s=request.options.rate_limit,
-        )
-        with target.work_on([image_id]):
-            target.commit(
-                lambda draft: planner.begin(draft, asked, target.storage.capabilities),
-                engine.author("importImage", digest),
-            )
+        _begin(engine, target, image_id, digest, request, path)
     rate_limit = request.options.rate_limit
     follow_ups = [FollowUp(target, Mend(image_id=image_id), image_id, rate_limit)]
     if request.options.optimize_now:
         follow_ups.append(FollowUp(target, Optimize(image_id=image_id), image_id, rate_limit))
     return Outcome(image_id, follow_ups)
+
+
+def _digest(image: Image | None, request: ImportImage) -> str:
+    """The request's; of one that was made without newImageId, where it is repeated with the id it got."""
+    if image is not None and image.pending is not None:
+        nameless = replace(request, options=replace(request.options, new_image_id=None))
+        if (digest := request_digest("importImage", nameless)) == image.request_digest:
+            return digest
+    return request_digest("importImage", request)
+
+
+def _begin(
+    engine: Engine, target: Opened, image_id: str, digest: str, request: ImportImage, path: str
+) -> None:
+    source, size_bytes = _look_into(engine, request, path)
+    now = engine.host.clock.now()
+    asked = PendingImage(
+        image_id=image_id,
+        volume_id=new_uuid(),
+        work_id=new_uuid(),
+        kind="snapshot" if request.options.as_ == "snapshot" else "virtual_disk",
+        size_bytes=size_bytes,
+        source=source,
+        base_image_id=None,
+        strategy=request.options.strategy or "space",
+        user_data=request.user_data,
+        request_digest=digest,
+        now=now,
+        captured_at=now,
+        rate_limit_bytes_per_s=request.options.rate_limit,
+    )
+    with target.work_on([image_id]):
+        engine.asked_imports.remember(target, image_id, source, digest)
+        target.commit(
+            lambda draft: planner.begin(draft, asked, target.storage.capabilities),
+            engine.author("importImage", digest),
+        )
+
+
+def _remember_again(engine: Engine, target: Opened, image_id: str, request: ImportImage, path: str) -> None:
+    """Remember a request that an earlier version, or one with another state folder, has committed."""
+    image = target.state().images.get(image_id)
+    source = None if image is None or image.pending is None else image.pending.source
+    if image is None or not isinstance(source, FileSource):
+        return
+    if source.machine_id != engine.host.identity.machine_id or engine.asked_imports.remembers(target, image):
+        return
+    same, _ = _look_into(engine, request, path)
+    # Who has the lease completes the image now. Of another file check says that it has changed.
+    with contextlib.suppress(errors.LeaseHeld), target.work_on([image_id]):
+        if same == source and target.state().images.get(image_id) == image:
+            engine.asked_imports.remember(target, image_id, source, image.request_digest or "")
+
+
+def _look_into(engine: Engine, request: ImportImage, path: str) -> tuple[FileSource, int]:
+    """A file as its record names it, and how many bytes its image has."""
+    fd = open_untrusted(engine.host, path, block_device=request.format == "raw")
+    try:
+        # What was opened is what counts: a folder on the way may have become a link meanwhile.
+        opened = os.readlink(f"/proc/self/fd/{fd}")
+        require_transfer_folder(engine.host, os.path.dirname(opened), path)
+        if not request.options.force:
+            require_file_unwritten(engine.host, fd, path)
+        fingerprint = _settled_fingerprint(engine.host, fd, path)
+        size_bytes = parse_import(fd, request.format)
+        _require_same(engine.host, fd, path, fingerprint)
+    finally:
+        os.close(fd)
+    if not SECTOR_BYTES <= size_bytes <= IMAGE_SIZE_LIMIT_BYTES:
+        raise errors.UnsafeImage(
+            f"{path} is an image of {size_bytes} bytes.", advice=_size_advice(size_bytes)
+        )
+    source = FileSource(
+        machine_id=engine.host.identity.machine_id,
+        path=path,
+        format=request.format,
+        fingerprint=fingerprint,
+        force=request.options.force,
+    )
+    return source, size_bytes
 
 
 def _size_advice(size_bytes: int) -> str:

@@ -26,6 +26,8 @@ class Format:
     :param require_removable: refuses to remove a place that holds what others have put there; None where
         nobody can.
     :param set_marker: writes another marker into the place's own record; None where no place can be copied.
+    :param folder_of: the folder that the connection parameters of a place lead to, links resolved; None where
+        places are in no file system.
     :param remembered: a host can connect it again in another process.
     """
 
@@ -37,6 +39,7 @@ class Format:
     remove: Callable[[Any, Host], None]
     require_removable: Callable[[Any, Host], None] | None = None
     set_marker: Callable[[Any, str, str, Host], None] | None = None
+    folder_of: Callable[[Mapping[str, Any], Host], str] | None = None
     remembered: bool = True
 
 
@@ -60,6 +63,7 @@ FORMATS: dict[str, Format] = {
             remove=remove,
             require_removable=require_removable,
             set_marker=set_marker,
+            folder_of=localfs.folder_of,
         ),
         Format(
             name=memory.FORMAT,

@@ -27,6 +27,7 @@ _MARKERS_GIVEN = 3  # a copy that was made while its original was given one need
 def create_repository(service: Service, request: ask.CreateStorageRepository) -> None:
     """Make an empty repository."""
     _require_unbound()
+    _require_allowed(service, request.repo_format, request.connection_parameters)
     find_format(request.repo_format).create(request.connection_parameters, service.host)
 
 
@@ -37,10 +38,13 @@ def connect(service: Service, request: ask.ConnectStorageRepository) -> None:
     wants_new_marker = parameters.pop("newMarker", False)
     if not isinstance(wants_new_marker, bool):
         raise errors.InvalidParameter("newMarker is true or false.")
+    _require_allowed(service, request.repo_format, parameters)
     _connect_others(service, repo_id)
     if wants_new_marker:
         _give_new_marker(service, request.repo_format, parameters)
-    if service.connections.connect(repo_id, request.repo_format, parameters):
+    is_new = service.connections.connect(repo_id, request.repo_format, parameters)
+    _require_connected_inside(service, repo_id, is_new=is_new)
+    if is_new:
         service.events.tell("repository", repo_id, {"change": "connected", "repoFormat": request.repo_format})
     if find_format(request.repo_format).remembered:
         service.settings.remember(repo_id, request.repo_format, parameters)
@@ -111,6 +115,42 @@ def _require_unbound() -> None:
         )
 
 
+def _require_allowed(service: Service, format_name: str, parameters: Mapping[str, object]) -> None:
+    """Refuse a place that is, links followed, in no folder in which the caller may have repositories.
+
+    :raises diskyard.errors.PathNotAllowed: it is not.
+    """
+    folder_of, caller = find_format(format_name).folder_of, CALLER.get()
+    if folder_of is not None and caller is not None and caller.repository_folders is not None:
+        _require_inside(service, folder_of(parameters, service.host))
+
+
+def _require_connected_inside(service: Service, repo_id: str, *, is_new: bool) -> None:
+    """The same of what was connected: a folder on the way may have become a link meanwhile."""
+    opened = service.connections.get(repo_id)
+    if find_format(opened.format).folder_of is None:
+        return
+    try:
+        _require_inside(service, opened.storage.place)
+    except errors.PathNotAllowed:
+        if is_new:
+            service.connections.disconnect(repo_id)
+        raise
+
+
+def _require_inside(service: Service, folder: str) -> None:
+    caller = CALLER.get()
+    if caller is None or caller.repository_folders is None:
+        return
+    if not service.host.files.is_inside(folder, caller.repository_folders):
+        folders = ", ".join(caller.repository_folders) or "there are none"
+        raise errors.PathNotAllowed(
+            f"{folder!r:.200} is outside the folders in which repositories may be over TCP ({folders}).",
+            advice="Use a folder inside one of them, have another one added to [repositories] folders of the "
+            "daemon's configuration, or do it on the daemon's own host, over its Unix socket.",
+        )
+
+
 def disconnect(service: Service, request: ask.DisconnectStorageRepository) -> None:
     """Forget a connection; refused while this host uses the repository."""
     require_may_use(request.repo_id)
@@ -171,6 +211,8 @@ def remove_repository(service: Service, request: ask.RemoveStorageRepository) ->
     """
     opened = service.connections.get(request.repository_id)
     found = find_format(opened.format)
+    if found.folder_of is not None:
+        _require_inside(service, opened.storage.place)
     if not opened.state().closed:  # it is after a removal that was cut short
         require_empty(opened.state())
         _require_idle(service, request.repository_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from diskyard.asked_imports import AskedImports
 from diskyard.attachments.serve import Servers
 from diskyard.caller import CALLER
 from diskyard.connections import Connections
@@ -32,6 +33,8 @@ class Service:
     :param storage_timeout_s: how long the storage may take to answer one call; the default is
         ``$DISKYARD_STORAGE_TIMEOUT_S``, or 30. Calls that may well be long have ten times that.
     :param limits: what the tasks may take; the default is two at a time, as fast as they go.
+    :param transfer_folders: in which pending imports are completed also if this host does not remember
+        that it was asked for them.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Service:
         actor: str = "",
         storage_timeout_s: float | None = None,
         limits: TaskLimits | None = None,
+        transfer_folders: tuple[str, ...] = (),
     ) -> None:
         timeout_s = default_timeout_s() if storage_timeout_s is None else storage_timeout_s
         self.supervisor = Supervisor(timeout_s)
@@ -49,7 +53,8 @@ class Service:
         self.settings = Settings(self.host, folder)
         self.events = Events()
         self.connections = Connections(self.host, os.path.join(folder, "index"))
-        self.engine = Engine(self.host, self.connections, actor)
+        asked = AskedImports(self.host, self.settings)
+        self.engine = Engine(self.host, self.connections, asked, actor, transfer_folders)
         self.records = TaskRecords(self.host, os.path.join(folder, "tasks"))
         self.limits = limits or TaskLimits()
         self.tasks = TaskRunner(self.records, self.host.clock, self.limits, timeout_s, self._tell_task)
@@ -109,6 +114,7 @@ class Service:
             participating=None if participating is None else tuple(o.repo_id for o in participating),
             actor=self.engine.author(fix_type(action)).actor,
             repositories=None if bound_to is None else tuple(sorted(bound_to)),
+            transfer_folders=None if caller is None else caller.transfer_folders,
         )
         return Job(fix_type(action), opened.repo_id, follow_up.image_id, run, opened.marker, again)
 

@@ -30,6 +30,7 @@ class Again(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     :param participating: the repoIds in which it may look for images; None for all.
     :param actor: who asked for it.
     :param repositories: the repoIds that the caller might use; None for all.
+    :param transfer_folders: in which the caller might import; None for those of the host.
     :param crashes: how often in a row it was started again since its process had been killed.
     """
 
@@ -38,6 +39,7 @@ class Again(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     participating: tuple[str, ...] | None = None
     actor: str = ""
     repositories: tuple[str, ...] | None = None
+    transfer_folders: tuple[str, ...] | None = None
     crashes: int = 0
 
 

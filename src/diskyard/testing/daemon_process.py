@@ -34,7 +34,8 @@ class DaemonProcess:
     """A daemon on a state folder; started by :meth:`start` or a ``with`` block.
 
     :param folder: for its files; a short path, since the socket is in it.
-    :param tables: tables of the configuration beyond those for listening: ``{"tasks": {"at_once": 1}}``.
+    :param tables: tables of the configuration beyond those for listening: ``{"tasks": {"at_once": 1}}``. Of
+        itself repositories may be in its folder.
     :param environment: variables of the process beyond the caller's own.
     :param through: the words of a program that becomes the one after them.
     :ivar socket_path: where it answers without a token.
@@ -124,6 +125,7 @@ class DaemonProcess:
 
     def _toml(self) -> str:
         tables: dict[str, Any] = {
+            "repositories": {"folders": [str(self.folder)]},
             "socket": {"path": str(self.socket_path)},
             "tcp": {"listen": "127.0.0.1:0", "certificate": str(self.ca_file), "key": str(self._key)},
             **self._tables,

@@ -67,6 +67,7 @@ class World:
     :ivar user_data: by the same, what must have been kept, where a test says so.
     :ivar names: ids by a test's own names.
     :ivar shared_by_one_host: they are on a file system that is not known to be local.
+    :ivar original: the folder in which files to import were made, of a world that was copied.
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class World:
     user_data: dict[tuple[str, str], Any] = field(default_factory=dict)
     format: str = "localfs-1.0"
     shared_by_one_host: bool = False
+    original: Path | None = None
 
     def parameters(self, place: str) -> Mapping[str, Any]:
         """The connection parameters of a place."""
@@ -92,7 +94,10 @@ class World:
 
     def service(self, host: Host, *, connected: bool = True) -> Service:
         """A host of this world, which has the repositories connected."""
-        service = Service(host, str(self.folder / f"state-{host.identity.host_id}"))
+        # Files to import are beside the repositories: any host completes what another was asked for.
+        state_folder = self.folder / f"state-{host.identity.host_id}"
+        folders = (str(self.folder), str(self.original or self.folder))
+        service = Service(host, str(state_folder), transfer_folders=folders)
         for place in PLACES if connected else ():
             asked = {"repoFormat": self.format, "connectionParameters": self.parameters(place)}
             call(service, "connectStorageRepository", {"repoId": place, **asked})
@@ -115,6 +120,7 @@ class World:
         return replace(
             self,
             folder=folder,
+            original=self.original or self.folder,
             images=dict(self.images),
             names=dict(self.names),
             user_data=dict(self.user_data),

@@ -56,6 +56,14 @@ def _root(parameters: Mapping[str, Any], host: Host) -> tuple[str, bool]:
         raise errors.InvalidParameter(f"path cannot be resolved: {error}.") from error
 
 
+def folder_of(parameters: Mapping[str, Any], host: Host) -> str:
+    """The folder of a place, with links resolved; it need not exist.
+
+    :raises diskyard.errors.InvalidParameter: the parameters are not of their form.
+    """
+    return _root(parameters, host)[0]
+
+
 def create(parameters: Mapping[str, Any], host: Host) -> None:
     """Make an empty repository in a folder that is empty or does not exist, durably.
 

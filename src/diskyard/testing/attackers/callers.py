@@ -34,7 +34,9 @@ class EmbeddedCaller:
     """Diskyard in this process."""
 
     def __init__(self, host: str, state_folder: Path) -> None:
-        self._service = Service(host_named(host), str(state_folder))
+        self._service = Service(
+            host_named(host), str(state_folder), transfer_folders=(str(state_folder.parent),)
+        )
 
     def __call__(self, verb: str, parameters: dict[str, Any]) -> Any:
         """See :class:`Caller`."""

@@ -48,7 +48,9 @@ class YardHost:
 
     def __init__(self, name: str, folder: Path, places: Places) -> None:
         self.name = name
-        self.service = Service(host_named(name), str(folder / f"state-{name}"))
+        self.service = Service(
+            host_named(name), str(folder / f"state-{name}"), transfer_folders=(str(folder),)
+        )
         self.places = dict(places)
         for place in places:
             self.connect(place)

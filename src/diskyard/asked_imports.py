@@ -1,0 +1,132 @@
+"""Which imports this host was asked for: what else a repository's records name is not read for them.
+
+A record that a file of this host is to be imported can be written by whoever may write to the repository's
+storage. So it counts only where this host's own state folder, which nobody else writes to, remembers the
+same request (docs/decisions/0035-asked-imports.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+
+import msgspec
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.host.files import PRIVATE_BITS
+from diskyard.model.records import FileSource, Image
+from diskyard.opened import Opened
+from diskyard.settings import Settings
+
+_LIMIT_BYTES = 64 << 10
+
+
+class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One request, as the repository's record of it must say it.
+
+    :param place: the repository, as no program can forge it.
+    """
+
+    place: str
+    image_id: str
+    request_digest: str
+    source: FileSource
+
+
+class AskedImports:
+    """The imports that this host was asked for and has not completed. Safe to use from several processes.
+
+    :param settings: those of the state folder in which they are remembered.
+    """
+
+    def __init__(self, host: Host, settings: Settings) -> None:
+        self._host = host
+        self._state_folder = settings.folder
+        self._folder = os.path.join(settings.folder, "imports")
+
+    def remember(self, opened: Opened, image_id: str, source: FileSource, request_digest: str) -> None:
+        """Note a request, durably; before its entry is published, and under the image's work lease.
+
+        :raises diskyard.errors.StorageError: others may write to the state folder, or it fails.
+        """
+        asked = _Asked(_place(opened), image_id, request_digest, source)
+        try:
+            self._host.files.ensure_folder(self._folder)
+            if not self._is_private():
+                raise errors.StorageError(
+                    f"Others than this user may write to {self._state_folder}, or to imports in it: what is "
+                    "remembered there of imports would not be this user's own.",
+                    advice=f"Let only its owner, who runs Diskyard, write to it (chmod go-w {self._folder} "
+                    f"{self._state_folder}), or use another state folder.",
+                )
+            data = msgspec.json.encode(asked)
+            self._host.files.replace(self._path(opened, image_id), data, mode_bits=PRIVATE_BITS)
+            self._host.files.sync_folder(self._state_folder)
+        except OSError as error:
+            raise errors.from_os_error(error, f"remembering an import in {self._folder}") from error
+
+    def remembers(self, opened: Opened, image: Image) -> bool:
+        """Whether this host was asked for just what the record of a pending image says."""
+        try:
+            data = self._host.files.read(self._path(opened, image.id), _LIMIT_BYTES)
+            if data is None or not self._is_private():
+                return False
+            asked = msgspec.json.decode(data, type=_Asked)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False  # the request can be made again: that is what its words say
+        source = None if image.pending is None else image.pending.source
+        known = (asked.place, asked.image_id, asked.request_digest, asked.source)
+        return known == (_place(opened), image.id, image.request_digest, source)
+
+    def forget(self, opened: Opened, image_id: str) -> None:
+        """Its image is complete, or gone; under the image's work lease.
+
+        What cannot be removed now is removed by a later check.
+        """
+        with contextlib.suppress(OSError):
+            self._host.files.discard(self._path(opened, image_id))
+
+    def forget_over(self, opened: Opened) -> None:
+        """Forget those of a repository whose images are complete, or gone."""
+        try:
+            names = [item.name for item in self._host.files.list(self._folder)]
+        except OSError:
+            return  # none was remembered, or it does not answer: a later check looks again
+        ending = _ending(opened)
+        for name in names:
+            if name.endswith(ending):
+                self.forget_if_over(opened, name.removesuffix(ending))
+
+    def forget_if_over(self, opened: Opened, image_id: str) -> None:
+        """The same of one image. One that is being made or completed has its lease, and stays."""
+        if opened.is_read_only or _is_pending(opened, image_id):
+            return
+        # What is in the way is looked at again by a later check.
+        with contextlib.suppress(errors.DiskyardError), opened.work_on([image_id]):
+            if not _is_pending(opened, image_id):
+                self.forget(opened, image_id)
+
+    def _path(self, opened: Opened, image_id: str) -> str:
+        return os.path.join(self._folder, image_id + _ending(opened))
+
+    def _is_private(self) -> bool:
+        files = self._host.files
+        return all(
+            files.is_own_folder(folder) for folder in (files.resolve(self._state_folder), self._folder)
+        )
+
+
+def _place(opened: Opened) -> str:
+    """The repository and the place that it is in: a copy of it, or one that says it was it, is another."""
+    return f"{opened.marker}/{opened.storage.place_identity}"
+
+
+def _ending(opened: Opened) -> str:
+    return f".{hashlib.blake2b(_place(opened).encode(), digest_size=8).hexdigest()}.json"
+
+
+def _is_pending(opened: Opened, image_id: str) -> bool:
+    image = opened.state().images.get(image_id)
+    return image is not None and image.is_strong and image.pending is not None

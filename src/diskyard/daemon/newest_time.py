@@ -1,0 +1,78 @@
+"""The newest time that this host has ever had: a clock that is set back does not make what is over valid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+
+from diskyard.host import Host
+from diskyard.host.files import PRIVATE_BITS
+
+_EVERY_S = 60.0
+_LIMIT_BYTES = 4096
+# As the clock writes times, so that their order is that of their texts.
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+
+class NewestTime:
+    """Kept in the state folder, by a daemon at most a minute late.
+
+    Whoever sets a clock right that was ahead removes the file: it is looked at whenever it is asked for.
+    """
+
+    def __init__(self, host: Host, folder: str) -> None:
+        self._host = host
+        self._path = os.path.join(folder, "newest-time")
+        self._read: tuple[str, str] | None = None
+        self._stopping = threading.Event()
+
+    def now(self) -> str:
+        """The time now, or the newest that was kept, whichever is later.
+
+        :raises OSError: what was kept cannot be looked at.
+        """
+        return max(self._host.clock.now(), self._kept())
+
+    def keep(self) -> None:
+        """Keep the time now, durably, if it is the newest; in the blocks that the file has.
+
+        :raises OSError: it cannot be written.
+        """
+        now = self._host.clock.now()
+        if now <= self._kept():
+            return
+        if not self._host.files.exists(self._path):
+            self._host.files.replace(self._path, now.encode(), mode_bits=PRIVATE_BITS)
+            return
+        # As long as what it takes the place of, and shorter than what a disk writes at once.
+        fd = self._host.files.open_for_writing(self._path)
+        try:
+            self._host.files.write(fd, now.encode())
+            self._host.files.sync(fd)
+        finally:
+            os.close(fd)
+
+    def watch(self) -> None:
+        """Keep it now and every minute, until :meth:`stop`."""
+        while True:
+            with contextlib.suppress(OSError):  # a state folder that fails, or is full: in a minute again
+                self.keep()
+            if self._stopping.wait(_EVERY_S):
+                return
+
+    def stop(self) -> None:
+        """End :meth:`watch`."""
+        self._stopping.set()
+
+    def _kept(self) -> str:
+        try:
+            seen = self._host.files.fingerprint(self._path)
+        except FileNotFoundError:
+            return ""
+        known = self._read
+        if known is None or known[0] != seen:
+            text = (self._host.files.read(self._path, _LIMIT_BYTES) or b"").decode(errors="replace")
+            known = self._read = (seen, text if _TIME.fullmatch(text) else "")
+        return known[1]
