@@ -66,9 +66,14 @@ def make_application(
     limits = Limits(
         request_bytes=config.limits.request_bytes,
         requests_per_s=config.limits.requests_per_s,
+        work_ms_per_s=config.limits.work_ms_per_s,
         concurrent_requests=config.limits.concurrent_requests,
         concurrent_per_repository=config.limits.concurrent_per_repository,
+        long_calls=config.limits.long_calls,
+        long_calls_per_token=config.limits.long_calls_per_token,
         event_streams=config.limits.event_streams,
+        answer_bytes=config.limits.answer_bytes,
+        connections_per_token=config.limits.connections_per_token,
     )
     door = Door(Tokens(state_folder(config), service.host), config.transfer.folders)
     metrics = Metrics(service, service.host.clock)
@@ -102,7 +107,7 @@ class Daemon:
         self._news = News(self.service)
         self._resumes = config.tasks.resume
         self._stop = asyncio.Event()
-        self.listeners = Listeners(config, host)
+        self.listeners = Listeners(config, host, self.app.connections)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; a second one ends the process at once."""

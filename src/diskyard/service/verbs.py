@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,17 @@ from diskyard.service import repositories
 from diskyard.service.service import Service
 from diskyard.version import version
 
-__all__ = ["BY_REQUEST", "VERBS", "Access", "Verb", "call", "outcome_details", "run", "run_unwatched"]
+__all__ = [
+    "BY_REQUEST",
+    "VERBS",
+    "Access",
+    "Verb",
+    "call",
+    "outcome_details",
+    "run",
+    "run_unwatched",
+    "translated",
+]
 
 # -- images ------------------------------------------------------------------------------
 
@@ -153,8 +164,18 @@ def run_unwatched(service: Service, request: ask.Request) -> Any:
     :raises diskyard.errors.DiskyardError: as :func:`run` says.
     """
     verb = BY_REQUEST[type(request)]
-    try:
+    with translated(verb):
         return verb.run(service, request)
+
+
+@contextmanager
+def translated(verb: Verb) -> Iterator[None]:
+    """While a verb runs: what it raises becomes an error of the table.
+
+    :raises diskyard.errors.DiskyardError: as :func:`run` says.
+    """
+    try:
+        yield
     except errors.DiskyardError:
         raise
     except OSError as error:
