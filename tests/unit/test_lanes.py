@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from diskyard import errors
-from diskyard.caller import Caller
+from diskyard.caller import Caller, Share
 from diskyard.http.lanes import Lanes
-from diskyard.http.limits import Limits, Share
+from diskyard.http.limits import Limits
 from diskyard.http.running import Answer, Asked, Verbs
 from diskyard.model import requests as ask
 from diskyard.service import Service

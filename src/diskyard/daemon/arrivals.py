@@ -14,7 +14,7 @@ from diskyard.host.sockets import connections_most, origin_of
 from diskyard.http.connections import Why
 
 #: So long nobody is cut for others: a caller needs a moment to begin its TLS.
-_SPARED_S = 1.0
+_SPARED_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)

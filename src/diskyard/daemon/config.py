@@ -134,6 +134,7 @@ class TransferConfig(_Section, frozen=True, kw_only=True):
 class TasksConfig(_Section, frozen=True, kw_only=True):
     """``[tasks]``: how the work of fixes is done.
 
+    :param queued: how many may wait; a call that would add to more is refused.
     :param order: what comes first of what waits.
     :param rate_limit_bytes_per_s: of tasks whose caller gave none; 0 for none.
     :param resume: whether to run again, at start, what was running when the daemon ended.
@@ -141,6 +142,9 @@ class TasksConfig(_Section, frozen=True, kw_only=True):
 
     at_once: Annotated[int, msgspec.Meta(ge=1, le=64, description="a number from 1 to 64")] = 2
     at_once_per_repository: Annotated[int, msgspec.Meta(ge=1, le=64, description="a number from 1 to 64")] = 2
+    queued: Annotated[int, msgspec.Meta(ge=1, le=1_000_000, description="a number from 1 to 1,000,000")] = (
+        10_000
+    )
     order: Annotated[
         tuple[FixType, ...], msgspec.Meta(description="a list that has mend, merge, optimize and clean once")
     ] = ("mend", "merge", "optimize", "clean")

@@ -53,6 +53,7 @@ def make_service(config: Config, host: Host) -> Service:
     limits = TaskLimits(
         at_once=config.tasks.at_once,
         at_once_per_repository=config.tasks.at_once_per_repository,
+        queued=config.tasks.queued,
         order=config.tasks.order,
         rate_limit_bytes_per_s=config.tasks.rate_limit_bytes_per_s,
     )
@@ -79,7 +80,11 @@ def make_application(
     metrics = Metrics(service, service.host.clock)
     app = Application(service, door, limits, metrics, audit)
     metrics.watch(
-        lambda: app.lanes.requests.count, lambda: app.streams.opened.count, caretaker.left_alone.counts
+        lambda: app.lanes.requests.count,
+        lambda: app.streams.opened.count,
+        caretaker.left_alone.counts,
+        lambda: app.connections.unsent.count,
+        lambda: app.connections.refused,
     )
     return app
 

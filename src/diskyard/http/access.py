@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from starlette.requests import Request
 
 from diskyard import errors
-from diskyard.caller import Caller
-from diskyard.http.limits import Share
+from diskyard.caller import Caller, Share
 from diskyard.service.verbs import Access
 
 _RANK: dict[Access, int] = {"read": 0, "write": 1, "admin": 2}
@@ -46,20 +45,23 @@ class TokenCheck(Protocol):
 class Sender:
     """Somebody who may send requests.
 
-    :param limited: whether requests are counted against a rate.
     :param is_still_let_in: whether a request that lasts may go on: False from when the token is
         revoked or has expired.
     """
 
     caller: Caller
     scope: Access
-    limited: bool
     is_still_let_in: Callable[[], bool] = lambda: True
 
     @property
     def share(self) -> Share:
         """Its part of what all callers share."""
-        return Share(self.caller.actor, self.limited)
+        return self.caller.share
+
+    @property
+    def limited(self) -> bool:
+        """Whether requests are counted against a rate."""
+        return self.caller.is_limited
 
     def require(self, access: Access) -> None:
         """Refuse what the scope does not include.
@@ -92,7 +94,7 @@ class Door:
         :raises diskyard.errors.Unauthorized: no valid token came with it.
         """
         if request.scope["scheme"] == "http":
-            return Sender(self._caller(peer_of(request), request_id), "admin", limited=False)
+            return Sender(self._caller(peer_of(request), request_id), "admin")
         kind, _, text = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not text:
             raise errors.Unauthorized("The request carries no bearer token.")
@@ -101,8 +103,8 @@ class Door:
         if grant is None:
             raise errors.Unauthorized("The token is not valid: it is unknown, revoked or expired.")
         bound = None if grant.repositories is None else frozenset(grant.repositories)
-        caller = self._caller(f"token:{grant.name}", request_id, bound)
-        return Sender(caller, grant.scope, limited=True, is_still_let_in=lambda: self._is_valid(text))
+        caller = replace(self._caller(f"token:{grant.name}", request_id, bound), is_limited=True)
+        return Sender(caller, grant.scope, is_still_let_in=lambda: self._is_valid(text))
 
     def _grant_of(self, text: str) -> Grant | None:
         return None if self._tokens is None else self._tokens.verify(text)

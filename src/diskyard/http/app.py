@@ -40,6 +40,7 @@ from diskyard.version import version
 _log = logging.getLogger("diskyard.http")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REFUSALS_PER_S = 5.0
+_REFUSED_AFTER_S = 0.25
 _SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 Endpoint = Callable[["Exchange"], Awaitable[Response]]
 
@@ -150,6 +151,9 @@ class Application:
             except errors.DiskyardError as error:
                 if isinstance(error, errors.InternalError):
                     _log.error("a defect, request %s", exchange.request_id, exc_info=error)
+                if isinstance(error, errors.TooManyRequests) and request.scope["scheme"] == "https":
+                    # Who asks again at once would have the daemon do nothing but refuse.
+                    await asyncio.sleep(_REFUSED_AFTER_S)
                 response = self._problem(error, exchange.request_id)
             except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a caller
                 _log.exception("a defect, request %s", exchange.request_id)

@@ -13,7 +13,8 @@ from typing import Literal
 from starlette.types import Scope
 
 from diskyard import errors
-from diskyard.http.limits import Limits, Queue, Share
+from diskyard.caller import Share
+from diskyard.http.limits import Limits, Queue
 
 _log = logging.getLogger("diskyard.http")
 _TOLD_EVERY_S = 10.0

@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from diskyard import errors
-from diskyard.http.limits import Limits, Queue, Share, Shared
+from diskyard.caller import Share
+from diskyard.http.limits import Limits, Queue, Shared
 from diskyard.service.supervise import Running
 
 _WAITING_FACTOR = 2

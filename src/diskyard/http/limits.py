@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from diskyard import errors
+from diskyard.caller import Parts, Share
 
 _CALLERS_LIMIT = 10_000
 _BURST_S = 10.0  # of work: who did none for so long may do as much at once
@@ -111,62 +111,6 @@ class Rates:
         now_s = self._clock()
         left, at_s = self._left.get(caller, (self._most, now_s))
         return min(self._most, left + (now_s - at_s) * self._per_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Whose part of something shared is taken.
-
-    :param actor: the caller.
-    :param is_limited: the caller gets a quarter of it at most, and all such callers together leave
-        a quarter to those on the Unix socket.
-    """
-
-    actor: str
-    is_limited: bool
-
-
-class Parts:
-    """Who has how much of something, of which no caller with a token gets all.
-
-    Of very little of it each gets one thing, however large.
-
-    :param most: how much there is.
-    :ivar count: how much is taken.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._quarter = max(1, most // 4)
-        self._of_actor: Counter[str] = Counter()
-        self._limited = 0
-        self.count = 0
-
-    def in_the_way(self, share: Share, amount: int = 1) -> str | None:
-        """Why there is no more of it for a caller: who has how much; None if there is more."""
-        own = self._of_actor[share.actor]
-        if self.count and self.count + amount > self._most:
-            return f"{self.count} {{words}}"
-        if share.is_limited and own and own + amount > self._quarter:
-            return f"{own} {{words}} for {share.actor}"
-        rest = max(1, self._most - self._quarter)
-        if share.is_limited and self._limited and self._limited + amount > rest:
-            return f"{self._limited} {{words}} for callers with tokens"
-        return None
-
-    def add(self, share: Share, amount: int = 1) -> None:
-        """Count it as taken."""
-        self.count += amount
-        self._limited += amount * share.is_limited
-        self._of_actor[share.actor] += amount
-
-    def remove(self, share: Share, amount: int = 1) -> None:
-        """Count it as given back."""
-        self.count -= amount
-        self._limited -= amount * share.is_limited
-        self._of_actor[share.actor] -= amount
-        if not self._of_actor[share.actor]:
-            del self._of_actor[share.actor]
 
 
 class Shared(Parts):

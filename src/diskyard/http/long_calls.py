@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from diskyard import errors
-from diskyard.http.limits import Limits, Share
+from diskyard.caller import Share
+from diskyard.http.limits import Limits
 from diskyard.model import requests as ask
 
 #: A page of so many images is no long call.

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from diskyard.caller import CALLER, Caller
+from diskyard.caller import CALLER, Caller, Share
 from diskyard.http.lanes import Lanes
-from diskyard.http.limits import Limits, Share
+from diskyard.http.limits import Limits
 from diskyard.http.long_calls import Courtesy, LongCalls, is_long
 from diskyard.http.pieces import Piece, pieces
 from diskyard.model import requests as ask

@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diskyard.caller import Share
 from diskyard.errors import DiskyardError, InternalError
 from diskyard.http.connections import Connections, connection_of
-from diskyard.http.limits import Share
 from diskyard.http.pieces import PIECE_BYTES
 
 _log = logging.getLogger("diskyard.http")

@@ -107,7 +107,17 @@ def _change(service: Service, request: ask.Request) -> Any:
     # Imported when it is called: who only looks, such as a command that lists, needs none of it.
     from diskyard.service import changing
 
+    if _starts_tasks(request):
+        service.tasks.require_room()
     return changing.RUN[type(request)](service, request)
+
+
+def _starts_tasks(request: ask.Request) -> bool:
+    """Whether a call adds to what waits; that a guest has ended can be said at any time."""
+    if isinstance(request, ask.FixStorageRepository | ask.ExportImage):
+        return True
+    auto_fix = getattr(getattr(request, "options", None), "auto_fix", False)
+    return bool(auto_fix) and not isinstance(request, ask.TeardownImage)
 
 
 _RUN: dict[type[ask.Request], Callable[[Service, Any], Any]] = {
