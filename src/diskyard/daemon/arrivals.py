@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from diskyard.daemon.config import LimitsConfig
-from diskyard.host.sockets import connections_most, origin_of
+from diskyard.host.sockets import origin_of
 from diskyard.http.connections import Why
 
 #: So long nobody is cut for others: a caller needs a moment to begin its TLS.
@@ -19,16 +19,14 @@ _SPARED_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many connections a listener has.
+    """How many connections a listener of TCP has.
 
-    :param most: in all.
     :param of_origin: of one address.
     :param silent: in all, that have not begun: their TLS is not done.
     :param silent_of_origin: of one address.
     :param silent_s: for that to be done.
     """
 
-    most: int
     of_origin: int
     silent: int
     silent_of_origin: int
@@ -36,9 +34,8 @@ class Bounds:
 
     @classmethod
     def of(cls, limits: LimitsConfig) -> Bounds:
-        """Those of TCP."""
+        """As they are configured."""
         return cls(
-            connections_most(limits.connections),
             limits.connections_per_address,
             limits.handshakes,
             limits.handshakes_per_address,
@@ -68,6 +65,7 @@ class Arrivals:
     has been silent the longest goes. So those that hold a thousand connections and say nothing keep
     nobody out who begins at once.
 
+    :param most: in all.
     :param bounds: None for a Unix socket, of which whoever may open it may use all.
     :param note: told of each that is refused or cut, with its address.
     """

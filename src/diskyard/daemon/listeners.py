@@ -168,8 +168,8 @@ class Listeners:
             self._sockets.append((Listener(made, arrivals.may_stay), None, keeper))
             if config.tcp is not None:
                 made = listen_tcp(*config.tcp.address())
-                bounds = Bounds.of(config.limits)
-                arrivals = Arrivals(bounds.most, bounds, connections.note)
+                most = connections_most(config.limits.connections)
+                arrivals = Arrivals(most, Bounds.of(config.limits), connections.note)
                 keeper = Keeper(connections, arrivals, unread_s)
                 context = tls_context(config.tcp)
                 self._sockets.append((Listener(made, arrivals.may_stay), context, keeper))

@@ -18,6 +18,7 @@ _BACKLOG = 1024
 _FILES_MOST = 65_536
 _FILES_SHARE = 4  # of the files that this process may open, a listener's connections have so small a part
 _IPV6_HOST_BITS = 64
+_SEND_BUFFER_BYTES = 128 << 10  # the kernel takes twice that, half of it for its own needs
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 
@@ -117,6 +118,8 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     # Its connections have it too; asyncio sets it for none whose protocol is not named. Without it the
     # second part of an answer waits for the first to be acknowledged: 40 ms.
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # They have this too: else the kernel keeps up to 4 MiB of what each of them does not take.
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     return made
 
 

@@ -61,7 +61,9 @@ class Metrics:
             registry=self._registry,
         )
         self._in_progress = Gauge(
-            "diskyard_requests_in_progress", "Requests that are not answered yet.", registry=self._registry
+            "diskyard_requests_in_progress",
+            "Requests whose answers are not made, or not taken yet.",
+            registry=self._registry,
         )
         self._event_streams = Gauge(
             "diskyard_event_streams", "Callers that listen to events.", registry=self._registry

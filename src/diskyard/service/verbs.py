@@ -112,12 +112,15 @@ def _change(service: Service, request: ask.Request) -> Any:
     return changing.RUN[type(request)](service, request)
 
 
+_OF_GUESTS = (ask.PrepareImage, ask.TeardownImage, ask.SetUserData)
+
+
 def _starts_tasks(request: ask.Request) -> bool:
-    """Whether a call adds to what waits; that a guest has ended can be said at any time."""
+    """Whether a call may add to what waits; that a guest begins and ends can be said at any time."""
     if isinstance(request, ask.FixStorageRepository | ask.ExportImage):
         return True
     auto_fix = getattr(getattr(request, "options", None), "auto_fix", False)
-    return bool(auto_fix) and not isinstance(request, ask.TeardownImage)
+    return bool(auto_fix) and not isinstance(request, _OF_GUESTS)
 
 
 _RUN: dict[type[ask.Request], Callable[[Service, Any], Any]] = {
