@@ -111,6 +111,14 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def send_400_response(self, msg: str) -> None:
+        """As uvicorn does, but in the middle of an answer, which is sent to its end: then it is the last."""
+        if self.conn.our_state is not h11.SEND_BODY:
+            super().send_400_response(msg)
+            return
+        self.cycle.keep_alive = False
+        self.flow.pause_reading()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn does."""
         super().connection_lost(exc)
