@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from diskyard import Diskyard, MiB
 from diskyard.host import Host
 from diskyard.host.identity import new_uuid
@@ -37,12 +39,13 @@ class Pair:
     volume: Volume
 
 
-def make_repository(folder: str, images: int, shape: Shape = "mixed") -> None:
+def make_repository(folder: str, images: int, shape: Shape = "mixed", note: str = "") -> None:
     """A repository in a folder that is not there yet, with so many images.
 
     :param shape: ``mixed``: of each four images a raw disk, a raw Snapshot, a Snapshot that reads
         it and a disk that reads that; ``chain``: one disk, and Snapshots that each read the one
         before; ``fan``: one raw Snapshot, which all others and a disk read.
+    :param note: in the userData of each, for answers that are long.
     """
     host = Host.real()
     place = {"path": folder}
@@ -55,7 +58,7 @@ def make_repository(folder: str, images: int, shape: Shape = "mixed") -> None:
         found.state.marker,
         found.state.version,
         found.state.nonce,
-        [pair.image for pair in made],
+        [noted(pair.image, note) for pair in made],
         [pair.volume for pair in made],
     )
     for pair in made:
@@ -66,6 +69,11 @@ def make_repository(folder: str, images: int, shape: Shape = "mixed") -> None:
     for copy in (0, 1):
         storage.rewrite("checkpoint", state.version, copy, data)
     storage.close()
+
+
+def noted(image: Image, note: str) -> Image:
+    """An image with a note in its userData."""
+    return msgspec.structs.replace(image, user_data={**image.user_data, "note": note}) if note else image
 
 
 def _pair(number: int, kind: ImageKind, parent: Pair | None, format: VolumeFormat) -> Pair:

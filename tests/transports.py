@@ -85,14 +85,14 @@ class _Server:
             state_dir=str(self._folder),
             socket=SocketConfig(path=str(self._folder / "d.sock")),
             tcp=tcp,
-            limits=LimitsConfig(requests_per_s=0),
+            limits=LimitsConfig(requests_per_s=0, work_ms_per_s=0),
             transfer=TransferConfig(folders=("/",)),
             repositories=RepositoriesConfig(folders=("/",)),
         )
         _, self.token = Tokens(str(self._folder)).create("tests", "admin", None, None)
         self._application = make_application(config, yard.service, None, Caretaker(yard.service, ()))
         self._application.health.ready = True
-        self._listeners = Listeners(config, Host.real())
+        self._listeners = Listeners(config, Host.real(), self._application.connections)
         self.url = self._listeners.tls_url or f"unix://{self._listeners.socket_path}"
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="test-server")

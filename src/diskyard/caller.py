@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ class Caller:
     :param repositories: the repoIds that this caller may use; None for all.
     :param transfer_folders: where import and export may reach; None for everywhere.
     :param repository_folders: where repositories may be made, connected and removed; None for everywhere.
+    :param is_limited: it gets a part only of what all callers share: it came with a token.
     :ivar started: the ids of the tasks that the request started.
     """
 
@@ -26,7 +28,13 @@ class Caller:
     repositories: frozenset[str] | None = None
     transfer_folders: tuple[str, ...] | None = None
     repository_folders: tuple[str, ...] | None = None
+    is_limited: bool = False
     started: list[str] = field(default_factory=list)
+
+    @property
+    def share(self) -> Share:
+        """Its part of what all callers share."""
+        return Share(self.actor, self.is_limited)
 
     def may_use(self, repo_id: str | None) -> bool:
         """Whether a repository is one of the caller's; what is in none is everybody's."""
@@ -41,3 +49,65 @@ def may_use(repo_id: str | None) -> bool:
     """Whether the present caller may use a repository."""
     caller = CALLER.get()
     return caller is None or caller.may_use(repo_id)
+
+
+def share() -> Share:
+    """The part of the present caller: of the program itself, if nobody else asks."""
+    caller = CALLER.get()
+    return Share("", is_limited=False) if caller is None else caller.share
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Whose part of something shared is taken.
+
+    :param actor: the caller.
+    :param is_limited: the caller gets a quarter of it at most, and all such callers together leave
+        a quarter to those on the Unix socket.
+    """
+
+    actor: str
+    is_limited: bool
+
+
+class Parts:
+    """Who has how much of something, of which no caller with a token gets all.
+
+    Of very little of it each gets one thing, however large.
+
+    :param most: how much there is.
+    :ivar count: how much is taken.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._quarter = max(1, most // 4)
+        self._of_actor: Counter[str] = Counter()
+        self._limited = 0
+        self.count = 0
+
+    def in_the_way(self, share: Share, amount: int = 1) -> str | None:
+        """Why there is no more of it for a caller: who has how much; None if there is more."""
+        own = self._of_actor[share.actor]
+        if self.count and self.count + amount > self._most:
+            return f"{self.count} {{words}}"
+        if share.is_limited and own and own + amount > self._quarter:
+            return f"{own} {{words}} for {share.actor}"
+        rest = max(1, self._most - self._quarter)
+        if share.is_limited and self._limited and self._limited + amount > rest:
+            return f"{self._limited} {{words}} for callers with tokens"
+        return None
+
+    def add(self, share: Share, amount: int = 1) -> None:
+        """Count it as taken."""
+        self.count += amount
+        self._limited += amount * share.is_limited
+        self._of_actor[share.actor] += amount
+
+    def remove(self, share: Share, amount: int = 1) -> None:
+        """Count it as given back."""
+        self.count -= amount
+        self._limited -= amount * share.is_limited
+        self._of_actor[share.actor] -= amount
+        if not self._of_actor[share.actor]:
+            del self._of_actor[share.actor]

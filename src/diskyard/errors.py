@@ -275,10 +275,19 @@ class RequestTooLarge(DiskyardError):
 
 
 class TooManyRequests(DiskyardError):
-    """The caller sends more requests than allowed."""
+    """The caller sends more requests than allowed.
+
+    :param retry_after_s: how long to wait before the next one.
+    """
 
     http_status, exit_status, retryable = 429, 36, True
     default_advice = "Wait, then send fewer requests at a time."
+
+    def __init__(
+        self, message: str, *, advice: str | None = None, retry_after_s: int = 1, **details: str | None
+    ) -> None:
+        super().__init__(message, advice=advice, **details)
+        self.retry_after_s = retry_after_s
 
 
 class StorageError(DiskyardError):

@@ -15,6 +15,7 @@ from diskyard.commit import commit, refresh
 from diskyard.host import Host
 from diskyard.log.codec import Damaged, NewerMajor, Progress, decode, encode
 from diskyard.log.log import Author, Log
+from diskyard.model.courtesy import give_way
 from diskyard.model.looked import LookAgain, Looked
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
@@ -188,6 +189,7 @@ class Opened:
         :param read_again: also a header that this process has found to be sound, though nothing has
             been written to the volume since: the storage may not give it back any more.
         """
+        give_way()
         if volume.state != "ready":
             return False
         if stored is None or volume.format == "raw":

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
 from immutables import Map
+from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.model.chains import Chains
+from diskyard.model.courtesy import give_way
 from diskyard.model.records import Attachment, Image
 from diskyard.model.requests import PAGE_LIMIT, ListImages
 from diskyard.model.results import (
@@ -30,6 +34,7 @@ from diskyard.settled import stored_by_id
 _LOOKED_AT_ONCE = 1_000
 _FEW = 200  # with so many, reading all records there are takes longer than reading these one by one
 _ATTEMPTS = 3
+_LOOK_KEPT_S = 1.0  # for the next part of a page: whoever takes it slowly is not told of long ago
 Answer = TypeVar("Answer")
 
 
@@ -54,6 +59,7 @@ class _Look:
         volumes = list({volume.id: volume for volume in met if volume.id not in self._looked}.values())
         self._looked.update(volume.id for volume in volumes)
         for volume, stored in zip(volumes, self.opened.stored_all(volumes), strict=True):
+            give_way()
             if stored is not None:
                 self._allocated[volume.id] = stored.allocated_bytes
             if self.opened.is_unreadable(volume, stored):
@@ -100,26 +106,42 @@ def _attachment_info(attachment: Attachment) -> AttachmentInfo:
 def _answer(opened: Opened, ask: Callable[[_Look], Answer], *, whole: bool = False) -> Answer:
     """What is answered from the newest state and a look at storage after it.
 
+    :param whole: read all records at once, as so many are to be asked for that this is quicker.
+    """
+    answer, _ = _looked(opened, ask, None, whole=whole)
+    return answer
+
+
+def _looked(
+    opened: Opened, ask: Callable[[_Look], Answer], before: _Look | None, *, whole: bool
+) -> tuple[Answer, _Look]:
+    """The same, and the look that it is from.
+
     A volume that was not there may have been merged into another since the state was read: then
     the newer state is asked.
 
-    :param whole: read all records at once, as so many are to be asked for that this is quicker.
+    :param before: a look that is young enough; used again if it is of the newest state.
     """
 
     def newest() -> State:
         return opened.state().whole() if whole else opened.state()
 
-    look = _Look(opened, newest())
+    state = newest()
+    look = before if before is not None and _is_same(before.state, state) else _Look(opened, state)
     answer = ask(look)
     for _ in range(_ATTEMPTS):
         asked = look.state
         if not look.unreadable:
             break
         look = _Look(opened, newest())
-        if (look.state.version, look.state.nonce) == (asked.version, asked.nonce):
+        if _is_same(look.state, asked):
             break
         answer = ask(look)
-    return answer
+    return answer, look
+
+
+def _is_same(one: State, other: State) -> bool:
+    return (one.version, one.nonce) == (other.version, other.nonce)
 
 
 def status_of(opened: Opened, image_id: str, task_id: str | None) -> ImageStatus:
@@ -161,10 +183,39 @@ def list_images(opened: Opened, request: ListImages) -> ImagePage:
 
     :raises diskyard.errors.InvalidParameter: the limit is out of range.
     """
+    _require_limit(request)
+    return _answer(opened, lambda look: _page(look, request), whole=_is_long(request))
+
+
+def list_images_in_parts(opened: Opened, request: ListImages, most: int) -> Iterator[ImagePage]:
+    """The same page in parts of at most so many images, each looked at when it is asked for.
+
+    Each is of the newest state then, as if it had been asked for as a page of its own.
+
+    :raises diskyard.errors.InvalidParameter: the limit is out of range.
+    """
+    _require_limit(request)
+    left, look, looked_s = request.limit, None, 0.0
+    while True:
+        asked = replace(request, limit=min(left, most))
+        if time.monotonic() - looked_s > _LOOK_KEPT_S:
+            look, looked_s = None, time.monotonic()
+        ask = partial(_page, request=asked)
+        part, look = _looked(opened, ask, look, whole=_is_long(request))
+        yield part
+        left -= len(part.images)
+        if not left or part.next_cursor is None:
+            return
+        request = replace(request, cursor=part.next_cursor)
+
+
+def _require_limit(request: ListImages) -> None:
     if not 1 <= request.limit <= PAGE_LIMIT:
         raise errors.InvalidParameter(f"limit must be from 1 to {PAGE_LIMIT}.")
-    is_long = request.limit > _FEW or request.status is not None
-    return _answer(opened, lambda look: _page(look, request), whole=is_long)
+
+
+def _is_long(request: ListImages) -> bool:
+    return request.limit > _FEW or request.status is not None
 
 
 def _page(look: _Look, request: ListImages) -> ImagePage:
@@ -174,6 +225,7 @@ def _page(look: _Look, request: ListImages) -> ImagePage:
     while some := list(islice(candidates, at_once)):
         look.at(some)
         for image in some:
+            give_way()
             status = look.status(image)
             if request.status not in (None, status):
                 continue

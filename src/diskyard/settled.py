@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from diskyard import errors
 from diskyard.log.log import Author
+from diskyard.model.courtesy import give_way
 from diskyard.model.looked import LookAgain, Looked
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
@@ -41,6 +42,7 @@ def stored_by_id(state: State, listed: Iterable[StoredVolume]) -> dict[str, Stor
     """Of the volumes on the storage those that the log names, by id: the name must be the whole one."""
     found = {}
     for item in listed:
+        give_way()
         name = item.name
         volume = state.volumes.get(name.volume_id)
         if volume is not None and volume.named_by == name.named_by and volume.format == name.format:

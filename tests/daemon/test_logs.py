@@ -22,7 +22,7 @@ from diskyard.daemon.audit import Audit
 from diskyard.daemon.config import LogConfig
 from diskyard.daemon.logs import LogHandler, logger
 from diskyard.daemon.tokens import Tokens
-from diskyard.http.app import AuditedCall
+from diskyard.http.audited import AuditedCall
 
 NAME = "diskyard.test-of-logs"
 FORGED = 'ok\n{"message": "forged"}\r\x1b[2J\u2028\x85\x00'

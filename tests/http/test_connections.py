@@ -15,6 +15,8 @@ from starlette.applications import Starlette
 from uvicorn.server import ServerState
 
 from diskyard.daemon import listeners
+from diskyard.http.connections import Connections
+from diskyard.http.limits import Limits
 from diskyard.testing.daemon_process import DaemonProcess
 from tests.http.wire import tcp_address
 
@@ -52,7 +54,8 @@ def test_a_request_that_does_not_end_ends_its_connection(
         config.load()
         state, path = ServerState(), short_folder / "s"
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(lambda: listeners.Connection(config, state, {}), path)
+        kept = listeners.kept_by(listeners.Keeper(Connections(Limits())))
+        server = await loop.create_unix_server(lambda: kept(config, state, {}), path)
         try:
             await asyncio.wait_for(_drip(path, begin), _PATIENCE_S)
         finally:

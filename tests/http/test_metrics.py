@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from diskyard.events import KEPT
 from diskyard.host import Clock, Files, Host
 from diskyard.http import repository_figures
+from diskyard.http.connections import Why
 from diskyard.http.metrics import Metrics
 from diskyard.model.chains import Chains
 from diskyard.model.options import FixType
@@ -125,7 +126,7 @@ def rig(quick_folder: Path) -> Iterator[Rig]:
 
 def test_what_the_caretaker_leaves_alone(rig: Rig) -> None:
     left: Counter[tuple[str, FixType]] = Counter()
-    rig.metrics.watch(lambda: 0, lambda: 0, lambda: left)
+    rig.metrics.watch(lambda: 0, lambda: 0, lambda: left, lambda: 0, dict)
     gauge = "diskyard_caretaker_left_alone"
     assert rig.of_repository(gauge, type="mend") is None
     left[rig.repo_id, "mend"] += 2
@@ -166,9 +167,13 @@ def test_each_has_figures_of_its_own(rig: Rig) -> None:
 
 
 def test_what_is_under_way_is_asked_for(rig: Rig) -> None:
-    rig.metrics.watch(lambda: 7, lambda: 3, dict)
+    refused: dict[Why, int] = {"unread": 2}
+    rig.metrics.watch(lambda: 7, lambda: 3, dict, lambda: 4096, lambda: refused)
     assert rig.value("diskyard_requests_in_progress") == 7
     assert rig.value("diskyard_event_streams") == 3
+    assert rig.value("diskyard_answer_bytes_unsent") == 4096
+    assert rig.value("diskyard_connections_refused_total", why="unread") == 2
+    assert rig.value("diskyard_connections_refused_total", why="all") == 0
     assert rig.value("diskyard_build_info", version=version()) == 1
     memory = rig.value("process_resident_memory_bytes")
     assert memory is not None

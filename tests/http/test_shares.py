@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from diskyard.caller import Share
 from diskyard.errors import TooManyRequests
-from diskyard.http.limits import Share, Shared
+from diskyard.http.limits import Shared
 from diskyard.testing.daemon_process import DaemonProcess
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from diskyard import errors
-from diskyard.caller import Caller
-from diskyard.http.limits import Lanes, Limits
-from diskyard.http.running import Verbs
+from diskyard.caller import Caller, Share
+from diskyard.http.lanes import Lanes
+from diskyard.http.limits import Limits
+from diskyard.http.running import Answer, Asked, Verbs
 from diskyard.model import requests as ask
 from diskyard.service import Service
 
 _PATIENCE_S = 0.2
 ANYBODY = Caller("anybody")
+SOMEBODY = Share("anybody", is_limited=False)
 
 
 @pytest.fixture
@@ -24,13 +27,22 @@ def verbs(tmp_path: Path) -> Verbs:
     """Lanes of one place each, and a repository of which only the name is known."""
     service = Service(state_folder=str(tmp_path / "state"))
     service.connections.remember("b", "localfs-1.0", {"path": str(tmp_path / "b")})
-    return Verbs(service, Lanes(Limits(concurrent_per_repository=1), _PATIENCE_S))
+    limits = Limits(concurrent_per_repository=1)
+    return Verbs(service, Lanes(limits, _PATIENCE_S), limits)
+
+
+async def answered(verbs: Verbs, request: ask.Request, caller: Caller = ANYBODY) -> bytes:
+    """What a request of somebody's on the Unix socket is answered, whole."""
+    async with AsyncExitStack() as held:
+        answer: Answer = await verbs.run(Asked(request, caller, SOMEBODY), held)
+        assert answer.rest is None
+        return answer.first
 
 
 def test_a_lane_that_is_full_is_no_news_for_who_may_not_use_it(verbs: Verbs) -> None:
     async def attempt() -> None:
-        await verbs._lanes.enter("b")
-        await verbs.run(ask.ListImages(repository_id="b"), Caller("of-a", repositories=frozenset("a")))
+        await verbs._lanes.enter("b", SOMEBODY)
+        await answered(verbs, ask.ListImages(repository_id="b"), Caller("of-a", repositories=frozenset("a")))
 
     with pytest.raises(errors.Forbidden):
         asyncio.run(attempt())
@@ -46,8 +58,8 @@ def test_a_place_in_a_lane_is_given_back_if_there_is_no_thread(
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", refuse)
             with pytest.raises(RuntimeError):
-                await verbs.run(ask.GetHostInfo(), ANYBODY)
-        return await verbs.run(ask.GetHostInfo(), ANYBODY)
+                await answered(verbs, ask.GetHostInfo())
+        return await answered(verbs, ask.GetHostInfo())
 
     assert b"hostID" in asyncio.run(attempt())
 
@@ -65,11 +77,11 @@ def test_a_new_place_that_hangs_keeps_none_waiting_who_ask_no_place(
         request = ask.ConnectStorageRepository(
             repo_id="c", repo_format="memory-1.0", connection_parameters={"name": "c"}
         )
-        connecting = asyncio.create_task(verbs.run(request, ANYBODY))
+        connecting = asyncio.create_task(answered(verbs, request))
         try:
             while not verbs._lanes._places:
                 await asyncio.sleep(0.01)
-            return await verbs.run(ask.GetHostInfo(), ANYBODY)
+            return await answered(verbs, ask.GetHostInfo())
         finally:
             answers.set()
             await connecting

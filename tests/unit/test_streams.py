@@ -21,7 +21,7 @@ def test_many_missed_events_come_a_few_at_a_time() -> None:
         events.tell("task", "a", {"number": number})
 
     async def parts() -> list[bytes]:
-        sender = Sender(Caller("somebody"), "read", limited=False)
+        sender = Sender(Caller("somebody"), "read")
         answer = Streams(events, Limits()).answer(Wanted(), sender, seen)
         found: list[bytes] = []
         async for part in answer.body_iterator:

@@ -11,7 +11,7 @@ import threading
 
 from diskyard.daemon.logs import AUDIT_LOGGER, logger
 from diskyard.host import Host
-from diskyard.http.app import AuditedCall
+from diskyard.http.audited import AuditedCall
 
 _TEXT_LIMIT = 255
 

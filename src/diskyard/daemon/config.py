@@ -24,6 +24,7 @@ _LIMIT_BYTES = 1 << 20
 
 _Path = Annotated[str, msgspec.Meta(max_length=4096, description="an absolute path")]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=100_000, description="a number from 1 to 100,000")]
+_Seconds = Annotated[int, msgspec.Meta(ge=1, le=3600, description="seconds, from 1 to 3,600")]
 _Rate = Annotated[int, msgspec.Meta(ge=0, le=1 << 62, description="bytes per second, 0 for no limit")]
 
 
@@ -81,8 +82,18 @@ class TcpConfig(_Section, frozen=True, kw_only=True):
 class LimitsConfig(_Section, frozen=True, kw_only=True):
     """``[limits]``: how much callers may ask for.
 
-    :param requests_per_s: of one token; 0 for no limit. Not for the Unix socket.
+    Those that are of one token, of one address or of TCP are not for the Unix socket.
+
+    :param requests_per_s: of one token; 0 for no limit.
+    :param work_ms_per_s: of the processor's time, for the calls of one token; 0 for no limit.
+    :param long_calls: of all tokens, on one repository, that are worked on at a time.
+    :param long_calls_per_token: of one token, on one repository, begun and not yet taken whole.
     :param event_streams: how many may listen to events at a time.
+    :param answer_bytes: of all answers, made and not yet taken.
+    :param unread_timeout_s: after which a caller that takes nothing of an answer is cut.
+    :param connections: of TCP, in all.
+    :param handshakes: connections of TCP whose TLS is not done, in all.
+    :param handshake_timeout_s: for that to be done.
     """
 
     request_bytes: Annotated[
@@ -91,9 +102,24 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
     requests_per_s: Annotated[
         int, msgspec.Meta(ge=0, le=100_000, description="a number up to 100,000, 0 for no limit")
     ] = 100
+    work_ms_per_s: Annotated[
+        int, msgspec.Meta(ge=0, le=100_000, description="a number up to 100,000, 0 for no limit")
+    ] = 500
     concurrent_requests: _Count = 256
     concurrent_per_repository: _Count = 32
+    long_calls: _Count = 2
+    long_calls_per_token: _Count = 4
     event_streams: _Count = 64
+    answer_bytes: Annotated[
+        int, msgspec.Meta(ge=1 << 20, le=1 << 40, description="bytes, 1,048,576 or more")
+    ] = 64 << 20
+    unread_timeout_s: _Seconds = 30
+    connections: _Count = 1000
+    connections_per_address: _Count = 256
+    connections_per_token: _Count = 64
+    handshakes: _Count = 512
+    handshakes_per_address: _Count = 128
+    handshake_timeout_s: _Seconds = 10
 
 
 class TransferConfig(_Section, frozen=True, kw_only=True):
@@ -117,6 +143,7 @@ class RepositoriesConfig(_Section, frozen=True, kw_only=True):
 class TasksConfig(_Section, frozen=True, kw_only=True):
     """``[tasks]``: how the work of fixes is done.
 
+    :param queued: how many may wait; a call that would add to more is refused.
     :param order: what comes first of what waits.
     :param rate_limit_bytes_per_s: of tasks whose caller gave none; 0 for none.
     :param resume: whether to run again, at start, what was running when the daemon ended.
@@ -124,6 +151,9 @@ class TasksConfig(_Section, frozen=True, kw_only=True):
 
     at_once: Annotated[int, msgspec.Meta(ge=1, le=64, description="a number from 1 to 64")] = 2
     at_once_per_repository: Annotated[int, msgspec.Meta(ge=1, le=64, description="a number from 1 to 64")] = 2
+    queued: Annotated[int, msgspec.Meta(ge=1, le=1_000_000, description="a number from 1 to 1,000,000")] = (
+        10_000
+    )
     order: Annotated[
         tuple[FixType, ...], msgspec.Meta(description="a list that has mend, merge, optimize and clean once")
     ] = ("mend", "merge", "optimize", "clean")

@@ -54,6 +54,7 @@ def make_service(config: Config, host: Host) -> Service:
     limits = TaskLimits(
         at_once=config.tasks.at_once,
         at_once_per_repository=config.tasks.at_once_per_repository,
+        queued=config.tasks.queued,
         order=config.tasks.order,
         rate_limit_bytes_per_s=config.tasks.rate_limit_bytes_per_s,
     )
@@ -73,16 +74,25 @@ def make_application(
     limits = Limits(
         request_bytes=config.limits.request_bytes,
         requests_per_s=config.limits.requests_per_s,
+        work_ms_per_s=config.limits.work_ms_per_s,
         concurrent_requests=config.limits.concurrent_requests,
         concurrent_per_repository=config.limits.concurrent_per_repository,
+        long_calls=config.limits.long_calls,
+        long_calls_per_token=config.limits.long_calls_per_token,
         event_streams=config.limits.event_streams,
+        answer_bytes=config.limits.answer_bytes,
+        connections_per_token=config.limits.connections_per_token,
     )
     tokens = Tokens(state_folder(config), service.host)
     door = Door(tokens, config.transfer.folders, config.repositories.folders)
     metrics = Metrics(service, service.host.clock)
     app = Application(service, door, limits, metrics, audit)
     metrics.watch(
-        lambda: app.lanes.requests.count, lambda: app.streams.opened.count, caretaker.left_alone.counts
+        lambda: app.lanes.requests.count,
+        lambda: app.streams.opened.count,
+        caretaker.left_alone.counts,
+        lambda: app.connections.unsent.count,
+        lambda: app.connections.refused,
     )
     return app
 
@@ -111,7 +121,7 @@ class Daemon:
         self._newest_time = NewestTime(host, state_folder(config))
         self._resumes = config.tasks.resume
         self._stop = asyncio.Event()
-        self.listeners = Listeners(config, host)
+        self.listeners = Listeners(config, host, self.app.connections)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; a second one ends the process at once."""

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from asyncio import sslproto
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import h11
 import uvicorn
@@ -15,41 +17,115 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from diskyard import errors
+from diskyard.daemon.arrivals import Arrivals, Bounds
 from diskyard.daemon.config import Config, TcpConfig, socket_path
 from diskyard.daemon.config_check import group_id
 from diskyard.host import Host
-from diskyard.host.sockets import bounded, listen_tcp, listen_unix, peer_user
+from diskyard.host.sockets import Listener, connections_most, listen_tcp, listen_unix, peer_user
+from diskyard.http.connections import Connections, Held
 
-_CONNECTIONS_MOST = 1000  # of each listener
+_UNIX_CONNECTIONS_MOST = 1000
 _SILENT_MOST_S = 30.0  # for the headers of a request to arrive
 _IDLE_MOST_S = 75  # between two requests of a connection
 _GRACE_S = 5  # for answers to be sent when the daemon ends
 _HEADERS_MOST_BYTES = 64 << 10
+# asyncio gives each TLS connection a buffer of its own to read into, of 256 KiB, whatever it says.
+_TLS_BUFFER_BYTES = 32 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """What a listener's connections are kept by.
+
+    :param unread_s: a connection that takes nothing of an answer for so long is cut.
+    """
+
+    connections: Connections
+    arrivals: Arrivals | None = None
+    unread_s: float = 30.0
 
 
 class Connection(H11Protocol):
-    """One connection: it knows its peer, and ends if no request comes."""
+    """One connection: it knows its peer, and ends if no request comes, or if no answer is taken.
 
+    :cvar keeper: of the listener that it came to.
+    """
+
+    keeper: ClassVar[Keeper]
     _timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
+    _unread_bytes = 0
+    _held: Held
 
     # uvicorn narrows the parameter of asyncio's own method, and so must this.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As uvicorn does, with the user at the other end of a Unix socket as the client."""
         super().connection_made(transport)
         peer = transport.get_extra_info("socket")
-        if peer is not None and peer.family == socket.AF_UNIX:
+        is_unix = peer is not None and peer.family == socket.AF_UNIX
+        if is_unix:
             self.client = (f"user:{peer_user(peer)}", 0)
+        elif peer is not None and self.keeper.arrivals is not None:
+            self.keeper.arrivals.has_begun(peer.fileno())
+        # What has not left this process is waited for. (With 0 a TLS transport would wait for nothing.)
+        transport.set_write_buffer_limits(high=1, low=0)
+        drained = asyncio.Event()
+        drained.set()
+        address = str(self.client[0]) if self.client else "unknown"
+        self._held = Held(address, not is_unix, transport.abort, drained)
+        self.app_state = {**self.app_state, "connection": self._held}
         self._watch()
+
+    def pause_writing(self) -> None:
+        """Something is left to be taken: as uvicorn does, and see that it is."""
+        super().pause_writing()
+        self._held.drained.clear()
+        if self._unread_timer is None:
+            self._unread_bytes = self.transport.get_write_buffer_size()
+            self._unread_timer = self.loop.call_later(self.keeper.unread_s, self._look_unread)
+
+    def resume_writing(self) -> None:
+        """All was taken."""
+        super().resume_writing()
+        self._held.drained.set()
+        self._stop_unread()
+
+    def _look_unread(self) -> None:
+        """Cut a connection whose caller took nothing since the last look."""
+        left_bytes = self.transport.get_write_buffer_size()
+        if left_bytes < self._unread_bytes:
+            self._unread_bytes = left_bytes
+            self._unread_timer = self.loop.call_later(self.keeper.unread_s, self._look_unread)
+            return
+        self._unread_timer = None
+        self.keeper.connections.note("unread", self._held.peer, actors=sorted(self._held.actors))
+        self.transport.abort()
+
+    def _stop_unread(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn does."""
         super().data_received(data)
         self._watch()
 
+    def send_400_response(self, msg: str) -> None:
+        """As uvicorn does, but in the middle of an answer, which is sent to its end: then it is the last."""
+        if self.conn.our_state is not h11.SEND_BODY:
+            super().send_400_response(msg)
+            return
+        self.cycle.keep_alive = False
+        self.flow.pause_reading()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn does."""
         super().connection_lost(exc)
+        self._held.drained.set()
+        self.keeper.connections.end(self._held)
         self._unwatch()
+        self._stop_unread()
 
     def _watch(self) -> None:
         """Give the headers of the next request their time, from their first byte on.
@@ -81,22 +157,30 @@ class _Server(uvicorn.Server):
 class Listeners:
     """The Unix socket, and TCP with TLS where it is configured.
 
+    :param connections: of the application that answers on them.
     :raises diskyard.errors.InvalidParameter: a socket cannot be made.
     """
 
-    def __init__(self, config: Config, host: Host) -> None:
+    def __init__(self, config: Config, host: Host, connections: Connections) -> None:
         self.socket_path = socket_path(config)
         self._files = host.files
         group = group_id(config.socket.group) if config.socket.group else None
-        self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+        self._sockets: list[tuple[Listener, ssl.SSLContext | None, Keeper]] = []
         self._servers: list[_Server] = []
         self._tcp = config.tcp
+        unread_s = config.limits.unread_timeout_s
         try:
             made = listen_unix(host.files, self.socket_path, config.socket.mode_bits, group)
-            self._sockets.append((bounded(made, _CONNECTIONS_MOST), None))
+            arrivals = Arrivals(connections_most(_UNIX_CONNECTIONS_MOST), None, connections.note)
+            keeper = Keeper(connections, arrivals, unread_s)
+            self._sockets.append((Listener(made, arrivals.may_stay), None, keeper))
             if config.tcp is not None:
                 made = listen_tcp(*config.tcp.address())
-                self._sockets.append((bounded(made, _CONNECTIONS_MOST), tls_context(config.tcp)))
+                most = connections_most(config.limits.connections)
+                arrivals = Arrivals(most, Bounds.of(config.limits), connections.note)
+                keeper = Keeper(connections, arrivals, unread_s)
+                context = tls_context(config.tcp)
+                self._sockets.append((Listener(made, arrivals.may_stay), context, keeper))
         except (OSError, ValueError) as error:
             self.close()
             raise errors.InvalidParameter(
@@ -115,11 +199,12 @@ class Listeners:
 
     async def serve(self, app: Starlette) -> None:
         """Answer until :meth:`stop`, and then until what was asked is answered, if that is soon."""
-        for _, context in self._sockets:
-            self._servers.append(_Server(_uvicorn_config(app, context)))
+        sslproto.SSLProtocol.max_size = _TLS_BUFFER_BYTES
+        for _, context, keeper in self._sockets:
+            self._servers.append(_Server(_uvicorn_config(app, context, kept_by(keeper))))
         serving = zip(self._servers, self._sockets, strict=True)
         async with asyncio.TaskGroup() as group:
-            for server, (listener, _) in serving:
+            for server, (listener, _, _) in serving:
                 group.create_task(server.serve(sockets=[listener]))
 
     @property
@@ -137,14 +222,14 @@ class Listeners:
 
         :raises OSError: it cannot be read; the old one stays.
         """
-        for _, context in self._sockets:
+        for _, context, _ in self._sockets:
             if context is not None and self._tcp is not None:
                 tls_context(self._tcp)  # of a pair that does not fit, the context in use would keep a half
                 context.load_cert_chain(self._tcp.certificate, self._tcp.key)
 
     def close(self) -> None:
         """Close what listens, and remove the Unix socket."""
-        for listener, _ in self._sockets:
+        for listener, _, _ in self._sockets:
             listener.close()
         if self._sockets:
             self._files.discard(self.socket_path)
@@ -161,13 +246,25 @@ def tls_context(tcp: TcpConfig) -> ssl.SSLContext:
     return context
 
 
-def _uvicorn_config(app: Starlette, context: ssl.SSLContext | None) -> uvicorn.Config:
+def kept_by(keeper: Keeper) -> type[Connection]:
+    """Connections of one listener: uvicorn makes them of a class."""
+
+    class Kept(Connection):
+        pass
+
+    Kept.keeper = keeper
+    return Kept
+
+
+def _uvicorn_config(
+    app: Starlette, context: ssl.SSLContext | None, connection: type[Connection]
+) -> uvicorn.Config:
     given: dict[str, Any] = {}
     if context is not None:
         given["ssl_context_factory"] = lambda config, default: context
     return uvicorn.Config(
         app,
-        http=Connection,
+        http=connection,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -21,6 +21,7 @@ from diskyard.host import provably_gone_host
 from diskyard.log.log import Author
 from diskyard.log.twins import look_at_twins
 from diskyard.model.chains import Chains
+from diskyard.model.courtesy import give_way
 from diskyard.model.fix import CleanTwin
 from diskyard.model.records import AnyHold, FileSource, Image, Volume
 from diskyard.model.state import State
@@ -120,6 +121,7 @@ def _longer(
     """Volumes that are longer than their records; of those that a writer has open nobody knows yet."""
     found = {}
     for volume in state.volumes.values():
+        give_way()
         writers = (state.attachments[key] for key in state.attachments_naming(volume.id))
         if volume.state != "ready" or volume.id in missing:
             continue

@@ -3,54 +3,67 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import pwd
 import resource
 import socket
 import stat
 import struct
-from weakref import WeakSet
+from collections.abc import Callable
 
 from diskyard.host.files import Files
 
 _BACKLOG = 1024
 _FILES_MOST = 65_536
 _FILES_SHARE = 4  # of the files that this process may open, a listener's connections have so small a part
+_IPV6_HOST_BITS = 64
+_SEND_BUFFER_BYTES = 128 << 10  # the kernel takes twice that, half of it for its own needs
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 
 class Listener(socket.socket):
-    """A socket that listens, with so many connections at a time; more are ended as they come.
+    """A socket that listens, and asks of each connection as it comes whether it may stay.
 
-    They count from their first moment on, before their TLS: else who only connects could take all
+    They are judged in their first moment, before their TLS: else who only connects could take all
     files that this process may open, and nothing could be read or written any more.
 
     :param listening: a socket that listens, which is this one from now on.
+    :param may_stay: asked with each connection and the address of its other side, empty on a Unix socket.
     """
 
-    def __init__(self, listening: socket.socket, connections_most: int) -> None:
+    def __init__(self, listening: socket.socket, may_stay: Callable[[socket.socket, str], bool]) -> None:
         super().__init__(fileno=listening.detach())
-        self._most = connections_most
-        self._accepted: WeakSet[socket.socket] = WeakSet()
+        self._may_stay = may_stay
 
     def accept(self) -> tuple[socket.socket, object]:
         """As of any socket.
 
-        :raises ConnectionAbortedError: there are too many.
+        :raises ConnectionAbortedError: it may not stay, and is closed.
         """
         connection, address = super().accept()
-        if len(self._accepted) >= self._most:
-            self._accepted = WeakSet(one for one in self._accepted if one.fileno() >= 0)
-        if len(self._accepted) >= self._most:
+        if not self._may_stay(connection, str(address[0]) if address else ""):
             connection.close()
             raise ConnectionAbortedError(errno.ECONNABORTED, "There are too many connections")
-        self._accepted.add(connection)
         return connection, address
 
 
-def bounded(listening: socket.socket, connections_most: int) -> Listener:
-    """The same socket with a bound on its connections, lower where this process may open few files."""
-    return Listener(listening, min(connections_most, allow_open_files() // _FILES_SHARE))
+def connections_most(wanted: int) -> int:
+    """So many connections of a listener, or fewer where this process may open few files."""
+    return min(wanted, allow_open_files() // _FILES_SHARE)
+
+
+def origin_of(address: str) -> str:
+    """Whose address it is: of IPv6 the network of a host, which has very many addresses."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((found, _IPV6_HOST_BITS), strict=False))
 
 
 def allow_open_files() -> int:
@@ -105,6 +118,8 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     # Its connections have it too; asyncio sets it for none whose protocol is not named. Without it the
     # second part of an answer waits for the first to be acknowledged: 40 ms.
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # They have this too: else the kernel keeps up to 4 MiB of what each of them does not take.
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     return made
 
 

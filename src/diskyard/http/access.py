@@ -9,8 +9,7 @@ from typing import Protocol
 from starlette.requests import Request
 
 from diskyard import errors
-from diskyard.caller import Caller
-from diskyard.http.limits import Share
+from diskyard.caller import Caller, Share
 from diskyard.service.verbs import Access
 
 _RANK: dict[Access, int] = {"read": 0, "write": 1, "admin": 2}
@@ -50,20 +49,23 @@ class TokenCheck(Protocol):
 class Sender:
     """Somebody who may send requests.
 
-    :param limited: whether requests are counted against a rate.
     :param is_still_let_in: whether a request that lasts may go on: False from when the token is
         revoked or has expired.
     """
 
     caller: Caller
     scope: Access
-    limited: bool
     is_still_let_in: Callable[[], bool] = lambda: True
 
     @property
     def share(self) -> Share:
         """Its part of what all callers share."""
-        return Share(self.caller.actor, self.limited)
+        return self.caller.share
+
+    @property
+    def limited(self) -> bool:
+        """Whether requests are counted against a rate."""
+        return self.caller.is_limited
 
     def require(self, access: Access) -> None:
         """Refuse what the scope does not include.
@@ -104,7 +106,7 @@ class Door:
         """
         if request.scope["scheme"] == "http":
             caller = Caller(peer_of(request), request_id, transfer_folders=self._transfer_folders)
-            return Sender(caller, "admin", limited=False)
+            return Sender(caller, "admin")
         kind, _, text = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not text:
             raise errors.Unauthorized("The request carries no bearer token.")
@@ -113,9 +115,15 @@ class Door:
         if grant is None:
             raise errors.Unauthorized("The token is not valid: it is unknown, revoked or expired.")
         bound = None if grant.repositories is None else frozenset(grant.repositories)
-        folders = self._transfer_folders if grant.transfer_folders is None else grant.transfer_folders
-        caller = Caller(f"token:{grant.name}", request_id, bound, folders, self._repository_folders)
-        return Sender(caller, grant.scope, limited=True, is_still_let_in=lambda: self._is_valid(text))
+        caller = Caller(
+            f"token:{grant.name}",
+            request_id,
+            bound,
+            self._transfer_folders if grant.transfer_folders is None else grant.transfer_folders,
+            self._repository_folders,
+            is_limited=True,
+        )
+        return Sender(caller, grant.scope, is_still_let_in=lambda: self._is_valid(text))
 
     def _grant_of(self, text: str) -> Grant | None:
         return None if self._tokens is None else self._tokens.verify(text)

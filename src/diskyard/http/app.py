@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,19 +23,24 @@ from diskyard import errors
 from diskyard.host.identity import new_uuid
 from diskyard.http import openapi, reference
 from diskyard.http.access import Door, Sender, peer_of
+from diskyard.http.audited import AuditedCall, AuditTrail, about, is_audited, tasks_of
+from diskyard.http.connections import Connections, connection_of
 from diskyard.http.framing import Framing
-from diskyard.http.limits import Lanes, Limits, Rates
+from diskyard.http.lanes import Lanes
+from diskyard.http.limits import Limits, Rates
 from diskyard.http.problems import problem_response
-from diskyard.http.running import Verbs, repository_of
+from diskyard.http.running import Answer, Asked, Verbs
+from diskyard.http.sending import Releasing, Sending, streamed
 from diskyard.http.streams import Streams, Wanted
 from diskyard.model import requests as ask
 from diskyard.service import VERBS, Service
-from diskyard.service.verbs import Access, Verb
+from diskyard.service.verbs import Access
 from diskyard.version import version
 
 _log = logging.getLogger("diskyard.http")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REFUSALS_PER_S = 5.0
+_REFUSED_AFTER_S = 0.25
 _SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 Endpoint = Callable[["Exchange"], Awaitable[Response]]
 
@@ -47,34 +53,6 @@ class Figures(Protocol):
 
     def render(self) -> tuple[bytes, str]:
         """All figures, and the media type of that."""
-
-
-class AuditTrail(Protocol):
-    """Where it is kept who did what."""
-
-    def note(self, call: AuditedCall) -> None:
-        """Keep a call."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditedCall:
-    """A verb that was called, or a request that was not let in.
-
-    :param verb: empty if the request was refused before its verb was looked at.
-    :param image_id: asked for, or made.
-    :param outcome: ``ok``, or the code of the error.
-    :param task_ids: the tasks that it started, or was to stop.
-    """
-
-    request_id: str
-    actor: str
-    peer: str
-    verb: str
-    repository_id: str | None
-    image_id: str | None
-    outcome: str
-    duration_s: float
-    task_ids: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -93,12 +71,16 @@ class Exchange:
     """A request, and what is found out about it on the way.
 
     :ivar sender: None until somebody is let in.
+    :ivar held: what is given back when its answer is taken.
+    :ivar is_last: its connection ends with the answer.
     """
 
     request: Request
     request_id: str
     began_s: float = field(default_factory=time.monotonic)
     sender: Sender | None = None
+    held: AsyncExitStack = field(default_factory=AsyncExitStack)
+    is_last: bool = False
 
 
 class Application:
@@ -124,10 +106,12 @@ class Application:
         self._limits = limits
         self._figures = figures
         self._audit = audit
+        self.connections = Connections(limits)
         self.lanes = Lanes(limits, service.supervisor.timeout_s)
-        self._verbs = Verbs(service, self.lanes)
-        self._rates = Rates(limits.requests_per_s)
-        self._refusals = Rates(_REFUSALS_PER_S)
+        self._verbs = Verbs(service, self.lanes, limits)
+        self._rates = Rates.of_requests(limits.requests_per_s)
+        self._work = Rates.of_work(limits.work_ms_per_s)
+        self._refusals = Rates.of_requests(_REFUSALS_PER_S)
 
     def asgi(self) -> Starlette:
         """The application, to be served."""
@@ -144,7 +128,10 @@ class Application:
         ]
         app = Starlette(
             routes=routes,
-            middleware=[Middleware(Framing, refuse=self._unclear)],
+            middleware=[
+                Middleware(Sending, connections=self.connections),
+                Middleware(Framing, refuse=self._unclear),
+            ],
             exception_handlers={HTTPException: self._no_route},
         )
         app.router.redirect_slashes = False
@@ -164,6 +151,9 @@ class Application:
             except errors.DiskyardError as error:
                 if isinstance(error, errors.InternalError):
                     _log.error("a defect, request %s", exchange.request_id, exc_info=error)
+                if isinstance(error, errors.TooManyRequests) and request.scope["scheme"] == "https":
+                    # Who asks again at once would have the daemon do nothing but refuse.
+                    await asyncio.sleep(_REFUSED_AFTER_S)
                 response = self._problem(error, exchange.request_id)
             except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a caller
                 _log.exception("a defect, request %s", exchange.request_id)
@@ -171,7 +161,9 @@ class Application:
             response.headers["X-Request-ID"] = exchange.request_id
             for name, value in _SAFE_HEADERS.items():
                 response.headers.setdefault(name, value)
-            return response
+            if exchange.is_last:
+                response.headers["Connection"] = "close"
+            return Releasing(response, exchange.held)
 
         return answer
 
@@ -218,8 +210,15 @@ class Application:
             self._note(exchange, "", None, None, errors.Unauthorized.__name__)
             raise
         exchange.sender = sender
+        actor = sender.caller.actor
         if sender.limited:
-            self._rates.take(sender.caller.actor)
+            self._rates.take(actor)
+            self._work.require(actor)
+        connection = connection_of(exchange.request.scope)
+        if connection is not None:
+            exchange.is_last = True
+            self.connections.use(connection, actor)
+            exchange.is_last = False
         sender.require(access)
         return sender
 
@@ -254,19 +253,19 @@ class Application:
         name = exchange.request.path_params["verb"]
         verb = VERBS.get(name)
         request: ask.Request | None = None
-        outcome, answer = "ok", b""
+        outcome, answer = "ok", Answer(b"", None)
         try:
             sender = self._admit(exchange, "read" if verb is None else verb.access)
-            with self.lanes.requests.take(sender.share):
-                if verb is None:
-                    outcome = errors.InvalidParameter.__name__
-                    error = errors.InvalidParameter(
-                        f"There is no verb {name!r:.80}.", advice=f"The verbs are: {', '.join(VERBS)}."
-                    )
-                    return self._problem(error, exchange.request_id, status=404)
-                request = await self._decoded(exchange, verb.request)
-                sender.require(verb.access_of(request))
-                answer = await self._verbs.run(request, sender.caller)
+            exchange.held.enter_context(self.lanes.requests.take(sender.share))
+            if verb is None:
+                outcome = errors.InvalidParameter.__name__
+                error = errors.InvalidParameter(
+                    f"There is no verb {name!r:.80}.", advice=f"The verbs are: {', '.join(VERBS)}."
+                )
+                return self._problem(error, exchange.request_id, status=404)
+            request = await self._decoded(exchange, verb.request)
+            sender.require(verb.access_of(request))
+            answer = await self._verbs.run(self._asked(request, sender), exchange.held)
         except errors.DiskyardError as error:
             outcome = error.code
             raise
@@ -276,13 +275,25 @@ class Application:
         finally:
             seconds = time.monotonic() - exchange.began_s
             self._figures.observe(name if verb is not None else "unknown", outcome, seconds)
-            if exchange.sender is not None and _is_audited(verb, request, outcome):
-                tasks = _tasks_of(request, exchange.sender)
-                self._note(exchange, name, *_about(request, answer), outcome, tasks)
+            if exchange.sender is not None and is_audited(verb, request, outcome):
+                tasks = tasks_of(request, exchange.sender)
+                self._note(exchange, name, *about(request, answer), outcome, tasks)
+        if answer.rest is not None:
+            scope, request_id = exchange.request.scope, exchange.request_id
+            return streamed(answer.first, answer.rest, scope, self.connections, request_id)
         headers = {}
         if sender.caller.started:
             headers["Diskyard-Tasks"] = ",".join(sender.caller.started)
-        return Response(answer, headers=headers, media_type="application/json")
+        return Response(answer.first, headers=headers, media_type="application/json")
+
+    def _asked(self, request: ask.Request, sender: Sender) -> Asked:
+        actor = sender.caller.actor
+
+        def charge(work_ms: float) -> None:
+            if sender.limited:
+                self._work.charge(actor, work_ms)
+
+        return Asked(request, sender.caller, sender.share, charge)
 
     async def _decoded(self, exchange: Exchange, kind: type[ask.Request]) -> ask.Request:
         """The parameters of a verb.
@@ -372,28 +383,3 @@ def request_id_of(request: Request) -> str:
     """The caller's own name of a request, if it is a fair one, else a new one."""
     given = request.headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else new_uuid()
-
-
-def _is_audited(verb: Verb | None, request: ask.Request | None, outcome: str) -> bool:
-    """Whether a call may change something, or was for more than its caller may do or see."""
-    access = "read" if verb is None else verb.access if request is None else verb.access_of(request)
-    return access != "read" or outcome == errors.Forbidden.__name__
-
-
-def _about(request: ask.Request | None, answer: bytes) -> tuple[str | None, str | None]:
-    """The repository and the image that a call was about, as far as that is known."""
-    if request is None:
-        return None, None
-    fix = request.fix if isinstance(request, ask.FixStorageRepository) else None
-    image_id = getattr(request, "image_id", None) if fix is None else fix.image_id
-    if image_id is None and answer:
-        made = msgspec.json.decode(answer)
-        image_id = made if isinstance(made, str) else None
-    return repository_of(request), image_id
-
-
-def _tasks_of(request: ask.Request | None, sender: Sender) -> tuple[str, ...]:
-    """The tasks that a call started, or was to stop."""
-    if isinstance(request, ask.StopTask):
-        return (request.task_id,)
-    return tuple(sender.caller.started)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from diskyard import errors
-from diskyard.service.supervise import Running
+from diskyard.caller import Parts, Share
 
 _CALLERS_LIMIT = 10_000
-_WAITING_FACTOR = 2
+_BURST_S = 10.0  # of work: who did none for so long may do as much at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,74 +23,105 @@ class Limits:
     :param request_bytes: of one request's body.
     :param body_timeout_s: for the body to arrive.
     :param requests_per_s: of one caller with a token; 0 for no limit. Twice as many may come at once.
+    :param work_ms_per_s: of the processor's time, for the calls of one caller with a token; 0 for no
+        limit. Ten seconds' worth may be used at once.
     :param concurrent_requests: under way at a time, event streams not counted.
     :param concurrent_per_repository: verbs that work on one repository; twice as many may wait.
+    :param long_calls: pieces of long calls of callers with tokens that are worked on at a time.
+    :param long_calls_per_token: long calls of one caller that are begun, and not taken whole yet.
     :param event_streams: open at a time.
+    :param answer_bytes: of answers, made and not taken yet.
+    :param connections_per_token: on which a token was used.
     """
 
     request_bytes: int = 1 << 20
     body_timeout_s: float = 30.0
     requests_per_s: float = 100.0
+    work_ms_per_s: float = 500.0
     concurrent_requests: int = 256
     concurrent_per_repository: int = 32
+    long_calls: int = 2
+    long_calls_per_token: int = 4
     event_streams: int = 64
+    answer_bytes: int = 64 << 20
+    connections_per_token: int = 64
 
 
 class Rates:
-    """A bucket of requests for each caller: it fills steadily, and each request takes one.
+    """A bucket for each caller: it fills steadily, and what the caller asks for is taken out of it.
 
     :param per_s: how quickly it fills; 0 for no limit.
+    :param most: what it holds.
+    :param words: what too much is: "100 {words}".
     """
 
-    def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, per_s: float, most: float, words: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._per_s = per_s
-        self._most = max(1.0, 2 * per_s)
+        self._most = max(1.0, most)
+        self._words = words
         self._clock = clock
         self._left: dict[str, tuple[float, float]] = {}
+
+    @classmethod
+    def of_requests(cls, per_s: float, clock: Callable[[], float] = time.monotonic) -> Rates:
+        """Requests: twice as many as in a second may come at once."""
+        return cls(per_s, 2 * per_s, "requests a second", clock)
+
+    @classmethod
+    def of_work(cls, ms_per_s: float, clock: Callable[[], float] = time.monotonic) -> Rates:
+        """Milliseconds of work, which are known only when it has been done."""
+        return cls(ms_per_s, _BURST_S * ms_per_s, "milliseconds of work a second", clock)
 
     def take(self, caller: str) -> None:
         """Count a request.
 
         :raises diskyard.errors.TooManyRequests: the caller's bucket is empty.
         """
+        self.require(caller, 1.0)
+        self.charge(caller, 1.0)
+
+    def require(self, caller: str, least: float = 0.0) -> None:
+        """Refuse a caller whose bucket has less in it; no more than it owes has to be waited for.
+
+        :raises diskyard.errors.TooManyRequests: it says in how many seconds there is enough.
+        """
         if not self._per_s:
             return
-        now_s = self._clock()
-        left, at_s = self._left.pop(caller, (self._most, now_s))
-        left = min(self._most, left + (now_s - at_s) * self._per_s)
+        left = self._now_left(caller)
+        if left < least:
+            raise errors.TooManyRequests(
+                f"More than {self._per_s:g} {self._words} came from {caller}.",
+                advice="Wait as long as Retry-After says, then ask for less at a time.",
+                retry_after_s=math.ceil((least - left) / self._per_s),
+            )
+
+    def charge(self, caller: str, amount: float) -> None:
+        """Take out what was used; what is missing is owed."""
+        if not self._per_s:
+            return
+        left = self._now_left(caller)
+        self._left.pop(caller, None)
         if len(self._left) >= _CALLERS_LIMIT:
             del self._left[next(iter(self._left))]  # the one that has been quiet the longest
-        self._left[caller] = (max(0.0, left - 1), now_s)
-        if left < 1:
-            raise errors.TooManyRequests(f"More than {self._per_s:g} requests a second came from {caller}.")
+        self._left[caller] = (left - amount, self._clock())
+
+    def _now_left(self, caller: str) -> float:
+        now_s = self._clock()
+        left, at_s = self._left.get(caller, (self._most, now_s))
+        return min(self._most, left + (now_s - at_s) * self._per_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Whose part of something shared is taken.
+class Shared(Parts):
+    """So many of something at a time: who comes when there is none left is refused.
 
-    :param actor: the caller.
-    :param is_limited: the caller gets a quarter of it at most, and all such callers together leave
-        a quarter to those on the Unix socket.
-    """
-
-    actor: str
-    is_limited: bool
-
-
-class Shared:
-    """So many of something at a time, of which no caller with a token takes all.
-
-    :param most: how many there are.
     :param words: what is said of too many: "64 {words}".
-    :ivar count: how many are taken.
     """
 
     def __init__(self, most: int, words: str) -> None:
-        self._most, self._words = most, words
-        self._of_actor: Counter[str] = Counter()
-        self._limited = 0
-        self.count = 0
+        super().__init__(most)
+        self._words = words
 
     @contextmanager
     def take(self, share: Share) -> Iterator[None]:
@@ -98,81 +129,54 @@ class Shared:
 
         :raises diskyard.errors.TooManyRequests: there is none left, or the caller has its part.
         """
-        quarter = max(1, self._most // 4)
-        if self.count >= self._most:
-            raise errors.TooManyRequests(f"{self.count} {self._words}.")
-        if share.is_limited and self._of_actor[share.actor] >= quarter:
-            raise errors.TooManyRequests(f"{quarter} {self._words} for {share.actor}.")
-        if share.is_limited and self._limited >= max(1, self._most - quarter):
-            raise errors.TooManyRequests(f"{self._limited} {self._words} for callers with tokens.")
-        self.count += 1
-        self._limited += share.is_limited
-        self._of_actor[share.actor] += 1
+        taken = self.in_the_way(share)
+        if taken is not None:
+            raise errors.TooManyRequests(taken.format(words=self._words) + ".")
+        self.add(share)
         try:
             yield
         finally:
-            self.count -= 1
-            self._limited -= share.is_limited
-            self._of_actor[share.actor] -= 1
-            if not self._of_actor[share.actor]:
-                del self._of_actor[share.actor]
+            self.remove(share)
 
 
-@dataclass(slots=True)
-class _Place:
-    """Verbs under way on one repository."""
-
-    free: asyncio.Semaphore
-    waiting: int = 0
-    running: list[Running] = field(default_factory=list)
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    share: Share
+    amount: int
+    turn: asyncio.Future[None]
 
 
-class Lanes:
-    """A lane for each repository, in which only so many verbs run at a time.
+class Queue(Parts):
+    """Something of which who comes when there is none left waits: in order, each for their own part.
 
-    A verb whose storage does not answer stays in its lane until its thread ends, also when its
-    caller has gone: so storage that hangs gets no more threads than its lane is wide.
-
-    :ivar requests: those that are not answered yet.
+    Nobody waits behind a caller that has all of its part already.
     """
 
-    def __init__(self, limits: Limits, patience_s: float) -> None:
-        self._limits = limits
-        self._patience_s = patience_s
-        self._places: dict[str, _Place] = {}
-        self.requests = Shared(limits.concurrent_requests, "requests are under way")
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self._waiting: list[_Waiter] = []
 
-    async def enter(self, repo_id: str) -> _Place:
-        """Wait for room in a repository's lane; who enters gives it back with :meth:`leave`.
-
-        :raises diskyard.errors.RepositoryUnavailable: all in the lane wait for storage that does
-            not answer.
-        :raises diskyard.errors.TooManyRequests: too many wait already, or waited too long.
-        """
-        width = self._limits.concurrent_per_repository
-        place = self._places.setdefault(repo_id, _Place(asyncio.Semaphore(width)))
-        if place.free.locked():
-            self._require_answering(place)
-            if place.waiting >= width * _WAITING_FACTOR:
-                raise errors.TooManyRequests(f"{place.waiting} requests wait for repository {repo_id}.")
-        place.waiting += 1
+    async def enter(self, share: Share, amount: int = 1) -> None:
+        """Wait for some; who got it gives it back with :meth:`leave`."""
+        if self.in_the_way(share, amount) is None:
+            self.add(share, amount)
+            return
+        waiter = _Waiter(share, amount, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
         try:
-            await asyncio.wait_for(place.free.acquire(), self._patience_s)
-        except TimeoutError:
-            self._require_answering(place)
-            raise errors.TooManyRequests(
-                f"{width} requests were at work on repository {repo_id} for {self._patience_s:g} seconds."
-            ) from None
-        finally:
-            place.waiting -= 1
-        return place
+            await waiter.turn
+        except asyncio.CancelledError:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            else:
+                self.leave(share, amount)
+            raise
 
-    def _require_answering(self, place: _Place) -> None:
-        for running in place.running:
-            running.require_answering()
-
-    def leave(self, repo_id: str, place: _Place) -> None:
-        """Give the room in a lane back."""
-        place.free.release()
-        if not place.waiting and not place.running and self._places.get(repo_id) is place:
-            del self._places[repo_id]
+    def leave(self, share: Share, amount: int = 1) -> None:
+        """Give it back, to whoever may have it now."""
+        self.remove(share, amount)
+        for waiter in list(self._waiting):
+            if self.in_the_way(waiter.share, waiter.amount) is None:
+                self._waiting.remove(waiter)
+                self.add(waiter.share, waiter.amount)
+                waiter.turn.set_result(None)

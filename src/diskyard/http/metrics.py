@@ -18,12 +18,13 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from diskyard import errors
 from diskyard.events import Events
 from diskyard.host import Clock
+from diskyard.http.connections import Why
 from diskyard.http.repository_figures import RepositoryFigures
 from diskyard.model.options import FixType
 from diskyard.service import VERBS, Service
@@ -60,10 +61,17 @@ class Metrics:
             registry=self._registry,
         )
         self._in_progress = Gauge(
-            "diskyard_requests_in_progress", "Requests that are not answered yet.", registry=self._registry
+            "diskyard_requests_in_progress",
+            "Requests whose answers are not made, or not taken yet.",
+            registry=self._registry,
         )
         self._event_streams = Gauge(
             "diskyard_event_streams", "Callers that listen to events.", registry=self._registry
+        )
+        self._unsent = Gauge(
+            "diskyard_answer_bytes_unsent",
+            "Bytes of answers that are made and not taken.",
+            registry=self._registry,
         )
         build = Gauge("diskyard_build_info", "The daemon's version.", ["version"], registry=self._registry)
         build.labels(version()).set(1)
@@ -76,14 +84,20 @@ class Metrics:
         requests_in_progress: Callable[[], int],
         event_streams: Callable[[], int],
         left_alone: Callable[[], Mapping[tuple[str, FixType], int]],
+        unsent_bytes: Callable[[], int],
+        refused: Callable[[], Mapping[Why, int]],
     ) -> None:
         """Ask these, whenever figures are asked for, how many there are.
 
         :param left_alone: fixes that the caretaker leaves alone for now, by repository and type.
+        :param unsent_bytes: of answers, made and not taken.
+        :param refused: connections that were refused or cut so far, by the reason.
         """
         self._in_progress.set_function(requests_in_progress)
         self._event_streams.set_function(event_streams)
+        self._unsent.set_function(unsent_bytes)
         self._registry.register(_LeftAlone(left_alone))
+        self._registry.register(_Refused(refused))
 
     def observe(self, verb: str, code: str, seconds: float) -> None:
         """Count a verb that was answered.
@@ -127,6 +141,22 @@ class _LeftAlone(Collector):
         )
         for (repository_id, of_type), count in sorted(self.ask().items()):
             family.add_metric([repository_id, of_type], count)
+        yield family
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused(Collector):
+    """Connections that were not let in, or ended before their callers wanted that."""
+
+    ask: Callable[[], Mapping[Why, int]]
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "diskyard_connections_refused", "Connections refused or cut, by the reason.", labels=["why"]
+        )
+        counts = self.ask()
+        for why in get_args(Why):
+            family.add_metric([why], counts.get(why, 0))
         yield family
 
 

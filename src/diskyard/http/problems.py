@@ -43,6 +43,8 @@ def problem_response(
     headers = {}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, TooManyRequests) or (error.retryable and status == 503):
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after_s)
+    elif error.retryable and status == 503:
         headers["Retry-After"] = str(_RETRY_AFTER_S)
     return Response(msgspec.json.encode(members), status, headers, PROBLEM_TYPE)

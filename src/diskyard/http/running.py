@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
-import msgspec
-
-from diskyard.caller import CALLER, Caller
-from diskyard.http.limits import Lanes
+from diskyard.caller import CALLER, Caller, Share
+from diskyard.http.lanes import Lanes
+from diskyard.http.limits import Limits
+from diskyard.http.long_calls import Courtesy, LongCalls, is_long
+from diskyard.http.pieces import Piece, pieces
 from diskyard.model import requests as ask
+from diskyard.model.courtesy import WAY
 from diskyard.service import Service
-from diskyard.service.verbs import BY_REQUEST, outcome_details, run_unwatched
+from diskyard.service.verbs import BY_REQUEST, outcome_details
 
 # Lanes that no repoId can name.
 _NO_REPOSITORY, _NEW_PLACES = "", "\n"
+_MS_PER_MIB = 4.0  # what sending takes, as work
 _REPOSITORY_FIELDS = ("repository_id", "target_repo_id", "repo_id")
 
 
@@ -29,50 +34,115 @@ def repository_of(request: ask.Request) -> str | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request and who sends it.
+
+    :param charge: told of the milliseconds of the processor that each piece of its work took.
+    """
+
+    request: ask.Request
+    caller: Caller
+    share: Share
+    charge: Callable[[float], None] = lambda work_ms: None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request is answered.
+
+    :param first: all of it, or its first piece.
+    :param rest: the other pieces, each made when it is asked for; None if there is no other.
+    """
+
+    first: bytes
+    rest: AsyncIterator[bytes] | None
+
+
 class Verbs:
     """Runs requests on a service, each in the lane of its repository."""
 
-    def __init__(self, service: Service, lanes: Lanes) -> None:
+    def __init__(self, service: Service, lanes: Lanes, limits: Limits) -> None:
         self.service = service
         self._lanes = lanes
+        self._long = LongCalls(limits, service.supervisor.timeout_s)
+        self._courtesy = Courtesy()
 
-    async def run(self, request: ask.Request, caller: Caller) -> bytes:
+    async def run(self, asked: Asked, held: AsyncExitStack) -> Answer:
         """Run a request; its answer as JSON.
 
-        :raises diskyard.errors.DiskyardError: of the table.
+        :param held: what is to be given back when the answer is taken, or nobody wants it any more.
+        :raises diskyard.errors.DiskyardError: of the table; the rest of the answer raises them too.
         """
+        made = pieces(self.service, asked.request)
+        lane = self._lane_of(asked.request, asked.caller)
+        if is_long(asked.request):
+            await held.enter_async_context(self._long.begun(asked.share, lane))
+            way = self._courtesy.of_one()
+            piece = await self._long_piece(asked, lane, made, way)
+            if piece.is_last:
+                return Answer(piece.data, None)
+            return Answer(piece.data, self._rest(asked, lane, made, way))
+        with self._courtesy.short():
+            parts = [await self._piece(asked, lane, made)]
+            while not parts[-1].is_last:
+                parts.append(await self._piece(asked, lane, made))
+        return Answer(b"".join(part.data for part in parts), None)
 
-        def work() -> bytes:
-            token = CALLER.set(caller)
-            try:
-                return msgspec.json.encode(run_unwatched(self.service, request))
-            finally:
-                CALLER.reset(token)
+    async def _rest(
+        self, asked: Asked, lane: str, made: Iterator[Piece], way: Callable[[], None]
+    ) -> AsyncIterator[bytes]:
+        is_last = False
+        while not is_last:
+            piece = await self._long_piece(asked, lane, made, way)
+            yield piece.data
+            is_last = piece.is_last
 
-        lane = self._lane_of(request, caller)
-        place = await self._lanes.enter(lane)
+    async def _long_piece(
+        self, asked: Asked, lane: str, made: Iterator[Piece], way: Callable[[], None]
+    ) -> Piece:
+        async with self._long.turn(asked.share, lane):
+            return await self._piece(asked, lane, made, way)
+
+    async def _piece(
+        self, asked: Asked, lane: str, made: Iterator[Piece], way: Callable[[], None] | None = None
+    ) -> Piece:
+        """The next piece of an answer, made on a thread.
+
+        :param way: what lets short calls go first, for a long one.
+        """
+        piece, work_ms = await self._in_lane(asked, lane, lambda: _measured(made, asked.caller, way))
+        asked.charge(work_ms + len(piece.data) / (1 << 20) * _MS_PER_MIB)
+        return piece
+
+    async def _in_lane(
+        self, asked: Asked, lane: str, work: Callable[[], tuple[Piece, float]]
+    ) -> tuple[Piece, float]:
+        """Do something on a thread, in a lane."""
+        place = await self._lanes.enter(lane, asked.share)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        done: list[tuple[Piece, float]] = []
 
         def end() -> None:
             place.running.remove(running)
-            self._lanes.leave(lane, place)
+            self._lanes.leave(lane, place, asked.share)
             ended.set()
 
         try:
-            running = self.service.supervisor.begin(work, _in_loop(loop, end))
+            running = self.service.supervisor.begin(lambda: done.append(work()), _in_loop(loop, end))
         except BaseException:  # the host gives no more threads
-            self._lanes.leave(lane, place)
+            self._lanes.leave(lane, place, asked.share)
             raise
         place.running.append(running)
-        details = outcome_details(BY_REQUEST[type(request)])
+        details = outcome_details(BY_REQUEST[type(asked.request)])
         while True:
             try:
                 await asyncio.wait_for(ended.wait(), self.service.supervisor.look_every_s)
             except TimeoutError:
                 running.require_answering(**details)
             else:
-                answer: Any = running.job.answer()
-                return bytes(answer)
+                running.job.answer()
+                return done[0]
 
     def _lane_of(self, request: ask.Request, caller: Caller) -> str:
         """That of the repository, if there is one and the caller may know how it is.
@@ -84,6 +154,18 @@ class Verbs:
             return repo_id if caller.may_use(repo_id) else _NO_REPOSITORY
         is_new = isinstance(request, ask.ConnectStorageRepository | ask.CreateStorageRepository)
         return _NEW_PLACES if is_new else _NO_REPOSITORY
+
+
+def _measured(made: Iterator[Piece], caller: Caller, way: Callable[[], None] | None) -> tuple[Piece, float]:
+    """The next piece, and the milliseconds of the processor that it took."""
+    began_s = time.thread_time()
+    who, ahead = CALLER.set(caller), WAY.set(way)
+    try:
+        piece = next(made)
+    finally:
+        CALLER.reset(who)
+        WAY.reset(ahead)
+    return piece, (time.thread_time() - began_s) * 1000
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Callable[[], None]:

@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator, Mapping
 import msgspec
 
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.courtesy import give_way
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import (
@@ -108,6 +109,7 @@ class Chains:
         return self._of(image).roots
 
     def _of(self, image: Image) -> _Seen:
+        give_way()
         unseen: list[Image] = []
         link: Image | None = image
         while link is not None and link.id not in self._seen:

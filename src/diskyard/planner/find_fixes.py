@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from diskyard.model.chains import Chains
+from diskyard.model.courtesy import give_way
 from diskyard.model.fix import (
     AnyAction,
     CleanAttachment,
@@ -88,8 +89,10 @@ def find_fixes(look: Look) -> list[Fix]:
 def _found(look: Look) -> Iterator[_Found]:
     chains = Chains(look.state, look.missing, look.allocated)
     for image in look.state.images.values():
+        give_way()
         yield from _of_image(look, image, chains)
     for volume in look.state.volumes.values():
+        give_way()
         if volume.state != "ready":
             yield from _of_unready_volume(look, volume)
         elif volume.extending is not None or volume.id in look.longer:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,17 @@ from diskyard.service import repositories
 from diskyard.service.service import Service
 from diskyard.version import version
 
-__all__ = ["BY_REQUEST", "VERBS", "Access", "Verb", "call", "outcome_details", "run", "run_unwatched"]
+__all__ = [
+    "BY_REQUEST",
+    "VERBS",
+    "Access",
+    "Verb",
+    "call",
+    "outcome_details",
+    "run",
+    "run_unwatched",
+    "translated",
+]
 
 # -- images ------------------------------------------------------------------------------
 
@@ -96,7 +107,20 @@ def _change(service: Service, request: ask.Request) -> Any:
     # Imported when it is called: who only looks, such as a command that lists, needs none of it.
     from diskyard.service import changing
 
+    if _starts_tasks(request):
+        service.tasks.require_room()
     return changing.RUN[type(request)](service, request)
+
+
+_OF_GUESTS = (ask.PrepareImage, ask.TeardownImage, ask.SetUserData)
+
+
+def _starts_tasks(request: ask.Request) -> bool:
+    """Whether a call may add to what waits; that a guest begins and ends can be said at any time."""
+    if isinstance(request, ask.FixStorageRepository | ask.ExportImage):
+        return True
+    auto_fix = getattr(getattr(request, "options", None), "auto_fix", False)
+    return bool(auto_fix) and not isinstance(request, _OF_GUESTS)
 
 
 _RUN: dict[type[ask.Request], Callable[[Service, Any], Any]] = {
@@ -153,8 +177,18 @@ def run_unwatched(service: Service, request: ask.Request) -> Any:
     :raises diskyard.errors.DiskyardError: as :func:`run` says.
     """
     verb = BY_REQUEST[type(request)]
-    try:
+    with translated(verb):
         return verb.run(service, request)
+
+
+@contextmanager
+def translated(verb: Verb) -> Iterator[None]:
+    """While a verb runs: what it raises becomes an error of the table.
+
+    :raises diskyard.errors.DiskyardError: as :func:`run` says.
+    """
+    try:
+        yield
     except errors.DiskyardError:
         raise
     except OSError as error:

@@ -28,12 +28,14 @@ class TaskLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :param at_once: tasks that run at a time.
     :param at_once_per_repository: of them, in one repository.
     :param order: the types of fixes, the most urgent first; exports count as mends.
+    :param queued: that wait, and that nobody may add to; what is known already is resumed all the same.
     :param rate_limit_bytes_per_s: of each task whose caller gave none; 0 for none.
     :raises ValueError: on making one: a number is out of its range, or a type is missing.
     """
 
     at_once: AtOnce = 2
     at_once_per_repository: AtOnce = 2
+    queued: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     order: tuple[FixType, ...] = ("mend", "merge", "optimize", "clean")
     rate_limit_bytes_per_s: RateLimit = 0
 
@@ -41,9 +43,10 @@ class TaskLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not (
             1 <= self.at_once <= _MOST_AT_ONCE
             and 1 <= self.at_once_per_repository <= _MOST_AT_ONCE
+            and self.queued >= 1
             and self.rate_limit_bytes_per_s >= 0
         ):
-            raise ValueError("the numbers of tasks are 1 to 1024, a rate limit is 0 or more")
+            raise ValueError("the numbers of tasks are 1 to 1024, 1 or more wait, a rate limit is 0 or more")
         if len(self.order) != len(_FIX_TYPES) or set(self.order) != _FIX_TYPES:
             raise ValueError("order names mend, merge, optimize and clean, each of them once")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from diskyard import errors
-from diskyard.caller import CALLER
+from diskyard.caller import CALLER, Parts, Share, share
 from diskyard.host import Clock
 from diskyard.host.calls import default_timeout_s
 from diskyard.host.identity import new_uuid
@@ -24,6 +24,7 @@ from diskyard.tasks.waitlist import Waiting
 from diskyard.tasks.watcher import Shown, TaskWatcher
 
 _STARTED_LIMIT = 10_000
+_QUEUE_RETRY_AFTER_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class _Queue:
     arrival: int
     context: Context
     when_ended: Callable[[Task], None] | None
+    share: Share
 
     def cut(self, task_id: str) -> list[TaskWatcher]:
         """Take out a job and those after it."""
@@ -90,7 +92,26 @@ class TaskRunner:
         self._idle = threading.Condition()
         self._unfinished: dict[str, TaskWatcher] = {}
         self._queued: dict[str, _Queue] = {}
+        self._parts = Parts(self._limits.queued)
         self._started: deque[str] = deque(maxlen=_STARTED_LIMIT)
+
+    def require_room(self) -> None:
+        """Refuse a caller who would add to a queue in which there is no more room, or none for them.
+
+        It is asked before anything is changed. So some more may come at once than there is room for;
+        and what was begun already is queued however many wait.
+
+        :raises diskyard.errors.TooManyRequests: too many tasks wait.
+        """
+        with self._idle:
+            taken = self._parts.in_the_way(share())
+        if taken is not None:
+            raise errors.TooManyRequests(
+                taken.format(words="tasks wait on this host") + ".",
+                advice="Wait until some have ended, or stop some that listTasks names. With AutoFix false "
+                "a call is committed all the same, and its work left to checkStorageRepository.",
+                retry_after_s=_QUEUE_RETRY_AFTER_S,
+            )
 
     def start(
         self,
@@ -111,13 +132,14 @@ class TaskRunner:
         tasks = [watcher.task for watcher in watchers]
         task_ids = [task.task_id for task in tasks]
         left = list(zip(jobs, watchers, strict=True))
-        queue = _Queue(left, urgency, next(self._arrivals), copy_context(), when_ended)
+        queue = _Queue(left, urgency, next(self._arrivals), copy_context(), when_ended, share())
         caller = CALLER.get()
         if caller is not None:
             caller.started.extend(task_ids)
         with self._idle:
             self._unfinished.update(zip(task_ids, watchers, strict=True))
             self._queued.update(dict.fromkeys(task_ids, queue))
+            self._parts.add(queue.share, len(task_ids))
             self._started.extend(task_ids)
             too_late = self._cut(task_ids[0]) if jobs and self._closing.is_set() else []
         self._end_unrun(queue, too_late)
@@ -153,6 +175,7 @@ class TaskRunner:
                 return  # stopped meanwhile
             job, watcher = queue.left.pop(0)
             del self._queued[watcher.task.task_id]
+            self._parts.remove(queue.share)
         try:
             goes_on = queue.context.run(self._run, job, watcher)
         finally:
@@ -212,6 +235,8 @@ class TaskRunner:
         cut = [] if queue is None else queue.cut(task_id)
         for watcher in cut:
             del self._queued[watcher.task.task_id]
+        if queue is not None:
+            self._parts.remove(queue.share, len(cut))
         return cut
 
     def _end_unrun(self, queue: _Queue, watchers: Sequence[TaskWatcher]) -> None:
