@@ -207,10 +207,14 @@ class Counts:
             "InternalError and the like": len(self.serious),
         }
 
+    @property
+    def found(self) -> list[str]:
+        """All that was wrong, in words."""
+        return [*self.wrong, *self.broken, *self.serious]
+
     def require_none(self) -> None:
         """Nothing was wrong.
 
         :raises AssertionError: something was; what, in words.
         """
-        found = [*self.wrong, *self.broken, *self.serious]
-        assert not found, "\n".join(found[:20])
+        assert not self.found, "\n".join(self.found[:20])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from diskyard import errors
@@ -29,6 +31,8 @@ def end(folder: Path, places: Places, foreign: Mapping[Path, bytes]) -> Counts:
         told.fixes += host.fix_all(list(places), rng)
         _judge_names(host, ledger, told)
         told.serious += _listed(host)
+        if told.found:
+            told.serious.append(f"all of it as it was then is in {_kept(folder, places)}")
         _remove_all(host, rng, told)
         told.serious += [f"left over: {left}" for place in places for left in _left(host, place)]
     finally:
@@ -37,6 +41,21 @@ def end(folder: Path, places: Places, foreign: Mapping[Path, bytes]) -> Counts:
         if not path.exists() or path.read_bytes() != data:
             told.serious.append(f"a foreign file is gone or changed: {path}")
     return told
+
+
+def _kept(folder: Path, places: Places) -> Path:
+    """A copy of everything, to be looked into once the storm and its file systems are gone."""
+    target = Path(tempfile.mkdtemp(prefix="diskyard-storm-"))
+    mounts = {str(path.parent) for path in places.values()}
+    for name, source in {"storm": folder, **places}.items():
+        shutil.copytree(source, target / name, ignore=lambda at, names: _passed_over(at, names, mounts))
+    return target
+
+
+def _passed_over(at: str, names: list[str], mounts: Collection[str]) -> set[str]:
+    """The file systems, and the files that they are in; sockets, which cannot be copied."""
+    found = (Path(at, name) for name in names)
+    return {path.name for path in found if str(path) in mounts or path.name == "disk" or path.is_socket()}
 
 
 def _detach_all(host: YardHost, told: Counts) -> None:
