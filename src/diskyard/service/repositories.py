@@ -43,7 +43,8 @@ def connect(service: Service, request: ask.ConnectStorageRepository) -> None:
     if wants_new_marker:
         _give_new_marker(service, request.repo_format, parameters)
     is_new = service.connections.connect(repo_id, request.repo_format, parameters)
-    _require_connected_inside(service, repo_id, is_new=is_new)
+    if find_format(request.repo_format).folder_of is not None:
+        _require_connected_inside(service, repo_id, is_new=is_new)
     if is_new:
         service.events.tell("repository", repo_id, {"change": "connected", "repoFormat": request.repo_format})
     if find_format(request.repo_format).remembered:
@@ -127,11 +128,8 @@ def _require_allowed(service: Service, format_name: str, parameters: Mapping[str
 
 def _require_connected_inside(service: Service, repo_id: str, *, is_new: bool) -> None:
     """The same of what was connected: a folder on the way may have become a link meanwhile."""
-    opened = service.connections.get(repo_id)
-    if find_format(opened.format).folder_of is None:
-        return
     try:
-        _require_inside(service, opened.storage.place)
+        _require_inside(service, service.connections.get(repo_id).storage.place)
     except errors.PathNotAllowed:
         if is_new:
             service.connections.disconnect(repo_id)
