@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from diskyard.host.bulk import BulkFiles
 from diskyard.host.calls import storage_call
 from diskyard.host.identity import this_process
+from diskyard.host.ownership import set_access
 from diskyard.host.reading import OFD_GETLK, open_again
 from diskyard.host.renaming import rename_exclusively
 from diskyard.host.temporary import temporary_name, temporary_owner
@@ -337,14 +338,12 @@ class Files(BulkFiles):
         return True
 
     @storage_call
-    def set_access(self, path: str, mode: int, group_id: int | None) -> None:
-        """Set who may open a file that nobody else knows of yet.
+    def set_access(self, path: str, mode: int, group_id: int | None, user_id: int | None = None) -> None:
+        """Set who may open a file or folder that nobody else works with yet.
 
-        :param group_id: None leaves its group as it is.
+        :param group_id: None leaves its group as it is, and so does ``user_id``.
         """
-        if group_id is not None:
-            os.chown(path, -1, group_id)
-        os.chmod(path, mode)
+        set_access(path, mode, group_id, user_id)
 
     @storage_call
     def try_lock_folder(self, folder: str) -> int | None:
