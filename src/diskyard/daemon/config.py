@@ -83,6 +83,7 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
 
     :param requests_per_s: of one token; 0 for no limit. Not for the Unix socket.
     :param event_streams: how many may listen to events at a time.
+    :param served_images: over NBD, at a time.
     """
 
     request_bytes: Annotated[
@@ -94,6 +95,7 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
     concurrent_requests: _Count = 256
     concurrent_per_repository: _Count = 32
     event_streams: _Count = 64
+    served_images: _Count = 64
 
 
 class TransferConfig(_Section, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from diskyard.attachments.serve import Servers
+from diskyard.attachments.serve import SERVED_IMAGES, Servers
 from diskyard.caller import CALLER
 from diskyard.connections import Connections
 from diskyard.events import Events
@@ -32,6 +32,7 @@ class Service:
     :param storage_timeout_s: how long the storage may take to answer one call; the default is
         ``$DISKYARD_STORAGE_TIMEOUT_S``, or 30. Calls that may well be long have ten times that.
     :param limits: what the tasks may take; the default is two at a time, as fast as they go.
+    :param served_images: how many images this process may serve over NBD at a time.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Service:
         actor: str = "",
         storage_timeout_s: float | None = None,
         limits: TaskLimits | None = None,
+        served_images: int = SERVED_IMAGES,
     ) -> None:
         timeout_s = default_timeout_s() if storage_timeout_s is None else storage_timeout_s
         self.supervisor = Supervisor(timeout_s)
@@ -53,7 +55,7 @@ class Service:
         self.records = TaskRecords(self.host, os.path.join(folder, "tasks"))
         self.limits = limits or TaskLimits()
         self.tasks = TaskRunner(self.records, self.host.clock, self.limits, timeout_s, self._tell_task)
-        self.servers = Servers(self.host, os.path.join(folder, "nbd"))
+        self.servers = Servers(self.host, os.path.join(folder, "nbd"), served_images)
         for repo_id, known in self.settings.connections().items():
             self.connections.remember(repo_id, known.format, known.parameters)
 
