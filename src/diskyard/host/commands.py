@@ -48,6 +48,7 @@ _WITH_ITS_PARENT = """
 shift
 while [ "$1" != -- ]; do ulimit "$1" "$2" || exit 1; shift 2; done
 shift
+unset PWD OLDPWD
 exec "$@"
 """
 
