@@ -23,7 +23,7 @@ from diskyard.repositories.interface import Lease
 if TYPE_CHECKING:
     from diskyard.mover.blockgraph import StorageDaemon
 
-SERVED_IMAGES = 64
+SERVED_IMAGES = 16
 _CONNECTIONS_MOST = 16  # of one image's guest and tools: nbdcopy has 4, a guest one for each queue
 _SOCKET_PATH_LIMIT_BYTES = 107  # unix(7)
 _TEARDOWN_S = 0.5  # another process's teardown, which has the lease too, is over by then

@@ -95,7 +95,7 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
     concurrent_requests: _Count = 256
     concurrent_per_repository: _Count = 32
     event_streams: _Count = 64
-    served_images: _Count = 64
+    served_images: _Count = 16
 
 
 class TransferConfig(_Section, frozen=True, kw_only=True):
