@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -300,6 +302,24 @@ def test_serve_nbd(short_rig: Rig) -> None:
     rig.expect("a", disk, picture(SIZE, ONE, TWO))
     again = yard.prepare_image("a", disk, options={"serve": "nbd"})
     assert again.nbd_uri == first.nbd_uri
+    yard.teardown_image("a", disk)
+
+
+def test_an_image_has_so_many_connections(short_rig: Rig) -> None:
+    """Who comes later waits until another leaves; the server's descriptors are bounded so."""
+    rig, yard = short_rig, short_rig.yard
+    disk = rig.disk("a", ONE)
+    uri = yard.prepare_image("a", disk, options={"serve": "nbd"}).nbd_uri or ""
+    path = uri.partition("socket=")[2]
+    with contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(17)]
+        for client in clients[:16]:
+            client.connect(path)
+            assert client.recv(8) == b"NBDMAGIC"
+        clients[16].connect(path)
+        assert select.select([clients[16]], [], [], 0.2)[0] == []  # greeted too early it would be by then
+        clients[0].close()
+        assert clients[16].recv(8) == b"NBDMAGIC"
     yard.teardown_image("a", disk)
 
 

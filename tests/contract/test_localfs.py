@@ -21,6 +21,7 @@ from diskyard.log.codec import decode
 from diskyard.model.transaction import Entry, Frees
 from diskyard.repositories.interface import Repository
 from diskyard.repositories.localfs import connect, layout
+from diskyard.repositories.localfs.access import Access
 from diskyard.repositories.localfs.remove import remove
 from diskyard.testing.faults import FailingFiles, no_space, with_files
 from diskyard.testing.lease_contract import first_file
@@ -79,8 +80,8 @@ class TestLocalfs(RepositoryContract):
         # The other creation ends between this one's look at the folder and its lease.
         make_folders = connect._make_folders
 
-        def overtaken(host: Host, root: str) -> None:
-            make_folders(host, root)
+        def overtaken(host: Host, root: str, access: Access) -> None:
+            make_folders(host, root, access)
             monkeypatch.setattr(connect, "_make_folders", make_folders)
             place.create()
 

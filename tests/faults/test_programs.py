@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diskyard.errors import DiskyardError
+from diskyard.errors import DiskyardError, StorageError
 from diskyard.host import Commands
 from diskyard.testing.effort import Effort
 from diskyard.testing.fake_programs import OF_EVERY_PROGRAM, OF_QEMU_IMG, OF_THE_DAEMON, FakePrograms
@@ -28,7 +28,7 @@ _KILLED = Effort.of_environment().sample(SCENARIOS, 20, "killed")
 
 def _changes() -> dict[str, Change]:
     found: dict[str, Change] = {}
-    for name in ("qemu-img", "qemu-storage-daemon", "setpriv", "prlimit"):
+    for name in ("qemu-img", "qemu-storage-daemon", "setpriv", "sh"):
         found[f"{name} is not installed"] = methodcaller("remove", name)
         found[f"{name} is no program"] = methodcaller("break_file", name)
     of_programs = [
@@ -77,6 +77,18 @@ def test_programs_that_fail(name: str, quick_folder: Path, effort: Effort, tally
         grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
         assert grown_kib < _MEMORY_MOST_KIB, f"{change}: {grown_kib} KiB more are used"
     tally("programs", runs=len(chosen), errors=refused)
+
+
+@pytest.mark.parametrize("printed", ["[]\n", "y"])
+def test_a_map_that_tells_nothing_is_no_hole(printed: str, quick_folder: Path) -> None:
+    """It ends well, and what it did not tell of must not be taken for zeros."""
+    fake = FakePrograms(quick_folder / "programs")
+    runs = FaultRuns(find_scenario("mend a copy"), quick_folder)
+    fake.replace("qemu-img", f"import sys; sys.stdout.write({printed!r})")
+    with pytest.MonkeyPatch.context() as patch:
+        around = (partial(patch.setenv, "PATH", fake.path), patch.undo)
+        error = runs.run(Injector(), None, around=around)
+    assert isinstance(error, StorageError)
 
 
 @pytest.mark.parametrize("scenario", _KILLED, ids=lambda scenario: scenario.name)

@@ -277,13 +277,13 @@ GUARDS = [
     Guard(
         "programs that die with their parent",
         "diskyard.host.commands",
-        (('            "setpriv",\n            "--pdeathsig",\n            "KILL",\n            "--",\n', ""),),
+        (('            "--pdeathsig",\n            "KILL",\n', ""),),
         ("tests/crash/test_every_step.py::test_killed_at_every_step[merge down into raw]",),
     ),
     Guard(
         "programs whose parent died before they could be told",
         "diskyard.host.commands",
-        (('[ "$PPID" = "$1" ] || exit 1; ', ""),),
+        (('[ "$PPID" = "$1" ] || exit 1\n', ""),),
         ("tests/faults/test_orphans.py",),
     ),
     # -- what may be deleted ----------------------------------------------------------

@@ -23,6 +23,8 @@ from diskyard.repositories.interface import Lease
 if TYPE_CHECKING:
     from diskyard.mover.blockgraph import StorageDaemon
 
+SERVED_IMAGES = 16
+_CONNECTIONS_MOST = 16  # of one image's guest and tools: nbdcopy has 4, a guest one for each queue
 _SOCKET_PATH_LIMIT_BYTES = 107  # unix(7)
 _TEARDOWN_S = 0.5  # another process's teardown, which has the lease too, is over by then
 _POLL_S = 0.02
@@ -43,11 +45,13 @@ class Servers:
 
     :param folder: where each image's socket has its name, ``<image id>.<owner>``'s hash;
         made when it is needed.
+    :param most: how many may run at a time: each is a process of its own, whoever asked for it.
     """
 
-    def __init__(self, host: Host, folder: str) -> None:
+    def __init__(self, host: Host, folder: str, most: int = SERVED_IMAGES) -> None:
         self._host = host
         self._folder = folder
+        self._most = most
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str, str], _Server] = {}
         # A program ends with the thread that started it (host/commands.py): this one lasts,
@@ -60,13 +64,39 @@ class Servers:
         :raises diskyard.errors.ImageInUse: another process serves it to this owner, or the
             attachment has ended.
         :raises diskyard.errors.StorageError: the server does not start.
+        :raises diskyard.errors.TooManyRequests: as many run as may.
         """
         key = (opened.marker, attached.image_id, attached.owner)
         with self._lock:
             if key not in self._running:
+                self._require_room()
                 self._running[key] = self._start_leased(opened, attached, chain)
             socket = self._running[key].socket
         return replace(attached, nbd_uri=f"nbd+unix:///{attached.image_id}?socket={socket}")
+
+    def _require_room(self) -> None:
+        if len(self._running) >= self._most:
+            raise errors.TooManyRequests(
+                f"{len(self._running)} images are served over NBD by this process, and no more may be.",
+                advice="Tear down those that nobody reads or writes any more; or give the guest the image's "
+                "files, which prepareImage tells without serve; or raise limits.served_images in the "
+                "daemon's configuration.",
+            )
+
+    def remove_leftovers(self) -> list[str]:
+        """Remove the sockets of processes that have ended, and the names that led to them; the paths.
+
+        For the daemon's start: whoever serves an image makes the socket before its name.
+        """
+        files = self._host.files
+        removed = files.remove_dead_private_folders()
+        if files.is_folder(self._folder):
+            for item in files.list(self._folder):
+                path = os.path.join(self._folder, item.name)
+                if not item.is_file and not files.exists(files.resolve(path)):
+                    files.discard(path)
+                    removed.append(path)
+        return removed
 
     def _start_leased(self, opened: Opened, attached: Attached, chain: Chain) -> _Server:
         lease = _take(opened, attached.image_id, attached.host_id, attached.owner)
@@ -86,7 +116,9 @@ class Servers:
         try:
             writes = attached.mode == "read_write"
             node = daemon.open_chain(chain, writable=(chain[0].name,) if writes else ())
-            daemon.export_nbd(node, writable=writes, name=attached.image_id)
+            daemon.export_nbd(
+                node, writable=writes, name=attached.image_id, connections_most=_CONNECTIONS_MOST
+            )
             return _Server(daemon, self._name_socket(attached, daemon.socket_path), lease)
         except BaseException:
             daemon.close()

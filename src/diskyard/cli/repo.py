@@ -40,15 +40,20 @@ def _parsed(parameters: dict[str, str]) -> dict[str, object]:
     return found
 
 
-@repo.command(example="diskyard repo create localfs-1.0 path=/srv/images")
+@repo.command(
+    example="diskyard repo create localfs-1.0 path=/srv/images\n"
+    "diskyard repo create localfs-1.0 path=/srv/shared owner=vmadmin group=images mode=0751"
+)
 @click.argument("format_name", metavar="FORMAT")
 @_parameters
 def create(format_name: str, parameters: dict[str, str]) -> None:
     """Make an empty repository in an empty place.
 
     FORMAT is one that this version knows, as localfs-1.0, which takes path=FOLDER, and for a file
-    system that is not known to be local sharedByOneHost=true: no other host uses it. By a daemon that is
-    called over TLS it is made only inside the folders that its configuration allows.
+    system that is not known to be local sharedByOneHost=true: no other host uses it. It also takes
+    who may use the files: owner=USER, group=GROUP and mode=OCTAL, that of the folders which guests
+    pass; by default 0711. By a daemon that is called over TLS it is made only inside the folders that
+    its configuration allows.
     """
     with open_yard() as yard:
         yard.create_storage_repository(format_name, _parsed(parameters))
@@ -71,7 +76,7 @@ def create(format_name: str, parameters: dict[str, str]) -> None:
 def connect(repo: str, format_name: str, parameters: dict[str, str], new_identity: bool) -> None:
     """Connect a repository on this host under a name of your choice, REPO.
 
-    PARAMETERS are those with which it was created.
+    PARAMETERS say where it is: path=FOLDER, and sharedByOneHost=true if it was created with that.
     """
     with open_yard() as yard:
         where = {**_parsed(parameters), **({"newMarker": True} if new_identity else {})}

@@ -94,6 +94,7 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
     :param connections: of TCP, in all.
     :param handshakes: connections of TCP whose TLS is not done, in all.
     :param handshake_timeout_s: for that to be done.
+    :param served_images: over NBD, at a time.
     """
 
     request_bytes: Annotated[
@@ -120,6 +121,7 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
     handshakes: _Count = 512
     handshakes_per_address: _Count = 128
     handshake_timeout_s: _Seconds = 10
+    served_images: _Count = 16
 
 
 class TransferConfig(_Section, frozen=True, kw_only=True):

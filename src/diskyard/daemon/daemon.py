@@ -64,6 +64,7 @@ def make_service(config: Config, host: Host) -> Service:
         actor="daemon",
         limits=limits,
         transfer_folders=config.transfer.folders,
+        served_images=config.limits.served_images,
     )
 
 
@@ -158,6 +159,7 @@ class Daemon:
 
     def _go_on(self) -> None:
         """Connect again what was connected before, and go on with what was cut short."""
+        self._remove_leftovers()
         for repo_id in self.service.connections.remembered():
             try:
                 self.service.supervisor.run(partial(self.service.connections.get, repo_id))
@@ -167,6 +169,16 @@ class Daemon:
             resume(self.service)
         self._news.start()
         self._caretaker.start()
+
+    def _remove_leftovers(self) -> None:
+        """Of processes that were killed while they served images."""
+        try:
+            removed = self.service.servers.remove_leftovers()
+        except OSError as error:
+            _log.warning("sockets of dead processes stay", reason=str(error))
+        else:
+            if removed:
+                _log.info("sockets of dead processes are removed", paths=removed)
 
     def _asked_to_stop(self, number: signal.Signals) -> None:
         _log.info("ends", signal=signal.Signals(number).name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diskyard.host.clock import Clock
-from diskyard.host.commands import Child, Commands, Finished, Limits
+from diskyard.host.commands import Child, Commands, Finished
+from diskyard.host.confinement import Limits
 from diskyard.host.files import Files
 from diskyard.host.identity import (
     ProcessIdentity,

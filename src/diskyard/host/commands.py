@@ -11,14 +11,18 @@ and its arguments reach it as arguments, and are never read as text of the shell
 thread that ended before the child asked changes nothing, as the child then has another
 thread of the same process for its parent. The kernel forgets the wish when a program is
 executed that has more rights than who starts it (set-user-ID, file capabilities, some
-security modules' transitions): QEMU's tools must not be installed so.
+security modules' transitions), so the rights are given up before, and none can be got after
+that (no_new_privs). Giving up rights does not make it forget. The same shell sets the limits,
+which takes no process of its own.
+
+A program has what :mod:`diskyard.host.confinement` leaves it, and of this process's descriptors
+those that it is to inherit.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -29,6 +33,7 @@ from dataclasses import dataclass
 
 from diskyard import errors
 from diskyard.host.calls import noted
+from diskyard.host.confinement import Limits, limit_words, right_words, told_to
 from diskyard.host.output import Output
 
 Child = subprocess.Popen[bytes]
@@ -36,24 +41,16 @@ Child = subprocess.Popen[bytes]
 
 _TERMINATION_GRACE_S = 5.0
 _STDOUT_MOST_BYTES = 16 << 20
-#: Ends at once if its parent is not the process of the first argument; else becomes the rest of them.
-_WITH_ITS_PARENT = ("sh", "-c", '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"', "sh")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a program may use when it reads something that is not trusted."""
-
-    address_space_bytes: int = 1 << 30
-    cpu_s: int = 60
-    file_size_bytes: int | None = None
-
-    def prefix(self) -> list[str]:
-        """The command line that sets these limits for what follows it."""
-        words = ["prlimit", f"--as={self.address_space_bytes}", f"--cpu={self.cpu_s}", "--core=0"]
-        if self.file_size_bytes is not None:
-            words.append(f"--fsize={self.file_size_bytes}")
-        return [*words, "--"]
+#: Ends at once if its parent is not the process of the first argument; else sets the limits that follow,
+#: up to a word that is none, and becomes the rest of them.
+_WITH_ITS_PARENT = """
+[ "$PPID" = "$1" ] || exit 1
+shift
+while [ "$1" != -- ]; do ulimit "$1" "$2" || exit 1; shift 2; done
+shift
+unset PWD OLDPWD
+exec "$@"
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +62,10 @@ class Finished:
     stderr: str
 
 
-def _raise_descriptor_limit() -> list[str]:
-    """A deep backing chain needs more descriptors than a shell's usual limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return [] if soft == hard else ["prlimit", f"--nofile={hard}:{hard}", "--"]
-
-
 def _not_installed(program: str) -> errors.Unsupported:
     return errors.Unsupported(
         f"The program {program} is not installed.",
-        advice="Install it (Debian: qemu-utils for QEMU's tools, util-linux for setpriv and prlimit).",
+        advice="Install it (Debian: qemu-utils for QEMU's tools, util-linux for setpriv).",
     )
 
 
@@ -132,25 +123,28 @@ class Commands:
     ) -> Child:
         """Start a program; the caller ends it with :meth:`stop`.
 
-        The file-descriptor limit is raised to its hard limit, for deep backing chains.
-
+        :param environment: what it is told besides where programs are: it has nothing of this process's.
         :param capture: keep what it prints on stdout too; stderr is always a pipe.
         """
         command = [
-            *_raise_descriptor_limit(),
             "setpriv",
+            *right_words(),
             "--pdeathsig",
             "KILL",
             "--",
-            *_WITH_ITS_PARENT,
+            "sh",
+            "-c",
+            _WITH_ITS_PARENT,
+            "sh",
             str(os.getpid()),
-            *(limits.prefix() if limits else ()),
+            *limit_words(limits),
+            "--",
             *words,
         ]
-        merged = {**os.environ, "LC_ALL": "C", **(environment or {})}
+        told = told_to(environment)
         # What follows setpriv is looked for by setpriv: it would say so in words of its own.
         for program in (words[0], command[0]):
-            if shutil.which(program, path=merged.get("PATH")) is None:
+            if shutil.which(program, path=told["PATH"]) is None:
                 raise _not_installed(program)
         try:
             return subprocess.Popen(
@@ -159,7 +153,7 @@ class Commands:
                 stdout=subprocess.PIPE if capture else subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 pass_fds=tuple(inherit_fds),
-                env=merged,
+                env=told,
                 # Ctrl-C is for Diskyard, which ends its children in order.
                 start_new_session=True,
             )

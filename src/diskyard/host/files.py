@@ -15,12 +15,13 @@ import itertools
 import os
 import stat
 import struct
-import tempfile
 from collections.abc import Callable, Sequence
 
+from diskyard.host import private
 from diskyard.host.bulk import BulkFiles
 from diskyard.host.calls import storage_call
 from diskyard.host.identity import this_process
+from diskyard.host.ownership import set_access
 from diskyard.host.reading import OFD_GETLK, open_again
 from diskyard.host.renaming import rename_exclusively
 from diskyard.host.temporary import temporary_name, temporary_owner
@@ -50,6 +51,7 @@ class Files(BulkFiles):
     def __init__(self, host: HostIdentity) -> None:
         self._host = host
         self._undiscarded: dict[str, None] = {}  # ordered, and changed from any thread
+        self._private: dict[str, int] = {}  # folders for sockets, with the locks on them
 
     # -- primitives: each changes one thing, and each is a step for the simulators ---
 
@@ -138,7 +140,14 @@ class Files(BulkFiles):
     @storage_call
     def make_private_folder(self) -> str:
         """The path of a new folder outside of any storage that only this user enters: for sockets."""
-        return tempfile.mkdtemp(prefix="diskyard-")
+        path, lock = private.make_locked()
+        self._private[path] = lock
+        return path
+
+    @storage_call
+    def remove_dead_private_folders(self) -> list[str]:
+        """Remove those that processes of this user left which have ended; the paths."""
+        return private.remove_dead()
 
     @storage_call
     def link(self, source: str, target: str) -> None:
@@ -318,7 +327,8 @@ class Files(BulkFiles):
                 for item in self.list(folder):
                     self.unlink(os.path.join(folder, item.name))
                 self.remove_folder(folder)
-                return
+                break
+        os.close(self._private.pop(folder))
 
     @storage_call
     def try_lock_byte(self, fd: int, offset_bytes: int) -> bool:
@@ -337,14 +347,9 @@ class Files(BulkFiles):
         return True
 
     @storage_call
-    def set_access(self, path: str, mode: int, group_id: int | None) -> None:
-        """Set who may open a file that nobody else knows of yet.
-
-        :param group_id: None leaves its group as it is.
-        """
-        if group_id is not None:
-            os.chown(path, -1, group_id)
-        os.chmod(path, mode)
+    def set_access(self, path: str, mode: int, group_id: int | None, user_id: int | None = None) -> None:
+        """Set who may open what nobody else works with yet; None leaves it its group, or its user."""
+        set_access(path, mode, group_id, user_id)
 
     @storage_call
     def try_lock_folder(self, folder: str) -> int | None:

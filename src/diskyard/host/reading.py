@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from diskyard.host.calls import noted, storage_call
+from diskyard.host.ownership import Ownership, ownership_of
 from diskyard.host.places import identities_of
 
 R = TypeVar("R")
@@ -285,6 +286,11 @@ class ReadingFiles:
     def identities_of(self, path: str) -> tuple[str, str]:
         """What tells a file from its copies, now and lastingly; see :func:`places.identities_of`."""
         return identities_of(path)
+
+    @storage_call
+    def ownership_of(self, path: str) -> Ownership:
+        """Of whom a file or folder is, and who may do what with it; of a link its own."""
+        return ownership_of(path)
 
     @storage_call
     def exists(self, path: str) -> bool:

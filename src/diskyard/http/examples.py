@@ -116,6 +116,18 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
             "In a folder that is empty or does not exist",
             {"repoFormat": "localfs-1.0", "connectionParameters": {"path": "/srv/images"}},
         ),
+        Example(
+            "For the users of a group",
+            {
+                "repoFormat": "localfs-1.0",
+                "connectionParameters": {
+                    "path": "/srv/shared",
+                    "owner": "vmadmin",
+                    "group": "images",
+                    "mode": "0751",
+                },
+            },
+        ),
     ),
     "removeStorageRepository": (Example("An empty repository", {"repositoryId": "fast"}),),
     "listStorageRepositories": (
@@ -319,6 +331,9 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
                         "parameters": {
                             "path": "absolute path of a folder on a local file system",
                             "sharedByOneHost": "true: no other host uses the file system, …",
+                            "owner": "when it is created: the user, by name or number, …",
+                            "group": "when it is created: the group, by name or number, …",
+                            "mode": "when it is created: octal, of the folders that guests pass; …",
                         },
                         "capabilities": {
                             "reflink": None,

@@ -281,16 +281,25 @@ class StorageDaemon:
     # -- exports ---------------------------------------------------------------------
 
     def export_nbd(
-        self, node: str, *, writable: bool, allocation_depth: bool = True, name: str | None = None
+        self,
+        node: str,
+        *,
+        writable: bool,
+        allocation_depth: bool = True,
+        name: str | None = None,
+        connections_most: int = 0,
     ) -> str:
         """Export a node and return its NBD URI; the export's name is the node's if not given.
 
         The socket lies in a folder that only this user can enter, removed at the end.
+
+        :param connections_most: who comes later waits until another leaves; 0 for no limit. Of the first
+            export of a daemon: it is for all of them.
         """
         if self._folder is None:
             self._folder = self._host.files.make_private_folder()
             address = {"type": "unix", "data": {"path": self.socket_path}}
-            start = {"addr": address, "max-connections": 0}
+            start = {"addr": address, "max-connections": connections_most}
             self.command("nbd-server-start", start, doing="starting an NBD server")
         export = {
             "type": "nbd",

@@ -32,6 +32,7 @@ from diskyard.mover.nbdclient import NbdClient
 _WINDOW_BYTES = 1 << 30  # asked of an NBD server at once: at most 16,384 clusters
 _LONG_BYTES = 1 << 20
 _RANGES_AT_ONCE = 256
+_MAP_LINE_MOST_BYTES = 1 << 20
 _MAP_PIECE_BYTES = 64 << 10  # read at once, and kept no longer
 _MAP_TIMEOUT_S = 60.0
 _ZEROS = bytes(1 << 20)
@@ -369,6 +370,8 @@ def _told(host: Host, child: Child, doing: str, offset: int, end_bytes: int) -> 
             raise NeedsServer
         yield Run(found.start, found.length, found.zero, found.depth, found.offset)
         offset = found.start + found.length
+    if end_bytes and not offset:  # of what is too short it tells the beginning
+        raise failure("qemu-img told nothing of it", doing)
     if offset < end_bytes:  # a header that says less than the record: zeros, as of a short layer
         yield Run(offset, end_bytes - offset, True, -1)
 
@@ -384,8 +387,12 @@ def _lines(host: Host, child: Child, doing: str) -> Generator[bytes]:
             *lines, rest = (rest + bytes(output.stdout)).split(b"\n")
             output.stdout.clear()
             yield from (line.strip(b"[], ") for line in lines if line.strip(b"[], "))
+            if len(rest) > _MAP_LINE_MOST_BYTES:
+                raise failure("qemu-img printed a line without end", doing)
         if not host.commands.wait(child, _MAP_TIMEOUT_S) or child.returncode != 0:
             raise failure(output.stderr(), doing)
+    if last := rest.strip(b"[], "):  # of a program that printed something else, and no line of it
+        yield last
 
 
 def _read_some(output: Output, doing: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from diskyard.asked_imports import AskedImports
-from diskyard.attachments.serve import Servers
+from diskyard.attachments.serve import SERVED_IMAGES, Servers
 from diskyard.caller import CALLER
 from diskyard.connections import Connections
 from diskyard.events import Events
@@ -35,6 +35,7 @@ class Service:
     :param limits: what the tasks may take; the default is two at a time, as fast as they go.
     :param transfer_folders: in which pending imports are completed also if this host does not remember
         that it was asked for them.
+    :param served_images: how many images this process may serve over NBD at a time.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Service:
         storage_timeout_s: float | None = None,
         limits: TaskLimits | None = None,
         transfer_folders: tuple[str, ...] = (),
+        served_images: int = SERVED_IMAGES,
     ) -> None:
         timeout_s = default_timeout_s() if storage_timeout_s is None else storage_timeout_s
         self.supervisor = Supervisor(timeout_s)
@@ -58,7 +60,7 @@ class Service:
         self.records = TaskRecords(self.host, os.path.join(folder, "tasks"))
         self.limits = limits or TaskLimits()
         self.tasks = TaskRunner(self.records, self.host.clock, self.limits, timeout_s, self._tell_task)
-        self.servers = Servers(self.host, os.path.join(folder, "nbd"))
+        self.servers = Servers(self.host, os.path.join(folder, "nbd"), served_images)
         for repo_id, known in self.settings.connections().items():
             self.connections.remember(repo_id, known.format, known.parameters)
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-_TRUE = ("cp", "prlimit", "python3", "qemu-img", "qemu-io", "qemu-storage-daemon", "setpriv", "sh")
+_TRUE = ("cp", "python3", "qemu-img", "qemu-io", "qemu-storage-daemon", "setpriv", "sh")
 
 _SPEAK = """
 import json, os, re, socket, sys, time

@@ -34,10 +34,11 @@ ERRNOS_OF_READS = (errno.EIO, errno.EACCES, errno.EINTR)
 _READS = frozenset(
     (
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
-        "fingerprint_of", "identities_of", "exists", "is_folder", "size_bytes_of", "resolve", "device_of",
-        "room", "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes", "lock_folder",
-        "try_lock_folder", "read_open", "names", "is_written_by_qemu", "name_is_written_by_qemu",
-        "reads_past_cache", "longest_file_bytes", "is_read_only", "may_write", "file_system",
+        "fingerprint_of", "identities_of", "ownership_of", "exists", "is_folder", "size_bytes_of", "resolve",
+        "device_of", "room", "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes",
+        "lock_folder", "try_lock_folder", "read_open", "names", "is_written_by_qemu",
+        "name_is_written_by_qemu", "reads_past_cache", "longest_file_bytes", "is_read_only", "may_write",
+        "file_system",
         "read_into", "read_each", "read_cached", "will_need", "next_data", "physical_extents",
         "nbd connect", "nbd read", "nbd block status", "qemu-img map",
     )
@@ -79,9 +80,9 @@ _NEED_ROOM = frozenset(
 _USE_NAMES = frozenset(
     (
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
-        "identities_of", "exists", "is_folder", "create", "open_for_writing", "sync_folder", "make_folder",
-        "link", "symlink", "rename", "rename_to_new", "unlink", "remove_folder", "lock_folder",
-        "try_lock_folder", "names", "keep_room", "drop_room", "name_is_written_by_qemu",
+        "identities_of", "ownership_of", "exists", "is_folder", "create", "open_for_writing", "sync_folder",
+        "make_folder", "set_access", "link", "symlink", "rename", "rename_to_new", "unlink", "remove_folder",
+        "lock_folder", "try_lock_folder", "names", "keep_room", "drop_room", "name_is_written_by_qemu",
     )
 )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from diskyard import errors
@@ -25,6 +25,7 @@ from diskyard.log.entries import place_digest
 from diskyard.log.genesis import genesis
 from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.access import ASKED_ONCE, Access, Follower, access_asked
 from diskyard.repositories.localfs.place import SHARED_BY_ONE_HOST, require_able, require_local, sync_folder
 from diskyard.repositories.localfs.record import read_record
 from diskyard.repositories.localfs.remove import empty_folders
@@ -36,15 +37,17 @@ _MADE_WITH_EXT = "lost+found"  # in the root of every new ext2, ext3 or ext4; fs
 _NO_PATH = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
 
 
-def _root(parameters: Mapping[str, Any], host: Host) -> tuple[str, bool]:
+def _root(parameters: Mapping[str, Any], host: Host, others: Collection[str] = ()) -> tuple[str, bool]:
     """The folder of the parameter ``path``, with links resolved, and ``sharedByOneHost``.
 
+    :param others: what may be given besides.
     :raises diskyard.errors.InvalidParameter: one is not of its form, or there are others.
     """
     path, shared = parameters.get("path"), parameters.get(SHARED_BY_ONE_HOST, False)
-    if not {"path"} <= set(parameters) <= {"path", SHARED_BY_ONE_HOST} or not isinstance(path, str):
+    if not {"path"} <= set(parameters) <= {"path", SHARED_BY_ONE_HOST, *others} or not isinstance(path, str):
         raise errors.InvalidParameter(
-            f"{FORMAT} takes the connection parameter path, and may be given {SHARED_BY_ONE_HOST}."
+            f"{FORMAT} takes the connection parameter path, and may be given {SHARED_BY_ONE_HOST}; when it "
+            f"is created also {', '.join(ASKED_ONCE)}."
         )
     if not isinstance(shared, bool):
         raise errors.InvalidParameter(f"{SHARED_BY_ONE_HOST} must be true or false.")
@@ -70,16 +73,22 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
     The last step publishes the repository's own record; a crash before it leaves folders
     that are no repository, and that creating again completes.
 
+    :param parameters: besides those of :func:`connect` who may use it (:mod:`.access`): ``owner``,
+        ``group`` and ``mode``.
     :raises diskyard.errors.NotEmpty: the folder holds something.
     :raises diskyard.errors.InvalidParameter: there can be none, as the one above it is not there.
     """
-    root, shared = _root(parameters, host)
+    root, shared = _root(parameters, host, ASKED_ONCE)
+    access = access_asked(parameters)
     try:
-        _make_root(host, root)
+        is_new = _make_root(host, root)
         require_local(host, root, shared_by_one_host=shared)
-        _require_empty(host, root)
+        was_begun = bool(_require_empty(host, root))
         require_able(host, root, root)
-        _make_folders(host, root)
+        with _may_give(access):
+            if is_new or was_begun or access.is_given:
+                access.give(host, root, "")
+            _make_folders(host, root, access)
         lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
         if lease is None:
             raise errors.NotEmpty(f"Another process is creating a repository in {root}.")
@@ -103,25 +112,43 @@ def _require_empty(host: Host, root: str) -> set[str]:
     return names
 
 
-def _make_folders(host: Host, root: str) -> None:
+@contextlib.contextmanager
+def _may_give(access: Access) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        if error.errno != errno.EPERM or access.user_id is access.group_id is None:
+            raise
+        raise errors.InvalidParameter(
+            f"This user may not give the repository to that {ASKED_ONCE[access.user_id is None]}.",
+            advice="Only root may give it to another user; all others may give it to a group of theirs.",
+        ) from error
+
+
+def _make_folders(host: Host, root: str, access: Access) -> None:
     files = host.files
     names = _require_empty(host, root)
     for folder in layout.FOLDERS:
         if folder not in names:
             files.make_folder(os.path.join(root, folder))
+        access.give(host, root, folder)
+    locks = os.path.join(root, layout.LOCKS)
     if layout.LOCKS not in names:
-        fd = files.create(os.path.join(root, layout.LOCKS))
+        fd = files.create(locks)
         try:
             files.sync(fd)
         finally:
             os.close(fd)
-    Reserve(files, root).fill()
+    if access.is_given:
+        access.give_locks(host, locks)
+    Reserve(files, root, Follower(host, root)).fill()
     files.sync_folder(root)
 
 
-def _make_root(host: Host, root: str) -> None:
+def _make_root(host: Host, root: str) -> bool:
     """Make the repository's own folder, if it is not there; never those above it.
 
+    :returns: whether it is made.
     :raises diskyard.errors.InvalidParameter: there can be no folder of this name.
     """
     files = host.files
@@ -129,8 +156,10 @@ def _make_root(host: Host, root: str) -> None:
         if not files.exists(root):
             files.make_folder(root)
             sync_folder(host, os.path.dirname(root))
-        elif not files.is_folder(root):
+            return True
+        if not files.is_folder(root):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), root)
+        return False
     except OSError as error:
         if error.errno not in _NO_PATH:
             raise
@@ -168,9 +197,13 @@ def _seed(host: Host, root: str) -> None:
     _, place_identity = files.identities_of(os.path.join(root, layout.LOCKS))
     record = RepositoryRecord(marker=new_nonce(), format=FORMAT, place=place_digest(place_identity))
     entry, checkpoint = genesis(record.marker, host)
-    files.publish(layout.log_paths(root, "entry", 0), entry)
-    files.publish(layout.log_paths(root, "checkpoint", 0), checkpoint)
-    files.publish(layout.record_paths(root), encode(record))
+    follower = Follower(host, root)
+    for paths, data in (
+        (layout.log_paths(root, "entry", 0), entry),
+        (layout.log_paths(root, "checkpoint", 0), checkpoint),
+        (layout.record_paths(root), encode(record)),
+    ):
+        files.publish(paths, data, make=follower.making(paths[0], data))
 
 
 def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:

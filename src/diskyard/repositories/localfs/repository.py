@@ -26,6 +26,7 @@ from diskyard.repositories.interface import (
     StoredVolume,
 )
 from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.access import Follower
 from diskyard.repositories.localfs.foreign import list_foreign
 from diskyard.repositories.localfs.place import capabilities_of, read_only_because
 from diskyard.repositories.localfs.reserve import Reserve
@@ -80,7 +81,8 @@ class LocalRepository:
         self.made_s = made_s(self.place_identity)
         self.marker_origin = _origin(record, self.place_identity)
         self._volumes = os.path.join(root, layout.VOLUMES)
-        self._reserve = Reserve(self._files, root)
+        self._follower = Follower(host, root)
+        self._reserve = Reserve(self._files, root, self._follower)
         self._leases = LocalLeases(host, os.path.join(root, layout.LOCKS))
         self.capabilities = capabilities_of(host, root)
 
@@ -101,7 +103,8 @@ class LocalRepository:
             return False
         self._reserve.refill_if_used()
         try:
-            return self._files.publish(paths, data, spare=self._reserve.spare() if frees else None)
+            spare = self._reserve.spare() if frees else None
+            return self._files.publish(paths, data, make=self._follower.making(paths[0], data), spare=spare)
         except UncertainError:
             raise  # it may be there: trying again would call our own entry another's
         except OSError as error:
@@ -144,7 +147,7 @@ class LocalRepository:
         if self._files.is_folder(path):
             self._files.remove_folder(path)  # only an empty one; the other copy is whole
         try:
-            self._files.replace(path, data)
+            self._files.replace(path, data, make=self._follower.making(path, data))
         except OSError as error:
             if not is_full(error):
                 raise
@@ -174,6 +177,7 @@ class LocalRepository:
     def _new_file(self, path: str, length_bytes: int, initial: bytes, *, preallocate: bool) -> None:
         fd = self._files.create(path)
         try:
+            self._follower.give_volume(path)
             if length_bytes > len(initial):
                 self._files.truncate(fd, length_bytes)
             if preallocate and length_bytes:
@@ -203,6 +207,7 @@ class LocalRepository:
         try:
             target_fd = self._files.create(target)
             try:
+                self._follower.give_volume(target)
                 self._files.clone(source_fd, target_fd)
                 self._files.sync(target_fd)
             except OSError as error:
@@ -288,7 +293,8 @@ class LocalRepository:
 
     def put_progress(self, image_id: str, data: bytes) -> None:
         """Replace the image's progress file."""
-        self._files.replace(self._progress_path(image_id), data)
+        path = self._progress_path(image_id)
+        self._files.replace(path, data, make=self._follower.making(path, data))
 
     def get_progress(self, image_id: str) -> bytes | None:
         """The image's progress file, if it can be read."""

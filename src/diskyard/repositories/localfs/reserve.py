@@ -17,6 +17,7 @@ from diskyard.host import FileEntry, Files
 from diskyard.host.files import is_full
 from diskyard.model.transaction import Frees
 from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.access import Follower
 
 _KIB = 1 << 10
 #: How many files of which size. The small ones are for the entries of one image.
@@ -53,8 +54,9 @@ class Reserve:
     :param root: the repository's folder.
     """
 
-    def __init__(self, files: Files, root: str) -> None:
+    def __init__(self, files: Files, root: str, follower: Follower) -> None:
         self._files = files
+        self._follower = follower
         self.folder = os.path.join(root, layout.RESERVE)
         self._may_lack = True  # another process may have used some
 
@@ -75,6 +77,8 @@ class Reserve:
         }
         if lacking:
             self._files.keep_room(self.folder, lacking, self._files.temporary_path(self.folder))
+            for name in lacking:
+                self._follower.give_file(os.path.join(self.folder, name))
             self._files.sync_folder(self.folder)
         self._may_lack = False
 
@@ -98,6 +102,7 @@ class Reserve:
             found = None
         if found is None:
             self._files.make_folder(self.folder)
+            self._follower.give_folder(self.folder)
             self._files.sync_folder(os.path.dirname(self.folder))
         elif not self._files.is_folder(self.folder):  # as a link, which may lead anywhere
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.folder)

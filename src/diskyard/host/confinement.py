@@ -1,0 +1,91 @@
+"""What a program that Diskyard starts may use and do: limits, rights, and what it is told."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_DESCRIPTORS_MOST = 65_536  # a deep backing chain needs more than a shell's usual limit
+_CAP_DAC_OVERRIDE, _CAP_SETPCAP = 1, 8  # linux/capability.h
+_KIB = 1 << 10
+_BLOCK_BYTES = 512  # of the shell's ulimit -f
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a program may use when it reads something that is not trusted."""
+
+    address_space_bytes: int = 1 << 30
+    cpu_s: int = 60
+    file_size_bytes: int | None = None
+    descriptors: int = 256
+
+
+def limit_words(limits: Limits | None) -> list[str]:
+    """The arguments of ``ulimit`` for a program: options and their values, in turn.
+
+    None dumps core: its memory holds what guests have on their disks. A limit on the number of processes
+    is none of these: the kernel counts those of the user, of whoever started them, and not at all for root.
+
+    :param limits: of a program that reads what is trusted there is no other but that of descriptors: how
+        much memory a chain takes grows with its depth.
+    """
+    wanted = [("-c", resource.RLIMIT_CORE, 0, 1)]
+    descriptors = limits.descriptors if limits else _DESCRIPTORS_MOST
+    wanted.append(("-n", resource.RLIMIT_NOFILE, descriptors, 1))
+    if limits:
+        wanted.append(("-v", resource.RLIMIT_AS, limits.address_space_bytes, _KIB))
+        wanted.append(("-t", resource.RLIMIT_CPU, limits.cpu_s, 1))
+        if limits.file_size_bytes is not None:
+            wanted.append(("-f", resource.RLIMIT_FSIZE, limits.file_size_bytes, _BLOCK_BYTES))
+    return [
+        word
+        for option, number, value, unit in wanted
+        for word in (option, str(_at_most_allowed(number, value) // unit))
+    ]
+
+
+def _at_most_allowed(number: int, value: int) -> int:
+    """A limit that may be set: what is lower for this process already cannot be raised."""
+    _, hard = resource.getrlimit(number)
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
+
+
+def right_words() -> list[str]:
+    """The options of ``setpriv`` that leave a program no right but to open what this process can.
+
+    Of root's powers that is CAP_DAC_OVERRIDE: volumes belong to whoever runs the guests, and opening an
+    inherited descriptor again (/dev/fd/N) checks their modes as well. QEMU's programs need no other one.
+    """
+    sets = _capabilities()
+    words = ["--no-new-privs"]
+    # A program that root executes gets all that is in the bounding set.
+    if sets["CapEff"] >> _CAP_SETPCAP & 1:
+        words.append("--bounding-set=-all,+dac_override")
+    # Who is not root and was given it has it as an ambient one, which has to be inheritable.
+    kept = ",+dac_override" if sets["CapAmb"] >> _CAP_DAC_OVERRIDE & 1 else ""
+    words.append(f"--inh-caps=-all{kept}")
+    return words
+
+
+def _capabilities() -> dict[str, int]:
+    """This thread's sets of capabilities, by their names in proc(5)."""
+    found = {}
+    for line in Path("/proc/thread-self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.startswith("Cap"):
+            found[name] = int(value, 16)
+    return found
+
+
+def told_to(environment: Mapping[str, str] | None) -> dict[str, str]:
+    """The whole environment of a program: nothing of this process's own but where programs are.
+
+    Tokens and passwords that Diskyard was given in its environment are none of a program's business.
+
+    :param environment: what this program is told besides.
+    """
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **(environment or {})}

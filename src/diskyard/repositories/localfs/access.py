@@ -1,0 +1,143 @@
+"""Who may use the files of a localfs repository, as its creator says and its lock file keeps it.
+
+The lock file is never replaced or removed, and whoever works on the repository opens it for writing. So
+its owner and group are those that every new file gets, whoever makes it, and whether its group may write
+to it says whether the group may write to volumes. There is no other record that could say something else.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.repositories.localfs import layout
+
+ASKED_ONCE = ("owner", "group", "mode")
+_MODE = re.compile(r"0?[0-7]{3}")
+_OWNERS, _OTHERS_WRITE, _FOR_OTHERS = 0o700, 0o002, 0o007
+_PASSED_BY_ALL, _LISTED_BY_GROUP = 0o711, 0o751
+_FILES_OF_OWNER, _FILES_OF_GROUP, _FOLDERS = 0o640, 0o660, 0o750
+_ID_LIMIT = (1 << 32) - 1  # chown(2) takes it for "as it is"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What the creator of a repository asks for.
+
+    :param mode_bits: of the repository's own folder and of that of the volumes, which guests pass.
+    :param is_given: whether any of it was asked for: a folder that was there keeps what it has if not.
+    """
+
+    user_id: int | None
+    group_id: int | None
+    mode_bits: int
+    is_given: bool
+
+    def give(self, host: Host, root: str, folder: str) -> None:
+        """Give one of the repository's folders, ``""`` for its own, to whom it is for."""
+        bits = self.mode_bits if folder in ("", layout.VOLUMES) else self.mode_bits & ~_FOR_OTHERS
+        host.files.set_access(os.path.join(root, folder), bits, self.group_id, self.user_id)
+
+    def give_locks(self, host: Host, path: str) -> None:
+        """The same of the lock file, which every other file follows."""
+        bits = _FILES_OF_OWNER if self.group_id is None else _FILES_OF_GROUP
+        host.files.set_access(path, bits, self.group_id, self.user_id)
+
+
+def access_asked(parameters: Mapping[str, Any]) -> Access:
+    """What the parameters of a creation ask for.
+
+    :raises diskyard.errors.InvalidParameter: one is not of its form, or names nobody.
+    """
+    user_id = _id(parameters, "owner", lambda name: pwd.getpwnam(name).pw_uid)
+    group_id = _id(parameters, "group", lambda name: grp.getgrnam(name).gr_gid)
+    mode = parameters.get("mode")
+    if mode is None:
+        bits = _PASSED_BY_ALL if group_id is None else _LISTED_BY_GROUP
+    elif not isinstance(mode, str) or _MODE.fullmatch(mode) is None:
+        raise errors.InvalidParameter('mode must be three octal digits in a text, as "0711".')
+    else:
+        bits = int(mode, 8)
+    if bits & _OWNERS != _OWNERS or bits & _OTHERS_WRITE:
+        raise errors.InvalidParameter(
+            f"mode must be 7 for the owner and without 2 for all others, not {mode}.",
+            advice="0711 lets guests of every user pass to their disks, 0750 only those of the group.",
+        )
+    return Access(user_id, group_id, bits, any(name in parameters for name in ASKED_ONCE))
+
+
+def _id(parameters: Mapping[str, Any], name: str, find: Callable[[str], int]) -> int | None:
+    value = parameters.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value) if len(value) <= len(str(_ID_LIMIT)) else _ID_LIMIT
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _ID_LIMIT:
+        return value
+    if not isinstance(value, str) or not value:
+        raise errors.InvalidParameter(f"{name} must be a name, or a number below {_ID_LIMIT}.")
+    try:
+        return find(value)
+    except (KeyError, ValueError) as error:
+        raise errors.InvalidParameter(
+            f"There is no {'user' if name == 'owner' else 'group'} {value!r:.80} on this host.",
+            advice="Name one that is there, or give its number.",
+        ) from error
+
+
+class Follower:
+    """Lets what this process makes in a repository be as the lock file is.
+
+    Only root can give a file to another user, and only who is in a group can give it to that one. Where
+    there is nothing to give, nothing is done.
+    """
+
+    def __init__(self, host: Host, root: str) -> None:
+        self._files = host.files
+        locks = host.files.ownership_of(os.path.join(root, layout.LOCKS))
+        is_root = os.geteuid() == 0
+        self._user_id = locks.user_id if is_root and locks.user_id != 0 else None
+        may_give = is_root or locks.group_id in os.getgroups()
+        self._group_id = locks.group_id if may_give and locks.group_id != os.getegid() else None
+        self._is_groups = locks.mode_bits & _FILES_OF_GROUP == _FILES_OF_GROUP
+        self._gives = self._is_groups or not (self._user_id is self._group_id is None)
+
+    def give_volume(self, path: str) -> None:
+        """Let a volume that nobody else uses yet follow: the group may write to it if to the lock file."""
+        self._give(path, _FILES_OF_GROUP if self._is_groups else _FILES_OF_OWNER)
+
+    def give_file(self, path: str) -> None:
+        """The same of a file that no guest opens: the group may only read it."""
+        self._give(path, _FILES_OF_OWNER)
+
+    def give_folder(self, path: str) -> None:
+        """The same of a folder that was made just now."""
+        self._give(path, _FOLDERS)
+
+    def _give(self, path: str, mode_bits: int) -> None:
+        if self._gives:
+            self._files.set_access(path, mode_bits, self._group_id, self._user_id)
+
+    def making(self, path: str, data: bytes) -> Callable[[], str] | None:
+        """What makes a temporary file beside ``path`` with durable contents, for :meth:`Files.publish`.
+
+        :returns: None if there is nothing to follow.
+        """
+
+        def make() -> str:
+            made = self._files.write_temporary(os.path.dirname(path), data)
+            try:
+                self.give_file(made)
+            except BaseException:
+                self._files.discard(made)
+                raise
+            return made
+
+        return make if self._gives else None

@@ -1,0 +1,110 @@
+"""Images that a daemon serves over NBD: how many, and what is left of them when it is killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diskyard.testing.daemon_process import DaemonProcess
+
+_MOST = 2
+_AT_MOST_S = 60.0
+_LOOK_S = 0.02
+
+
+@pytest.fixture
+def serving(short_folder: Path) -> Iterator[DaemonProcess]:
+    """A daemon that may serve few images, with a folder of its own for temporary files."""
+    (short_folder / "t").mkdir()
+    tables = {"limits": {"served_images": _MOST}}
+    with DaemonProcess(short_folder, tables, {"TMPDIR": str(short_folder / "t")}) as daemon:
+        asked = {"repoFormat": "localfs-1.0", "connectionParameters": daemon.place("a")}
+        daemon.call("createStorageRepository", **asked)
+        daemon.call("connectStorageRepository", repoId="a", **asked)
+        yield daemon
+
+
+def _disks(daemon: DaemonProcess, count: int) -> list[str]:
+    return [daemon.call("createVirtualDisk", targetRepoId="a", size=1 << 20) for _ in range(count)]
+
+
+def _serve(daemon: DaemonProcess, disk: str) -> Any:
+    asked = {"repositoryId": "a", "imageId": disk, "options": {"serve": "nbd"}}
+    with daemon.client() as client:
+        return client.post("/v1/prepareImage", json=asked)
+
+
+def test_no_more_images_are_served_than_may_be(serving: DaemonProcess) -> None:
+    """Whoever asks for one more is told what to do, and it is not attached; who goes makes room."""
+    disks = _disks(serving, _MOST + 1)
+    for disk in (*disks[:_MOST], disks[0]):
+        assert _serve(serving, disk).status_code == 200
+    refused = _serve(serving, disks[_MOST])
+    assert (refused.status_code, refused.json()["code"]) == (429, "TooManyRequests")
+    assert "served_images" in refused.json()["advice"]
+    info = serving.call("getImageInfo", repositoryId="a", imageId=disks[_MOST])
+    assert info["attachments"] == []
+    serving.call("teardownImage", repositoryId="a", imageId=disks[0])
+    assert _serve(serving, disks[_MOST]).status_code == 200
+
+
+def _socket_in(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(folder / "nbd"))
+
+
+def _folder(path: Path, mode_bits: int = 0o700) -> Path:
+    path.mkdir()
+    _socket_in(path)
+    path.chmod(mode_bits)
+    return path
+
+
+def test_what_a_killed_daemon_left_is_removed_and_nothing_else(
+    serving: DaemonProcess, short_folder: Path
+) -> None:
+    """What is in use, leads elsewhere, holds more, or is or may be somebody else's stays as it is."""
+    temporary = short_folder / "t"
+    for disk in _disks(serving, _MOST):
+        assert _serve(serving, disk).status_code == 200
+    left = set(temporary.iterdir())
+    assert len(left) == _MOST
+    assert {path.stat().st_mode & 0o7777 for path in left} == {0o700}
+    names = serving.state_folder / "nbd"
+    assert len(list(names.iterdir())) == _MOST
+    serving.stop(signal.SIGKILL)
+    assert left <= set(temporary.iterdir())
+
+    elsewhere = _folder(short_folder / "elsewhere")
+    (temporary / "diskyard-nbd-link0000").symlink_to(elsewhere)
+    _folder(temporary / "diskyard-nbd-entered0", 0o755)
+    (_folder(temporary / "diskyard-nbd-holds000") / "file").write_text("mine")
+    (temporary / "diskyard-nbd-file0000").write_text("mine")
+    _folder(temporary / "another-program")
+    locked = os.open(_folder(temporary / "diskyard-nbd-locked00"), os.O_RDONLY)
+    fcntl.flock(locked, fcntl.LOCK_EX)
+    if os.geteuid() == 0:
+        other = _folder(temporary / "diskyard-nbd-other000")
+        os.chown(other, pwd.getpwnam("nobody").pw_uid, -1)
+    kept = {path: sorted(path.iterdir()) if path.is_dir() else None for path in temporary.iterdir()}
+    for path in left:
+        del kept[path]
+
+    serving.start()
+    deadline_s = time.monotonic() + _AT_MOST_S
+    while (left & set(temporary.iterdir()) or list(names.iterdir())) and time.monotonic() < deadline_s:
+        time.sleep(_LOOK_S)
+    found = {path: sorted(path.iterdir()) if path.is_dir() else None for path in temporary.iterdir()}
+    assert found == kept
+    assert list(names.iterdir()) == []
+    assert [path.name for path in elsewhere.iterdir()] == ["nbd"]
+    os.close(locked)
