@@ -360,6 +360,12 @@ def from_os_error(error: OSError, doing: str) -> DiskyardError:
             advice="Give the process more (ulimit, LimitNOFILE of its unit, memory), or let it do less at once; "
             "then try again.",
         )
+    if error.errno == errno.ENOTDIR:
+        return StorageError(
+            f"The storage failed: {words}.",
+            advice="A file or a link is in the place of a folder, where no link is followed: put the folder "
+            "back, then try again.",
+        )
     if error.errno == errno.EROFS:
         return StorageError(
             f"The storage is read-only: {words}.",

@@ -10,6 +10,8 @@ GROUPS = "tests/unit/commit/test_groups.py"
 STALE = "tests/unit/planner/test_stale_plans.py"
 MOVED = "tests/api/test_moved_meanwhile.py"
 WRITERS = "tests/api/test_live_writers.py"
+LINK = "os.link(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder, follow_symlinks=False)"
+REPLACE = "os.replace(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder)"
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,13 @@ GUARDS = [
     Guard(
         "put if absent",
         "diskyard.host.files",
-        (("os.link(source, target, follow_symlinks=False)", "os.replace(source, target)"),),
+        ((LINK, REPLACE),),
         (f"{CONTRACT}::test_threads_that_put_one_number",),
     ),
     Guard(
         "put if absent, between hosts in the middle of an operation",
         "diskyard.host.files",
-        (("os.link(source, target, follow_symlinks=False)", "os.replace(source, target)"),),
+        ((LINK, REPLACE),),
         ("tests/crash/test_every_step.py::test_suspended_at_every_step[create snapshot]",),
     ),
     Guard(
