@@ -216,7 +216,7 @@ class NoSpace(DiskyardError):
 
 
 class UnsafeImage(DiskyardError):
-    """An image file refers to other files, or lies about itself."""
+    """An image file refers to other files, lies about itself, or has other names that may be anybody's."""
 
     http_status, exit_status = 422, 28
     default_advice = "Do not trust this file. Convert it where it was made, without backing or data files."

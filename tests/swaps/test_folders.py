@@ -17,6 +17,7 @@ from diskyard.host.temporary import temporary_name
 from diskyard.repositories.localfs import layout
 from diskyard.service import Service, call
 from diskyard.testing.effort import Effort
+from diskyard.testing.fault_runs import ROUNDS
 from diskyard.testing.swaps import Swap, Swapper, swapped_host
 from diskyard.testing.world import World, host_named
 from tests.conftest import Tally
@@ -123,7 +124,7 @@ def test_nothing_outside_is_made_or_removed(
     prepared: World, quick_folder: Path, act: str, which: str, effort: Effort, tally: Tally
 ) -> None:
     calls, _ = run(prepared, quick_folder / "whole", act, which, None)
-    moments = effort.sample(range(1, len(calls)), QUICK_MOMENTS, act, which)
+    moments = effort.sample(range(1, len(calls)), QUICK_MOMENTS, act, which, rounds=ROUNDS)
     for at in (0, *moments):
         run(prepared, quick_folder / f"run-{at}", act, which, Swap(at, "symbolic link", None))
         tally("swaps", runs=1)

@@ -10,6 +10,7 @@ import pytest
 
 from diskyard.service import Service, call
 from diskyard.testing.effort import Effort
+from diskyard.testing.fault_runs import ROUNDS
 from diskyard.testing.scenarios import Scenario, find_scenario, shapes
 from diskyard.testing.scenarios.base import same
 from diskyard.testing.swaps import LINK_KINDS, Swap, SwapRuns
@@ -40,11 +41,14 @@ SCENARIOS = [*map(find_scenario, NAMES), SERVE]
 
 def swaps_to_try(calls: list[str], effort: Effort, name: str) -> list[Swap]:
     """Before each call, for a moment or for good; in a quick run before some, mostly those of programs."""
+    if effort.thorough:
+        everything = [
+            Swap(at, kind, most) for at in range(len(calls)) for kind in LINK_KINDS for most in (2, None)
+        ]
+        return effort.sample(everything, 0, rounds=ROUNDS)
     chance = effort.random("swaps", name)
     programs = [at for at, what in enumerate(calls) if what.startswith("start ") or "blockdev-add" in what]
     others = [at for at in range(len(calls)) if at not in programs]
-    if effort.thorough:
-        return [Swap(at, kind, most) for at in range(len(calls)) for kind in LINK_KINDS for most in (2, None)]
     chosen = chance.sample(programs, min(QUICK_PROGRAMS, len(programs)))
     swaps = [Swap(at, LINK_KINDS[index % 2], SHORT_CALLS) for index, at in enumerate(chosen)]
     return swaps + [_any(chance, at) for at in chance.sample(others, min(QUICK_OTHERS, len(others)))]
