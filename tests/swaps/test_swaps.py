@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from diskyard.host import Child, Commands
+from diskyard.mover.qmp import QmpChild
 from diskyard.service import Service, call
 from diskyard.testing.effort import Effort
 from diskyard.testing.fault_runs import ROUNDS
@@ -56,6 +60,25 @@ def swaps_to_try(calls: list[str], effort: Effort, name: str) -> list[Swap]:
 
 def _any(chance: random.Random, at: int) -> Swap:
     return Swap(at, chance.choice(LINK_KINDS), chance.choice((SHORT_CALLS, None)))
+
+
+@pytest.fixture(autouse=True)
+def told(quick_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No program of QEMU's is told a name in the folder of the test, where all that it opens is."""
+    start, command = Commands.start, QmpChild.command
+
+    def starting(self: Commands, words: Sequence[str], **options: Any) -> Child:
+        assert str(quick_folder) not in " ".join(words), words
+        return start(self, words, **options)
+
+    def commanding(
+        self: QmpChild, name: str, arguments: Mapping[str, object] | None = None, *, doing: str
+    ) -> object:
+        assert str(quick_folder) not in str(arguments), arguments
+        return command(self, name, arguments, doing=doing)
+
+    monkeypatch.setattr(Commands, "start", starting)
+    monkeypatch.setattr(QmpChild, "command", commanding)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
