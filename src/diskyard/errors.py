@@ -216,7 +216,7 @@ class NoSpace(DiskyardError):
 
 
 class UnsafeImage(DiskyardError):
-    """An image file refers to other files, or lies about itself."""
+    """An image file refers to other files, lies about itself, or has other names that may be anybody's."""
 
     http_status, exit_status = 422, 28
     default_advice = "Do not trust this file. Convert it where it was made, without backing or data files."
@@ -368,6 +368,12 @@ def from_os_error(error: OSError, doing: str) -> DiskyardError:
             f"The host has none left: {words}.",
             advice="Give the process more (ulimit, LimitNOFILE of its unit, memory), or let it do less at once; "
             "then try again.",
+        )
+    if error.errno == errno.ENOTDIR:
+        return StorageError(
+            f"The storage failed: {words}.",
+            advice="A file or a link is in the place of a folder, where no link is followed: put the folder "
+            "back, then try again.",
         )
     if error.errno == errno.EROFS:
         return StorageError(

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from diskyard import errors
 from diskyard.commit import commit, refresh
 from diskyard.host import Host
@@ -30,6 +32,7 @@ from diskyard.repositories.interface import Lease, Repository, StoredVolume
 
 Result = TypeVar("Result")
 _LEASE_POLL_S = 0.02
+ABSENT_WORDS = "it is missing, or something else is in its place"
 QCOW2_SIZE_FIELD = (24, 8)  # offset and length in bytes: docs/interop/qcow2.txt of QEMU
 
 
@@ -202,23 +205,31 @@ class Opened:
         self.remembered.headers.keep(volume, stored, read_ns)
         return False
 
-    def _flaw(self, volume: Volume, stored: StoredVolume | None) -> str | None:
-        """Why no program may open what is in a volume's place; None if one may."""
+    def _flaw(self, volume: Volume, stored: StoredVolume | None, fd: int | None = None) -> str | None:
+        """Why no program may open what is in a volume's place; None if one may.
+
+        :param fd: its file, if that is open.
+        """
         if stored is not None and volume.format == "raw":
             return None
         path = self.storage.locate_volume(volume_name(volume)).path
         if path is None:
             return None
         if stored is None:
-            return "it is missing, or something else is in its place"
+            return ABSENT_WORDS
 
         def read(offset_bytes: int, size_bytes: int) -> bytes:
             if offset_bytes + size_bytes <= READ_BYTES:
                 return head[offset_bytes : offset_bytes + size_bytes]
+            if fd is not None:
+                return self.host.files.read_open(fd, offset_bytes, size_bytes)
             return self.host.files.read_at(path, offset_bytes, size_bytes)
 
         try:
-            head = self.host.files.read_beginning(path, READ_BYTES)
+            if fd is None:
+                head = self.host.files.read_beginning(path, READ_BYTES)
+            else:
+                head = self.host.files.read_open(fd, 0, READ_BYTES)
             flaw = own_header_flaw(read, stored.length_bytes, volume.size_bytes)
             if flaw is None:
                 self.remembered.note_snapshots(volume, snapshot_count(read))
@@ -244,19 +255,18 @@ class Opened:
         image = state.images.get(image_id or "")
         return self.look([]) if image is None else self.missing_of(state, image)
 
-    def layer(self, volume: Volume) -> Layer:
+    def layer(self, volume: Volume, *, fd: int | None = None) -> Layer:
         """A volume as the movers and guests open it: the one way to all that QEMU opens of ours.
 
+        :param fd: its file, open (:mod:`diskyard.volume_files`): that one is looked at, and is the layer's.
         :raises diskyard.errors.ImageBroken: what is in its place must not be opened.
         """
         stored = self.stored(volume)
-        flaw = self._flaw(volume, stored)
+        if fd is not None and stored is not None:
+            stored = replace(stored, length_bytes=self.host.files.size_bytes_of(fd))
+        flaw = self._flaw(volume, stored, fd)
         if flaw is not None:
-            raise errors.ImageBroken(
-                f"Volume {volume.id} of {self.storage.place} cannot be opened: {flaw}.",
-                advice="Run checkStorageRepository with deep, and put the volume back from a backup "
-                "where no mend is listed.",
-            )
+            raise self.not_opened(volume, flaw)
         located = self.storage.locate_volume(volume_name(volume))
         is_longer = volume.format == "raw" and stored is not None and stored.length_bytes > volume.size_bytes
         return Layer(
@@ -266,6 +276,15 @@ class Opened:
             path=located.path,
             size_bytes=volume.size_bytes,
             bound_bytes=volume.size_bytes if is_longer else None,
+            fd=fd,
+        )
+
+    def not_opened(self, volume: Volume, flaw: str) -> errors.ImageBroken:
+        """The error for a volume that no program may open."""
+        return errors.ImageBroken(
+            f"Volume {volume.id} of {self.storage.place} cannot be opened: {flaw}.",
+            advice="Run checkStorageRepository with deep, and put the volume back from a backup "
+            "where no mend is listed.",
         )
 
     def layers(self, state: State, volumes: Sequence[Volume], *, own: int = 0) -> Chain:
@@ -279,26 +298,6 @@ class Opened:
     def chain(self, state: State, image: Image) -> Chain:
         """An image's volumes, top first."""
         return self.layers(state, [volume for _, volume in state.chain(image)])
-
-    @contextmanager
-    def reading(self, state: State, image: Image) -> Iterator[Chain]:
-        """An image's volumes, to be opened by who does not hold the leases of all below it.
-
-        Merges below it do not change the image's bytes, but in which volumes they are.
-
-        :raises diskyard.errors.LeaseHeld: they did, and a volume was gone before it was opened.
-        """
-        volumes = [volume for _, volume in state.chain(image)]
-        try:
-            yield self.chain(state, image)
-        except (errors.StorageError, errors.ImageBroken) as error:
-            newest = self.state()
-            now = newest.images.get(image.id)
-            if now is not None and [v.id for _, v in newest.chain(now)] == [v.id for v in volumes]:
-                raise
-            raise errors.LeaseHeld(
-                f"The volumes of image {image.id} were merged meanwhile.", imageId=image.id
-            ) from error
 
     def is_unwritten(self, volume: Volume) -> bool:
         """Whether nothing was ever written to a qcow2 volume that nobody has open.
@@ -370,7 +369,10 @@ class Opened:
     def resize_raw(self, layer: Layer, size_bytes: int) -> None:
         """Make the file of a raw layer exactly so long, durably."""
         assert layer.path is not None
-        fd = self.host.files.open_for_writing(layer.path)
+        if layer.fd is None:
+            fd = self.host.files.open_alone(layer.path, writable=True)
+        else:
+            fd = self.host.files.open_for_writing(layer.fd)
         try:
             self.host.files.truncate(fd, size_bytes)
             self.host.files.sync(fd)

@@ -8,6 +8,7 @@ was read that named it. So whoever looks, plans or opens does it again until not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from diskyard.mover.interface import Chain
 from diskyard.opened import Opened
 from diskyard.planner.common import require_building
 from diskyard.repositories.interface import StoredVolume
+from diskyard.volume_files import opening_chain
 
 Result = TypeVar("Result")
 #: The volumes wanted of a state, top first; it raises what the caller wants where there are none.
@@ -137,7 +139,7 @@ def _knowing(missing: Looked, plan: Callable[[Draft, Looked], Result]) -> Callab
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Volumes of one state, to be opened now, top first."""
+    """Volumes of one state, top first, and their files, which are open while they are used."""
 
     state: State
     volumes: tuple[Volume, ...]
@@ -160,12 +162,12 @@ def open_chains(
         states = [opened.state() for opened, _ in wanted]
         found = [(state, tuple(find(state))) for (_, find), state in zip(wanted, states, strict=True)]
         try:
-            return use(
-                *(
-                    Opening(state, volumes, opened.layers(state, volumes, own=own))
-                    for (opened, _), (state, volumes) in zip(wanted, found, strict=True)
-                )
-            )
+            with ExitStack() as stack:
+                openings = []
+                for (opened, _), (state, volumes) in zip(wanted, found, strict=True):
+                    chain = stack.enter_context(opening_chain(opened, state, volumes, own=own))
+                    openings.append(Opening(state, volumes, chain))
+                return use(*openings)
         except (errors.StorageError, errors.ImageBroken, FileNotFoundError):
             now = [_ids(find(opened.state())) for opened, find in wanted]
             if now == [_ids(volumes) for _, volumes in found]:

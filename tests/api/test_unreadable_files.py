@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from diskyard import MiB, errors
-from diskyard.host import reading
+from diskyard.host.names import Names
 from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, fixes, picture, run_fix, settle
 
 ONE, TWO = (1, 0, MiB), (2, MiB, MiB)
@@ -32,14 +32,14 @@ class Shut:
 @pytest.fixture(params=OF_THE_FILE, ids=lambda number: errno.errorcode[number])
 def shut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Shut:
     found = Shut(request.param)
-    opens = reading._open_to_read
+    opens = Names._open_regular
 
-    def refuse(path: str, *, block_device: bool = False) -> int:
-        if path in found.paths:
-            raise OSError(found.number, os.strerror(found.number), path)
-        return opens(path, block_device=block_device)
+    def refuse(self: Names, where: str | int, mode: int, *, block_device: bool = False) -> int:
+        if where in found.paths and mode == os.O_RDONLY:
+            raise OSError(found.number, os.strerror(found.number), where)
+        return opens(self, where, mode, block_device=block_device)
 
-    monkeypatch.setattr(reading, "_open_to_read", refuse)
+    monkeypatch.setattr(Names, "_open_regular", refuse)
     return found
 
 

@@ -10,6 +10,9 @@ GROUPS = "tests/unit/commit/test_groups.py"
 STALE = "tests/unit/planner/test_stale_plans.py"
 MOVED = "tests/api/test_moved_meanwhile.py"
 WRITERS = "tests/api/test_live_writers.py"
+SWAPS = "tests/swaps"
+LINK = "os.link(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder, follow_symlinks=False)"
+REPLACE = "os.replace(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder)"
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,13 @@ GUARDS = [
     Guard(
         "put if absent",
         "diskyard.host.files",
-        (("os.link(source, target, follow_symlinks=False)", "os.replace(source, target)"),),
+        ((LINK, REPLACE),),
         (f"{CONTRACT}::test_threads_that_put_one_number",),
     ),
     Guard(
         "put if absent, between hosts in the middle of an operation",
         "diskyard.host.files",
-        (("os.link(source, target, follow_symlinks=False)", "os.replace(source, target)"),),
+        ((LINK, REPLACE),),
         ("tests/crash/test_every_step.py::test_suspended_at_every_step[create snapshot]",),
     ),
     Guard(
@@ -326,6 +329,31 @@ GUARDS = [
         "diskyard.fixes.mend",
         (("    if start_bytes is None:\n", "    if start_bytes is None and not exists:\n"),),
         ("tests/api/test_resume.py::test_a_volume_that_was_made_without_a_checkpoint",),
+    ),
+    # -- names that somebody swaps -----------------------------------------------------
+    Guard(
+        "programs are told descriptors",
+        "diskyard.mover.opening",
+        (('    return {**layer.protocol, "filename": f"/dev/fd/{file_of(layer)}"}\n', "    return layer.protocol\n"),),
+        (f"{SWAPS}/test_swaps.py::test_nothing_outside_is_read_or_written[merge down into raw]",),
+    ),
+    Guard(
+        "a header is read from what is opened",
+        "diskyard.opened",
+        (("        flaw = self._flaw(volume, stored, fd)\n", "        flaw = self._flaw(volume, stored)\n"),),
+        (f"{SWAPS}/test_contents.py",),
+    ),
+    Guard(
+        "a file of one name",
+        "diskyard.host.names",
+        (("    if links > 1:\n", "    if False:\n"),),
+        (f"{SWAPS}/test_hard_links.py",),
+    ),
+    Guard(
+        "no link stands for a folder",
+        "diskyard.host.names",
+        (("            flags |= os.O_NOFOLLOW\n", "            pass\n"),),
+        (f"{SWAPS}/test_folders.py::test_nothing_outside_is_made_or_removed[remove-progress]",),
     ),
     # -- imports ----------------------------------------------------------------------
     Guard(

@@ -54,41 +54,41 @@ NEEDED = [
     Removal("copy disk by a clone", (r"_clone < clone_volume < _make_clone",)),
     Removal("copy disk by a clone", (r"folder: clone_volume < _make_clone",)),
     Removal("create disk by a clone", (r"grow_volume < _make_clone",)),
-    Removal("mend by a clone", (r"clone_into < clone_file < _share",)),
+    Removal("mend by a clone", (r"clone_into < clone_layer < _share",)),
     # What is moved. The last flush, which may be QEMU's, and the sync of the file after it each make
     # the same durable: the first tells what QEMU could not write, the second what the system could
     # not. Both together:
-    Removal("mend a copy", (r"flush < _flush < _serve", r"sync_path < sync_layer < copy_view")),
+    Removal("mend a copy", (r"flush < _flush < _serve", r"sync_layer < copy_view")),
     Removal(
         "mend a difference",
-        (r"QEMU since nbd flush < flush < _flush < _serve", r"sync_path < sync_layer < copy_view"),
+        (r"QEMU since nbd flush < flush < _flush < _serve", r"sync_layer < copy_view"),
     ),
     Removal("mend with checkpoints", (r"flush < _flush < _serve",)),
     Removal(
         "merge down into raw",
-        (r"QEMU since qmp block-commit < run_job < commit_down", r"sync_path < sync_layer < commit_down"),
+        (r"QEMU since qmp block-commit < run_job < _commit_down", r"sync_layer < _commit_down"),
     ),
     Removal(
         "merge down into qcow2",
-        (r"QEMU since qmp block-commit < run_job < commit_down", r"sync_path < sync_layer < commit_down"),
+        (r"QEMU since qmp block-commit < run_job < _commit_down", r"sync_layer < _commit_down"),
     ),
-    Removal("merge up", (r"QEMU since nbd flush < flush < stream_up", r"sync_path < sync_layer < stream_up")),
+    Removal("merge up", (r"QEMU since nbd flush < flush < _stream_up", r"sync_layer < _stream_up")),
     # In a merge, the zeros that the dependent holds itself before the parent is made longer.
     Removal(
         "merge down over a longer base",
         (
             r"QEMU since nbd flush < flush < _store_zeros < _keep_end",
-            r"sync_path < sync_layer < _keep_end",
+            r"sync_layer < _keep_end",
         ),
     ),
     # Lengths: a volume is as long as its record says before that says so.
-    Removal("extend lone disk", (r"sync_path < sync_layer < grow < _extend",)),
-    Removal("tear down a disk that grew", (r"sync_path < sync_layer < growth_of",)),
+    Removal("extend lone disk", (r"sync_layer < grow < _extend",)),
+    Removal("tear down a disk that grew", (r"sync_layer < _sync < growth_of",)),
     Removal(
         "take back an extend",
         (
             r"QEMU since qmp block_resize < set_size < grow < _cut_back",
-            r"sync_path < sync_layer < grow < _cut_back",
+            r"sync_layer < grow < _cut_back",
         ),
     ),
     Removal(
@@ -96,10 +96,10 @@ NEEDED = [
         (
             r"QEMU since qmp block_resize < set_size < grow < _extend",
             r"QEMU since nbd flush < flush < set_size < grow < _extend",
-            r"sync_path < sync_layer < grow < _extend",
+            r"sync_layer < grow < _extend",
         ),
     ),
-    Removal("export to the disk", (r"flush < _flush < _serve", r"sync_path < sync_layer < copy_view")),
+    Removal("export to the disk", (r"flush < _flush < _serve", r"sync_layer < copy_view")),
     Removal("export to the disk", (r"folder: _write_in < _write_file",)),
     # Repositories.
     Removal("create repository", (r"folder: (sync_folder < _make_root|_make_folders) < create",)),
@@ -142,15 +142,15 @@ NOT_SEEN = {
         "Reserved blocks hold what they held: without them a guest may find the storage full, which a disk "
         "in memory cannot show. No byte depends on it."
     ),
-    r"QEMU since qmp block_resize < set_size < commit_down": (
+    r"QEMU since qmp block_resize < set_size < _commit_down": (
         "Until the seal what is beyond the parent's record is read from the dependent, which holds all "
         "of it; before the seal the whole volume is synced."
     ),
-    r"sync_path < sync_layer < _cut_back": (
+    r"sync_layer < _sync < _cut_back": (
         "It makes durable what an earlier settling cut that was itself interrupted: two interruptions, which "
         "one recorded run has not."
     ),
-    r"QEMU since nbd flush < flush < _store_zeros < stream_up": (
+    r"QEMU since nbd flush < flush < _store_zeros < _stream_up": (
         "Nothing is published between it and the sync of the whole volume. It is there for the errors that "
         "QEMU would keep to itself."
     ),

@@ -15,10 +15,12 @@ from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.host import Host
+from diskyard.model.records import Volume
 from diskyard.model.results import Attached
 from diskyard.mover.interface import Chain
 from diskyard.opened import Opened, lease_name
 from diskyard.repositories.interface import Lease
+from diskyard.volume_files import opening
 
 if TYPE_CHECKING:
     from diskyard.mover.blockgraph import StorageDaemon
@@ -101,8 +103,9 @@ class Servers:
     def _start_leased(self, opened: Opened, attached: Attached, chain: Chain) -> _Server:
         lease = _take(opened, attached.image_id, attached.host_id, attached.owner)
         try:
-            _require_attached(opened, attached, chain)
-            return self._thread.submit(self._start, attached, chain, lease).result()
+            volumes = _require_attached(opened, attached, chain)
+            with opening(opened, volumes) as files:
+                return self._thread.submit(self._start, attached, files, lease).result()
         except BaseException:
             lease.release()
             raise
@@ -111,7 +114,7 @@ class Servers:
         # Imported when an image is served: every service has this class, and few serve anything.
         from diskyard.mover.blockgraph import StorageDaemon
 
-        daemon = StorageDaemon(self._host, inherit_fds=lease.descriptors())
+        daemon = StorageDaemon(self._host, (chain,), inherit_fds=lease.descriptors())
         daemon.__enter__()
         try:
             writes = attached.mode == "read_write"
@@ -185,16 +188,19 @@ def _take(opened: Opened, image_id: str, host_id: str, owner: str) -> Lease:
     return lease
 
 
-def _require_attached(opened: Opened, attached: Attached, chain: Chain) -> None:
+def _require_attached(opened: Opened, attached: Attached, chain: Chain) -> list[Volume]:
     """With the lease taken: nobody tears the attachment down any more while it is served.
 
     It must be of the very volumes that are to be served: another one of the same owner may be
     there by now, of a disk that was frozen in between.
+
+    :returns: these volumes, top first.
     """
+    state = opened.state()
     wanted = (attached.host_id, attached.owner, attached.mode, tuple(layer.name for layer in chain))
-    for found in opened.state().attachments_of(attached.image_id):
+    for found in state.attachments_of(attached.image_id):
         if (found.host.host_id, found.owner, found.mode, found.volume_ids) == wanted:
-            return
+            return [state.volumes[volume_id] for volume_id in found.volume_ids]
     raise errors.ImageInUse(
         f"The attachment of image {attached.image_id} was torn down meanwhile.",
         advice="Prepare the image again.",

@@ -39,6 +39,7 @@ from diskyard.planner.attach import remove_attachment
 from diskyard.planner.clean import doom_abandoned, forget
 from diskyard.planner.sizes import adopt, disk_of, size_lease
 from diskyard.planner.switch import release
+from diskyard.volume_files import opening_chain
 
 
 def clean_volume(work: Work, action: CleanVolume) -> bool:
@@ -193,8 +194,7 @@ def clean_size(work: Work, action: CleanSize) -> bool:
             return False
         opened.log.require_writable()
         require_no_stranger_in(opened, volume)
-        chain = opened.layers(state, state.volume_chain(volume))
-        with work.writing(volume):
+        with opening_chain(opened, state, state.volume_chain(volume)) as chain, work.writing(volume):
             grow(
                 work.engine.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=work.inherit_fds
             )

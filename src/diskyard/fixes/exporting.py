@@ -189,7 +189,7 @@ def _write_in(
     def export(source: Opening) -> None:
         host.files.discard(temporary)  # what was written before the source's volumes were merged
         with nobody_writes(work.opened, source.volumes, image.id):
-            export_view(host, source.chain, image.size_bytes, temporary, request.format, work, [folder_fd])
+            export_view(host, source.chain, image.size_bytes, temporary, request.format, work)
 
     try:
         open_chains([(work.opened, volumes_of(image))], export)

@@ -129,7 +129,7 @@ def copy_file(work: Work, source: FileSource, image: Image, target: Chain, start
         watched.look()
         try:
             if source.format == "raw":
-                _copy_layer(work, source.path, source, size_bytes, target, start_bytes, watched, source_fd=fd)
+                _copy_layer(work, fd, source, size_bytes, target, start_bytes, watched)
             else:
                 _copy_privately(work, source, fd, size_bytes, target, start_bytes, watched)
         except (errors.StorageError, errors.UnsafeImage):
@@ -179,37 +179,35 @@ def _copy_privately(
     if path is None:
         raise errors.Unsupported(f"{work.opened.storage.place} has no room for a private copy.")
     work.stage = "1/2"
+    copy_fd = private_copy(work.engine.host, source_fd, path, watched)
     try:
-        private_copy(work.engine.host, source_fd, path, watched)
         watched.look()  # the copy is of the file as it was; what becomes of the file now does not matter
-        if inspect_import(work.engine.host, path, source.format) != size_bytes:
+        if inspect_import(work.engine.host, copy_fd, source.format) != size_bytes:
             raise changed_file(source.path)
         work.stage = "2/2"
-        _copy_layer(work, path, source, size_bytes, target, start_bytes, work)
+        _copy_layer(work, copy_fd, source, size_bytes, target, start_bytes, work)
     finally:
         work.engine.host.files.discard(path)
+        os.close(copy_fd)
 
 
 def _copy_layer(
     work: Work,
-    path: str,
+    fd: int,
     source: FileSource,
     size_bytes: int,
     target: Chain,
     start_bytes: int,
     monitor: Monitor,
-    *,
-    source_fd: int | None = None,
 ) -> None:
     copy_view(
         work.engine.host,
-        (import_layer(path, source.format, size_bytes, fd=source_fd),),
+        (import_layer(fd, source.format, size_bytes),),
         target,
         size_bytes,
         start_bytes=start_bytes,
         monitor=monitor,
         target_zeroed=True,
         source_limits=IMPORT_LIMITS,
-        source_blocks=blocks_held(work.engine.host, path, source.format),
-        source_fds=() if source_fd is None else (source_fd,),
+        source_blocks=blocks_held(fd, source.format),
     )

@@ -37,6 +37,7 @@ from diskyard.planner.same import why_another
 from diskyard.planner.sizes import size_lease
 from diskyard.repositories.interface import StoredVolume
 from diskyard.settled import stored_by_id
+from diskyard.volume_files import opening
 
 
 def look(engine: Engine, opened: Opened, *, deep: bool, places: list[Opened] | None) -> Look:
@@ -315,7 +316,10 @@ def _look_into_volumes(engine: Engine, opened: Opened, state: State) -> None:
         if volume.state != "ready" or _may_change(opened, volume):
             continue
         try:
-            damage = check_volume(engine.host, replace(opened.layer(volume), shared=True))
+            with opening(opened, [volume]) as (layer,):
+                damage = check_volume(engine.host, replace(layer, shared=True))
+        except errors.UnsafeImage:
+            continue  # it has other names too: who opens it is told, and nothing is known of its bytes
         except errors.ImageBroken as error:
             damage = error.message
         except errors.LeaseHeld:

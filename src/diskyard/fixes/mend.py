@@ -19,7 +19,7 @@ from diskyard.model.transaction import Draft
 from diskyard.mover.copy import copy_view
 from diskyard.mover.interface import Chain
 from diskyard.mover.merge import repair_leaks
-from diskyard.mover.reflink import clone_file
+from diskyard.mover.reflink import clone_layer
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.change import cleaning, holds_of_cancelled
 from diskyard.operations.engine import FollowUp
@@ -43,6 +43,7 @@ from diskyard.settled import (
     volumes_below,
     volumes_of,
 )
+from diskyard.volume_files import opening
 
 _BASE_STARTS_WITHIN_S = 1.0
 _BASE_POLL_S = 0.1
@@ -186,7 +187,8 @@ def _take_over(work: Work, image: Image, fingerprint: str) -> tuple[Volume, int]
         opened.storage.delete_volume(volume_name(volume))
         opened.make_empty(volume)
     else:
-        repair_leaks(work.engine.host, opened.layer(volume), inherit_fds=work.inherit_fds)
+        with opening(opened, [volume]) as (layer,):
+            repair_leaks(work.engine.host, layer, inherit_fds=work.inherit_fds)
     work.volume_id, work.work_id, work.fingerprint = volume.id, work_id, fingerprint
     work.checkpoint(start_bytes or 0)
     return volume, work.durable_bytes
@@ -314,9 +316,9 @@ def _require_still_on(found: FoundSource, chain: Chain) -> None:
 def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:
     """Clone one raw file into another of one reflink file system; False if that cannot be."""
     single = len(source) == 1 == len(target) and source[0].format == "raw" == target[0].format
-    if not single or source[0].path is None or target[0].path is None:
+    if not single or source[0].fd is None or target[0].fd is None:
         return False
-    if not clone_file(work.engine.host, source[0].path, target[0].path):
+    if not clone_layer(work.engine.host, source[0], target[0]):
         return False
     if source[0].bound_bytes is not None:
         work.opened.resize_raw(target[0], min(source[0].bound_bytes, size_bytes))

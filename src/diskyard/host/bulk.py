@@ -71,9 +71,13 @@ class BulkFiles(FileSystems):
     @storage_call
     def drop_room(self, folder: str, names: Iterable[str]) -> None:
         """Remove files of :meth:`keep_room`, or what has the names that they had."""
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(folder, name))
+        handle = self._enter(folder)
+        try:
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=handle)
+        finally:
+            os.close(handle)
 
     @storage_call
     def keep_room(self, folder: str, sizes_bytes: Mapping[str, int], temporary: str) -> None:
@@ -84,16 +88,18 @@ class BulkFiles(FileSystems):
 
         :param temporary: a path in the folder for the one that is being made.
         """
-        for name, size_bytes in sizes_bytes.items():
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-            try:
-                os.posix_fallocate(fd, 0, size_bytes)
-                os.rename(temporary, os.path.join(folder, name))
-            except BaseException:
-                os.unlink(temporary)
-                raise
-            finally:
-                os.close(fd)
+        with self._holder(temporary) as (handle, new):
+            for name, size_bytes in sizes_bytes.items():
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+                fd = os.open(new, flags, 0o640, dir_fd=handle)
+                try:
+                    os.posix_fallocate(fd, 0, size_bytes)
+                    os.rename(new, name, src_dir_fd=handle, dst_dir_fd=handle)
+                except BaseException:
+                    os.unlink(new, dir_fd=handle)
+                    raise
+                finally:
+                    os.close(fd)
 
     @storage_call
     def read_into(self, fd: int, memory: memoryview, offset_bytes: int) -> int:

@@ -14,22 +14,19 @@ import fcntl
 import itertools
 import os
 import stat
-import struct
 from collections.abc import Callable, Sequence
 
 from diskyard.host import private
-from diskyard.host.bulk import BulkFiles
 from diskyard.host.calls import storage_call
 from diskyard.host.identity import this_process
+from diskyard.host.locking import LockingFiles
+from diskyard.host.names import require_one_name
 from diskyard.host.ownership import set_access
-from diskyard.host.reading import OFD_GETLK, open_again
 from diskyard.host.renaming import rename_exclusively
 from diskyard.host.temporary import temporary_name, temporary_owner
 from diskyard.model.identity import HostIdentity
 
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
-_OFD_SETLK = 37  # asm-generic/fcntl.h
-_LOCKABLE_BYTES = (1 << 63) - 1
 _DISCARD_ATTEMPTS = 2
 _MODE_BITS = 0o640
 PRIVATE_BITS = 0o600
@@ -45,10 +42,11 @@ class UncertainError(OSError):
     """A publish failed where it may have happened all the same."""
 
 
-class Files(BulkFiles):
+class Files(LockingFiles):
     """Files of this host. Errors are the system's own :class:`OSError`."""
 
     def __init__(self, host: HostIdentity) -> None:
+        super().__init__()
         self._host = host
         self._undiscarded: dict[str, None] = {}  # ordered, and changed from any thread
         self._private: dict[str, int] = {}  # folders for sockets, with the locks on them
@@ -58,7 +56,7 @@ class Files(BulkFiles):
     @storage_call
     def create(self, path: str, *, mode_bits: int = _MODE_BITS) -> int:
         """Make an empty file that must not exist; its descriptor, for writing."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode_bits)
+        return self._open_name(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode_bits)
 
     @storage_call
     def open_to_append(self, path: str) -> int:
@@ -78,15 +76,25 @@ class Files(BulkFiles):
             raise OSError(errno.ENOSPC, "Only a part was written")
 
     @storage_call
-    def open_for_writing(self, path: str) -> int:
-        """The descriptor of an existing regular file, for writing; anything else is not opened."""
-        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    def open_for_writing(self, where: str | int) -> int:
+        """The descriptor of an existing regular file, for writing; anything else is not opened.
+
+        :param where: its path, or a descriptor that is open on it.
+        """
+        return self._open_regular(where, os.O_RDWR)
+
+    def open_alone(self, path: str, *, writable: bool = False) -> int:
+        """The descriptor of a regular file that has this name and no other.
+
+        :raises diskyard.errors.UnsafeImage: it has another, and may be anybody's.
+        """
+        fd = self.open_for_writing(path) if writable else self.open_to_read(path)
         try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise OSError(errno.EINVAL, "Not a regular file", path)
-            return open_again(handle, os.O_RDWR, path)
-        finally:
-            os.close(handle)
+            require_one_name(fd, path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     @storage_call
     def write(self, fd: int, data: bytes | memoryview, offset_bytes: int = 0) -> None:
@@ -120,7 +128,7 @@ class Files(BulkFiles):
     @storage_call
     def sync_folder(self, folder: str) -> None:
         """Make the names in a folder durable."""
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = self._enter(folder, os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:
@@ -129,7 +137,8 @@ class Files(BulkFiles):
     @storage_call
     def make_folder(self, path: str) -> None:
         """Make a folder that must not exist; its name is durable after its parent's sync."""
-        os.mkdir(path, 0o750)
+        with self._holder(path) as (folder, name):
+            os.mkdir(name, 0o750, dir_fd=folder)
 
     def ensure_folder(self, path: str) -> None:
         """Make a folder unless something has its name, be it since this moment."""
@@ -152,32 +161,38 @@ class Files(BulkFiles):
     @storage_call
     def link(self, source: str, target: str) -> None:
         """Give a file a second name, which must not exist: the file system's compare-and-swap."""
-        os.link(source, target, follow_symlinks=False)
+        with self._holder(source) as (old_folder, old), self._holder(target) as (new_folder, new):
+            os.link(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder, follow_symlinks=False)
 
     @storage_call
     def symlink(self, target: str, path: str) -> None:
         """Make a name that must not exist lead to ``target``."""
-        os.symlink(target, path)
+        with self._holder(path) as (folder, name):
+            os.symlink(target, name, dir_fd=folder)
 
     @storage_call
     def rename(self, source: str, target: str) -> None:
         """Move a name over another, atomically."""
-        os.rename(source, target)
+        with self._holder(source) as (old_folder, old), self._holder(target) as (new_folder, new):
+            os.rename(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder)
 
     @storage_call
     def rename_to_new(self, source: str, target: str) -> None:
         """Move a name to another that must not exist, atomically; not every file system can (EINVAL)."""
-        rename_exclusively(source, target)
+        with self._holder(source) as old, self._holder(target) as new:
+            rename_exclusively(old, new, source, target)
 
     @storage_call
     def unlink(self, path: str) -> None:
         """Remove a name that must exist."""
-        os.unlink(path)
+        with self._holder(path) as (folder, name):
+            os.unlink(name, dir_fd=folder)
 
     @storage_call
     def remove_folder(self, path: str) -> None:
         """Remove an empty folder."""
-        os.rmdir(path)
+        with self._holder(path) as (folder, name):
+            os.rmdir(name, dir_fd=folder)
 
     # -- protocols -------------------------------------------------------------------
 
@@ -331,69 +346,10 @@ class Files(BulkFiles):
         os.close(self._private.pop(folder))
 
     @storage_call
-    def try_lock_byte(self, fd: int, offset_bytes: int) -> bool:
-        """Lock one byte of an open file for its open file description; False if another has it.
-
-        An OFD lock (fcntl(2)) lives until the last descriptor of the description is closed,
-        a child's inherited one included.
-        """
-        request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset_bytes, 1, 0)
-        try:
-            fcntl.fcntl(fd, _OFD_SETLK, request)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                return False
-            raise
-        return True
-
-    @storage_call
     def set_access(self, path: str, mode: int, group_id: int | None, user_id: int | None = None) -> None:
         """Set who may open what nobody else works with yet; None leaves it its group, or its user."""
-        set_access(path, mode, group_id, user_id)
-
-    @storage_call
-    def try_lock_folder(self, folder: str) -> int | None:
-        """The one lock on a folder, if nobody has it; it ends when the descriptor is closed."""
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        handle = self._open_name(path, os.O_PATH)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    @storage_call
-    def lock_folder(self, folder: str) -> int:
-        """Wait for the one lock on a folder (flock(2)); it ends when the descriptor is closed."""
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    @storage_call
-    def locked_bytes(self, fd: int) -> list[range]:
-        """The bytes of an open file on which other open file descriptions have locks, in no order.
-
-        Two questions for each lock there is, and one where there is none.
-        """
-        found = []
-        asked = [range(_LOCKABLE_BYTES)]
-        while asked:
-            among = asked.pop()
-            if not among:
-                continue
-            request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, among.start, len(among), 0)
-            answer = fcntl.fcntl(fd, OFD_GETLK, request)
-            lock_type, _, begin, length, _ = struct.unpack("hhqqi", answer)
-            if lock_type != fcntl.F_UNLCK:
-                # A length of 0 reaches to the end; a lock may begin before what was asked about.
-                locked = range(begin, begin + length if length else _LOCKABLE_BYTES)
-                found.append(locked)
-                asked += [range(among.start, locked.start), range(locked.stop, among.stop)]
-        return found
+            set_access(handle, path, mode, group_id, user_id)
+        finally:
+            os.close(handle)

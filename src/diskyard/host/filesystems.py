@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from diskyard.host.calls import storage_call
+from diskyard.host.names import open_again
 from diskyard.host.reading import ReadingFiles
 
 
@@ -14,14 +15,19 @@ class FileSystems(ReadingFiles):
     """Asks file systems about themselves. Errors are the system's own :class:`OSError`."""
 
     @storage_call
-    def reads_past_cache(self, path: str, piece_bytes: int) -> bool:
+    def reads_past_cache(self, where: str | int, piece_bytes: int) -> bool:
         """Whether a file can be read past the page cache (O_DIRECT), in pieces of so many bytes anywhere.
 
         Not where the file system has no such reads, nor where its blocks are smaller: data and holes then
         meet inside a piece. Of an absent file nothing is known to be in the way.
+
+        :param where: its path, or a descriptor that is open on it.
         """
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
+            if isinstance(where, int):
+                fd = open_again(where, os.O_RDONLY | os.O_DIRECT, f"descriptor {where}")
+            else:
+                fd = self._open_name(where, os.O_RDONLY | os.O_DIRECT | os.O_NONBLOCK)
         except FileNotFoundError:
             return True
         except OSError as error:
@@ -40,7 +46,7 @@ class FileSystems(ReadingFiles):
 
         No file is made so long: the kernel refuses to seek (lseek(2)) beyond what it would refuse to write.
         """
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = self._open_name(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             if _can_seek(fd, most_bytes):
                 return most_bytes

@@ -25,19 +25,15 @@ def ownership_of(path: str) -> Ownership:
     return Ownership(info.st_uid, info.st_gid, info.st_mode & _PERMISSIONS)
 
 
-def set_access(path: str, mode: int, group_id: int | None, user_id: int | None) -> None:
-    """Set it, of what has this name and nothing that it leads to.
+def set_access(handle: int, path: str, mode: int, group_id: int | None, user_id: int | None) -> None:
+    """Set it, of what a descriptor of a name is open on (O_PATH, O_NOFOLLOW).
 
     :param group_id: None leaves it as it is, and so does ``user_id``.
     :raises OSError: as of the system calls; ELOOP if the name is a link.
     """
-    handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if stat.S_ISLNK(os.fstat(handle).st_mode):
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        again = f"/proc/self/fd/{handle}"
-        if group_id is not None or user_id is not None:
-            os.chown(again, -1 if user_id is None else user_id, -1 if group_id is None else group_id)
-        os.chmod(again, mode)
-    finally:
-        os.close(handle)
+    if stat.S_ISLNK(os.fstat(handle).st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    again = f"/proc/self/fd/{handle}"
+    if group_id is not None or user_id is not None:
+        os.chown(again, -1 if user_id is None else user_id, -1 if group_id is None else group_id)
+    os.chmod(again, mode)

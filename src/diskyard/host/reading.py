@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from diskyard.host.calls import noted, storage_call
+from diskyard.host.names import Names
 from diskyard.host.ownership import Ownership, ownership_of
 from diskyard.host.places import identities_of
 
@@ -84,26 +85,7 @@ def _is_written_by_qemu(fd: int) -> bool:
         raise
 
 
-def open_again(handle: int, mode: int, path: str) -> int:
-    """The descriptor of what a handle (O_PATH) leads to; an error names the path."""
-    try:
-        return os.open(f"/proc/self/fd/{handle}", mode | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
-
-
-def _open_to_read(path: str, *, block_device: bool = False) -> int:
-    handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        mode = os.fstat(handle).st_mode
-        if not (stat.S_ISREG(mode) or (block_device and stat.S_ISBLK(mode))):
-            raise OSError(errno.EINVAL, "Not a regular file", path)
-        return open_again(handle, os.O_RDONLY, path)
-    finally:
-        os.close(handle)
-
-
-class ReadingFiles:
+class ReadingFiles(Names):
     """Looks at files of this host. Errors are the system's own :class:`OSError`."""
 
     def passing(self, name: str, words: tuple[object, ...], do: Callable[[], R]) -> R:
@@ -127,7 +109,7 @@ class ReadingFiles:
             is worth reading; of one that is not, only the beginning is read.
         """
         try:
-            fd = _open_to_read(path)
+            fd = self._open_regular(path, os.O_RDONLY)
         except FileNotFoundError:
             return None
         try:
@@ -150,7 +132,7 @@ class ReadingFiles:
     @storage_call
     def read_at(self, path: str, offset_bytes: int, size_bytes: int) -> bytes:
         """At most ``size_bytes`` of a regular file from an offset; less only at its end."""
-        fd = _open_to_read(path)
+        fd = self._open_regular(path, os.O_RDONLY)
         try:
             return os.pread(fd, size_bytes, offset_bytes)
         finally:
@@ -162,13 +144,15 @@ class ReadingFiles:
         return os.pread(fd, size_bytes, offset_bytes)
 
     @storage_call
-    def open_to_read(self, path: str, *, block_device: bool = False) -> int:
+    def open_to_read(self, where: str | int, *, block_device: bool = False) -> int:
         """The descriptor of a regular file, or of a block device if allowed, for reading.
 
         Anything else is an OSError (EINVAL) and is not opened: a FIFO would hang, a character
         device may act on being opened. A link in the file's own place is not followed.
+
+        :param where: its path, or a descriptor that is open on it.
         """
-        return _open_to_read(path, block_device=block_device)
+        return self._open_regular(where, os.O_RDONLY, block_device=block_device)
 
     @storage_call
     def open_folder(self, path: str) -> int:
@@ -182,21 +166,29 @@ class ReadingFiles:
         :param wanted: names for which this is None are left out and not looked at.
         """
         found = []
-        with os.scandir(folder) as names:
-            for name in names:
-                if wanted is not None and wanted(name.name) is None:
-                    continue
-                try:
-                    info = name.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                found.append(_file_entry(name.name, info))
+        handle = self._enter(folder, os.O_RDONLY)
+        try:
+            with os.scandir(handle) as names:
+                for name in names:
+                    if wanted is not None and wanted(name.name) is None:
+                        continue
+                    try:
+                        info = name.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    found.append(_file_entry(name.name, info))
+        finally:
+            os.close(handle)
         return iter(found)
 
     @storage_call
     def names(self, folder: str) -> tuple[str, ...]:
         """Every name in ``folder``, in no order; nothing is looked at."""
-        return tuple(os.listdir(folder))
+        handle = self._enter(folder, os.O_RDONLY)
+        try:
+            return tuple(os.listdir(handle))
+        finally:
+            os.close(handle)
 
     @storage_call
     def look(self, path: str) -> FileEntry | None:
@@ -215,7 +207,7 @@ class ReadingFiles:
         was looked at a moment ago: what has taken the file's place since is an OSError, a FIFO or a
         link is not waited for nor followed. Only root could have put a device there meanwhile.
         """
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = self._open_name(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "Not a regular file", path)
@@ -227,7 +219,7 @@ class ReadingFiles:
     def look_at(self, folder: str, names: Sequence[str]) -> tuple[FileEntry | None, ...]:
         """Each of these names of ``folder`` as :meth:`look` shows it, in their order."""
         found: list[FileEntry | None] = []
-        handle = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        handle = self._enter(folder)
         try:
             for name in names:
                 try:
@@ -272,7 +264,7 @@ class ReadingFiles:
     def name_is_written_by_qemu(self, path: str) -> bool:
         """The same of a regular file or block device by its name; of all else, or nothing, it is false."""
         try:
-            fd = _open_to_read(path, block_device=True)
+            fd = self._open_regular(path, os.O_RDONLY, block_device=True)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EINVAL):
                 return False

@@ -7,7 +7,6 @@ import errno
 import os
 from typing import Protocol
 
-_AT_FDCWD = -100  # linux/fcntl.h
 _RENAME_NOREPLACE = 1  # linux/fs.h
 _CANNOT = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM))  # on this file system, ever
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -59,13 +58,14 @@ def move_to_new(files: _Door, source: str, target: str) -> None:
         raise
 
 
-def rename_exclusively(source: str, target: str) -> None:
+def rename_exclusively(old: tuple[int, str], new: tuple[int, str], source: str, target: str) -> None:
     """renameat2(2) with RENAME_NOREPLACE, which Python does not have.
 
+    :param old: a folder, open, and the name in it; and ``new``.
+    :param source: the whole paths, for errors; and ``target``.
     :raises FileExistsError: the target exists.
     :raises OSError: EINVAL or ENOSYS: the file system, or the kernel, cannot.
     """
-    words = (_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
-    if _libc.renameat2(*words):
+    if _libc.renameat2(old[0], os.fsencode(old[1]), new[0], os.fsencode(new[1]), _RENAME_NOREPLACE):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), source, None, target)

@@ -32,6 +32,8 @@ _OPENING: Codes = _STATE_FOLDER | {
 _READING: Codes = _OPENING | {"RepositoryNotConnected"}
 _WRITING: Codes = _READING | {"NoSpace"}
 _IMAGE: Codes = frozenset(("ImageNotFound",))
+#: Of what opens volumes: one cannot be read, is written to, or has a second name.
+_OPENED: Codes = frozenset(("ImageBroken", "ImageInUse", "UnsafeImage"))
 _NEW_IMAGE: Codes = _WRITING | {"ImageIdInUse", "LeaseHeld"}
 
 #: By verb.
@@ -42,9 +44,9 @@ FAILURES: dict[str, Codes] = {
     "createStorageRepository": _OPENING | {"PathNotAllowed", "NotEmpty", "NoSpace"},
     "removeStorageRepository": _WRITING | {"PathNotAllowed", "NotEmpty", "RepositoryInUse"},
     "listStorageRepositories": frozenset(("RepositoryUnavailable",)),
-    "createVirtualDisk": _NEW_IMAGE | _IMAGE | {"NotASnapshot", "ImageBroken", "ImageInUse"},
-    "createSnapshot": _NEW_IMAGE | _IMAGE | {"NotAVirtualDisk", "ImageBroken", "ImageInUse"},
-    "copyImage": _NEW_IMAGE | _IMAGE | {"NotASnapshot", "NotAVirtualDisk", "ImageBroken", "ImageInUse"},
+    "createVirtualDisk": _NEW_IMAGE | _IMAGE | _OPENED | {"NotASnapshot"},
+    "createSnapshot": _NEW_IMAGE | _IMAGE | _OPENED | {"NotAVirtualDisk"},
+    "copyImage": _NEW_IMAGE | _IMAGE | _OPENED | {"NotASnapshot", "NotAVirtualDisk"},
     "importImage": _NEW_IMAGE | {"PathNotAllowed", "UnsafeImage", "ImageInUse"},
     "exportImage": _WRITING
     | _IMAGE
@@ -54,13 +56,11 @@ FAILURES: dict[str, Codes] = {
     "getImageStatus": _READING | _IMAGE,
     "setUserData": _WRITING | _IMAGE | {"RevisionMismatch"},
     "setStrategy": _WRITING | _IMAGE,
-    "extendVirtualDisk": _WRITING | _IMAGE | {"NotAVirtualDisk", "ImageBroken", "ImageInUse", "LeaseHeld"},
-    "revertVirtualDisk": _WRITING
-    | _IMAGE
-    | {"NotAVirtualDisk", "NotASnapshot", "ImageBroken", "ImageInUse", "LeaseHeld"},
+    "extendVirtualDisk": _WRITING | _IMAGE | _OPENED | {"NotAVirtualDisk", "LeaseHeld"},
+    "revertVirtualDisk": _WRITING | _IMAGE | _OPENED | {"NotAVirtualDisk", "NotASnapshot", "LeaseHeld"},
     "untrackChanges": _WRITING | _IMAGE | {"NotAVirtualDisk"},
     "removeImage": _WRITING | _IMAGE | {"ImageInUse"},
-    "prepareImage": _WRITING | _IMAGE | {"NotAVirtualDisk", "ImageBroken", "ImageInUse", "LeaseHeld"},
+    "prepareImage": _WRITING | _IMAGE | _OPENED | {"NotAVirtualDisk", "LeaseHeld"},
     "teardownImage": _WRITING | _IMAGE | {"ImageInUse"},
     "checkStorageRepository": _READING | {"NoSpace"},  # a deep one runs programs, and notes damage
     "fixStorageRepository": _READING,

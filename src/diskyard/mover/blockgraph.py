@@ -7,8 +7,10 @@ none) are given, so that nothing written in an image decides what is opened.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -19,6 +21,7 @@ from diskyard.host import Host, Limits
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import expected, failure
 from diskyard.mover.interface import Chain, Layer, Monitor
+from diskyard.mover.opening import descriptors, opened_files, storage_told
 
 if TYPE_CHECKING:
     from diskyard.mover.qmp import QmpChild
@@ -31,7 +34,7 @@ _CANCEL_TIMEOUT_S = 30.0
 
 
 def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = True) -> dict[str, object]:
-    """The whole chain as one nested QEMU blockdev, for a guest or for ``json:{…}``.
+    """The whole chain as one nested QEMU blockdev, by the names of its files: for a guest.
 
     :param read_only: of the top layer; those below are always read-only.
     :param direct: past the page cache (O_DIRECT) whatever :func:`opens_past_cache`.
@@ -56,6 +59,12 @@ def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = 
     return graph
 
 
+def program_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = False) -> str:
+    """A chain that is open as a program of QEMU's is told of it, which inherits its descriptors."""
+    told = tuple(replace(layer, protocol=storage_told(layer)) for layer in chain)
+    return "json:" + json.dumps(blockdev_graph(host, told, read_only=read_only, direct=direct))
+
+
 def bound(layer: Layer) -> dict[str, object]:
     """What keeps QEMU from showing what a raw file holds beyond its record."""
     return {} if layer.bound_bytes is None else {"size": layer.bound_bytes}
@@ -75,8 +84,11 @@ def layer_sizes_bytes(host: Host, layers: Sequence[Layer], *, limits: Limits | N
 
     :raises diskyard.errors.StorageError: a layer cannot be opened.
     """
-    with StorageDaemon(host, limits=limits) as daemon:
-        return [daemon.size_bytes(daemon.open_chain((layer,))) for layer in layers]
+    with (
+        opened_files(host, tuple(layers)) as opened,
+        StorageDaemon(host, (opened,), limits=limits) as daemon,
+    ):
+        return [daemon.size_bytes(daemon.open_chain((layer,))) for layer in opened]
 
 
 def opens_past_cache(host: Host, layer: Layer, *, writable: bool) -> bool:
@@ -86,14 +98,17 @@ def opens_past_cache(host: Host, layer: Layer, *, writable: bool) -> bool:
     aborts where data and holes meet inside of one: with smaller blocks they do. And it cannot write
     to a raw file that ends inside a sector, as it would have to lengthen it.
     """
-    if layer.path is None:
+    where = layer.path if layer.fd is None else layer.fd
+    if where is None:
         return True
     with os_errors("looking at how a volume can be read"):
-        if not host.files.reads_past_cache(layer.path, _SECTOR_MOST_BYTES):
+        if not host.files.reads_past_cache(where, _SECTOR_MOST_BYTES):
             return False
         if not writable or layer.format != "raw":
             return True
-        file = host.files.look(layer.path)
+        if isinstance(where, int):
+            return host.files.size_bytes_of(where) % _SECTOR_MOST_BYTES == 0
+        file = host.files.look(where)
         return file is None or file.size_bytes % _SECTOR_MOST_BYTES == 0
 
 
@@ -122,6 +137,8 @@ class StorageDaemon:
     leaving the context without an exception what it has open is flushed and closed; with
     one it is killed if it does not end by itself. Nothing is left running, nor any socket.
 
+    :param chains: all that it will be asked to open: it inherits their files when it starts, as QEMU 7.2's
+        cannot be given any later.
     :param inherit_fds: descriptors of leases (:attr:`Monitor.inherit_fds`).
     :param limits: what it may use, where it opens a file that is not trusted.
     :param timeout_s: how long one command may take before it counts as hung.
@@ -132,13 +149,14 @@ class StorageDaemon:
     def __init__(
         self,
         host: Host,
+        chains: Sequence[Chain] = (),
         *,
         inherit_fds: Sequence[int] = (),
         limits: Limits | None = None,
         timeout_s: float = 60.0,
     ) -> None:
         self._host = host
-        self._inherit_fds = inherit_fds
+        self._inherit_fds = (*inherit_fds, *descriptors(*chains))
         self._limits = limits
         self._timeout_s = min(timeout_s, host.commands.timeout_most_s)
         self._child: QmpChild | None = None
@@ -246,7 +264,7 @@ class StorageDaemon:
     def _open_file(self, layer: Layer, writable: bool, buffered: bool) -> str:
         node = self._fresh_name()
         options: dict[str, object] = {
-            **layer.protocol,
+            **storage_told(layer),
             "node-name": node,
             "read-only": not writable,
             "force-share": layer.shared,

@@ -25,6 +25,7 @@ from diskyard.mover.foreign_headers import BlockMap
 from diskyard.mover.interface import Chain, Monitor
 from diskyard.mover.moving import MOST_BYTES, STUCK_S, Mover
 from diskyard.mover.nbdclient import ALLOCATION, DEPTH
+from diskyard.mover.opening import opened_files
 from diskyard.mover.qcow2_header import CLUSTER_BYTES
 from diskyard.mover.sharing import Sharing
 from diskyard.mover.targets import FileTarget, ServedTarget, Target
@@ -45,7 +46,6 @@ def copy_view(
     monitor: Monitor,
     target_zeroed: bool,
     source_limits: Limits | None = None,
-    source_fds: Sequence[int] = (),
     source_blocks: BlockMap | None = None,
     changed_layers: int | None = None,
 ) -> None:
@@ -67,8 +67,6 @@ def copy_view(
         the layers below them show.
     :param source_limits: what the daemon that opens the source may use, where the source is not
         trusted.
-    :param source_fds: the source's files where they are open already, and its layers name them as
-        ``/dev/fd/…``.
     :param source_blocks: where the source can hold anything but zeros, if QEMU cannot tell that.
     :raises Stopped: from the monitor; go on from the last checkpoint.
     :raises diskyard.errors.NoSpace: the target's storage is full.
@@ -76,14 +74,15 @@ def copy_view(
     :raises diskyard.errors.UnsafeImage: a source that is not trusted cannot be read.
     :raises diskyard.errors.Unsupported: libnbd is not installed, and needed.
     """
-    way = _Way(host, source, target, monitor, target_zeroed, source_limits, source_fds, source_blocks)
     own_layers = _own_layers(source, target[1:], changed_layers)
-    for served in (False, True):
-        # An error that is being handled keeps what it passed, and so programs that tell what lies where.
-        with suppress(NeedsServer):
-            way.copy(size_bytes, start_bytes, own_layers, served=served)
-            break
-    sync_layer(host, target[0])
+    with opened_files(host, source) as reads, opened_files(host, target) as writes:
+        way = _Way(host, reads, writes, monitor, target_zeroed, source_limits, source_blocks)
+        for served in (False, True):
+            # An error that is being handled keeps what it passed, and so programs that tell what lies where.
+            with suppress(NeedsServer):
+                way.copy(size_bytes, start_bytes, own_layers, served=served)
+                break
+        sync_layer(host, writes[0])
 
 
 def _own_layers(source: Chain, base: Chain, changed_layers: int | None) -> tuple[int, int]:
@@ -114,7 +113,6 @@ class _Way:
     monitor: Monitor
     target_zeroed: bool
     source_limits: Limits | None
-    source_fds: Sequence[int]
     source_blocks: BlockMap | None
     _daemons: list[StorageDaemon] = field(default_factory=list)
     _writer: StorageDaemon | None = None
@@ -168,12 +166,6 @@ class _Way:
     def _open_source(self, stack: ExitStack, *, served: bool) -> View:
         is_raw = len(self.source) == 1 and self.source[0].format == "raw"
         if not served and (is_raw or self.source_limits is None):
-            if self.source_fds:
-                # Of its own: who has them closes them, and a read that hangs may go on after that.
-                fds = [os.dup(fd) for fd in self.source_fds]
-                for fd in fds:
-                    stack.callback(os.close, fd)
-                return FileView(self.host, self.source, fds)
             found = FileView.of(stack, self.host, self.source)
             if found is not None:
                 return found
@@ -186,7 +178,7 @@ class _Way:
                 size_bytes=self.source[0].size_bytes,
             )
         guard = nullcontext if is_raw else _unsafe_if_unreadable
-        daemon = StorageDaemon(self.host, limits=self.source_limits, inherit_fds=self.source_fds)
+        daemon = StorageDaemon(self.host, (self.source,), limits=self.source_limits)
         self._daemons.append(stack.enter_context(daemon))
         return self._serve(stack, daemon, self.source, guard, self.source_blocks)
 
@@ -194,16 +186,16 @@ class _Way:
         found = None if served else FileView.of(stack, self.host, self.target[1:], ALL_BYTES)
         return found or self._serve(stack, self._shared_daemon(stack), self.target[1:], nullcontext)
 
-    def _target_file(self) -> str | None:
+    def _target_file(self) -> int | None:
         """The file that the target is, if it is written by this process."""
         top = self.target[0]
-        return top.path if len(self.target) == 1 and top.format == "raw" and self.target_zeroed else None
+        return top.fd if len(self.target) == 1 and top.format == "raw" and self.target_zeroed else None
 
     def _open_target(self, stack: ExitStack) -> Target:
         top = self.target[0]
-        path = self._target_file()
-        if path is not None:
-            return FileTarget(stack, self.host, path)
+        file_fd = self._target_file()
+        if file_fd is not None:
+            return FileTarget(stack, self.host, file_fd)
         daemon = self._shared_daemon(stack)
         node = daemon.open_chain(self.target, writable=(top.name,), buffered=True)
         return ServedTarget(stack, self.host, daemon.export_nbd(node, writable=True))
@@ -211,7 +203,8 @@ class _Way:
     def _shared_daemon(self, stack: ExitStack) -> StorageDaemon:
         """The one that has open what is trusted."""
         if self._writer is None:
-            daemon = StorageDaemon(self.host, inherit_fds=self.monitor.inherit_fds)
+            chains = (self.target,) if self.source_limits is not None else (self.source, self.target)
+            daemon = StorageDaemon(self.host, chains, inherit_fds=self.monitor.inherit_fds)
             self._writer = stack.enter_context(daemon)
             self._daemons.append(daemon)
         return self._writer

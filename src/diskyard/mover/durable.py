@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,20 +19,13 @@ def os_errors(doing: str) -> Iterator[None]:
         raise errors.from_os_error(error, doing) from error
 
 
-def sync_path(host: Host, path: str) -> None:
-    """Make a file's data and length durable, whoever wrote them.
+def sync_layer(host: Host, layer: Layer) -> None:
+    """Make the data and length of an open layer durable, whoever wrote them.
+
+    One that is no file was flushed by the daemon that wrote it.
 
     :raises diskyard.errors.StorageError: the storage failed; what is durable is not known.
     """
-    with os_errors(f"making {os.path.basename(path)} durable"):
-        fd = host.files.open_for_writing(path)
-        try:
-            host.files.sync(fd)
-        finally:
-            os.close(fd)
-
-
-def sync_layer(host: Host, layer: Layer) -> None:
-    """Make a layer durable; one that is no file was flushed by the daemon that wrote it."""
-    if layer.path is not None:
-        sync_path(host, layer.path)
+    if layer.fd is not None:
+        with os_errors(f"making volume {layer.name} durable"):
+            host.files.sync(layer.fd)

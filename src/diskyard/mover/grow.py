@@ -12,6 +12,7 @@ from diskyard.mover.blockgraph import StorageDaemon, layer_sizes_bytes
 from diskyard.mover.durable import os_errors, sync_layer
 from diskyard.mover.interface import Chain, Layer
 from diskyard.mover.nbdclient import ALLOCATION, NbdClient
+from diskyard.mover.opening import file_of, opened_files
 from diskyard.mover.qcow2_header import CLUSTER_BYTES
 
 _STATUS_BYTES = 1 << 30  # asked for at once: at most 16,384 extents
@@ -42,15 +43,16 @@ def grow(
     top = chain[0]
     if new_size_bytes < top.size_bytes:
         raise errors.InternalError(f"Volume {top.name} cannot shrink to {new_size_bytes} bytes.")
-    set_size(host, chain, new_size_bytes, inherit_fds=inherit_fds)
-    if preallocate and top.format == "raw" and top.path is not None:
-        with os_errors("preallocating a volume"):
-            fd = host.files.open_for_writing(top.path)
-            try:
-                host.files.preallocate(fd, new_size_bytes)
-            finally:
-                os.close(fd)
-    sync_layer(host, top)
+    with opened_files(host, chain) as opened:
+        set_size(host, opened, new_size_bytes, inherit_fds=inherit_fds)
+        if preallocate and top.format == "raw" and top.path is not None:
+            with os_errors("preallocating a volume"):
+                fd = host.files.open_for_writing(file_of(opened[0]))
+                try:
+                    host.files.preallocate(fd, new_size_bytes)
+                finally:
+                    os.close(fd)
+        sync_layer(host, opened[0])
 
 
 def reads_zeros(host: Host, layer: Layer, start_bytes: int, end_bytes: int) -> bool:
@@ -61,17 +63,18 @@ def reads_zeros(host: Host, layer: Layer, start_bytes: int, end_bytes: int) -> b
 
     :raises diskyard.errors.StorageError: it cannot be read.
     """
-    if layer.format == "raw" and layer.path is not None:
-        with os_errors(f"reading the end of volume {layer.name}"):
-            fd = host.files.open_to_read(layer.path)
-            try:
-                return _file_reads_zeros(host, fd, start_bytes, end_bytes)
-            finally:
-                os.close(fd)
+    with opened_files(host, (layer,)) as (opened,):
+        if layer.format == "raw" and opened.fd is not None:
+            with os_errors(f"reading the end of volume {layer.name}"):
+                return _file_reads_zeros(host, opened.fd, start_bytes, end_bytes)
+        return _served_reads_zeros(host, replace(opened, bound_bytes=None), start_bytes, end_bytes)
+
+
+def _served_reads_zeros(host: Host, layer: Layer, start_bytes: int, end_bytes: int) -> bool:
     if layer.format == "qcow2":
         start_bytes = -(-start_bytes // CLUSTER_BYTES) * CLUSTER_BYTES
-    with StorageDaemon(host) as daemon:
-        node = daemon.open_chain((replace(layer, bound_bytes=None),))
+    with StorageDaemon(host, ((layer,),)) as daemon:
+        node = daemon.open_chain((layer,))
         with NbdClient(host, daemon.export_nbd(node, writable=False), (ALLOCATION,)) as client:
             while start_bytes < end_bytes:
                 for extent in client.extents(start_bytes, min(_STATUS_BYTES, end_bytes - start_bytes)):
@@ -101,7 +104,7 @@ def _pieces(start_bytes: int, end_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence[int]) -> None:
-    """Make the top volume of a chain exactly ``size_bytes``; not durable before its sync.
+    """Make the top volume of a chain that is open exactly ``size_bytes``; not durable before its sync.
 
     Bytes from the recorded size on read as zeros: what is there goes first, whoever wrote it. A
     smaller size loses what is beyond it.
@@ -119,7 +122,7 @@ def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence
         resizes.append(size_bytes)
     if not resizes and zero_to_bytes <= top.size_bytes:
         return
-    with StorageDaemon(host, inherit_fds=inherit_fds) as daemon:
+    with StorageDaemon(host, (chain,), inherit_fds=inherit_fds) as daemon:
         # With the real backing open, QEMU itself stores zeros over a longer backing. But it
         # writes the new size before these zeros are durable, and the end of the last cluster
         # may hold bytes from before a shrinking: hence once more, from the recorded size on.
@@ -143,7 +146,7 @@ def _set_raw_size(host: Host, chain: Chain, actual_bytes: int, size_bytes: int) 
             )
         return
     with os_errors("resizing a volume"):
-        fd = host.files.open_for_writing(top.path)
+        fd = host.files.open_for_writing(file_of(top))
         try:
             # What an interrupted run left beyond the record's size goes, and comes back as zeros.
             if host.files.size_bytes_of(fd) > top.size_bytes:

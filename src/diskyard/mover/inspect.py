@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import msgspec
 
 from diskyard import errors
 from diskyard.host import Host, Limits
-from diskyard.mover.blockgraph import blockdev_graph
+from diskyard.mover.blockgraph import program_graph
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import brief, expected, failure
 from diskyard.mover.interface import Chain, Layer
+from diskyard.mover.opening import descriptors, opened_files
 
 _CHECK_TIMEOUT_S = 3600.0
 _LIMITS = Limits(address_space_bytes=4 << 30, cpu_s=3600)  # the refcounts of 64 TiB take 2 GiB
@@ -31,18 +30,22 @@ def check_volume(host: Host, layer: Layer) -> str | None:
     :return: a sentence that says what is damaged, or None.
     :raises diskyard.errors.StorageError: the check itself could not be done.
     """
-    if layer.path is not None:
-        with os_errors(f"checking volume {layer.name}"):
-            file = host.files.look(layer.path)
-        if file is None:
+    with os_errors(f"checking volume {layer.name}"):
+        if layer.fd is None and layer.path is not None and host.files.look(layer.path) is None:
             return "Its file is missing."
-        if layer.format == "raw" and file.size_bytes < layer.size_bytes:
-            return f"Its file has {file.size_bytes} bytes of {layer.size_bytes}."
+    with opened_files(host, (layer,)) as (opened,):
+        return _check_open(host, opened)
+
+
+def _check_open(host: Host, layer: Layer) -> str | None:
     if layer.format == "raw":
-        return None
-    graph = blockdev_graph(host, (layer,), read_only=True, direct=False)
-    words = ["qemu-img", "check", "--output=json", "json:" + json.dumps(graph)]
-    finished = host.commands.run(words, timeout_s=_CHECK_TIMEOUT_S, limits=_LIMITS)
+        with os_errors(f"checking volume {layer.name}"):
+            has_bytes = layer.size_bytes if layer.fd is None else host.files.size_bytes_of(layer.fd)
+        short = has_bytes < layer.size_bytes
+        return f"Its file has {has_bytes} bytes of {layer.size_bytes}." if short else None
+    words = ["qemu-img", "check", "--output=json", program_graph(host, (layer,), read_only=True)]
+    fds = descriptors((layer,))
+    finished = host.commands.run(words, timeout_s=_CHECK_TIMEOUT_S, limits=_LIMITS, inherit_fds=fds)
     if finished.exit_status in (_CLEAN, _LEAKS):
         return None
     if finished.exit_status == _DAMAGED:

@@ -23,11 +23,13 @@ class Layer:
     :param name: the volume's id, unique in a chain and the stem of its node names.
     :param protocol: the QEMU blockdev of the storage below the format, for instance
         ``{"driver": "file", "filename": "/…"}``; without node names.
-    :param path: the file, where the volume is one; for clones and durability.
+    :param path: the file, where the volume is one; for guests and for people.
     :param size_bytes: the virtual size that the record gives it.
     :param bound_bytes: where a raw one ends for who only reads it, if its file is longer than its record.
     :param shared: it is only read, and a guest may begin to write to it meanwhile: QEMU takes no lock
         that would keep the guest from it. Whoever reads it so must find out whether one did.
+    :param fd: the file, open for a piece of work (:mod:`diskyard.mover.opening`): it is what is read,
+        written and handed to programs, whatever has its name by now. For reading; who writes opens it again.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Layer:
     size_bytes: int
     bound_bytes: int | None = None
     shared: bool = False
+    fd: int | None = None
 
 
 Chain = tuple[Layer, ...]

@@ -6,18 +6,18 @@ the overlay, and run again whole it ends right, whatever part was done.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.mover.blockgraph import StorageDaemon, blockdev_graph, layer_sizes_bytes
+from diskyard.mover.blockgraph import StorageDaemon, layer_sizes_bytes, program_graph
 from diskyard.mover.durable import sync_layer
 from diskyard.mover.failures import failure
 from diskyard.mover.grow import set_size
 from diskyard.mover.interface import Chain, Layer, Monitor
 from diskyard.mover.nbdclient import ALLOCATION, DEPTH, NbdClient, flush
+from diskyard.mover.opening import descriptors, opened_files
 
 _CHECK_TIMEOUT_S = 3600.0
 _STATUS_BYTES = 1 << 30  # asked for at once: at most 16,384 extents
@@ -36,13 +36,18 @@ def commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) ->
     :raises diskyard.errors.NoSpace: the parent's storage is full; nothing is lost.
     :raises diskyard.errors.StorageError: QEMU or the storage failed.
     """
+    with opened_files(host, (overlay, *parents)) as opened:
+        _commit_down(host, opened[0], opened[1:], monitor)
+
+
+def _commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -> None:
     target = parents[0]
     repair_leaks(host, target, inherit_fds=monitor.inherit_fds)
     if parents[1:] and min(overlay.size_bytes, parents[1].size_bytes) > target.size_bytes:
         _keep_end(host, overlay, parents, monitor)
     set_size(host, parents, overlay.size_bytes, inherit_fds=monitor.inherit_fds)
     (overlay_bytes,) = layer_sizes_bytes(host, (overlay,))
-    with StorageDaemon(host, inherit_fds=monitor.inherit_fds) as daemon:
+    with StorageDaemon(host, ((overlay, *parents),), inherit_fds=monitor.inherit_fds) as daemon:
         # The parent's own parents are open too: with none, clusters that the overlay fills in
         # part would be completed with zeros.
         top = daemon.open_chain((overlay, *parents), writable=(target.name,))
@@ -63,7 +68,7 @@ def _keep_end(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -> N
     is below would show through.
     """
     set_size(host, parents, parents[0].size_bytes, inherit_fds=monitor.inherit_fds)
-    with StorageDaemon(host, inherit_fds=monitor.inherit_fds) as daemon:
+    with StorageDaemon(host, ((overlay, *parents),), inherit_fds=monitor.inherit_fds) as daemon:
         node = daemon.open_chain((overlay, *parents), writable=(overlay.name,))
         end_bytes = min(overlay.size_bytes, parents[1].size_bytes)
         _store_zeros(host, daemon, node, parents[0].size_bytes, end_bytes)
@@ -92,6 +97,14 @@ def stream_up(
     """
     if bool(keep) != bool(backing_name):
         raise errors.InternalError("A backing name goes with layers that are kept.")
+    with opened_files(host, (overlay, *parents, *keep)) as opened:
+        end = 1 + len(parents)
+        _stream_up(host, opened[0], opened[1:end], opened[end:], backing_name, monitor)
+
+
+def _stream_up(
+    host: Host, overlay: Layer, parents: Chain, keep: Chain, backing_name: str | None, monitor: Monitor
+) -> None:
     repair_leaks(host, overlay, inherit_fds=monitor.inherit_fds)
     # Before the chain is open for writing: QEMU locks what it writes.
     sizes_bytes = layer_sizes_bytes(host, (overlay, *parents, *keep[:1]))
@@ -99,7 +112,7 @@ def stream_up(
         # Somebody else made it so; it goes, and what it held there is not to come along.
         set_size(host, (*parents, *keep), parents[0].size_bytes, inherit_fds=monitor.inherit_fds)
         sizes_bytes[1] = parents[0].size_bytes
-    with StorageDaemon(host, inherit_fds=monitor.inherit_fds) as daemon:
+    with StorageDaemon(host, ((overlay, *parents, *keep),), inherit_fds=monitor.inherit_fds) as daemon:
         node = daemon.open_chain((overlay, *parents, *keep), writable=(overlay.name,))
         arguments: dict[str, object] = {"device": node}
         if keep:
@@ -139,8 +152,11 @@ def repair_leaks(host: Host, layer: Layer, *, inherit_fds: Sequence[int]) -> Non
     """
     if layer.format != "qcow2":
         return
-    graph = blockdev_graph(host, (layer,), read_only=False, direct=False)
-    words = ["qemu-img", "check", "-q", "-r", "leaks", "json:" + json.dumps(graph)]
-    finished = host.commands.run(words, timeout_s=_CHECK_TIMEOUT_S, inherit_fds=inherit_fds)
-    if finished.exit_status not in _CLEAN_OR_LEAKS:
-        raise failure(finished.stderr or finished.stdout.decode(errors="replace"), f"checking {layer.name}")
+    with opened_files(host, (layer,)) as opened:
+        graph = program_graph(host, opened, read_only=False)
+        words = ["qemu-img", "check", "-q", "-r", "leaks", graph]
+        fds = (*inherit_fds, *descriptors(opened))
+        finished = host.commands.run(words, timeout_s=_CHECK_TIMEOUT_S, inherit_fds=fds)
+        if finished.exit_status not in _CLEAN_OR_LEAKS:
+            said = finished.stderr or finished.stdout.decode(errors="replace")
+            raise failure(said, f"checking {layer.name}")

@@ -47,13 +47,13 @@ class Target(Protocol):
 class FileTarget:
     """A raw volume that is a file which reads as zeros wherever no earlier run has written.
 
-    :param path: an existing file of its whole length.
+    :param file_fd: a file of its whole length, which is opened again.
     """
 
-    def __init__(self, stack: ExitStack, host: Host, path: str) -> None:
+    def __init__(self, stack: ExitStack, host: Host, file_fd: int) -> None:
         self._files = host.files
         with os_errors("opening a volume to write it"):
-            self._fd = host.files.open_for_writing(path)
+            self._fd = host.files.open_for_writing(file_fd)
         stack.callback(os.close, self._fd)
         self._behind = _WriteBehind(host, self._fd)
 

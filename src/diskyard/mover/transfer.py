@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
 
 from diskyard import errors
 from diskyard.host import Child, Host
 from diskyard.host.output import Output
 from diskyard.mover.blockgraph import StorageDaemon
 from diskyard.mover.copy import copy_view
-from diskyard.mover.durable import os_errors, sync_path
+from diskyard.mover.durable import os_errors, sync_layer
 from diskyard.mover.failures import failure
 from diskyard.mover.interface import Chain, ImportFormat, Layer, Monitor
+from diskyard.mover.opening import descriptors, file_of, opened_files, storage_told
 from diskyard.mover.pace import Pace
 from diskyard.mover.reflink import clone_into
 from diskyard.mover.untrusted import file_size_bytes
@@ -25,11 +25,13 @@ _POLL_S = 0.1
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 
 
-def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor) -> None:
+def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor) -> int:
     """Copy a file that is not trusted, so that nobody can change it while it is inspected.
 
     By sharing blocks where the file system can, else by copying what is no hole. The new file is
     for this process alone and need not be durable: a crash makes it a leftover.
+
+    :return: the descriptor of the new file: what has its name later may be another.
 
     :param source_fd: of :func:`diskyard.mover.untrusted.open_untrusted`.
     :param target_path: a new file; gone again after any failure.
@@ -38,16 +40,15 @@ def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor)
     :raises diskyard.errors.StorageError: reading or writing failed.
     """
     with os_errors("copying a file to import"):
-        if clone_into(host, source_fd, target_path):
-            return
         target_fd = host.files.create(target_path)
         try:
-            _copy_data(host, source_fd, target_fd, monitor)
+            if not clone_into(host, source_fd, target_fd):
+                _copy_data(host, source_fd, target_fd, monitor)
         except BaseException:
             host.files.discard(target_path)
-            raise
-        finally:
             os.close(target_fd)
+            raise
+        return target_fd
 
 
 def _copy_data(host: Host, source_fd: int, target_fd: int, monitor: Monitor) -> None:
@@ -79,7 +80,6 @@ def export_view(
     temporary_path: str,
     format: ImportFormat,
     monitor: Monitor,
-    target_fds: Sequence[int] = (),
 ) -> None:
     """Write the view through a chain to a new file, which refers to no other.
 
@@ -87,77 +87,60 @@ def export_view(
 
     :param size_bytes: the size of the view, at most that of the chain.
     :param temporary_path: absolute, in an existing folder; gone again after any failure.
-    :param target_fds: descriptors that the path leads through, if it does.
     :raises Stopped: from the monitor.
     :raises diskyard.errors.NoSpace: the file's storage is full.
     :raises diskyard.errors.StorageError: QEMU or the storage failed.
     """
     with os_errors(f"creating {temporary_path}"):
-        # Made here so that no link in its place is followed.
-        os.close(host.files.create(temporary_path))
+        fd = host.files.create(temporary_path)
+    # Only what was made here is written to: no name is used again.
+    target = Layer("export", format, {"driver": "file"}, None, size_bytes, fd=fd)
     try:
-        if format == "raw":
-            _write_raw(host, chain, size_bytes, temporary_path, monitor)
-        else:
-            _write_converted(host, chain, size_bytes, temporary_path, format, monitor, target_fds)
-            sync_path(host, temporary_path)
+        with opened_files(host, chain) as opened:
+            if format == "raw":
+                _write_raw(host, opened, target, monitor)
+            else:
+                _write_converted(host, opened, target, monitor)
+                sync_layer(host, target)
     except BaseException:
         host.files.discard(temporary_path)
         raise
+    finally:
+        os.close(fd)
 
 
-def _write_raw(host: Host, chain: Chain, size_bytes: int, path: str, monitor: Monitor) -> None:
-    with os_errors(f"creating {path}"):
-        fd = host.files.open_for_writing(path)
-        try:
-            host.files.truncate(fd, size_bytes)
-        finally:
-            os.close(fd)
-    target = Layer("export", "raw", {"driver": "file", "filename": path}, path, size_bytes)
+def _write_raw(host: Host, chain: Chain, target: Layer, monitor: Monitor) -> None:
+    size_bytes = target.size_bytes
+    with os_errors("making the file of an export as long as its image"):
+        host.files.truncate(file_of(target), size_bytes)
     copy_view(host, chain, (target,), size_bytes, start_bytes=0, monitor=monitor, target_zeroed=True)
 
 
-def _write_converted(
-    host: Host,
-    chain: Chain,
-    size_bytes: int,
-    path: str,
-    format: ImportFormat,
-    monitor: Monitor,
-    target_fds: Sequence[int],
-) -> None:
-    with StorageDaemon(host, inherit_fds=monitor.inherit_fds) as daemon:
+def _write_converted(host: Host, chain: Chain, target: Layer, monitor: Monitor) -> None:
+    with StorageDaemon(host, (chain,), inherit_fds=monitor.inherit_fds) as daemon:
         node = daemon.open_chain(chain)
         daemon.export_nbd(node, writable=False)
         view = {
             "driver": "raw",
-            "size": size_bytes,
+            "size": target.size_bytes,
             "file": {
                 "driver": "nbd",
                 "export": node,
                 "server": {"type": "unix", "path": daemon.socket_path},
             },
         }
-        source = "json:" + json.dumps(view)
-        _convert(host, source, size_bytes, path, format, monitor, target_fds)
+        _convert(host, "json:" + json.dumps(view), target, monitor)
 
 
-def _convert(
-    host: Host,
-    source: str,
-    size_bytes: int,
-    target_path: str,
-    format: ImportFormat,
-    monitor: Monitor,
-    target_fds: Sequence[int],
-) -> None:
-    words = ["qemu-img", "convert", "-p", "-t", "writeback", "-O", format]
+def _convert(host: Host, source: str, target: Layer, monitor: Monitor) -> None:
+    words = ["qemu-img", "convert", "-p", "-t", "writeback", "-O", target.format]
     if monitor.rate_limit_bytes_per_s:
         words += ["-r", str(monitor.rate_limit_bytes_per_s)]
-    fds = [*monitor.inherit_fds, *target_fds]
-    child = host.commands.start([*words, source, target_path], inherit_fds=fds, capture=True)
+    words += [source, str(storage_told(target)["filename"])]
+    fds = [*monitor.inherit_fds, *descriptors((target,))]
+    child = host.commands.start(words, inherit_fds=fds, capture=True)
     try:
-        words_said = _follow(child, size_bytes, monitor)
+        words_said = _follow(child, target.size_bytes, monitor)
         if child.wait() != 0:
             raise failure(words_said, "exporting an image")
     finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import stat
 
@@ -16,12 +15,14 @@ import msgspec
 
 from diskyard import errors
 from diskyard.host import Host, Limits
+from diskyard.host.names import require_one_name
 from diskyard.mover import advice
-from diskyard.mover.blockgraph import blockdev_graph
+from diskyard.mover.blockgraph import program_graph
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import brief, expected
 from diskyard.mover.foreign_headers import BlockMap, parse_vdi, parse_vhdx, parse_vmdk, vhdx_blocks
 from diskyard.mover.interface import ImportFormat, Layer
+from diskyard.mover.opening import descriptors
 from diskyard.mover.qcow2_header import ReadAt, parse_untrusted_qcow2, require_whole_tables
 
 IMPORT_LIMITS = Limits(address_space_bytes=1 << 30, cpu_s=24 * 3600)
@@ -52,19 +53,26 @@ def open_untrusted(host: Host, path: str, *, block_device: bool) -> int:
     """A descriptor to read a file that may be anything.
 
     :param block_device: whether it may be one.
-    :raises diskyard.errors.UnsafeImage: it is a link, a FIFO, or anything else that is no file.
+    :raises diskyard.errors.UnsafeImage: it is a link, a FIFO, or anything else that is no file; or it has
+        other names too.
     :raises diskyard.errors.InvalidParameter: it is absent or may not be read.
     :raises diskyard.errors.StorageError: its storage failed.
     """
     with os_errors(f"opening {path}"):
         try:
-            return host.files.open_to_read(path, block_device=block_device)
+            fd = host.files.open_to_read(path, block_device=block_device)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise _no_file(path) from error
             if error.errno in _NOT_FOUND:
                 raise errors.InvalidParameter(f"{path} cannot be read: {error.strerror or error}.") from error
             raise
+    try:
+        require_one_name(fd, path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def device_behind(host: Host, path: str) -> str:
@@ -137,27 +145,23 @@ def parse_import(fd: int, format: ImportFormat) -> int:
         return _PARSERS[format](_reader(fd), size_bytes)
 
 
-def blocks_held(host: Host, path: str, format: ImportFormat) -> BlockMap | None:
-    """Where an inspected image can hold anything but zeros; None if QEMU tells it as well.
+def blocks_held(fd: int, format: ImportFormat) -> BlockMap | None:
+    """Where an inspected image that is open can hold anything but zeros; None if QEMU tells it as well.
 
     :raises diskyard.errors.UnsafeImage: it cannot be told.
     """
     if format != "vhdx":
         return None
-    fd = open_untrusted(host, path, block_device=False)
-    try:
-        with os_errors(f"reading {path}"):
-            return vhdx_blocks(_reader(fd), file_size_bytes(fd))
-    finally:
-        os.close(fd)
+    with os_errors("reading an image file"):
+        return vhdx_blocks(_reader(fd), file_size_bytes(fd))
 
 
 def _reader(fd: int) -> ReadAt:
     return lambda offset_bytes, count_bytes: os.pread(fd, count_bytes, offset_bytes)
 
 
-def inspect_import(host: Host, path: str, format: ImportFormat) -> int:
-    """The virtual size of an image file that is not trusted, in bytes, a multiple of 512.
+def inspect_import(host: Host, fd: int, format: ImportFormat) -> int:
+    """The virtual size of an open image file that is not trusted, in bytes, a multiple of 512.
 
     To be called on a copy that nobody else can change (:func:`diskyard.mover.transfer.private_copy`);
     what passes may be read through :func:`import_layer`.
@@ -166,17 +170,13 @@ def inspect_import(host: Host, path: str, format: ImportFormat) -> int:
         bounds of time and memory.
     :raises diskyard.errors.StorageError: it cannot be read.
     """
-    fd = open_untrusted(host, path, block_device=format == "raw")
-    try:
-        virtual_bytes = parse_import(fd, format)
-        with os_errors(f"reading {path}"):
-            if format == "qcow2":
-                require_whole_tables(_reader(fd), file_size_bytes(fd))
-    finally:
-        os.close(fd)
+    virtual_bytes = parse_import(fd, format)
     if format == "raw":
         return virtual_bytes
-    layer = import_layer(path, format, virtual_bytes)
+    with os_errors("reading an image file"):
+        if format == "qcow2":
+            require_whole_tables(_reader(fd), file_size_bytes(fd))
+    layer = import_layer(fd, format, virtual_bytes)
     told_bytes = _ask_qemu(host, layer, "info")
     if told_bytes != virtual_bytes:
         raise errors.UnsafeImage(
@@ -186,26 +186,24 @@ def inspect_import(host: Host, path: str, format: ImportFormat) -> int:
     return virtual_bytes
 
 
-def import_layer(path: str, format: ImportFormat, size_bytes: int, *, fd: int | None = None) -> Layer:
-    """An inspected image as a layer, to be read with :data:`IMPORT_LIMITS`.
+def import_layer(fd: int, format: ImportFormat, size_bytes: int) -> Layer:
+    """An inspected image that is open as a layer, to be read with :data:`IMPORT_LIMITS`.
 
     :param size_bytes: what :func:`inspect_import` told.
-    :param fd: the file, opened already; who opens the layer must have inherited it.
     """
-    with os_errors(f"opening {path}"):
-        info = os.lstat(path) if fd is None else os.fstat(fd)
-    is_device = stat.S_ISBLK(info.st_mode)
-    if fd is not None:
-        path = f"/dev/fd/{fd}"
-    protocol = {"driver": "host_device" if is_device else "file", "filename": path}
-    return Layer("import", format, protocol, None if is_device else path, size_bytes)
+    is_device = stat.S_ISBLK(os.fstat(fd).st_mode)
+    return Layer(
+        "import", format, {"driver": "host_device" if is_device else "file"}, None, size_bytes, fd=fd
+    )
 
 
 def _ask_qemu(host: Host, layer: Layer, verb: str) -> int | None:
-    graph = blockdev_graph(host, (layer,), read_only=True, direct=False)
-    words = ["qemu-img", verb, "--output=json", "json:" + json.dumps(graph)]
+    words = ["qemu-img", verb, "--output=json", program_graph(host, (layer,), read_only=True)]
+    fds = descriptors((layer,))
     try:
-        finished = host.commands.run(words, timeout_s=_INSPECT_TIMEOUT_S, limits=_INSPECT_LIMITS)
+        finished = host.commands.run(
+            words, timeout_s=_INSPECT_TIMEOUT_S, limits=_INSPECT_LIMITS, inherit_fds=fds
+        )
     except errors.StorageError as error:
         # A file of 1 MiB can make qemu-img complain of 60 million blocks, a line for each.
         raise errors.UnsafeImage(

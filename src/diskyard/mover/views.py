@@ -8,7 +8,6 @@ it also where it was.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -22,12 +21,13 @@ from diskyard import errors
 from diskyard.host import Child, Host
 from diskyard.host.bulk import FilePiece
 from diskyard.host.output import Output
-from diskyard.mover.blockgraph import blockdev_graph
+from diskyard.mover.blockgraph import program_graph
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import expected, failure
 from diskyard.mover.foreign_headers import BlockMap
 from diskyard.mover.interface import Chain
 from diskyard.mover.nbdclient import NbdClient
+from diskyard.mover.opening import file_of
 
 _WINDOW_BYTES = 1 << 30  # asked of an NBD server at once: at most 16,384 clusters
 _LONG_BYTES = 1 << 20
@@ -140,15 +140,13 @@ class FileView:
 
     @classmethod
     def of(cls, stack: ExitStack, host: Host, chain: Chain, size_bytes: int | None = None) -> FileView | None:
-        """The view of a chain, if all of its layers are files that can be read so."""
-        if any(layer.path is None or layer.format not in ("raw", "qcow2") for layer in chain):
+        """The view of a chain that is open, if all of its layers are files that can be read so."""
+        if any(layer.fd is None or layer.format not in ("raw", "qcow2") for layer in chain):
             return None
-        fds: list[int] = []
-        with os_errors("opening a volume"):
-            for layer in chain:
-                assert layer.path is not None
-                fds.append(host.files.open_to_read(layer.path))
-                stack.callback(os.close, fds[-1])
+        # Of its own: who opened them closes them, and a read that hangs may go on after that.
+        fds = [os.dup(file_of(layer)) for layer in chain]
+        for fd in fds:
+            stack.callback(os.close, fd)
         return cls(host, chain, fds, size_bytes)
 
     def runs(self, start_bytes: int) -> Runs:
@@ -340,13 +338,10 @@ class _MappedRuns:
         self, host: Host, chain: Chain, fds: Sequence[int], start_bytes: int, end_bytes: int
     ) -> None:
         doing = f"asking where volume {chain[0].name} has what it holds"
-        opened = tuple(
-            replace(layer, protocol={**layer.protocol, "filename": f"/dev/fd/{fd}"})
-            for layer, fd in zip(chain, fds, strict=True)
-        )
-        graph = json.dumps(blockdev_graph(host, opened, read_only=True))
+        opened = tuple(replace(layer, fd=fd) for layer, fd in zip(chain, fds, strict=True))
+        graph = program_graph(host, opened, read_only=True, direct=True)
         span = (f"--start-offset={start_bytes}", f"--max-length={end_bytes - start_bytes}")
-        words = ["qemu-img", "map", "--output=json", *span, "json:" + graph]
+        words = ["qemu-img", "map", "--output=json", *span, graph]
         self._commands = host.commands
         self._child = host.commands.start(words, inherit_fds=fds, capture=True)
         self._told = _told(host, self._child, doing, start_bytes, end_bytes)

@@ -19,6 +19,7 @@ from diskyard.operations.writers import require_no_stranger, require_no_stranger
 from diskyard.planner import sizes as planner
 from diskyard.planner.common import strong_image
 from diskyard.planner.sizes import Growth, size_lease
+from diskyard.volume_files import opening, reading
 
 _EXTEND_WAIT_S = 1.0
 
@@ -61,7 +62,7 @@ def _extend(opened: Opened, image_id: str, grown: Volume, author: Author, fds: l
     """Grow the volume, durably, and then its record."""
     assert grown.extending is not None
     state = opened.state()
-    with opened.reading(state, strong_image(state, image_id)) as chain, writing(opened, grown) as leases:
+    with reading(opened, state, strong_image(state, image_id)) as chain, writing(opened, grown) as leases:
         fds = [*fds, *(fd for lease in leases for fd in lease.descriptors())]
         grow(opened.host, chain, grown.extending.size_bytes, grown.preallocated, inherit_fds=fds)
     missing = opened.missing_below(opened.state(), image_id)
@@ -136,9 +137,10 @@ def _is_unwritten_beyond(opened: Opened, volume: Volume, actual_bytes: int) -> b
     Where somebody wrote there the intent is not the newest of the disk: its log was put back, and the disk
     was extended and given out since.
     """
-    return actual_bytes <= volume.size_bytes or reads_zeros(
-        opened.host, opened.layer(volume), volume.size_bytes, actual_bytes
-    )
+    if actual_bytes <= volume.size_bytes:
+        return True
+    with opening(opened, [volume]) as (layer,):
+        return reads_zeros(opened.host, layer, volume.size_bytes, actual_bytes)
 
 
 def _cut_back(
@@ -146,11 +148,16 @@ def _cut_back(
 ) -> None:
     """Let a volume durably end where its record says; what an earlier try cut may not be durable yet."""
     if actual_bytes > volume.size_bytes:
-        with opened.reading(state, image) as chain, writing(opened, volume) as leases:
+        with reading(opened, state, image) as chain, writing(opened, volume) as leases:
             fds = [*inherit_fds, *(fd for lease in leases for fd in lease.descriptors())]
             grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=fds)
     else:
-        sync_layer(opened.host, opened.layer(volume))
+        _sync(opened, volume)
+
+
+def _sync(opened: Opened, volume: Volume) -> None:
+    with opening(opened, [volume]) as (layer,):
+        sync_layer(opened.host, layer)
 
 
 def growth_of(opened: Opened, state: State, volume: Volume) -> Growth:
@@ -171,7 +178,7 @@ def growth_of(opened: Opened, state: State, volume: Volume) -> Growth:
         )
     if volume.format == "raw" and size_bytes > longer_bytes:
         opened.storage.grow_volume(volume_name(volume), length_bytes=size_bytes)
-    sync_layer(opened.host, opened.layer(volume))
+    _sync(opened, volume)
     return Growth(volume, size_bytes)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diskyard.host import Host
@@ -55,6 +56,17 @@ class Bench:
 
     folder: Path
     host: Host
+    fds: list[int] = field(default_factory=list)
+
+    def open(self, path: Path | str) -> int:
+        """A descriptor of a file, to read, which is closed when the test ends."""
+        self.fds.append(os.open(path, os.O_RDONLY))
+        return self.fds[-1]
+
+    def close(self) -> None:
+        """Close them."""
+        while self.fds:
+            os.close(self.fds.pop())
 
     def layer(self, name: str, format: VolumeFormat, size_bytes: int, below: Chain = ()) -> Layer:
         """A new empty layer over ``below``."""
@@ -102,12 +114,19 @@ def graph(chain: Chain, *, read_only: bool) -> str:
     nested: dict[str, object] | None = None
     for layer in reversed(chain):
         below = nested
-        nested = {"driver": layer.format, "file": dict(layer.protocol), "read-only": read_only}
+        nested = {"driver": layer.format, "file": storage(layer), "read-only": read_only}
         if layer.format == "qcow2":
             nested["backing"] = below
         if below is not None:
             below["read-only"] = True
     return "json:" + json.dumps(nested)
+
+
+def storage(layer: Layer) -> dict[str, object]:
+    """What holds a layer; of one that has no name of its own what it is open on."""
+    if layer.path is None and layer.fd is not None:
+        return {**layer.protocol, "filename": os.readlink(f"/proc/self/fd/{layer.fd}")}
+    return dict(layer.protocol)
 
 
 def run(*words: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,5 +12,7 @@ from tests.unit.mover.bench import Bench
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path, Host.real())
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path, Host.real())
+    yield made
+    made.close()

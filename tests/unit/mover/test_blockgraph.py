@@ -18,6 +18,7 @@ from diskyard.host import Commands, Host
 from diskyard.mover.blockgraph import StorageDaemon, blockdev_graph, layer_sizes_bytes
 from diskyard.mover.interface import Chain
 from diskyard.mover.nbdclient import NbdClient
+from diskyard.mover.opening import opened_files
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, run
 
 
@@ -31,8 +32,8 @@ def deep_chain(bench: Bench, depth: int) -> Chain:
 def test_reads_through_a_deep_chain(bench: Bench) -> None:
     chain = deep_chain(bench, 60)
     bench.fill(chain[-1:], [(0, MIB, 9)])
-    with StorageDaemon(bench.host) as daemon:
-        uri = daemon.export_nbd(daemon.open_chain(chain), writable=False)
+    with opened_files(bench.host, chain) as files, StorageDaemon(bench.host, (files,)) as daemon:
+        uri = daemon.export_nbd(daemon.open_chain(files), writable=False)
         with NbdClient(bench.host, uri) as client:
             assert client.read(0, MIB) == b"\x09" * MIB
             assert client.size_bytes == MIB
@@ -40,8 +41,8 @@ def test_reads_through_a_deep_chain(bench: Bench) -> None:
 
 def test_the_folder_of_the_socket_is_private_and_goes(bench: Bench) -> None:
     layer = bench.layer("root", "raw", MIB)
-    with StorageDaemon(bench.host) as daemon:
-        daemon.export_nbd(daemon.open_chain((layer,)), writable=False)
+    with opened_files(bench.host, (layer,)) as files, StorageDaemon(bench.host, (files,)) as daemon:
+        daemon.export_nbd(daemon.open_chain(files), writable=False)
         folder = os.path.dirname(daemon.socket_path)
         assert os.stat(folder).st_mode & 0o077 == 0
     assert not os.path.exists(folder)
@@ -66,8 +67,9 @@ def test_headers_are_never_followed(bench: Bench) -> None:
     top = replace(layer, name="top", format="qcow2", path=str(path))
     top = replace(top, protocol={"driver": "file", "filename": str(path)})
     with (
-        StorageDaemon(bench.host) as daemon,
-        NbdClient(bench.host, daemon.export_nbd(daemon.open_chain((top,)), writable=False)) as client,
+        opened_files(bench.host, (top,)) as files,
+        StorageDaemon(bench.host, (files,)) as daemon,
+        NbdClient(bench.host, daemon.export_nbd(daemon.open_chain(files), writable=False)) as client,
     ):
         assert client.read(0, MIB) == bytes(MIB)
 
@@ -83,7 +85,7 @@ def test_raw_above_a_backing_is_refused(bench: Bench) -> None:
 def test_a_missing_file_is_named(bench: Bench) -> None:
     layer = bench.layer("gone", "raw", MIB)
     os.unlink(str(layer.path))
-    with pytest.raises(errors.StorageError, match=r"gone.*No such file"):
+    with pytest.raises(errors.StorageError, match=r"No such file.*volume gone"):
         layer_sizes_bytes(bench.host, (layer,))
 
 
@@ -96,8 +98,8 @@ def test_a_full_storage_is_no_space(bench: Bench) -> None:
         "image": dict(target.protocol),
         "inject-error": [{"event": "pwritev", "errno": errno.ENOSPC}],
     }
-    with StorageDaemon(bench.host) as daemon:
-        node = daemon.open_chain((source,))
+    with opened_files(bench.host, (source,)) as files, StorageDaemon(bench.host, (files,)) as daemon:
+        node = daemon.open_chain(files)
         daemon.command("blockdev-add", full, doing="opening")
         arguments = {"device": node, "target": "full", "sync": "full"}
         with pytest.raises(errors.NoSpace):
@@ -149,16 +151,24 @@ def test_a_daemon_that_fails_is_an_error_and_gone(bench: Bench, program: str) ->
     host = Host(bench.host.identity, bench.host.files, commands, bench.host.clock)
     layer = bench.layer("root", "raw", MIB)
     begin_s = host.clock.monotonic_s()
-    with pytest.raises(errors.StorageError), StorageDaemon(host, timeout_s=0.5) as daemon:
-        daemon.open_chain((layer,))
+    with (
+        opened_files(host, (layer,)) as files,
+        pytest.raises(errors.StorageError),
+        StorageDaemon(host, (files,), timeout_s=0.5) as daemon,
+    ):
+        daemon.open_chain(files)
     assert host.clock.monotonic_s() - begin_s < 20
     assert commands.children[0].returncode is not None
 
 
 def test_the_last_words_are_in_the_error(bench: Bench) -> None:
     host = replace(bench.host, commands=Impostor(NEGOTIATE + "sys.exit('out of luck')"))
-    with pytest.raises(errors.StorageError, match="out of luck"), StorageDaemon(host) as daemon:
-        daemon.open_chain((bench.layer("root", "raw", MIB),))
+    with (
+        opened_files(host, (bench.layer("root", "raw", MIB),)) as files,
+        pytest.raises(errors.StorageError, match="out of luck"),
+        StorageDaemon(host, (files,)) as daemon,
+    ):
+        daemon.open_chain(files)
 
 
 def test_leases_are_inherited(bench: Bench) -> None:

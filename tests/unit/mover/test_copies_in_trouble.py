@@ -18,6 +18,7 @@ from diskyard.host import Clock, Files, Host
 from diskyard.mover.copy import copy_view
 from diskyard.mover.differences import Differences, Side
 from diskyard.mover.interface import Stopped, VolumeFormat
+from diskyard.mover.opening import opened_files
 from diskyard.mover.transfer import private_copy
 from diskyard.mover.untrusted import IMPORT_LIMITS, import_layer
 from diskyard.mover.views import FileView, Reader, Run
@@ -51,7 +52,7 @@ def test_a_source_that_shrinks_is_not_taken_for_zeros(bench: Bench) -> None:
     bench.fill((source,), [(0, 4 * MIB, 7)])
     assert source.path is not None
     with ExitStack() as stack:
-        view = FileView.of(stack, bench.host, (source,))
+        view = FileView.of(stack, bench.host, stack.enter_context(opened_files(bench.host, (source,))))
         assert view is not None
         os.truncate(source.path, MIB)
         with pytest.raises(errors.StorageError, match="shorter"):
@@ -97,12 +98,12 @@ def test_a_read_that_hangs_reads_no_other_file_later(bench: Bench, monkeypatch: 
     secret = bench.folder / "secret"
     secret.write_bytes(b"s" * 16 * MIB)
     fd = os.open(str(source.path), os.O_RDONLY)
-    untrusted = import_layer(str(source.path), "raw", 16 * MIB, fd=fd)
+    untrusted = import_layer(fd, "raw", 16 * MIB)
     with pytest.raises(Stopped):
         copy_view(
             replace(bench.host, files=HangingFiles(bench.host.identity)), (untrusted,), (target,), 16 * MIB,
             start_bytes=0, monitor=Stopping(hangs), target_zeroed=True,
-            source_limits=IMPORT_LIMITS, source_fds=(fd,),
+            source_limits=IMPORT_LIMITS,
         )  # fmt: skip
     os.close(fd)
     other = os.open(secret, os.O_RDONLY)
@@ -235,13 +236,13 @@ def test_a_private_copy_is_whole_though_reads_are_short(
 ) -> None:
     source, target = bench.folder / "source", bench.folder / "target"
     source.write_bytes(b"x" * MIB)
-    monkeypatch.setattr("diskyard.mover.transfer.clone_into", lambda host, fd, path: False)
+    monkeypatch.setattr("diskyard.mover.transfer.clone_into", lambda host, fd, target_fd: False)
     preadv, pread = os.preadv, os.pread
     monkeypatch.setattr(os, "preadv", lambda fd, parts, at: preadv(fd, [parts[0][:4096]], at))
     monkeypatch.setattr(os, "pread", lambda fd, size, at: pread(fd, min(size, 4096), at))
     fd = os.open(source, os.O_RDONLY)
     try:
-        private_copy(bench.host, fd, str(target), RecordingMonitor())
+        os.close(private_copy(bench.host, fd, str(target), RecordingMonitor()))
     finally:
         os.close(fd)
     assert target.read_bytes() == b"x" * MIB
@@ -259,7 +260,8 @@ def nonsense(host: Host, start: int, end: int) -> Host:
 def test_a_file_that_tells_nonsense_is_an_error(bench: Bench, start: int, end: int) -> None:
     layer = bench.layer("source", "raw", MIB)
     with ExitStack() as stack:
-        view = FileView.of(stack, nonsense(bench.host, start, end), (layer,))
+        files = stack.enter_context(opened_files(bench.host, (layer,)))
+        view = FileView.of(stack, nonsense(bench.host, start, end), files)
         assert view is not None
         with pytest.raises(errors.StorageError, match="does not tell"):
             list(view.runs(0))
@@ -271,7 +273,7 @@ def test_what_is_told_is_of_the_files_that_are_open(bench: Bench) -> None:
     bench.fill((root,), [(0, MIB, 5)])
     top = bench.layer("top", "qcow2", MIB, (root,))
     with ExitStack() as stack:
-        view = FileView.of(stack, bench.host, (top, root))
+        view = FileView.of(stack, bench.host, stack.enter_context(opened_files(bench.host, (top, root))))
         assert view is not None
         os.unlink(str(root.path))
         with closing(view.runs(0)) as runs:

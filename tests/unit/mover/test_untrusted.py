@@ -33,7 +33,7 @@ def convert(source: Layer, path: Path, format: str, *options: str) -> None:
 
 def copy_privately(bench: Bench, source: Path, target: Path) -> None:
     fd = open_untrusted(bench.host, str(source), block_device=False)
-    private_copy(bench.host, fd, str(target), RecordingMonitor())
+    os.close(private_copy(bench.host, fd, str(target), RecordingMonitor()))
     os.close(fd)
 
 
@@ -55,12 +55,12 @@ def test_import_of_an_honest_file(bench: Bench, format: ImportFormat, options: t
     convert(source, outside, format, *options)
     copy_privately(bench, outside, private)
     assert private.read_bytes() == outside.read_bytes()
-    size_bytes = inspect_import(bench.host, str(private), format)
+    size_bytes = inspect_import(bench.host, bench.open(private), format)
     assert size_bytes == 8 * MIB
     target = bench.layer("target", "qcow2", size_bytes)
     copy_view(
         bench.host,
-        (import_layer(str(private), format, size_bytes),),
+        (import_layer(bench.open(private), format, size_bytes),),
         (target,),
         size_bytes,
         start_bytes=0,
@@ -80,8 +80,8 @@ def test_export(bench: Bench, format: ImportFormat) -> None:
     path = bench.folder / "export"
     monitor = RecordingMonitor()
     export_view(bench.host, (top, root), 4 * MIB, str(path), format, monitor)
-    assert inspect_import(bench.host, str(path), format) == 4 * MIB
-    exported = import_layer(str(path), format, 4 * MIB)
+    assert inspect_import(bench.host, bench.open(path), format) == 4 * MIB
+    exported = import_layer(bench.open(path), format, 4 * MIB)
     assert bench.view((exported,)) == bench.view((top, root))[: 4 * MIB]
     assert monitor.done_bytes == monitor.total_bytes
     # QEMU tells how far through the image it is, our own copy what of it has to move.
@@ -120,17 +120,18 @@ def test_a_private_copy_keeps_holes(bench: Bench) -> None:
 def test_an_odd_raw_file_is_rounded_up(bench: Bench) -> None:
     path = bench.folder / "odd"
     path.write_bytes(b"x" * 1000)
-    assert inspect_import(bench.host, str(path), "raw") == 1024
-    assert bench.view((import_layer(str(path), "raw", 1024),)) == b"x" * 1000 + bytes(24)
+    assert inspect_import(bench.host, bench.open(path), "raw") == 1024
+    assert bench.view((import_layer(bench.open(path), "raw", 1024),)) == b"x" * 1000 + bytes(24)
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_is_no_file_is_refused_at_once(bench: Bench, format: ImportFormat) -> None:
     os.mkfifo(bench.folder / "fifo")
     (bench.folder / "link").symlink_to("/etc/passwd")
+    is_raw = format == "raw"
     for name in ("fifo", "link", ".", "/dev/zero"):
         with pytest.raises(errors.UnsafeImage):
-            within(5, partial(inspect_import, bench.host, str(bench.folder / name), format))
+            within(5, partial(open_untrusted, bench.host, str(bench.folder / name), block_device=is_raw))
 
 
 def within(timeout_s: float, work: Callable[[], object]) -> None:
@@ -162,7 +163,7 @@ def create(bench: Bench, *words: str) -> Path:
 
 def refused(bench: Bench, path: Path, format: ImportFormat = "qcow2") -> str:
     with pytest.raises(errors.UnsafeImage) as caught:
-        within(30, lambda: inspect_import(bench.host, str(path), format))
+        within(30, lambda: inspect_import(bench.host, bench.open(path), format))
     return caught.value.message
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from diskyard import errors
-from diskyard.host import Host
+from diskyard.host import FileEntry, Host
 from diskyard.host.identity import new_nonce
 from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLeases
@@ -26,7 +26,13 @@ from diskyard.log.genesis import genesis
 from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.access import ASKED_ONCE, Access, Follower, access_asked
-from diskyard.repositories.localfs.place import SHARED_BY_ONE_HOST, require_able, require_local, sync_folder
+from diskyard.repositories.localfs.place import (
+    SHARED_BY_ONE_HOST,
+    require_able,
+    require_folders,
+    require_local,
+    sync_folder,
+)
 from diskyard.repositories.localfs.record import read_record
 from diskyard.repositories.localfs.remove import empty_folders
 from diskyard.repositories.localfs.repository import LocalRepository
@@ -54,9 +60,11 @@ def _root(parameters: Mapping[str, Any], host: Host, others: Collection[str] = (
     if not os.path.isabs(path) or "\0" in path or len(path.encode(errors="replace")) > 3072:
         raise errors.InvalidParameter("path must be an absolute path of at most 3,072 bytes.")
     try:
-        return host.files.resolve(path), shared
+        root = host.files.resolve(path)
     except (OSError, ValueError) as error:
         raise errors.InvalidParameter(f"path cannot be resolved: {error}.") from error
+    host.files.refuse_links_in(root)
+    return root, shared
 
 
 def folder_of(parameters: Mapping[str, Any], host: Host) -> str:
@@ -106,10 +114,20 @@ def _require_empty(host: Host, root: str) -> set[str]:
     :returns: the names that are there: of a creation or a removal that was cut short.
     """
     _refuse_repository(host, root)
-    names = {entry.name for entry in host.files.list(root) if temporary_owner(entry.name) is None}
-    if others := names - {*layout.FOLDERS, layout.LOCKS, layout.RESERVE, _MADE_WITH_EXT}:
+    items = [item for item in host.files.list(root) if temporary_owner(item.name) is None]
+    if others := [item.name for item in items if not _may_be_ours(host, root, item)]:
         raise errors.NotEmpty(f"{root} is not empty: it holds {min(others)}.")
-    return names
+    return {item.name for item in items}
+
+
+def _may_be_ours(host: Host, root: str, item: FileEntry) -> bool:
+    """Whether something in the root is what a creation makes: a link of the same name may lead anywhere."""
+    if item.name == _MADE_WITH_EXT:
+        return True
+    if item.is_file:
+        return item.name in (layout.LOCKS, layout.RESERVE)  # an earlier version's reserve was a file
+    is_named = item.name in (*layout.FOLDERS, layout.RESERVE)
+    return is_named and host.files.is_folder(os.path.join(root, item.name))
 
 
 @contextlib.contextmanager
@@ -215,27 +233,13 @@ def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:
     try:
         record = read_record(host, root, FORMAT)
         require_local(host, root, shared_by_one_host=shared)
-        _require_folders(host, root)
+        require_folders(host, root)
         require_able(host, root, os.path.join(root, layout.TEMPORARY))
         return LocalRepository(host, root, record)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.NotARepository(f"{root} is not a {FORMAT} repository.") from error
     except OSError as error:
         raise errors.from_os_error(error, f"connecting {root}") from error
-
-
-def _require_folders(host: Host, root: str) -> None:
-    """Refuse a repository of which a folder leads elsewhere: what is there is not ours to change.
-
-    :raises diskyard.errors.CorruptRecord: names what is wrong.
-    """
-    for folder in layout.FOLDERS:
-        path = os.path.join(root, folder)
-        if not host.files.is_folder(path):
-            raise errors.CorruptRecord(
-                f"{path} is missing, or it is no folder, so the repository cannot be used.",
-                advice="Put the folder back; an empty one will do for progress and temporary.",
-            )
 
 
 def _was_being_removed(host: Host, root: str) -> bool:

@@ -55,6 +55,22 @@ def require_local(host: Host, root: str, *, shared_by_one_host: bool) -> None:
     )
 
 
+def require_folders(host: Host, root: str) -> None:
+    """Refuse a repository of which a folder leads elsewhere: what is there is not ours to change.
+
+    From then on the door refuses a link that comes in a folder's place (:meth:`Files.refuse_links_in`).
+
+    :raises diskyard.errors.CorruptRecord: names what is wrong.
+    """
+    for folder in layout.FOLDERS:
+        path = os.path.join(root, folder)
+        if not host.files.is_folder(path):
+            raise errors.CorruptRecord(
+                f"{path} is missing, or it is no folder, so the repository cannot be used.",
+                advice="Put the folder back; an empty one will do for progress and temporary.",
+            )
+
+
 def require_able(host: Host, root: str, folder: str) -> None:
     """Refuse a file system without the calls that keep a repository whole.
 

@@ -12,6 +12,7 @@ from diskyard.host.temporary import temporary_owner
 from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.foreign import list_foreign
+from diskyard.repositories.localfs.place import require_folders
 from diskyard.repositories.localfs.repository import LocalRepository
 from diskyard.repositories.localfs.reserve import is_of_reserve
 
@@ -40,8 +41,10 @@ def require_removable(repository: LocalRepository, host: Host) -> None:
     """Refuse to remove a repository in which there is something that is none of its own.
 
     :raises diskyard.errors.NotEmpty: names it.
+    :raises diskyard.errors.CorruptRecord: one of its folders is missing, or a link.
     """
     root = repository.place
+    require_folders(host, root)
     found = [item.name for item in list_foreign(host.files, root)]
     for folder in _OURS:
         if folder != layout.VOLUMES and host.files.is_folder(os.path.join(root, folder)):

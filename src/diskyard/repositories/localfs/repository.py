@@ -203,7 +203,7 @@ class LocalRepository:
         return True
 
     def _clone(self, source: str, target: str) -> bool:
-        source_fd = self._files.open_for_writing(source)
+        source_fd = self._files.open_alone(source, writable=True)
         try:
             target_fd = self._files.create(target)
             try:
@@ -223,7 +223,7 @@ class LocalRepository:
 
     def grow_volume(self, name: VolumeName, *, length_bytes: int, preallocate: bool = False) -> None:
         """Lengthen the file; never shortens it."""
-        fd = self._files.open_for_writing(self._volume_path(name))
+        fd = self._files.open_alone(self._volume_path(name), writable=True)
         try:
             if self._files.size_bytes_of(fd) < length_bytes:
                 self._files.truncate(fd, length_bytes)

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable
 
+from diskyard import errors
 from diskyard.host import FileEntry, Files
 from diskyard.host.files import is_full
 from diskyard.model.transaction import Frees
@@ -175,7 +176,7 @@ class Reserve:
             try:
                 # XFS frees the blocks of an unlinked file some time later.
                 self._write(path, b"")
-            except OSError:
+            except (OSError, errors.UnsafeImage):
                 continue
             finally:
                 self._files.discard(path)
@@ -205,6 +206,9 @@ class Reserve:
                 continue
             try:
                 self._write(path, data)
+            except errors.UnsafeImage:
+                self._files.discard(path)  # another file came in its place
+                continue
             except OSError as error:
                 self._files.discard(path)
                 if is_full(error):
@@ -218,7 +222,7 @@ class Reserve:
         raise _SpentError
 
     def _write(self, path: str, data: bytes) -> None:
-        fd = self._files.open_for_writing(path)
+        fd = self._files.open_alone(path, writable=True)
         try:
             self._files.write(fd, data)
             self._files.truncate(fd, len(data))

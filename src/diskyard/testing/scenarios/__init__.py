@@ -5,6 +5,7 @@ from __future__ import annotations
 from diskyard.testing.scenarios.base import Scenario
 from diskyard.testing.scenarios.fixing import FIX_ALL, FIXES
 from diskyard.testing.scenarios.grouped import GROUPED
+from diskyard.testing.scenarios.more import MORE
 from diskyard.testing.scenarios.operations import ON_REPOSITORIES, OPERATIONS
 from diskyard.testing.scenarios.sharing import MORE_SHARING, SHARING
 
@@ -13,7 +14,7 @@ SCENARIOS = [*OPERATIONS, *FIXES]
 
 def find_scenario(name: str) -> Scenario:
     """The scenario of this name."""
-    everything = (*SCENARIOS, *GROUPED, *MORE_SHARING, *ON_REPOSITORIES, FIX_ALL)
+    everything = (*SCENARIOS, *GROUPED, *MORE, *MORE_SHARING, *ON_REPOSITORIES, FIX_ALL)
     return next(scenario for scenario in everything if scenario.name == name)
 
 

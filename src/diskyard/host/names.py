@@ -1,0 +1,107 @@
+"""How a name is got to: by a descriptor of the folder that holds it, where links must lead nowhere."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diskyard import errors
+
+_LINKED_ADVICE = (
+    "What is written to one of the names is in all of them: a backup by hard links (cp -al) changes with it. "
+    "'find / -xdev -samefile FILE' lists the names. If they are yours, make a file of its own of this one, "
+    "while no program has it open: 'cp --reflink=auto FILE FILE.new && mv FILE.new FILE'."
+)
+
+
+def open_again(handle: int, mode: int, path: str) -> int:
+    """The descriptor of what another descriptor is open on, of its own mode; an error names the path."""
+    try:
+        return os.open(f"/proc/self/fd/{handle}", mode | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def require_one_name(fd: int, path: str) -> None:
+    """Refuse an open file that has other names too, be they in folders that its user may not enter.
+
+    Whoever may write to a folder can give a file of somebody else's a name in it (link(2)); what opens it
+    there reads or writes that other file.
+
+    :raises diskyard.errors.UnsafeImage: it has.
+    """
+    links = os.fstat(fd).st_nlink
+    if links > 1:
+        raise errors.UnsafeImage(
+            f"{path} is not opened: its file has {links} names (hard links), of which only one can be "
+            "Diskyard's.",
+            advice=_LINKED_ADVICE,
+        )
+
+
+class Names:
+    """Gets to names by their folders. Errors are the system's own :class:`OSError`."""
+
+    def __init__(self) -> None:
+        self._roots: set[str] = set()
+
+    def refuse_links_in(self, root: str) -> None:
+        """From now on let no link stand for a folder of names in ``root``, nor for one in it.
+
+        Whoever may write to a repository can swap one of its folders for a link at any moment. Where the
+        folder of a name is a link, calls of this door fail (ENOTDIR), and touch nothing in what it
+        leads to.
+
+        :param root: an absolute path without links.
+        """
+        self._roots.add(root)
+
+    def _enter(self, folder: str, flags: int = os.O_PATH) -> int:
+        """The descriptor of a folder."""
+        folder = folder.rstrip("/") or "/"  # behind a slash O_NOFOLLOW says nothing
+        if folder in self._roots or os.path.dirname(folder) in self._roots:
+            flags |= os.O_NOFOLLOW
+        return os.open(folder, flags | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    @contextmanager
+    def _holder(self, path: str) -> Iterator[tuple[int, str]]:
+        """The folder of a name, open, and the name in it; an error names the whole path."""
+        folder, name = os.path.split(path)
+        fd = self._enter(folder or ".")
+        try:
+            yield fd, name
+        except OSError as error:
+            if error.filename == name:
+                error.filename = path
+            if error.filename2 == name:
+                error.filename2 = path
+            raise
+        finally:
+            os.close(fd)
+
+    def _open_name(self, path: str, flags: int, mode_bits: int = 0) -> int:
+        """A descriptor of what has a name; a link in the name's own place is not followed."""
+        with self._holder(path) as (folder, name):
+            return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode_bits, dir_fd=folder)
+
+    def _open_regular(self, where: str | int, mode: int, *, block_device: bool = False) -> int:
+        """A descriptor of a regular file, or of a block device if allowed.
+
+        Anything else is an OSError (EINVAL) and is not opened: a FIFO would hang, a character device
+        may act on being opened.
+
+        :param where: its path, or a descriptor that is open on it: the new one has a mode of its own.
+        """
+        if isinstance(where, int):
+            return open_again(where, mode, f"descriptor {where}")
+        handle = self._open_name(where, os.O_PATH)
+        try:
+            is_kind = os.fstat(handle).st_mode
+            if not (stat.S_ISREG(is_kind) or (block_device and stat.S_ISBLK(is_kind))):
+                raise OSError(errno.EINVAL, "Not a regular file", where)
+            return open_again(handle, mode, where)
+        finally:
+            os.close(handle)

@@ -1,0 +1,61 @@
+"""Opening the files of layers, once for a piece of work; what QEMU's programs are told of them.
+
+Whoever may write to a repository's folder can put a link, or another file, in a volume's place at any
+moment. So a program of QEMU's is never told a name: it inherits a descriptor of the file that was opened
+and looked at here, and opens ``/dev/fd/N``, which the kernel leads to that very file. It gets an open file
+of its own so, in the mode that it needs, and again when it changes the mode.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.mover.durable import os_errors
+from diskyard.mover.interface import Chain, Layer
+
+
+@contextmanager
+def opened_files(host: Host, chain: Chain) -> Iterator[Chain]:
+    """A chain whose files are open within; those that are open already stay who opened them's.
+
+    :raises diskyard.errors.StorageError: one cannot be opened, or is no regular file.
+    :raises diskyard.errors.UnsafeImage: one has other names too.
+    """
+    with ExitStack() as stack:
+        yield tuple(_opened(stack, host, layer) for layer in chain)
+
+
+def _opened(stack: ExitStack, host: Host, layer: Layer) -> Layer:
+    if layer.path is None or layer.fd is not None:
+        return layer
+    with os_errors(f"opening volume {layer.name}"):
+        fd = host.files.open_alone(layer.path)
+    stack.callback(os.close, fd)
+    return replace(layer, fd=fd)
+
+
+def file_of(layer: Layer) -> int:
+    """The descriptor of a layer's file.
+
+    :raises diskyard.errors.InternalError: it has none that is open.
+    """
+    if layer.fd is None:
+        raise errors.InternalError(f"The file of volume {layer.name} is used and was not opened.")
+    return layer.fd
+
+
+def descriptors(*chains: Chain) -> list[int]:
+    """What a program that opens chains must inherit, each once."""
+    return list(dict.fromkeys(layer.fd for chain in chains for layer in chain if layer.fd is not None))
+
+
+def storage_told(layer: Layer) -> Mapping[str, object]:
+    """The blockdev of a layer's storage as a program is told of it that inherits its descriptor."""
+    if layer.path is None and layer.fd is None:
+        return layer.protocol
+    return {**layer.protocol, "filename": f"/dev/fd/{file_of(layer)}"}

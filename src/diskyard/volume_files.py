@@ -1,0 +1,86 @@
+"""The files of volumes, opened once for a piece of work: what is checked is what is then read and written.
+
+Between a look at a name and its next use whoever may write to the repository's folder can put another file
+there, or a link. So a volume is opened here, its header is read from what was opened, and the movers, and
+QEMU's programs through them, get that descriptor (:mod:`diskyard.mover.opening`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from diskyard import errors
+from diskyard.model.records import Image, Volume
+from diskyard.model.state import State
+from diskyard.mover.durable import os_errors
+from diskyard.mover.interface import Chain, Layer
+from diskyard.opened import ABSENT_WORDS, Opened, volume_name
+
+#: Nothing is there, or a link, or what is no file.
+_NO_FILE = frozenset((errno.ENOENT, errno.ELOOP, errno.EINVAL))
+
+
+@contextmanager
+def opening(opened: Opened, volumes: Sequence[Volume]) -> Iterator[Chain]:
+    """Volumes as layers whose files are open within; of a place without files as they are.
+
+    :raises diskyard.errors.ImageBroken: what is in the place of one must not be opened.
+    :raises diskyard.errors.UnsafeImage: the file of one has other names too.
+    :raises diskyard.errors.StorageError: one cannot be opened.
+    """
+    with ExitStack() as stack:
+        yield tuple(_open(stack, opened, volume) for volume in volumes)
+
+
+def _open(stack: ExitStack, opened: Opened, volume: Volume) -> Layer:
+    path = opened.storage.locate_volume(volume_name(volume)).path
+    if path is None:
+        return opened.layer(volume)
+    with os_errors(f"opening volume {volume.id}"):
+        try:
+            fd = opened.host.files.open_alone(path)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise opened.not_opened(volume, ABSENT_WORDS) from error
+            raise
+    stack.callback(os.close, fd)
+    return opened.layer(volume, fd=fd)
+
+
+@contextmanager
+def opening_chain(
+    opened: Opened, state: State, volumes: Sequence[Volume], *, own: int = 0
+) -> Iterator[Chain]:
+    """The same of volumes that read one another, top first.
+
+    :param own: of how many, from the top, the caller sees to it that those below show no more than their
+        records say (:meth:`Opened.require_bounded`).
+    """
+    opened.require_bounded(state, volumes[own:])
+    with opening(opened, volumes) as chain:
+        yield chain
+
+
+@contextmanager
+def reading(opened: Opened, state: State, image: Image) -> Iterator[Chain]:
+    """An image's volumes, open, for who does not hold the leases of all below it.
+
+    Merges below it do not change the image's bytes, but in which volumes they are.
+
+    :raises diskyard.errors.LeaseHeld: they did, and a volume was gone before it was opened.
+    """
+    volumes = [volume for _, volume in state.chain(image)]
+    try:
+        with opening_chain(opened, state, volumes) as chain:
+            yield chain
+    except (errors.StorageError, errors.ImageBroken) as error:
+        newest = opened.state()
+        now = newest.images.get(image.id)
+        if now is not None and [v.id for _, v in newest.chain(now)] == [v.id for v in volumes]:
+            raise
+        raise errors.LeaseHeld(
+            f"The volumes of image {image.id} were merged meanwhile.", imageId=image.id
+        ) from error

@@ -1,0 +1,1 @@
+"""Names that become links between a look at them and their use."""
