@@ -80,6 +80,19 @@ def test_what_root_makes_later_is_the_owners_and_the_groups(rig: Rig, narrow_uma
     assert {_mode(path / name) for name in _ON_THE_WAY} == {0o751}
 
 
+@_root_only
+def test_a_lock_file_that_is_not_the_folders_gives_nothing_away(rig: Rig) -> None:
+    """Whoever may write to a repository can put one there, and must not be given others' disks for it."""
+    path = rig.folder / "made"
+    _make(rig.yard, path)
+    user_id = pwd.getpwnam(_USER).pw_uid
+    rig.yard.disconnect_storage_repository("made")
+    os.chown(path / "locks", user_id, -1)
+    rig.yard.connect_storage_repository("made", "localfs-1.0", {"path": str(path)})
+    rig.yard.create_virtual_disk("made", _MIB)
+    assert {item.stat().st_uid for item in path.rglob("*") if item.name != "locks"} == {os.geteuid()}
+
+
 _AS_THE_OWNER = """
 import sys
 from diskyard import Diskyard

@@ -17,6 +17,7 @@ from typing import Any
 
 from diskyard import errors
 from diskyard.host import Host
+from diskyard.host.ownership import Ownership
 from diskyard.repositories.localfs import layout
 
 ASKED_ONCE = ("owner", "group", "mode")
@@ -102,6 +103,11 @@ class Follower:
     def __init__(self, host: Host, root: str) -> None:
         self._files = host.files
         locks = host.files.ownership_of(os.path.join(root, layout.LOCKS))
+        folder = host.files.ownership_of(root)
+        if (locks.user_id, locks.group_id) != (folder.user_id, folder.group_id):
+            # Whoever may write to the folder can put a file of its own there; only root, or its owner,
+            # can make the folder look as if it were that one's too.
+            locks = Ownership(os.geteuid(), os.getegid(), _FILES_OF_OWNER)
         is_root = os.geteuid() == 0
         self._user_id = locks.user_id if is_root and locks.user_id != 0 else None
         may_give = is_root or locks.group_id in os.getgroups()
