@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -20,17 +21,20 @@ import msgspec
 from diskyard import errors
 from diskyard.host import Child, Host
 from diskyard.host.bulk import FilePiece
+from diskyard.host.output import Output
 from diskyard.mover.blockgraph import blockdev_graph
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import expected, failure
 from diskyard.mover.foreign_headers import BlockMap
 from diskyard.mover.interface import Chain
 from diskyard.mover.nbdclient import NbdClient
-from diskyard.mover.printed import array_lines
 
 _WINDOW_BYTES = 1 << 30  # asked of an NBD server at once: at most 16,384 clusters
 _LONG_BYTES = 1 << 20
 _RANGES_AT_ONCE = 256
+_MAP_LINE_MOST_BYTES = 1 << 20
+_MAP_PIECE_BYTES = 64 << 10  # read at once, and kept no longer
+_MAP_TIMEOUT_S = 60.0
 _ZEROS = bytes(1 << 20)
 
 ALL_BYTES = 1 << 62
@@ -360,7 +364,7 @@ class _MappedRuns:
 
 
 def _told(host: Host, child: Child, doing: str, offset: int, end_bytes: int) -> Generator[Run]:
-    for line in array_lines(host, child, doing):
+    for line in _lines(host, child, doing):
         found = expected(line, _Mapped, doing)
         if not found.zero and found.offset is None:
             raise NeedsServer
@@ -370,3 +374,34 @@ def _told(host: Host, child: Child, doing: str, offset: int, end_bytes: int) -> 
         raise failure("qemu-img told nothing of it", doing)
     if offset < end_bytes:  # a header that says less than the record: zeros, as of a short layer
         yield Run(offset, end_bytes - offset, True, -1)
+
+
+def _lines(host: Host, child: Child, doing: str) -> Generator[bytes]:
+    """The objects that a program prints as a JSON array, one on each line."""
+    rest = b""
+    with Output(child, _MAP_PIECE_BYTES) as output:
+        goes_on = True
+        while goes_on:
+            with host.commands.asking("qemu-img map"):
+                goes_on = _read_some(output, doing)
+            *lines, rest = (rest + bytes(output.stdout)).split(b"\n")
+            output.stdout.clear()
+            yield from (line.strip(b"[], ") for line in lines if line.strip(b"[], "))
+            if len(rest) > _MAP_LINE_MOST_BYTES:
+                raise failure("qemu-img printed a line without end", doing)
+        if not host.commands.wait(child, _MAP_TIMEOUT_S) or child.returncode != 0:
+            raise failure(output.stderr(), doing)
+    if last := rest.strip(b"[], "):  # of a program that printed something else, and no line of it
+        yield last
+
+
+def _read_some(output: Output, doing: str) -> bool:
+    """Wait for what a program prints; False once it prints no more."""
+    before_bytes = output.stdout_bytes
+    deadline_s = time.monotonic() + _MAP_TIMEOUT_S
+    while output.read(1.0):
+        if output.stdout_bytes > before_bytes:
+            return True
+        if time.monotonic() > deadline_s:
+            raise errors.StorageError(f"QEMU did not answer within {_MAP_TIMEOUT_S:g} seconds while {doing}.")
+    return False
