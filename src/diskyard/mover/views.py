@@ -32,7 +32,6 @@ from diskyard.mover.opening import file_of
 _WINDOW_BYTES = 1 << 30  # asked of an NBD server at once: at most 16,384 clusters
 _LONG_BYTES = 1 << 20
 _RANGES_AT_ONCE = 256
-_MAP_LINE_MOST_BYTES = 1 << 20
 _MAP_PIECE_BYTES = 64 << 10  # read at once, and kept no longer
 _MAP_TIMEOUT_S = 60.0
 _ZEROS = bytes(1 << 20)
@@ -379,15 +378,14 @@ def _lines(host: Host, child: Child, doing: str) -> Generator[bytes]:
         while goes_on:
             with host.commands.asking("qemu-img map"):
                 goes_on = _read_some(output, doing)
-            *lines, rest = (rest + bytes(output.stdout)).split(b"\n")
+            # Its last line may have no end: of a program that printed something else, and no line at all.
+            *lines, rest = (rest + bytes(output.stdout) + b"\n" * (not goes_on)).split(b"\n")
             output.stdout.clear()
             yield from (line.strip(b"[], ") for line in lines if line.strip(b"[], "))
-            if len(rest) > _MAP_LINE_MOST_BYTES:
+            if len(rest) > _MAP_PIECE_BYTES:
                 raise failure("qemu-img printed a line without end", doing)
         if not host.commands.wait(child, _MAP_TIMEOUT_S) or child.returncode != 0:
             raise failure(output.stderr(), doing)
-    if last := rest.strip(b"[], "):  # of a program that printed something else, and no line of it
-        yield last
 
 
 def _read_some(output: Output, doing: str) -> bool:

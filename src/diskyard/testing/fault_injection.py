@@ -38,8 +38,7 @@ _READS = frozenset(
         "device_of", "room", "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes",
         "lock_folder", "try_lock_folder", "read_open", "names", "is_written_by_qemu",
         "name_is_written_by_qemu", "reads_past_cache", "longest_file_bytes", "is_read_only", "may_write",
-        "file_system",
-        "read_into", "read_each", "read_cached", "will_need", "next_data", "physical_extents",
+        "file_system", "read_into", "read_each", "read_cached", "will_need", "next_data", "physical_extents",
         "nbd connect", "nbd read", "nbd block status", "qemu-img map",
     )
 )  # fmt: skip

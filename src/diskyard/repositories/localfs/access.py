@@ -33,17 +33,19 @@ class Access:
     """What the creator of a repository asks for.
 
     :param mode_bits: of the repository's own folder and of that of the volumes, which guests pass.
+    :param inner_bits: of all other folders.
     :param is_given: whether any of it was asked for: a folder that was there keeps what it has if not.
     """
 
     user_id: int | None
     group_id: int | None
     mode_bits: int
+    inner_bits: int
     is_given: bool
 
     def give(self, host: Host, root: str, folder: str) -> None:
         """Give one of the repository's folders, ``""`` for its own, to whom it is for."""
-        bits = self.mode_bits if folder in ("", layout.VOLUMES) else self.mode_bits & ~_FOR_OTHERS
+        bits = self.mode_bits if folder in ("", layout.VOLUMES) else self.inner_bits
         host.files.set_access(os.path.join(root, folder), bits, self.group_id, self.user_id)
 
     def give_locks(self, host: Host, path: str) -> None:
@@ -62,16 +64,18 @@ def access_asked(parameters: Mapping[str, Any]) -> Access:
     mode = parameters.get("mode")
     if mode is None:
         bits = _PASSED_BY_ALL if group_id is None else _LISTED_BY_GROUP
+        inner_bits = _FOLDERS
     elif not isinstance(mode, str) or _MODE.fullmatch(mode) is None:
         raise errors.InvalidParameter('mode must be three octal digits in a text, as "0711".')
     else:
         bits = int(mode, 8)
+        inner_bits = bits & ~_FOR_OTHERS
     if bits & _OWNERS != _OWNERS or bits & _OTHERS_WRITE:
         raise errors.InvalidParameter(
             f"mode must be 7 for the owner and without 2 for all others, not {mode}.",
             advice="0711 lets guests of every user pass to their disks, 0750 only those of the group.",
         )
-    return Access(user_id, group_id, bits, any(name in parameters for name in ASKED_ONCE))
+    return Access(user_id, group_id, bits, inner_bits, any(name in parameters for name in ASKED_ONCE))
 
 
 def _id(parameters: Mapping[str, Any], name: str, find: Callable[[str], int]) -> int | None:
