@@ -46,7 +46,8 @@ class Access:
     def give(self, host: Host, root: str, folder: str) -> None:
         """Give one of the repository's folders, ``""`` for its own, to whom it is for."""
         bits = self.mode_bits if folder in ("", layout.VOLUMES) else self.inner_bits
-        host.files.set_access(os.path.join(root, folder), bits, self.group_id, self.user_id)
+        path = os.path.join(root, folder) if folder else root
+        host.files.set_access(path, bits, self.group_id, self.user_id)
 
     def give_locks(self, host: Host, path: str) -> None:
         """The same of the lock file, which every other file follows."""
