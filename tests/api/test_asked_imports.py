@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,22 @@ def test_a_record_tells_nobody_what_files_there_are(rig: Rig, secret: Path) -> N
     waits = [mend_of(rig.yard, image).waits_for or "" for image in (there, not_there)]
     told = [text.replace(image, "") for text, image in zip(waits, (there, not_there), strict=True)]
     assert told[0].replace(str(secret), "") == told[1].replace("/no/such/file", "")
+
+
+def test_the_storage_that_a_record_names_is_not_asked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hang, or be mounted by being looked at."""
+    forged(rig, "/no/such/file", "1:2:3:4:5")
+    files, passing = rig.yard.service.host.files, rig.yard.service.host.files.passing
+    asked: list[str] = []
+
+    def noted(name: str, words: tuple[object, ...], do: Callable[[], object]) -> object:
+        asked.append(str(words[:1]))
+        return passing(name, words, do)
+
+    monkeypatch.setattr(files, "passing", noted)
+    assert runnable_for(rig, (str(rig.folder), "/srv")) == []
+    assert [words for words in asked if "/srv" in words]
+    assert [words for words in asked if "/no/such" in words] == []
 
 
 @pytest.mark.parametrize("path", ["etc/passwd", "", "/etc/\0passwd", "etc/../../passwd"])
