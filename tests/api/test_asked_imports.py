@@ -14,12 +14,14 @@ from msgspec.structs import replace
 
 from diskyard import Diskyard, MiB, errors
 from diskyard.caller import CALLER, Caller
+from diskyard.daemon.resume import resume
 from diskyard.fixes.runner import run_fix as run_fix_here
 from diskyard.host import Host
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import Fix, Mend
 from diskyard.model.records import FileSource, Image
 from diskyard.model.requests import CheckStorageRepository
+from diskyard.operations.engine import FollowUp
 from diskyard.planner import copy as planner
 from diskyard.planner.copy import PendingImage
 from diskyard.service.verbs import run_unwatched
@@ -311,7 +313,7 @@ def runnable_for(rig: Rig, folders: tuple[str, ...]) -> list[str]:
 
 
 @contextmanager
-def calling(folders: tuple[str, ...]) -> Iterator[None]:
+def calling(folders: tuple[str, ...] | None) -> Iterator[None]:
     """As in a request of a caller who imports from these folders alone."""
     token = CALLER.set(Caller("somebody", transfer_folders=folders))
     try:
@@ -342,3 +344,23 @@ def test_a_folder_that_becomes_a_link_in_between(
         run_fix_here(engine, rig.opened("a"), Mend(image_id=image))
     assert away.exists()
     assert [volume for volume in rig.files("a") if b"\1" in volume.read_bytes()] == []
+
+
+@pytest.mark.parametrize("folders", [("/mine",), None])
+def test_what_is_resumed_reaches_as_far_as_its_caller(
+    rig: Rig, secret: Path, folders: tuple[str, ...] | None
+) -> None:
+    """A fix that a token asked for is started again with its folders; with its host's, if it had none."""
+    yard = rig.host("one")
+    image = yard.import_image("a", str(secret), "raw", options=COMMIT_ONLY)
+    follow_up = FollowUp(rig.opened("a", yard), Mend(image_id=image), image, rate_limit_bytes_per_s=1)
+    with calling(folders):
+        yard.service.tasks.start([yard.service.job(follow_up)])
+    yard.service.close(resumable=True)
+    again = rig.host("one")
+    (resumed,) = resume(again.service)
+    assert resumed.outcome == "started", resumed
+    again.service.close(resumable=True)
+    (kept,) = [found.again for found in again.service.records.interrupted()]
+    assert kept is not None
+    assert kept.transfer_folders == folders
