@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from msgspec.structs import replace
 
 from diskyard import Diskyard, MiB, errors
 from diskyard.caller import CALLER, Caller
+from diskyard.daemon.resume import resume
 from diskyard.fixes.runner import run_fix as run_fix_here
 from diskyard.host import Host
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import Fix, Mend
 from diskyard.model.records import FileSource, Image
 from diskyard.model.requests import CheckStorageRepository
+from diskyard.operations.engine import FollowUp
 from diskyard.planner import copy as planner
 from diskyard.planner.copy import PendingImage
 from diskyard.service.verbs import run_unwatched
@@ -97,6 +99,22 @@ def test_a_record_tells_nobody_what_files_there_are(rig: Rig, secret: Path) -> N
     waits = [mend_of(rig.yard, image).waits_for or "" for image in (there, not_there)]
     told = [text.replace(image, "") for text, image in zip(waits, (there, not_there), strict=True)]
     assert told[0].replace(str(secret), "") == told[1].replace("/no/such/file", "")
+
+
+def test_the_storage_that_a_record_names_is_not_asked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hang, or be mounted by being looked at."""
+    forged(rig, "/no/such/file", "1:2:3:4:5")
+    files, passing = rig.yard.service.host.files, rig.yard.service.host.files.passing
+    asked: list[str] = []
+
+    def noted(name: str, words: tuple[object, ...], do: Callable[[], object]) -> object:
+        asked.append(str(words[:1]))
+        return passing(name, words, do)
+
+    monkeypatch.setattr(files, "passing", noted)
+    assert runnable_for(rig, (str(rig.folder), "/srv")) == []
+    assert [words for words in asked if "/srv" in words]
+    assert [words for words in asked if "/no/such" in words] == []
 
 
 @pytest.mark.parametrize("path", ["etc/passwd", "", "/etc/\0passwd", "etc/../../passwd"])
@@ -295,7 +313,7 @@ def runnable_for(rig: Rig, folders: tuple[str, ...]) -> list[str]:
 
 
 @contextmanager
-def calling(folders: tuple[str, ...]) -> Iterator[None]:
+def calling(folders: tuple[str, ...] | None) -> Iterator[None]:
     """As in a request of a caller who imports from these folders alone."""
     token = CALLER.set(Caller("somebody", transfer_folders=folders))
     try:
@@ -326,3 +344,23 @@ def test_a_folder_that_becomes_a_link_in_between(
         run_fix_here(engine, rig.opened("a"), Mend(image_id=image))
     assert away.exists()
     assert [volume for volume in rig.files("a") if b"\1" in volume.read_bytes()] == []
+
+
+@pytest.mark.parametrize("folders", [("/mine",), None])
+def test_what_is_resumed_reaches_as_far_as_its_caller(
+    rig: Rig, secret: Path, folders: tuple[str, ...] | None
+) -> None:
+    """A fix that a token asked for is started again with its folders; with its host's, if it had none."""
+    yard = rig.host("one")
+    image = yard.import_image("a", str(secret), "raw", options=COMMIT_ONLY)
+    follow_up = FollowUp(rig.opened("a", yard), Mend(image_id=image), image, rate_limit_bytes_per_s=1)
+    with calling(folders):
+        yard.service.tasks.start([yard.service.job(follow_up)])
+    yard.service.close(resumable=True)
+    again = rig.host("one")
+    (resumed,) = resume(again.service)
+    assert resumed.outcome == "started", resumed
+    again.service.close(resumable=True)
+    (kept,) = [found.again for found in again.service.records.interrupted()]
+    assert kept is not None
+    assert kept.transfer_folders == folders

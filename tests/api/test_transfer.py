@@ -225,7 +225,8 @@ def test_a_file_that_is_replaced_while_it_is_imported(rig: Rig, monkeypatch: pyt
     intercept(monkeypatch, fix_module("importing"), "copy_view", before=lambda: other.replace(file))
     with pytest.raises(errors.UnsafeImage, match="changed"):
         run_fix(rig.yard, "a", fix)
-    same_bytes(rig.volume_path("a", image).read_bytes(), picture(SIZE, ONE))
+    # It may have been noticed before all was read.
+    assert set(rig.volume_path("a", image).read_bytes()) <= {0, 1}
     assert rig.yard.get_image_status("a", image).status == "broken"
 
 

@@ -253,6 +253,17 @@ def test_tokens_of_an_earlier_version_can_be_revoked(tokens: Tokens, state_dir: 
     assert tokens.verify(text) is None
 
 
+def test_a_daemon_prepares_for_tokens_of_an_earlier_version(
+    on_disk: Tokens, disk: FullFiles, state_dir: Path
+) -> None:
+    _, text = on_disk.create("ci", "read")
+    (state_dir / "tokens.revoked").unlink()
+    on_disk.prepare_to_revoke()
+    disk.full = True
+    on_disk.revoke("ci")
+    assert on_disk.verify(text) is None
+
+
 def test_where_no_room_was_prepared_the_error_says_what_to_do(
     on_disk: Tokens, disk: FullFiles, state_dir: Path
 ) -> None:

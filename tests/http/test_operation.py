@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,17 @@ def test_refused_reads_and_changes_of_tokens_are_kept(audited: DaemonProcess) ->
     assert [line["token"] for line in kept if line["verb"].endswith("Token")] == ["bound", "bound"]
     assert kept[0]["tokenId"] == text[3:11]
     assert text[12:] not in (audited.folder / "audit").read_text()
+
+
+def test_a_daemon_prepares_for_full_disks_and_clocks_that_are_set_back(audited: DaemonProcess) -> None:
+    """As it starts: room to revoke the tokens that there are, and the newest time."""
+    audited.stop()
+    Tokens(str(audited.state_folder)).create("ci", "read")
+    made = [audited.state_folder / name for name in ("tokens.revoked", "newest-time")]
+    for path in made:
+        path.unlink()
+    audited.start()
+    deadline_s = time.monotonic() + 60
+    while not all(path.exists() for path in made):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)

@@ -119,7 +119,8 @@ class Daemon:
         self._caretaker = Caretaker(self.service, config.caretaker)
         self.app = make_application(config, self.service, self._audit, self._caretaker)
         self._news = News(self.service)
-        self._newest_time = NewestTime(host, state_folder(config))
+        self._state_folder = state_folder(config)
+        self._newest_time = NewestTime(host, self._state_folder)
         self._resumes = config.tasks.resume
         self._stop = asyncio.Event()
         self.listeners = Listeners(config, host, self.app.connections)
@@ -165,6 +166,10 @@ class Daemon:
                 self.service.supervisor.run(partial(self.service.connections.get, repo_id))
             except errors.DiskyardError as error:
                 _log.warning("a repository is not connected", repositoryId=repo_id, reason=error.message)
+        try:
+            Tokens(self._state_folder, self.service.host).prepare_to_revoke()
+        except errors.DiskyardError as error:
+            _log.warning("a full disk may keep tokens from being revoked", reason=error.message)
         if self._resumes:
             resume(self.service)
         self._news.start()

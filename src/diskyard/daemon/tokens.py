@@ -105,10 +105,8 @@ class Tokens:
         """Whether its time is over, or was, before the clock was set back."""
         if token.expires_at is None:
             return False
-        try:
+        with _os_errors("reading the newest time that was kept"):
             return self._time.now() >= token.expires_at
-        except OSError as error:
-            raise errors.from_os_error(error, "reading the newest time that was kept") from error
 
     def all(self) -> list[Token]:
         """Every token that is not revoked, in the order in which they were made."""
@@ -159,6 +157,15 @@ class Tokens:
             )
             kept[token_id] = _Kept(token, _sha256(secret))
         return token, f"dy_{token_id}_{secret}"
+
+    def prepare_to_revoke(self) -> None:
+        """Have room for revoking what there is, also tokens that an earlier version made.
+
+        :raises diskyard.errors.DiskyardError: there is none, or the tokens cannot be read.
+        """
+        if self.all():
+            with self._settings.locked(), _os_errors("having room to revoke tokens"):
+                self._clear_up(self._live())
 
     def revoke(self, which: str, by: str = "") -> Token:
         """End a token, durably: from now on nobody can use it. That needs no room on the disk.
@@ -214,11 +221,9 @@ class Tokens:
         """The tokens that are not revoked, to be changed; other processes wait until that is written."""
         with self._settings.locked():
             kept = self._live()
-            try:
+            with _os_errors(f"writing {self._path}"):
                 yield kept
                 self._write(kept)
-            except OSError as error:
-                raise errors.from_os_error(error, f"writing {self._path}") from error
 
     def _write(self, kept: dict[str, _Kept]) -> None:
         self._host.files.replace(self._path, msgspec.json.encode(list(kept.values())), mode_bits=PRIVATE_BITS)
@@ -267,6 +272,15 @@ class Tokens:
             return self._host.files.fingerprint(self._path)
         except FileNotFoundError:
             return ""
+
+
+@contextmanager
+def _os_errors(doing: str) -> Iterator[None]:
+    """The system's errors as those of the table."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.from_os_error(error, doing) from error
 
 
 def _sha256(secret: str) -> str:

@@ -110,13 +110,15 @@ class Service:
 
         caller = CALLER.get()
         bound_to = None if caller is None else caller.repositories
+        folders = None if caller is None else caller.transfer_folders
         again = Again(
             fix=FixData(opened.marker, action),
             rate_limit_bytes_per_s=follow_up.rate_limit_bytes_per_s,
             participating=None if participating is None else tuple(o.repo_id for o in participating),
             actor=self.engine.author(fix_type(action)).actor,
             repositories=None if bound_to is None else tuple(sorted(bound_to)),
-            transfer_folders=None if caller is None else caller.transfer_folders,
+            # Those of the host are as they are when it is started again.
+            transfer_folders=None if folders == self.engine.transfer_folders else folders,
         )
         return Job(fix_type(action), opened.repo_id, follow_up.image_id, run, opened.marker, again)
 

@@ -67,7 +67,7 @@ class World:
     :ivar user_data: by the same, what must have been kept, where a test says so.
     :ivar names: ids by a test's own names.
     :ivar shared_by_one_host: they are on a file system that is not known to be local.
-    :ivar original: the folder in which files to import were made, of a world that was copied.
+    :ivar earlier: the folders in which it was before: files to import may be in them.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class World:
     user_data: dict[tuple[str, str], Any] = field(default_factory=dict)
     format: str = "localfs-1.0"
     shared_by_one_host: bool = False
-    original: Path | None = None
+    earlier: tuple[Path, ...] = ()
 
     def parameters(self, place: str) -> Mapping[str, Any]:
         """The connection parameters of a place."""
@@ -96,7 +96,7 @@ class World:
         """A host of this world, which has the repositories connected."""
         # Files to import are beside the repositories: any host completes what another was asked for.
         state_folder = self.folder / f"state-{host.identity.host_id}"
-        folders = (str(self.folder), str(self.original or self.folder))
+        folders = tuple(map(str, (self.folder, *self.earlier)))
         service = Service(host, str(state_folder), transfer_folders=folders)
         for place in PLACES if connected else ():
             asked = {"repoFormat": self.format, "connectionParameters": self.parameters(place)}
@@ -120,7 +120,7 @@ class World:
         return replace(
             self,
             folder=folder,
-            original=self.original or self.folder,
+            earlier=(*self.earlier, self.folder),
             images=dict(self.images),
             names=dict(self.names),
             user_data=dict(self.user_data),
