@@ -145,15 +145,21 @@ class Courtesy:
                 self._none_short.set()
 
     def of_one(self) -> Callable[[], None]:
-        """What one long call asks in its thread, again and again, so that short ones go first."""
-        resumed_s = time.perf_counter()
+        """What a piece of a long call asks in its thread, again and again, so that short ones go first.
+
+        Its work is counted by the processor's time: where many wait for the interpreter, the other would
+        be over before it has done anything.
+        """
+        resumed_s = 0.0  # of the thread: before its first work it gives way once
 
         def give_way() -> None:
             nonlocal resumed_s
-            if not self._short or time.perf_counter() - resumed_s < _WORK_MOST_S:
+            if not self._short:
+                return
+            if resumed_s and time.thread_time() - resumed_s < _WORK_MOST_S:
                 return
             with self._ahead:  # of those that wait only one goes on at a time
                 self._none_short.wait(_WAIT_MOST_S)
-            resumed_s = time.perf_counter()
+            resumed_s = time.thread_time()
 
         return give_way

@@ -78,31 +78,26 @@ class Verbs:
         lane = self._lane_of(asked.request, asked.caller)
         if is_long(asked.request):
             await held.enter_async_context(self._long.begun(asked.share, lane))
-            way = self._courtesy.of_one()
-            piece = await self._long_piece(asked, lane, made, way)
+            piece = await self._long_piece(asked, lane, made)
             if piece.is_last:
                 return Answer(piece.data, None)
-            return Answer(piece.data, self._rest(asked, lane, made, way))
+            return Answer(piece.data, self._rest(asked, lane, made))
         with self._courtesy.short():
             parts = [await self._piece(asked, lane, made)]
             while not parts[-1].is_last:
                 parts.append(await self._piece(asked, lane, made))
         return Answer(b"".join(part.data for part in parts), None)
 
-    async def _rest(
-        self, asked: Asked, lane: str, made: Iterator[Piece], way: Callable[[], None]
-    ) -> AsyncIterator[bytes]:
+    async def _rest(self, asked: Asked, lane: str, made: Iterator[Piece]) -> AsyncIterator[bytes]:
         is_last = False
         while not is_last:
-            piece = await self._long_piece(asked, lane, made, way)
+            piece = await self._long_piece(asked, lane, made)
             yield piece.data
             is_last = piece.is_last
 
-    async def _long_piece(
-        self, asked: Asked, lane: str, made: Iterator[Piece], way: Callable[[], None]
-    ) -> Piece:
+    async def _long_piece(self, asked: Asked, lane: str, made: Iterator[Piece]) -> Piece:
         async with self._long.turn(asked.share, lane):
-            return await self._piece(asked, lane, made, way)
+            return await self._piece(asked, lane, made, self._courtesy.of_one())
 
     async def _piece(
         self, asked: Asked, lane: str, made: Iterator[Piece], way: Callable[[], None] | None = None
