@@ -41,6 +41,7 @@ from diskyard.testing.daemon_process import DaemonProcess
 
 MiB = 1 << 20
 WORST_OVER_QUIET = 2.0
+UNANSWERED = 0
 VICTIMS = 4
 UNREAD, SILENT, READERS = 150, 1000, 16
 NOTE_BYTES, NOTED = 16_000, 1_000
@@ -178,7 +179,7 @@ class Victims:
                         status, data = door.ask(connection, verb, given)
                     except (OSError, http.client.HTTPException):
                         connection.close()
-                        status, data = 0, b""
+                        status, data = UNANSWERED, b""
                     times_ms.append((time.perf_counter() - begin_s) * 1000)
                     statuses[status] += 1
                     if verb == "createVirtualDisk" and status == 200:
@@ -261,7 +262,7 @@ def attacked(
         f"{work.__name__}: {len(beside)} calls beside it, {len(quiet)} in quiet, answers {dict(statuses)}, "
         f"{open_files} open files, load average {os.getloadavg()[0]:.1f}"
     )
-    target = f"<= {WORST_OVER_QUIET:.0f} x in quiet"
+    target = f"<= {WORST_OVER_QUIET:.0f} x in quiet, all answered"
     return [
         Row(f"{work.__name__}: others' p50", "ms", percentile(beside, 50), {"quiet": percentile(quiet, 50)}),
         Row(
@@ -270,7 +271,7 @@ def attacked(
             worst,
             {"quiet": usual},
             target,
-            worst <= WORST_OVER_QUIET * usual,
+            worst <= WORST_OVER_QUIET * usual and not statuses[UNANSWERED],
         ),
         Row(f"{work.__name__}: peak memory", "MiB", peak, {"limit": limit}, "<= the limit", peak <= limit),
     ]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from diskyard import errors
-from diskyard.daemon.config import DEFAULT_PATH
+from diskyard.daemon.config import DEFAULT_PATH, LimitsConfig, TasksConfig
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 
@@ -39,3 +39,12 @@ def test_other_processes_are_seen() -> None:
 def test_the_audit_file_that_is_rotated_is_one_that_the_unit_may_write() -> None:
     (rotated,) = re.findall(r"(?m)^(/\S+) \{$", (PACKAGING / "diskyard.logrotate").read_text())
     assert str(Path(rotated).parent) == f"/var/log/{settings('diskyard.service')['LogsDirectory'][0]}"
+
+
+def test_the_unit_gives_what_the_limits_allow() -> None:
+    unit, limits, tasks = settings("diskyard.service"), LimitsConfig(), TasksConfig()
+    (memory,), (threads,) = unit["MemoryMax"], unit["TasksMax"]
+    assert memory.endswith("M")
+    held_bytes = limits.answer_bytes + limits.connections * 128 * 1024
+    assert int(memory[:-1]) << 20 > 4 * held_bytes
+    assert int(threads) > 2 * (limits.concurrent_requests + 4 * tasks.at_once)

@@ -10,9 +10,10 @@ import pytest
 
 from diskyard import errors
 from diskyard.caller import Share
+from diskyard.http import long_calls
 from diskyard.http.lanes import Lanes
 from diskyard.http.limits import Limits, Queue, Rates
-from diskyard.http.long_calls import Courtesy, LongCalls, is_long
+from diskyard.http.long_calls import NO_PLACE, Courtesy, LongCalls, is_long
 from diskyard.model import requests as ask
 from diskyard.model.courtesy import WAY, give_way
 
@@ -168,13 +169,42 @@ def test_long_work_gives_way_to_short_calls_and_gets_on_all_the_same() -> None:
             steps.append(courtesy._short)
         ended.set()
 
-    with courtesy.short():
-        threading.Thread(target=work, daemon=True).start()
-        while not steps:  # there is a short call without end, and it gets on
-            ended.wait(0.001)
+    async def attempt() -> None:
+        with courtesy.short():
+            threading.Thread(target=work, daemon=True).start()
+            while not steps:  # there is a short call without end, and it gets on
+                await asyncio.sleep(0.001)
+
+    asyncio.run(attempt())
     assert ended.wait(PATIENCE_S)
-    assert steps[0] == 1
-    assert steps[-1] == 0
+    assert courtesy._short == 0
+
+
+def test_a_call_that_waits_for_storage_is_not_short_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_calls, "_SHORT_MOST_S", 0.01)
+
+    async def attempt() -> None:
+        courtesy, seen = Courtesy(), list[int]()
+        with courtesy.short():
+            seen.append(courtesy._short)
+            while courtesy._short:
+                await asyncio.sleep(0.01)
+            with courtesy.short():
+                seen.append(courtesy._short)
+        assert [*seen, courtesy._short] == [1, 1, 0]
+
+    asyncio.run(asyncio.wait_for(attempt(), PATIENCE_S))
+
+
+def test_a_list_of_places_of_which_one_hangs_keeps_no_other_waiting() -> None:
+    async def attempt() -> None:
+        long = LongCalls(Limits(long_calls=1), PATIENCE_S)
+        places, tasks = f"{NO_PLACE}ListStorageRepositories", f"{NO_PLACE}ListTasks"
+        async with long.begun(GREEDY, places), long.turn(GREEDY, places):
+            await asyncio.wait_for(_begin(long, OTHER, places), PATIENCE_S)
+            await asyncio.wait_for(_begin(long, GREEDY, tasks), PATIENCE_S)
+
+    asyncio.run(attempt())
 
 
 def test_work_that_nobody_waits_for_is_not_kept() -> None:

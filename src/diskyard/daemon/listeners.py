@@ -67,13 +67,14 @@ class Connection(H11Protocol):
             self.client = (f"user:{peer_user(peer)}", 0)
         elif peer is not None and self.keeper.arrivals is not None:
             self.keeper.arrivals.has_begun(peer.fileno())
-        # What has not left this process is waited for. (With 0 a TLS transport would wait for nothing.)
-        transport.set_write_buffer_limits(high=1, low=0)
         drained = asyncio.Event()
         drained.set()
         address = str(self.client[0]) if self.client else "unknown"
         self._held = Held(address, not is_unix, transport.abort, drained)
         self.app_state = {**self.app_state, "connection": self._held}
+        # What has not left this process is waited for. (With 0 a TLS transport would wait for nothing.)
+        # It may pause at once: the end of the handshake may be on its way.
+        transport.set_write_buffer_limits(high=1, low=0)
         self._watch()
 
     def pause_writing(self) -> None:

@@ -20,10 +20,13 @@ from diskyard.model import requests as ask
 
 #: A page of so many images is no long call.
 FEW_IMAGES = 200
+#: Begins the names of lanes that are of no repository.
+NO_PLACE = "\n"
 _WAITING_PER_PLACE = 4
 # While short calls come one after the other, a long one works so long and then waits so long.
 _WORK_MOST_S = 0.003
 _WAIT_MOST_S = 0.020
+_SHORT_MOST_S = 1.0
 
 
 def is_long(request: ask.Request) -> bool:
@@ -85,7 +88,10 @@ class LongCalls:
 
     @contextmanager
     def _counted(self, lane: str) -> Iterator[_Lane]:
-        found = self._lanes.setdefault(lane, _Lane(asyncio.Semaphore(self._limits.long_calls)))
+        # What asks all places may wait for one that hangs, and keeps nobody else waiting for it.
+        is_place = not lane.startswith(NO_PLACE)
+        most = self._limits.long_calls if is_place else self._limits.concurrent_per_repository
+        found = self._lanes.setdefault(lane, _Lane(asyncio.Semaphore(most)))
         found.count += 1
         try:
             yield found
@@ -134,26 +140,45 @@ class Courtesy:
 
     @contextmanager
     def short(self) -> Iterator[None]:
-        """A short call is under way meanwhile; only in the event loop."""
+        """A short call is under way meanwhile; only in the event loop.
+
+        One that lasts waits for storage: it needs nobody to give way.
+        """
         self._short += 1
         self._none_short.clear()
+        is_counted = True
+
+        def end() -> None:
+            nonlocal is_counted
+            if is_counted:
+                is_counted = False
+                self._short -= 1
+                if not self._short:
+                    self._none_short.set()
+
+        timer = asyncio.get_running_loop().call_later(_SHORT_MOST_S, end)
         try:
             yield
         finally:
-            self._short -= 1
-            if not self._short:
-                self._none_short.set()
+            timer.cancel()
+            end()
 
     def of_one(self) -> Callable[[], None]:
-        """What one long call asks in its thread, again and again, so that short ones go first."""
-        resumed_s = time.perf_counter()
+        """What a piece of a long call asks in its thread, again and again, so that short ones go first.
+
+        Its work is counted by the processor's time: where many wait for the interpreter, the other would
+        be over before it has done anything.
+        """
+        resumed_s = 0.0  # of the thread: before its first work it gives way once
 
         def give_way() -> None:
             nonlocal resumed_s
-            if not self._short or time.perf_counter() - resumed_s < _WORK_MOST_S:
+            if not self._short:
+                return
+            if resumed_s and time.thread_time() - resumed_s < _WORK_MOST_S:
                 return
             with self._ahead:  # of those that wait only one goes on at a time
                 self._none_short.wait(_WAIT_MOST_S)
-            resumed_s = time.perf_counter()
+            resumed_s = time.thread_time()
 
         return give_way

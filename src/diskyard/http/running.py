@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from diskyard.caller import CALLER, Caller, Share
 from diskyard.http.lanes import Lanes
 from diskyard.http.limits import Limits
-from diskyard.http.long_calls import Courtesy, LongCalls, is_long
+from diskyard.http.long_calls import NO_PLACE, Courtesy, LongCalls, is_long
 from diskyard.http.pieces import Piece, pieces
 from diskyard.model import requests as ask
 from diskyard.model.courtesy import WAY
@@ -77,32 +77,27 @@ class Verbs:
         made = pieces(self.service, asked.request)
         lane = self._lane_of(asked.request, asked.caller)
         if is_long(asked.request):
-            await held.enter_async_context(self._long.begun(asked.share, lane))
-            way = self._courtesy.of_one()
-            piece = await self._long_piece(asked, lane, made, way)
+            await held.enter_async_context(self._long.begun(asked.share, _long_lane(asked, lane)))
+            piece = await self._long_piece(asked, lane, made)
             if piece.is_last:
                 return Answer(piece.data, None)
-            return Answer(piece.data, self._rest(asked, lane, made, way))
+            return Answer(piece.data, self._rest(asked, lane, made))
         with self._courtesy.short():
             parts = [await self._piece(asked, lane, made)]
             while not parts[-1].is_last:
                 parts.append(await self._piece(asked, lane, made))
         return Answer(b"".join(part.data for part in parts), None)
 
-    async def _rest(
-        self, asked: Asked, lane: str, made: Iterator[Piece], way: Callable[[], None]
-    ) -> AsyncIterator[bytes]:
+    async def _rest(self, asked: Asked, lane: str, made: Iterator[Piece]) -> AsyncIterator[bytes]:
         is_last = False
         while not is_last:
-            piece = await self._long_piece(asked, lane, made, way)
+            piece = await self._long_piece(asked, lane, made)
             yield piece.data
             is_last = piece.is_last
 
-    async def _long_piece(
-        self, asked: Asked, lane: str, made: Iterator[Piece], way: Callable[[], None]
-    ) -> Piece:
-        async with self._long.turn(asked.share, lane):
-            return await self._piece(asked, lane, made, way)
+    async def _long_piece(self, asked: Asked, lane: str, made: Iterator[Piece]) -> Piece:
+        async with self._long.turn(asked.share, _long_lane(asked, lane)):
+            return await self._piece(asked, lane, made, self._courtesy.of_one())
 
     async def _piece(
         self, asked: Asked, lane: str, made: Iterator[Piece], way: Callable[[], None] | None = None
@@ -154,6 +149,11 @@ class Verbs:
             return repo_id if caller.may_use(repo_id) else _NO_REPOSITORY
         is_new = isinstance(request, ask.ConnectStorageRepository | ask.CreateStorageRepository)
         return _NEW_PLACES if is_new else _NO_REPOSITORY
+
+
+def _long_lane(asked: Asked, lane: str) -> str:
+    """Where a long call waits for others: what asks no repository for those of its own verb."""
+    return lane or f"{NO_PLACE}{type(asked.request).__name__}"
 
 
 def _measured(made: Iterator[Piece], caller: Caller, way: Callable[[], None] | None) -> tuple[Piece, float]:
