@@ -46,8 +46,8 @@ def _open(stack: ExitStack, opened: Opened, volume: Volume) -> Layer:
             if error.errno in _NO_FILE:
                 raise opened.not_opened(volume, ABSENT_WORDS) from error
             raise
-    stack.callback(os.close, fd)
-    return opened.layer(volume, fd=fd)
+        stack.callback(os.close, fd)
+        return opened.layer(volume, fd=fd)
 
 
 @contextmanager

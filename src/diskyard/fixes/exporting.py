@@ -181,7 +181,7 @@ def _write_in(
     path: str,
     folder_fd: int,
 ) -> None:
-    """The same, in a folder that is open: its path here is the same in the programs that inherit it."""
+    """The same, in a folder that is open."""
     host = work.engine.host
     folder = f"/proc/self/fd/{folder_fd}"
     temporary = host.files.temporary_path(folder)

@@ -115,8 +115,8 @@ class Flipper:
             link.symlink_to(target)
 
 
-def swap_race(folder: Path, places: Places, seconds: float, seed: int) -> Counts:
-    """Work and swap for so long; what was tried, and what was found outside.
+def swap_race(folder: Path, places: Places, seconds: float, seed: int) -> tuple[Counts, int]:
+    """Work and swap for so long; what was tried and found, and how often a name led outside.
 
     :param folder: for states of hosts, exports, and what is outside; on one file system with the places.
     :param places: repositories ``a`` and ``b`` that are to be made.
@@ -138,13 +138,12 @@ def swap_race(folder: Path, places: Places, seconds: float, seed: int) -> Counts
     finally:
         flipper.end()
         host.close()
-    told.done["flip"] = flipper.flips
     after = _contents(folder / "outside")
     told.wrong += [
         f"changed outside: {name}" for name in before | after if before.get(name) != after.get(name)
     ]
     told.wrong += [f"read into {path}" for path in holders_of_secret(folder, folder / "outside")]
-    return told
+    return told, flipper.flips
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
