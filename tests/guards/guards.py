@@ -168,7 +168,7 @@ GUARDS = [
     ),
     Guard(
         "a raw volume's bound",
-        "diskyard.mover.blockgraph",
+        "diskyard.mover.graphs",
         (("return {} if layer.bound_bytes is None else", "return {} if True else"),),
         ("tests/api/test_beyond_the_record.py::test_what_prepare_gives_out[raw]",),
     ),

@@ -15,7 +15,7 @@ from diskyard.model.requests import PrepareImage, TeardownImage
 from diskyard.model.results import Attached
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
-from diskyard.mover.blockgraph import blockdev_graph
+from diskyard.mover.graphs import blockdev_graph
 from diskyard.mover.interface import Chain
 from diskyard.opened import Opened
 from diskyard.operations.change import cleaning

@@ -9,7 +9,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from diskyard.host import Host
-from diskyard.mover.blockgraph import opens_past_cache
+from diskyard.mover.graphs import opens_past_cache
 from diskyard.mover.interface import Chain, Layer
 
 

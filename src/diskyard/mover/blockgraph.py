@@ -1,16 +1,10 @@
-"""Chains as QEMU opens them: a storage daemon per task, and graphs for other programs.
-
-Every graph is explicit: each layer's format, its storage, and its backing (a node, or
-none) are given, so that nothing written in an image decides what is opened.
-"""
+"""Chains as QEMU opens them: a storage daemon per task, with the same explicit graphs as :mod:`graphs`."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -18,62 +12,17 @@ import msgspec
 
 from diskyard import errors
 from diskyard.host import Host, Limits
-from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import expected, failure
+from diskyard.mover.graphs import BACKED_FORMATS, bound, check_format, opens_past_cache
 from diskyard.mover.interface import Chain, Layer, Monitor
 from diskyard.mover.opening import descriptors, opened_files, storage_told
 
 if TYPE_CHECKING:
     from diskyard.mover.qmp import QmpChild
 
-_BACKED_FORMATS = ("qcow2", "vmdk")  # the drivers that take a "backing" of any kind
-_SECTOR_MOST_BYTES = 4096  # of any disk in use
 _POLL_FIRST_S = 0.002
 _POLL_LONGEST_S = 0.1
 _CANCEL_TIMEOUT_S = 30.0
-
-
-def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = True) -> dict[str, object]:
-    """The whole chain as one nested QEMU blockdev, by the names of its files: for a guest.
-
-    :param read_only: of the top layer; those below are always read-only.
-    :param direct: past the page cache (O_DIRECT) whatever :func:`opens_past_cache`.
-    """
-    graph: dict[str, object] | None = None
-    for index in reversed(range(len(chain))):
-        layer = chain[index]
-        _check_format(layer, is_root=index == len(chain) - 1)
-        protected = read_only or index > 0
-        cache = {"direct": direct and opens_past_cache(host, layer, writable=not protected)}
-        # Said of each layer: what is below would inherit it.
-        share = {"force-share": layer.shared} if chain[0].shared else {}
-        file = {**layer.protocol, "read-only": protected, "cache": cache, **share}
-        below = graph
-        graph = {"driver": layer.format, "read-only": protected, "cache": cache, "file": file, **share}
-        if protected:
-            graph |= bound(layer)
-        if layer.format in _BACKED_FORMATS:
-            graph["backing"] = below
-    if graph is None:
-        raise errors.InternalError("A chain has no layer.")
-    return graph
-
-
-def program_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = False) -> str:
-    """A chain that is open as a program of QEMU's is told of it, which inherits its descriptors."""
-    told = tuple(replace(layer, protocol=storage_told(layer)) for layer in chain)
-    return "json:" + json.dumps(blockdev_graph(host, told, read_only=read_only, direct=direct))
-
-
-def bound(layer: Layer) -> dict[str, object]:
-    """What keeps QEMU from showing what a raw file holds beyond its record."""
-    return {} if layer.bound_bytes is None else {"size": layer.bound_bytes}
-
-
-def _check_format(layer: Layer, *, is_root: bool) -> None:
-    # A raw node above a backing makes QEMU's mirror, stream and map lose what is below.
-    if not is_root and layer.format != "qcow2":
-        raise errors.InternalError(f"Volume {layer.name} is {layer.format} and has a parent.")
 
 
 def layer_sizes_bytes(host: Host, layers: Sequence[Layer], *, limits: Limits | None = None) -> list[int]:
@@ -89,27 +38,6 @@ def layer_sizes_bytes(host: Host, layers: Sequence[Layer], *, limits: Limits | N
         StorageDaemon(host, (opened,), limits=limits) as daemon,
     ):
         return [daemon.size_bytes(daemon.open_chain((layer,))) for layer in opened]
-
-
-def opens_past_cache(host: Host, layer: Layer, *, writable: bool) -> bool:
-    """Whether QEMU can open a layer past the page cache.
-
-    It takes its largest sector as the least that can be read where the file begins with a hole, and
-    aborts where data and holes meet inside of one: with smaller blocks they do. And it cannot write
-    to a raw file that ends inside a sector, as it would have to lengthen it.
-    """
-    where = layer.path if layer.fd is None else layer.fd
-    if where is None:
-        return True
-    with os_errors("looking at how a volume can be read"):
-        if not host.files.reads_past_cache(where, _SECTOR_MOST_BYTES):
-            return False
-        if not writable or layer.format != "raw":
-            return True
-        if isinstance(where, int):
-            return host.files.size_bytes_of(where) % _SECTOR_MOST_BYTES == 0
-        file = host.files.look(where)
-        return file is None or file.size_bytes % _SECTOR_MOST_BYTES == 0
 
 
 class _ImageInfo(msgspec.Struct, rename="kebab"):
@@ -234,7 +162,7 @@ class StorageDaemon:
         node: str | None = None
         for index in reversed(range(len(chain))):
             layer = chain[index]
-            _check_format(layer, is_root=index == len(chain) - 1)
+            check_format(layer, is_root=index == len(chain) - 1)
             node = self._open_layer(layer, node, layer.name in writable, buffered)
         if node is None:
             raise errors.InternalError("A chain has no layer.")
@@ -253,7 +181,7 @@ class StorageDaemon:
             "file": file,
             "force-share": layer.shared,
         }
-        if layer.format in _BACKED_FORMATS:
+        if layer.format in BACKED_FORMATS:
             options["backing"] = backing
         if not writable:
             options |= bound(layer)

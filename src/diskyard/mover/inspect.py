@@ -6,9 +6,9 @@ import msgspec
 
 from diskyard import errors
 from diskyard.host import Host, Limits
-from diskyard.mover.blockgraph import program_graph
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import brief, expected, failure
+from diskyard.mover.graphs import program_graph
 from diskyard.mover.interface import Chain, Layer
 from diskyard.mover.opening import descriptors, opened_files
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.mover.blockgraph import StorageDaemon, layer_sizes_bytes, program_graph
+from diskyard.mover.blockgraph import StorageDaemon, layer_sizes_bytes
 from diskyard.mover.durable import sync_layer
 from diskyard.mover.failures import failure
+from diskyard.mover.graphs import program_graph
 from diskyard.mover.grow import set_size
 from diskyard.mover.interface import Chain, Layer, Monitor
 from diskyard.mover.nbdclient import ALLOCATION, DEPTH, NbdClient, flush

@@ -17,10 +17,10 @@ from diskyard import errors
 from diskyard.host import Host, Limits
 from diskyard.host.names import require_one_name
 from diskyard.mover import advice
-from diskyard.mover.blockgraph import program_graph
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import brief, expected
 from diskyard.mover.foreign_headers import BlockMap, parse_vdi, parse_vhdx, parse_vmdk, vhdx_blocks
+from diskyard.mover.graphs import program_graph
 from diskyard.mover.interface import ImportFormat, Layer
 from diskyard.mover.opening import descriptors
 from diskyard.mover.qcow2_header import ReadAt, parse_untrusted_qcow2, require_whole_tables

@@ -21,10 +21,10 @@ from diskyard import errors
 from diskyard.host import Child, Host
 from diskyard.host.bulk import FilePiece
 from diskyard.host.output import Output
-from diskyard.mover.blockgraph import program_graph
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import expected, failure
 from diskyard.mover.foreign_headers import BlockMap
+from diskyard.mover.graphs import program_graph
 from diskyard.mover.interface import Chain
 from diskyard.mover.nbdclient import NbdClient
 from diskyard.mover.opening import file_of

@@ -15,7 +15,8 @@ import pytest
 
 from diskyard import errors
 from diskyard.host import Commands, Host
-from diskyard.mover.blockgraph import StorageDaemon, blockdev_graph, layer_sizes_bytes
+from diskyard.mover.blockgraph import StorageDaemon, layer_sizes_bytes
+from diskyard.mover.graphs import blockdev_graph
 from diskyard.mover.interface import Chain
 from diskyard.mover.nbdclient import NbdClient
 from diskyard.mover.opening import opened_files

@@ -1,0 +1,88 @@
+"""What QEMU is told of a chain: values, before anything is started.
+
+Every graph is explicit: each layer's format, its storage, and its backing (a node, or
+none) are given, so that nothing written in an image decides what is opened.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.mover.durable import os_errors
+from diskyard.mover.interface import Chain, Layer
+from diskyard.mover.opening import storage_told
+
+BACKED_FORMATS = ("qcow2", "vmdk")  # the drivers that take a "backing" of any kind
+_SECTOR_MOST_BYTES = 4096  # of any disk in use
+
+
+def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = True) -> dict[str, object]:
+    """The whole chain as one nested QEMU blockdev, by the names of its files: for a guest.
+
+    :param read_only: of the top layer; those below are always read-only.
+    :param direct: past the page cache (O_DIRECT) whatever :func:`opens_past_cache`.
+    """
+    graph: dict[str, object] | None = None
+    for index in reversed(range(len(chain))):
+        layer = chain[index]
+        check_format(layer, is_root=index == len(chain) - 1)
+        protected = read_only or index > 0
+        cache = {"direct": direct and opens_past_cache(host, layer, writable=not protected)}
+        # Said of each layer: what is below would inherit it.
+        share = {"force-share": layer.shared} if chain[0].shared else {}
+        file = {**layer.protocol, "read-only": protected, "cache": cache, **share}
+        below = graph
+        graph = {"driver": layer.format, "read-only": protected, "cache": cache, "file": file, **share}
+        if protected:
+            graph |= bound(layer)
+        if layer.format in BACKED_FORMATS:
+            graph["backing"] = below
+    if graph is None:
+        raise errors.InternalError("A chain has no layer.")
+    return graph
+
+
+def program_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = False) -> str:
+    """A chain that is open as a program of QEMU's is told of it, which inherits its descriptors."""
+    told = tuple(replace(layer, protocol=storage_told(layer)) for layer in chain)
+    return "json:" + json.dumps(blockdev_graph(host, told, read_only=read_only, direct=direct))
+
+
+def bound(layer: Layer) -> dict[str, object]:
+    """What keeps QEMU from showing what a raw file holds beyond its record."""
+    return {} if layer.bound_bytes is None else {"size": layer.bound_bytes}
+
+
+def check_format(layer: Layer, *, is_root: bool) -> None:
+    """Refuse a chain that QEMU would not show whole.
+
+    A raw node above a backing makes QEMU's mirror, stream and map lose what is below.
+
+    :raises diskyard.errors.InternalError: a layer that is not the last is not qcow2.
+    """
+    if not is_root and layer.format != "qcow2":
+        raise errors.InternalError(f"Volume {layer.name} is {layer.format} and has a parent.")
+
+
+def opens_past_cache(host: Host, layer: Layer, *, writable: bool) -> bool:
+    """Whether QEMU can open a layer past the page cache.
+
+    It takes its largest sector as the least that can be read where the file begins with a hole, and
+    aborts where data and holes meet inside of one: with smaller blocks they do. And it cannot write
+    to a raw file that ends inside a sector, as it would have to lengthen it.
+    """
+    where = layer.path if layer.fd is None else layer.fd
+    if where is None:
+        return True
+    with os_errors("looking at how a volume can be read"):
+        if not host.files.reads_past_cache(where, _SECTOR_MOST_BYTES):
+            return False
+        if not writable or layer.format != "raw":
+            return True
+        if isinstance(where, int):
+            return host.files.size_bytes_of(where) % _SECTOR_MOST_BYTES == 0
+        file = host.files.look(where)
+        return file is None or file.size_bytes % _SECTOR_MOST_BYTES == 0
