@@ -39,7 +39,6 @@ from diskyard.repositories.localfs.repository import LocalRepository
 from diskyard.repositories.localfs.reserve import Reserve
 
 FORMAT = "localfs-1.0"
-_MADE_WITH_EXT = "lost+found"  # in the root of every new ext2, ext3 or ext4; fsck uses it
 _NO_PATH = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
 
 
@@ -122,7 +121,7 @@ def _require_empty(host: Host, root: str) -> set[str]:
 
 def _may_be_ours(host: Host, root: str, item: FileEntry) -> bool:
     """Whether something in the root is what a creation makes: a link of the same name may lead anywhere."""
-    if item.name == _MADE_WITH_EXT:
+    if item.name == layout.MADE_WITH_EXT:
         return True
     if item.is_file:
         return item.name in (layout.LOCKS, layout.RESERVE)  # an earlier version's reserve was a file

@@ -10,9 +10,6 @@ from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import Foreign
 from diskyard.repositories.localfs import layout
 
-#: A new file system has it in its root; it is no content.
-_LOST_AND_FOUND = "lost+found"
-
 
 def list_foreign(files: Files, root: str) -> list[Foreign]:
     """Names in the root and among the volumes that are not of the layout, in their order.
@@ -20,7 +17,7 @@ def list_foreign(files: Files, root: str) -> list[Foreign]:
     Programs that know only a volume's path put their own files beside it, as ``virsh
     snapshot-create-as`` does with a guest's newest overlay.
     """
-    own = {*layout.FOLDERS, layout.LOCKS, layout.RESERVE, _LOST_AND_FOUND}
+    own = {*layout.FOLDERS, layout.LOCKS, layout.RESERVE, layout.MADE_WITH_EXT}
     own |= {os.path.basename(path) for path in layout.record_paths(root)}
 
     def in_root(name: str) -> str | None:

@@ -12,6 +12,9 @@ from diskyard.repositories.interface import LogKind
 LOG, CHECKPOINTS, VOLUMES, PROGRESS, TEMPORARY = "log", "checkpoints", "volumes", "progress", "temporary"
 FOLDERS = (LOG, CHECKPOINTS, VOLUMES, PROGRESS, TEMPORARY)
 LOCKS, RESERVE = "locks", "reserve"
+MADE_WITH_EXT = (
+    "lost+found"  # in the root of every new ext2, ext3 or ext4; fsck uses it, and it is no content
+)
 
 _FOLDER_OF: dict[LogKind, str] = {"entry": LOG, "checkpoint": CHECKPOINTS}
 _COPIES = ("a", "b")
