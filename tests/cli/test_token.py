@@ -10,12 +10,32 @@ import socket
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from diskyard import errors
+from diskyard.cli import token as token_commands
 from diskyard.daemon import token_audit
 from diskyard.daemon.tokens import Tokens
 from tests.cli.program import Program
 
 TOKEN = re.compile("dy_[0-9a-f]{8}_[A-Za-z0-9_-]{43}\n")
+
+
+def test_a_configuration_that_cannot_be_read_keeps_nobody_from_revoking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the environment says which state folder is meant."""
+    (tmp_path / "diskyard.toml").write_text("no TOML")
+    monkeypatch.setattr("diskyard.daemon.config.DEFAULT_PATH", str(tmp_path / "diskyard.toml"))
+    monkeypatch.setenv("DISKYARD_STATE_DIR", str(tmp_path / "state"))
+    runner = CliRunner()
+    made = runner.invoke(token_commands.token, ["create", "ci", "--scope", "read"])
+    assert made.exit_code == 0, made
+    assert "no TOML" in made.stderr
+    assert runner.invoke(token_commands.token, ["revoke", "ci"]).exit_code == 0
+    assert Tokens(str(tmp_path / "state")).all() == []
+    monkeypatch.delenv("DISKYARD_STATE_DIR")
+    assert isinstance(runner.invoke(token_commands.token, ["list"]).exception, errors.InvalidParameter)
 
 
 def test_create_list_revoke(unconnected: Program) -> None:

@@ -99,12 +99,18 @@ def test_what_a_killed_daemon_left_is_removed_and_nothing_else(
     for path in left:
         del kept[path]
 
+    # Of a process with another /tmp: its socket is there, though not for the daemon.
+    unseen = names / "of-another-namespace"
+    unseen.symlink_to("/nowhere/tmp/diskyard-nbd-unseen00/nbd")
+
     serving.start()
     deadline_s = time.monotonic() + _AT_MOST_S
-    while (left & set(temporary.iterdir()) or list(names.iterdir())) and time.monotonic() < deadline_s:
+    while (
+        left & set(temporary.iterdir()) or list(names.iterdir()) != [unseen]
+    ) and time.monotonic() < deadline_s:
         time.sleep(_LOOK_S)
     found = {path: sorted(path.iterdir()) if path.is_dir() else None for path in temporary.iterdir()}
     assert found == kept
-    assert list(names.iterdir()) == []
+    assert list(names.iterdir()) == [unseen]
     assert [path.name for path in elsewhere.iterdir()] == ["nbd"]
     os.close(locked)

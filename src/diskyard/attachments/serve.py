@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,14 +92,25 @@ class Servers:
         For the daemon's start: whoever serves an image makes the socket before its name.
         """
         files = self._host.files
-        removed = files.remove_dead_private_folders()
-        if files.is_folder(self._folder):
-            for item in files.list(self._folder):
-                path = os.path.join(self._folder, item.name)
-                if not item.is_file and not files.exists(files.resolve(path)):
-                    files.discard(path)
-                    removed.append(path)
-        return removed
+        folders = files.remove_dead_private_folders()
+        if not files.is_folder(self._folder):
+            return folders
+        paths = (os.path.join(self._folder, item.name) for item in files.list(self._folder))
+        names = [path for path in paths if self._leads_nowhere(path, folders)]
+        for path in names:
+            files.discard(path)
+        return [*folders, *names]
+
+    def _leads_nowhere(self, path: str, removed: Sequence[str]) -> bool:
+        """Whether a name is of a socket that is gone.
+
+        What this process does not see may be there: a service has a /tmp of its own. So of a folder
+        elsewhere than its own sockets are in nothing is known, unless it was removed just now.
+        """
+        socket = self._host.files.resolve(path)
+        folder = os.path.dirname(socket)
+        is_ours = folder in removed or os.path.dirname(folder) == os.path.realpath(tempfile.gettempdir())
+        return socket != path and is_ours and not self._host.files.exists(socket)
 
     def _start_leased(self, opened: Opened, attached: Attached, chain: Chain) -> _Server:
         lease = _take(opened, attached.image_id, attached.host_id, attached.owner)

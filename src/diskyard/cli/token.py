@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diskyard import errors
 from diskyard.cli.base import Group, wants_json
 from diskyard.cli.complete import complete_repo
 from diskyard.cli.output import answer, note, on_terminal, print_json, print_table, say
@@ -47,13 +48,19 @@ def token() -> None:
 
 
 def _tokens(config: str | None) -> tuple[Tokens, str]:
-    """The tokens, and the audit file of the daemon that they are for."""
+    """The tokens, and the audit file of the daemon that they are for; none where that cannot be known."""
     from diskyard.daemon.config import load, state_folder
     from diskyard.daemon.tokens import Tokens
 
     # The environment says it for one command; without it, a daemon that was told of another place is found.
     given = os.environ.get("DISKYARD_STATE_DIR") if config is None else None
-    loaded = load(config)
+    try:
+        loaded = load(config)
+    except errors.DiskyardError as error:
+        if not given:
+            raise
+        note(f"A change is noted in the system's log alone: {error.message}")
+        return Tokens(os.path.abspath(given)), ""
     return Tokens(os.path.abspath(given) if given else state_folder(loaded)), loaded.log.audit_file
 
 

@@ -143,10 +143,9 @@ class FileView:
         if any(layer.fd is None or layer.format not in ("raw", "qcow2") for layer in chain):
             return None
         # Of its own: who opened them closes them, and a read that hangs may go on after that.
-        fds = [os.dup(file_of(layer)) for layer in chain]
-        for fd in fds:
-            stack.callback(os.close, fd)
-        return cls(host, chain, fds, size_bytes)
+        with os_errors("opening a volume"):
+            copies = [stack.enter_context(os.fdopen(os.dup(file_of(layer)), "rb", 0)) for layer in chain]
+        return cls(host, chain, [copy.fileno() for copy in copies], size_bytes)
 
     def runs(self, start_bytes: int) -> Runs:
         """See :class:`View`."""

@@ -11,6 +11,7 @@ from diskyard.connections import Connections
 from diskyard.events import Events
 from diskyard.host import Host
 from diskyard.host.calls import default_timeout_s
+from diskyard.host.sockets import allow_open_files
 from diskyard.model.fix import FixData, Mend, fix_type
 from diskyard.model.results import Task
 from diskyard.opened import Opened
@@ -48,6 +49,7 @@ class Service:
         transfer_folders: tuple[str, ...] = (),
         served_images: int = SERVED_IMAGES,
     ) -> None:
+        allow_open_files()  # a deep chain needs one for each volume, twice where it is copied
         timeout_s = default_timeout_s() if storage_timeout_s is None else storage_timeout_s
         self.supervisor = Supervisor(timeout_s)
         self.host = host or Host.real()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from diskyard.mover.inspect import allocated_bytes, check_volume
 from diskyard.mover.opening import opened_files
 from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten
 from diskyard.mover.reflink import clone_layer
+from diskyard.mover.views import FileView
 from tests.unit.mover.bench import MIB, Bench, check, run
 
 SIZES = (0, 512, 65536, 1 << 29, (1 << 29) + 512, 100 << 30, (1 << 40) + 512, 63 << 40)
@@ -85,3 +88,25 @@ def test_clone(bench: Bench) -> None:
     with opened_files(bench.host, (source, target)) as (reads, writes):
         cloned = clone_layer(bench.host, reads, writes)
     assert Path(str(target.path)).read_bytes() == (b"\3" * MIB if cloned else b"\4" * 2 * MIB)
+
+
+def test_a_view_that_cannot_be_opened_keeps_no_descriptor(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are too few for its chain: what there were are free again."""
+    root = bench.layer("root", "raw", MIB)
+    top = bench.layer("top", "qcow2", MIB, (root,))
+    dup, made = os.dup, list[int]()
+
+    def dup_once(fd: int) -> int:
+        if made:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        made.append(dup(fd))
+        return made[0]
+
+    with opened_files(bench.host, (top, root)) as chain:
+        monkeypatch.setattr(os, "dup", dup_once)
+        with pytest.raises(errors.StorageError, match="Too many open files"), ExitStack() as stack:
+            FileView.of(stack, bench.host, chain)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(made[0])
