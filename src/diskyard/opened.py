@@ -22,7 +22,7 @@ from diskyard.model.looked import LookAgain, Looked
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
-from diskyard.model.volume_name import VolumeName
+from diskyard.model.volume_name import VolumeName, backing_name
 from diskyard.mover.interface import Chain, Layer
 from diskyard.mover.qcow2_header import READ_BYTES, empty_qcow2, overlay_is_unwritten, own_header_flaw
 from diskyard.mover.qcow2_snapshots import snapshot_count, snapshots_flaw
@@ -39,11 +39,6 @@ QCOW2_SIZE_FIELD = (24, 8)  # offset and length in bytes: docs/interop/qcow2.txt
 def volume_name(volume: Volume) -> VolumeName:
     """The name that a volume has on the storage."""
     return VolumeName(volume.named_by, volume.id, volume.format)
-
-
-def backing_name(image_id: str | None) -> str | None:
-    """What a qcow2 header says of its parent: a name for people that no tool can open (I7)."""
-    return None if image_id is None else f"diskyard:{image_id}"
 
 
 def is_missing(volume: Volume, stored: StoredVolume | None) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,15 +101,12 @@ class Servers:
         return [*folders, *names]
 
     def _leads_nowhere(self, path: str, removed: Sequence[str]) -> bool:
-        """Whether a name is of a socket that is gone.
-
-        What this process does not see may be there: a service has a /tmp of its own. So of a folder
-        elsewhere than its own sockets are in nothing is known, unless it was removed just now.
-        """
-        socket = self._host.files.resolve(path)
+        """Whether a name is of a socket that is gone, as far as this process can know."""
+        files = self._host.files
+        socket = files.resolve(path)
         folder = os.path.dirname(socket)
-        is_ours = folder in removed or os.path.dirname(folder) == os.path.realpath(tempfile.gettempdir())
-        return socket != path and is_ours and not self._host.files.exists(socket)
+        is_known = folder in removed or files.sees_private(folder)
+        return socket != path and is_known and not files.exists(socket)
 
     def _start_leased(self, opened: Opened, attached: Attached, chain: Chain) -> _Server:
         lease = _take(opened, attached.image_id, attached.host_id, attached.owner)

@@ -11,8 +11,9 @@ from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Merge
 from diskyard.model.records import Volume
 from diskyard.model.state import State
+from diskyard.model.volume_name import backing_name
 from diskyard.mover.merge import commit_down, stream_up
-from diskyard.opened import Opened, backing_name
+from diskyard.opened import Opened
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.sizes import settle_disk
 from diskyard.operations.writers import require_no_stranger_in

@@ -14,6 +14,7 @@ import fcntl
 import itertools
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Sequence
 
 from diskyard.host import private
@@ -157,6 +158,13 @@ class Files(LockingFiles):
     def remove_dead_private_folders(self) -> list[str]:
         """Remove those that processes of this user left which have ended; the paths."""
         return private.remove_dead()
+
+    def sees_private(self, folder: str) -> bool:
+        """Whether a folder as of :meth:`make_private_folder` is where this process would make it.
+
+        Of one elsewhere nothing is known: a service has a /tmp of its own.
+        """
+        return os.path.dirname(folder) == os.path.realpath(tempfile.gettempdir())
 
     @storage_call
     def link(self, source: str, target: str) -> None:

@@ -38,3 +38,8 @@ class VolumeName(msgspec.Struct, frozen=True, order=True, gc=False):
             return None
         number, nonce, volume_id, format = found.groups()
         return cls(entry_id(int(number, 16), nonce or ""), volume_id, format)
+
+
+def backing_name(image_id: str | None) -> str | None:
+    """What a qcow2 header says of its parent: a name for people that no tool can open (I7)."""
+    return None if image_id is None else f"diskyard:{image_id}"
