@@ -119,9 +119,11 @@ class Verbs:
         done: list[tuple[Piece, float]] = []
 
         def end() -> None:
-            place.running.remove(running)
-            self._lanes.leave(lane, place, asked.share)
-            ended.set()
+            try:
+                place.running.remove(running)
+                self._lanes.leave(lane, place, asked.share)
+            finally:
+                ended.set()
 
         try:
             running = self.service.supervisor.begin(lambda: done.append(work()), _in_loop(loop, end))
