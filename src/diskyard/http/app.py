@@ -198,9 +198,10 @@ class Application:
         response.headers.update({**(headers or {}), **_SAFE_HEADERS, "X-Request-ID": request_id})
         return response
 
-    def _admit(self, exchange: Exchange, access: Access) -> Sender:
+    def _admit(self, exchange: Exchange, access: Access, *, is_of_guests: bool = False) -> Sender:
         """Let the sender in.
 
+        :param is_of_guests: it is let in also if it owes work.
         :raises diskyard.errors.DiskyardError: Unauthorized, Forbidden or TooManyRequests.
         """
         try:
@@ -213,7 +214,8 @@ class Application:
         actor = sender.caller.actor
         if sender.limited:
             self._rates.take(actor)
-            self._work.require(actor)
+            if not is_of_guests:
+                self._work.require(actor)
         connection = connection_of(exchange.request.scope)
         if connection is not None:
             exchange.is_last = True
@@ -255,7 +257,9 @@ class Application:
         request: ask.Request | None = None
         outcome, answer = "ok", Answer(b"", None)
         try:
-            sender = self._admit(exchange, "read" if verb is None else verb.access)
+            is_of_guests = verb is not None and verb.is_of_guests
+            access: Access = "read" if verb is None else verb.access
+            sender = self._admit(exchange, access, is_of_guests=is_of_guests)
             exchange.held.enter_context(self.lanes.requests.take(sender.share))
             if verb is None:
                 outcome = errors.InvalidParameter.__name__
