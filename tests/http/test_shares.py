@@ -122,3 +122,25 @@ def test_who_owes_work_may_begin_and_end_guests_all_the_same(quick_folder: Path)
         assert call(app.service, "getImageInfo", of_disk)["userData"] == 1
 
     over_tls(quick_folder, use)
+
+
+def test_figures_are_work_too(quick_folder: Path) -> None:
+    async def use(app: Application, ask: Ask) -> None:
+        before_ms = owed_ms(app)
+        assert (await ask("GET", "/metrics", {})).status_code == 200
+        assert owed_ms(app) > before_ms
+        app._work.charge(_MANAGER, 60_000)
+        assert (await ask("GET", "/metrics", {})).status_code == 429
+
+    over_tls(quick_folder, use)
+
+
+def test_pages_that_need_no_token_are_counted_by_address(quick_folder: Path) -> None:
+    async def use(app: Application, ask: Ask) -> None:
+        app._pages = Rates.of_requests(1, _StillClock())
+        asked = ["/docs", "/openapi.json", "/docs", "/openapi.json"]
+        assert [(await ask("GET", path, {})).status_code for path in asked] == [200, 200, 429, 429]
+        assert (await ask("GET", "/healthz", {})).status_code == 200
+        assert (await ask("GET", "http://d/docs", {})).status_code == 200  # as on the Unix socket
+
+    over_tls(quick_folder, use)
