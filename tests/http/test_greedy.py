@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ from starlette.routing import Route
 from uvicorn.server import ServerState
 
 from diskyard import errors
-from diskyard.caller import Share
+from diskyard.caller import Caller, Share
 from diskyard.daemon import listeners
 from diskyard.http.connections import Connections, Held
+from diskyard.http.lanes import Lanes
 from diskyard.http.limits import Limits
 from diskyard.http.pieces import PIECE_BYTES, pieces
+from diskyard.http.running import Asked, Verbs
 from diskyard.http.sending import Sending, streamed
 from diskyard.model import requests as ask
 from diskyard.queries import list_images
@@ -216,7 +218,7 @@ def service(tmp_path: Path) -> Service:
     return made
 
 
-@pytest.mark.parametrize("limit", [201, 400, 449, 450, 10_000])
+@pytest.mark.parametrize("limit", [200, 201, 400, 449, 450, 10_000])
 def test_pieces_are_the_whole_answer(service: Service, limit: int) -> None:
     cursor: str | None = None
     opened = service.connections.get("a")
@@ -231,6 +233,27 @@ def test_pieces_are_the_whole_answer(service: Service, limit: int) -> None:
         cursor = page.next_cursor
         if cursor is None:
             return
+
+
+@pytest.mark.parametrize("limit", [199, 201])
+def test_of_a_page_that_nobody_takes_one_piece_is_made(service: Service, limit: int) -> None:
+    """Also of a page that is no long call: many connections may ask for one each."""
+    request, share = ask.ListImages(repository_id="a", limit=limit), Share("token:a", is_limited=True)
+    limits = Limits()
+    verbs, charged = Verbs(service, Lanes(limits, _PATIENCE_S), limits), list[float]()
+
+    async def attempt() -> bytes:
+        caller = Caller(share.actor, is_limited=True)
+        async with AsyncExitStack() as held:
+            answer = await verbs.run(Asked(request, caller, share, charged.append), held)
+            assert len(answer.first) <= PIECE_BYTES + 4_000
+            assert len(charged) == 1  # nothing else is made until it is asked for
+            assert answer.rest is not None
+            return b"".join([answer.first, *[data async for data in answer.rest]])
+
+    whole_page = msgspec.json.encode(list_images(service.connections.get("a"), request))
+    assert asyncio.run(asyncio.wait_for(attempt(), _PATIENCE_S)) == whole_page
+    assert len(charged) >= len(whole_page) / (PIECE_BYTES + 4_000) > 3
 
 
 def test_a_list_of_one_status_comes_in_pieces_too(service: Service) -> None:

@@ -14,6 +14,12 @@ from typing import Any
 
 import pytest
 
+from diskyard import errors
+from diskyard.caller import CALLER, Caller
+from diskyard.model import requests as ask
+from diskyard.model.options import PrepareOptions
+from diskyard.service import Service, call
+from diskyard.service.verbs import run_unwatched
 from diskyard.testing.daemon_process import DaemonProcess
 
 _MOST = 2
@@ -55,6 +61,51 @@ def test_no_more_images_are_served_than_may_be(serving: DaemonProcess) -> None:
     assert info["attachments"] == []
     serving.call("teardownImage", repositoryId="a", imageId=disks[0])
     assert _serve(serving, disks[_MOST]).status_code == 200
+
+
+def test_a_token_has_a_part_of_the_servers_and_leaves_others_theirs(short_folder: Path) -> None:
+    """Of four it has one, all tokens have three, and who goes makes room for another of the same token."""
+    service = Service(state_folder=str(short_folder / "s"), served_images=4)
+    place = {"path": str(short_folder / "place")}
+    (short_folder / "place").mkdir()
+    asked = {"repoFormat": "localfs-1.0", "connectionParameters": place}
+    call(service, "createStorageRepository", asked)
+    call(service, "connectStorageRepository", {"repoId": "a", **asked})
+    disks = [call(service, "createVirtualDisk", {"targetRepoId": "a", "size": 1 << 20}) for _ in range(5)]
+    advice: list[str] = []
+
+    def serve(actor: str, disk: str) -> bool:
+        who = CALLER.set(Caller(actor, is_limited=actor.startswith("token:")))
+        try:
+            run_unwatched(
+                service,
+                ask.PrepareImage(
+                    repository_id="a", image_id=disk, options=PrepareOptions(serve="nbd", owner=actor)
+                ),
+            )
+        except errors.TooManyRequests as refused:
+            advice.append(refused.advice)
+            return False
+        finally:
+            CALLER.reset(who)
+        return True
+
+    try:
+        assert serve("token:greedy", disks[0])
+        assert not serve("token:greedy", disks[1])
+        assert serve("token:greedy", disks[0])  # served already
+        assert serve("token:b", disks[1])
+        assert serve("token:c", disks[2])
+        assert not serve("token:d", disks[3])  # one is left for the Unix socket
+        assert serve("user:root", disks[3])
+        assert not serve("user:root", disks[4])
+        # Whoever ends it, the part of whom it was served to is free again.
+        options = {"owner": "token:greedy"}
+        call(service, "teardownImage", {"repositoryId": "a", "imageId": disks[0], "options": options})
+        assert serve("token:greedy", disks[4])
+        assert ["served_images" in words for words in advice] == [True] * 3
+    finally:
+        service.close()
 
 
 def _socket_in(folder: Path) -> None:

@@ -87,3 +87,22 @@ def test_a_new_place_that_hangs_keeps_none_waiting_who_ask_no_place(
             await connecting
 
     assert b"hostID" in asyncio.run(attempt())
+
+
+def test_a_caller_is_answered_also_if_the_lane_fails_as_its_place_is_given_back(
+    verbs: Verbs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    async def attempt() -> bytes:
+        monkeypatch.setattr(verbs._lanes, "leave", fail)
+        heard: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, told: heard.append(str(told.get("exception")))
+        )
+        answer = await asyncio.wait_for(answered(verbs, ask.GetHostInfo()), 60.0)
+        assert heard == ["a defect"]
+        return answer
+
+    assert b"hostID" in asyncio.run(attempt())

@@ -80,6 +80,43 @@ def test_nobody_waits_behind_who_has_all_of_their_part() -> None:
     assert asyncio.run(attempt()) == names
 
 
+@pytest.mark.parametrize("share", [OPERATOR, GREEDY])
+def test_who_has_gone_is_passed_over_and_the_next_gets_the_turn(share: Share) -> None:
+    """The task of who waits is cancelled, and has not run since, when something is given back."""
+
+    async def attempt() -> None:
+        queue = Queue(1)
+        await queue.enter(share)
+        gone, next_one = asyncio.create_task(queue.enter(share)), asyncio.create_task(queue.enter(share))
+        await asyncio.sleep(0)
+        gone.cancel()
+        queue.leave(share)
+        await asyncio.wait_for(next_one, PATIENCE_S)
+        assert gone.cancelled()
+        assert queue.count == 1
+        queue.leave(share)
+        assert (queue.count, queue._waiting) == (0, [])
+
+    asyncio.run(attempt())
+
+
+def test_a_turn_that_comes_as_its_task_is_cancelled_is_given_back_once() -> None:
+    async def attempt() -> None:
+        queue = Queue(1)
+        await queue.enter(OPERATOR)
+        gone, next_one = (asyncio.create_task(queue.enter(OPERATOR)) for _ in range(2))
+        await asyncio.sleep(0)
+        queue.leave(OPERATOR)
+        gone.cancel()
+        await asyncio.wait_for(next_one, PATIENCE_S)
+        assert gone.cancelled()
+        assert queue.count == 1
+        queue.leave(OPERATOR)
+        assert (queue.count, queue._waiting) == (0, [])
+
+    asyncio.run(attempt())
+
+
 def test_a_lane_has_room_for_others_and_for_the_operator() -> None:
     async def attempt() -> None:
         lanes = Lanes(Limits(concurrent_per_repository=8), PATIENCE_S)

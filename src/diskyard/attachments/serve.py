@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from diskyard import errors
+from diskyard.caller import Parts, Share, share
 from diskyard.host import Host
 from diskyard.model.records import Volume
 from diskyard.model.results import Attached
@@ -37,6 +38,7 @@ class _Server:
     daemon: StorageDaemon
     socket: str
     lease: Lease
+    share: Share
 
 
 class Servers:
@@ -47,13 +49,14 @@ class Servers:
 
     :param folder: where each image's socket has its name, ``<image id>.<owner>``'s hash;
         made when it is needed.
-    :param most: how many may run at a time: each is a process of its own, whoever asked for it.
+    :param most: how many may run at a time: each is a process of its own. A caller with a token gets a
+        part of them.
     """
 
     def __init__(self, host: Host, folder: str, most: int = SERVED_IMAGES) -> None:
         self._host = host
         self._folder = folder
-        self._most = most
+        self._parts = Parts(most)
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str, str], _Server] = {}
         # A program ends with the thread that started it (host/commands.py): this one lasts,
@@ -66,20 +69,24 @@ class Servers:
         :raises diskyard.errors.ImageInUse: another process serves it to this owner, or the
             attachment has ended.
         :raises diskyard.errors.StorageError: the server does not start.
-        :raises diskyard.errors.TooManyRequests: as many run as may.
+        :raises diskyard.errors.TooManyRequests: as many run as may, or as many of the caller's.
         """
         key = (opened.marker, attached.image_id, attached.owner)
         with self._lock:
             if key not in self._running:
                 self._require_room()
-                self._running[key] = self._start_leased(opened, attached, chain)
+                server = self._start_leased(opened, attached, chain)
+                self._parts.add(server.share)
+                self._running[key] = server
             socket = self._running[key].socket
         return replace(attached, nbd_uri=f"nbd+unix:///{attached.image_id}?socket={socket}")
 
     def _require_room(self) -> None:
-        if len(self._running) >= self._most:
+        taken = self._parts.in_the_way(share())
+        if taken is not None:
+            words = taken.format(words="images are served over NBD by this process")
             raise errors.TooManyRequests(
-                f"{len(self._running)} images are served over NBD by this process, and no more may be.",
+                f"{words}, and no more may be.",
                 advice="Tear down those that nobody reads or writes any more; or give the guest the image's "
                 "files, which prepareImage tells without serve; or raise limits.served_images in the "
                 "daemon's configuration.",
@@ -113,12 +120,12 @@ class Servers:
         try:
             volumes = _require_attached(opened, attached, chain)
             with opening(opened, volumes) as files:
-                return self._thread.submit(self._start, attached, files, lease).result()
+                return self._thread.submit(self._start, attached, files, lease, share()).result()
         except BaseException:
             lease.release()
             raise
 
-    def _start(self, attached: Attached, chain: Chain, lease: Lease) -> _Server:
+    def _start(self, attached: Attached, chain: Chain, lease: Lease, whose: Share) -> _Server:
         # Imported when an image is served: every service has this class, and few serve anything.
         from diskyard.mover.blockgraph import StorageDaemon
 
@@ -130,7 +137,7 @@ class Servers:
             daemon.export_nbd(
                 node, writable=writes, name=attached.image_id, connections_most=_CONNECTIONS_MOST
             )
-            return _Server(daemon, self._name_socket(attached, daemon.socket_path), lease)
+            return _Server(daemon, self._name_socket(attached, daemon.socket_path), lease, whose)
         except BaseException:
             daemon.close()
             raise
@@ -153,6 +160,8 @@ class Servers:
         """Stop serving an image to an owner, if this process does."""
         with self._lock:
             found = self._running.pop((marker, image_id, owner), None)
+            if found is not None:
+                self._parts.remove(found.share)
         if found is not None:
             try:
                 self._thread.submit(found.daemon.close).result()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -40,6 +41,7 @@ from diskyard.version import version
 _log = logging.getLogger("diskyard.http")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REFUSALS_PER_S = 5.0
+_PAGES_PER_S = 5.0  # of one address
 _REFUSED_AFTER_S = 0.25
 _SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 Endpoint = Callable[["Exchange"], Awaitable[Response]]
@@ -112,6 +114,7 @@ class Application:
         self._rates = Rates.of_requests(limits.requests_per_s)
         self._work = Rates.of_work(limits.work_ms_per_s)
         self._refusals = Rates.of_requests(_REFUSALS_PER_S)
+        self._pages = Rates.of_requests(_PAGES_PER_S)
 
     def asgi(self) -> Starlette:
         """The application, to be served."""
@@ -198,9 +201,10 @@ class Application:
         response.headers.update({**(headers or {}), **_SAFE_HEADERS, "X-Request-ID": request_id})
         return response
 
-    def _admit(self, exchange: Exchange, access: Access) -> Sender:
+    def _admit(self, exchange: Exchange, access: Access, *, is_of_guests: bool = False) -> Sender:
         """Let the sender in.
 
+        :param is_of_guests: it is let in also if it owes work.
         :raises diskyard.errors.DiskyardError: Unauthorized, Forbidden or TooManyRequests.
         """
         try:
@@ -213,7 +217,8 @@ class Application:
         actor = sender.caller.actor
         if sender.limited:
             self._rates.take(actor)
-            self._work.require(actor)
+            if not is_of_guests:
+                self._work.require(actor)
         connection = connection_of(exchange.request.scope)
         if connection is not None:
             exchange.is_last = True
@@ -255,7 +260,9 @@ class Application:
         request: ask.Request | None = None
         outcome, answer = "ok", Answer(b"", None)
         try:
-            sender = self._admit(exchange, "read" if verb is None else verb.access)
+            is_of_guests = verb is not None and verb.is_of_guests
+            access: Access = "read" if verb is None else verb.access
+            sender = self._admit(exchange, access, is_of_guests=is_of_guests)
             exchange.held.enter_context(self.lanes.requests.take(sender.share))
             if verb is None:
                 outcome = errors.InvalidParameter.__name__
@@ -265,7 +272,8 @@ class Application:
                 return self._problem(error, exchange.request_id, status=404)
             request = await self._decoded(exchange, verb.request)
             sender.require(verb.access_of(request))
-            answer = await self._verbs.run(self._asked(request, sender), exchange.held)
+            asked = Asked(request, sender.caller, sender.share, partial(self._charge, sender))
+            answer = await self._verbs.run(asked, exchange.held)
         except errors.DiskyardError as error:
             outcome = error.code
             raise
@@ -286,14 +294,9 @@ class Application:
             headers["Diskyard-Tasks"] = ",".join(sender.caller.started)
         return Response(answer.first, headers=headers, media_type="application/json")
 
-    def _asked(self, request: ask.Request, sender: Sender) -> Asked:
-        actor = sender.caller.actor
-
-        def charge(work_ms: float) -> None:
-            if sender.limited:
-                self._work.charge(actor, work_ms)
-
-        return Asked(request, sender.caller, sender.share, charge)
+    def _charge(self, sender: Sender, work_ms: float) -> None:
+        if sender.limited:
+            self._work.charge(sender.caller.actor, work_ms)
 
     async def _decoded(self, exchange: Exchange, kind: type[ask.Request]) -> ask.Request:
         """The parameters of a verb.
@@ -347,10 +350,13 @@ class Application:
         return self.streams.answer(wanted, sender, last)
 
     async def _metrics(self, exchange: Exchange) -> Response:
-        if self._admit(exchange, "read").caller.repositories is not None:
+        sender = self._admit(exchange, "read")
+        if sender.caller.repositories is not None:
             self._note(exchange, "metrics", None, None, errors.Forbidden.__name__)
             raise errors.Forbidden("The metrics are of all repositories, and the token is bound to some.")
+        began_s = time.thread_time()
         data, media_type = self._figures.render()
+        self._charge(sender, (time.thread_time() - began_s) * 1000)
         return Response(data, headers={"Content-Type": media_type})
 
     async def _healthz(self, exchange: Exchange) -> Response:
@@ -372,11 +378,18 @@ class Application:
         return Response(msgspec.json.encode(words), status, media_type="application/json")
 
     async def _openapi(self, exchange: Exchange) -> Response:
+        self._count_page(exchange.request)
         return Response(openapi.encoded(), media_type="application/json")
 
     async def _docs(self, exchange: Exchange) -> Response:
+        self._count_page(exchange.request)
         headers = {"Content-Security-Policy": reference.CONTENT_SECURITY_POLICY}
         return Response(reference.encoded(), headers=headers, media_type="text/html")
+
+    def _count_page(self, request: Request) -> None:
+        """Who reads pages needs no token: each address may read so many."""
+        if request.scope["scheme"] == "https":
+            self._pages.take(peer_of(request))
 
 
 def request_id_of(request: Request) -> str:

@@ -166,17 +166,19 @@ class Queue(Parts):
         try:
             await waiter.turn
         except asyncio.CancelledError:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-            else:
+            if not waiter.turn.cancelled():  # its turn came in the same moment
                 self.leave(share, amount)
+            elif waiter in self._waiting:
+                self._waiting.remove(waiter)
             raise
 
     def leave(self, share: Share, amount: int = 1) -> None:
         """Give it back, to whoever may have it now."""
         self.remove(share, amount)
         for waiter in list(self._waiting):
-            if self.in_the_way(waiter.share, waiter.amount) is None:
+            if waiter.turn.done():  # cancelled, and its task has not run since
+                self._waiting.remove(waiter)
+            elif self.in_the_way(waiter.share, waiter.amount) is None:
                 self._waiting.remove(waiter)
                 self.add(waiter.share, waiter.amount)
                 waiter.turn.set_result(None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from diskyard.http.long_calls import FEW_IMAGES, is_long
+from diskyard.http.long_calls import FEW_IMAGES
 from diskyard.model import requests as ask
 from diskyard.model.courtesy import give_way
 from diskyard.model.results import ImageInfo
@@ -37,7 +37,7 @@ def pieces(service: Service, request: ask.Request) -> Iterator[Piece]:
     :raises diskyard.errors.DiskyardError: of the table; also between two pieces.
     """
     with translated(BY_REQUEST[type(request)]):
-        if isinstance(request, ask.ListImages) and is_long(request):
+        if isinstance(request, ask.ListImages):
             yield from _page(service, request)
             return
         answer: Any = run_unwatched(service, request)

@@ -78,24 +78,21 @@ class Verbs:
         lane = self._lane_of(asked.request, asked.caller)
         if is_long(asked.request):
             await held.enter_async_context(self._long.begun(asked.share, _long_lane(asked, lane)))
-            piece = await self._long_piece(asked, lane, made)
-            if piece.is_last:
-                return Answer(piece.data, None)
-            return Answer(piece.data, self._rest(asked, lane, made))
-        with self._courtesy.short():
-            parts = [await self._piece(asked, lane, made)]
-            while not parts[-1].is_last:
-                parts.append(await self._piece(asked, lane, made))
-        return Answer(b"".join(part.data for part in parts), None)
+        piece = await self._next(asked, lane, made)
+        return Answer(piece.data, None if piece.is_last else self._rest(asked, lane, made))
 
     async def _rest(self, asked: Asked, lane: str, made: Iterator[Piece]) -> AsyncIterator[bytes]:
         is_last = False
         while not is_last:
-            piece = await self._long_piece(asked, lane, made)
+            piece = await self._next(asked, lane, made)
             yield piece.data
             is_last = piece.is_last
 
-    async def _long_piece(self, asked: Asked, lane: str, made: Iterator[Piece]) -> Piece:
+    async def _next(self, asked: Asked, lane: str, made: Iterator[Piece]) -> Piece:
+        """The next piece of an answer, when it is the caller's turn."""
+        if not is_long(asked.request):
+            with self._courtesy.short():
+                return await self._piece(asked, lane, made)
         async with self._long.turn(asked.share, _long_lane(asked, lane)):
             return await self._piece(asked, lane, made, self._courtesy.of_one())
 
@@ -119,9 +116,11 @@ class Verbs:
         done: list[tuple[Piece, float]] = []
 
         def end() -> None:
-            place.running.remove(running)
-            self._lanes.leave(lane, place, asked.share)
-            ended.set()
+            try:
+                place.running.remove(running)
+                self._lanes.leave(lane, place, asked.share)
+            finally:
+                ended.set()
 
         try:
             running = self.service.supervisor.begin(lambda: done.append(work()), _in_loop(loop, end))

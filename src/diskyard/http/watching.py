@@ -168,12 +168,14 @@ def paths_to_watch() -> dict[str, Any]:
             "Read this document",
             "It is of the version of the daemon that answers it.",
             {"200": _answer("This document.", "application/json", {"type": "object"}, {"openapi": "3.1.0"})},
+            refusals=("TooManyRequests",),
         ),
         "/docs": _get(
             "docs",
             "Read this document as a page",
             "It needs no script and nothing from elsewhere.",
             {"200": _answer("A page.", "text/html", text, "<!DOCTYPE html>…")},
+            refusals=("TooManyRequests",),
         ),
     }
 

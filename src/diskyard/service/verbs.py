@@ -148,6 +148,11 @@ class Verb(Form):
 
     run: Callable[[Service, Any], Any] = field(kw_only=True)
 
+    @property
+    def is_of_guests(self) -> bool:
+        """Whether guests wait for it: it is not refused for what else its caller has asked for."""
+        return self.request in _OF_GUESTS
+
 
 BY_REQUEST: dict[type[ask.Request], Verb] = {
     request: Verb(form.request, form.access, form.result, run=_RUN.get(request, _change))
