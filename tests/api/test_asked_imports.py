@@ -25,7 +25,18 @@ from diskyard.operations.engine import FollowUp
 from diskyard.planner import copy as planner
 from diskyard.planner.copy import PendingImage
 from diskyard.service.verbs import run_unwatched
-from tests.api.helpers import COMMIT_ONLY, SIZE, Killed, Rig, fixes, intercept, kill, picture, run_fix
+from tests.api.helpers import (
+    COMMIT_ONLY,
+    SIZE,
+    Killed,
+    Rig,
+    fix_module,
+    fixes,
+    intercept,
+    kill,
+    picture,
+    run_fix,
+)
 
 pytestmark = pytest.mark.embedded("what the state folder of one process remembers, without transfer folders")
 ONE = (1, MiB, MiB)
@@ -339,7 +350,7 @@ def test_a_folder_that_becomes_a_link_in_between(
         (inside / "deep").symlink_to(rig.folder)
 
     engine = rig.yard.service.engine
-    intercept(monkeypatch, engine.host.files, "open_to_read", before=swap)
+    intercept(monkeypatch, fix_module("importing"), "open_untrusted", before=swap)
     with calling((str(inside),)), pytest.raises(errors.PathNotAllowed, match="leads out"):
         run_fix_here(engine, rig.opened("a"), Mend(image_id=image))
     assert away.exists()

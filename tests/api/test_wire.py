@@ -287,7 +287,8 @@ def test_names_of_the_results(rig: Rig) -> None:
     assert host["hostID"] == "one"
     formats = {found["name"]: found for found in host["formats"]}
     assert set(formats) >= {"localfs-1.0", "memory-1.0"}
-    assert set(formats["localfs-1.0"]["parameters"]) == {"path", "sharedByOneHost"}
+    wanted = {"path", "sharedByOneHost", "owner", "group", "mode"}
+    assert set(formats["localfs-1.0"]["parameters"]) == wanted
     for name, can in formats["localfs-1.0"]["capabilities"].items():
         has = {wire_name(key): has for key, has in asdict(rig.opened("a").storage.capabilities).items()}
         assert can in (None, has[name])

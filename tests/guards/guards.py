@@ -294,7 +294,7 @@ GUARDS = [
         "garbage is judged by a log read after it was listed",
         "diskyard.fixes.look",
         (
-            ("    opened.state()\n    listed", "    state = opened.state()\n    listed"),
+            ("    opened.state()\n    engine.asked", "    state = opened.state()\n    engine.asked"),
             ("progress_image_ids()\n    state = opened.state().whole()\n", "progress_image_ids()\n"),
         ),
         ("tests/api/test_second_looks.py",),

@@ -13,7 +13,8 @@ from tests.conftest import Tally
 
 _PROGRAM = """
 import struct
-from diskyard.host import Limits
+from diskyard.host import commands
+from diskyard.host.confinement import limit_words
 from diskyard.mover import qcow2_header, untrusted
 from diskyard.testing.hostile_images import trial
 
@@ -32,7 +33,7 @@ trial.main()
 """
 _BACKING = "data[8:20] = bytes(12)"
 _DATA_FILE = "data[79] &= ~4"
-_NO_LIMITS = "Limits.prefix = lambda self: []"
+_NO_LIMITS = "commands.limit_words = lambda limits: limit_words(None)"
 
 
 @pytest.fixture(scope="module")

@@ -182,11 +182,17 @@ def run_follow_ups(engine: Engine, follow_ups: list[FollowUp], watcher: Watcher 
     """
     for follow_up in follow_ups[:_FOLLOW_UP_LIMIT]:
         with os_errors("looking at what a fix made due"):
-            if isinstance(follow_up.action, Merge) and not merge_is_free(
-                follow_up.opened, follow_up.action.image_id
-            ):
+            if isinstance(follow_up.action, Merge) and not _is_free(follow_up.opened, follow_up.action):
                 continue
         try:
             run_fix(engine, follow_up.opened, follow_up.action, watcher=watcher)
         except (errors.LeaseHeld, errors.ImageInUse):
             continue  # somebody else is at it, or will be: check lists it
+
+
+def _is_free(opened: Opened, action: Merge) -> bool:
+    """Whether a merge moves no data; also False where somebody else is doing it at this moment."""
+    try:
+        return merge_is_free(opened, action.image_id)
+    except FileNotFoundError:  # a volume of it went after it was found to be there
+        return False

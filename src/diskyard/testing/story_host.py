@@ -209,7 +209,7 @@ class StoryHost:
         """Start the process, which connects both repositories."""
         ours, theirs = FORKING.Pipe()
         self.starts += 1
-        bare = World(self.world.folder, format=self.world.format)
+        bare = World(self.world.folder, format=self.world.format, earlier=self.world.earlier)
         words = (bare, self.who, f"{self.seed} {self.who.host_id} {self.starts}", theirs)
         self._process = FORKING.Process(target=_play, args=words)
         self._process.start()
