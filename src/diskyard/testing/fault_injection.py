@@ -47,17 +47,10 @@ _ANSWER_A_DESCRIPTOR = frozenset(
 )
 _OF_FOLDERS = frozenset(
     (
-        "list",
-        "keep_room",
-        "drop_room",
-        "names",
-        "look_at",
-        "sync_folder",
-        "room",
-        "lock_folder",
+        "list", "keep_room", "drop_room", "names", "look_at", "sync_folder", "room", "lock_folder",
         "try_lock_folder",
     )
-)
+)  # fmt: skip
 _NEED_ROOM = frozenset(
     (
         "create",
