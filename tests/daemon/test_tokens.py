@@ -19,6 +19,7 @@ from diskyard import errors
 from diskyard.daemon.newest_time import NewestTime
 from diskyard.daemon.tokens import Tokens
 from diskyard.host import Clock, Files, Host
+from diskyard.host.ownership import Grant
 
 
 class SetClock(Clock):
@@ -192,13 +193,15 @@ class FullFiles(Files):
         if self.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def create(self, path: str, *, mode_bits: int = 0o640) -> int:
+    def create(self, path: str, *, mode_bits: int = 0o640, grant: Grant | None = None) -> int:
         self._refuse()
-        return super().create(path, mode_bits=mode_bits)
+        return super().create(path, mode_bits=mode_bits, grant=grant)
 
-    def keep_room(self, folder: str, sizes_bytes: Mapping[str, int], temporary: str) -> None:
+    def keep_room(
+        self, folder: str, sizes_bytes: Mapping[str, int], temporary: str, grant: Grant | None = None
+    ) -> None:
         self._refuse()
-        super().keep_room(folder, sizes_bytes, temporary)
+        super().keep_room(folder, sizes_bytes, temporary, grant)
 
 
 @pytest.fixture

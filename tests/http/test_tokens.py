@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import ssl
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from diskyard import Diskyard, errors
 from diskyard.caller import CALLER
 from diskyard.caller import Caller as Actor
 from diskyard.daemon.tokens import Scope, Tokens
-from diskyard.model.requests import ConnectStorageRepository
+from diskyard.model.requests import ConnectStorageRepository, CreateStorageRepository
 from diskyard.service.verbs import run_unwatched
 from diskyard.testing.daemon_process import DaemonProcess
 
@@ -337,6 +340,94 @@ def test_repositories_are_in_their_folders(office: Office, outside: Path) -> Non
         ("removeStorageRepository", {"repositoryId": "new"}),
     ):
         assert admin.code(verb, **words) == "ok"
+
+
+@pytest.mark.parametrize("asked", [{"mode": "0750"}, {"owner": os.geteuid(), "group": os.getegid()}])
+def test_whose_files_are_is_asked_for_over_tcp_too(office: Office, asked: dict[str, object]) -> None:
+    admin, made = office.caller("root", "admin"), office.daemon.folder / "given"
+    words = place(made)
+    words["connectionParameters"] = {"path": str(made), **asked}
+    assert admin.code("createStorageRepository", **words) == "ok"
+    about = made.stat()
+    assert (about.st_uid, about.st_gid) == (os.geteuid(), os.getegid())
+    assert stat.S_IMODE(about.st_mode) == (0o750 if "mode" in asked else 0o751)
+    assert admin.code("connectStorageRepository", repoId="given", **words) == "InvalidParameter"
+    assert admin.code("connectStorageRepository", repoId="given", **place(made)) == "ok"
+
+
+def test_a_refused_path_leaves_the_daemon_as_it_was(short_folder: Path) -> None:
+    """The folder of the daemon's state is led to by a link, and so it stays."""
+    lib, data = short_folder / "lib", short_folder / "data"
+    lib.mkdir()
+    data.mkdir()
+    (lib / "yard").symlink_to(data)
+    with DaemonProcess(short_folder / "d", state_folder=lib / "yard") as daemon:
+        office = Office(daemon)
+        admin = office.caller("root", "admin")
+        for verb, words in (("createStorageRepository", {}), ("connectStorageRepository", {"repoId": "x"})):
+            assert admin.code(verb, **words, **place(lib)) == "PathNotAllowed"
+        with daemon.client() as client:
+            codes = [
+                client.post(f"/v1/{verb}", json={**words, **place(lib)}).json()["code"]
+                for verb, words in (
+                    ("createStorageRepository", {}),
+                    ("connectStorageRepository", {"repoId": "x"}),
+                )
+            ]
+        assert codes == ["NotEmpty", "NotARepository"]
+        asked = {"repoFormat": "localfs-1.0", "connectionParameters": daemon.place("c")}
+        daemon.call("createStorageRepository", **asked)
+        daemon.call("connectStorageRepository", repoId="c", **asked)
+        office.disk("c")
+        office.close()
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_a_folder_that_becomes_a_link_once_it_was_judged_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_copy: bool
+) -> None:
+    """Neither is a repository made where it leads, nor is one there given another marker."""
+    allowed, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (allowed / "deep", outside):
+        folder.mkdir(parents=True)
+    with Diskyard() as yard:
+        if is_copy:
+            yard.create_storage_repository("localfs-1.0", {"path": str(outside / "r")})
+            for target in (allowed / "deep" / "r", outside / "copy"):
+                shutil.copytree(outside / "r", target)
+            (outside / "r").rename(tmp_path / "original")
+            (outside / "copy").rename(outside / "r")
+        files = yard.service.host.files
+        judge, before = files.is_inside, records(outside)
+
+        def swap(folder: str, folders: Sequence[str]) -> bool:
+            answer = judge(folder, folders)
+            if not (tmp_path / "away").exists():
+                (allowed / "deep").rename(tmp_path / "away")
+                (allowed / "deep").symlink_to(outside)
+            return answer
+
+        monkeypatch.setattr(files, "is_inside", swap)
+        where = {"path": str(allowed / "deep" / "r")}
+        asked = (
+            ConnectStorageRepository(
+                repo_id="r", repo_format="localfs-1.0", connection_parameters={**where, "newMarker": True}
+            )
+            if is_copy
+            else CreateStorageRepository(repo_format="localfs-1.0", connection_parameters=where)
+        )
+        token = CALLER.set(Actor("token:x", repository_folders=(str(allowed),)))
+        try:
+            with pytest.raises(errors.DiskyardError):
+                run_unwatched(yard.service, asked)
+        finally:
+            CALLER.reset(token)
+    assert (tmp_path / "away").exists()
+    assert records(outside) == before
+
+
+def records(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
 def test_without_such_folders_there_are_none(short_folder: Path) -> None:

@@ -88,6 +88,19 @@ def work(world: World, service: Service) -> None:
 ACTS: dict[str, Callable[[World, Service], None]] = {"create": create, "remove": remove, "work": work}
 
 
+def look(folder: Path) -> dict[str, tuple[bytes, int, int, int]]:
+    """What files are in a folder and what they hold; and whose they are, as the folder."""
+    return {
+        path.name: (
+            path.read_bytes() if path.is_file() else b"",
+            path.stat().st_uid,
+            path.stat().st_gid,
+            path.stat().st_mode,
+        )
+        for path in [folder, *folder.iterdir()]
+    }
+
+
 def run(prepared: World, folder: Path, act: str, which: str, swap: Swap | None) -> tuple[list[str], str]:
     """Do it with a swap; the calls that were made, and what was answered."""
     world = prepared.copied(folder)
@@ -98,7 +111,7 @@ def run(prepared: World, folder: Path, act: str, which: str, swap: Swap | None) 
     victim.mkdir()
     for name in [*NAMES[which], leftover()]:
         (victim / name).write_bytes(b"precious")
-    before = {path.name: path.read_bytes() for path in victim.iterdir()}
+    before = look(victim)
     wanted = (root / which).__eq__
     swapper = Swapper([root], wanted, lambda path: victim, world.folder / "stash")
     service = world.service(swapped_host(swapper, "swapped"))
@@ -113,8 +126,7 @@ def run(prepared: World, folder: Path, act: str, which: str, swap: Swap | None) 
     finally:
         swapper.end()
         service.close()
-    after = {path.name: path.read_bytes() for path in victim.iterdir()}
-    assert after == before, f"{act}, {which}, {swap}"
+    assert look(victim) == before, f"{act}, {which}, {swap}"
     return swapper.calls, answer
 
 

@@ -11,6 +11,7 @@ import msgspec
 from diskyard import errors
 from diskyard.host import Host
 from diskyard.host.files import PRIVATE_BITS
+from diskyard.host.ownership import Grant
 from diskyard.model.options import wire_name
 
 # Each is written once, into a block of its own: that needs no new block on any file system, also where
@@ -78,8 +79,7 @@ class Revocations:
         if is_whole and len(self._free()) > _SLOTS // 2:
             return
         temporary = self._host.files.temporary_path(self._folder)
-        self._host.files.keep_room(self._folder, {self._name: _FILE_BYTES}, temporary)
-        self._host.files.set_access(self._path, PRIVATE_BITS, None)
+        self._host.files.keep_room(self._folder, {self._name: _FILE_BYTES}, temporary, Grant(PRIVATE_BITS))
         self._host.files.sync_folder(self._folder)
 
     def mark(self, one: Revocation) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from diskyard.host.calls import storage_call
 from diskyard.host.filesystems import FileSystems
+from diskyard.host.ownership import Grant
 
 _FS_IOC_FIEMAP = 0xC020660B  # linux/fs.h: _IOWR('f', 11, struct fiemap)
 _FIEMAP = struct.Struct("=QQIIII")  # start, length, flags, mapped extents, extent count, reserved
@@ -80,19 +81,24 @@ class BulkFiles(FileSystems):
             os.close(handle)
 
     @storage_call
-    def keep_room(self, folder: str, sizes_bytes: Mapping[str, int], temporary: str) -> None:
+    def keep_room(
+        self, folder: str, sizes_bytes: Mapping[str, int], temporary: str, grant: Grant | None = None
+    ) -> None:
         """Make files of zeros that have all of their blocks, by their names in a folder.
 
         Each has its name only once it is whole, and what had the name before has lost it: nothing
         here ever changes a file that others can find.
 
         :param temporary: a path in the folder for the one that is being made.
+        :param grant: whose they are to be.
         """
         with self._holder(temporary) as (handle, new):
             for name, size_bytes in sizes_bytes.items():
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
                 fd = os.open(new, flags, 0o640, dir_fd=handle)
                 try:
+                    if grant is not None:
+                        grant.apply(fd)
                     os.posix_fallocate(fd, 0, size_bytes)
                     os.rename(new, name, src_dir_fd=handle, dst_dir_fd=handle)
                 except BaseException:

@@ -17,12 +17,13 @@ import stat
 import tempfile
 from collections.abc import Callable, Sequence
 
+from diskyard import errors
 from diskyard.host import private
 from diskyard.host.calls import storage_call
 from diskyard.host.identity import this_process
 from diskyard.host.locking import LockingFiles
 from diskyard.host.names import require_one_name
-from diskyard.host.ownership import set_access
+from diskyard.host.ownership import Grant, set_access_of_socket
 from diskyard.host.renaming import rename_exclusively
 from diskyard.host.temporary import temporary_name, temporary_owner
 from diskyard.model.identity import HostIdentity
@@ -55,9 +56,21 @@ class Files(LockingFiles):
     # -- primitives: each changes one thing, and each is a step for the simulators ---
 
     @storage_call
-    def create(self, path: str, *, mode_bits: int = _MODE_BITS) -> int:
-        """Make an empty file that must not exist; its descriptor, for writing."""
-        return self._open_name(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode_bits)
+    def create(self, path: str, *, mode_bits: int = _MODE_BITS, grant: Grant | None = None) -> int:
+        """Make an empty file that must not exist; its descriptor, for writing.
+
+        :param grant: whose it is to be; where it cannot be given there is no file.
+        """
+        fd = self._open_name(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode_bits)
+        try:
+            if grant is not None:
+                grant.apply(fd)
+        except BaseException:
+            os.close(fd)
+            with self._holder(path) as (folder, name):
+                os.unlink(name, dir_fd=folder)
+            raise
+        return fd
 
     @storage_call
     def open_to_append(self, path: str) -> int:
@@ -136,10 +149,31 @@ class Files(LockingFiles):
             os.close(fd)
 
     @storage_call
-    def make_folder(self, path: str) -> None:
-        """Make a folder that must not exist; its name is durable after its parent's sync."""
+    def make_folder(self, path: str, grant: Grant | None = None) -> None:
+        """Make a folder that must not exist; its name is durable after its parent's sync.
+
+        :param grant: whose it is to be.
+        :raises PermissionError: another folder came in its place, which is given to nobody.
+        """
         with self._holder(path) as (folder, name):
-            os.mkdir(name, 0o750, dir_fd=folder)
+            if grant is None:
+                os.mkdir(name, 0o750, dir_fd=folder)
+            else:
+                os.mkdir(name, 0o700 if grant.gives_away else grant.mode_bits, dir_fd=folder)
+                with self._entered(name, folder) as fd:
+                    grant.apply_to_new_folder(fd, path)
+
+    @storage_call
+    def give_folder(self, path: str, grant: Grant, may_hold: Callable[[str], bool]) -> None:
+        """Give a folder that was there.
+
+        :param may_hold: whether it may hold something of a name.
+        :raises diskyard.errors.NotEmpty: it holds something else, and is given to nobody.
+        """
+        with self._holder(path) as (folder, name), self._entered(name, folder) as fd:
+            if others := sorted(found for found in os.listdir(fd) if not may_hold(found)):
+                raise errors.NotEmpty(f"{path} is not empty: it holds {others[0]!r:.200}.")
+            grant.apply(fd)
 
     def ensure_folder(self, path: str) -> None:
         """Make a folder unless something has its name, be it since this moment."""
@@ -204,14 +238,16 @@ class Files(LockingFiles):
 
     # -- protocols -------------------------------------------------------------------
 
-    def write_temporary(self, folder: str, data: bytes, *, mode_bits: int = _MODE_BITS) -> str:
+    def write_temporary(
+        self, folder: str, data: bytes, *, mode_bits: int = _MODE_BITS, grant: Grant | None = None
+    ) -> str:
         """A new temporary file in ``folder`` with durable contents; its path.
 
         A crash leaves a file that :func:`temporary_owner` recognises.
         """
         path = os.path.join(folder, temporary_name(this_process(self._host), next(_counter)))
         try:
-            fd = self.create(path, mode_bits=mode_bits)
+            fd = self.create(path, mode_bits=mode_bits, grant=grant)
             try:
                 self.write(fd, data)
                 self.sync(fd)
@@ -354,10 +390,15 @@ class Files(LockingFiles):
         os.close(self._private.pop(folder))
 
     @storage_call
-    def set_access(self, path: str, mode: int, group_id: int | None, user_id: int | None = None) -> None:
-        """Set who may open what nobody else works with yet; None leaves it its group, or its user."""
+    def give(self, fd: int, grant: Grant) -> None:
+        """Give an open file."""
+        grant.apply(fd)
+
+    @storage_call
+    def set_access(self, path: str, mode: int, group_id: int | None) -> None:
+        """Set who may connect to a socket that does not listen yet; None leaves it its group."""
         handle = self._open_name(path, os.O_PATH)
         try:
-            set_access(handle, path, mode, group_id, user_id)
+            set_access_of_socket(handle, path, mode, group_id)
         finally:
             os.close(handle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,11 +43,29 @@ def require_one_name(fd: int, path: str) -> None:
         )
 
 
+def _walk(folder: str, flags: int) -> int:
+    """The descriptor of a folder to which no link leads."""
+    fd = os.open("/", (flags if folder == "/" else os.O_PATH) | os.O_DIRECTORY | os.O_CLOEXEC)
+    parts = folder.strip("/").split("/") if folder != "/" else []
+    for number, name in enumerate(parts, 1):
+        wanted = flags if number == len(parts) else os.O_PATH
+        try:
+            new = os.open(name, wanted | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        except OSError as error:
+            error.filename = folder
+            raise
+        finally:
+            os.close(fd)
+        fd = new
+    return fd
+
+
 class Names:
     """Gets to names by their folders. Errors are the system's own :class:`OSError`."""
 
     def __init__(self) -> None:
         self._roots: set[str] = set()
+        self._judged = threading.local()
 
     def refuse_links_in(self, root: str) -> None:
         """From now on let no link stand for a folder of names in ``root``, nor for one in it.
@@ -59,12 +78,40 @@ class Names:
         """
         self._roots.add(root)
 
+    @contextmanager
+    def no_links_to(self, root: str) -> Iterator[None]:
+        """Within, let this thread come to ``root``, and to what is in it, over no link at all.
+
+        Where a place may be was judged by its path, of which folders may be somebody's who can swap them for
+        links afterwards. Calls that would be led elsewhere fail (ENOTDIR), and touch nothing there.
+
+        :param root: an absolute path without links.
+        """
+        before = getattr(self._judged, "root", None)
+        self._judged.root = root
+        try:
+            yield
+        finally:
+            self._judged.root = before
+
     def _enter(self, folder: str, flags: int = os.O_PATH) -> int:
         """The descriptor of a folder."""
         folder = folder.rstrip("/") or "/"  # behind a slash O_NOFOLLOW says nothing
-        if folder in self._roots or os.path.dirname(folder) in self._roots:
+        above, root = os.path.dirname(folder), getattr(self._judged, "root", None)
+        if root and (root in (folder, above) or folder == os.path.dirname(root)):
+            return _walk(folder, flags)
+        if folder in self._roots or above in self._roots:
             flags |= os.O_NOFOLLOW
         return os.open(folder, flags | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    @contextmanager
+    def _entered(self, name: str, folder_fd: int) -> Iterator[int]:
+        """A folder, no link, that has a name in an open one; it can be listed."""
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     @contextmanager
     def _holder(self, path: str) -> Iterator[tuple[int, str]]:

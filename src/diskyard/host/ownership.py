@@ -25,15 +25,51 @@ def ownership_of(path: str) -> Ownership:
     return Ownership(info.st_uid, info.st_gid, info.st_mode & _PERMISSIONS)
 
 
-def set_access(handle: int, path: str, mode: int, group_id: int | None, user_id: int | None) -> None:
-    """Set it, of what a descriptor of a name is open on (O_PATH, O_NOFOLLOW).
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Whose something new is to be, and who may do what with it.
+
+    It is given by a descriptor: a name may lead to another file by then, if others may change it.
 
     :param group_id: None leaves it as it is, and so does ``user_id``.
-    :raises OSError: as of the system calls; ELOOP if the name is a link.
     """
-    if stat.S_ISLNK(os.fstat(handle).st_mode):
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+    mode_bits: int
+    group_id: int | None = None
+    user_id: int | None = None
+
+    @property
+    def gives_away(self) -> bool:
+        """Whether it changes the owner or the group."""
+        return not (self.user_id is self.group_id is None)
+
+    def apply(self, fd: int) -> None:
+        """Give what a descriptor is open on."""
+        if self.gives_away:
+            user_id, group_id = (-1 if number is None else number for number in (self.user_id, self.group_id))
+            os.fchown(fd, user_id, group_id)
+        os.fchmod(fd, self.mode_bits)
+
+    def apply_to_new_folder(self, fd: int, path: str) -> None:
+        """Give a folder that this process has made just now.
+
+        :raises PermissionError: by its owner, or by what it holds, it is another.
+        """
+        is_ours = os.fstat(fd).st_uid == os.geteuid() or not self.gives_away
+        if not is_ours or os.listdir(fd):
+            raise PermissionError(errno.EACCES, "Another folder came in its place", path)
+        self.apply(fd)
+
+
+def set_access_of_socket(handle: int, path: str, mode: int, group_id: int | None) -> None:
+    """Set it, of the socket whose name a descriptor is open on (O_PATH, O_NOFOLLOW).
+
+    :param group_id: None leaves it as it is.
+    :raises OSError: as of the system calls; ENOTSOCK if something else has the name.
+    """
+    if not stat.S_ISSOCK(os.fstat(handle).st_mode):
+        raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), path)
     again = f"/proc/self/fd/{handle}"
-    if group_id is not None or user_id is not None:
-        os.chown(again, -1 if user_id is None else user_id, -1 if group_id is None else group_id)
+    if group_id is not None:
+        os.chown(again, -1, group_id)
     os.chmod(again, mode)

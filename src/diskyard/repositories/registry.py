@@ -28,6 +28,7 @@ class Format:
     :param set_marker: writes another marker into the place's own record; None where no place can be copied.
     :param folder_of: the folder that the connection parameters of a place lead to, links resolved; None where
         places are in no file system.
+    :param create_in: creates a place in that folder, and in no other; where there is ``folder_of``.
     :param remembered: a host can connect it again in another process.
     """
 
@@ -40,6 +41,7 @@ class Format:
     require_removable: Callable[[Any, Host], None] | None = None
     set_marker: Callable[[Any, str, str, Host], None] | None = None
     folder_of: Callable[[Mapping[str, Any], Host], str] | None = None
+    create_in: Callable[[str, Mapping[str, Any], Host], None] | None = None
     remembered: bool = True
 
 
@@ -67,6 +69,7 @@ FORMATS: dict[str, Format] = {
             require_removable=require_removable,
             set_marker=set_marker,
             folder_of=localfs.folder_of,
+            create_in=localfs.create_in,
         ),
         Format(
             name=memory.FORMAT,

@@ -27,8 +27,13 @@ _MARKERS_GIVEN = 3  # a copy that was made while its original was given one need
 def create_repository(service: Service, request: ask.CreateStorageRepository) -> None:
     """Make an empty repository."""
     _require_unbound()
-    _require_allowed(service, request.repo_format, request.connection_parameters)
-    find_format(request.repo_format).create(request.connection_parameters, service.host)
+    found, parameters = find_format(request.repo_format), request.connection_parameters
+    if found.folder_of is None or found.create_in is None:
+        found.create(parameters, service.host)
+        return
+    folder = found.folder_of(parameters, service.host)
+    _require_inside(service, folder)
+    found.create_in(folder, parameters, service.host)
 
 
 def connect(service: Service, request: ask.ConnectStorageRepository) -> None:
@@ -62,11 +67,14 @@ def _give_new_marker(service: Service, format_name: str, parameters: Mapping[str
     for _ in range(_MARKERS_GIVEN):
         storage = found.connect(parameters, service.host)
         try:
+            if found.folder_of is not None:
+                _require_inside(service, storage.place)
             cloned = _require_unconnected(service, storage)
             if is_done(storage) and not cloned:
                 return
             actor = service.engine.author("connectStorageRepository").actor
-            give_new_marker(storage, found.set_marker, actor, service.host, cloned=cloned)
+            with service.host.files.no_links_to(storage.place):
+                give_new_marker(storage, found.set_marker, actor, service.host, cloned=cloned)
         finally:
             storage.close()
     raise errors.CorruptRecord(

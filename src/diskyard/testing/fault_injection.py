@@ -47,17 +47,10 @@ _ANSWER_A_DESCRIPTOR = frozenset(
 )
 _OF_FOLDERS = frozenset(
     (
-        "list",
-        "keep_room",
-        "drop_room",
-        "names",
-        "look_at",
-        "sync_folder",
-        "room",
-        "lock_folder",
+        "list", "keep_room", "drop_room", "names", "look_at", "sync_folder", "room", "lock_folder",
         "try_lock_folder",
     )
-)
+)  # fmt: skip
 _NEED_ROOM = frozenset(
     (
         "create",
@@ -80,8 +73,9 @@ _USE_NAMES = frozenset(
     (
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
         "identities_of", "ownership_of", "exists", "is_folder", "create", "open_for_writing", "sync_folder",
-        "make_folder", "set_access", "link", "symlink", "rename", "rename_to_new", "unlink", "remove_folder",
-        "lock_folder", "try_lock_folder", "names", "keep_room", "drop_room", "name_is_written_by_qemu",
+        "make_folder", "give_folder", "set_access", "link", "symlink", "rename", "rename_to_new", "unlink",
+        "remove_folder", "lock_folder", "try_lock_folder", "names", "keep_room", "drop_room",
+        "name_is_written_by_qemu",
     )
 )  # fmt: skip
 

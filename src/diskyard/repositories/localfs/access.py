@@ -13,16 +13,17 @@ import pwd
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.host.ownership import Ownership
+from diskyard.host.ownership import Grant, Ownership
 from diskyard.repositories.localfs import layout
 
 ASKED_ONCE = ("owner", "group", "mode")
 _MODE = re.compile(r"0?[0-7]{3}")
-_OWNERS, _OTHERS_WRITE, _FOR_OTHERS = 0o700, 0o002, 0o007
+_OWNERS, _GROUP_WRITES, _OTHERS_WRITE, _FOR_OTHERS = 0o700, 0o020, 0o002, 0o007
 _PASSED_BY_ALL, _LISTED_BY_GROUP = 0o711, 0o751
 _FILES_OF_OWNER, _FILES_OF_GROUP, _FOLDERS = 0o640, 0o660, 0o750
 _ID_LIMIT = (1 << 32) - 1  # chown(2) takes it for "as it is"
@@ -43,16 +44,15 @@ class Access:
     inner_bits: int
     is_given: bool
 
-    def give(self, host: Host, root: str, folder: str) -> None:
-        """Give one of the repository's folders, ``""`` for its own, to whom it is for."""
+    def of_folder(self, folder: str) -> Grant:
+        """Whose one of the repository's folders is to be, ``""`` for its own."""
         bits = self.mode_bits if folder in ("", layout.VOLUMES) else self.inner_bits
-        path = os.path.join(root, folder) if folder else root
-        host.files.set_access(path, bits, self.group_id, self.user_id)
+        return Grant(bits, self.group_id, self.user_id)
 
-    def give_locks(self, host: Host, path: str) -> None:
+    def of_locks(self) -> Grant:
         """The same of the lock file, which every other file follows."""
         bits = _FILES_OF_OWNER if self.group_id is None else _FILES_OF_GROUP
-        host.files.set_access(path, bits, self.group_id, self.user_id)
+        return Grant(bits, self.group_id, self.user_id)
 
 
 def access_asked(parameters: Mapping[str, Any]) -> Access:
@@ -118,37 +118,36 @@ class Follower:
         may_give = is_root or locks.group_id in os.getgroups()
         self._group_id = locks.group_id if may_give and locks.group_id != os.getegid() else None
         self._is_groups = locks.mode_bits & _FILES_OF_GROUP == _FILES_OF_GROUP
+        log_bits = host.files.ownership_of(os.path.join(root, layout.LOG)).mode_bits
+        self._logs_for_group = self._is_groups and bool(log_bits & _GROUP_WRITES)
         self._gives = self._is_groups or not (self._user_id is self._group_id is None)
 
-    def give_volume(self, path: str) -> None:
-        """Let a volume that nobody else uses yet follow: the group may write to it if to the lock file."""
-        self._give(path, _FILES_OF_GROUP if self._is_groups else _FILES_OF_OWNER)
+    def of_volume(self) -> Grant | None:
+        """Whose a new volume is to be: the group may write to it if to the lock file."""
+        return self._grant(_FILES_OF_GROUP if self._is_groups else _FILES_OF_OWNER)
 
-    def give_file(self, path: str) -> None:
+    def of_file(self) -> Grant | None:
         """The same of a file that no guest opens: the group may only read it."""
-        self._give(path, _FILES_OF_OWNER)
+        return self._grant(_FILES_OF_OWNER)
 
-    def give_folder(self, path: str) -> None:
-        """The same of a folder that was made just now."""
-        self._give(path, _FOLDERS)
+    def of_reserve(self) -> tuple[Grant | None, Grant | None]:
+        """The same of the folder of the reserve, and of a file in it.
 
-    def _give(self, path: str, mode_bits: int) -> None:
-        if self._gives:
-            self._files.set_access(path, mode_bits, self._group_id, self._user_id)
+        Who may make entries may use the reserve too: else they could free nothing on a full storage.
+        """
+        if self._logs_for_group:
+            return self._grant(_FOLDERS | _GROUP_WRITES), self._grant(_FILES_OF_GROUP)
+        return self._grant(_FOLDERS), self._grant(_FILES_OF_OWNER)
+
+    def _grant(self, mode_bits: int) -> Grant | None:
+        return Grant(mode_bits, self._group_id, self._user_id) if self._gives else None
 
     def making(self, path: str, data: bytes) -> Callable[[], str] | None:
         """What makes a temporary file beside ``path`` with durable contents, for :meth:`Files.publish`.
 
         :returns: None if there is nothing to follow.
         """
-
-        def make() -> str:
-            made = self._files.write_temporary(os.path.dirname(path), data)
-            try:
-                self.give_file(made)
-            except BaseException:
-                self._files.discard(made)
-                raise
-            return made
-
-        return make if self._gives else None
+        grant = self.of_file()
+        if grant is None:
+            return None
+        return partial(self._files.write_temporary, os.path.dirname(path), data, grant=grant)

@@ -6,11 +6,13 @@ import contextlib
 import errno
 import os
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from diskyard import errors
 from diskyard.host import FileEntry, Host
 from diskyard.host.identity import new_nonce
+from diskyard.host.ownership import Grant
 from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLeases
 from diskyard.log.codec import (
@@ -34,7 +36,7 @@ from diskyard.repositories.localfs.place import (
     sync_folder,
 )
 from diskyard.repositories.localfs.record import read_record
-from diskyard.repositories.localfs.remove import empty_folders
+from diskyard.repositories.localfs.remove import empty_folders, is_ours
 from diskyard.repositories.localfs.repository import LocalRepository
 from diskyard.repositories.localfs.reserve import Reserve
 
@@ -62,49 +64,60 @@ def _root(parameters: Mapping[str, Any], host: Host, others: Collection[str] = (
         root = host.files.resolve(path)
     except (OSError, ValueError) as error:
         raise errors.InvalidParameter(f"path cannot be resolved: {error}.") from error
-    host.files.refuse_links_in(root)
     return root, shared
 
 
 def folder_of(parameters: Mapping[str, Any], host: Host) -> str:
     """The folder of a place, with links resolved; it need not exist.
 
+    :param parameters: those of :func:`connect` or of :func:`create`.
     :raises diskyard.errors.InvalidParameter: the parameters are not of their form.
     """
-    return _root(parameters, host)[0]
+    return _root(parameters, host, ASKED_ONCE)[0]
 
 
 def create(parameters: Mapping[str, Any], host: Host) -> None:
+    """:func:`create_in` the folder that the parameters lead to now."""
+    create_in(folder_of(parameters, host), parameters, host)
+
+
+def create_in(root: str, parameters: Mapping[str, Any], host: Host) -> None:
     """Make an empty repository in a folder that is empty or does not exist, durably.
 
     The last step publishes the repository's own record; a crash before it leaves folders
     that are no repository, and that creating again completes.
 
+    :param root: the folder, as :func:`folder_of` told it; a link that came on the way since then is refused.
     :param parameters: besides those of :func:`connect` who may use it (:mod:`.access`): ``owner``,
         ``group`` and ``mode``.
     :raises diskyard.errors.NotEmpty: the folder holds something.
     :raises diskyard.errors.InvalidParameter: there can be none, as the one above it is not there.
     """
-    root, shared = _root(parameters, host, ASKED_ONCE)
+    shared = bool(parameters.get(SHARED_BY_ONE_HOST, False))
     access = access_asked(parameters)
     try:
-        is_new = _make_root(host, root)
-        require_local(host, root, shared_by_one_host=shared)
-        was_begun = bool(_require_empty(host, root))
-        require_able(host, root, root)
-        with _may_give(access):
-            if is_new or was_begun or access.is_given:
-                access.give(host, root, "")
-            _make_folders(host, root, access)
-        lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
-        if lease is None:
-            raise errors.NotEmpty(f"Another process is creating a repository in {root}.")
-        try:
-            _seed(host, root)
-        finally:
-            lease.release()
+        with host.files.no_links_to(root):
+            _create(root, access, host, shared_by_one_host=shared)
     except OSError as error:
         raise errors.from_os_error(error, f"creating a repository in {root}") from error
+
+
+def _create(root: str, access: Access, host: Host, *, shared_by_one_host: bool) -> None:
+    is_new = _make_root(host, root, access)
+    require_local(host, root, shared_by_one_host=shared_by_one_host)
+    was_begun = bool(_require_empty(host, root))
+    require_able(host, root, root)
+    with _may_give(access):
+        if was_begun or (access.is_given and not is_new):
+            host.files.give_folder(root, access.of_folder(""), layout.is_of_root)
+        _make_folders(host, root, access)
+    lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
+    if lease is None:
+        raise errors.NotEmpty(f"Another process is creating a repository in {root}.")
+    try:
+        _seed(host, root)
+    finally:
+        lease.release()
 
 
 def _require_empty(host: Host, root: str) -> set[str]:
@@ -146,23 +159,44 @@ def _make_folders(host: Host, root: str, access: Access) -> None:
     files = host.files
     names = _require_empty(host, root)
     for folder in layout.FOLDERS:
-        if folder not in names:
-            files.make_folder(os.path.join(root, folder))
-        access.give(host, root, folder)
+        path, grant = os.path.join(root, folder), access.of_folder(folder)
+        if folder in names:
+            files.give_folder(path, grant, partial(is_ours, folder))
+        else:
+            files.make_folder(path, grant)
+    locks_grant = access.of_locks() if access.is_given else None
     locks = os.path.join(root, layout.LOCKS)
-    if layout.LOCKS not in names:
-        fd = files.create(locks)
+    if layout.LOCKS in names:
+        _give_empty(host, locks, locks_grant)
+    else:
+        fd = files.create(locks, grant=locks_grant)
         try:
             files.sync(fd)
         finally:
             os.close(fd)
-    if access.is_given:
-        access.give_locks(host, locks)
     Reserve(files, root, Follower(host, root)).fill()
     files.sync_folder(root)
 
 
-def _make_root(host: Host, root: str) -> bool:
+def _give_empty(host: Host, locks: str, grant: Grant | None) -> None:
+    """Give a lock file that was there, of a creation that was cut short.
+
+    :raises diskyard.errors.NotEmpty: it holds something, or has another name too, and may be any file.
+    """
+    try:
+        fd = host.files.open_alone(locks, writable=True)
+    except errors.UnsafeImage as error:
+        raise errors.NotEmpty(error.message, advice=error.advice) from error
+    try:
+        if host.files.size_bytes_of(fd):
+            raise errors.NotEmpty(f"{locks} is no lock file that a creation left: it holds something.")
+        if grant is not None:
+            host.files.give(fd, grant)
+    finally:
+        os.close(fd)
+
+
+def _make_root(host: Host, root: str, access: Access) -> bool:
     """Make the repository's own folder, if it is not there; never those above it.
 
     :returns: whether it is made.
@@ -171,7 +205,8 @@ def _make_root(host: Host, root: str) -> bool:
     files = host.files
     try:
         if not files.exists(root):
-            files.make_folder(root)
+            with _may_give(access):
+                files.make_folder(root, access.of_folder(""))
             sync_folder(host, os.path.dirname(root))
             return True
         if not files.is_folder(root):
@@ -230,11 +265,13 @@ def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:
     """
     root, shared = _root(parameters, host)
     try:
-        record = read_record(host, root, FORMAT)
-        require_local(host, root, shared_by_one_host=shared)
-        require_folders(host, root)
-        require_able(host, root, os.path.join(root, layout.TEMPORARY))
-        return LocalRepository(host, root, record)
+        with host.files.no_links_to(root):
+            record = read_record(host, root, FORMAT)
+            require_local(host, root, shared_by_one_host=shared)
+            require_folders(host, root)
+            require_able(host, root, os.path.join(root, layout.TEMPORARY))
+            host.files.refuse_links_in(root)
+            return LocalRepository(host, root, record)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.NotARepository(f"{root} is not a {FORMAT} repository.") from error
     except OSError as error:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 
+from diskyard.host.temporary import temporary_owner
 from diskyard.model.records import UUID_PATTERN
 from diskyard.repositories.interface import LogKind
 
@@ -37,6 +38,11 @@ def log_paths(root: str, kind: LogKind, number: int) -> tuple[str, str]:
 def record_paths(root: str) -> tuple[str, str]:
     """The paths of the two copies of the repository's own record."""
     return os.path.join(root, "repository.a"), os.path.join(root, "repository.b")
+
+
+def is_of_root(name: str) -> bool:
+    """Whether a creation that was cut short, or the file system, may have put something in the root."""
+    return name in (*FOLDERS, LOCKS, RESERVE, MADE_WITH_EXT) or temporary_owner(name) is not None
 
 
 def image_id(name: str) -> str | None:

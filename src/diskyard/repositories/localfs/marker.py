@@ -5,6 +5,7 @@ from __future__ import annotations
 from diskyard.host import Host
 from diskyard.log.codec import RepositoryRecord, encode
 from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.access import Follower
 from diskyard.repositories.localfs.connect import FORMAT
 from diskyard.repositories.localfs.repository import LocalRepository
 
@@ -18,5 +19,6 @@ def set_marker(repository: LocalRepository, marker: str, place: str, host: Host)
         repository is a copy of that one.
     """
     record = encode(RepositoryRecord(marker=marker, format=FORMAT, place=place, given=True))
+    follower = Follower(host, repository.place)
     for path in layout.record_paths(repository.place):
-        host.files.replace(path, record)
+        host.files.replace(path, record, make=follower.making(path, record))

@@ -14,6 +14,7 @@ from diskyard.log.codec import ENTRY_LIMIT_BYTES, Damaged, NewerMajor, Repositor
 from diskyard.log.entries import NEW_MARKER, place_digest
 from diskyard.model.transaction import Entry
 from diskyard.repositories.localfs import layout
+from diskyard.repositories.localfs.access import Follower
 
 _RECORD_LIMIT_BYTES = 4096
 _NO_ANSWER = frozenset((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN))
@@ -139,6 +140,6 @@ def _rewrite_record(host: Host, root: str, path: str, whole: bytes) -> None:
             if copies == [whole]:
                 if files.is_folder(path):
                     files.remove_folder(path)  # only an empty one
-                files.replace(path, whole)
+                files.replace(path, whole, make=Follower(host, root).making(path, whole))
         finally:
             lease.release()

@@ -37,6 +37,11 @@ _OURS: dict[str, Callable[[str], bool]] = {
 }
 
 
+def is_ours(folder: str, name: str) -> bool:
+    """Whether something of the layout may have a name in one of its folders."""
+    return _OURS[folder](name) or temporary_owner(name) is not None
+
+
 def require_removable(repository: LocalRepository, host: Host) -> None:
     """Refuse to remove a repository in which there is something that is none of its own.
 
@@ -138,8 +143,7 @@ def _split(host: Host, root: str, folder: str) -> tuple[list[FileEntry], list[Fi
     ours: list[FileEntry] = []
     others: list[FileEntry] = []
     for item in host.files.list(os.path.join(root, folder)):
-        named = _OURS[folder](item.name) or temporary_owner(item.name) is not None
-        (ours if named and item.is_file else others).append(item)
+        (ours if is_ours(folder, item.name) and item.is_file else others).append(item)
     return ours, others
 
 

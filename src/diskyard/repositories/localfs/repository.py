@@ -175,9 +175,8 @@ class LocalRepository:
         return f"{self._volumes}/{name}"
 
     def _new_file(self, path: str, length_bytes: int, initial: bytes, *, preallocate: bool) -> None:
-        fd = self._files.create(path)
+        fd = self._files.create(path, grant=self._follower.of_volume())
         try:
-            self._follower.give_volume(path)
             if length_bytes > len(initial):
                 self._files.truncate(fd, length_bytes)
             if preallocate and length_bytes:
@@ -205,9 +204,8 @@ class LocalRepository:
     def _clone(self, source: str, target: str) -> bool:
         source_fd = self._files.open_alone(source, writable=True)
         try:
-            target_fd = self._files.create(target)
+            target_fd = self._files.create(target, grant=self._follower.of_volume())
             try:
-                self._follower.give_volume(target)
                 self._files.clone(source_fd, target_fd)
                 self._files.sync(target_fd)
             except OSError as error:

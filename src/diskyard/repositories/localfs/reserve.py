@@ -57,7 +57,7 @@ class Reserve:
 
     def __init__(self, files: Files, root: str, follower: Follower) -> None:
         self._files = files
-        self._follower = follower
+        self._of_folder, self._of_file = follower.of_reserve()
         self.folder = os.path.join(root, layout.RESERVE)
         self._may_lack = True  # another process may have used some
 
@@ -77,9 +77,8 @@ class Reserve:
             if there.get(name, 0) < size_bytes
         }
         if lacking:
-            self._files.keep_room(self.folder, lacking, self._files.temporary_path(self.folder))
-            for name in lacking:
-                self._follower.give_file(os.path.join(self.folder, name))
+            temporary = self._files.temporary_path(self.folder)
+            self._files.keep_room(self.folder, lacking, temporary, self._of_file)
             self._files.sync_folder(self.folder)
         self._may_lack = False
 
@@ -102,8 +101,7 @@ class Reserve:
             self._files.unlink(self.folder)  # an earlier version had one file
             found = None
         if found is None:
-            self._files.make_folder(self.folder)
-            self._follower.give_folder(self.folder)
+            self._files.make_folder(self.folder, self._of_folder)
             self._files.sync_folder(os.path.dirname(self.folder))
         elif not self._files.is_folder(self.folder):  # as a link, which may lead anywhere
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.folder)
