@@ -14,7 +14,6 @@ import fcntl
 import itertools
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Sequence
 
 from diskyard import errors
@@ -194,11 +193,8 @@ class Files(LockingFiles):
         return private.remove_dead()
 
     def sees_private(self, folder: str) -> bool:
-        """Whether a folder as of :meth:`make_private_folder` is where this process would make it.
-
-        Of one elsewhere nothing is known: a service has a /tmp of its own.
-        """
-        return os.path.dirname(folder) == os.path.realpath(tempfile.gettempdir())
+        """Whether one of them, made by any process, would be seen in a folder's place."""
+        return private.is_seen(folder)
 
     @storage_call
     def link(self, source: str, target: str) -> None:

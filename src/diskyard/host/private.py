@@ -36,6 +36,14 @@ def make_locked() -> tuple[str, int]:
         os.close(lock)  # a daemon that began just then has taken it for a dead process's
 
 
+def is_seen(folder: str) -> bool:
+    """Whether a folder is where this process makes its own.
+
+    Of one elsewhere nothing is known: a service has a /tmp of its own.
+    """
+    return os.path.dirname(folder) == os.path.realpath(tempfile.gettempdir())
+
+
 def remove_dead() -> list[str]:
     """Remove the folders that dead processes of this user left, with their sockets; the paths.
 
