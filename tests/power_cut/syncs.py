@@ -102,9 +102,9 @@ NEEDED = [
     Removal("export to the disk", (r"flush < _flush < _serve", r"sync_layer < copy_view")),
     Removal("export to the disk", (r"folder: _write_in < _write_file",)),
     # Repositories.
-    Removal("create repository", (r"folder: (sync_folder < _make_root|_make_folders) < create",)),
-    Removal("create repository", (r"write_temporary < publish < _seed < create",)),
-    Removal("create repository", (r"folder: _publish_written < publish < _seed < create",)),
+    Removal("create repository", (r"folder: (sync_folder < _make_root|_make_folders) < _create",)),
+    Removal("create repository", (r"write_temporary < publish < _seed < _create",)),
+    Removal("create repository", (r"folder: _publish_written < publish < _seed < _create",)),
     Removal("remove repository", (r"folder: remove < remove_repository",)),
     Removal("remove repository", (r"folder: _remove_rest < remove",)),
 ]
@@ -134,8 +134,8 @@ NOT_SEEN = {
         "entry that needs them."
     ),
     r"_write < _free": "A file of the reserve that is about to be removed: cut to nothing, it is of no use.",
-    r"_make_folders < create": "Of the file of locks, which holds nothing; names are the folder's.",
-    r"folder: sync_folder < require_able < (create|connect)": (
+    r"_make_folders < _create": "Of the file of locks, which holds nothing; names are the folder's.",
+    r"folder: sync_folder < require_able < (_create|connect)": (
         "It only shows whether the file system can: nothing was done that it would make durable."
     ),
     r"grow_volume < _reserve": (
