@@ -231,14 +231,14 @@ def test_a_name_of_a_repository_is_not_guessed_from_errors(office: Office) -> No
 
 
 def test_too_many_requests(short_folder: Path) -> None:
-    with DaemonProcess(short_folder, {"limits": {"requests_per_s": 2}}) as daemon:
+    with DaemonProcess(short_folder, {"limits": {"requests_per_s": 1}}) as daemon:
         office = Office(daemon)
         caller = office.caller("quick", "read")
-        codes = [caller.code("getHostInfo") for _ in range(20)]
-        assert codes[:4] == ["ok"] * 4
-        assert set(codes) == {"ok", "TooManyRequests"}
-        refused = [caller.http.post("/v1/getHostInfo") for _ in range(20)][-1]
-        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        answers = [caller.http.post("/v1/getHostInfo") for _ in range(20)]
+        assert [answer.status_code for answer in answers[:2]] == [200, 200]
+        # Each refusal comes a moment late, in which there may be room for one more.
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(429, "1")}
         # Nobody else is kept waiting for that.
         assert office.caller("other", "read").code("getHostInfo") == "ok"
         office.close()
