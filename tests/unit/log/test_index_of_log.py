@@ -207,7 +207,9 @@ def test_a_log_restored_from_a_backup(shelf: IndexedShelf) -> None:
     index = {path: path.read_bytes() for path in files_in(shelf.folder)}
     shelf.storage().store.objects.clear()
     shelf.storage().store.objects.update(backup)
-    assert shelf.expect_as_without(shelf.indexed()).version == 3
+    indexed = shelf.indexed()
+    assert shelf.expect_as_without(indexed).version == 3
+    indexed.close()  # what it writes beside, it has written then
     write_many(shelf.log(), 7)
     for path, data in index.items():
         path.parent.mkdir(exist_ok=True)
