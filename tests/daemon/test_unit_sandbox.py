@@ -124,4 +124,8 @@ def test_all_of_the_work(daemon: DaemonProcess) -> None:
     ):  # fmt: skip
         _expect(daemon, repository, image, first, second)
     for name in "AB":
+        for fix in daemon.call("checkStorageRepository", repositoryId=name):
+            _done(
+                daemon, daemon.call("fixStorageRepository", repositoryId=name, fix=fix)
+            )  # what the kill left
         assert daemon.call("checkStorageRepository", repositoryId=name, options={"deep": True}) == []
