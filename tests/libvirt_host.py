@@ -45,8 +45,7 @@ class LibvirtHost:
 
     def __enter__(self) -> Self:
         lacking = [name for name in _PROGRAMS if shutil.which(name) is None]
-        if lacking:
-            pytest.skip(f"{', '.join(lacking)} is not installed (scripts/setup --dev)")
+        assert not lacking, f"{', '.join(lacking)} is not installed: scripts/setup --dev installs it"
         if os.geteuid() != 0:
             pytest.skip("a libvirtd of its own needs root")
         words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]

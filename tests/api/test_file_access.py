@@ -26,6 +26,7 @@ from diskyard.repositories.localfs.access import Follower
 from diskyard.repositories.localfs.repository import LocalRepository
 from diskyard.repositories.localfs.reserve import Reserve
 from tests.api.helpers import Rig, code_of
+from tests.rights import skip_unless_readable
 
 _MIB = 1 << 20
 _USER, _GROUP = "nobody", "games"
@@ -273,11 +274,6 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def _may_run_diskyard(words: list[str]) -> None:
-    if subprocess.run([*words, "-c", "import diskyard"], check=False, capture_output=True).returncode:
-        pytest.skip(f"{_USER} cannot read Diskyard's own files here")
-
-
 _REMOVE = """
 import sys
 from diskyard import Diskyard
@@ -291,7 +287,7 @@ with Diskyard() as yard:
 def test_the_group_frees_a_full_repository(open_folder: Path) -> None:
     user, group_id = pwd.getpwnam(_USER), grp.getgrnam(_GROUP).gr_gid
     words = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={group_id}", "--clear-groups", sys.executable]
-    _may_run_diskyard(words)
+    skip_unless_readable(words[:-1])
     mounted, state = open_folder / "mounted", open_folder / "state"
     for folder in (mounted, state):
         folder.mkdir()
@@ -320,7 +316,7 @@ def test_the_group_frees_a_full_repository(open_folder: Path) -> None:
 def test_the_owner_works_on_what_root_has_made(open_folder: Path) -> None:
     user = pwd.getpwnam(_USER)
     words = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", sys.executable]
-    _may_run_diskyard(words)
+    skip_unless_readable(words[:-1])
     place, state = open_folder / "made", open_folder / "state"
     with Diskyard() as yard:
         _make(yard, place, owner=_USER)

@@ -96,12 +96,12 @@ class Files(LockingFiles):
         """
         return self._open_regular(where, os.O_RDWR)
 
-    def open_alone(self, path: str, *, writable: bool = False) -> int:
-        """The descriptor of a regular file that has this name and no other.
+    def open_alone(self, path: str, *, writable: bool = False, block_device: bool = False) -> int:
+        """The descriptor of a regular file, or block device if allowed, that has this name and no other.
 
         :raises diskyard.errors.UnsafeImage: it has another, and may be anybody's.
         """
-        fd = self.open_for_writing(path) if writable else self.open_to_read(path)
+        fd = self.open_for_writing(path) if writable else self.open_to_read(path, block_device=block_device)
         try:
             require_one_name(fd, path)
         except BaseException:

@@ -15,7 +15,6 @@ import msgspec
 
 from diskyard import errors
 from diskyard.host import Host, Limits
-from diskyard.host.names import require_one_name
 from diskyard.mover import advice
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import brief, expected
@@ -60,19 +59,13 @@ def open_untrusted(host: Host, path: str, *, block_device: bool) -> int:
     """
     with os_errors(f"opening {path}"):
         try:
-            fd = host.files.open_to_read(path, block_device=block_device)
+            return host.files.open_alone(path, block_device=block_device)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise _no_file(path) from error
             if error.errno in _NOT_FOUND:
                 raise errors.InvalidParameter(f"{path} cannot be read: {error.strerror or error}.") from error
             raise
-    try:
-        require_one_name(fd, path)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def device_behind(host: Host, path: str) -> str:
