@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections import Counter
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+
+
+class HandedFile:
+    """A file, or a folder, that a caller opened and handed over: closed when nobody refers to it any more.
+
+    :param fd: its descriptor, which belongs to this object from now on.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        # Not when the process ends: a thread may be using it still, and the number become another file's.
+        weakref.finalize(self, os.close, fd).atexit = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +34,7 @@ class Caller:
     :param transfer_folders: where import and export may reach; None for everywhere.
     :param repository_folders: where repositories may be made, connected and removed; None for everywhere.
     :param is_limited: it gets a part only of what all callers share: it came with a token.
+    :param handed: what came with the request, open: the file to import, or the folder to export into.
     :ivar started: the ids of the tasks that the request started.
     """
 
@@ -29,6 +44,7 @@ class Caller:
     transfer_folders: tuple[str, ...] | None = None
     repository_folders: tuple[str, ...] | None = None
     is_limited: bool = False
+    handed: HandedFile | None = None
     started: list[str] = field(default_factory=list)
 
     @property
@@ -49,6 +65,12 @@ def may_use(repo_id: str | None) -> bool:
     """Whether the present caller may use a repository."""
     caller = CALLER.get()
     return caller is None or caller.may_use(repo_id)
+
+
+def handed() -> HandedFile | None:
+    """What the present caller opened and handed over with the request; None if that is nothing."""
+    caller = CALLER.get()
+    return None if caller is None else caller.handed
 
 
 def share() -> Share:

@@ -350,7 +350,7 @@ def test_a_folder_that_becomes_a_link_in_between(
         (inside / "deep").symlink_to(rig.folder)
 
     engine = rig.yard.service.engine
-    intercept(monkeypatch, fix_module("importing"), "open_untrusted", before=swap)
+    intercept(monkeypatch, fix_module("importing"), "open_given", before=swap)
     with calling((str(inside),)), pytest.raises(errors.PathNotAllowed, match="leads out"):
         run_fix_here(engine, rig.opened("a"), Mend(image_id=image))
     assert away.exists()

@@ -302,7 +302,7 @@ def _moments(rig: Rig, name: str) -> dict[str, tuple[object, str]]:
     return {
         "after its headers": (transfer, "parse_import"),
         "before the mend": (fix_module("mend"), "require_room_to_import"),
-        "once it is open": (importing, "open_untrusted"),
+        "once it is open": (importing, "open_given"),
         "before it is read": (importing, "import_layer"),
         "after it was read": (importing, "copy_view" if name == "raw" else "private_copy"),
     }

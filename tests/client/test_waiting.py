@@ -208,10 +208,11 @@ def test_what_a_token_may_not_do(host: Host) -> None:
 @pytest.mark.parametrize("over", ["unix", "tls"])
 def test_the_asynchronous_client(host: Host, over: str) -> None:
     async def work() -> None:
-        tls = {"token": host.token(), "ca_file": str(host.daemon.ca_file)}
-        url, words = (host.daemon.url, {}) if over == "unix" else (host.daemon.tls_url, tls)
+        is_unix = over == "unix"
+        url, token = (host.daemon.url, None) if is_unix else (host.daemon.tls_url, host.token())
+        ca_file = None if is_unix else str(host.daemon.ca_file)
         seen: list[Task] = []
-        async with AsyncDiskyard(url, timeout_s=WAIT_S, **words) as yard:
+        async with AsyncDiskyard(url, timeout_s=WAIT_S, token=token, ca_file=ca_file) as yard:
             options = slow()
             images = await asyncio.gather(
                 *(yard.import_image("a", str(host.noise), "raw", options=options) for _ in range(3))

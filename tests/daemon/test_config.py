@@ -227,4 +227,4 @@ def test_a_deep_state_folder_has_no_room_for_a_socket(monkeypatch: pytest.Monkey
     assert state_folder(config) == config.state_dir
     assert socket_path(config) == f"{config.state_dir}/diskyard.sock"
     (found,) = check(config)
-    assert "there is room for at most 103" in found
+    assert "there is room for at most 97" in found

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from diskyard import Diskyard, errors
 from diskyard.testing.daemon_process import DaemonProcess
 from tests.daemon import unit_sandbox
 
@@ -125,3 +126,28 @@ def test_all_of_the_work(daemon: DaemonProcess) -> None:
                 daemon, daemon.call("fixStorageRepository", repositoryId=name, fix=fix)
             )  # what the kill left
         assert daemon.call("checkStorageRepository", repositoryId=name, options={"deep": True}) == []
+
+
+def test_roots_own_command_reaches_what_the_unit_hides(daemon: DaemonProcess, tmp_path: Path) -> None:
+    """Files in /tmp, which the daemon has for itself alone: it gets them open, and opens no path."""
+    place = daemon.place("A")
+    daemon.call("createStorageRepository", repoFormat="localfs-1.0", connectionParameters=place)
+    daemon.call("connectStorageRepository", repoId="A", repoFormat="localfs-1.0", connectionParameters=place)
+    source, target = tmp_path / "source.qcow2", tmp_path / "target.raw"
+    raw = tmp_path / "source.raw"
+    raw.write_bytes(os.urandom(SIZE))
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", str(raw), str(source)], check=True)
+    with Diskyard(daemon.url, hands_over=True) as yard:
+        image = yard.import_image("A", str(source), "qcow2", options={"rate_limit": 4 * SLOW_BYTES_PER_S})
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+        # It has lost what it was handed and cannot open the path. It says so; handing it over again helps.
+        (fix,) = daemon.call("checkStorageRepository", repositoryId="A", options={"types": ["mend"]})
+        assert "cannot be read" in fix["waitsFor"], fix
+        with pytest.raises(errors.ImageBroken):
+            yard.export_image("A", image, str(target), "raw")
+        again = {"new_image_id": image, "rate_limit": 4 * SLOW_BYTES_PER_S}
+        assert yard.import_image("A", str(source), "qcow2", options=again) == image
+        yard.wait_for_image("A", image)
+        yard.export_image("A", image, str(target), "raw")
+    assert target.read_bytes() == raw.read_bytes()

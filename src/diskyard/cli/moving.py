@@ -52,7 +52,8 @@ def import_(
 ) -> None:
     """Make an image of REPO from a FILE; prints its id.
 
-    The FILE is one of the daemon's host, if a daemon does it, in one of its transfer folders.
+    The FILE is one of the daemon's host, if a daemon does it, in one of its transfer folders;
+    root, and the daemon's user, may give any that they can open: it is handed over, open.
     It must stay as it is until that is done. One that refers to other files, lies about
     itself, or is open in a running QEMU that may write to it, is refused.
     """
@@ -80,7 +81,8 @@ def import_(
 def export(image: str, file: str, format_name: str, rate: int) -> None:
     """Write an image to a new FILE, which gets its name when it is complete and durable.
 
-    The FILE is one of the daemon's host, if a daemon does it, in one of its transfer folders.
+    The FILE is one of the daemon's host, if a daemon does it, in one of its transfer folders;
+    root, and the daemon's user, may give any: its folder is handed over, open.
     """
     with open_yard() as yard:
         found = find(yard, image)

@@ -95,7 +95,8 @@ def connect() -> Diskyard:
         return Diskyard(actor="cli", one_command=True)
     _leave_out_httpx_main()
     ca_file = os.environ.get("DISKYARD_CA_FILE") or None
-    return Diskyard(url, token=_token() if url.startswith("https:") else None, ca_file=ca_file)
+    token = _token() if url.startswith("https:") else None
+    return Diskyard(url, token=token, ca_file=ca_file, hands_over=True)
 
 
 def _token() -> str | None:

@@ -24,6 +24,9 @@ class AsyncDiskyard(AsyncVerbs):
     :param ca_file: PEM file of the authorities that sign the daemon's certificate; the system's
         if not given.
     :param timeout_s: how long one call may take, with its repetitions.
+    :param hands_over: on a Unix socket, for root and the daemon's own user: open what importImage and
+        exportImage name here, and hand the daemon the open file or folder, so that it need not be able to
+        open it. This bypasses the transfer folders: never for paths that others give.
     :raises diskyard.errors.InvalidParameter: there is no URL, or something cannot be used.
     """
 
@@ -34,6 +37,7 @@ class AsyncDiskyard(AsyncVerbs):
         token: str | None = None,
         ca_file: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        hands_over: bool = False,
     ) -> None:
         if url is None:
             raise errors.InvalidParameter(
@@ -41,7 +45,7 @@ class AsyncDiskyard(AsyncVerbs):
                 advice="Give url=…, or use Diskyard() in a thread to do all in this process.",
             )
         self.url = url
-        self.transport = AsyncRemote(url, token, ca_file, timeout_s)
+        self.transport = AsyncRemote(url, token, ca_file, timeout_s, hands_over=hands_over)
 
     async def __aenter__(self) -> Self:
         return self

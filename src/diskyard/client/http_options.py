@@ -11,6 +11,7 @@ import msgspec
 
 from diskyard import errors
 from diskyard.client.attempts import failure_text
+from diskyard.client.handing import HandingAsync
 from diskyard.client.unix import UnixTransport
 from diskyard.client.wire import Address, Answer, require_token
 from diskyard.model.results import Event, Task
@@ -43,24 +44,28 @@ def headers(address: Address, token: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {require_token(token)}"}
 
 
-def sync_transport(address: Address, ca_file: str | None) -> httpx.HTTPTransport:
+def sync_transport(address: Address, ca_file: str | None, *, hands_over: bool) -> httpx.HTTPTransport:
     """The transport of the synchronous client.
+
+    :param hands_over: on a Unix socket: hand over what requests name (:mod:`diskyard.client.handing`).
 
     :raises diskyard.errors.InvalidParameter: the authorities' file cannot be used.
     """
     if address.socket is not None:
-        return UnixTransport(address.socket, _LIMITS)
+        return UnixTransport(address.socket, _LIMITS, hands_over=hands_over)
     context = _trusting(ca_file)
     return httpx.HTTPTransport(verify=context, limits=_LIMITS, trust_env=False, socket_options=_TCP_OPTIONS)
 
 
-def async_transport(address: Address, ca_file: str | None) -> httpx.AsyncHTTPTransport:
-    """The transport of the asynchronous client.
+def async_transport(address: Address, ca_file: str | None, *, hands_over: bool) -> httpx.AsyncHTTPTransport:
+    """The transport of the asynchronous client; see :func:`sync_transport`.
 
     :raises diskyard.errors.InvalidParameter: the authorities' file cannot be used.
     """
     if address.socket is not None:
         unused = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if hands_over:
+            return HandingAsync(address.socket, verify=unused, limits=_LIMITS, trust_env=False)
         return httpx.AsyncHTTPTransport(uds=address.socket, verify=unused, limits=_LIMITS, trust_env=False)
     context = _trusting(ca_file)
     return httpx.AsyncHTTPTransport(

@@ -39,16 +39,19 @@ class Remote:
     :param token: for https.
     :param ca_file: PEM file of the authorities to trust; the system's if not given.
     :param timeout_s: how long one call may take, with its repetitions.
+    :param hands_over: see :class:`diskyard.client.Diskyard`.
     """
 
-    def __init__(self, url: str, token: str | None, ca_file: str | None, timeout_s: float) -> None:
+    def __init__(
+        self, url: str, token: str | None, ca_file: str | None, timeout_s: float, *, hands_over: bool
+    ) -> None:
         self.url = url
         self._timeout_s = timeout_s
         address = Address.parse(url)
         self._http = httpx.Client(
             base_url=address.base,
             headers=http.headers(address, token),
-            transport=http.sync_transport(address, ca_file),
+            transport=http.sync_transport(address, ca_file, hands_over=hands_over),
             trust_env=False,
         )
         self._started: deque[str] = deque(maxlen=http.STARTED_LIMIT)

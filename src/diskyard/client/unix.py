@@ -15,6 +15,8 @@ from typing import Any
 import httpcore
 import httpx
 
+from diskyard.client.handing import hand_over
+
 
 @contextmanager
 def _mapped(timeout: type[Exception], failure: type[Exception]) -> Iterator[None]:
@@ -81,9 +83,11 @@ class UnixTransport(httpx.HTTPTransport):
     """httpx's transport on a Unix socket.
 
     :param path: of the socket.
+    :param hands_over: hand over what requests name (:mod:`diskyard.client.handing`).
     """
 
-    def __init__(self, path: str, limits: httpx.Limits) -> None:
+    def __init__(self, path: str, limits: httpx.Limits, *, hands_over: bool) -> None:
+        self._path, self._hands_over = path, hands_over
         # Not httpx's own, which would make the pool that this one replaces.
         self._pool = httpcore.ConnectionPool(
             max_connections=limits.max_connections,
@@ -92,3 +96,9 @@ class UnixTransport(httpx.HTTPTransport):
             uds=path,
             network_backend=_Backend(),
         )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """As httpx does."""
+        if self._hands_over:
+            hand_over(self._path, request)
+        return super().handle_request(request)

@@ -36,6 +36,9 @@ class Diskyard(Verbs):
     :param ca_file: PEM file of the authorities that sign the daemon's certificate; the system's
         if not given.
     :param timeout_s: how long one call to a daemon may take, with its repetitions.
+    :param hands_over: on a Unix socket, for root and the daemon's own user: open what importImage and
+        exportImage name here, and hand the daemon the open file or folder, so that it need not be able to
+        open it. This bypasses the transfer folders: never for paths that others give.
     :param state_folder: embedded: where connections and tasks are remembered; by default
         ``$DISKYARD_STATE_DIR``, or the usual place of this user.
     :param actor: embedded: who calls, as the repositories' audit trail names it.
@@ -51,6 +54,7 @@ class Diskyard(Verbs):
         token: str | None = None,
         ca_file: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        hands_over: bool = False,
         state_folder: str | None = None,
         actor: str = "python",
         one_command: bool = False,
@@ -61,7 +65,7 @@ class Diskyard(Verbs):
         if url is not None:
             from diskyard.client.remote import Remote
 
-            self.transport: Transport = Remote(url, token, ca_file, timeout_s)
+            self.transport: Transport = Remote(url, token, ca_file, timeout_s, hands_over=hands_over)
         else:
             from diskyard.client.embedded import Embedded
 

@@ -12,8 +12,9 @@ from diskyard import errors
 from diskyard.daemon.announced import Announcement
 from diskyard.daemon.audit import Audit
 from diskyard.daemon.caretaker import Caretaker
-from diskyard.daemon.config import Config, load, refused, state_folder
+from diskyard.daemon.config import Config, load, refused, socket_path, state_folder
 from diskyard.daemon.config_check import check
+from diskyard.daemon.hand_over import HandOver
 from diskyard.daemon.listeners import Listeners
 from diskyard.daemon.logs import configure, logger
 from diskyard.daemon.newest_time import NewestTime
@@ -69,9 +70,16 @@ def make_service(config: Config, host: Host) -> Service:
 
 
 def make_application(
-    config: Config, service: Service, audit: Audit | None, caretaker: Caretaker
+    config: Config,
+    service: Service,
+    audit: Audit | None,
+    caretaker: Caretaker,
+    hand_over: HandOver | None = None,
 ) -> Application:
-    """The application that answers for a service."""
+    """The application that answers for a service.
+
+    :param hand_over: who takes files of callers on the Unix socket; None: nobody does.
+    """
     limits = Limits(
         request_bytes=config.limits.request_bytes,
         requests_per_s=config.limits.requests_per_s,
@@ -85,7 +93,7 @@ def make_application(
         connections_per_token=config.limits.connections_per_token,
     )
     tokens = Tokens(state_folder(config), service.host)
-    door = Door(tokens, config.transfer.folders, config.repositories.folders)
+    door = Door(tokens, config.transfer.folders, config.repositories.folders, hand_over)
     metrics = Metrics(service, service.host.clock)
     app = Application(service, door, limits, metrics, audit)
     metrics.watch(
@@ -117,13 +125,18 @@ class Daemon:
         except OSError as error:
             raise errors.from_os_error(error, "opening the audit file") from error
         self._caretaker = Caretaker(self.service, config.caretaker)
-        self.app = make_application(config, self.service, self._audit, self._caretaker)
+        self._hand_over = HandOver(host, socket_path(config))
+        self.app = make_application(config, self.service, self._audit, self._caretaker, self._hand_over)
         self._news = News(self.service)
         self._state_folder = state_folder(config)
         self._newest_time = NewestTime(host, self._state_folder)
         self._resumes = config.tasks.resume
         self._stop = asyncio.Event()
-        self.listeners = Listeners(config, host, self.app.connections)
+        try:
+            self.listeners = Listeners(config, host, self.app.connections)
+        except errors.DiskyardError:
+            self._hand_over.close()
+            raise
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; a second one ends the process at once."""
@@ -136,7 +149,10 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         serving = asyncio.create_task(self.listeners.serve(self.app.asgi()))
         stopped = asyncio.create_task(self._stop.wait())
-        watched = asyncio.create_task(self._manager.stay_alive())
+        beside = [
+            asyncio.create_task(self._manager.stay_alive()),
+            asyncio.create_task(self._hand_over.serve()),
+        ]
         try:
             while not (self.listeners.listening or serving.done()):
                 await asyncio.sleep(_STARTED_LOOK_S)
@@ -147,7 +163,8 @@ class Daemon:
         finally:
             stopped.cancel()
             await self._end(serving)
-            watched.cancel()
+            for task in beside:
+                task.cancel()
 
     def _started(self) -> None:
         places = [found for found in (self.listeners.socket_path, self.listeners.tls_url) if found]
@@ -229,6 +246,7 @@ class Daemon:
         except TimeoutError:
             _log.error("what this process has open does not close; it ends all the same")
         self.listeners.close()
+        self._hand_over.close()
         self._audit.close()
         serving.result()
 

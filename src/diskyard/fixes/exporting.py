@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from diskyard import errors
+from diskyard.caller import handed
 from diskyard.fixes.runner import run_follow_ups
 from diskyard.fixes.work import Watcher, Work
 from diskyard.host import Files, HostIdentity, provably_gone
@@ -51,22 +52,38 @@ def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bo
     opened = engine.connections.get(request.repository_id)
     sight = look_at(opened, volumes_below(request.image_id))
     planner.copy_source(sight.state, request.image_id, sight.missing)
-    files, folder = engine.host.files, os.path.dirname(path)
+    longest_bytes = sight.state.images[request.image_id].size_bytes if request.format == "raw" else 0
+    _require_possible(engine.host.files, path, longest_bytes)
+    return lambda watcher: _export(engine, opened, request, path, watcher)
+
+
+def _folder_of(path: str) -> str:
+    """The folder of the new file: that which came with the request, or that of the path."""
+    given = handed()
+    return os.path.dirname(path) if given is None else f"/proc/self/fd/{given.fd}/."
+
+
+def _require_possible(files: Files, path: str, size_bytes: int) -> None:
+    """Refuse a new file that cannot be made there.
+
+    :param size_bytes: how long it must be able to be.
+    """
+    folder = _folder_of(path)
     try:
-        has_folder = files.is_folder(files.resolve(folder))
-        taken = has_folder and files.exists(path)
+        # What was handed over may have a path that leads to nothing here.
+        has_folder = files.is_folder(files.resolve(folder) if handed() is None else folder)
+        taken = has_folder and files.exists(os.path.join(folder, os.path.basename(path)))
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise errors.InvalidParameter(f"There can be no file {path}: {error.strerror or error}.") from error
     if not has_folder:
-        raise errors.InvalidParameter(f"There is no folder {folder}.")
+        raise errors.InvalidParameter(f"There is no folder {os.path.dirname(path)}.")
     if taken:
         raise errors.NotEmpty(f"{path} exists.", advice="Choose another path; nothing is overwritten.")
     _require_writable(files, folder, path)
-    if request.format == "raw":
-        _require_long_files(files, folder, path, sight.state.images[request.image_id].size_bytes)
-    return lambda watcher: _export(engine, opened, request, path, watcher)
+    if size_bytes:
+        _require_long_files(files, folder, path, size_bytes)
 
 
 def _require_writable(files: Files, folder: str, path: str) -> None:
@@ -79,7 +96,7 @@ def _require_writable(files: Files, folder: str, path: str) -> None:
             advice="Use a folder of another file system, or mount this one so that it can be written to.",
         )
     raise errors.InvalidParameter(
-        f"{path} cannot be written: this user may not make files in {folder}.",
+        f"{path} cannot be written: this user may not make files in {os.path.dirname(path)}.",
         advice="Use another folder, or change its permissions.",
     )
 
@@ -151,7 +168,7 @@ def _write_file(
     """
     host = work.engine.host
     try:
-        folder_fd = host.files.open_folder(os.path.dirname(path))
+        folder_fd = host.files.open_folder(_folder_of(path))
         try:
             folder = f"/proc/self/fd/{folder_fd}"
             require_transfer_folder(host, os.readlink(folder), path)

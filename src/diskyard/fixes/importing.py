@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from diskyard import errors
+from diskyard.caller import handed
 from diskyard.fixes.work import Work, filled_bytes, require_room
 from diskyard.host import Host
 from diskyard.model.records import FileSource, Image
@@ -17,11 +18,10 @@ from diskyard.mover.untrusted import (
     blocks_held,
     import_layer,
     inspect_import,
-    open_untrusted,
 )
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine
-from diskyard.operations.transfer import changed_file, require_asked, why_not_asked
+from diskyard.operations.transfer import changed_file, open_given, require_asked, why_not_asked
 from diskyard.operations.writers import WRITER_WORDS, require_file_unwritten
 
 _FINGERPRINT_PARTS = 5
@@ -37,8 +37,13 @@ def import_waits_for(engine: Engine, opened: Opened, image: Image, source: FileS
 
 def _file_waits_for(host: Host, source: FileSource) -> str | None:
     try:
-        now = host.files.fingerprint(source.path)
-        written = not source.force and host.files.name_is_written_by_qemu(source.path)
+        given = handed()
+        if given is None:
+            now = host.files.fingerprint(source.path)
+            written = not source.force and host.files.name_is_written_by_qemu(source.path)
+        else:
+            now = host.files.fingerprint_of(given.fd)
+            written = not source.force and host.files.is_written_by_qemu(given.fd)
     except (OSError, errors.DiskyardError) as error:
         return f"the file to import cannot be read: {error}"
     if source.fingerprint.count(":") + 1 < _FINGERPRINT_PARTS:
@@ -58,7 +63,8 @@ def require_room_to_import(work: Work, source: FileSource, image: Image) -> None
     :raises diskyard.errors.PathNotAllowed: the file may not be looked at.
     """
     _require_as_committed(work, image, source)
-    item = work.engine.host.files.look(source.path)
+    files, given = work.engine.host.files, handed()
+    item = files.look(source.path) if given is None else files.look_open(given.fd)
     if item is None:
         return  # said by who opens it
     left_bytes = max(0, min(item.allocated_bytes, image.size_bytes) - filled_bytes(work.opened, image))
@@ -122,7 +128,7 @@ def copy_file(work: Work, source: FileSource, image: Image, target: Chain, start
     host, size_bytes = work.engine.host, image.size_bytes
     _require_as_committed(work, image, source)
     # Opened here, once: whatever gets its name or its folder's from now on, this file is read.
-    fd = open_untrusted(host, source.path, block_device=source.format == "raw")
+    fd = open_given(host, source.path, block_device=source.format == "raw")
     try:
         require_asked(work.engine, work.opened, image, source, fd)
         watched = _Watched(work, source, fd)

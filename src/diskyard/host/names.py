@@ -26,6 +26,14 @@ def open_again(handle: int, mode: int, path: str) -> int:
         raise OSError(error.errno, error.strerror, path) from error
 
 
+def _open_kind(handle: int, mode: int, path: str, *, block_device: bool) -> int:
+    """The same, if it is a regular file, or a block device where that is allowed."""
+    kind = os.fstat(handle).st_mode
+    if not (stat.S_ISREG(kind) or (block_device and stat.S_ISBLK(kind))):
+        raise OSError(errno.EINVAL, "Not a regular file", path)
+    return open_again(handle, mode, path)
+
+
 def require_one_name(fd: int, path: str) -> None:
     """Refuse an open file that has other names too, be they in folders that its user may not enter.
 
@@ -150,12 +158,9 @@ class Names:
         :param where: its path, or a descriptor that is open on it: the new one has a mode of its own.
         """
         if isinstance(where, int):
-            return open_again(where, mode, f"descriptor {where}")
+            return _open_kind(where, mode, f"descriptor {where}", block_device=block_device)
         handle = self._open_name(where, os.O_PATH)
         try:
-            is_kind = os.fstat(handle).st_mode
-            if not (stat.S_ISREG(is_kind) or (block_device and stat.S_ISBLK(is_kind))):
-                raise OSError(errno.EINVAL, "Not a regular file", where)
-            return open_again(handle, mode, where)
+            return _open_kind(handle, mode, where, block_device=block_device)
         finally:
             os.close(handle)

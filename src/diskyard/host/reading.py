@@ -200,6 +200,11 @@ class ReadingFiles(Names):
         return _file_entry(os.path.basename(path), info)
 
     @storage_call
+    def look_open(self, fd: int) -> FileEntry:
+        """The same of an open file, which has no name here."""
+        return _file_entry("", os.fstat(fd))
+
+    @storage_call
     def read_beginning(self, path: str, size_bytes: int) -> bytes:
         """At most the first ``size_bytes`` of what a look has just shown to be a regular file.
 

@@ -79,7 +79,14 @@ def allow_open_files() -> int:
     return most
 
 
-def listen_unix(files: Files, path: str, mode: int, group_id: int | None) -> socket.socket:
+def listen_unix(
+    files: Files,
+    path: str,
+    mode: int,
+    group_id: int | None,
+    *,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+) -> socket.socket:
     """A Unix socket that listens at a path.
 
     It has its mode and group before it has its name, and takes the place of one that an earlier
@@ -94,7 +101,7 @@ def listen_unix(files: Files, path: str, mode: int, group_id: int | None) -> soc
         raise FileExistsError(errno.EEXIST, "something that is no socket is there", path)
     temporary = f"{path}.new"
     files.discard(temporary)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_UNIX, kind)
     try:
         # Nobody gets in between its creation and its mode: it does not listen yet.
         listener.bind(temporary)
@@ -123,10 +130,16 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     return made
 
 
-def peer_user(connection: socket.socket) -> str:
-    """The user whose process is at the other end of a Unix socket, by name or number."""
+def peer_user_id(connection: socket.socket) -> int:
+    """The number of the user whose process is at the other end of a Unix socket."""
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, user_id, _ = _CREDENTIALS.unpack(data)
+    return int(user_id)
+
+
+def peer_user(connection: socket.socket) -> str:
+    """The same user, by name or number."""
+    user_id = peer_user_id(connection)
     try:
         return pwd.getpwuid(user_id).pw_name
     except KeyError:

@@ -9,9 +9,11 @@ from typing import Protocol
 from starlette.requests import Request
 
 from diskyard import errors
-from diskyard.caller import Caller, Share
+from diskyard.caller import Caller, HandedFile, Share
 from diskyard.service.verbs import Access
 
+#: Names the ticket of a file that was handed over for a request.
+HANDED_HEADER = "Diskyard-Handed"
 _RANK: dict[Access, int] = {"read": 0, "write": 1, "admin": 2}
 
 
@@ -43,6 +45,13 @@ class TokenCheck(Protocol):
 
         :raises diskyard.errors.DiskyardError: the tokens cannot be read: nobody is let in.
         """
+
+
+class Handed(Protocol):
+    """Keeps files that callers handed over until their requests come."""
+
+    def take(self, ticket: str, actor: str) -> HandedFile | None:
+        """The file of a ticket, once, for the caller that handed it over; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +94,17 @@ class Door:
     :param tokens: None if no token is valid.
     :param transfer_folders: where import and export reach, for all but tokens with folders of their own.
     :param repository_folders: where tokens may make, connect and remove repositories.
+    :param handed: who takes files of callers on the Unix socket; None: nobody does.
     """
 
     def __init__(
         self,
         tokens: TokenCheck | None,
         transfer_folders: tuple[str, ...],
-        repository_folders: tuple[str, ...] = (),
+        repository_folders: tuple[str, ...],
+        handed: Handed | None,
     ) -> None:
+        self._handed = handed
         self._tokens = tokens
         self._transfer_folders = transfer_folders
         self._repository_folders = repository_folders
@@ -103,9 +115,12 @@ class Door:
         On the Unix socket whoever may open it may do anything: its mode and group say who that is.
 
         :raises diskyard.errors.Unauthorized: no valid token came with it.
+        :raises diskyard.errors.InvalidParameter: what it says was handed over is not here.
         """
         if request.scope["scheme"] == "http":
-            caller = Caller(peer_of(request), request_id, transfer_folders=self._transfer_folders)
+            actor = peer_of(request)
+            file = self._handed_with(request, actor)
+            caller = Caller(actor, request_id, transfer_folders=self._transfer_folders, handed=file)
             return Sender(caller, "admin")
         kind, _, text = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not text:
@@ -124,6 +139,19 @@ class Door:
             is_limited=True,
         )
         return Sender(caller, grant.scope, is_still_let_in=lambda: self._is_valid(text))
+
+    def _handed_with(self, request: Request, actor: str) -> HandedFile | None:
+        ticket = request.headers.get(HANDED_HEADER)
+        if ticket is None:
+            return None
+        file = None if self._handed is None else self._handed.take(ticket, actor)
+        if file is None:
+            raise errors.InvalidParameter(
+                "The file that was handed over for this request is not here: its ticket was used already, is "
+                "over a minute old, or of another daemon.",
+                advice="Hand the file over again, and repeat the request with the new ticket.",
+            )
+        return file
 
     def _grant_of(self, text: str) -> Grant | None:
         return None if self._tokens is None else self._tokens.verify(text)

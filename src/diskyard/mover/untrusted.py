@@ -15,6 +15,7 @@ import msgspec
 
 from diskyard import errors
 from diskyard.host import Host, Limits
+from diskyard.host.names import require_one_name
 from diskyard.mover import advice
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import brief, expected
@@ -48,10 +49,11 @@ class _Told(msgspec.Struct, rename="kebab"):
     virtual_size: int | None = None
 
 
-def open_untrusted(host: Host, path: str, *, block_device: bool) -> int:
+def open_untrusted(host: Host, path: str, *, block_device: bool, given_fd: int | None = None) -> int:
     """A descriptor to read a file that may be anything.
 
     :param block_device: whether it may be one.
+    :param given_fd: it is open already, and need not have a path that can be opened here.
     :raises diskyard.errors.UnsafeImage: it is a link, a FIFO, or anything else that is no file; or it has
         other names too.
     :raises diskyard.errors.InvalidParameter: it is absent or may not be read.
@@ -59,13 +61,26 @@ def open_untrusted(host: Host, path: str, *, block_device: bool) -> int:
     """
     with os_errors(f"opening {path}"):
         try:
-            return host.files.open_alone(path, block_device=block_device)
+            if given_fd is None:
+                return host.files.open_alone(path, block_device=block_device)
+            return _open_given(host, given_fd, path, block_device=block_device)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise _no_file(path) from error
             if error.errno in _NOT_FOUND:
                 raise errors.InvalidParameter(f"{path} cannot be read: {error.strerror or error}.") from error
             raise
+
+
+def _open_given(host: Host, given_fd: int, path: str, *, block_device: bool) -> int:
+    """The file behind a descriptor, with the same care as by its path."""
+    fd = host.files.open_to_read(given_fd, block_device=block_device)
+    try:
+        require_one_name(fd, path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def device_behind(host: Host, path: str) -> str:

@@ -8,7 +8,7 @@ import os
 from msgspec.structs import replace
 
 from diskyard import errors
-from diskyard.caller import CALLER
+from diskyard.caller import CALLER, handed
 from diskyard.host import Host
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import Mend, Optimize
@@ -56,12 +56,15 @@ def transfer_path(host: Host, path: str) -> str:
 def require_transfer_folder(host: Host, folder: str, path: str) -> None:
     """Refuse a folder that is not, links followed, one of the caller's transfer folders or in one.
 
+    Not asked of who opened the file, or the folder, and handed it over: that is what is used.
+
     :param path: as the caller gave it.
     :raises diskyard.errors.PathNotAllowed: it is not.
     """
     caller = CALLER.get()
     if (
         caller is None
+        or caller.handed is not None
         or caller.transfer_folders is None
         or host.files.is_inside(folder, caller.transfer_folders)
     ):
@@ -69,7 +72,8 @@ def require_transfer_folder(host: Host, folder: str, path: str) -> None:
     folders = ", ".join(caller.transfer_folders) or "there are none"
     raise errors.PathNotAllowed(
         f"{path!r:.200} is outside the transfer folders ({folders}).",
-        advice="Use a path inside one of them, or allow another ([transfer] folders, or those of the token).",
+        advice="Use a path inside one of them, or allow another ([transfer] folders, or those of the token). "
+        "Root on the daemon's host may use any path, by the command diskyard on the Unix socket.",
     )
 
 
@@ -200,7 +204,7 @@ def _remember_again(engine: Engine, target: Opened, image_id: str, request: Impo
 
 def _look_into(engine: Engine, request: ImportImage, path: str) -> tuple[FileSource, int]:
     """A file as its record names it, and how many bytes its image has."""
-    fd = open_untrusted(engine.host, path, block_device=request.format == "raw")
+    fd = open_given(engine.host, path, block_device=request.format == "raw")
     try:
         # What was opened is what counts: a folder on the way may have become a link meanwhile.
         opened = os.readlink(f"/proc/self/fd/{fd}")
@@ -224,6 +228,16 @@ def _look_into(engine: Engine, request: ImportImage, path: str) -> tuple[FileSou
         force=request.options.force,
     )
     return source, size_bytes
+
+
+def open_given(host: Host, path: str, *, block_device: bool) -> int:
+    """A descriptor to read the file that a request names: the one that came with it, or what has its path.
+
+    Errors are those of :func:`diskyard.mover.untrusted.open_untrusted`.
+    """
+    given = handed()
+    given_fd = None if given is None else given.fd
+    return open_untrusted(host, path, block_device=block_device, given_fd=given_fd)
 
 
 def _size_advice(size_bytes: int) -> str:

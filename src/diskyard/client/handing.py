@@ -1,0 +1,102 @@
+"""Handing a daemon the open file of an import, or the open folder of an export, before it is asked.
+
+The protocol is in docs/http.md: one message on a socket beside the daemon's, with one descriptor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import Any
+
+import httpx
+
+HANDED_HEADER = "Diskyard-Handed"
+_GREETING = b"diskyard 1"
+_SUFFIX = ".files"
+_ANSWER_BYTES = 4096
+_TIMEOUT_S = 10.0
+_CALLS = "/v1/"
+
+
+class HandingAsync(httpx.AsyncHTTPTransport):
+    """The asynchronous transport on a Unix socket, which hands over what requests name.
+
+    :param path: of the socket.
+    :param given: as of httpx's own.
+    """
+
+    def __init__(self, path: str, **given: Any) -> None:
+        super().__init__(uds=path, **given)
+        self._path = path
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """As httpx does."""
+        import asyncio  # large, and loaded by whoever comes here: a command needs none of it
+
+        await asyncio.to_thread(hand_over, self._path, request)
+        return await super().handle_async_request(request)
+
+
+def hand_over(socket_path: str, request: httpx.Request) -> None:
+    """Hand over what a request names, and put the ticket into its headers."""
+    ticket = ticket_for(socket_path, request.url.path.removeprefix(_CALLS), request.content)
+    if ticket is not None:
+        request.headers[HANDED_HEADER] = ticket
+
+
+def ticket_for(socket_path: str, verb: str, body: bytes) -> str | None:
+    """The ticket of what a request names, now handed over; None if nothing is to be, or can be.
+
+    The daemon then does what it may by the path alone, and says what it may not.
+
+    :param socket_path: of the daemon's API.
+    :param body: the request's parameters, as JSON.
+    """
+    if verb not in ("importImage", "exportImage"):
+        return None
+    try:
+        path = json.loads(body)["path"]
+    except (ValueError, TypeError, KeyError):
+        return None  # the daemon says what is wrong with it
+    if not isinstance(path, str) or not os.path.isabs(path) or "\0" in path:
+        return None
+    fd = _opened(path, is_file=verb == "importImage")
+    if fd is None:
+        return None
+    try:
+        return _ticket_of(socket_path, fd)
+    finally:
+        os.close(fd)
+
+
+def _opened(path: str, *, is_file: bool) -> int | None:
+    """The file to be read, or the folder in which a new one is to be.
+
+    A link to a file is followed in /dev alone, where udev makes them.
+    """
+    # Imported here: of all calls only these two need it.
+    from diskyard.host import Host
+
+    files = Host.real().files
+    try:
+        if not is_file:
+            return files.open_folder(os.path.dirname(path))
+        real = files.resolve(path) if path.startswith("/dev/") else path
+        return files.open_to_read(real, block_device=True)
+    except OSError:
+        return None
+
+
+def _ticket_of(socket_path: str, fd: int) -> str | None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.settimeout(_TIMEOUT_S)
+        try:
+            connection.connect(socket_path + _SUFFIX)
+            socket.send_fds(connection, [_GREETING], [fd])
+            answer = json.loads(connection.recv(_ANSWER_BYTES))
+        except (OSError, ValueError):
+            return None  # an older daemon, or one that is not ours
+    ticket = answer.get("ticket") if isinstance(answer, dict) else None
+    return ticket if isinstance(ticket, str) else None

@@ -1,0 +1,140 @@
+"""The socket on which files are handed over, open: what their owner may open, the daemon need not be able to.
+
+HTTP carries no descriptors. So whoever may hand one over sends it here (``SCM_RIGHTS`` of unix(7)), gets a
+ticket, and names that in the header of the one request that it is for (docs/decisions/0037-handed-files.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+
+from diskyard import errors
+from diskyard.caller import HandedFile
+from diskyard.host import Host
+from diskyard.host.sockets import listen_unix, peer_user, peer_user_id
+
+#: What a message says: the first version of what is said here.
+_GREETING = b"diskyard 1"
+_SUFFIX = ".files"
+_MODE = 0o600
+_SAYS_MOST_S = 5.0
+_KEPT_S = 60.0
+_KEPT_MOST = 64
+_TALKING_MOST = 16
+_MESSAGE_BYTES = 256
+
+
+def hand_over_path(socket_path: str) -> str:
+    """Where files are handed over to a daemon whose API is at a socket."""
+    return socket_path + _SUFFIX
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A file that waits for its request."""
+
+    file: HandedFile
+    actor: str
+    until_s: float
+
+
+class HandOver:
+    """Takes open files of root, and of the daemon's own user. Used in the event loop alone.
+
+    No storage is asked here: what a descriptor is open on is looked at by who uses it.
+
+    :param socket_path: of the API; see :func:`hand_over_path`.
+    :raises diskyard.errors.InvalidParameter: the socket cannot be made.
+    """
+
+    def __init__(self, host: Host, socket_path: str) -> None:
+        self._files, self._clock = host.files, host.clock
+        self.path = hand_over_path(socket_path)
+        self._kept: dict[str, _Kept] = {}
+        self._talking: set[asyncio.Task[None]] = set()
+        try:
+            self._listener = listen_unix(host.files, self.path, _MODE, None, kind=socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise errors.InvalidParameter(
+                f"The daemon cannot listen at {self.path}: {error}.",
+                advice="Correct [socket] in the configuration, or remove what is in that place.",
+            ) from error
+        self._listener.setblocking(False)
+
+    async def serve(self) -> None:
+        """Take files until this is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError:  # this process has too many files open: others must be closed first
+                await asyncio.sleep(_SAYS_MOST_S)
+                continue
+            if len(self._talking) >= _TALKING_MOST:
+                connection.close()
+                continue
+            talk = loop.create_task(self._talk(connection))
+            self._talking.add(talk)
+            talk.add_done_callback(self._talking.discard)
+
+    async def _talk(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError, TimeoutError):  # it went away, or said nothing
+            if peer_user_id(connection) not in (0, os.geteuid()):
+                answer = {"refused": "files are taken of root and of the daemon's own user only"}
+            else:
+                async with asyncio.timeout(_SAYS_MOST_S):
+                    answer = await self._take_one(connection)
+            connection.send(json.dumps(answer).encode())
+
+    async def _take_one(self, connection: socket.socket) -> dict[str, str]:
+        await _readable(connection)
+        message, numbers, flags, _ = socket.recv_fds(
+            connection, _MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        )
+        files = [HandedFile(number) for number in numbers]
+        if message != _GREETING or len(files) != 1 or flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+            return {"refused": f"a message is {_GREETING.decode()!r} with one descriptor"}
+        self._forget_late()
+        if len(self._kept) >= _KEPT_MOST:
+            return {"refused": f"{_KEPT_MOST} files wait for their requests already"}
+        ticket = secrets.token_hex(16)
+        actor = f"user:{peer_user(connection)}"
+        self._kept[ticket] = _Kept(files[0], actor, self._clock.monotonic_s() + _KEPT_S)
+        asyncio.get_running_loop().call_later(_KEPT_S, self._forget_late)
+        return {"ticket": ticket}
+
+    def _forget_late(self) -> None:
+        now_s = self._clock.monotonic_s()
+        for ticket in [ticket for ticket, kept in self._kept.items() if kept.until_s <= now_s]:
+            del self._kept[ticket]
+
+    def take(self, ticket: str, actor: str) -> HandedFile | None:
+        """The file of a ticket, once, for the caller that handed it over; None if there is none."""
+        self._forget_late()
+        kept = self._kept.get(ticket)
+        if kept is None or kept.actor != actor:
+            return None
+        del self._kept[ticket]
+        return kept.file
+
+    def close(self) -> None:
+        """Take no more, let go of what was taken, and remove the socket."""
+        self._listener.close()
+        self._kept.clear()
+        self._files.discard(self.path)
+
+
+async def _readable(connection: socket.socket) -> None:
+    """Wait until there is something to receive: asyncio receives no descriptors itself."""
+    loop, came = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(connection, came.set)
+    try:
+        await came.wait()
+    finally:
+        loop.remove_reader(connection)
