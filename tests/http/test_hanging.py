@@ -93,18 +93,37 @@ def test_storage_that_hangs_keeps_nobody_else_waiting(frozen: Path, short_folder
 
 
 def test_it_ends_though_storage_hangs(frozen: Path, short_folder: Path) -> None:
-    daemon = DaemonProcess(short_folder / "d", None, {"DISKYARD_STORAGE_TIMEOUT_S": str(_TIMEOUT_S)})
+    """Who waits for an answer then is told, as of any error."""
+    daemon = DaemonProcess(short_folder / "d", None, {"DISKYARD_STORAGE_TIMEOUT_S": str(_LONG_S)})
     daemon.start()
     asked = {"repoFormat": "localfs-1.0", "connectionParameters": {"path": str(frozen / "repo")}}
     daemon.call("createStorageRepository", **asked)
     daemon.call("connectStorageRepository", repoId="frozen", **asked)
     subprocess.run(["fsfreeze", "--freeze", str(frozen)], check=True)
-    assert ask(daemon, "createVirtualDisk", targetRepoId="frozen", size=MiB)[0] == "RepositoryUnavailable"
+    told: list[str] = []
+    asking = threading.Thread(
+        target=lambda: told.append(ask(daemon, "createVirtualDisk", targetRepoId="frozen", size=MiB)[0])
+    )
+    asking.start()
+    began_s = time.monotonic()
+    while not _hangs(daemon.pid):
+        assert time.monotonic() - began_s < _LONG_S
+        time.sleep(0.05)
     began_s = time.monotonic()
     # The kernel lets no process end that is in a call that no signal ends: its end is seen by its socket.
     daemon.send_signal()
     while daemon.socket_path.exists():
         assert time.monotonic() - began_s < _LONG_S
         time.sleep(0.05)
+    asking.join(_LONG_S)
     subprocess.run(["fsfreeze", "--unfreeze", str(frozen)], check=True)
     assert daemon.wait() == 0
+    assert told == ["RepositoryUnavailable"]
+
+
+def _hangs(pid: int) -> bool:
+    """Whether a thread of a process is in a call that no signal ends."""
+    states = [
+        path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return "D" in states

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from diskyard import errors
 from diskyard.caller import CALLER, Caller, Share
 from diskyard.http.lanes import Lanes
 from diskyard.http.limits import Limits
@@ -76,9 +77,17 @@ class Verbs:
         """
         made = pieces(self.service, asked.request)
         lane = self._lane_of(asked.request, asked.caller)
-        if is_long(asked.request):
-            await held.enter_async_context(self._long.begun(asked.share, _long_lane(asked, lane)))
-        piece = await self._next(asked, lane, made)
+        try:
+            if is_long(asked.request):
+                await held.enter_async_context(self._long.begun(asked.share, _long_lane(asked, lane)))
+            piece = await self._next(asked, lane, made)
+        except asyncio.CancelledError:  # the server ends, and waits no longer for what still runs
+            raise errors.RepositoryUnavailable(
+                "The daemon ended before this was done.",
+                advice="Repeat it when the daemon runs again. A change may have been made all the same, or may "
+                "yet be: look before you repeat one.",
+                **outcome_details(BY_REQUEST[type(asked.request)]),
+            ) from None
         return Answer(piece.data, None if piece.is_last else self._rest(asked, lane, made))
 
     async def _rest(self, asked: Asked, lane: str, made: Iterator[Piece]) -> AsyncIterator[bytes]:
