@@ -134,6 +134,8 @@ class StormClient:
     def _settle_make(self, kept: Kept, times: int) -> bool:
         assert kept.asked is not None
         outcome, _ = self.attempt(*kept.asked, times)
+        if outcome == "refused" and self.settings.way == "command":
+            outcome = self._found(kept)
         if outcome == "answered":
             self.ledger.take_from_source(kept)
             kept.state, kept.asked = "there", None
@@ -141,6 +143,16 @@ class StormClient:
         elif outcome == "refused":
             self.ledger.drop(kept)
         return outcome == "answered"
+
+    def _found(self, kept: Kept) -> Outcome:
+        """Whether an image was made: a command that waits also fails with what its work failed with."""
+        try:
+            self.ask("getImageInfo", repositoryId=kept.place, imageId=kept.image_id)
+        except errors.ImageNotFound:
+            return "refused"
+        except errors.DiskyardError:
+            return "unknown"
+        return "answered"
 
     def change(self, kept: Kept, data: bytes, verb: str, parameters: dict[str, Any]) -> None:
         """Ask for a change after which an image holds these bytes."""
