@@ -24,6 +24,7 @@ from itertools import count
 from diskyard import Diskyard, MiB
 from diskyard.host import Host
 from diskyard.host.identity import new_uuid
+from diskyard.host.publishing import publish
 
 ENTRY = b"x" * 1500
 BARE = 100
@@ -57,7 +58,7 @@ def bare_rate(folder: str) -> float:
     begin = time.perf_counter()
     for _ in range(BARE):
         name = os.path.join(folder, str(next(numbers)))
-        host.files.publish([f"{name}.a", f"{name}.b"], ENTRY)
+        publish(host.files, [f"{name}.a", f"{name}.b"], ENTRY)
     return BARE / (time.perf_counter() - begin)
 
 

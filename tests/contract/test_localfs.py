@@ -14,8 +14,8 @@ import pytest
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.host.files import UncertainError
 from diskyard.host.identity import ProcessIdentity, new_nonce
+from diskyard.host.publishing import UncertainError
 from diskyard.host.temporary import temporary_name
 from diskyard.log.codec import decode
 from diskyard.model.transaction import Entry, Frees

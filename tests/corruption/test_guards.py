@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from diskyard import errors
 from diskyard.host import Files
+from diskyard.host.publishing import publish
 from diskyard.log import codec, reading, twins
 from diskyard.repositories.interface import Copies, LogKind
+from diskyard.repositories.localfs import repository
 from diskyard.repositories.localfs.repository import LocalRepository
 from diskyard.testing.corruption import GONE, Damage, Outside, flipped
 from diskyard.testing.survey import Hung
@@ -49,12 +52,10 @@ def _no_place(patch: Patch) -> None:
 
 
 def _one_copy_written(patch: Patch) -> None:
-    publish = Files.publish
+    def first_only(files: Files, paths: Sequence[str], data: bytes, **words: Any) -> bool:
+        return publish(files, paths[:1], data, **words)
 
-    def first_only(self: Files, paths: Sequence[str], data: bytes) -> bool:
-        return publish(self, paths[:1], data)
-
-    patch.setattr(Files, "publish", first_only)
+    patch.setattr(repository, "publish", first_only)
 
 
 def _one_copy_read(patch: Patch) -> None:

@@ -1,9 +1,9 @@
 """The only door to the file system's contents: every durable step is one method here.
 
 A simulator of crashes, power cuts and faults replaces :class:`Files` by a subclass
-that overrides the primitives; the two protocols for durable files,
-:meth:`Files.publish` and :meth:`Files.replace`, are written once, below them, and
-nowhere else; that for a file which was written already is in :mod:`diskyard.host.renaming`.
+that overrides the primitives; the protocol for durable files, :meth:`Files.replace`, is
+written once, below them, and nowhere else; those for a new name are in
+:mod:`diskyard.host.publishing` and :mod:`diskyard.host.renaming`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import fcntl
 import itertools
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from diskyard import errors
 from diskyard.host import private
@@ -32,15 +32,6 @@ _DISCARD_ATTEMPTS = 2
 _MODE_BITS = 0o640
 PRIVATE_BITS = 0o600
 _counter = itertools.count()  # of the process: several doors may write into one folder
-
-
-def is_full(error: OSError) -> bool:
-    """Whether an error says that there is no room."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-class UncertainError(OSError):
-    """A publish failed where it may have happened all the same."""
 
 
 class Files(LockingFiles):
@@ -257,82 +248,6 @@ class Files(LockingFiles):
     def temporary_path(self, folder: str) -> str:
         """A fresh path for a temporary file of this process; nothing is made."""
         return os.path.join(folder, temporary_name(this_process(self._host), next(_counter)))
-
-    def publish(
-        self,
-        paths: Sequence[str],
-        data: bytes,
-        *,
-        make: Callable[[], str] | None = None,
-        drop: Callable[[str], object] | None = None,
-        spare: Callable[[], bool] | None = None,
-    ) -> bool:
-        """Make every one of ``paths``, all in one folder, hold ``data``, if the first is absent.
-
-        Of several publishers of the same first path one wins, and its answer is True. A later
-        path that is there already is left as it is. On return of True all is durable. A crash
-        leaves none of the names, or the first ones of them, and temporary files.
-
-        rename(2) would not do: of two writers that look and then rename, both succeed. With
-        link(2) the loser gets EEXIST.
-
-        :param make: makes a temporary file with durable contents; by default a new one.
-        :param drop: removes the name of such a file in the end.
-        :param spare: frees some room where the folder has none for a name; False if it cannot. With
-            it one name is enough where the folder has no room for another.
-        :raises UncertainError: it failed where the name may be there; any other OSError means
-            that nothing was published.
-        """
-        folder = os.path.dirname(paths[0])
-        temporaries: list[str] = []
-        try:
-            for _ in paths:
-                temporaries.append(make() if make else self.write_temporary(folder, data))
-            return self._publish_written(folder, temporaries, paths, spare)
-        finally:
-            for temporary in temporaries:
-                (drop or self.discard)(temporary)
-
-    def _publish_written(
-        self,
-        folder: str,
-        temporaries: Sequence[str],
-        paths: Sequence[str],
-        spare: Callable[[], bool] | None,
-    ) -> bool:
-        try:
-            self._link(temporaries[0], paths[0], spare)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if is_full(error) and not self._may_exist(paths[0]):
-                raise  # the folder had no room for the name: it is certainly not there
-            raise UncertainError(error.errno, error.strerror, paths[0]) from error
-        try:
-            for temporary, path in zip(temporaries[1:], paths[1:], strict=True):
-                try:
-                    self._link(temporary, path, spare)
-                except OSError as error:
-                    if error.errno != errno.EEXIST and not (spare and is_full(error)):
-                        raise
-            self.sync_folder(folder)
-        except OSError as error:
-            raise UncertainError(error.errno, error.strerror, paths[0]) from error
-        return True
-
-    def _link(self, source: str, target: str, spare: Callable[[], bool] | None) -> None:
-        while True:
-            try:
-                return self.link(source, target)
-            except OSError as error:
-                if not is_full(error) or spare is None or self._may_exist(target) or not spare():
-                    raise
-
-    def _may_exist(self, path: str) -> bool:
-        try:
-            return self.exists(path)
-        except OSError:
-            return True
 
     def replace(
         self, path: str, data: bytes, *, mode_bits: int = _MODE_BITS, make: Callable[[], str] | None = None

@@ -10,7 +10,7 @@ from typing import Any
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.host.files import UncertainError
+from diskyard.host.publishing import UncertainError
 from diskyard.log.checkpoints import ENTRY_AGE_KEPT_S, checkpoint_of, nonces_kept
 from diskyard.log.codec import Damaged, encode
 from diskyard.log.entries import as_read, follow

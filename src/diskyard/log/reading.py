@@ -256,9 +256,12 @@ class LogReader:
         return self._checkpoints.newest().checkpoint.version > self._state.version
 
     def _valid_entry(self, state: State, copies: Copies) -> tuple[Entry, bool, bytes]:
-        """The entry after ``state`` from whichever copy holds it, and what that copy holds."""
+        """The entry after ``state`` from whichever copy holds it, and what that copy holds.
+
+        Where both do, and differ, the second was there first: docs/format.md, Which copy.
+        """
         damage: Damaged | NewerMajor = Damaged("neither copy can be read")
-        for copy in copies:
+        for copy in reversed(copies):
             if not copy:
                 continue
             try:

@@ -43,7 +43,7 @@ def look_at_twins(
         if copy not in judged:
             judged[copy] = _is_whole(storage, kind, number, nonce, copy, records=records)
     valid = [copy if judged[copy] else None for copy in copies]
-    whole = next((copy for copy in valid if copy is not None), None)
+    whole = next((copy for copy in reversed(valid) if copy is not None), None)  # as it is read
     bad = tuple(index for index, copy in enumerate(valid) if copy is None or copy != whole)
     return TwinTrouble(kind, number, whole, bad) if bad else None
 

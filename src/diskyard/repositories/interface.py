@@ -147,7 +147,7 @@ class Repository(Protocol):
         Of several callers with one number, on any hosts, exactly one gets True. A crash
         leaves it absent, or there with one copy or both.
 
-        :raises diskyard.host.files.UncertainError: it may be there; the outcome is unknown.
+        :raises diskyard.host.publishing.UncertainError: it may be there; the outcome is unknown.
             Any other OSError means that it is not.
 
         :param frees: what it leads to: on a full storage it may use room that is kept for what

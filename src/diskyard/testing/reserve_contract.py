@@ -10,7 +10,7 @@ from threading import Event
 
 import pytest
 
-from diskyard.host.files import UncertainError
+from diskyard.host.publishing import UncertainError
 from diskyard.model.transaction import Frees
 from diskyard.repositories.interface import Repository
 from diskyard.testing.log_contract import framed

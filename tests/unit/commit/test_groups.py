@@ -13,7 +13,7 @@ from diskyard import commit as committing
 from diskyard import errors
 from diskyard.commit import commit
 from diskyard.host.calls import TIMEOUT_VARIABLE, calls_of_this_thread, noted
-from diskyard.host.files import UncertainError
+from diskyard.host.publishing import UncertainError
 from diskyard.log.codec import decode
 from diskyard.log.log import Author, Log
 from diskyard.model.capabilities import Capabilities

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from diskyard import errors
-from diskyard.host.files import UncertainError
 from diskyard.host.identity import new_nonce
+from diskyard.host.publishing import UncertainError
 from diskyard.log import entries
 from diskyard.log.codec import Checkpoint, decode, encode
 from diskyard.log.log import Published

@@ -10,7 +10,7 @@ import pytest
 
 from diskyard import errors
 from diskyard.commit import commit
-from diskyard.host.files import UncertainError
+from diskyard.host.publishing import UncertainError
 from diskyard.log.log import Author, Log
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry, apply

@@ -143,7 +143,7 @@ class Follower:
         return Grant(mode_bits, self._group_id, self._user_id) if self._gives else None
 
     def making(self, path: str, data: bytes) -> Callable[[], str] | None:
-        """What makes a temporary file beside ``path`` with durable contents, for :meth:`Files.publish`.
+        """What makes a temporary file beside ``path`` with durable contents, for publishing it.
 
         :returns: None if there is nothing to follow.
         """

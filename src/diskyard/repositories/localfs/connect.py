@@ -13,6 +13,7 @@ from diskyard import errors
 from diskyard.host import FileEntry, Host
 from diskyard.host.identity import new_nonce
 from diskyard.host.ownership import Grant
+from diskyard.host.publishing import publish
 from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLeases
 from diskyard.log.codec import (
@@ -255,7 +256,7 @@ def _seed(host: Host, root: str) -> None:
         (layout.log_paths(root, "checkpoint", 0), checkpoint),
         (layout.record_paths(root), encode(record)),
     ):
-        files.publish(paths, data, make=follower.making(paths[0], data))
+        publish(files, paths, data, make=follower.making(paths[0], data))
 
 
 def connect(parameters: Mapping[str, Any], host: Host) -> LocalRepository:

@@ -8,11 +8,11 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 
 from diskyard.host import FileEntry, Host, made_s, provably_gone
-from diskyard.host.files import UncertainError, is_full
+from diskyard.host.publishing import UncertainError, is_full, publish
 from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
 from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES, RepositoryRecord, may_be_whole
-from diskyard.log.entries import place_digest
+from diskyard.log.entries import nonce_of, place_digest
 from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
@@ -102,15 +102,34 @@ class LocalRepository:
         if self._files.exists(paths[1]):
             return False
         self._reserve.refill_if_used()
+
+        def overruled() -> bool:
+            return self._is_anothers(kind, number, data)
+
         try:
             spare = self._reserve.spare() if frees else None
-            return self._files.publish(paths, data, make=self._follower.making(paths[0], data), spare=spare)
+            make = self._follower.making(paths[0], data)
+            return publish(self._files, paths, data, make=make, spare=spare, overruled=overruled)
         except UncertainError:
             raise  # it may be there: trying again would call our own entry another's
         except OSError as error:
             if not is_full(error) or not frees:
                 raise
-        return self._reserve.publish(paths, data, frees)
+        return self._reserve.publish(paths, data, frees, overruled)
+
+    def _is_anothers(self, kind: LogKind, number: int, data: bytes) -> bool:
+        """Whether another's object was there first, of which copy 0 was lost after we had looked.
+
+        Then that copy, which is ours now, is made the other's again: renamed over, and never absent.
+        """
+        path = layout.log_paths(self.place, kind, number)[1]
+        there = self._read_copy(path, _LIMITS_BYTES[kind])
+        if not there or there == data:
+            return False  # gone, or spoilt; or ours, written by who has seen that it was missing
+        if kind == "entry" and nonce_of(there, self.marker, number) is None:
+            return False
+        self.rewrite(kind, number, 0, there)
+        return True
 
     def get(self, kind: LogKind, number: int) -> Copies:
         """Both copies, each b"" where its name leads to nothing that can be read."""

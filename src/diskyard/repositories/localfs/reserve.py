@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from diskyard import errors
 from diskyard.host import FileEntry, Files
-from diskyard.host.files import is_full
+from diskyard.host.publishing import is_full, publish
 from diskyard.model.transaction import Frees
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.access import Follower
@@ -108,8 +108,10 @@ class Reserve:
 
     # -- using it ----------------------------------------------------------------------
 
-    def publish(self, paths: tuple[str, str], data: bytes, frees: Frees) -> bool:
-        """As :meth:`Files.publish`, from files of the reserve.
+    def publish(
+        self, paths: tuple[str, str], data: bytes, frees: Frees, overruled: Callable[[], bool]
+    ) -> bool:
+        """As :func:`diskyard.host.publishing.publish`, from files of the reserve.
 
         :param frees: how much of it may be used.
         :raises OSError: as there, and ENOSPC also if no such file is left.
@@ -119,12 +121,14 @@ class Reserve:
         taken: dict[str, str] = {}  # the names that they had in the reserve
         to_give_back = False
         try:
-            won = self._files.publish(
+            won = publish(
+                self._files,
                 paths,
                 data,
                 make=lambda: self._filled(data, frees, taken),
                 drop=lambda path: None,
                 spare=self.spare(),
+                overruled=overruled,
             )
             to_give_back = not won
         except _SpentError:
