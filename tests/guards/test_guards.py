@@ -30,6 +30,7 @@ def test_without_it_a_test_fails(guard: Guard, tally: Tally) -> None:
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
         "DISKYARD_TEST_GUARD": json.dumps(what),
         "PYTHONPATH": path,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # they take longer to load than most of these tests
     }
     words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *guard.tests]
     ran = subprocess.run(

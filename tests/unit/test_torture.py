@@ -18,7 +18,9 @@ def test_one():
 
 def test_that_goes_on():
     pathlib.Path({reached!r}).touch()
-    time.sleep({lasts_s})
+    until_s = time.monotonic() + {lasts_s}
+    while time.monotonic() < until_s and not pathlib.Path({interrupted!r}).exists():
+        time.sleep(0.05)
 """
 # In the place of timeout(1): an interrupt once the test that goes on was reached and the other was judged.
 _TIMEOUT = """#!/usr/bin/env bash
@@ -29,6 +31,7 @@ set -m
 until [ -e "$REACHED" ]; do sleep 0.1; done
 sleep "$INTERRUPT"
 kill -INT -- -$!
+touch "$INTERRUPTED"
 wait
 exit 124
 """
@@ -44,14 +47,16 @@ exit 124
 )
 def test_the_verdict(tmp_path: Path, passes: bool, interrupted: bool, words: str) -> None:
     """A failure is said and decides the exit status, also where the time was over before the round."""
-    reached = tmp_path / "reached"
-    lasts_s = 20 if interrupted else 0
+    reached, has_been = tmp_path / "reached", tmp_path / "interrupted"
+    lasts_s = 120 if interrupted else 0
     for name, text in {
         "scripts/torture": (ROOT / "scripts" / "torture").read_text(),
         "scripts/setup": "#!/bin/sh\n",
         "bin/timeout": _TIMEOUT,
         "conftest.py": "from tests.conftest import pytest_runtest_logreport\n",
-        "test_some.py": _TESTS.format(passes=passes, reached=str(reached), lasts_s=lasts_s),
+        "test_some.py": _TESTS.format(
+            passes=passes, reached=str(reached), interrupted=str(has_been), lasts_s=lasts_s
+        ),
     }.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -67,6 +72,7 @@ def test_the_verdict(tmp_path: Path, passes: bool, interrupted: bool, words: str
         "PYTEST_PLUGINS": "xdist.plugin",
         "INTERRUPT": "3" if interrupted else "",
         "REACHED": str(reached),
+        "INTERRUPTED": str(has_been),
     }
     options = ["--hours", "1", "-p", "no:cacheprovider", "--numprocesses", "2"]
     ended = subprocess.run(

@@ -103,8 +103,8 @@ class LocalRepository:
             return False
         self._reserve.refill_if_used()
 
-        def overruled() -> bool:
-            return self._is_anothers(kind, number, data)
+        def overruled() -> bool:  # of a checkpoint it does not matter: both tell the same state
+            return kind == "entry" and self._is_anothers(number, data)
 
         try:
             spare = self._reserve.spare() if frees else None
@@ -117,18 +117,18 @@ class LocalRepository:
                 raise
         return self._reserve.publish(paths, data, frees, overruled)
 
-    def _is_anothers(self, kind: LogKind, number: int, data: bytes) -> bool:
-        """Whether another's object was there first, of which copy 0 was lost after we had looked.
+    def _is_anothers(self, number: int, data: bytes) -> bool:
+        """Whether another's entry was there first, of which copy 0 was lost after we had looked.
 
         Then that copy, which is ours now, is made the other's again: renamed over, and never absent.
         """
-        path = layout.log_paths(self.place, kind, number)[1]
-        there = self._read_copy(path, _LIMITS_BYTES[kind])
+        path = layout.log_paths(self.place, "entry", number)[1]
+        there = self._read_copy(path, ENTRY_LIMIT_BYTES)
         if not there or there == data:
             return False  # gone, or spoilt; or ours, written by who has seen that it was missing
-        if kind == "entry" and nonce_of(there, self.marker, number) is None:
+        if nonce_of(there, self.marker, number) is None:
             return False
-        self.rewrite(kind, number, 0, there)
+        self.rewrite("entry", number, 0, there)
         return True
 
     def get(self, kind: LogKind, number: int) -> Copies:
