@@ -179,9 +179,7 @@ def _require_idle(service: Service, repo_id: str) -> None:
     if any(other.marker == opened.marker for other in others):
         return
     names = [
-        f"task {task.task_id}"
-        for task in service.records.all()
-        if task.state in ("queued", "running") and _works_with(service, task, opened)
+        f"task {task.task_id}" for task in service.records.unended() if _works_with(service, task, opened)
     ]
     names += [
         f"attachment of image {found.image_id} for {found.owner}"

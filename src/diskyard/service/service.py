@@ -135,7 +135,5 @@ class Service:
 
     def task_on(self, image_id: str) -> str | None:
         """This host's running task on an image."""
-        for task in self.records.all():
-            if task.image_id == image_id and task.state in ("queued", "running"):
-                return task.task_id
-        return None
+        found = [task.task_id for task in self.records.unended() if task.image_id == image_id]
+        return min(found, default=None)
