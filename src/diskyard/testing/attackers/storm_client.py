@@ -133,8 +133,10 @@ class StormClient:
 
     def _settle_make(self, kept: Kept, times: int) -> bool:
         assert kept.asked is not None
-        outcome, _ = self.attempt(*kept.asked, times)
-        if outcome == "refused" and self.settings.way == "command":
+        outcome, error = self.attempt(*kept.asked, times)
+        if isinstance(error, errors.LeaseHeld):
+            outcome = "unknown"  # what an earlier life of this client asked for may be under way still
+        elif outcome == "refused" and self.settings.way == "command":
             outcome = self._found(kept)
         if outcome == "answered":
             self.ledger.take_from_source(kept)
