@@ -154,6 +154,17 @@ def test_what_may_not_be_imported_by_its_path_may_not_be_handed_over(
     assert not file.with_name("new.raw").exists()
 
 
+def test_the_command_follows_no_link_that_others_may_make(
+    daemon: DaemonProcess, file: Path, tmp_path: Path, quick_folder: Path
+) -> None:
+    """Anybody may make one in /dev/shm, and have it lead to what root alone may read."""
+    (quick_folder / "link.raw").symlink_to(file)
+    (tmp_path / "other.raw").symlink_to(file)
+    for path in (f"{quick_folder}/link.raw", f"/dev/..{tmp_path}/other.raw"):
+        with Diskyard(daemon.url, hands_over=True) as yard, pytest.raises(errors.PathNotAllowed):
+            yard.import_image("a", path, "raw")
+
+
 def test_a_ticket_is_for_one_request(daemon: DaemonProcess, file: Path) -> None:
     fd = os.open(file, os.O_RDONLY)
     ticket = _handed(daemon, fd)
