@@ -146,10 +146,10 @@ class Servers:
         # Imported when an image is served: every service has this class, and few serve anything.
         from diskyard.mover.blockgraph import StorageDaemon
 
-        socket = self._socket_name(attached)
         lease = _take(opened, attached.image_id, attached.host_id, attached.owner)
         try:
             volumes = _require_attached(opened, attached, chain)
+            socket = self._socket_name(attached)
             with opening(opened, volumes) as files:
                 daemon = StorageDaemon(self._host, (files,), inherit_fds=lease.descriptors())
                 thread = Crew((daemon,), "diskyard-nbd")

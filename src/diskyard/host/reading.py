@@ -324,7 +324,7 @@ class ReadingFiles(Names):
 
     @storage_call
     def device_behind(self, path: str) -> str:
-        """The block device that a link of root's in /dev leads to, as udev makes them; else the path as it is.
+        """The block device that a link of root's in /dev leads to, as udev makes them; else the path itself.
 
         Nobody but root can change what such a link leads to, so it is followed. Others may make links in
         some folders there, as in /dev/shm.
