@@ -8,8 +8,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from diskyard.host.sockets import peer_user_id
 from diskyard.testing.daemon_process import DaemonProcess
 
 SIZE_BYTES = 1 << 20
+_AT_MOST_S = 20.0
+_LOOK_S = 0.02
 ME = "user:" + (subprocess.run(["id", "-un"], check=True, capture_output=True, text=True).stdout.strip())
 
 
@@ -154,6 +157,17 @@ def test_what_may_not_be_imported_by_its_path_may_not_be_handed_over(
     assert not file.with_name("new.raw").exists()
 
 
+def test_the_command_follows_no_link_that_others_may_make(
+    daemon: DaemonProcess, file: Path, tmp_path: Path, quick_folder: Path
+) -> None:
+    """Anybody may make one in /dev/shm, and have it lead to what root alone may read."""
+    (quick_folder / "link.raw").symlink_to(file)
+    (tmp_path / "other.raw").symlink_to(file)
+    for path in (f"{quick_folder}/link.raw", f"/dev/..{tmp_path}/other.raw"):
+        with Diskyard(daemon.url, hands_over=True) as yard, pytest.raises(errors.PathNotAllowed):
+            yard.import_image("a", path, "raw")
+
+
 def test_a_ticket_is_for_one_request(daemon: DaemonProcess, file: Path) -> None:
     fd = os.open(file, os.O_RDONLY)
     ticket = _handed(daemon, fd)
@@ -162,6 +176,34 @@ def test_a_ticket_is_for_one_request(daemon: DaemonProcess, file: Path) -> None:
     for ticket_sent, wanted in ((ticket, 200), (ticket, 422), ("f" * 32, 422), ("", 422)):
         status, answer = _asked(daemon, "importImage", ticket_sent, **asked)
         assert status == wanted, answer
+
+
+def test_nothing_stays_open_when_a_request_and_its_tasks_have_ended(
+    daemon: DaemonProcess, file: Path
+) -> None:
+    """Be it refused or done: a file system could not be unmounted, nor a device removed."""
+
+    def are_open() -> list[str]:
+        found = []
+        for number in Path(f"/proc/{daemon.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it is closed just now
+                found.append(os.readlink(number))
+        return [path for path in found if path.startswith(str(file.parent))]
+
+    with Diskyard(daemon.url, hands_over=True) as yard:
+        image = yard.import_image("a", str(file), "raw")
+        assert yard.wait_for_tasks(_AT_MOST_S)
+        yard.export_image("a", image, str(file.with_name("new.raw")), "raw")
+        assert yard.wait_for_tasks(_AT_MOST_S)
+        for _ in range(3):
+            with pytest.raises(errors.UnsafeImage):
+                yard.import_image("a", str(file), "qcow2")
+            with pytest.raises(errors.NotEmpty):
+                yard.export_image("a", image, str(file.with_name("new.raw")), "raw")
+        deadline_s = time.monotonic() + _AT_MOST_S
+        while left := are_open():
+            assert time.monotonic() < deadline_s, left
+            time.sleep(_LOOK_S)
 
 
 # -- in this process ---------------------------------------------------------------------------------

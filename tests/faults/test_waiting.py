@@ -165,6 +165,25 @@ def test_storage_that_hangs_gets_a_few_threads_and_others_get_their_places(stora
     assert pool.close()
 
 
+def test_a_task_waits_for_a_thread_that_the_host_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is not lost with it: more of them fail than there are places."""
+    pool, start, refused = TaskPool(TaskLimits(2, 2), _LONG_S), threading.Thread.start, []
+
+    def refuse(thread: threading.Thread) -> None:
+        refused.append(thread.name)
+        raise RuntimeError("can't start new thread")
+
+    done = [threading.Event() for _ in range(4)]
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for one in done[:3]:
+        pool.submit(waiting(one.set))
+    assert set(refused) == {"diskyard-task", "diskyard-tasks"}
+    monkeypatch.setattr(threading.Thread, "start", start)
+    pool.submit(waiting(done[3].set))
+    assert all(one.wait(_LONG_S) for one in done)
+    assert pool.close()
+
+
 def test_closing_waits_no_longer_than_it_is_told(storage: threading.Event) -> None:
     pool, began = TaskPool(TaskLimits(), _LONG_S), threading.Event()
 

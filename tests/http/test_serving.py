@@ -7,8 +7,11 @@ import os
 import pwd
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ import pytest
 
 from diskyard import errors
 from diskyard.caller import CALLER, Caller
+from diskyard.host import Host
+from diskyard.host.calls import noted
+from diskyard.host.commands import Child, Commands
 from diskyard.model import requests as ask
 from diskyard.model.options import PrepareOptions
 from diskyard.service import Service, call
@@ -106,6 +112,69 @@ def test_a_token_has_a_part_of_the_servers_and_leaves_others_theirs(short_folder
         assert ["served_images" in words for words in advice] == [True] * 3
     finally:
         service.close()
+
+
+class _HangingOnce(Commands):
+    """Starts the first program that serves images only when its storage answers."""
+
+    def __init__(self) -> None:
+        self.hangs, self.answers = threading.Event(), threading.Event()
+
+    def start(self, words: Sequence[str], **given: Any) -> Child:
+        if words[0] == "qemu-storage-daemon" and not self.hangs.is_set():
+            self.hangs.set()
+            with noted("read", "a volume"):
+                self.answers.wait(_AT_MOST_S)
+        return super().start(words, **given)
+
+
+def test_storage_that_hangs_while_an_image_is_served_keeps_nobody_else_waiting(short_folder: Path) -> None:
+    commands = _HangingOnce()
+    host = replace(Host.real(), commands=commands)
+    service = Service(host, state_folder=str(short_folder / "s"), storage_timeout_s=1.0)
+    disks = {}
+    for repo_id in ("a", "b"):
+        (short_folder / repo_id).mkdir()
+        asked = {"repoFormat": "localfs-1.0", "connectionParameters": {"path": str(short_folder / repo_id)}}
+        call(service, "createStorageRepository", asked)
+        call(service, "connectStorageRepository", {"repoId": repo_id, **asked})
+        disks[repo_id] = [
+            call(service, "createVirtualDisk", {"targetRepoId": repo_id, "size": 1 << 20}) for _ in range(2)
+        ]
+
+    def serve(repo_id: str, number: int) -> Any:
+        options = {"serve": "nbd"}
+        asked = {"repositoryId": repo_id, "imageId": disks[repo_id][number], "options": options}
+        return call(service, "prepareImage", asked)
+
+    def teardown(repo_id: str, number: int) -> None:
+        call(service, "teardownImage", {"repositoryId": repo_id, "imageId": disks[repo_id][number]})
+
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            with pytest.raises(errors.RepositoryUnavailable):
+                serve("a", 0)
+            assert commands.hangs.is_set()
+            assert beside.submit(serve, "b", 0).result(_AT_MOST_S / 2)["nbdUri"]
+            beside.submit(teardown, "b", 0).result(_AT_MOST_S / 2)
+            # Who wants the same of the repository that hangs is told, and does not wait for ever.
+            for work in (serve, teardown):
+                with pytest.raises(errors.RepositoryUnavailable):
+                    beside.submit(work, "a", 1).result(_AT_MOST_S / 2)
+        finally:
+            commands.answers.set()
+    deadline_s = time.monotonic() + _AT_MOST_S
+    while True:
+        try:
+            teardown("a", 0)
+        except errors.RepositoryUnavailable:
+            assert time.monotonic() < deadline_s
+            time.sleep(_LOOK_S)
+        else:
+            break
+    assert serve("a", 1)["nbdUri"]
+    service.close()
+    assert not list((short_folder / "s" / "nbd").iterdir())
 
 
 def _socket_in(folder: Path) -> None:

@@ -144,3 +144,30 @@ def test_pages_that_need_no_token_are_counted_by_address(quick_folder: Path) -> 
         assert (await ask("GET", "http://d/docs", {})).status_code == 200  # as on the Unix socket
 
     over_tls(quick_folder, use)
+
+
+def test_who_has_a_network_of_addresses_has_one_part_of_what_needs_no_token(quick_folder: Path) -> None:
+    """Of IPv6 every host has 2^64 addresses."""
+
+    async def use(app: Application, ask: Ask) -> None:
+        app._pages = Rates.of_requests(1, _StillClock())
+        app._refusals = Rates.of_requests(1, _StillClock())
+
+        async def status(path: str, address: str) -> int:
+            transport = httpx.ASGITransport(app.asgi(), client=(address, 1))
+            async with httpx.AsyncClient(transport=transport, base_url="https://d") as client:
+                return (await client.get(path)).status_code
+
+        for path, well in (("/docs", 200), ("/metrics", 401)):
+            addresses = [
+                "2001:db8::1",
+                "2001:db8::2",
+                "2001:db8::3",
+                "2001:db8:0:1::1",
+                "192.0.2.1",
+                "192.0.2.2",
+            ]
+            found = [await status(path, address) for address in addresses]
+            assert found == [well, well, 429, well, well, well]
+
+    over_tls(quick_folder, use)

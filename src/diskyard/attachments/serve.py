@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,8 +17,10 @@ from msgspec.structs import replace
 from diskyard import errors
 from diskyard.caller import Parts, Share, share
 from diskyard.host import Host
+from diskyard.host.calls import PatientLock, ThreadCalls, calls_of_this_thread
 from diskyard.model.records import Volume
 from diskyard.model.results import Attached
+from diskyard.mover.crew import Crew
 from diskyard.mover.interface import Chain
 from diskyard.opened import Opened, lease_name
 from diskyard.repositories.interface import Lease
@@ -35,7 +38,13 @@ _POLL_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    daemon: StorageDaemon
+    """A program that runs.
+
+    :param thread: that started it. A program ends with that thread (host/commands.py), so each has its own,
+        which lasts as long as it does: where storage hangs, only what is served from there waits.
+    """
+
+    thread: Crew[StorageDaemon]
     socket: str
     lease: Lease
     share: Share
@@ -57,40 +66,58 @@ class Servers:
         self._host = host
         self._folder = folder
         self._parts = Parts(most)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is counted: no storage is asked under it
         self._running: dict[tuple[str, str, str], _Server] = {}
-        # A program ends with the thread that started it (host/commands.py): this one lasts,
-        # whatever thread asks for an image to be served.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="diskyard-nbd")
+        # Of each repository by its marker: who begins or ends a server there.
+        self._turns: defaultdict[str, PatientLock] = defaultdict(PatientLock)
 
     def serve(self, opened: Opened, attached: Attached, chain: Chain) -> Attached:
         """Serve an image until :meth:`stop`; the attachment with the URI filled in.
 
         :raises diskyard.errors.ImageInUse: another process serves it to this owner, or the
             attachment has ended.
+        :raises diskyard.errors.RepositoryUnavailable: who begins or ends to serve another image of the
+            repository waits for storage that does not answer.
         :raises diskyard.errors.StorageError: the server does not start.
         :raises diskyard.errors.TooManyRequests: as many run as may, or as many of the caller's.
         """
         key = (opened.marker, attached.image_id, attached.owner)
-        with self._lock:
-            if key not in self._running:
-                self._require_room()
-                server = self._start_leased(opened, attached, chain)
-                self._parts.add(server.share)
-                self._running[key] = server
-            socket = self._running[key].socket
-        return replace(attached, nbd_uri=f"nbd+unix:///{attached.image_id}?socket={socket}")
+        with self._turn(opened.marker):
+            server = self._running.get(key)
+            if server is None:
+                server = self._running[key] = self._begin(opened, attached, chain)
+        return replace(attached, nbd_uri=f"nbd+unix:///{attached.image_id}?socket={server.socket}")
 
-    def _require_room(self) -> None:
-        taken = self._parts.in_the_way(share())
-        if taken is not None:
-            words = taken.format(words="images are served over NBD by this process")
-            raise errors.TooManyRequests(
-                f"{words}, and no more may be.",
-                advice="Tear down those that nobody reads or writes any more; or give the guest the image's "
-                "files, which prepareImage tells without serve; or raise limits.served_images in the "
-                "daemon's configuration.",
-            )
+    def _turn(self, marker: str) -> PatientLock:
+        with self._lock:
+            return self._turns[marker]
+
+    def _begin(self, opened: Opened, attached: Attached, chain: Chain) -> _Server:
+        whose = share()
+        self._take_part(whose)
+        try:
+            return self._start_leased(opened, attached, chain, whose)
+        except BaseException:
+            self._give_back(whose)
+            raise
+
+    def _take_part(self, whose: Share) -> None:
+        with self._lock:
+            taken = self._parts.in_the_way(whose)
+            if taken is None:
+                self._parts.add(whose)
+                return
+        words = taken.format(words="images are served over NBD by this process")
+        raise errors.TooManyRequests(
+            f"{words}, and no more may be.",
+            advice="Tear down those that nobody reads or writes any more; or give the guest the image's "
+            "files, which prepareImage tells without serve; or raise limits.served_images in the "
+            "daemon's configuration.",
+        )
+
+    def _give_back(self, whose: Share) -> None:
+        with self._lock:
+            self._parts.remove(whose)
 
     def remove_leftovers(self) -> list[str]:
         """Remove the sockets of processes that have ended, and the names that led to them; the paths.
@@ -115,21 +142,28 @@ class Servers:
         is_known = folder in removed or files.sees_private(folder)
         return socket != path and is_known and not files.exists(socket)
 
-    def _start_leased(self, opened: Opened, attached: Attached, chain: Chain) -> _Server:
+    def _start_leased(self, opened: Opened, attached: Attached, chain: Chain, whose: Share) -> _Server:
+        # Imported when an image is served: every service has this class, and few serve anything.
+        from diskyard.mover.blockgraph import StorageDaemon
+
         lease = _take(opened, attached.image_id, attached.host_id, attached.owner)
         try:
             volumes = _require_attached(opened, attached, chain)
+            socket = self._socket_name(attached)
             with opening(opened, volumes) as files:
-                return self._thread.submit(self._start, attached, files, lease, share()).result()
+                daemon = StorageDaemon(self._host, (files,), inherit_fds=lease.descriptors())
+                thread = Crew((daemon,), "diskyard-nbd")
+                try:
+                    _done(thread, lambda daemon: self._start(daemon, attached, files, socket))
+                except BaseException:
+                    thread.end(0)
+                    raise
+            return _Server(thread, socket, lease, whose)
         except BaseException:
             lease.release()
             raise
 
-    def _start(self, attached: Attached, chain: Chain, lease: Lease, whose: Share) -> _Server:
-        # Imported when an image is served: every service has this class, and few serve anything.
-        from diskyard.mover.blockgraph import StorageDaemon
-
-        daemon = StorageDaemon(self._host, (chain,), inherit_fds=lease.descriptors())
+    def _start(self, daemon: StorageDaemon, attached: Attached, chain: Chain, socket: str) -> None:
         daemon.__enter__()
         try:
             writes = attached.mode == "read_write"
@@ -137,14 +171,15 @@ class Servers:
             daemon.export_nbd(
                 node, writable=writes, name=attached.image_id, connections_most=_CONNECTIONS_MOST
             )
-            return _Server(daemon, self._name_socket(attached, daemon.socket_path), lease, whose)
+            self._host.files.ensure_folder(self._folder)
+            self._host.files.discard(socket)
+            self._host.files.symlink(daemon.socket_path, socket)
         except BaseException:
             daemon.close()
             raise
 
-    def _name_socket(self, attached: Attached, socket_path: str) -> str:
-        """A name that the socket keeps whenever the image is served again to this owner."""
-        self._host.files.ensure_folder(self._folder)
+    def _socket_name(self, attached: Attached) -> str:
+        """A name that the socket has whenever the image is served to this owner."""
         owner = hashlib.blake2b(attached.owner.encode(), digest_size=4).hexdigest()
         path = os.path.join(self._folder, f"{attached.image_id}.{owner}")
         if len(path.encode()) > _SOCKET_PATH_LIMIT_BYTES:
@@ -152,28 +187,47 @@ class Servers:
                 f"The name of the socket, {path}, is longer than {_SOCKET_PATH_LIMIT_BYTES} bytes.",
                 advice="Use a state folder with a shorter name ($DISKYARD_STATE_DIR).",
             )
-        self._host.files.discard(path)
-        self._host.files.symlink(socket_path, path)
         return path
 
     def stop(self, marker: str, image_id: str, owner: str) -> None:
-        """Stop serving an image to an owner, if this process does."""
-        with self._lock:
+        """Stop serving an image to an owner, if this process does.
+
+        :raises diskyard.errors.RepositoryUnavailable: as of :meth:`serve`.
+        """
+        with self._turn(marker):
             found = self._running.pop((marker, image_id, owner), None)
-            if found is not None:
-                self._parts.remove(found.share)
-        if found is not None:
+            if found is None:
+                return
             try:
-                self._thread.submit(found.daemon.close).result()
+                _done(found.thread, lambda daemon: daemon.close())
             finally:
-                found.lease.release()
+                found.thread.end(0)
+                # Before the lease, with which another process may give the name to a socket of its own.
                 self._host.files.discard(found.socket)
+                found.lease.release()
+                self._give_back(found.share)
 
     def close(self) -> None:
-        """Stop all servers, and the thread."""
+        """Stop all servers, but for those whose storage does not answer: they end with this process."""
         for marker, image_id, owner in list(self._running):
-            self.stop(marker, image_id, owner)
-        self._thread.shutdown()
+            with contextlib.suppress(errors.RepositoryUnavailable):
+                self.stop(marker, image_id, owner)
+
+
+def _done(thread: Crew[StorageDaemon], work: Callable[[StorageDaemon], None]) -> None:
+    """Have something done by the thread of a server; what it waits for, who waits for it here waits for."""
+    mine, its = calls_of_this_thread(), ThreadCalls()
+    its.timeout_s = mine.timeout_s
+
+    def do(daemon: StorageDaemon) -> None:
+        calls_of_this_thread(its)
+        work(daemon)
+
+    mine.behind = its
+    try:
+        thread.submit(do).result()
+    finally:
+        mine.behind = None
 
 
 @contextmanager

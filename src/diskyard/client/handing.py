@@ -74,7 +74,7 @@ def ticket_for(socket_path: str, verb: str, body: bytes) -> str | None:
 def _opened(path: str, *, is_file: bool) -> int | None:
     """The file to be read, or the folder in which a new one is to be.
 
-    A link to a file is followed in /dev alone, where udev makes them.
+    A link to a file is followed only where the daemon follows it: to a device, where root alone makes links.
     """
     # Imported here: of all calls only these two need it.
     from diskyard.host import Host
@@ -83,8 +83,7 @@ def _opened(path: str, *, is_file: bool) -> int | None:
     try:
         if not is_file:
             return files.open_folder(os.path.dirname(path))
-        real = files.resolve(path) if path.startswith("/dev/") else path
-        return files.open_to_read(real, block_device=True)
+        return files.open_to_read(files.device_behind(path), block_device=True)
     except OSError:
         return None
 

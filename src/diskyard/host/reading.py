@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -20,6 +21,7 @@ from diskyard.host.places import identities_of
 
 R = TypeVar("R")
 _BEGINNING_BYTES = 256  # enough to tell what the file may be
+_DEVICES = "/dev"
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own
 OFD_GETLK = 36  # asm-generic/fcntl.h
 #: Bytes of an image file that QEMU locks while a program of it may write to the file, or change its
@@ -68,6 +70,10 @@ def _file_entry(name: str, info: os.stat_result) -> FileEntry:
 
 def _fingerprint(info: os.stat_result) -> str:
     return f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}:{info.st_ctime_ns}"
+
+
+def _is_in_dev(path: str) -> bool:
+    return os.path.commonpath((path, _DEVICES)) == _DEVICES
 
 
 def _is_locked(fd: int, offset_bytes: int) -> bool:
@@ -315,6 +321,26 @@ class ReadingFiles(Names):
     def resolve(self, path: str) -> str:
         """The path without links; what does not exist is kept as it is."""
         return os.path.realpath(path)
+
+    @storage_call
+    def device_behind(self, path: str) -> str:
+        """The block device that a link of root's in /dev leads to, as udev makes them; else the path itself.
+
+        Nobody but root can change what such a link leads to, so it is followed. Others may make links in
+        some folders there, as in /dev/shm.
+        """
+        with contextlib.suppress(OSError):
+            folder = os.path.realpath(os.path.dirname(path))
+            about = os.stat(folder)
+            if about.st_uid != 0 or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or not _is_in_dev(folder):
+                return path
+            link = os.path.join(folder, os.path.basename(path))
+            told = os.lstat(link)
+            real = os.path.realpath(link)
+            is_roots_link = stat.S_ISLNK(told.st_mode) and told.st_uid == 0
+            if is_roots_link and _is_in_dev(real) and stat.S_ISBLK(os.lstat(real).st_mode):
+                return real
+        return path
 
     def is_inside(self, folder: str, folders: Sequence[str]) -> bool:
         """Whether a folder, which need not exist, is, links followed, one of others or in one."""

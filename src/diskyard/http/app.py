@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from diskyard import errors
 from diskyard.host.identity import new_uuid
+from diskyard.host.sockets import origin_of
 from diskyard.http import openapi, reference
 from diskyard.http.access import Door, Sender, peer_of
 from diskyard.http.audited import AuditedCall, AuditTrail, about, is_audited, tasks_of
@@ -40,8 +41,8 @@ from diskyard.version import version
 
 _log = logging.getLogger("diskyard.http")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_REFUSALS_PER_S = 5.0
-_PAGES_PER_S = 5.0  # of one address
+_REFUSALS_PER_S = 5.0  # of one address, of IPv6 of one network
+_PAGES_PER_S = 5.0  # the same
 _REFUSED_AFTER_S = 0.25
 _SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 Endpoint = Callable[["Exchange"], Awaitable[Response]]
@@ -210,7 +211,7 @@ class Application:
         try:
             sender = self._door.admit(exchange.request, exchange.request_id)
         except errors.Unauthorized:
-            self._refusals.take(peer_of(exchange.request))
+            self._refusals.take(origin_of(peer_of(exchange.request)))
             self._note(exchange, "", None, None, errors.Unauthorized.__name__)
             raise
         exchange.sender = sender
@@ -389,7 +390,7 @@ class Application:
     def _count_page(self, request: Request) -> None:
         """Who reads pages needs no token: each address may read so many."""
         if request.scope["scheme"] == "https":
-            self._pages.take(peer_of(request))
+            self._pages.take(origin_of(peer_of(request)))
 
 
 def request_id_of(request: Request) -> str:

@@ -26,9 +26,9 @@ class LocalLease:
 
     def release(self) -> None:
         """Give it up; a second call does nothing."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        fd, self._fd = self._fd, None
+        if fd is not None:  # forgotten first: closed twice, its number may be another file's by then
+            os.close(fd)
 
 
 class LocalLeases:

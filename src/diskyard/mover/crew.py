@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from diskyard import errors
+
 Tool = TypeVar("Tool")
 
 
@@ -16,6 +18,8 @@ class Crew(Generic[Tool]):
     """One daemon thread for each tool: storage that hangs keeps its thread, and nobody else.
 
     An executor of the standard library would be joined when the program ends.
+
+    :raises diskyard.errors.StorageError: the host gives no more threads; none is left.
     """
 
     def __init__(self, tools: Sequence[Tool], name: str) -> None:
@@ -24,8 +28,15 @@ class Crew(Generic[Tool]):
             threading.Thread(target=self._serve, args=(tool,), name=f"{name}-{index}", daemon=True)
             for index, tool in enumerate(tools)
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:
+            self._dismiss()
+            raise errors.StorageError(
+                f"This host gives no more threads: {error}.",
+                advice="Look at its limits of processes and memory (TasksMax of the unit), then try again.",
+            ) from error
 
     def submit(self, job: Callable[[Tool], None]) -> Future[None]:
         """Have a job done with the next tool that is free; what it raises is in the future."""
@@ -40,11 +51,14 @@ class Crew(Generic[Tool]):
                 self._jobs.get_nowait()
         except Empty:
             pass
-        for _ in self._threads:
-            self._jobs.put(None)
+        self._dismiss()
         deadline_s = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
+
+    def _dismiss(self) -> None:
+        for _ in self._threads:
+            self._jobs.put(None)
 
     def is_alive(self) -> bool:
         """Whether any thread has not ended."""

@@ -87,7 +87,11 @@ class Mover:
             for _ in range(_WORKERS)
         ]
         self._workers = Crew(tools, "copy")
-        self._flusher = Crew([target], "flush")
+        try:
+            self._flusher = Crew([target], "flush")
+        except BaseException:
+            self._workers.end(STUCK_S)
+            raise
         self._telling = telling
         self._ended = False
         self._in_flight: deque[_Flight] = deque()

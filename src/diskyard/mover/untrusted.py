@@ -6,7 +6,6 @@ names other files; what QEMU then does with the rest happens under limits.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -31,7 +30,6 @@ IMPORT_LIMITS = Limits(address_space_bytes=1 << 30, cpu_s=24 * 3600)
 _INSPECT_LIMITS = Limits(address_space_bytes=1 << 30, cpu_s=60)
 _INSPECT_TIMEOUT_S = 600.0
 _OUTPUT_MOST_BYTES = 1 << 20
-_DEVICES = "/dev"
 _SECTOR_BYTES = 512
 _FILE_MOST_BYTES = 64 << 40  # more than any image: only a hole can make a file so long
 _NOT_FOUND = (
@@ -81,29 +79,6 @@ def _open_given(host: Host, given_fd: int, path: str, *, block_device: bool) -> 
         os.close(fd)
         raise
     return fd
-
-
-def device_behind(host: Host, path: str) -> str:
-    """The block device that a link of root's in /dev leads to, as udev makes them; any other path as it is.
-
-    Nobody but root can change what such a link leads to, so it is followed.
-    """
-    with contextlib.suppress(OSError):
-        folder = host.files.resolve(os.path.dirname(path))
-        about = os.stat(folder)
-        if about.st_uid != 0 or about.st_mode & 0o022 or not _is_in_dev(folder):
-            return path
-        link = os.path.join(folder, os.path.basename(path))
-        told = os.lstat(link)
-        real = host.files.resolve(link)
-        is_roots_link = stat.S_ISLNK(told.st_mode) and told.st_uid == 0
-        if is_roots_link and _is_in_dev(real) and stat.S_ISBLK(os.lstat(real).st_mode):
-            return real
-    return path
-
-
-def _is_in_dev(path: str) -> bool:
-    return os.path.commonpath((path, _DEVICES)) == _DEVICES
 
 
 def _no_file(path: str) -> errors.UnsafeImage:

@@ -19,7 +19,7 @@ from diskyard.model.records import (
     Image,
 )
 from diskyard.model.requests import ImportImage
-from diskyard.mover.untrusted import device_behind, open_untrusted, parse_import
+from diskyard.mover.untrusted import open_untrusted, parse_import
 from diskyard.opened import Opened
 from diskyard.operations.engine import (
     Engine,
@@ -134,7 +134,7 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     require_user_data(request.user_data)
     path = transfer_path(engine.host, request.path)
     if request.format == "raw":
-        path = transfer_path(engine.host, device_behind(engine.host, path))
+        path = transfer_path(engine.host, engine.host.files.device_behind(path))
     target = engine.connections.get(request.target_repo_id)
     image_id = request.options.new_image_id or new_uuid()
     digest = _digest(target.state().images.get(image_id), request)

@@ -26,20 +26,26 @@ class _Job:
     """Something to do, and what came of it."""
 
     def __init__(self, work: Callable[[], object], when_ended: Callable[[], None] | None = None) -> None:
-        self._work = work
-        self.when_ended = when_ended
+        self._work: Callable[[], object] | None = work
+        self._when_ended = when_ended
         self._answer: object = None
         self._error: BaseException | None = None
         self.ended = threading.Event()
 
     def run(self) -> None:
+        # Let go of first: who waits refers to this, and is referred to by them. Such a cycle would keep what
+        # a caller handed over open until the garbage collector comes.
+        work, self._work = self._work, None
+        when_ended, self._when_ended = self._when_ended, None
+        assert work is not None
         try:
-            self._answer = self._work()
+            self._answer = work()
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
             self._error = error
+        del work
         self.ended.set()
-        if self.when_ended is not None:
-            self.when_ended()
+        if when_ended is not None:
+            when_ended()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for its end; whether that came."""

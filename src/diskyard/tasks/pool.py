@@ -54,8 +54,9 @@ class TaskPool:
             self._waitlist.add(waiting)
             self._begin_some()
             if (more or self._waitlist) and self._keeper is None:
-                self._keeper = threading.Thread(target=self._keep, name="diskyard-tasks", daemon=True)
-                self._keeper.start()
+                keeper = threading.Thread(target=self._keep, name="diskyard-tasks", daemon=True)
+                if _started(keeper):
+                    self._keeper = keeper
 
     def _begin_some(self) -> None:
         while self._answering() < self._limits.at_once:
@@ -67,7 +68,11 @@ class TaskPool:
             thread = threading.Thread(
                 target=self._run, args=(waiting.work, calls), name=TASK_THREADS, daemon=True
             )
-            thread.start()
+            if not _started(thread):
+                # It waits for the keeper's next look, or if there is none for what comes next.
+                del self._busy[calls]
+                self._waitlist.add(waiting)
+                return
 
     def _answering(self) -> int:
         return sum(calls.overdue() is None for calls in self._busy)
@@ -122,3 +127,12 @@ class TaskPool:
                     return False
                 self._changed.wait(pause_s)
         return True
+
+
+def _started(thread: threading.Thread) -> bool:
+    """Start a thread; False where the host gives no more (RLIMIT_NPROC, TasksMax), which may pass."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True

@@ -168,6 +168,40 @@ def test_moves_that_have_not_begun_do_not_keep_a_failed_copy_waiting() -> None:
     assert not later.done()
 
 
+def test_a_crew_whose_threads_are_not_given_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def give_two(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", give_two)
+    with pytest.raises(errors.StorageError, match="no more threads"):
+        Crew(["a", "b", "c"], "test")
+    for thread in started:
+        thread.join(10)
+    assert [thread.is_alive() for thread in started] == [False, False]
+
+
+def test_a_copy_that_is_not_given_all_threads_leaves_none(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, before = threading.Thread.start, set(threading.enumerate())
+
+    def give_no_flusher(thread: threading.Thread) -> None:
+        if thread.name.startswith("flush"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    source, target = (bench.layer(name, "raw", MIB) for name in ("source", "target"))
+    monkeypatch.setattr(threading.Thread, "start", give_no_flusher)
+    with pytest.raises(errors.StorageError, match="no more threads"):
+        copy(bench, (source,), (target,))
+    assert set(threading.enumerate()) <= before
+
+
 @pytest.mark.parametrize("format", ["raw", "qcow2"])
 @pytest.mark.parametrize("kept_moves", [-1, 3, 10_000])
 def test_what_is_found_faster_than_moved_is_told_twice(
