@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -80,6 +81,39 @@ def test_the_command_imports_and_exports_any_path(daemon: DaemonProcess, file: P
     again = _command(daemon, "image", "export", "a/outside", str(back), "--format", "raw")
     assert again.returncode != 0
     assert f"{back} exists" in again.stderr
+
+
+def test_the_command_hands_over_nothing_to_other_users(daemon: DaemonProcess, file: Path) -> None:
+    """As to who has made a socket where an older daemon makes none."""
+    if os.geteuid() != 0:
+        pytest.skip("a socket of another user's needs root")
+    path = Path(hand_over_path(str(daemon.socket_path)))
+    path.unlink()
+    got: list[int] = []
+
+    def steal() -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.settimeout(30)
+            listener.bind(str(path))
+            user_id = os.geteuid()
+            os.seteuid(65534)  # as which it listens, and so is known
+            try:
+                listener.listen()
+            finally:
+                os.seteuid(user_id)
+            listening.set()
+            connection, _ = listener.accept()
+            with connection:
+                got.extend(socket.recv_fds(connection, 256, 4)[1])
+
+    listening = threading.Event()
+    thief = threading.Thread(target=steal)
+    thief.start()
+    assert listening.wait(30)
+    done = _command(daemon, "image", "import", "a", str(file), "--format", "raw")
+    thief.join(30)
+    assert "outside the transfer folders" in done.stderr
+    assert got == []
 
 
 def test_programs_hand_over_only_if_they_say_so(daemon: DaemonProcess, file: Path) -> None:

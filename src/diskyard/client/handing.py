@@ -89,10 +89,15 @@ def _opened(path: str, *, is_file: bool) -> int | None:
 
 
 def _ticket_of(socket_path: str, fd: int) -> str | None:
+    # Imported here: of all calls only these two need it.
+    from diskyard.host.sockets import peer_user_id
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(_TIMEOUT_S)
         try:
             connection.connect(socket_path + _SUFFIX)
+            if peer_user_id(connection) not in (0, os.geteuid()):
+                return None  # somebody else's, who would get what only this user may open
             socket.send_fds(connection, [_GREETING], [fd])
             answer = json.loads(connection.recv(_ANSWER_BYTES))
         except (OSError, ValueError):

@@ -162,9 +162,12 @@ class Daemon:
             await asyncio.wait((serving, stopped), return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
-            await self._end(serving)
-            for task in beside:
-                task.cancel()
+            try:
+                await self._end(serving)
+            finally:
+                for task in beside:
+                    task.cancel()
+                self._hand_over.close()
 
     def _started(self) -> None:
         places = [found for found in (self.listeners.socket_path, self.listeners.tls_url) if found]
@@ -246,7 +249,6 @@ class Daemon:
         except TimeoutError:
             _log.error("what this process has open does not close; it ends all the same")
         self.listeners.close()
-        self._hand_over.close()
         self._audit.close()
         serving.result()
 
