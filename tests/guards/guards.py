@@ -76,14 +76,14 @@ GUARDS = [
     ),
     Guard(
         "the second copy, written",
-        "diskyard.host.files",
+        "diskyard.host.publishing",
         (("zip(temporaries[1:], paths[1:], strict=True)", "zip((), ())"),),
         (f"{CONTRACT}::test_what_is_put_is_there_in_both_copies",),
     ),
     Guard(
         "the second copy, read",
         "diskyard.log.reading",
-        (("        for copy in copies:\n            if not copy:", "        for copy in copies[:1]:\n            if not copy:"),),
+        (("        for copy in reversed(copies):\n", "        for copy in copies[:1]:\n"),),
         ("tests/api/test_log.py::test_one_copy_of_a_log_entry_is_enough[removed-0]",),
     ),
     Guard(
