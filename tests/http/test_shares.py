@@ -137,7 +137,7 @@ def test_figures_are_work_too(quick_folder: Path) -> None:
 
 def test_pages_that_need_no_token_are_counted_by_address(quick_folder: Path) -> None:
     async def use(app: Application, ask: Ask) -> None:
-        app._pages = Rates.of_requests(1, _StillClock())
+        app._pages._pages = Rates.of_requests(1, _StillClock())
         asked = ["/docs", "/openapi.json", "/docs", "/openapi.json"]
         assert [(await ask("GET", path, {})).status_code for path in asked] == [200, 200, 429, 429]
         assert (await ask("GET", "/healthz", {})).status_code == 200
@@ -150,7 +150,7 @@ def test_who_has_a_network_of_addresses_has_one_part_of_what_needs_no_token(quic
     """Of IPv6 every host has 2^64 addresses."""
 
     async def use(app: Application, ask: Ask) -> None:
-        app._pages = Rates.of_requests(1, _StillClock())
+        app._pages._pages = Rates.of_requests(1, _StillClock())
         app._refusals = Rates.of_requests(1, _StillClock())
 
         async def status(path: str, address: str) -> int:
@@ -158,7 +158,8 @@ def test_who_has_a_network_of_addresses_has_one_part_of_what_needs_no_token(quic
             async with httpx.AsyncClient(transport=transport, base_url="https://d") as client:
                 return (await client.get(path)).status_code
 
-        for path, well in (("/docs", 200), ("/metrics", 401)):
+        for path, well in (("/docs", 200), ("/metrics", 401), ("/healthz", 200)):
+            app._pages._probes = Rates.of_requests(1, _StillClock())
             addresses = [
                 "2001:db8::1",
                 "2001:db8::2",

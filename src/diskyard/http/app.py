@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -21,15 +18,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from diskyard import errors
-from diskyard.host.identity import new_uuid
 from diskyard.host.sockets import origin_of
-from diskyard.http import openapi, reference
 from diskyard.http.access import Door, Sender, peer_of
 from diskyard.http.audited import AuditedCall, AuditTrail, about, is_audited, tasks_of
 from diskyard.http.connections import Connections, connection_of
+from diskyard.http.exchange import Endpoint, Exchange, request_id_of
 from diskyard.http.framing import Framing
 from diskyard.http.lanes import Lanes
 from diskyard.http.limits import Limits, Rates
+from diskyard.http.pages import Health, Pages
 from diskyard.http.problems import problem_response
 from diskyard.http.running import Answer, Asked, Verbs
 from diskyard.http.sending import Releasing, Sending, streamed
@@ -37,15 +34,11 @@ from diskyard.http.streams import Streams, Wanted
 from diskyard.model import requests as ask
 from diskyard.service import VERBS, Service
 from diskyard.service.verbs import Access
-from diskyard.version import version
 
 _log = logging.getLogger("diskyard.http")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REFUSALS_PER_S = 5.0  # of one address, of IPv6 of one network
-_PAGES_PER_S = 5.0  # the same
 _REFUSED_AFTER_S = 0.25
 _SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-Endpoint = Callable[["Exchange"], Awaitable[Response]]
 
 
 class Figures(Protocol):
@@ -56,34 +49,6 @@ class Figures(Protocol):
 
     def render(self) -> tuple[bytes, str]:
         """All figures, and the media type of that."""
-
-
-@dataclass(slots=True)
-class Health:
-    """How the daemon is; no storage is asked for it.
-
-    :ivar ready: it listens everywhere, and is not about to end.
-    """
-
-    ready: bool = False
-    stopping: bool = False
-
-
-@dataclass(slots=True)
-class Exchange:
-    """A request, and what is found out about it on the way.
-
-    :ivar sender: None until somebody is let in.
-    :ivar held: what is given back when its answer is taken.
-    :ivar is_last: its connection ends with the answer.
-    """
-
-    request: Request
-    request_id: str
-    began_s: float = field(default_factory=time.monotonic)
-    sender: Sender | None = None
-    held: AsyncExitStack = field(default_factory=AsyncExitStack)
-    is_last: bool = False
 
 
 class Application:
@@ -115,7 +80,7 @@ class Application:
         self._rates = Rates.of_requests(limits.requests_per_s)
         self._work = Rates.of_work(limits.work_ms_per_s)
         self._refusals = Rates.of_requests(_REFUSALS_PER_S)
-        self._pages = Rates.of_requests(_PAGES_PER_S)
+        self._pages = Pages(service.host.identity.host_id, self.health)
 
     def asgi(self) -> Starlette:
         """The application, to be served."""
@@ -124,11 +89,11 @@ class Application:
             Route("/v1/events", self._route(self._events), methods=get),
             Route("/v1/{verb}", self._route(self._call), methods=["POST"]),
             Route("/metrics", self._route(self._metrics), methods=get),
-            Route("/healthz", self._route(self._healthz), methods=get),
-            Route("/healthz/live", self._route(self._live), methods=get),
-            Route("/healthz/ready", self._route(self._ready), methods=get),
-            Route("/openapi.json", self._route(self._openapi), methods=get),
-            Route("/docs", self._route(self._docs), methods=get),
+            Route("/healthz", self._route(self._pages.live), methods=get),
+            Route("/healthz/live", self._route(self._pages.live), methods=get),
+            Route("/healthz/ready", self._route(self._pages.ready), methods=get),
+            Route("/openapi.json", self._route(self._pages.openapi), methods=get),
+            Route("/docs", self._route(self._pages.docs), methods=get),
         ]
         app = Starlette(
             routes=routes,
@@ -177,8 +142,10 @@ class Application:
         return problem_response(error, request_id, self.service.host.identity.host_id, status=status)
 
     async def _no_route(self, request: Request, found: Exception) -> Response:
-        """A path or a method that there is not."""
+        """A path or a method that there is not; who asks for many of them waits for each."""
         assert isinstance(found, HTTPException)
+        if request.scope["scheme"] == "https":
+            await asyncio.sleep(_REFUSED_AFTER_S)
         error = errors.InvalidParameter(
             f"There is no {request.method} {request.url.path!r:.100} here.",
             advice="The paths and their methods are in /openapi.json.",
@@ -355,45 +322,12 @@ class Application:
         if sender.caller.repositories is not None:
             self._note(exchange, "metrics", None, None, errors.Forbidden.__name__)
             raise errors.Forbidden("The metrics are of all repositories, and the token is bound to some.")
-        began_s = time.thread_time()
-        data, media_type = self._figures.render()
-        self._charge(sender, (time.thread_time() - began_s) * 1000)
+        data, media_type, work_ms = await asyncio.to_thread(self._rendered)
+        self._charge(sender, work_ms)
         return Response(data, headers={"Content-Type": media_type})
 
-    async def _healthz(self, exchange: Exchange) -> Response:
-        return self._healthy(200)
-
-    async def _live(self, exchange: Exchange) -> Response:
-        return self._healthy(200)
-
-    async def _ready(self, exchange: Exchange) -> Response:
-        return self._healthy(200 if self.health.ready and not self.health.stopping else 503)
-
-    def _healthy(self, status: int) -> Response:
-        words = {
-            "live": True,
-            "ready": self.health.ready and not self.health.stopping,
-            "hostID": self.service.host.identity.host_id,
-            "version": version(),
-        }
-        return Response(msgspec.json.encode(words), status, media_type="application/json")
-
-    async def _openapi(self, exchange: Exchange) -> Response:
-        self._count_page(exchange.request)
-        return Response(openapi.encoded(), media_type="application/json")
-
-    async def _docs(self, exchange: Exchange) -> Response:
-        self._count_page(exchange.request)
-        headers = {"Content-Security-Policy": reference.CONTENT_SECURITY_POLICY}
-        return Response(reference.encoded(), headers=headers, media_type="text/html")
-
-    def _count_page(self, request: Request) -> None:
-        """Who reads pages needs no token: each address may read so many."""
-        if request.scope["scheme"] == "https":
-            self._pages.take(origin_of(peer_of(request)))
-
-
-def request_id_of(request: Request) -> str:
-    """The caller's own name of a request, if it is a fair one, else a new one."""
-    given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else new_uuid()
+    def _rendered(self) -> tuple[bytes, str, float]:
+        """All figures, their media type, and the milliseconds of the processor that they took."""
+        began_s = time.thread_time()
+        data, media_type = self._figures.render()
+        return data, media_type, (time.thread_time() - began_s) * 1000
