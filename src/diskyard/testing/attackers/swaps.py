@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import random
 import threading
@@ -27,6 +28,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _SIZE_BYTES = 1024 * KIB
 _WRITTEN = ("write -P 119 0 512k", "flush")
 _FOLDER_SHARE = 0.1
+_TIDY_EVERY = 32
 _OUT_S, _IN_S = (0.0005, 0.004), (0.001, 0.01)
 _FOLDERS = (layout.VOLUMES, layout.TEMPORARY, layout.PROGRESS)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -153,7 +155,12 @@ def _contents(folder: Path) -> dict[str, bytes]:
 def _work(
     host: YardHost, flipper: Flipper, out: Path, told: Counts, rng: random.Random, ends_s: float
 ) -> None:
-    while time.monotonic() < ends_s:
+    for number in itertools.count():
+        if time.monotonic() > ends_s:
+            return
+        if number % _TIDY_EVERY == 0:
+            with flipper.still(), _answers(told):
+                _tidy(host)
         with _answers(told):
             with flipper.still():
                 disk = host("createVirtualDisk", targetRepoId="a", size=_SIZE_BYTES)
@@ -172,6 +179,16 @@ def _work(
             host("removeImage", repositoryId="a", imageId=disk)
         host.wait()
         _look_into(out, told)
+
+
+def _tidy(host: YardHost) -> None:
+    """Remove what has gathered, for which file systems have no room for long."""
+    for place in "ab":
+        for image in host("listImages", repositoryId=place)["images"]:
+            host("removeImage", repositoryId=place, imageId=image["imageId"], options={"AutoFix": False})
+        for fix in host.fixes(place):
+            if fix.runnable:
+                host.run_fix(place, fix)
 
 
 @contextlib.contextmanager
