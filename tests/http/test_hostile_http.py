@@ -61,6 +61,20 @@ def test_a_body_that_is_cut_is_not_run(attacked: DaemonProcess) -> None:
     assert attacked.call("listImages", repositoryId="a")["images"] == before
 
 
+def test_a_body_that_is_wrong_is_the_end_of_requests_that_need_none(attacked: DaemonProcess) -> None:
+    """They are refused before what answers them begins: once, and without a line in the log."""
+    before = attacked.log_path.read_text()
+    for method, path in (
+        ("GET", "/healthz"),
+        ("POST", "/nowhere"),
+        ("POST", "/v1/nothing"),
+        ("GET", "/docs"),
+    ):
+        sent = request(path, method=method, headers={"Transfer-Encoding": "chunked"}) + b"zz\r\n"
+        assert one(exchange(attacked, sent)).status == 400, path
+    assert attacked.log_path.read_text() == before
+
+
 # -- connections ------------------------------------------------------------------------------
 
 

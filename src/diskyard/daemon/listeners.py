@@ -113,8 +113,15 @@ class Connection(H11Protocol):
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """As uvicorn does, but in the middle of an answer, which is sent to its end: then it is the last."""
+        """As uvicorn does, but in the middle of an answer, which is sent to its end: then it is the last.
+
+        It is the answer of a request that has none yet, and what was to answer that is told so.
+        """
+        cycle: RequestResponseCycle | None = self.cycle  # none before the first request
         if self.conn.our_state is not h11.SEND_BODY:
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
             super().send_400_response(msg)
             return
         self.cycle.keep_alive = False
