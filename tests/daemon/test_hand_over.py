@@ -310,6 +310,7 @@ def test_only_so_many_wait_and_not_for_long(
     quick_folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_KEPT_MOST", 2)
+    monkeypatch.setattr(module, "_ROOM_MOST_S", 0.1)
     clock = _Late()
 
     async def work(over: HandOver) -> None:
@@ -323,6 +324,34 @@ def test_only_so_many_wait_and_not_for_long(
         assert _open_on(file) == 0
 
     _serving(quick_folder, work, clock)
+
+
+def test_many_at_once_wait_for_each_other(
+    quick_folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of many commands that a shell starts: none is turned away for the others, or for one that is silent."""
+    monkeypatch.setattr(module, "_TALKING_MOST", 1)
+    monkeypatch.setattr(module, "_KEPT_MOST", 1)
+
+    async def work(over: HandOver) -> None:
+        with ExitStack() as stack:
+            silent, *others = [
+                stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) for _ in range(4)
+            ]
+            silent.connect(over.path)
+            fd = os.open(file, os.O_RDONLY)
+            stack.callback(os.close, fd)
+            for other in others:
+                other.connect(over.path)
+                socket.send_fds(other, [b"diskyard 1"], [fd])
+                other.setblocking(False)
+            await asyncio.sleep(0.1)
+            silent.close()
+            for other in others:
+                told = await asyncio.get_running_loop().sock_recv(other, 4096)
+                assert over.take(json.loads(told)["ticket"], ME) is not None
+
+    _serving(quick_folder, work)
 
 
 def test_other_users_hand_over_nothing(

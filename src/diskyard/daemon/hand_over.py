@@ -24,6 +24,7 @@ _GREETING = b"diskyard 1"
 _SUFFIX = ".files"
 _MODE = 0o600
 _SAYS_MOST_S = 5.0
+_ROOM_MOST_S = 5.0
 _KEPT_S = 60.0
 _KEPT_MOST = 64
 _TALKING_MOST = 16
@@ -57,6 +58,7 @@ class HandOver:
         self._files, self._clock = host.files, host.clock
         self.path = hand_over_path(socket_path)
         self._kept: dict[str, _Kept] = {}
+        self._fewer = asyncio.Event()
         self._talking: set[asyncio.Task[None]] = set()
         try:
             self._listener = listen_unix(host.files, self.path, _MODE, None, kind=socket.SOCK_SEQPACKET)
@@ -68,16 +70,19 @@ class HandOver:
         self._listener.setblocking(False)
 
     async def serve(self) -> None:
-        """Take files until this is cancelled."""
+        """Take files until this is cancelled.
+
+        Who comes when there are many waits for the others: a hundred commands may be started at once.
+        """
         loop = asyncio.get_running_loop()
         while True:
+            if len(self._talking) >= _TALKING_MOST:
+                await asyncio.wait(self._talking, return_when=asyncio.FIRST_COMPLETED)
+                continue
             try:
                 connection, _ = await loop.sock_accept(self._listener)
             except OSError:  # this process has too many files open: others must be closed first
                 await asyncio.sleep(_SAYS_MOST_S)
-                continue
-            if len(self._talking) >= _TALKING_MOST:
-                connection.close()
                 continue
             talk = loop.create_task(self._talk(connection))
             self._talking.add(talk)
@@ -89,19 +94,18 @@ class HandOver:
                 answer = {"refused": "files are taken of root and of the daemon's own user only"}
             else:
                 async with asyncio.timeout(_SAYS_MOST_S):
-                    answer = await self._take_one(connection)
+                    await _readable(connection)
+                answer = await self._take_one(connection)
             connection.send(json.dumps(answer).encode())
 
     async def _take_one(self, connection: socket.socket) -> dict[str, str]:
-        await _readable(connection)
         message, numbers, flags, _ = socket.recv_fds(
             connection, _MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         )
         files = [HandedFile(number) for number in numbers]
         if message != _GREETING or len(files) != 1 or flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
             return {"refused": f"a message is {_GREETING.decode()!r} with one descriptor"}
-        self._forget_late()
-        if len(self._kept) >= _KEPT_MOST:
+        if not await self._has_room():
             return {"refused": f"{_KEPT_MOST} files wait for their requests already"}
         ticket = secrets.token_hex(16)
         actor = f"user:{peer_user(connection)}"
@@ -109,10 +113,24 @@ class HandOver:
         asyncio.get_running_loop().call_later(_KEPT_S, self._forget_late)
         return {"ticket": ticket}
 
+    async def _has_room(self) -> bool:
+        """Whether one more may wait for its request, once some that wait now had theirs."""
+        self._forget_late()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ROOM_MOST_S):
+                while len(self._kept) >= _KEPT_MOST:
+                    self._fewer.clear()
+                    await self._fewer.wait()
+        return len(self._kept) < _KEPT_MOST
+
     def _forget_late(self) -> None:
         now_s = self._clock.monotonic_s()
         for ticket in [ticket for ticket, kept in self._kept.items() if kept.until_s <= now_s]:
-            del self._kept[ticket]
+            self._forget(ticket)
+
+    def _forget(self, ticket: str) -> None:
+        del self._kept[ticket]
+        self._fewer.set()
 
     def take(self, ticket: str, actor: str) -> HandedFile | None:
         """The file of a ticket, once, for the caller that handed it over; None if there is none."""
@@ -120,7 +138,7 @@ class HandOver:
         kept = self._kept.get(ticket)
         if kept is None or kept.actor != actor:
             return None
-        del self._kept[ticket]
+        self._forget(ticket)
         return kept.file
 
     def close(self) -> None:
