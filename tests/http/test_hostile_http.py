@@ -78,6 +78,15 @@ def test_a_body_that_is_wrong_is_the_end_of_requests_that_need_none(attacked: Da
 # -- connections ------------------------------------------------------------------------------
 
 
+def test_callers_who_vanish_make_no_lines(attacked: DaemonProcess) -> None:
+    before = attacked.log_path.read_text()
+    for _ in range(5):
+        with connected(attacked) as connection:
+            connection.sendall(request("/openapi.json", method="GET"))
+        assert one(exchange(attacked, request("/healthz", method="GET"))).status == 200
+    assert attacked.log_path.read_text() == before
+
+
 def test_pipelined_requests_are_answered_in_order(attacked: DaemonProcess) -> None:
     sent = b"".join(
         request(path, body, headers={"X-Request-ID": f"n{number}", "Connection": "keep-alive"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -47,6 +48,8 @@ class Sending:
                 async with self._room(held.share, len(data)):
                     await send({**message, "body": data, "more_body": more})
                     await held.drained.wait()
+                # That nobody takes it any more is told in the loop's next turn; asyncio logs who writes on.
+                await asyncio.sleep(0)
 
         await self._app(scope, receive, send_in_pieces)
 
