@@ -329,7 +329,7 @@ def test_only_so_many_wait_and_not_for_long(
 def test_many_at_once_wait_for_each_other(
     quick_folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of many commands that a shell starts: none is turned away for the others, or for one that is silent."""
+    """As of many commands that a shell starts: none is turned away for others, or for one that is silent."""
     monkeypatch.setattr(module, "_TALKING_MOST", 1)
     monkeypatch.setattr(module, "_KEPT_MOST", 1)
 

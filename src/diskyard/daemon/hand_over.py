@@ -90,12 +90,15 @@ class HandOver:
 
     async def _talk(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError, TimeoutError):  # it went away, or said nothing
-            if peer_user_id(connection) not in (0, os.geteuid()):
-                answer = {"refused": "files are taken of root and of the daemon's own user only"}
-            else:
-                async with asyncio.timeout(_SAYS_MOST_S):
-                    await _readable(connection)
+            async with asyncio.timeout(_SAYS_MOST_S):
+                await _readable(connection)
+            if peer_user_id(connection) in (0, os.geteuid()):
                 answer = await self._take_one(connection)
+            else:
+                connection.recv(
+                    _MESSAGE_BYTES
+                )  # unread it would have the connection reset, and the answer lost
+                answer = {"refused": "files are taken of root and of the daemon's own user only"}
             connection.send(json.dumps(answer).encode())
 
     async def _take_one(self, connection: socket.socket) -> dict[str, str]:
