@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -22,7 +23,8 @@ from diskyard.daemon.news import News
 from diskyard.daemon.notify import Manager
 from diskyard.daemon.resume import resume
 from diskyard.daemon.tokens import Tokens
-from diskyard.host import Host
+from diskyard.host import Host, provably_gone
+from diskyard.host.temporary import temporary_owner
 from diskyard.http.access import Door
 from diskyard.http.app import Application
 from diskyard.http.limits import Limits
@@ -35,6 +37,8 @@ from diskyard.version import version
 _log = logger("diskyard.daemon")
 _STARTED_LOOK_S = 0.01
 _CLOSE_MOST_S = 20.0
+#: Folders of the state folder in which files are replaced.
+_WRITTEN_TO = ("imports", "tasks")
 
 
 def checked_config(path: str | None) -> Config:
@@ -196,14 +200,31 @@ class Daemon:
         self._caretaker.start()
 
     def _remove_leftovers(self) -> None:
-        """Of processes that were killed while they served images."""
-        try:
-            removed = self.service.servers.remove_leftovers()
-        except OSError as error:
-            _log.warning("sockets of dead processes stay", reason=str(error))
-        else:
-            if removed:
-                _log.info("sockets of dead processes are removed", paths=removed)
+        """Of processes that were killed."""
+        for what, remove in (
+            ("sockets", self.service.servers.remove_leftovers),
+            ("temporary files", self._remove_temporary_files),
+        ):
+            try:
+                removed = remove()
+            except OSError as error:
+                _log.warning(f"{what} of dead processes stay", reason=str(error))
+            else:
+                if removed:
+                    _log.info(f"{what} of dead processes are removed", paths=removed)
+
+    def _remove_temporary_files(self) -> list[str]:
+        """Those of the state folder, where a repository's check does not look; the paths."""
+        host, removed = self.service.host, []
+        for folder in (self._state_folder, *(os.path.join(self._state_folder, name) for name in _WRITTEN_TO)):
+            if not host.files.is_folder(folder):
+                continue
+            for item in host.files.list(folder, temporary_owner):
+                owner = temporary_owner(item.name) if item.is_file else None
+                if owner is not None and provably_gone(owner, host.identity):
+                    removed.append(os.path.join(folder, item.name))
+                    host.files.discard(removed[-1])
+        return removed
 
     def _asked_to_stop(self, number: signal.Signals) -> None:
         _log.info("ends", signal=signal.Signals(number).name)
