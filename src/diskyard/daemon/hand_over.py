@@ -95,9 +95,8 @@ class HandOver:
             if peer_user_id(connection) in (0, os.geteuid()):
                 answer = await self._take_one(connection)
             else:
-                connection.recv(
-                    _MESSAGE_BYTES
-                )  # unread it would have the connection reset, and the answer lost
+                # Unread it would have the connection reset, and the answer lost.
+                connection.recv(_MESSAGE_BYTES)
                 answer = {"refused": "files are taken of root and of the daemon's own user only"}
             connection.send(json.dumps(answer).encode())
 
