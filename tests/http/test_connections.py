@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import resource
 import socket
+import ssl
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -90,3 +91,17 @@ def test_it_may_open_more_files_than_it_was_started_with(short_folder: Path) -> 
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert allowed > 256
+
+
+def test_an_idle_connection_does_not_keep_it_from_ending(short_folder: Path) -> None:
+    """Its caller says nothing, not even goodbye: nothing is waited for that will not come."""
+    daemon = DaemonProcess(short_folder / "d").start()
+    context = ssl.create_default_context(cafile=str(daemon.ca_file))
+    with (
+        socket.create_connection(tcp_address(daemon)) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as idle,
+    ):
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: d\r\n\r\n")
+        assert idle.recv(12) == b"HTTP/1.1 200"
+        assert daemon.stop() == 0
+    assert "graceful shutdown exceeded" not in daemon.log_path.read_text()

@@ -27,6 +27,7 @@ from diskyard.http.connections import Connections, Held
 _UNIX_CONNECTIONS_MOST = 1000
 _SILENT_MOST_S = 30.0  # for the headers of a request to arrive
 _IDLE_MOST_S = 75  # between two requests of a connection
+_GOODBYE_S = 0.2
 _GRACE_S = 5  # for answers to be sent when the daemon ends
 _HEADERS_MOST_BYTES = 64 << 10
 # asyncio gives each TLS connection a buffer of its own to read into, of 256 KiB, whatever it says.
@@ -126,6 +127,12 @@ class Connection(H11Protocol):
             return
         self.cycle.keep_alive = False
         self.flow.pause_reading()
+
+    def shutdown(self) -> None:
+        """As uvicorn does when the daemon ends; of TLS the other side's goodbye is not waited for."""
+        super().shutdown()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size() == 0:
+            self.loop.call_later(_GOODBYE_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn does."""
