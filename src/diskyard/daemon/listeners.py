@@ -55,6 +55,7 @@ class Connection(H11Protocol):
     keeper: ClassVar[Keeper]
     _timer: asyncio.TimerHandle | None = None
     _unread_timer: asyncio.TimerHandle | None = None
+    _goodbye: asyncio.TimerHandle | None = None
     _unread_bytes = 0
     _held: Held
 
@@ -130,15 +131,19 @@ class Connection(H11Protocol):
 
     def shutdown(self) -> None:
         """As uvicorn does when the daemon ends; of TLS the other side's goodbye is not waited for."""
+        was_closing = self.transport.is_closing()
+        has_unsent = not was_closing and self.transport.get_write_buffer_size() > 0
         super().shutdown()
-        if self.transport.is_closing() and self.transport.get_write_buffer_size() == 0:
-            self.loop.call_later(_GOODBYE_S, self.transport.abort)
+        if self.transport.is_closing() and not (was_closing or has_unsent):
+            self._goodbye = self.loop.call_later(_GOODBYE_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn does."""
         super().connection_lost(exc)
         self._held.drained.set()
         self.keeper.connections.end(self._held)
+        if self._goodbye is not None:
+            self._goodbye.cancel()
         self._unwatch()
         self._stop_unread()
 
