@@ -72,7 +72,14 @@ NEEDED = [
         "merge down into qcow2",
         (r"QEMU since qmp block-commit < run_job < _commit_down", r"sync_layer < _commit_down"),
     ),
-    Removal("merge up", (r"QEMU since nbd flush < flush < _stream_up", r"sync_layer < _stream_up")),
+    # QEMU 7.2 syncs at the flush, QEMU 10 already when its job is dismissed.
+    Removal(
+        "merge up",
+        (
+            r"QEMU since (nbd flush < flush|qmp job-dismiss < _follow_job < run_job) < _stream_up",
+            r"sync_layer < _stream_up",
+        ),
+    ),
     # In a merge, the zeros that the dependent holds itself before the parent is made longer.
     Removal(
         "merge down over a longer base",
