@@ -7,6 +7,7 @@ to it says whether the group may write to volumes. There is no other record that
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -107,9 +108,10 @@ class Follower:
 
     def __init__(self, host: Host, root: str) -> None:
         self._files = host.files
-        locks = host.files.ownership_of(os.path.join(root, layout.LOCKS))
-        folder = host.files.ownership_of(root)
-        if (locks.user_id, locks.group_id) != (folder.user_id, folder.group_id):
+        folder, locks = host.files.ownership_of(root), None
+        with contextlib.suppress(FileNotFoundError):  # whoever needs a lease is told
+            locks = host.files.ownership_of(os.path.join(root, layout.LOCKS))
+        if locks is None or (locks.user_id, locks.group_id) != (folder.user_id, folder.group_id):
             # Whoever may write to the folder can put a file of its own there; only root, or its owner,
             # can make the folder look as if it were that one's too.
             locks = Ownership(os.geteuid(), os.getegid(), _FILES_OF_OWNER)

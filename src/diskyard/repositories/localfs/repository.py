@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Collection, Iterator, Sequence
 
-from diskyard.host import FileEntry, Host, made_s, provably_gone
+from diskyard.host import FileEntry, Files, Host, made_s, provably_gone
 from diskyard.host.publishing import UncertainError, is_full, publish
 from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
@@ -56,6 +56,18 @@ def _stored(name: VolumeName, item: FileEntry) -> StoredVolume:
     return StoredVolume(name, item.size_bytes, item.allocated_bytes, item.stamp)
 
 
+def _identities(files: Files, root: str) -> tuple[str, str]:
+    """Those of the lock file, which is never replaced or removed; if it was lost all the same, the folder's.
+
+    Nothing else has these: the place counts as no other's, nor as its own from before. What is in it can
+    be read; whoever needs a lease is told what is missing.
+    """
+    try:
+        return files.identities_of(os.path.join(root, layout.LOCKS))
+    except FileNotFoundError:
+        return files.identities_of(root)
+
+
 def _origin(record: RepositoryRecord, place_identity: str) -> MarkerOrigin:
     """How the place came by the marker that its record has."""
     if not record.place:
@@ -76,8 +88,7 @@ class LocalRepository:
         self._host = host
         self.place = root
         self.marker = record.marker
-        # Of a file that is never replaced or removed.
-        self.identity, self.place_identity = self._files.identities_of(os.path.join(root, layout.LOCKS))
+        self.identity, self.place_identity = _identities(self._files, root)
         self.made_s = made_s(self.place_identity)
         self.marker_origin = _origin(record, self.place_identity)
         self._volumes = os.path.join(root, layout.VOLUMES)
