@@ -20,4 +20,5 @@ def skip_unless_readable(setpriv: Sequence[str]) -> None:
     """
     for flag, path in (("-x", sys.executable), ("-r", diskyard.__file__)):
         if subprocess.run([*setpriv, "test", flag, path], check=False).returncode:
+            # The program that the test starts could not be read: that says nothing of Diskyard.
             pytest.skip(f"{path} is in a folder that who has so few rights may not enter")

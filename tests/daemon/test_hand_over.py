@@ -90,6 +90,7 @@ def test_the_command_imports_and_exports_any_path(daemon: DaemonProcess, file: P
 def test_the_command_hands_over_nothing_to_other_users(daemon: DaemonProcess, file: Path) -> None:
     """As to who has made a socket where an older daemon makes none."""
     if os.geteuid() != 0:
+        # Only root can listen as another user, and no ordinary user can show this at all.
         pytest.skip("a socket of another user's needs root")
     path = Path(hand_over_path(str(daemon.socket_path)))
     path.unlink()
