@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -140,13 +141,17 @@ def _fix(world: World, service: Service) -> int:
     return waiting
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_a_full_storage_strands_nothing(small: Path, tmp_path: Path, tally: Tally, goes_on: bool) -> None:
+@pytest.mark.parametrize(("goes_on", "made_before"), [(False, 0), (True, 0), (False, 10**5), (True, 10**9)])
+def test_a_full_storage_strands_nothing(
+    small: Path, tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch, goes_on: bool, made_before: int
+) -> None:
     """Remove, tear down, clean and merge, from this host and from another, while a guest takes all.
 
     :param goes_on: it writes all the time, and not only after each call.
+    :param made_before: how many temporary files this process has had: their names become longer.
     """
     tally("full file systems")
+    monkeypatch.setattr("diskyard.host.files._counter", itertools.count(made_before))
     world = World(small / "world")
     world.create()
     service, other = (_service(world, tmp_path, name) for name in ("host", "other"))

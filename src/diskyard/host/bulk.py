@@ -99,7 +99,8 @@ class BulkFiles(FileSystems):
                 try:
                     if grant is not None:
                         grant.apply(fd)
-                    os.posix_fallocate(fd, 0, size_bytes)
+                    if size_bytes:
+                        os.posix_fallocate(fd, 0, size_bytes)
                     os.rename(new, name, src_dir_fd=handle, dst_dir_fd=handle)
                 except BaseException:
                     os.unlink(new, dir_fd=handle)

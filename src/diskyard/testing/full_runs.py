@@ -15,22 +15,13 @@ from diskyard.service import call
 from diskyard.testing.fault_injection import Injector
 from diskyard.testing.fault_runs import FaultRuns, nothing_left_behind, tear_down
 from diskyard.testing.scenarios.base import LATER
-from diskyard.testing.world import KIB, MIB, PLACES, World, host_named, judge_outcome
+from diskyard.testing.world import KIB, MIB, World, host_named, judge_outcome
 
 _LARGEST_PIECE_BYTES, _SMALLEST_PIECE_BYTES = 64 * MIB, KIB
 
 
 class FullRuns(FaultRuns):
     """One scenario, prepared once in a file system, and run there with little room left."""
-
-    def copied(self) -> World:
-        """A world for one run, whose copies have their reserves, which the copying left as holes."""
-        world = super().copied()
-        for place in PLACES:
-            for path in (world.folder / place / "reserve").iterdir():
-                with path.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        return world
 
     def run_full(self, *, left_kib: int | None = None, left_inodes: int | None = None) -> bool:
         """Do it with so much left, then with room, and judge; whether it could be done at once."""

@@ -161,9 +161,14 @@ class Recording:
         disk.write(state.cut, folder / "held")
         world = _on_mount(self.world, folder)
         with mounted(folder / "held", folder / "mount", folder / "journal"):
-            service = world.service(lost_host(folder / "mount", reflink=_shares(self.scenario)))
+            host = lost_host(folder / "mount", reflink=_shares(self.scenario))
+            complete = self.scenario.complete if isinstance(self.scenario, DiskScenario) else None
+            service = world.service(host, connected=complete is None)
             os.setxattr(folder / "mount", MARK, BEGIN.encode())
-            world.fix_all([service], random.Random(state.digest))
+            if complete:
+                complete(world, service)
+            else:
+                world.fix_all([service], random.Random(state.digest))
             os.setxattr(folder / "mount", MARK, ANSWERED.encode())
             service.close()
         fixes = RecordedDisk(folder / "held", read_journal(folder / "journal"), disk.seed)

@@ -54,7 +54,8 @@ def _allocate_again(reserve: Path) -> None:
     for path in reserve.iterdir() if reserve.is_dir() else ():
         fd = os.open(path, os.O_RDWR)
         try:
-            os.posix_fallocate(fd, 0, os.fstat(fd).st_size)
+            if size_bytes := os.fstat(fd).st_size:
+                os.posix_fallocate(fd, 0, size_bytes)
         finally:
             os.close(fd)
 

@@ -24,6 +24,9 @@ _KIB = 1 << 10
 #: How many files of which size. The small ones are for the entries of one image.
 _FILES = {4 * _KIB: 128, 16 * _KIB: 16, 128 * _KIB: 4, 1024 * _KIB: 2}
 _NAME = re.compile(r"([0-9a-f]{8})\.([0-9]{3})")
+#: Empty files whose names are longer than a temporary one: where a folder has no room for another name,
+#: as it may be on a full XFS, one of them leaves room for it.
+_PLACES = [f"name.{index:03d}.{'-' * 200}" for index in range(16)]
 #: Which part of the files of a size is left alone: for the entries that free more, or sooner.
 _LEFT_ALONE = {Frees.LATER: 1 / 2, Frees.WHEN_FIXED: 1 / 4, Frees.AT_ONCE: 0.0}
 #: Of which sizes files are given to a folder that needs room for one name, one after the other.
@@ -39,7 +42,7 @@ def _size_in(name: str) -> int | None:
 
 def is_of_reserve(name: str) -> bool:
     """Whether a file of the reserve may have this name."""
-    return _NAME.fullmatch(name) is not None
+    return _NAME.fullmatch(name) is not None or name in _PLACES
 
 
 class _SpentError(OSError):
@@ -69,13 +72,13 @@ class Reserve:
         :raises OSError: so far there is none.
         """
         self._make_folder()
-        there = {item.name: item.allocated_bytes for item in self._list()}
-        lacking = {
-            name: size_bytes
+        there = {item.name for item in self._list()} | self._places()
+        whole = {
+            f"{size_bytes:08x}.{index:03d}": size_bytes
             for size_bytes, count in _FILES.items()
-            for name in (f"{size_bytes:08x}.{index:03d}" for index in range(count))
-            if there.get(name, 0) < size_bytes
-        }
+            for index in range(count)
+        } | dict.fromkeys(_PLACES, 0)
+        lacking = {name: size_bytes for name, size_bytes in whole.items() if name not in there}
         if lacking:
             temporary = self._files.temporary_path(self.folder)
             self._files.keep_room(self.folder, lacking, temporary, self._of_file)
@@ -189,16 +192,22 @@ class Reserve:
         """Give a file of the reserve a name of this process's own; False if another was quicker."""
         self._may_lack = True
         taken = os.path.join(self.folder, name)
-        try:
-            self._files.rename(taken, path)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            if not is_full(error):
-                raise
-            self._files.discard(taken)  # for the next one's name
-            return False
-        return True
+        places: set[str] | None = None
+        while True:
+            try:
+                self._files.rename(taken, path)
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                if not is_full(error):
+                    raise
+            else:
+                return True
+            places = self._places() if places is None else places
+            if not places:
+                self._files.discard(taken)  # for the next one's name
+                return False
+            self._files.discard(os.path.join(self.folder, places.pop()))
 
     def _filled(self, data: bytes, frees: Frees, taken: dict[str, str]) -> str:
         """A temporary file with these bytes, durable, that was a file of the reserve; its path."""
@@ -243,6 +252,10 @@ class Reserve:
             if size >= size_bytes and len(names) > left_alone:
                 usable += sorted(names)[: len(names) - left_alone]
         return usable
+
+    def _places(self) -> set[str]:
+        """The names that are there to leave their room to another."""
+        return set(self._files.names(self.folder)).intersection(_PLACES)
 
     def _list(self) -> list[FileEntry]:
         """The files that have the blocks that their names say, and no name elsewhere."""
