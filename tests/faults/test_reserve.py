@@ -143,7 +143,12 @@ def _fix(world: World, service: Service) -> int:
 
 @pytest.mark.parametrize(("goes_on", "made_before"), [(False, 0), (True, 0), (False, 10**5), (True, 10**9)])
 def test_a_full_storage_strands_nothing(
-    small: Path, tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch, goes_on: bool, made_before: int
+    small: Path,
+    tmp_path: Path,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+    goes_on: bool,
+    made_before: int,
 ) -> None:
     """Remove, tear down, clean and merge, from this host and from another, while a guest takes all.
 
