@@ -132,7 +132,14 @@ class RecordedDisk:
         self._made = {r.node: r.is_folder for r in self._journal if isinstance(r, Named)}
         self._histories: dict[int, _History] = {}
         self._known: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+        self._known_names: dict[tuple[int, int], list[tuple[str, int]]] = {}
         self._index()
+        self._settled = {number for number in self._begun.nodes if self._is_settled(number)}
+
+    def _is_settled(self, number: int) -> bool:
+        """Whether nothing was done to a node, nor to any in it."""
+        children = self._begun.node(number).names.values()
+        return number not in self._histories and all(map(self._is_settled, children))
 
     @property
     def length(self) -> int:
@@ -184,7 +191,7 @@ class RecordedDisk:
 
     def _digest(self, cut: Cut) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        for path, content in sorted(self._walk(cut)):
+        for path, content in self._walk(cut, settled=False):  # in an order that follows from the names
             digest.update(f"{path}\0".encode() + content[1])
         return digest.hexdigest()
 
@@ -206,17 +213,22 @@ class RecordedDisk:
                 if "/reserve/" in path and data:  # its blocks were durable long before
                     os.posix_fallocate(file.fileno(), 0, len(data))
 
-    def _walk(self, cut: Cut) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
-        """Every path there is, with its bytes and their digest; folders before what they hold."""
+    def _walk(self, cut: Cut, *, settled: bool = True) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
+        """Every path there is, with its bytes and their digest; folders before what they hold.
+
+        :param settled: also what is in folders in which nothing was done.
+        """
         kept = _Kept(self._histories, cut, random.Random(f"{self.seed} {cut.place} {cut.variant}"))
         files: dict[int, tuple[bytes, bytes]] = {}  # a file has the same bytes under all of its names
         waiting = [("", ROOT)]
         while waiting:
             folder, number = waiting.pop()
-            for name, child in sorted(self._names(number, kept.names(number)).items()):
+            for name, child in self._names(number, kept.names(number)):
                 path = f"{folder}{name}"
                 if self._is_folder(child):
                     yield path, (b"", _FOLDER)
+                    if child in self._settled and not settled:
+                        continue
                     waiting.append((f"{path}/", child))
                     continue
                 if child not in files:
@@ -234,8 +246,14 @@ class RecordedDisk:
     def _history(self, number: int) -> _History:
         return self._histories.get(number) or _History()
 
-    def _names(self, number: int, count: int) -> dict[str, int]:
-        """A folder's names after its first changes."""
+    def _names(self, number: int, count: int) -> list[tuple[str, int]]:
+        """A folder's names after its first changes, in order."""
+        known = self._known_names.get((number, count))
+        if known is None:
+            known = self._known_names[number, count] = sorted(self._names_after(number, count).items())
+        return known
+
+    def _names_after(self, number: int, count: int) -> dict[str, int]:
         names = dict(self._begun.node(number).names) if number in self._begun.nodes else {}
         for change in self._history(number).changes[:count]:
             if isinstance(change, Named):
