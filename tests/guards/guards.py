@@ -359,7 +359,7 @@ GUARDS = [
     Guard(
         "a header is read from what is opened",
         "diskyard.opened",
-        (("        flaw = self._flaw(volume, stored, fd)\n", "        flaw = self._flaw(volume, stored)\n"),),
+        (("        flaw = self.flaw(volume, stored, container)\n", "        flaw = self.flaw(volume, stored)\n"),),
         (f"{SWAPS}/test_contents.py",),
     ),
     Guard(

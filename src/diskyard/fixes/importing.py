@@ -208,7 +208,7 @@ def _copy_layer(
 ) -> None:
     copy_view(
         work.engine.host,
-        (import_layer(fd, source.format, size_bytes),),
+        (import_layer(work.engine.host, fd, source.format, size_bytes),),
         target,
         size_bytes,
         start_bytes=start_bytes,

@@ -59,7 +59,7 @@ def _commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -
     if overlay_bytes > overlay.size_bytes:  # QEMU takes over all that it has
         merged = replace(target, size_bytes=overlay.size_bytes)
         set_size(host, (merged, *parents[1:]), overlay.size_bytes, inherit_fds=monitor.inherit_fds)
-    sync_layer(host, target)
+    sync_layer(target)
 
 
 def _keep_end(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -> None:
@@ -73,7 +73,7 @@ def _keep_end(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -> N
         node = daemon.open_chain((overlay, *parents), writable=(overlay.name,))
         end_bytes = min(overlay.size_bytes, parents[1].size_bytes)
         _store_zeros(host, daemon, node, parents[0].size_bytes, end_bytes)
-    sync_layer(host, overlay)
+    sync_layer(overlay)
 
 
 def stream_up(
@@ -123,7 +123,7 @@ def _stream_up(
             arguments |= {"base-node": daemon.open_chain(keep), "backing-file": backing_name}
         daemon.run_job("block-stream", arguments, monitor, doing=f"merging into volume {overlay.name}")
         flush(host, daemon, node)
-    sync_layer(host, overlay)
+    sync_layer(overlay)
 
 
 def _store_zeros(host: Host, daemon: StorageDaemon, node: str, offset_bytes: int, end_bytes: int) -> None:
