@@ -155,8 +155,17 @@ class Opened(VolumeBytes):
                 preallocate=volume.preallocated,
             )
             return
-        header = empty_qcow2(volume.size_bytes, backing_name(volume.parent_image_id))
+        header = empty_qcow2(volume.size_bytes, self.name_in_header(volume, volume.parent_image_id))
         self.storage.create_volume(volume_name(volume), length_bytes=len(header), initial=header)
+
+    def name_in_header(self, volume: Volume, parent_image_id: str | None) -> str | None:
+        """What the header of a qcow2 volume says of its parent; None if nothing.
+
+        It is for people who look at files. From a nested graph QEMU passes it on to what is below, and
+        storage that is not opened by the name of a file refuses it there.
+        """
+        is_file = self.storage.locate_volume(volume_name(volume)).path is not None
+        return backing_name(parent_image_id) if is_file else None
 
     def stored_all(self, volumes: Sequence[Volume]) -> list[StoredVolume | None]:
         """The same of several volumes, in their order."""

@@ -91,12 +91,12 @@ def stream_up(
 
     :param parents: the layers merged into the overlay, top first.
     :param keep: what remains below; empty if nothing does.
-    :param backing_name: for the overlay's header; given if and only if ``keep`` is.
+    :param backing_name: for the overlay's header, if it is to have one; only with ``keep``.
     :raises Stopped: from the monitor; run it again whole.
     :raises diskyard.errors.NoSpace: the overlay's storage is full; nothing is lost.
     :raises diskyard.errors.StorageError: QEMU or the storage failed.
     """
-    if bool(keep) != bool(backing_name):
+    if backing_name and not keep:
         raise errors.InternalError("A backing name goes with layers that are kept.")
     with opened_files(host, (overlay, *parents, *keep)) as opened:
         end = 1 + len(parents)
@@ -120,7 +120,7 @@ def _stream_up(
             end_bytes = min(sizes_bytes[0], sizes_bytes[-1])
             _store_zeros(host, daemon, node, min(sizes_bytes[1:-1]), end_bytes)
             # Without a name of ours QEMU writes its own, a json: of the whole graph.
-            arguments |= {"base-node": daemon.open_chain(keep), "backing-file": backing_name}
+            arguments |= {"base-node": daemon.open_chain(keep), "backing-file": backing_name or ""}
         daemon.run_job("block-stream", arguments, monitor, doing=f"merging into volume {overlay.name}")
         flush(host, daemon, node)
     sync_layer(overlay)
