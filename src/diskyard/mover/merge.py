@@ -46,8 +46,10 @@ def _commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -
     repair_leaks(host, target, inherit_fds=monitor.inherit_fds)
     if parents[1:] and min(overlay.size_bytes, parents[1].size_bytes) > target.size_bytes:
         _keep_end(host, overlay, parents, monitor)
-    set_size(host, parents, overlay.size_bytes, inherit_fds=monitor.inherit_fds)
     (overlay_bytes,) = layer_sizes_bytes(host, (overlay,))
+    # QEMU takes over all that the overlay has, and cannot make every raw volume longer itself.
+    has_bytes = max(overlay.size_bytes, overlay_bytes if target.format == "raw" else 0)
+    set_size(host, parents, has_bytes, inherit_fds=monitor.inherit_fds)
     with StorageDaemon(host, ((overlay, *parents),), inherit_fds=monitor.inherit_fds) as daemon:
         # The parent's own parents are open too: with none, clusters that the overlay fills in
         # part would be completed with zeros.
@@ -56,7 +58,7 @@ def _commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -
         arguments = {"device": top, "base-node": base}
         daemon.run_job("block-commit", arguments, monitor, doing=f"merging volume {overlay.name} down")
         flush(host, daemon, base)
-    if overlay_bytes > overlay.size_bytes:  # QEMU takes over all that it has
+    if overlay_bytes > overlay.size_bytes:
         merged = replace(target, size_bytes=overlay.size_bytes)
         set_size(host, (merged, *parents[1:]), overlay.size_bytes, inherit_fds=monitor.inherit_fds)
     sync_layer(target)
