@@ -27,9 +27,8 @@ from tests.api import (
     test_resume,
     test_sizes,
     test_strategy,
-    test_transfer,
 )
-from tests.api.helpers import SIZE, Rig, code_of, graph, picture, same_bytes
+from tests.api.helpers import SIZE, Rig, code_of, graph, picture, run, same_bytes
 
 ALWAYS: tuple[ModuleType, ...] = (
     test_beyond_the_record,
@@ -44,11 +43,11 @@ IF_THOROUGH: tuple[ModuleType, ...] = (
     test_resume,
     test_sizes,
     test_strategy,
-    test_transfer,
 )
 #: What is about files, and why it cannot be on such storage.
 ABOUT_FILES = {
     "test_a_disk_grown_by_its_guest_keeps_what_the_guest_wrote": "NBD cannot make an export longer",
+    "test_path_and_format_where_one_file_is_enough": "there is no path",
 }
 chain = test_beyond_the_record.chain
 cut_extend, log_within_extend = test_sizes.cut_extend, test_sizes.log_within_extend
@@ -136,3 +135,19 @@ def test_what_a_guest_is_told(rig: Rig) -> None:
         (server,) = source
         assert server.attrib == {"transport": "unix", "socket": rig.place("a")["socket"]}
     rig.yard.teardown_image("a", disk)
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk"])
+def test_what_can_be_imported(rig: Rig, format: str) -> None:
+    """What must be copied privately first has no place there: that is said before anything is committed."""
+    file = rig.folder / f"file.{format}"
+    run("qemu-img", "create", "-q", "-f", format, str(file), str(SIZE))
+    if format == "raw":
+        poke(file, MiB, b"\2" * MiB)
+        image = rig.yard.import_image("a", str(file), format)
+        rig.wait()
+        rig.expect("a", image, picture(SIZE, (2, MiB, MiB)))
+    else:
+        assert code_of(lambda: rig.yard.import_image("a", str(file), format)) == "Unsupported"
+        assert rig.opened("a").state().images == {}
+    rig.clean_slate("a")
