@@ -18,7 +18,6 @@ import socketserver
 import struct
 import sys
 import threading
-from typing import BinaryIO
 
 GROWING = ".qcow2"
 ROOM_BYTES = 1 << 30
@@ -48,8 +47,6 @@ class _Ended(Exception):
 
 class _Connection(socketserver.StreamRequestHandler):
     """One client: what it agrees on, and then what it asks."""
-
-    rfile: BinaryIO  # type: ignore[assignment] # typeshed says BufferedIOBase, which this is a view of
 
     def setup(self) -> None:
         super().setup()
