@@ -211,7 +211,7 @@ def _copy_layer(
         size_bytes,
         start_bytes=start_bytes,
         monitor=monitor,
-        target_zeroed=True,
+        target_zeroed=work.opened.storage.capabilities.zeroed,
         source_limits=IMPORT_LIMITS,
         source_blocks=blocks_held(fd, source.format),
     )
