@@ -1,14 +1,13 @@
-"""The files of volumes, opened once for a piece of work: what is checked is what is then read and written.
+"""Volumes, opened once for a piece of work: what is checked is what is then read and written.
 
 Between a look at a name and its next use whoever may write to the repository's folder can put another file
-there, or a link. So a volume is opened here, its header is read from what was opened, and the movers, and
-QEMU's programs through them, get that descriptor (:mod:`diskyard.mover.opening`).
+there, or a link. So a volume is opened here, its header is read from what was opened, and the movers get
+that; QEMU's programs through them its descriptor, where it has one (:mod:`diskyard.mover.opening`).
 """
 
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -17,7 +16,8 @@ from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.mover.durable import os_errors
 from diskyard.mover.interface import Chain, Layer
-from diskyard.opened import ABSENT_WORDS, Opened, volume_name
+from diskyard.opened import Opened
+from diskyard.volume_bytes import ABSENT_WORDS, volume_name
 
 #: Nothing is there, or a link, or what is no file.
 _NO_FILE = frozenset((errno.ENOENT, errno.ELOOP, errno.EINVAL))
@@ -25,7 +25,7 @@ _NO_FILE = frozenset((errno.ENOENT, errno.ELOOP, errno.EINVAL))
 
 @contextmanager
 def opening(opened: Opened, volumes: Sequence[Volume]) -> Iterator[Chain]:
-    """Volumes as layers whose files are open within; of a place without files as they are.
+    """Volumes as layers that are open within.
 
     :raises diskyard.errors.ImageBroken: what is in the place of one must not be opened.
     :raises diskyard.errors.UnsafeImage: the file of one has other names too.
@@ -36,18 +36,14 @@ def opening(opened: Opened, volumes: Sequence[Volume]) -> Iterator[Chain]:
 
 
 def _open(stack: ExitStack, opened: Opened, volume: Volume) -> Layer:
-    path = opened.storage.locate_volume(volume_name(volume)).path
-    if path is None:
-        return opened.layer(volume)
     with os_errors(f"opening volume {volume.id}"):
         try:
-            fd = opened.host.files.open_alone(path)
+            container = stack.enter_context(opened.storage.open_volume(volume_name(volume)))
         except OSError as error:
             if error.errno in _NO_FILE:
                 raise opened.not_opened(volume, ABSENT_WORDS) from error
             raise
-        stack.callback(os.close, fd)
-        return opened.layer(volume, fd=fd)
+        return opened.layer(volume, container)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
     """A host with two empty repositories."""
-    made = Rig(tmp_path)
+    made = Rig(tmp_path, format=os.environ.get("DISKYARD_TEST_FORMAT", "localfs-1.0"))
     yield made
     made.close()
 

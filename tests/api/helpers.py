@@ -19,7 +19,8 @@ from diskyard.log.codec import decode
 from diskyard.model.fix import Fix
 from diskyard.model.results import Attached, Task
 from diskyard.model.transaction import Entry
-from diskyard.opened import Opened
+from diskyard.opened import Opened, volume_name
+from diskyard.testing import pathless
 from tests.transports import served
 
 SIZE = 4 * MiB
@@ -69,20 +70,24 @@ class Rig:
     """A host with the empty repositories ``a`` and ``b``, and more hosts on the same ones.
 
     :ivar yard: the first host.
+    :ivar format: of the repositories.
     """
 
-    def __init__(self, folder: Path, repository_folder: Path | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, repository_folder: Path | None = None, format: str = "localfs-1.0"
+    ) -> None:
+        self.folder, self.format = folder, format
         self.repositories = repository_folder or folder
         self._hosts: list[Diskyard] = []
         self.yard = self.host("one", connect=())
         for name in ("a", "b"):
-            self.yard.create_storage_repository("localfs-1.0", self.place(name))
-            self.yard.connect_storage_repository(name, "localfs-1.0", self.place(name))
+            self.yard.create_storage_repository(self.format, self.place(name))
+            self.yard.connect_storage_repository(name, self.format, self.place(name))
 
     def place(self, name: str) -> dict[str, str]:
         """The connection parameters of a repository."""
-        return {"path": str(self.repositories / f"repo-{name}")}
+        path = str(self.repositories / f"repo-{name}")
+        return pathless.parameters(path) if self.format == pathless.FORMAT else {"path": path}
 
     def environment(self, name: str) -> dict[str, str]:
         """The environment of a process of a host."""
@@ -101,7 +106,7 @@ class Rig:
                 os.environ["DISKYARD_HOST_ID"] = before
         self._hosts.append(yard)
         for repo in connect:
-            yard.connect_storage_repository(repo, "localfs-1.0", self.place(repo))
+            yard.connect_storage_repository(repo, self.format, self.place(repo))
         return yard
 
     def close(self) -> None:
@@ -170,12 +175,10 @@ class Rig:
         return stored.allocated_bytes
 
     def volume_path(self, repo: str, image: str) -> Path:
-        """The file of an image's own volume."""
-        opened = self.opened(repo)
-        state = opened.state()
-        path = opened.layer(state.volumes[state.images[image].volume_id or ""]).path
-        assert path is not None
-        return Path(path)
+        """The file that has the bytes of an image's own volume, also where Diskyard knows of none."""
+        state = self.opened(repo).state()
+        volume = state.volumes[state.images[image].volume_id or ""]
+        return Path(self.place(repo)["path"]) / "volumes" / str(volume_name(volume))
 
     def files(self, repo: str) -> list[Path]:
         """The volumes on the storage."""
@@ -286,9 +289,10 @@ def python(rig: Rig, host: str, program: str) -> subprocess.Popen[str]:
     """Start a process of a host that runs a program with a ``yard``."""
     head = f"""
 from diskyard import *
+from diskyard.testing import pathless
 yard = Diskyard()
 for name, place in {[(name, rig.place(name)) for name in "ab"]!r}:
-    yard.connect_storage_repository(name, "localfs-1.0", place)
+    yard.connect_storage_repository(name, {rig.format!r}, place)
 """
     return subprocess.Popen(
         [sys.executable, "-c", head + program],

@@ -177,7 +177,7 @@ def test_a_copy_of_the_repository_is_another_place(rig: Rig, secret: Path) -> No
     shutil.copytree(place, place.with_name("stolen"))
     shutil.rmtree(place)
     place.with_name("stolen").rename(place)
-    rig.yard.connect_storage_repository("a", "localfs-1.0", rig.place("a"))
+    rig.yard.connect_storage_repository("a", rig.format, rig.place("a"))
     expect_unread(rig, rig.yard, image)
 
 

@@ -177,7 +177,8 @@ def check_xml(text: str, depth: int, read_only: bool, folder: Path) -> None:
         assert found is not None
         source = store.find("source")
         assert source is not None
-        assert os.path.exists(source.get("file") or "")
+        server = source.find("host")
+        assert os.path.exists((source.get("file") if server is None else server.get("socket")) or "")
         formats.append(found.get("type"))
         store = store.find("backingStore")
     assert store is not None, "the chain does not end with an empty <backingStore/>"

@@ -53,7 +53,7 @@ class House:
         host = dataclasses.replace(Host.real(), clock=self.clock)
         self.service = Service(host, str(folder), limits=limits, storage_timeout_s=0.5)
         for name in "ab":
-            words = {"repoFormat": "localfs-1.0", "connectionParameters": rig.place(name)}
+            words = {"repoFormat": rig.format, "connectionParameters": rig.place(name)}
             call(self.service, "connectStorageRepository", {"repoId": name, **words})
         self.caretaker = Caretaker(self.service, policies)
 

@@ -175,8 +175,8 @@ def test_participating_repositories_and_hints(rig: Rig) -> None:
     """They narrow where an image is looked for, and fail where it is not."""
     snapshot = rig.yard.create_snapshot("a", rig.disk("a", ONE))
     place = rig.place("c")
-    rig.yard.create_storage_repository("localfs-1.0", place)
-    rig.yard.connect_storage_repository("c", "localfs-1.0", place)
+    rig.yard.create_storage_repository(rig.format, place)
+    rig.yard.connect_storage_repository("c", rig.format, place)
 
     def copy(**options: Any) -> str:
         found: str = rig.call("copyImage", targetRepoId="c", imageId=snapshot, options=options)

@@ -91,7 +91,7 @@ def test_a_fix_is_sent_back_as_json(rig: Rig) -> None:
     listed = rig.call("checkStorageRepository", repositoryId="b", options={"types": ["mend"]})
     text = json.dumps(listed[0])
     other = rig.host("two", connect=("a",))
-    other.connect_storage_repository("my b", "localfs-1.0", rig.place("b"))
+    other.connect_storage_repository("my b", rig.format, rig.place("b"))
     for expected in (True, False):
         words = {"repositoryId": "my b", "fix": json.loads(text)}
         task = call(other.service, "fixStorageRepository", words)

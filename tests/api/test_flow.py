@@ -80,7 +80,7 @@ def test_a_copy_without_its_source_waits(rig: Rig) -> None:
     (fix,) = fixes(other, "b")
     assert (fix.runnable, fix.type) == (False, "mend")
     assert fix.waits_for
-    other.connect_storage_repository("a of two", "localfs-1.0", rig.place("a"))
+    other.connect_storage_repository("a of two", rig.format, rig.place("a"))
     (fix,) = fixes(other, "b")
     assert fix.runnable
     assert run_fix(other, "b", fix).changed

@@ -36,7 +36,7 @@ def restore(rig: Rig, name: str, backup: Path) -> None:
     rig.yard.disconnect_storage_repository(name)
     shutil.rmtree(place(rig, name))
     backup.rename(place(rig, name))
-    rig.yard.connect_storage_repository(name, "localfs-1.0", rig.place(name))
+    rig.yard.connect_storage_repository(name, rig.format, rig.place(name))
 
 
 def restore_log(rig: Rig, name: str, backup: Path) -> None:
@@ -135,7 +135,7 @@ def test_volumes_of_another_history_are_kept(rig: Rig) -> None:
     path = rig.volume_path("a", lost)
     rig.yard.disconnect_storage_repository("a")
     restore_log(rig, "a", backup)
-    rig.yard.connect_storage_repository("a", "localfs-1.0", rig.place("a"))
+    rig.yard.connect_storage_repository("a", rig.format, rig.place("a"))
     assert garbage(rig.yard, "a") == {path.name: False}  # above the end of the log
     for _ in range(4):
         rig.yard.create_virtual_disk("a", SIZE)
@@ -178,7 +178,7 @@ def test_a_history_that_is_replaced_under_a_running_process(rig: Rig) -> None:
         rig.yard.create_virtual_disk("a", SIZE)
     assert not any(fix.runnable for fix in rig.yard.check_storage_repository("a"))
     assert path.read_bytes() == picture(SIZE, ALL)
-    rig.yard.connect_storage_repository("a", "localfs-1.0", rig.place("a"))
+    rig.yard.connect_storage_repository("a", rig.format, rig.place("a"))
     rig.yard.create_virtual_disk("a", SIZE)
     assert garbage(rig.yard, "a") == {path.name: False}
 
@@ -280,15 +280,15 @@ def test_a_copy_waits_for_the_very_image_that_it_was_made_of(rig: Rig) -> None:
     snapshot = rig.yard.create_snapshot("a", disk)
     rig.yard.copy_image("b", snapshot, options=COMMIT_ONLY)
     rig.yard.disconnect_storage_repository("a")
-    rig.yard.create_storage_repository("localfs-1.0", rig.place("c"))
+    rig.yard.create_storage_repository(rig.format, rig.place("c"))
     lonely = rig.host("lonely", connect=("c",))
     poison = lonely.create_virtual_disk("c", SIZE)
     snapshot_of(lonely, "c", poison, snapshot)
-    rig.yard.connect_storage_repository("c", "localfs-1.0", rig.place("c"))
+    rig.yard.connect_storage_repository("c", rig.format, rig.place("c"))
     fixes = [fix for fix in rig.yard.check_storage_repository("b") if "complete" in fix.description]
     assert [fix.runnable for fix in fixes] == [False]
     assert run(rig.yard, "b", fixes[0]) == "ImageBroken"
-    rig.yard.connect_storage_repository("a", "localfs-1.0", rig.place("a"))
+    rig.yard.connect_storage_repository("a", rig.format, rig.place("a"))
     assert run(rig.yard, "b", fixes[0]) == "changed"
     rig.expect("b", snapshot, picture(SIZE, ALL))
 
@@ -349,7 +349,7 @@ def test_a_restored_target_ends_no_hold_of_what_it_has_lost(rig: Rig) -> None:
     rig.yard.copy_image("b", disk, options=COMMIT_ONLY)
     rig.yard.disconnect_storage_repository("b")
     restore_log(rig, "b", backup)  # in the same place
-    rig.yard.connect_storage_repository("b", "localfs-1.0", rig.place("b"))
+    rig.yard.connect_storage_repository("b", rig.format, rig.place("b"))
     [hold] = [fix for fix in rig.yard.check_storage_repository("a") if "kept for a copy" in fix.description]
     assert not hold.runnable
     assert "restored to an older state" in (hold.waits_for or "")
@@ -386,8 +386,8 @@ def test_of_two_images_of_one_id_neither_is_chosen(rig: Rig) -> None:
     lonely = without_the_other(rig, "b")
     poison = rig.disk("b", (0x66, 0, SIZE))
     snapshot_of(lonely, "b", poison, snapshot)
-    rig.yard.create_storage_repository("localfs-1.0", rig.place("c"))
-    rig.yard.connect_storage_repository("c", "localfs-1.0", rig.place("c"))
+    rig.yard.create_storage_repository(rig.format, rig.place("c"))
+    rig.yard.connect_storage_repository("c", rig.format, rig.place("c"))
     assert code_of(lambda: rig.yard.copy_image("c", snapshot)) == "ImageIdInUse"
     assert code_of(lambda: rig.yard.create_virtual_disk("c", SIZE, snapshot)) == "ImageIdInUse"
     assert not rig.yard.list_images("c").images

@@ -53,8 +53,8 @@ def test_a_disk_from_a_base_that_is_lost_here_and_whole_elsewhere(rig: Rig) -> N
 def test_a_copy_of_what_is_lost_in_the_first_repository(rig: Rig, places: tuple[str, ...] | None) -> None:
     """Whether it is found first by the order of connection, or by that in which they were named."""
     snapshot = _lost_here(rig)
-    rig.yard.create_storage_repository("localfs-1.0", rig.place("c"))
-    rig.yard.connect_storage_repository("c", "localfs-1.0", rig.place("c"))
+    rig.yard.create_storage_repository(rig.format, rig.place("c"))
+    rig.yard.connect_storage_repository("c", rig.format, rig.place("c"))
     options = {} if places is None else {"participating_repositories": places}
     assert rig.yard.copy_image("c", snapshot, options=options) == snapshot
     rig.wait()

@@ -158,9 +158,9 @@ def test_what_comes_after_the_record_was_removed(
             rig.yard.remove_storage_repository("a")
     path = put(root(rig))
     with pytest.raises(errors.NotEmpty) as caught:
-        rig.yard.create_storage_repository("localfs-1.0", rig.place("a"))
+        rig.yard.create_storage_repository(rig.format, rig.place("a"))
     assert path.name in caught.value.message
     assert path.exists()
     run("rm", "-r", str(path))
-    rig.yard.create_storage_repository("localfs-1.0", rig.place("a"))
+    rig.yard.create_storage_repository(rig.format, rig.place("a"))
     assert not os.listdir(root(rig) / "volumes")

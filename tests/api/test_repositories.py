@@ -63,9 +63,9 @@ def test_unknown_formats(rig: Rig) -> None:
 def test_connecting_twice(rig: Rig) -> None:
     """The same connection is a no-op; another place under the repoId is refused."""
     yard = rig.yard
-    yard.connect_storage_repository("a", "localfs-1.0", rig.place("a"))
+    yard.connect_storage_repository("a", rig.format, rig.place("a"))
     with pytest.raises(errors.RepositoryIdInUse):
-        yard.connect_storage_repository("a", "localfs-1.0", rig.place("b"))
+        yard.connect_storage_repository("a", rig.format, rig.place("b"))
     assert [found.repo_id for found in yard.list_storage_repositories()] == ["a", "b"]
 
 
@@ -74,7 +74,7 @@ def test_repo_ids(rig: Rig, repo_id: str) -> None:
     """A repoId is any text of 1-255 bytes without control characters; nothing is a path."""
 
     def connect() -> None:
-        rig.yard.connect_storage_repository(repo_id, "localfs-1.0", rig.place("a"))
+        rig.yard.connect_storage_repository(repo_id, rig.format, rig.place("a"))
 
     if repo_id.isprintable() and 1 <= len(repo_id.encode()) <= 255:
         connect()
@@ -118,7 +118,7 @@ def test_a_copy_of_a_place_is_not_connected_beside_it(rig: Rig) -> None:
 def test_copy_to_an_alias_stays_in_one_place(rig: Rig) -> None:
     """Copying a Snapshot to the place it is in, under another name, does nothing."""
     yard = rig.yard
-    yard.connect_storage_repository("alias", "localfs-1.0", rig.place("a"))
+    yard.connect_storage_repository("alias", rig.format, rig.place("a"))
     snapshot = yard.create_snapshot("a", rig.disk("a", (7, 0, MiB)))
     before = rig.files("a")
     assert yard.copy_image("alias", snapshot) == snapshot
@@ -179,7 +179,7 @@ def test_remove_needs_an_empty_repository(rig: Rig) -> None:
     folder = Path(rig.place("a")["path"])
     assert not folder.exists() or list(folder.iterdir()) == []
     assert [found.repo_id for found in yard.list_storage_repositories()] == ["b"]
-    yard.create_storage_repository("localfs-1.0", rig.place("a"))
+    yard.create_storage_repository(rig.format, rig.place("a"))
 
 
 def test_remove_keeps_what_a_copy_elsewhere_still_reads(rig: Rig) -> None:
@@ -378,7 +378,7 @@ def test_both_copies_of_the_record_are_lost(rig: Rig) -> None:
     for name in "ab":
         (Path(rig.place("a")["path"]) / f"repository.{name}").write_bytes(b"?")
     assert code_of(lambda: rig.host("two", connect=("a",))) == "CorruptRecord"
-    assert code_of(lambda: rig.yard.create_storage_repository("localfs-1.0", rig.place("a"))) == "NotEmpty"
+    assert code_of(lambda: rig.yard.create_storage_repository(rig.format, rig.place("a"))) == "NotEmpty"
 
 
 def test_the_source_of_a_running_copy_is_in_use(rig: Rig) -> None:

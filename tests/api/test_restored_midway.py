@@ -43,7 +43,7 @@ def restart(rig: Rig) -> None:
     """The host's process ends, and another one begins."""
     for repo in ("a", "b"):
         rig.yard.disconnect_storage_repository(repo)
-        rig.yard.connect_storage_repository(repo, "localfs-1.0", rig.place(repo))
+        rig.yard.connect_storage_repository(repo, rig.format, rig.place(repo))
 
 
 @pytest.fixture
@@ -204,13 +204,13 @@ def test_all_aliases_go_on_once_one_is_connected_anew(rig: Rig) -> None:
     snapshot = rig.yard.create_snapshot("a", disk)
     backup = rig.folder / "backup"
     shutil.copytree(place(rig, "a"), backup)
-    rig.yard.connect_storage_repository("alias", "localfs-1.0", rig.place("a"))
+    rig.yard.connect_storage_repository("alias", rig.format, rig.place("a"))
     for number in range(5):
         rig.yard.set_user_data("a", disk, number)
     put_back(rig, "a", backup, (layout.LOG, layout.CHECKPOINTS))
     for name in ("a", "alias"):
         assert code_of(partial(rig.yard.set_user_data, name, disk, 0)) == "CorruptRecord"
-    rig.yard.connect_storage_repository("alias", "localfs-1.0", rig.place("a"))
+    rig.yard.connect_storage_repository("alias", rig.format, rig.place("a"))
     for name in ("a", "alias"):
         rig.yard.set_user_data(name, disk, name)
     copied = rig.yard.copy_image("b", snapshot)

@@ -328,7 +328,7 @@ def test_what_was_written_since_an_extend_is_not_cut(
     rig.write("a", disk, GUEST)
     rig.yard.disconnect_storage_repository("a")
     restore_log(rig, "a", backup)
-    rig.yard.connect_storage_repository("a", "localfs-1.0", rig.place("a"))
+    rig.yard.connect_storage_repository("a", rig.format, rig.place("a"))
     wanted = GROWN
     if by == "fix":
         for fix in fixes(rig.yard, "a"):

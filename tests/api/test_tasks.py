@@ -31,7 +31,7 @@ class Host:
     def __init__(self, rig: Rig, folder: Path, limits: TaskLimits) -> None:
         self.service = Service(state_folder=str(folder), limits=limits, actor="host")
         for name in ("a", "b"):
-            self.call("connectStorageRepository", repoId=name, repoFormat="localfs-1.0", **place(rig, name))
+            self.call("connectStorageRepository", repoId=name, repoFormat=rig.format, **place(rig, name))
 
     def call(self, verb: str, **parameters: Any) -> Any:
         return call(self.service, verb, parameters)

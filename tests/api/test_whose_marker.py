@@ -32,7 +32,7 @@ def copied(rig: Rig, name: str = "c", of: str = "a") -> Path:
 
 
 def give(yard: Diskyard, rig: Rig, name: str = "c") -> None:
-    yard.connect_storage_repository(name, "localfs-1.0", {**rig.place(name), "newMarker": True})
+    yard.connect_storage_repository(name, rig.format, {**rig.place(name), "newMarker": True})
 
 
 def marker_of(rig: Rig, name: str) -> str:
@@ -88,7 +88,7 @@ def test_given_again_after_its_entry_was_trimmed(rig: Rig) -> None:
     copied(rig)
     yard = rig.host("two", connect=())
     give(yard, rig)
-    yard.connect_storage_repository("b", "localfs-1.0", rig.place("b"))
+    yard.connect_storage_repository("b", rig.format, rig.place("b"))
     marker = marker_of(rig, "c")
     trim(rig, yard, "c", disk)
     used = yard.create_virtual_disk("c", SIZE)
@@ -151,7 +151,7 @@ def _an_attachment(rig: Rig, yard: Diskyard, name: str, disk: str) -> Callable[[
 
 
 def _a_copy(rig: Rig, yard: Diskyard, name: str, disk: str) -> Callable[[], None]:
-    yard.connect_storage_repository("b", "localfs-1.0", rig.place("b"))
+    yard.connect_storage_repository("b", rig.format, rig.place("b"))
     copy = yard.copy_image("b", disk, options=COMMIT_ONLY)
     rig.write(name, disk, (9, 0, MiB), yard=yard)
 
@@ -300,8 +300,8 @@ def test_a_copy_of_the_whole_file_system(rig: Rig, tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     with mounted(tmp_path / "fs", ["mkfs.ext4", "-q"], 64 * MiB) as place:
         (tmp_path / "repo-c").symlink_to(place)
-        rig.yard.create_storage_repository("localfs-1.0", rig.place("c"))
-        rig.yard.connect_storage_repository("c", "localfs-1.0", rig.place("c"))
+        rig.yard.create_storage_repository(rig.format, rig.place("c"))
+        rig.yard.connect_storage_repository("c", rig.format, rig.place("c"))
         disk = rig.disk("c", ONE)
         os.sync()
         shutil.copy(tmp_path / "fs" / "disk", tmp_path / "clone")

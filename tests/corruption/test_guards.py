@@ -68,7 +68,7 @@ def _one_copy_read(patch: Patch) -> None:
 
 
 def _no_header_check(patch: Patch) -> None:
-    patch.setattr("diskyard.opened.own_header_flaw", lambda read, file_size_bytes, size_bytes: None)
+    patch.setattr("diskyard.volume_bytes.own_header_flaw", lambda read, file_size_bytes, size_bytes: None)
 
 
 def _newest(bench: Bench) -> int:

@@ -15,9 +15,9 @@ from diskyard.testing.world import World, host_named, judge_outcome
 class Bench:
     """A world made ready for a scenario, copied for each run."""
 
-    def __init__(self, scenario: Scenario, folder: Path) -> None:
+    def __init__(self, scenario: Scenario, folder: Path, format: str = "localfs-1.0") -> None:
         self.scenario = scenario
-        self._prepared = World(folder / "prepared")
+        self._prepared = World(folder / "prepared", format=format)
         self._prepared.create()
         builder = self._prepared.service(host_named("builder"))
         scenario.prepare(self._prepared, builder)

@@ -359,8 +359,19 @@ GUARDS = [
     Guard(
         "a header is read from what is opened",
         "diskyard.opened",
-        (("        flaw = self._flaw(volume, stored, fd)\n", "        flaw = self._flaw(volume, stored)\n"),),
+        (("        flaw = self.flaw(volume, stored, container)\n", "        flaw = self.flaw(volume, stored)\n"),),
         (f"{SWAPS}/test_contents.py",),
+    ),
+    Guard(
+        "a header is read where there is no path",
+        "diskyard.volume_bytes",
+        (
+            (
+                '        if volume.format == "raw":\n            return None\n        read_more',
+                "        if volume.format == \"raw\" or self.storage.locate_volume(volume_name(volume)).path is None:\n            return None\n        read_more",
+            ),
+        ),
+        ("tests/api/test_pathless.py::test_a_header_that_leads_elsewhere_is_not_opened",),
     ),
     Guard(
         "a file of one name",

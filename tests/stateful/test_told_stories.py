@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from diskyard.testing import pathless
 from diskyard.testing.story_host import StoryHost, identity
 from diskyard.testing.world import KIB, SIZE_BYTES, World, host_named
 
 BOOT = host_named("").identity.boot_id
 
 
-@pytest.fixture
-def world(quick_folder: Path) -> World:
+@pytest.fixture(params=["localfs-1.0", pathless.FORMAT])
+def world(request: pytest.FixtureRequest, quick_folder: Path) -> World:
     """Disk d over snapshots s2 and s1, in repository a."""
-    world = World(quick_folder / "world")
+    world = World(quick_folder / "world", format=request.param)
     world.create()
     service = world.service(host_named("builder"))
     world.chain(service, "a")

@@ -6,16 +6,23 @@ stops libvirt from following the names in qcow2 headers; the schema does not ask
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
+from diskyard import errors
 from diskyard.host import Host
 from diskyard.mover.graphs import opens_past_cache
 from diskyard.mover.interface import Chain, Layer
 
+_TYPES = {"file": "file", "nbd": "network"}
+
 
 def disk_xml(host: Host, chain: Chain, *, read_only: bool, device: str = "vda") -> str:
-    """The element for a chain of files."""
-    disk = ET.Element("disk", type="file", device="disk")
+    """The element for a chain.
+
+    :raises diskyard.errors.InternalError: a layer is on storage that nobody has put into libvirt's words.
+    """
+    disk = ET.Element("disk", type=_type_of(chain[0]), device="disk")
     # libvirt has one mode for the whole chain.
     past_cache = all(
         opens_past_cache(host, layer, writable=not read_only and layer is chain[0]) for layer in chain
@@ -25,7 +32,7 @@ def disk_xml(host: Host, chain: Chain, *, read_only: bool, device: str = "vda") 
     _add_source(disk, chain[0], bounded=read_only)
     below = disk
     for layer in chain[1:]:
-        below = ET.SubElement(below, "backingStore", type="file")
+        below = ET.SubElement(below, "backingStore", type=_type_of(layer))
         ET.SubElement(below, "format", type=layer.format)
         _add_source(below, layer, bounded=True)
     ET.SubElement(below, "backingStore")
@@ -38,8 +45,23 @@ def disk_xml(host: Host, chain: Chain, *, read_only: bool, device: str = "vda") 
     return "".join(c if c.isprintable() or c == "\n" else f"&#{ord(c)};" for c in text)
 
 
+def _type_of(layer: Layer) -> str:
+    """How libvirt calls the storage that a layer's blockdev names."""
+    driver = str(layer.protocol["driver"])
+    if driver not in _TYPES:
+        raise errors.InternalError(f"Nobody has said how libvirt opens a volume by QEMU's driver {driver}.")
+    return _TYPES[driver]
+
+
 def _add_source(parent: ET.Element, layer: Layer, *, bounded: bool) -> None:
-    source = ET.SubElement(parent, "source", file=layer.path or "")
+    protocol = layer.protocol
+    if _type_of(layer) == "network":
+        source = ET.SubElement(parent, "source", protocol="nbd", name=str(protocol["export"]))
+        server = protocol["server"]
+        assert isinstance(server, Mapping)
+        ET.SubElement(source, "host", transport="unix", socket=str(server["path"]))
+    else:
+        source = ET.SubElement(parent, "source", file=str(protocol["filename"]))
     if bounded and layer.bound_bytes is not None:
         slices = ET.SubElement(source, "slices")
         ET.SubElement(slices, "slice", type="storage", offset="0", size=str(layer.bound_bytes))

@@ -21,7 +21,7 @@ from diskyard.mover.untrusted import (
 )
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine
-from diskyard.operations.transfer import changed_file, open_given, require_asked, why_not_asked
+from diskyard.operations.transfer import changed_file, open_given, private_path, require_asked, why_not_asked
 from diskyard.operations.writers import WRITER_WORDS, require_file_unwritten
 
 _FINGERPRINT_PARTS = 5
@@ -181,9 +181,7 @@ def _copy_privately(
     start_bytes: int,
     watched: _Watched,
 ) -> None:
-    path = work.opened.storage.private_path()
-    if path is None:
-        raise errors.Unsupported(f"{work.opened.storage.place} has no room for a private copy.")
+    path = private_path(work.opened)
     work.stage = "1/2"
     copy_fd = private_copy(work.engine.host, source_fd, path, watched)
     try:
@@ -208,12 +206,12 @@ def _copy_layer(
 ) -> None:
     copy_view(
         work.engine.host,
-        (import_layer(fd, source.format, size_bytes),),
+        (import_layer(work.engine.host, fd, source.format, size_bytes),),
         target,
         size_bytes,
         start_bytes=start_bytes,
         monitor=monitor,
-        target_zeroed=True,
+        target_zeroed=work.opened.storage.capabilities.zeroed,
         source_limits=IMPORT_LIMITS,
         source_blocks=blocks_held(fd, source.format),
     )

@@ -17,6 +17,7 @@ from diskyard.model.records import CopyHold, FileSource, Image, Pending, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.copy import copy_view
+from diskyard.mover.durable import resize
 from diskyard.mover.interface import Chain
 from diskyard.mover.merge import repair_leaks
 from diskyard.mover.reflink import clone_layer
@@ -321,9 +322,9 @@ def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:
     if not clone_layer(work.engine.host, source[0], target[0]):
         return False
     if source[0].bound_bytes is not None:
-        work.opened.resize_raw(target[0], min(source[0].bound_bytes, size_bytes))
+        resize(target[0], min(source[0].bound_bytes, size_bytes))
     if source[0].size_bytes != size_bytes:
-        work.opened.resize_raw(target[0], size_bytes)
+        resize(target[0], size_bytes)
     return True
 
 

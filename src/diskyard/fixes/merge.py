@@ -11,7 +11,6 @@ from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Merge
 from diskyard.model.records import Volume
 from diskyard.model.state import State
-from diskyard.model.volume_name import backing_name
 from diskyard.mover.merge import commit_down, stream_up
 from diskyard.opened import Opened
 from diskyard.operations.engine import FollowUp
@@ -182,7 +181,8 @@ def _merge_up(work: Work, plan: MergePlan) -> str:
     def stream(found: Opening) -> None:
         top, parent, *below = found.chain
         # As it is now: who merges further down may give the image there another id.
-        name = backing_name(found.state.volumes[plan.parent.id].parent_image_id)
+        parent_image_id = found.state.volumes[plan.parent.id].parent_image_id
+        name = work.opened.name_in_header(plan.dependent, parent_image_id)
         stream_up(work.engine.host, top, (parent,), tuple(below), name, work)
 
     with work.writing(plan.dependent, plan.parent):

@@ -82,7 +82,7 @@ def copy_view(
             with suppress(NeedsServer):
                 way.copy(size_bytes, start_bytes, own_layers, served=served)
                 break
-        sync_layer(host, writes[0])
+        sync_layer(writes[0])
 
 
 def _own_layers(source: Chain, base: Chain, changed_layers: int | None) -> tuple[int, int]:

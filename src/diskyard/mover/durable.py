@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diskyard import errors
-from diskyard.host import Host
 from diskyard.mover.interface import Layer
 
 
@@ -19,13 +18,20 @@ def os_errors(doing: str) -> Iterator[None]:
         raise errors.from_os_error(error, doing) from error
 
 
-def sync_layer(host: Host, layer: Layer) -> None:
-    """Make the data and length of an open layer durable, whoever wrote them.
+def resize(layer: Layer, size_bytes: int) -> None:
+    """Make what holds an open layer exactly so long, durably.
 
-    One that is no file was flushed by the daemon that wrote it.
+    :raises diskyard.errors.StorageError: the storage failed.
+    """
+    with os_errors(f"resizing volume {layer.name}"):
+        layer.opened.set_length(size_bytes)
+        layer.opened.sync()
+
+
+def sync_layer(layer: Layer) -> None:
+    """Make the data and length of an open layer durable, whoever wrote them.
 
     :raises diskyard.errors.StorageError: the storage failed; what is durable is not known.
     """
-    if layer.fd is not None:
-        with os_errors(f"making volume {layer.name} durable"):
-            host.files.sync(layer.fd)
+    with os_errors(f"making volume {layer.name} durable"):
+        layer.opened.sync()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from diskyard.mover.blockgraph import StorageDaemon, layer_sizes_bytes
 from diskyard.mover.durable import os_errors, sync_layer
 from diskyard.mover.interface import Chain, Layer
 from diskyard.mover.nbdclient import ALLOCATION, NbdClient
-from diskyard.mover.opening import file_of, opened_files
+from diskyard.mover.opening import opened_files
 from diskyard.mover.qcow2_header import CLUSTER_BYTES
 
 _STATUS_BYTES = 1 << 30  # asked for at once: at most 16,384 extents
@@ -45,14 +44,10 @@ def grow(
         raise errors.InternalError(f"Volume {top.name} cannot shrink to {new_size_bytes} bytes.")
     with opened_files(host, chain) as opened:
         set_size(host, opened, new_size_bytes, inherit_fds=inherit_fds)
-        if preallocate and top.format == "raw" and top.path is not None:
+        if preallocate and top.format == "raw":
             with os_errors("preallocating a volume"):
-                fd = host.files.open_for_writing(file_of(opened[0]))
-                try:
-                    host.files.preallocate(fd, new_size_bytes)
-                finally:
-                    os.close(fd)
-        sync_layer(host, opened[0])
+                opened[0].opened.reserve(new_size_bytes)
+        sync_layer(opened[0])
 
 
 def reads_zeros(host: Host, layer: Layer, start_bytes: int, end_bytes: int) -> bool:
@@ -112,7 +107,7 @@ def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence
     top = chain[0]
     actual_bytes, *below_bytes = layer_sizes_bytes(host, chain[:2])
     if top.format == "raw":
-        _set_raw_size(host, chain, actual_bytes, size_bytes)
+        _set_raw_size(top, size_bytes)
         return
     zero_to_bytes = min(size_bytes, -(-top.size_bytes // CLUSTER_BYTES) * CLUSTER_BYTES)
     if below_bytes and below_bytes[0] > top.size_bytes:
@@ -136,21 +131,9 @@ def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence
             client.flush()
 
 
-def _set_raw_size(host: Host, chain: Chain, actual_bytes: int, size_bytes: int) -> None:
-    top = chain[0]
-    if top.path is None:
-        if actual_bytes < size_bytes:
-            raise errors.StorageError(
-                f"Volume {top.name} has {actual_bytes} bytes where {size_bytes} are needed.",
-                advice="Grow the device below it first.",
-            )
-        return
+def _set_raw_size(top: Layer, size_bytes: int) -> None:
     with os_errors("resizing a volume"):
-        fd = host.files.open_for_writing(file_of(top))
-        try:
-            # What an interrupted run left beyond the record's size goes, and comes back as zeros.
-            if host.files.size_bytes_of(fd) > top.size_bytes:
-                host.files.truncate(fd, min(top.size_bytes, size_bytes))
-            host.files.truncate(fd, size_bytes)
-        finally:
-            os.close(fd)
+        # What an interrupted run left beyond the record's size goes, and comes back as zeros.
+        if top.opened.length_bytes() > top.size_bytes:
+            top.opened.set_length(min(top.size_bytes, size_bytes))
+        top.opened.set_length(size_bytes)

@@ -9,7 +9,7 @@ from diskyard.host import Host, Limits
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import brief, expected, failure
 from diskyard.mover.graphs import program_graph
-from diskyard.mover.interface import Chain, Layer
+from diskyard.mover.interface import Layer
 from diskyard.mover.opening import descriptors, opened_files
 
 _CHECK_TIMEOUT_S = 3600.0
@@ -31,7 +31,7 @@ def check_volume(host: Host, layer: Layer) -> str | None:
     :raises diskyard.errors.StorageError: the check itself could not be done.
     """
     with os_errors(f"checking volume {layer.name}"):
-        if layer.fd is None and layer.path is not None and host.files.look(layer.path) is None:
+        if layer.container is None and layer.path is not None and host.files.look(layer.path) is None:
             return "Its file is missing."
     with opened_files(host, (layer,)) as (opened,):
         return _check_open(host, opened)
@@ -40,7 +40,7 @@ def check_volume(host: Host, layer: Layer) -> str | None:
 def _check_open(host: Host, layer: Layer) -> str | None:
     if layer.format == "raw":
         with os_errors(f"checking volume {layer.name}"):
-            has_bytes = layer.size_bytes if layer.fd is None else host.files.size_bytes_of(layer.fd)
+            has_bytes = layer.opened.length_bytes()
         short = has_bytes < layer.size_bytes
         return f"Its file has {has_bytes} bytes of {layer.size_bytes}." if short else None
     words = ["qemu-img", "check", "--output=json", program_graph(host, (layer,), read_only=True)]
@@ -57,20 +57,3 @@ def _check_open(host: Host, layer: Layer) -> str | None:
         raise problem
     # qemu-img could not make sense of it. A lock, no room and a killed child are told apart above.
     return f"It cannot be checked: {brief(finished.stderr)}."
-
-
-def allocated_bytes(host: Host, chain: Chain) -> int:
-    """How much storage the top volume of a chain uses, without what is below it.
-
-    A volume that is no file uses its whole size.
-
-    :raises diskyard.errors.StorageError: its file is missing or does not answer.
-    """
-    top = chain[0]
-    if top.path is None:
-        return top.size_bytes
-    with os_errors(f"reading what volume {top.name} uses"):
-        file = host.files.look(top.path)
-    if file is None:
-        raise errors.StorageError(f"The file of volume {top.name} is missing.")
-    return file.allocated_bytes

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from diskyard import errors
+from diskyard.host.container import Container
+
 VolumeFormat = Literal["raw", "qcow2"]
 ImportFormat = Literal["raw", "qcow2", "vmdk", "vdi", "vhdx"]
 """What a file that is imported or exported may be; a volume is never one of the last three."""
@@ -28,8 +31,8 @@ class Layer:
     :param bound_bytes: where a raw one ends for who only reads it, if its file is longer than its record.
     :param shared: it is only read, and a guest may begin to write to it meanwhile: QEMU takes no lock
         that would keep the guest from it. Whoever reads it so must find out whether one did.
-    :param fd: the file, open for a piece of work (:mod:`diskyard.mover.opening`): it is what is read,
-        written and handed to programs, whatever has its name by now. For reading; who writes opens it again.
+    :param container: what holds it, open for a piece of work (:mod:`diskyard.mover.opening`): that is what
+        is read, written and handed to programs, whatever has its name by now.
     """
 
     name: str
@@ -39,7 +42,22 @@ class Layer:
     size_bytes: int
     bound_bytes: int | None = None
     shared: bool = False
-    fd: int | None = None
+    container: Container | None = None
+
+    @property
+    def fd(self) -> int | None:
+        """A descriptor of what holds it, for reading; None if that has none, or is not open."""
+        return None if self.container is None else self.container.fd
+
+    @property
+    def opened(self) -> Container:
+        """What holds it.
+
+        :raises diskyard.errors.InternalError: it is not open.
+        """
+        if self.container is None:
+            raise errors.InternalError(f"What holds volume {self.name} is used and was not opened.")
+        return self.container
 
 
 Chain = tuple[Layer, ...]

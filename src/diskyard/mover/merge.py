@@ -46,8 +46,10 @@ def _commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -
     repair_leaks(host, target, inherit_fds=monitor.inherit_fds)
     if parents[1:] and min(overlay.size_bytes, parents[1].size_bytes) > target.size_bytes:
         _keep_end(host, overlay, parents, monitor)
-    set_size(host, parents, overlay.size_bytes, inherit_fds=monitor.inherit_fds)
     (overlay_bytes,) = layer_sizes_bytes(host, (overlay,))
+    # QEMU takes over all that the overlay has, and cannot make every raw volume longer itself.
+    has_bytes = max(overlay.size_bytes, overlay_bytes if target.format == "raw" else 0)
+    set_size(host, parents, has_bytes, inherit_fds=monitor.inherit_fds)
     with StorageDaemon(host, ((overlay, *parents),), inherit_fds=monitor.inherit_fds) as daemon:
         # The parent's own parents are open too: with none, clusters that the overlay fills in
         # part would be completed with zeros.
@@ -56,10 +58,10 @@ def _commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -
         arguments = {"device": top, "base-node": base}
         daemon.run_job("block-commit", arguments, monitor, doing=f"merging volume {overlay.name} down")
         flush(host, daemon, base)
-    if overlay_bytes > overlay.size_bytes:  # QEMU takes over all that it has
+    if overlay_bytes > overlay.size_bytes:
         merged = replace(target, size_bytes=overlay.size_bytes)
         set_size(host, (merged, *parents[1:]), overlay.size_bytes, inherit_fds=monitor.inherit_fds)
-    sync_layer(host, target)
+    sync_layer(target)
 
 
 def _keep_end(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -> None:
@@ -73,7 +75,7 @@ def _keep_end(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -> N
         node = daemon.open_chain((overlay, *parents), writable=(overlay.name,))
         end_bytes = min(overlay.size_bytes, parents[1].size_bytes)
         _store_zeros(host, daemon, node, parents[0].size_bytes, end_bytes)
-    sync_layer(host, overlay)
+    sync_layer(overlay)
 
 
 def stream_up(
@@ -91,12 +93,12 @@ def stream_up(
 
     :param parents: the layers merged into the overlay, top first.
     :param keep: what remains below; empty if nothing does.
-    :param backing_name: for the overlay's header; given if and only if ``keep`` is.
+    :param backing_name: for the overlay's header, if it is to have one; only with ``keep``.
     :raises Stopped: from the monitor; run it again whole.
     :raises diskyard.errors.NoSpace: the overlay's storage is full; nothing is lost.
     :raises diskyard.errors.StorageError: QEMU or the storage failed.
     """
-    if bool(keep) != bool(backing_name):
+    if backing_name and not keep:
         raise errors.InternalError("A backing name goes with layers that are kept.")
     with opened_files(host, (overlay, *parents, *keep)) as opened:
         end = 1 + len(parents)
@@ -120,10 +122,10 @@ def _stream_up(
             end_bytes = min(sizes_bytes[0], sizes_bytes[-1])
             _store_zeros(host, daemon, node, min(sizes_bytes[1:-1]), end_bytes)
             # Without a name of ours QEMU writes its own, a json: of the whole graph.
-            arguments |= {"base-node": daemon.open_chain(keep), "backing-file": backing_name}
+            arguments |= {"base-node": daemon.open_chain(keep), "backing-file": backing_name or ""}
         daemon.run_job("block-stream", arguments, monitor, doing=f"merging into volume {overlay.name}")
         flush(host, daemon, node)
-    sync_layer(host, overlay)
+    sync_layer(overlay)
 
 
 def _store_zeros(host: Host, daemon: StorageDaemon, node: str, offset_bytes: int, end_bytes: int) -> None:

@@ -8,13 +8,13 @@ of its own so, in the mode that it needs, and again when it changes the mode.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from diskyard import errors
 from diskyard.host import Host
+from diskyard.host.container import open_file
 from diskyard.mover.durable import os_errors
 from diskyard.mover.interface import Chain, Layer
 
@@ -31,12 +31,11 @@ def opened_files(host: Host, chain: Chain) -> Iterator[Chain]:
 
 
 def _opened(stack: ExitStack, host: Host, layer: Layer) -> Layer:
-    if layer.path is None or layer.fd is not None:
+    if layer.path is None or layer.container is not None:
         return layer
     with os_errors(f"opening volume {layer.name}"):
-        fd = host.files.open_alone(layer.path)
-    stack.callback(os.close, fd)
-    return replace(layer, fd=fd)
+        container = stack.enter_context(open_file(host.files, layer.path))
+    return replace(layer, container=container)
 
 
 def file_of(layer: Layer) -> int:

@@ -8,6 +8,7 @@ import re
 
 from diskyard import errors
 from diskyard.host import Child, Host
+from diskyard.host.container import FileContainer
 from diskyard.host.output import Output
 from diskyard.mover.blockgraph import StorageDaemon
 from diskyard.mover.copy import copy_view
@@ -94,14 +95,16 @@ def export_view(
     with os_errors(f"creating {temporary_path}"):
         fd = host.files.create(temporary_path)
     # Only what was made here is written to: no name is used again.
-    target = Layer("export", format, {"driver": "file"}, None, size_bytes, fd=fd)
+    target = Layer(
+        "export", format, {"driver": "file"}, None, size_bytes, container=FileContainer(host.files, fd)
+    )
     try:
         with opened_files(host, chain) as opened:
             if format == "raw":
                 _write_raw(host, opened, target, monitor)
             else:
                 _write_converted(host, opened, target, monitor)
-                sync_layer(host, target)
+                sync_layer(target)
     except BaseException:
         host.files.discard(temporary_path)
         raise

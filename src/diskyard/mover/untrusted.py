@@ -14,6 +14,7 @@ import msgspec
 
 from diskyard import errors
 from diskyard.host import Host, Limits
+from diskyard.host.container import FileContainer
 from diskyard.host.names import require_one_name
 from diskyard.mover import advice
 from diskyard.mover.durable import os_errors
@@ -159,7 +160,7 @@ def inspect_import(host: Host, fd: int, format: ImportFormat) -> int:
     with os_errors("reading an image file"):
         if format == "qcow2":
             require_whole_tables(_reader(fd), file_size_bytes(fd))
-    layer = import_layer(fd, format, virtual_bytes)
+    layer = import_layer(host, fd, format, virtual_bytes)
     told_bytes = _ask_qemu(host, layer, "info")
     if told_bytes != virtual_bytes:
         raise errors.UnsafeImage(
@@ -169,15 +170,14 @@ def inspect_import(host: Host, fd: int, format: ImportFormat) -> int:
     return virtual_bytes
 
 
-def import_layer(fd: int, format: ImportFormat, size_bytes: int) -> Layer:
+def import_layer(host: Host, fd: int, format: ImportFormat, size_bytes: int) -> Layer:
     """An inspected image that is open as a layer, to be read with :data:`IMPORT_LIMITS`.
 
     :param size_bytes: what :func:`inspect_import` told.
     """
     is_device = stat.S_ISBLK(os.fstat(fd).st_mode)
-    return Layer(
-        "import", format, {"driver": "host_device" if is_device else "file"}, None, size_bytes, fd=fd
-    )
+    protocol = {"driver": "host_device" if is_device else "file"}
+    return Layer("import", format, protocol, None, size_bytes, container=FileContainer(host.files, fd))
 
 
 def _ask_qemu(host: Host, layer: Layer, verb: str) -> int | None:

@@ -20,6 +20,7 @@ import msgspec
 from diskyard import errors
 from diskyard.host import Child, Host
 from diskyard.host.bulk import FilePiece
+from diskyard.host.container import FileContainer
 from diskyard.host.output import Output
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import expected, failure
@@ -336,12 +337,12 @@ class _MappedRuns:
         self, host: Host, chain: Chain, fds: Sequence[int], start_bytes: int, end_bytes: int
     ) -> None:
         doing = f"asking where volume {chain[0].name} has what it holds"
-        opened = tuple(replace(layer, fd=fd) for layer, fd in zip(chain, fds, strict=True))
+        files = [FileContainer(host.files, fd) for fd in fds]
+        opened = tuple(replace(layer, container=file) for layer, file in zip(chain, files, strict=True))
         graph = program_graph(host, opened, read_only=True, direct=True)
         span = (f"--start-offset={start_bytes}", f"--max-length={end_bytes - start_bytes}")
         words = ["qemu-img", "map", "--output=json", *span, graph]
-        self._commands = host.commands
-        self._child = host.commands.start(words, inherit_fds=fds, capture=True)
+        self._commands, self._child = host.commands, host.commands.start(words, inherit_fds=fds, capture=True)
         self._told = _told(host, self._child, doing, start_bytes, end_bytes)
 
     def __iter__(self) -> Iterator[Run]:

@@ -24,7 +24,7 @@ from diskyard.model.records import Attachment, CopyHold
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft, Entry
 from diskyard.opened import lease_name, volume_name
-from diskyard.operations.writers import WRITER_WORDS, name_is_written
+from diskyard.operations.writers import WRITER_WORDS
 from diskyard.planner.normalise import normalise, verify
 from diskyard.repositories.interface import LogKind, Repository
 
@@ -180,7 +180,7 @@ def _require_idle(storage: Repository, state: State, host: Host, *, cloned: bool
     used = [
         f"volume {volume.id}: {WRITER_WORDS}"
         for volume in state.volumes.values()
-        if name_is_written(storage, host, volume_name(volume))
+        if storage.volume_is_written(volume_name(volume))
     ]
     names = {lease_name(key) for key in (*state.images, *state.unready)}
     used += ["images are worked on"] if storage.locked_among(names) else []

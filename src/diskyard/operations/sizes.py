@@ -157,7 +157,7 @@ def _cut_back(
 
 def _sync(opened: Opened, volume: Volume) -> None:
     with opening(opened, [volume]) as (layer,):
-        sync_layer(opened.host, layer)
+        sync_layer(layer)
 
 
 def growth_of(opened: Opened, state: State, volume: Volume) -> Growth:

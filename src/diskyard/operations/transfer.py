@@ -130,6 +130,7 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     :raises diskyard.errors.ImageInUse: a running QEMU has it open for writing, and no ``force`` is given.
     :raises diskyard.errors.InvalidParameter: it is absent or may not be read.
     :raises diskyard.errors.PathNotAllowed: it is in no folder that the caller may use.
+    :raises diskyard.errors.Unsupported: its format needs a private copy, and the repository has no files.
     """
     require_user_data(request.user_data)
     path = transfer_path(engine.host, request.path)
@@ -150,6 +151,22 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     return Outcome(image_id, follow_ups)
 
 
+def private_path(target: Opened) -> str:
+    """Where a file to import can be copied to, so that what is checked is what is then read.
+
+    :raises diskyard.errors.Unsupported: the repository has no files.
+    """
+    path = target.storage.private_path()
+    if path is None:
+        raise errors.Unsupported(
+            "A file of any format but raw is copied privately before it is imported, and in "
+            f"{target.storage.place} there is no place for that.",
+            advice="Import it into a repository that has files and copy the image from there, or convert it "
+            "to raw (qemu-img convert -O raw) and import that.",
+        )
+    return path
+
+
 def _digest(image: Image | None, request: ImportImage) -> str:
     """The request's; of one that was made without newImageId, where it is repeated with the id it got."""
     if image is not None and image.pending is not None:
@@ -162,6 +179,8 @@ def _digest(image: Image | None, request: ImportImage) -> str:
 def _begin(
     engine: Engine, target: Opened, image_id: str, digest: str, request: ImportImage, path: str
 ) -> None:
+    if request.format != "raw":
+        private_path(target)
     source, size_bytes = _look_into(engine, request, path)
     now = engine.host.clock.now()
     asked = PendingImage(

@@ -19,7 +19,7 @@ from diskyard.model.volume_name import VolumeName
 from diskyard.mover.durable import os_errors
 from diskyard.opened import Opened, volume_name
 from diskyard.planner.create_disk import NewVolume
-from diskyard.repositories.interface import Lease, Repository
+from diskyard.repositories.interface import Lease
 
 WRITER_WORDS = "a running QEMU has it open for writing"
 _ENDING_S = 1.0  # a program that was killed a moment ago is gone by then
@@ -48,13 +48,7 @@ def is_written(opened: Opened, name: VolumeName) -> bool:
 
     An OSError says that it cannot be asked: whatever relies on the answer fails by it.
     """
-    return name_is_written(opened.storage, opened.host, name)
-
-
-def name_is_written(storage: Repository, host: Host, name: VolumeName) -> bool:
-    """The same in a place that is not connected."""
-    path = storage.locate_volume(name).path
-    return path is not None and host.files.name_is_written_by_qemu(path)
+    return opened.storage.volume_is_written(name)
 
 
 @contextmanager

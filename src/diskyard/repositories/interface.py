@@ -11,7 +11,10 @@ copy's value
     (:func:`diskyard.log.codec.may_be_whole`) it may be the beginning only. A time-out is not
     "cannot be read": it is :class:`~diskyard.errors.RepositoryUnavailable`.
 volume
-    An object that holds bytes at a name that :class:`~diskyard.model.volume_name.VolumeName` defines.
+    An object that holds bytes at a name that :class:`~diskyard.model.volume_name.VolumeName` defines. Whoever
+    asks anything of these bytes asks the storage, by :meth:`Repository.read_volume`,
+    :meth:`Repository.open_volume` and :meth:`Repository.volume_is_written`, whether they are in a file of
+    this host or not; only QEMU goes there itself, by a descriptor or by :class:`Located`.
 lease
     An exclusive, named lock held by this process or a child that inherited it.
 
@@ -28,11 +31,13 @@ exclusive create of an object with its contents.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import msgspec
 
+from diskyard.host.container import Container
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
@@ -210,6 +215,25 @@ class Repository(Protocol):
 
     def locate_volume(self, name: VolumeName) -> Located:
         """Where a volume is; the volume need not exist."""
+
+    def open_volume(self, name: VolumeName) -> AbstractContextManager[Container]:
+        """A volume, open within; where volumes are mapped only while used, this one is mapped within.
+
+        :raises OSError: nothing is there (ENOENT), or a link (ELOOP), or what is no volume (EINVAL).
+        :raises diskyard.errors.UnsafeImage: what is there can be reached by other names too.
+        """
+
+    def read_volume(self, name: VolumeName, offset_bytes: int, size_bytes: int) -> bytes:
+        """A part of a volume that :meth:`stored_volume` has just shown; fewer bytes only at its end.
+
+        One call, where :meth:`open_volume` is three. What has taken the volume's place since is an OSError.
+        """
+
+    def volume_is_written(self, name: VolumeName) -> bool:
+        """Whether a program of QEMU, a guest or a tool, has a volume open for writing now, at least here.
+
+        An OSError says that it cannot be known. Of what is not there it is false.
+        """
 
     # -- small things beside the log ------------------------------------------------------
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 from diskyard.host import Files, Host
+from diskyard.host.container import Container
 from diskyard.model.identity import HostIdentity
 from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
@@ -252,6 +254,19 @@ class WatchedRepository(Repository):
         """Watched."""
         found: Located = self._call("locate_volume", name)
         return found
+
+    def open_volume(self, name: VolumeName) -> AbstractContextManager[Container]:
+        """Watched."""
+        found: AbstractContextManager[Container] = self._call("open_volume", name)
+        return found
+
+    def read_volume(self, name: VolumeName, offset_bytes: int, size_bytes: int) -> bytes:
+        """Watched."""
+        return bytes(self._call("read_volume", name, offset_bytes, size_bytes))
+
+    def volume_is_written(self, name: VolumeName) -> bool:
+        """Watched."""
+        return bool(self._call("volume_is_written", name))
 
     def put_progress(self, image_id: str, data: bytes) -> None:
         """Watched."""

@@ -14,6 +14,7 @@ from diskyard.model.records import entry_id
 from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import LogKind, Repository
 from diskyard.repositories.registry import find_format
+from diskyard.testing import pathless as pathless  # so that its format is known wherever places are
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ anything else is an assertion that fails.
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 from diskyard.mover.interface import Layer
 from diskyard.opened import Opened
+from diskyard.volume_files import opening_chain
 
 _COMPRESSED, _COPIED, _ZERO = 1 << 62, 1 << 63, 1
 _OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
@@ -21,14 +21,14 @@ def read_image(opened: Opened, image_id: str) -> bytes:
     state = opened.state()
     image = state.images[image_id]
     data = bytearray(image.size_bytes)
-    for layer in reversed(opened.chain(state, image)):
-        _lay_over(data, layer)
+    with opening_chain(opened, state, [volume for _, volume in state.chain(image)]) as chain:
+        for layer in reversed(chain):
+            _lay_over(data, layer)
     return bytes(data)
 
 
 def _lay_over(data: bytearray, layer: Layer) -> None:
-    assert layer.path is not None
-    content = Path(layer.path).read_bytes()
+    content = layer.opened.read(0, layer.opened.length_bytes())
     if layer.format == "raw":
         size_bytes = min(len(content), layer.size_bytes, len(data))
         data[:size_bytes] = content[:size_bytes]

@@ -38,7 +38,7 @@ _NOT_AS_IT_MUST_BE = (
     struct.error,  # a volume ends inside its tables
     subprocess.CalledProcessError,  # QEMU cannot read one
 )
-_HOW_IT_IS_SAID = ("telling", "_telling", "command", "__exit__", "close", "end")
+_HOW_IT_IS_SAID = ("telling", "_telling", "command", "__exit__", "close", "end", "sync")
 
 
 class TellingFiles(Files):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import time
+from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from diskyard.attachments.libvirt import disk_xml
 from diskyard.host import Host
 from diskyard.model.volume_name import VolumeName
+from diskyard.mover.interface import Layer
 from diskyard.repositories.interface import Repository, StoredVolume
 from diskyard.testing import other_process
 from diskyard.testing.place import Place, fresh_name
@@ -21,8 +29,24 @@ def _stored(repository: Repository, name: VolumeName) -> StoredVolume:
     return found
 
 
+def _read(repository: Repository, name: VolumeName) -> bytes:
+    """All bytes of a volume, by the means of its storage."""
+    with repository.open_volume(name) as container:
+        return container.read(0, container.length_bytes())
+
+
+def _qemu(repository: Repository, name: VolumeName, *commands: str) -> list[str]:
+    """The words that run commands of qemu-io on a volume, as a program of QEMU opens it."""
+    file = {"driver": "raw", "file": dict(repository.locate_volume(name).protocol)}
+    return [
+        "qemu-io",
+        *(word for command in commands for word in ("-c", command)),
+        "json:" + json.dumps(file),
+    ]
+
+
 def _path(repository: Repository, name: VolumeName) -> Path:
-    """Where the volume's bytes are; formats that give no path are read by their own tests."""
+    """Where the volume is, for what is done beside Diskyard."""
     path = repository.locate_volume(name).path
     if path is None:
         pytest.skip("the format gives no paths")
@@ -57,7 +81,7 @@ class VolumeContract:
         """``initial``, then zeros up to the length, where the format zeroes."""
         name = fresh_name()
         repository.create_volume(name, length_bytes=128 * KIB, initial=b"head" * 100)
-        data = _path(repository, name).read_bytes()
+        data = _read(repository, name)
         assert data[:400] == b"head" * 100
         if repository.capabilities.zeroed:
             assert not any(data[400:])
@@ -67,7 +91,7 @@ class VolumeContract:
         name = fresh_name(format="qcow2")
         repository.create_volume(name, length_bytes=1, initial=b"x" * 5000)
         assert _stored(repository, name).length_bytes >= 5000
-        assert _path(repository, name).read_bytes()[:5000] == b"x" * 5000
+        assert _read(repository, name)[:5000] == b"x" * 5000
 
     def test_preallocated_blocks_are_allocated(self, repository: Repository) -> None:
         """Where the capability is there."""
@@ -87,7 +111,7 @@ class VolumeContract:
         repository.create_volume(name, length_bytes=4096, initial=b"first")
         with pytest.raises(FileExistsError):
             repository.create_volume(name, length_bytes=4096, initial=b"second")
-        assert _path(repository, name).read_bytes()[:5] == b"first"
+        assert _read(repository, name)[:5] == b"first"
 
     def test_grow(self, repository: Repository) -> None:
         """What was there stays, what is new reads zeros, and nothing is shortened."""
@@ -96,7 +120,7 @@ class VolumeContract:
         repository.grow_volume(name, length_bytes=256 * KIB)
         repository.grow_volume(name, length_bytes=8192)
         assert _stored(repository, name).length_bytes >= 256 * KIB
-        data = _path(repository, name).read_bytes()
+        data = _read(repository, name)
         assert data[:4096] == b"a" * 4096
         assert not any(data[4096:])
 
@@ -126,16 +150,97 @@ class VolumeContract:
         if not cloned:
             assert repository.stored_volume(target) is None
             return
-        assert _path(repository, target).read_bytes() == _path(repository, source).read_bytes()
-        with _path(repository, source).open("r+b") as file:
-            file.write(b"changed")
-        assert _path(repository, target).read_bytes()[:6] == b"shared"
+        assert _read(repository, target) == _read(repository, source)
+        subprocess.run(_qemu(repository, source, "write -P 7 0 4k"), check=True, capture_output=True)
+        assert _read(repository, target)[:6] == b"shared"
 
     def test_locate_needs_no_volume(self, repository: Repository) -> None:
-        """A blockdev's driver and place, without node names."""
-        protocol = repository.locate_volume(fresh_name()).protocol
-        assert "driver" in protocol
-        assert "node-name" not in protocol
+        """A blockdev's driver and place, without node names, of a kind that libvirt can be told too."""
+        located = repository.locate_volume(fresh_name())
+        assert "driver" in located.protocol
+        assert "node-name" not in located.protocol
+        layer = Layer("volume", "raw", located.protocol, located.path, MIB)
+        source = ET.fromstring(disk_xml(Host.real(), (layer,), read_only=True)).find("source")  # noqa: S314 - our own
+        assert source is not None
+        assert set(source.attrib) & {"file", "dev", "name"}
+
+    def test_parts_of_a_volume(self, repository: Repository) -> None:
+        """Open or by its name: from any offset, and less only at the end."""
+        name, data = fresh_name(), bytes(range(256)) * 32
+        repository.create_volume(name, length_bytes=8192, initial=data)
+        with repository.open_volume(name) as container:
+            assert container.length_bytes() == _stored(repository, name).length_bytes
+            for read in (container.read, partial(repository.read_volume, name)):
+                assert read(0, 4096) == data[:4096]
+                assert read(1000, 99) == data[1000:1099]
+                end_bytes = container.length_bytes()
+                assert read(end_bytes - 100, 4096) == _read(repository, name)[-100:]
+                assert read(end_bytes + 512, 4096) == b""
+
+    def test_what_is_not_there_is_not_read(self, repository: Repository) -> None:
+        """It fails, as the interface says, and is nothing empty."""
+        name = fresh_name()
+        with pytest.raises(FileNotFoundError):
+            repository.read_volume(name, 0, 512)
+        with pytest.raises(FileNotFoundError), repository.open_volume(name):
+            pass
+        assert repository.volume_is_written(name) is False
+
+    def test_a_volume_ends_where_it_is_told_to(self, repository: Repository, place: Place) -> None:
+        """What was cut off is lost, and what comes in its place reads zeros."""
+        name = fresh_name()
+        repository.create_volume(name, length_bytes=64 * KIB, initial=b"a" * 64 * KIB)
+        with repository.open_volume(name) as container:
+            container.set_length(20 * KIB)
+            container.sync()
+            assert _stored(place.connect(), name).length_bytes == 20 * KIB
+            container.set_length(48 * KIB)
+            container.sync()
+        assert _read(repository, name) == b"a" * 20 * KIB + bytes(28 * KIB)
+
+    def test_blocks_of_an_open_volume_are_reserved(self, repository: Repository) -> None:
+        """Where the capability is there."""
+        if not repository.capabilities.preallocation:
+            pytest.skip("the format cannot preallocate")
+        name = fresh_name()
+        repository.create_volume(name, length_bytes=MIB)
+        with repository.open_volume(name) as container:
+            container.reserve(MIB)
+            container.sync()
+        assert _stored(repository, name).allocated_bytes >= MIB
+
+    def test_qemu_opens_the_same_bytes(self, repository: Repository) -> None:
+        """By the blockdev, or by a descriptor where there is one."""
+        name = fresh_name()
+        repository.create_volume(name, length_bytes=64 * KIB, initial=b"\7" * 512)
+        words = _qemu(repository, name, "read -P 7 0 512", "write -P 9 4096 512", "flush")
+        assert "failed" not in subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        assert repository.read_volume(name, 4096, 512) == b"\11" * 512
+        with repository.open_volume(name) as container:
+            if container.fd is not None:
+                assert os.pread(container.fd, 512, 4096) == b"\11" * 512
+
+    def test_a_program_that_writes_to_a_volume_is_seen(self, repository: Repository) -> None:
+        """For as long as it has it open; one that reads is none."""
+        name = fresh_name()
+        repository.create_volume(name, length_bytes=64 * KIB)
+        assert repository.volume_is_written(name) is False
+        pipe = subprocess.PIPE
+        with subprocess.Popen(_qemu(repository, name), stdin=pipe, stdout=pipe, text=True) as program:
+            assert program.stdin is not None
+            assert program.stdout is not None
+            program.stdin.write("write 0 512\n")
+            program.stdin.flush()
+            while "wrote" not in (line := program.stdout.readline()):
+                assert line, "qemu-io has ended"
+            assert repository.volume_is_written(name) is True
+            program.communicate()
+        deadline_s = time.monotonic() + 60  # a server may learn a little later that it has gone
+        while repository.volume_is_written(name):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        with repository.open_volume(name):
+            assert repository.volume_is_written(name) is False
 
     @pytest.mark.parametrize("number", [0, 1, 2**63 - 1])
     @pytest.mark.parametrize("nonce", [None, ""])

@@ -26,6 +26,7 @@ from diskyard.model.records import CopyHold
 from diskyard.model.requests import CheckStorageRepository
 from diskyard.opened import lease_name
 from diskyard.service import Service, call, run
+from diskyard.testing import pathless
 from diskyard.testing.read_chain import read_image
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -69,6 +70,7 @@ class World:
     :ivar names: ids by a test's own names.
     :ivar shared_by_one_host: they are on a file system that is not known to be local.
     :ivar earlier: the folders in which it was before: files to import may be in them.
+    :ivar socket: where the volumes are served, if they are no files.
     """
 
     folder: Path
@@ -78,10 +80,17 @@ class World:
     format: str = "localfs-1.0"
     shared_by_one_host: bool = False
     earlier: tuple[Path, ...] = ()
+    socket: str = ""
+
+    def __post_init__(self) -> None:
+        if self.format == pathless.FORMAT and not self.socket:
+            self.socket = pathless.server()
 
     def parameters(self, place: str) -> Mapping[str, Any]:
         """The connection parameters of a place."""
         path = {"path": str(self.folder / place)}
+        if self.socket:
+            path["socket"] = self.socket
         return {**path, "sharedByOneHost": True} if self.shared_by_one_host else path
 
     def create(self) -> None:

@@ -98,7 +98,7 @@ def test_a_read_that_hangs_reads_no_other_file_later(bench: Bench, monkeypatch: 
     secret = bench.folder / "secret"
     secret.write_bytes(b"s" * 16 * MIB)
     fd = os.open(str(source.path), os.O_RDONLY)
-    untrusted = import_layer(fd, "raw", 16 * MIB)
+    untrusted = import_layer(bench.host, fd, "raw", 16 * MIB)
     with pytest.raises(Stopped):
         copy_view(
             replace(bench.host, files=HangingFiles(bench.host.identity)), (untrusted,), (target,), 16 * MIB,

@@ -15,6 +15,7 @@ import pytest
 from diskyard import errors
 from diskyard.mover.interface import Chain, Layer, Stopped, VolumeFormat
 from diskyard.mover.merge import commit_down, stream_up
+from diskyard.mover.qcow2_header import own_header_flaw
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, check, graph, run
 
 ODD = 3 * MIB + 512  # ends inside a cluster
@@ -72,6 +73,18 @@ def test_stream_up(bench: Bench, sizes: tuple[int, int, int], keep_root: bool) -
     info = json.loads(run("qemu-img", "info", "--output=json", graph((top,), read_only=True)))
     assert info.get("backing-filename") == name
     check(top)
+
+
+def test_stream_up_without_a_name(bench: Bench) -> None:
+    top, middle, root = three_layers(bench, "raw", (4 * MIB, 4 * MIB, 4 * MIB))
+    before = bench.view((top, middle, root))
+    stream_up(bench.host, top, (middle,), (root,), None, RecordingMonitor())
+    assert bench.view((top, root)) == before
+    info = json.loads(run("qemu-img", "info", "--output=json", graph((top,), read_only=True)))
+    assert "backing-filename" not in info
+    content = Path(str(top.path)).read_bytes()
+    flaw = own_header_flaw(lambda offset, size: content[offset : offset + size], len(content), 4 * MIB)
+    assert flaw is None
 
 
 def test_a_grown_parent_hides_what_a_longer_root_holds(bench: Bench) -> None:

@@ -60,7 +60,7 @@ def test_import_of_an_honest_file(bench: Bench, format: ImportFormat, options: t
     target = bench.layer("target", "qcow2", size_bytes)
     copy_view(
         bench.host,
-        (import_layer(bench.open(private), format, size_bytes),),
+        (import_layer(bench.host, bench.open(private), format, size_bytes),),
         (target,),
         size_bytes,
         start_bytes=0,
@@ -81,7 +81,7 @@ def test_export(bench: Bench, format: ImportFormat) -> None:
     monitor = RecordingMonitor()
     export_view(bench.host, (top, root), 4 * MIB, str(path), format, monitor)
     assert inspect_import(bench.host, bench.open(path), format) == 4 * MIB
-    exported = import_layer(bench.open(path), format, 4 * MIB)
+    exported = import_layer(bench.host, bench.open(path), format, 4 * MIB)
     assert bench.view((exported,)) == bench.view((top, root))[: 4 * MIB]
     assert monitor.done_bytes == monitor.total_bytes
     # QEMU tells how far through the image it is, our own copy what of it has to move.
@@ -121,7 +121,7 @@ def test_an_odd_raw_file_is_rounded_up(bench: Bench) -> None:
     path = bench.folder / "odd"
     path.write_bytes(b"x" * 1000)
     assert inspect_import(bench.host, bench.open(path), "raw") == 1024
-    assert bench.view((import_layer(bench.open(path), "raw", 1024),)) == b"x" * 1000 + bytes(24)
+    assert bench.view((import_layer(bench.host, bench.open(path), "raw", 1024),)) == b"x" * 1000 + bytes(24)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -13,6 +13,7 @@ from diskyard.leases.local import LocalLeases
 from diskyard.log.codec import ENTRY_LIMIT_BYTES, Damaged, NewerMajor, RepositoryRecord, decode
 from diskyard.log.entries import NEW_MARKER, place_digest
 from diskyard.model.transaction import Entry
+from diskyard.repositories.interface import MarkerOrigin
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.access import Follower
 
@@ -143,3 +144,12 @@ def _rewrite_record(host: Host, root: str, path: str, whole: bytes) -> None:
                 files.replace(path, whole, make=Follower(host, root).making(path, whole))
         finally:
             lease.release()
+
+
+def origin_of(record: RepositoryRecord, place_identity: str) -> MarkerOrigin:
+    """How the place came by the marker that its record has."""
+    if not record.place:
+        return "unknown"
+    if record.place != place_digest(place_identity):
+        return "copied"
+    return "given" if record.given else "created"

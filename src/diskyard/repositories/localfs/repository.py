@@ -6,13 +6,15 @@ import contextlib
 import errno
 import os
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from diskyard.host import FileEntry, Files, Host, made_s, provably_gone
+from diskyard.host.container import Container, open_file
 from diskyard.host.publishing import UncertainError, is_full, publish
 from diskyard.host.temporary import temporary_owner
 from diskyard.leases.local import LocalLease, LocalLeases
 from diskyard.log.codec import CHECKPOINT_LIMIT_BYTES, ENTRY_LIMIT_BYTES, RepositoryRecord, may_be_whole
-from diskyard.log.entries import nonce_of, place_digest
+from diskyard.log.entries import nonce_of
 from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
@@ -22,13 +24,13 @@ from diskyard.repositories.interface import (
     Leftover,
     Located,
     LogKind,
-    MarkerOrigin,
     StoredVolume,
 )
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.access import Follower
 from diskyard.repositories.localfs.foreign import list_foreign
 from diskyard.repositories.localfs.place import capabilities_of, read_only_because
+from diskyard.repositories.localfs.record import origin_of
 from diskyard.repositories.localfs.reserve import Reserve
 
 _LIMITS_BYTES: dict[LogKind, int] = {
@@ -68,15 +70,6 @@ def _identities(files: Files, root: str) -> tuple[str, str]:
         return files.identities_of(root)
 
 
-def _origin(record: RepositoryRecord, place_identity: str) -> MarkerOrigin:
-    """How the place came by the marker that its record has."""
-    if not record.place:
-        return "unknown"
-    if record.place != place_digest(place_identity):
-        return "copied"
-    return "given" if record.given else "created"
-
-
 class LocalRepository:
     """Files below one folder; the layout is in ``docs/format.md``.
 
@@ -90,7 +83,7 @@ class LocalRepository:
         self.marker = record.marker
         self.identity, self.place_identity = _identities(self._files, root)
         self.made_s = made_s(self.place_identity)
-        self.marker_origin = _origin(record, self.place_identity)
+        self.marker_origin = origin_of(record, self.place_identity)
         self._volumes = os.path.join(root, layout.VOLUMES)
         self._follower = Follower(host, root)
         self._reserve = Reserve(self._files, root, self._follower)
@@ -313,6 +306,20 @@ class LocalRepository:
         """The file's path."""
         path = self._volume_path(name)
         return Located({"driver": "file", "filename": path}, path)
+
+    def open_volume(self, name: VolumeName) -> AbstractContextManager[Container]:
+        """The file."""
+        return open_file(self._files, self._volume_path(name))
+
+    def read_volume(self, name: VolumeName, offset_bytes: int, size_bytes: int) -> bytes:
+        """Of the file; of its beginning in half the time."""
+        if offset_bytes == 0:
+            return self._files.read_beginning(self._volume_path(name), size_bytes)
+        return self._files.read_at(self._volume_path(name), offset_bytes, size_bytes)
+
+    def volume_is_written(self, name: VolumeName) -> bool:
+        """As QEMU's own locks on the file tell."""
+        return self._files.name_is_written_by_qemu(self._volume_path(name))
 
     # -- small things beside the log -----------------------------------------------------------
 

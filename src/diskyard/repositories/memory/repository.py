@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 
 from diskyard.host import Host
+from diskyard.host.container import Container, open_file
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
@@ -176,6 +178,18 @@ class MemoryRepository:
     def locate_volume(self, name: VolumeName) -> Located:
         """The file's path."""
         return Located({"driver": "file", "filename": self._path(name)}, self._path(name))
+
+    def open_volume(self, name: VolumeName) -> AbstractContextManager[Container]:
+        """The file."""
+        return open_file(self._host.files, self._path(name))
+
+    def read_volume(self, name: VolumeName, offset_bytes: int, size_bytes: int) -> bytes:
+        """Of the file."""
+        return self._host.files.read_at(self._path(name), offset_bytes, size_bytes)
+
+    def volume_is_written(self, name: VolumeName) -> bool:
+        """As QEMU's own locks on the file tell."""
+        return self._host.files.name_is_written_by_qemu(self._path(name))
 
     def put_progress(self, image_id: str, data: bytes) -> None:
         """Remember it."""

@@ -1,0 +1,98 @@
+"""pathless-1.0: storage whose volumes have no path on this host, as those of Ceph have none. For tests.
+
+A program of QEMU reaches a volume over NBD alone, and so does Diskyard; no file of a volume is ever opened by
+its name here. That these bytes lie in files all the same, of a localfs repository, is the business of the
+server (:mod:`.server`) and of tests that damage them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.repositories import registry
+from diskyard.repositories.interface import Repository
+from diskyard.testing.pathless.repository import PathlessRepository
+
+FORMAT = "pathless-1.0"
+_FILES = registry.FORMATS["localfs-1.0"]
+
+
+def _split(parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The server's socket, and the parameters of the localfs repository."""
+    socket = parameters.get("socket")
+    if not isinstance(socket, str) or not os.path.isabs(socket) or "\0" in socket:
+        raise errors.InvalidParameter("socket must be an absolute path.")
+    return socket, {key: value for key, value in parameters.items() if key != "socket"}
+
+
+def _create(parameters: Mapping[str, Any], host: Host) -> None:
+    _FILES.create(_split(parameters)[1], host)
+
+
+def _connect(parameters: Mapping[str, Any], host: Host) -> Repository:
+    socket, files = _split(parameters)
+    return PathlessRepository(_FILES.connect(files, host), host, socket)
+
+
+def _of_files(do: Callable[..., None] | None) -> Callable[..., None]:
+    """What is done to a localfs repository, done to the one that is behind a place."""
+    assert do is not None
+    return lambda repository, *words: do(repository.inner, *words)
+
+
+def _folder_of(parameters: Mapping[str, Any], host: Host) -> str:
+    assert _FILES.folder_of is not None
+    return _FILES.folder_of(_split(parameters)[1], host)
+
+
+def _create_in(folder: str, parameters: Mapping[str, Any], host: Host) -> None:
+    assert _FILES.create_in is not None
+    _FILES.create_in(folder, _split(parameters)[1], host)
+
+
+PATHLESS = registry.Format(
+    name=FORMAT,
+    parameters={**_FILES.parameters, "socket": "absolute path of the socket where its volumes are served"},
+    capabilities={**_FILES.capabilities, "reflink": False},
+    create=_create,
+    connect=_connect,
+    remove=_of_files(_FILES.remove),
+    require_removable=_of_files(_FILES.require_removable),
+    set_marker=_of_files(_FILES.set_marker),
+    folder_of=_folder_of,
+    create_in=_create_in,
+)
+registry.FORMATS[FORMAT] = PATHLESS
+
+
+@cache
+def server() -> str:
+    """The socket of a server that ends with this process; it is started when it is first asked for."""
+    folder = tempfile.mkdtemp(prefix="dy-nbd-")
+    socket = os.path.join(folder, "nbd")
+    words = [sys.executable, "-m", "diskyard.testing.pathless.server", socket]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+    def end() -> None:
+        process.communicate()
+        os.unlink(socket)
+        os.rmdir(folder)
+
+    atexit.register(end)
+    return socket
+
+
+def parameters(path: str) -> dict[str, str]:
+    """Of a place in a folder."""
+    return {"path": path, "socket": server()}
