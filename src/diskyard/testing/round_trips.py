@@ -21,7 +21,7 @@ from unittest import mock
 
 from diskyard.fixes.runner import run_fix
 from diskyard.host import Clock, Commands, Files, Host, HostIdentity
-from diskyard.log.log import Log, Published
+from diskyard.log.log import Log
 from diskyard.model.state import State
 from diskyard.repositories.localfs import layout
 from diskyard.service import Service
@@ -31,7 +31,7 @@ from diskyard.testing.scenarios import SCENARIOS, shapes
 from diskyard.testing.scenarios.base import Act, Scenario, same, verb
 from diskyard.testing.scenarios.more import connect, create_and_remove, serve
 from diskyard.testing.scenarios.operations import DISK_IN_A, ON_REPOSITORIES, prepared
-from diskyard.testing.world import World
+from diskyard.testing.world import PLACES, World
 
 R = TypeVar("R")
 _READS = frozenset(("read", "read_at", "read_beginning", "read_open"))
@@ -47,6 +47,7 @@ _SYNCS = frozenset(("sync", "sync_folder"))
 _OF_LOG = frozenset((layout.LOG, layout.CHECKPOINTS))
 _TASKS_END_S = 120.0
 _HOST = "counting"
+_PLACES = frozenset((*PLACES, "c"))
 _RUN_FIX = "diskyard.testing.scenarios.base.run_fix"
 
 
@@ -135,10 +136,10 @@ class CountingFiles(NoReflinks):
             self._calls.clear()
 
     def counted(self) -> RoundTrips:
-        """The calls for the repositories in the folder; what a host keeps there for itself is none."""
+        """The calls for the repositories in the folder; there are other things too."""
         with self._lock:
             paths = [(name, path.split("/")) for name, path in self._calls]
-        calls = (_of_call(name, *path[1:2]) for name, path in paths if not path[0].startswith("state-"))
+        calls = (_of_call(name, *path[1:2]) for name, path in paths if path[0] in _PLACES)
         return sum(calls, RoundTrips())
 
 
@@ -189,10 +190,10 @@ class Counter:
             self._refreshes[log] += 1
             return refresh(log)
 
-        def publishing(log: Log, *words: Any, **more: Any) -> Published:
-            published = publish(log, *words, **more)
-            self._entries[log] += published is Published.STANDS
-            return published
+        def publishing(log: Log, *words: Any, **more: Any) -> State | None:
+            after = publish(log, *words, **more)
+            self._entries[log] += after is not None
+            return after
 
         with mock.patch.multiple(Log, refresh=refreshing, publish=publishing):
             self.begin()

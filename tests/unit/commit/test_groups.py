@@ -39,7 +39,7 @@ def shelf() -> Shelf:
 
 
 def named(log: Log, name: str, plan: Plan) -> Callable[[], object]:
-    return lambda: commit(log, plan, Author(f"verb of {name}", name, f"digest of {name}"))
+    return lambda: commit(log, plan, Author(f"verb of {name}", name, f"digest of {name}")).result
 
 
 def put(name: str) -> Plan:
