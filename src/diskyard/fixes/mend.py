@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diskyard import errors
+from diskyard.commit import newest_known
 from diskyard.fixes.importing import copy_file, require_room_to_import
 from diskyard.fixes.judge import FoundSource, NoSource, find_source, waits_for_base
 from diskyard.fixes.work import Work, filled_bytes, require_room
@@ -131,16 +132,13 @@ def _complete(
 
 
 def _await_base(work: Work, state: State, base_id: str | None) -> State:
-    """Wait while somebody completes the base, or may be about to: copies are often made in a row.
-
-    :returns: the state in which nobody does any more.
-    """
+    """The state once nobody completes the base, nor may be about to: copies are often made in a row."""
     clock, opened = work.engine.host.clock, work.opened
     begin_s = clock.monotonic_s()
     while base_id is not None:
         base = state.images.get(base_id)
         if base is None or base.pending is None:
-            break
+            return state
         if not opened.is_locked(base_id) and clock.monotonic_s() - begin_s > _BASE_STARTS_WITHIN_S:
             break
         work.advance(0, 0)
@@ -241,7 +239,7 @@ def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[tuple[Fo
     """
     place = found.opened
     hold = next((hold for hold in found.image.held_for if is_hold_of(hold, work.opened, image_id)), None)
-    if isinstance(hold, CopyHold):
+    if hold is not None:
         yield found, _fingerprint(found.image, hold)
         _require_held(work, found, hold)
         return
@@ -340,23 +338,19 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
     source = pending.source
     assert not isinstance(source, FileSource)
     home = work.engine.connections.by_marker(source.marker)
-    if home is None or home.is_read_only:
+    if home is None or home.is_read_only or newest_known(home.log).closed:
         return []  # check lists the hold, if there is one, when it can be released
 
     def let_go(draft: Draft) -> None:
         frozen = draft.state.images.get(source.image_id)
-        for hold in () if frozen is None else frozen.held_for:
-            if not isinstance(hold, CopyHold) or not is_hold_of(hold, work.opened, image_id):
-                continue
+        holds = () if frozen is None else frozen.held_for
+        for hold in (found for found in holds if is_hold_of(found, work.opened, image_id)):
             if pending.track_changes and pending.tracked_disk_id is not None:
                 planner.keep_tracker(draft, source.image_id, hold, pending.tracked_disk_id)
             else:
                 release(draft, source.image_id, hold)
 
-    try:
-        done = home.commit(let_go, work.author)
-    except errors.NotARepository:
-        return []  # it is being removed, and holds no image
+    done = home.commit(let_go, work.author)
     merges = [FollowUp(home, Merge(image_id=key)) for key in sorted(_freed(done.before, done.state))]
     return [*merges, *cleaning(home, done.before, done.state)]
 

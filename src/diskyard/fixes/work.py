@@ -109,9 +109,10 @@ class Work:
         self.watcher.report(self.stage, done_bytes, total_bytes)
         now_s = self.engine.host.clock.monotonic_s()
         if now_s - self._persisted_s >= _PROGRESS_EVERY_S:
-            self._persisted_s = now_s
+            has_just_begun, self._persisted_s = not self._persisted_s, now_s
             self.persist()
-            self._require_wanted()
+            if not has_just_begun:
+                self._require_wanted()
         if self.watcher.stop_asked():
             raise Stopped
 

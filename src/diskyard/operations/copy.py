@@ -102,7 +102,8 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     asked = _Copy(engine, request, home, home_state, source, target, target_state, image_id, digest)
     if not _is_here(asked):
         if not asked.keeps_id:
-            require_new_id(engine, target, image_id)
+            known[home.marker] = home_state
+            require_new_id(engine, target, image_id, known)
         with target.work_on([image_id]):
             _commit_copy(asked)
     return Outcome(image_id, _follow_ups(request, target, image_id))

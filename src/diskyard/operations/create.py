@@ -48,10 +48,10 @@ def create_virtual_disk(engine: Engine, request: CreateVirtualDisk) -> Outcome:
     follow_ups: list[FollowUp] = []
     state = target.state()
     if not already_made(state, image_id, digest):
-        require_new_id(engine, target, request.options.new_image_id)
+        known = {target.marker: state}
+        require_new_id(engine, target, request.options.new_image_id, known)
         home, home_state = target, state
         if request.base_snapshot_id is not None:
-            known = {target.marker: state}
             home, home_state, _ = engine.connections.find(
                 request.base_snapshot_id, request.options, target, known
             )
@@ -161,7 +161,7 @@ def create_snapshot(engine: Engine, request: CreateSnapshot) -> Outcome:
     )
     state = target.state()
     if image_id not in state.images:
-        require_new_id(engine, target, request.options.new_image_id)
+        require_new_id(engine, target, request.options.new_image_id, {})
     with target.work_on([image_id]):
         switch_disk(target, state, asked, engine.author("createSnapshot", digest))
     return Outcome(image_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeGuard
 
 from diskyard import errors
 from diskyard.commit import Committed
@@ -182,7 +183,7 @@ def copy_hold(target: Opened, copy_id: str, work_id: str) -> CopyHold:
     )
 
 
-def is_hold_of(hold: AnyHold, target: Opened, copy_id: str) -> bool:
+def is_hold_of(hold: AnyHold, target: Opened, copy_id: str) -> TypeGuard[CopyHold]:
     """Whether a hold is for this copy, in this very place."""
     return (
         isinstance(hold, CopyHold)

@@ -142,7 +142,7 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     if already_made(state, image_id, digest):
         _remember_again(engine, target, state.images[image_id], request, path)
     else:
-        require_new_id(engine, target, request.options.new_image_id)
+        require_new_id(engine, target, request.options.new_image_id, {})
         _begin(engine, target, image_id, digest, request, path)
     rate_limit = request.options.rate_limit
     follow_ups = [FollowUp(target, Mend(image_id=image_id), image_id, rate_limit)]
