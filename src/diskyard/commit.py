@@ -7,12 +7,13 @@ that wait (docs/decisions/0012-group-commit.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from diskyard import errors
 from diskyard.host.identity import new_nonce
-from diskyard.log.log import Author, Log, Published, unknown_outcome
+from diskyard.log.log import Author, Log, unknown_outcome
 from diskyard.log.turns import Job, fail_all
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Draft, Frees, Part
@@ -23,14 +24,43 @@ _ATTEMPTS = 10_000
 _RECORDS_MOST = 1000  # of several changes in one entry: far below the size that an entry may have
 
 
+@dataclass(frozen=True, slots=True)
+class Committed(Generic[Result]):
+    """What came of a plan.
+
+    :param result: what the plan returned.
+    :param before: durable: the entry that holds the plan's changes was put on it.
+    :param state: durable, and with them: what that entry leads to, which may hold other threads' changes too.
+        If nothing was changed, it is ``before``.
+    """
+
+    result: Result
+    before: State
+    state: State
+
+
 def refresh(log: Log) -> State:
     """The newest state, durable.
 
     :raises diskyard.errors.RepositoryUnavailable: the storage does not show it: it is gone, not
         mounted, or sick.
     """
+    return _answer_of(log.refresh)
+
+
+def newest_known(log: Log) -> State:
+    """The newest state that this process knows, durable or not, without looking for news.
+
+    It says where to look and what to lease; a plan, or a later look, must tell whether that was right.
+
+    :raises diskyard.errors.RepositoryUnavailable: none is known, and the storage does not show it.
+    """
+    return _answer_of(log.newest_known)
+
+
+def _answer_of(ask: Callable[[], State]) -> State:
     try:
-        return log.refresh()
+        return ask()
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise errors.RepositoryUnavailable(
@@ -38,23 +68,23 @@ def refresh(log: Log) -> State:
         ) from error
 
 
-def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> Result:
+def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> Committed[Result]:
     """Plan on the newest state and publish; on losing the number, again.
 
     :param plan: writes on the draft what must change, or raises an error of the table, or
         leaves it as it is: then nothing is published for it. It may be called any number of
         times, in any thread that commits to this log.
-    :returns: what ``plan`` returned; its changes are durable.
+    :returns: what ``plan`` returned, and the state after it; its changes are durable.
     :raises diskyard.errors.NotARepository: the repository is being removed.
     :raises diskyard.errors.StorageError: the outcome is unknown (see :meth:`Log.publish`).
     """
     change = _Change(plan, author)
     log.writers.take_part(change, partial(_commit, log))
-    result: Result = change.answer()
-    return result
+    committed: Committed[Result] = change.answer()
+    return committed
 
 
-class _Change(Job[Any]):
+class _Change(Job[Committed[Any]]):
     """What one thread wants to change."""
 
     def __init__(self, plan: Callable[[Draft], object], author: Author) -> None:
@@ -107,12 +137,12 @@ class _Group:
 
     def __init__(self, state: State, changes: Sequence[_Change]) -> None:
         self.members: list[_Change] = []
-        self._state = self._on_top = state
+        self._state = self._on_top = self._after = state
         self._nonce = new_nonce()
         self._parts: list[Part] = []
         self._ids: set[str] = set()
         self._frees = Frees.AT_ONCE
-        self._answers: list[Callable[[], None]] = []
+        self._answers: list[Callable[[State, State], None]] = []
         for change in changes:
             if change is changes[0] or self.members:
                 self._add(change)
@@ -125,12 +155,12 @@ class _Group:
             normalise(draft)
             verify(draft)
         except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
-            self._answers.append(partial(change.fail, error))
+            self._answers.append(partial(_refuse, change, error))
             return
         changes = draft.changes()
         if not self._has_room_for(changes):
             return  # for the next entry
-        self._answers.append(partial(change.succeed, result))
+        self._answers.append(partial(_answer, change, result))
         if changes:
             self.members.append(change)
             self._on_top = draft.state
@@ -152,13 +182,24 @@ class _Group:
         """Make the changes, if there are any; False if they must be planned again."""
         if not self._parts:
             return True
-        published = log.publish(self._parts, self._state, self._nonce, frees=self._frees)
-        return published is Published.STANDS
+        after = log.publish(self._parts, self._state, self._nonce, frees=self._frees)
+        if after is None:
+            return False
+        self._after = after
+        return True
 
     def answer(self) -> None:
         """Tell all that were planned what came of it."""
         for answer in self._answers:
-            answer()
+            answer(self._state, self._after)
+
+
+def _answer(change: _Change, result: object, before: State, after: State) -> None:
+    change.succeed(Committed(result, before, after))
+
+
+def _refuse(change: _Change, error: Exception, _before: State, _after: State) -> None:
+    change.fail(error)
 
 
 def _require_open(state: State) -> None:

@@ -267,7 +267,11 @@ class Connections:
     # -- looking for images --------------------------------------------------------------
 
     def find(
-        self, image_id: str, options: Options, first: Opened | None = None
+        self,
+        image_id: str,
+        options: Options,
+        first: Opened | None = None,
+        known: Mapping[str, State] | None = None,
     ) -> tuple[Opened, State, Image]:
         """The image with this id that verbs return, and where it is.
 
@@ -277,6 +281,7 @@ class Connections:
         preferred to one where it cannot be read, or is not complete. Of a Snapshot that is not
         whole in ``first`` all that are searched must have the same: an id alone says nothing of bytes.
 
+        :param known: the newest states that were read just now, by the markers of their repositories.
         :raises diskyard.errors.ImageNotFound: names the repositories searched.
         :raises diskyard.errors.RepositoryUnavailable: it is in none of those that answered, and
             some did not, which are named.
@@ -290,7 +295,7 @@ class Connections:
                 continue
             seen.add(opened.marker)
             try:
-                sight = look_at(opened, volumes_below(image_id))
+                sight = look_at(opened, volumes_below(image_id), (known or {}).get(opened.marker))
             except (errors.DiskyardError, OSError) as error:
                 silent.append(f"{opened.repo_id} ({error})")
                 continue

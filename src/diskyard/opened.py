@@ -12,7 +12,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from diskyard import errors
-from diskyard.commit import commit, refresh
+from diskyard.commit import Committed, commit, refresh
 from diskyard.host import Host
 from diskyard.host.container import Container
 from diskyard.log.codec import Damaged, NewerMajor, Progress, decode, encode
@@ -62,8 +62,8 @@ class Opened(VolumeBytes):
         """Whether nothing can be written to the storage now, and so nothing held or attached."""
         return self.storage.read_only_because() is not None
 
-    def commit(self, plan: Callable[[Draft], Result], author: Author) -> Result:
-        """Publish what ``plan`` writes; what it returned. See :func:`diskyard.commit.commit`.
+    def commit(self, plan: Callable[[Draft], Result], author: Author) -> Committed[Result]:
+        """Publish what ``plan`` writes: see :func:`diskyard.commit.commit`.
 
         :raises diskyard.errors.LeaseHeld: the plan relies on a look at the volumes of an image, which
             are others now. :func:`diskyard.settled.commit_looking` looks again.
@@ -73,7 +73,7 @@ class Opened(VolumeBytes):
         except LookAgain as error:
             raise errors.LeaseHeld("The volumes of the image were merged meanwhile.") from error
 
-    def try_commit(self, plan: Callable[[Draft], Result], author: Author) -> Result:
+    def try_commit(self, plan: Callable[[Draft], Result], author: Author) -> Committed[Result]:
         """The same.
 
         :raises LookAgain: the plan relies on a look at the volumes of an image, which are others now.

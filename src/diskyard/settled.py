@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from diskyard import errors
+from diskyard.commit import Committed, newest_known
 from diskyard.log.log import Author
 from diskyard.model.courtesy import give_way
 from diskyard.model.looked import LookAgain, Looked
@@ -86,21 +87,24 @@ def volumes_being_built(volume_id: str, work_id: str) -> Finder:
     return lambda state: state.volume_chain(require_building(state, volume_id, work_id))
 
 
-def look_at(opened: Opened, find: Finder) -> Sight:
+def look_at(opened: Opened, find: Finder, state: State | None = None) -> Sight:
     """What storage has of volumes of the newest state; what is missing is still named after the look.
 
+    :param state: the newest, if it was read just now.
     :raises diskyard.errors.LeaseHeld: they change more quickly than they can be looked at.
     """
-    sight = _look(opened, find)
+    sight = _look(opened, find, state or opened.state())
     for _ in range(_TRIES):
-        if not sight.missing or _ids(find(opened.state())) == _ids(sight.volumes):
+        if not sight.missing:
             return sight
-        sight = _look(opened, find)
+        newest = opened.state()
+        if _ids(find(newest)) == _ids(sight.volumes):
+            return sight
+        sight = _look(opened, find, newest)
     raise _restless(sight.volumes)
 
 
-def _look(opened: Opened, find: Finder) -> Sight:
-    state = opened.state()
+def _look(opened: Opened, find: Finder, state: State) -> Sight:
     volumes = tuple(find(state))
     return Sight(state, volumes, opened.look(volumes))
 
@@ -116,21 +120,23 @@ def _restless(volumes: Sequence[Volume]) -> errors.LeaseHeld:
 
 def commit_looking(
     opened: Opened, image_id: str | None, plan: Callable[[Draft, Looked], Result], author: Author
-) -> Result:
+) -> Committed[Result]:
     """Commit what is planned knowing what storage has of an image's volumes.
 
-    The plan is made on a state in which they are just those that were looked at.
+    The plan is made on a state in which they are just those that were looked at. So which they are need
+    not be read anew for the look: the commit reads it, and where they are others by then, looks again.
 
     :param image_id: of an image that may not be there.
     :raises diskyard.errors.LeaseHeld: they change more quickly than they can be looked at.
     """
-    sight = _look(opened, volumes_below(image_id))
+    find, volumes = volumes_below(image_id), list[Volume]()
     for _ in range(_TRIES):
+        volumes = list(find(newest_known(opened.log)))
         try:
-            return opened.try_commit(_knowing(sight.missing, plan), author)
+            return opened.try_commit(_knowing(opened.look(volumes), plan), author)
         except LookAgain:
-            sight = _look(opened, volumes_below(image_id))
-    raise _restless(sight.volumes)
+            continue
+    raise _restless(volumes)
 
 
 def _knowing(missing: Looked, plan: Callable[[Draft, Looked], Result]) -> Callable[[Draft], Result]:
@@ -151,15 +157,16 @@ def open_chains(
 ) -> Result:
     """Use volumes that others may merge meanwhile; again with what there is then, if one was gone.
 
-    :param wanted: chains to be opened together, each as the newest state of its repository has it.
+    :param wanted: chains to be opened together, each as the newest known state of its repository has it.
     :param use: is given an :class:`Opening` of each. What it does may be done twice.
     :param own: of how many volumes, from the top, it sees to it that those below show no more than their
         records say (:meth:`Opened.require_bounded`).
     :raises diskyard.errors.LeaseHeld: they change more quickly than they can be opened.
     """
+    # Who uses them has read each log with its lease or hold taken; since then they may move at any moment.
+    states = [newest_known(opened.log) for opened, _ in wanted]
     found: list[tuple[State, tuple[Volume, ...]]] = []
     for _ in range(_TRIES):
-        states = [opened.state() for opened, _ in wanted]
         found = [(state, tuple(find(state))) for (_, find), state in zip(wanted, states, strict=True)]
         try:
             with ExitStack() as stack:
@@ -169,7 +176,8 @@ def open_chains(
                     openings.append(Opening(state, volumes, chain))
                 return use(*openings)
         except (errors.StorageError, errors.ImageBroken, FileNotFoundError):
-            now = [_ids(find(opened.state())) for opened, find in wanted]
+            states = [opened.state() for opened, _ in wanted]
+            now = [_ids(find(state)) for (_, find), state in zip(wanted, states, strict=True)]
             if now == [_ids(volumes) for _, volumes in found]:
                 raise
     raise _restless(found[0][1])

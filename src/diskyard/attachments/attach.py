@@ -7,6 +7,7 @@ from collections.abc import Container
 from diskyard import errors
 from diskyard.attachments.libvirt import disk_xml
 from diskyard.attachments.serve import nobody_serves
+from diskyard.commit import Committed, newest_known
 from diskyard.foreign import overlays_of
 from diskyard.host.identity import new_uuid
 from diskyard.model.looked import Looked
@@ -53,19 +54,28 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
     if opened.is_read_only:
         state = opened.state()
         return _answer(opened, state, _not_recorded(engine, opened, state, request, owner))
-    attachment = None
-    while attachment is None:
-        weak = _weak_below(opened.state(), request.image_id)
-        names = [size_lease(request.image_id), *weak]
-        with opened.work_on(names, wait_s=_MERGE_WAIT_S) as leases:
+    while True:
+        # A guess at the leases: the look once they are taken, and the plan, tell whether it was right.
+        weak = _weak_known(opened, request.image_id)
+        with opened.work_on([size_lease(request.image_id), *weak], wait_s=_MERGE_WAIT_S) as leases:
             fds = [fd for lease in leases for fd in lease.descriptors()]
-            require_no_stranger(opened, opened.state(), request.image_id)
-            settle_size(opened, request.image_id, author, fds)
-            _require_bounded(opened, request.image_id)
-            attachment = _attach(engine, opened, request, owner, weak)
-    state = opened.state()
-    _require_recorded(state, attachment)
-    return _answer(opened, state, attachment)
+            state, _ = settle_size(opened, request.image_id, author, fds)
+            if _weak_below(state, request.image_id) != weak:
+                continue
+            require_no_stranger(opened, state, request.image_id)
+            _require_bounded(opened, state, request.image_id)
+            committed = _attach(engine, opened, request, owner, weak)
+        if committed.result is not None:
+            return _given_out(opened, committed.state, committed.result)
+
+
+def _given_out(opened: Opened, state: State, attachment: Attachment) -> tuple[Attached, Chain]:
+    """What is answered; another call of the same owner may have torn it down by now."""
+    try:
+        return _answer(opened, state, attachment)
+    except (errors.StorageError, errors.ImageBroken):
+        _require_recorded(opened.state(), attachment)
+        raise
 
 
 def _not_recorded(
@@ -82,7 +92,7 @@ def _not_recorded(
     if request.options.serve or (image.kind == "virtual_disk" and not request.options.read_only):
         opened.log.require_writable_place()
     missing = opened.missing_below(state, image.id)
-    _require_bounded(opened, image.id)
+    _require_bounded(opened, state, image.id)
     _require_not_half_extended(opened, state, image)
     return _planned(Draft(state), engine, request, owner, missing, unsettled=True)
 
@@ -109,7 +119,7 @@ def _require_not_half_extended(opened: Opened, state: State, image: Image) -> No
 
 def _attach(
     engine: Engine, opened: Opened, request: PrepareImage, owner: str, weak: list[str]
-) -> Attachment | None:
+) -> Committed[Attachment | None]:
     """Attach, unless the chain has other weak images than those whose leases are held."""
 
     def plan(draft: Draft, missing: Looked) -> Attachment | None:
@@ -142,9 +152,8 @@ def _planned(
     )
 
 
-def _require_bounded(opened: Opened, image_id: str) -> None:
+def _require_bounded(opened: Opened, state: State, image_id: str) -> None:
     """Refuse an image that would show more than its record has, before it is attached."""
-    state = opened.state()
     image = strong_image(state, image_id)
     if opened.missing_of(state, image):
         return  # refused for that
@@ -152,6 +161,13 @@ def _require_bounded(opened: Opened, image_id: str) -> None:
     opened.require_bounded(state, chain)
     if image.kind == "snapshot" and chain and chain[0].format == "qcow2":
         opened.require_as_recorded(chain[0])
+
+
+def _weak_known(opened: Opened, image_id: str) -> list[str]:
+    """The weak images below an image as far as this process knows; none of one that it does not know."""
+    state = newest_known(opened.log)
+    image = state.images.get(image_id)
+    return [] if image is None or not image.is_strong else _weak_below(state, image_id)
 
 
 def _weak_below(state: State, image_id: str) -> list[str]:
@@ -201,18 +217,16 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
         for all but the first.
     """
     opened = engine.connections.get(request.repository_id)
-    before = opened.state()
     options = request.options
     owner = options.owner or DEFAULT_OWNER
     host_id = options.host_id or engine.host.identity.host_id
     if opened.is_read_only:
+        before = opened.state()
         strong_image(before, request.image_id)
         here = [(found.owner, found.host.host_id) for found in before.attachments_of(request.image_id)]
         if (owner, host_id) not in here:
             return Outcome(request.image_id)  # it was not recorded
         opened.log.require_writable_place()
-    if not options.force:
-        _require_no_overlay(opened, before, request.image_id, host_id, owner)
 
     def plan(draft: Draft) -> None:
         ended = planner.detach(
@@ -227,18 +241,21 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
             adopt(draft, request.image_id, growth)
 
     with nobody_serves(opened, request.image_id, host_id, owner):
+        before = opened.state()
         if not options.force:
-            _require_writer_gone(opened, request.image_id, host_id, owner)
-        growth = growth_of_writer(opened, request.image_id)
-        opened.commit(plan, engine.author("teardownImage"))
-    return Outcome(request.image_id, cleaning(opened, before))
+            _require_no_overlay(opened, before, request.image_id, host_id, owner)
+            _require_writer_gone(opened, before, request.image_id, host_id, owner)
+        growth = growth_of_writer(opened, before, request.image_id)
+        ended = opened.commit(plan, engine.author("teardownImage"))
+    return Outcome(request.image_id, cleaning(opened, before, ended.state))
 
 
-def _require_writer_gone(opened: Opened, image_id: str, host_id: str, owner: str) -> None:
-    for attachment in opened.state().attachments_of(image_id):
+def _require_writer_gone(opened: Opened, state: State, image_id: str, host_id: str, owner: str) -> None:
+    for attachment in state.attachments_of(image_id):
         if (attachment.host.host_id, attachment.owner) == (host_id, owner):
             require_writer_gone(
                 opened,
+                state,
                 attachment,
                 advice="End the guest first, or pass force when nobody wants what it still writes.",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diskyard import errors
+from diskyard.commit import newest_known
 from diskyard.fixes.judge import hold_is_over
 from diskyard.fixes.work import Work
 from diskyard.foreign import overlays_of
@@ -20,7 +21,7 @@ from diskyard.model.fix import (
     CleanVolume,
     Merge,
 )
-from diskyard.model.records import Attachment
+from diskyard.model.records import Attachment, Image
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.model.volume_name import VolumeName
@@ -49,19 +50,30 @@ def clean_volume(work: Work, action: CleanVolume) -> bool:
 
     :raises diskyard.errors.ImageInUse: some QEMU writes to it.
     """
-    opened = work.opened
-    volume = opened.state().volumes.get(action.volume_id)
-    if volume is None or volume.state == "ready":
-        return False
-    leases_of = [volume.id] if volume.building is None else [volume.id, volume.building.image_id]
-    with opened.work_on(leases_of):
-        doomed = opened.commit(lambda draft: doom_abandoned(draft, volume.id), work.author)
-        if doomed is None:
-            return False
-        opened.log.require_writable()
-        _require_unwritten(opened, volume_name(doomed))
-        opened.storage.delete_volume(volume_name(doomed))
-        return opened.commit(lambda draft: forget(draft, doomed.id), work.author)
+    opened, volume_id = work.opened, action.volume_id
+    state = newest_known(opened.log)
+    while True:
+        leases_of = _leases_to_clean(state, volume_id)
+        with opened.work_on(leases_of):
+            state = work.newest()
+            if _leases_to_clean(state, volume_id) != leases_of:
+                continue
+            doomed = state.volumes.get(volume_id)
+            if doomed is not None and doomed.state != "doomed":
+                doomed = opened.commit(lambda draft: doom_abandoned(draft, volume_id), work.author).result
+            if doomed is None:
+                return False
+            _require_unwritten(opened, volume_name(doomed))
+            opened.storage.delete_volume(volume_name(doomed))
+            return opened.commit(lambda draft: forget(draft, volume_id), work.author).result
+
+
+def _leases_to_clean(state: State, volume_id: str) -> list[str]:
+    """Of a volume, and of the image for which it is being made."""
+    volume = state.volumes.get(volume_id)
+    if volume is None or volume.building is None:
+        return [volume_id]
+    return [volume_id, volume.building.image_id]
 
 
 def clean_garbage(work: Work, action: CleanGarbage) -> bool:
@@ -79,8 +91,7 @@ def clean_garbage(work: Work, action: CleanGarbage) -> bool:
         return False
     if opened.storage.stored_volume(name) is None:
         return False
-    state = opened.state()
-    opened.log.require_writable()
+    state = work.newest()
     named = state.volumes.get(name.volume_id)
     if named is not None and volume_name(named) == name:
         return False
@@ -102,6 +113,7 @@ def _require_unwritten(opened: Opened, name: VolumeName) -> None:
 
 def clean_leftover(work: Work, action: CleanLeftover) -> bool:
     """Delete a temporary file whose process is gone."""
+    work.newest()
     return work.opened.storage.delete_leftover(action.name)
 
 
@@ -114,7 +126,7 @@ def clean_progress(work: Work, action: CleanProgress) -> bool:
     if lease is None:
         return False
     try:
-        image = opened.state().images.get(action.image_id)
+        image = work.newest().images.get(action.image_id)
         if image is not None and image.is_strong:
             return False
         opened.storage.remove_progress(action.image_id)
@@ -129,7 +141,7 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
     :raises diskyard.errors.ImageInUse: its guest was started again, or another one was, and writes; or
         another program has left an overlay of the disk, and it is not forced.
     """
-    before = work.opened.state()
+    before = work.newest()
     attachment = before.attachments.get(action.attachment_id)
     if attachment is None:
         return False, []
@@ -137,12 +149,13 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
         return False, []
     require_writer_gone(
         work.opened,
+        before,
         attachment,
         advice="Tear the attachment down and prepare the image for the guest that runs, or end that first.",
     )
     if not work.force:
         _require_no_overlay(work.opened, before, attachment)
-    growth = growth_of_writer(work.opened, attachment.image_id)
+    growth = growth_of_writer(work.opened, before, attachment.image_id)
 
     def plan(draft: Draft) -> bool:
         ended = remove_attachment(draft, action.attachment_id)
@@ -150,7 +163,8 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
             adopt(draft, attachment.image_id, growth)
         return ended
 
-    return work.opened.commit(plan, work.author), cleaning(work.opened, before)
+    ended = work.opened.commit(plan, work.author)
+    return ended.result, cleaning(work.opened, before, ended.state)
 
 
 def _require_no_overlay(opened: Opened, state: State, attachment: Attachment) -> None:
@@ -168,21 +182,26 @@ def _require_no_overlay(opened: Opened, state: State, attachment: Attachment) ->
 def clean_size(work: Work, action: CleanSize) -> bool:
     """Settle the size of a disk's volume; by force cut off what another program added to a frozen one."""
     opened = work.opened
-    state = opened.state()
-    volume = state.volumes.get(action.volume_id)
-    if volume is None or volume.state != "ready":
-        return False
-    disk = disk_of(state, volume)
+    state = newest_known(opened.log)  # whose lease to take; with it taken the log is read
+    disk = _disk_on(state, action.volume_id)
+    if disk is None:
+        state = work.newest()
+        disk = _disk_on(state, action.volume_id)
     if disk is not None:
         with opened.work_on([size_lease(disk.id)]) as leases:
             work.hold(leases)
-            return settle_size(opened, disk.id, work.author, list(work.inherit_fds))
+            state, changed = settle_size(opened, disk.id, work.author, list(work.inherit_fds))
+        if changed or _disk_on(state, action.volume_id) is not None:
+            return changed
+    volume = state.volumes.get(action.volume_id)
+    if volume is None or volume.state != "ready":
+        return False
     images = sorted(state.images_on(volume.id))
     if not work.force or not images or state.attachments_naming(volume.id):
         return False
     with opened.work_on(images) as leases:
         work.hold(leases)
-        state = opened.state()
+        state = work.newest()
         newest = state.volumes.get(volume.id)
         if (
             newest != volume
@@ -201,28 +220,37 @@ def clean_size(work: Work, action: CleanSize) -> bool:
         return True
 
 
+def _disk_on(state: State, volume_id: str) -> Image | None:
+    """The disk that goes on in a volume that is ready."""
+    volume = state.volumes.get(volume_id)
+    return None if volume is None or volume.state != "ready" else disk_of(state, volume)
+
+
 def clean_hold(work: Work, action: CleanHold) -> tuple[bool, list[FollowUp]]:
     """Release an image from a copy that is over; what it kept can be merged or deleted then.
 
     By force also where nobody here can know whether it is; never while it is known to go on.
     """
-    before = work.opened.state()
+    before = work.newest()
     image = before.images.get(action.image_id)
     if image is None or action.hold not in image.held_for:
         return False, []
-    over, why_unknown = hold_is_over(work.engine.connections, work.opened, action.hold)
+    over, why_unknown = hold_is_over(work.engine.connections, before, action.hold)
     if not (over or (work.force and why_unknown is not None)):
         return False, []
-    changed = work.opened.commit(lambda draft: release(draft, action.image_id, action.hold), work.author)
+    released = work.opened.commit(lambda draft: release(draft, action.image_id, action.hold), work.author)
     merge = FollowUp(work.opened, Merge(image_id=action.image_id))
-    return changed, [merge, *cleaning(work.opened, before)]
+    return released.result, [merge, *cleaning(work.opened, before, released.state)]
 
 
 def clean_twin(work: Work, action: CleanTwin) -> bool:
     """Write a missing or damaged copy again from the one that is whole."""
+    work.newest()
     return rewrite_twin(work.opened.storage, work.opened.log, action.kind, action.number)
 
 
 def clean_stray(work: Work, action: CleanStray) -> bool:
     """By force remove the one entry that follows nothing; the log goes on from what can be read."""
+    work.opened.state()
+    work.opened.log.require_writable_place()
     return work.force and work.opened.log.remove_stray(action.entry)

@@ -122,20 +122,21 @@ def _export(engine: Engine, opened: Opened, request: ExportImage, path: str, wat
     author = engine.author("exportImage")
     work = Work(engine, opened, author, watcher, request.options.rate_limit, fix="export")
     if opened.is_read_only:
-        image = planner.copy_source(
-            opened.state(), request.image_id, opened.missing_below(opened.state(), request.image_id)
-        )
+        sight = look_at(opened, volumes_below(request.image_id))
+        image = planner.copy_source(sight.state, request.image_id, sight.missing)
         _write_file(work, request, image, partial(require_unchanged, opened, image), path)
         return True
     export_id, work_id = new_uuid(), new_uuid()
     hold = copy_hold(opened, export_id, work_id)
     with opened.work_on([export_id]) as leases:
         work.hold(leases)
-        image = strong_image(opened.state(), request.image_id)
+        # It may have waited for its turn for long, and a disk's size is judged by its record of now.
+        state = opened.state()
+        image = strong_image(state, request.image_id)
         if image.kind == "snapshot":
-            image = hold_snapshot(opened, image, hold, author)
+            image = hold_snapshot(opened, image, hold, author).result
         else:
-            image = freeze_disk(opened, image.id, hold, author)
+            image, _ = freeze_disk(opened, state, image.id, hold, author)
         try:
             _write_file(work, request, image, partial(require_held, opened, image.id, hold), path)
         finally:
@@ -146,9 +147,13 @@ def _export(engine: Engine, opened: Opened, request: ExportImage, path: str, wat
 def _let_go(work: Work, image: Image, hold: CopyHold) -> None:
     """End the hold, then merge or delete what only the export needed, as far as that is quick."""
     opened = work.opened
-    before = opened.state()
-    release_hold(opened, image.id, hold, work.author)
-    follow_ups = [FollowUp(opened, Merge(image_id=image.id)), *cleaning(opened, before)]
+    released = release_hold(opened, image.id, hold, work.author)
+    if released is None:
+        return  # check lists it when something can be written
+    follow_ups = [
+        FollowUp(opened, Merge(image_id=image.id)),
+        *cleaning(opened, released.before, released.state),
+    ]
     # The export has ended, well or not, and that is to be told: check lists what this leaves.
     with contextlib.suppress(errors.DiskyardError):
         run_follow_ups(work.engine, follow_ups)

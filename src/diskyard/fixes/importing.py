@@ -10,6 +10,7 @@ from diskyard.caller import handed
 from diskyard.fixes.work import Work, filled_bytes, require_room
 from diskyard.host import Host
 from diskyard.model.records import FileSource, Image
+from diskyard.model.state import State
 from diskyard.mover.copy import copy_view
 from diskyard.mover.interface import Chain, Monitor
 from diskyard.mover.transfer import private_copy
@@ -53,7 +54,7 @@ def _file_waits_for(host: Host, source: FileSource) -> str | None:
     return f"of the file to import, {WRITER_WORDS}" if written else None
 
 
-def require_room_to_import(work: Work, source: FileSource, image: Image) -> None:
+def require_room_to_import(work: Work, state: State, source: FileSource, image: Image) -> None:
     """Refuse an import that would only fail when the storage is full.
 
     All formats but raw are stored twice while they are read: as the private copy, and in
@@ -67,7 +68,7 @@ def require_room_to_import(work: Work, source: FileSource, image: Image) -> None
     item = files.look(source.path) if given is None else files.look_open(given.fd)
     if item is None:
         return  # said by who opens it
-    left_bytes = max(0, min(item.allocated_bytes, image.size_bytes) - filled_bytes(work.opened, image))
+    left_bytes = max(0, min(item.allocated_bytes, image.size_bytes) - filled_bytes(work.opened, state, image))
     copy_bytes = 0 if source.format == "raw" else item.allocated_bytes
     require_room(work.opened, copy_bytes + left_bytes, "The import")
 

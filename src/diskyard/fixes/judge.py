@@ -26,9 +26,9 @@ Judged = tuple[bool, str | None]
 """Whether what a hold is for is provably over, or why that cannot be known here."""
 
 
-def hold_is_over(connections: Connections, home: Opened, hold: AnyHold) -> Judged:
+def hold_is_over(connections: Connections, state: State, hold: AnyHold) -> Judged:
     """One hold, as :func:`judge_holds` judges it."""
-    return judge_holds(connections, home.state(), [hold])[hold]
+    return judge_holds(connections, state, [hold])[hold]
 
 
 def judge_holds(connections: Connections, state: State, holds: Iterable[AnyHold]) -> dict[AnyHold, Judged]:
@@ -157,12 +157,12 @@ def _whole(place: Opened, wanted: Image, image_id: str) -> FoundSource | str | N
     return FoundSource(place, sight.state, image) if why is None else why
 
 
-def waits_for_base(target: Opened, image: Image) -> str | None:
+def waits_for_base(target: Opened, state: State, image: Image) -> str | None:
     """What a pending image's base lacks now; None if the base is whole or not needed."""
     if image.pending is None or image.pending.base_image_id is None:
         return None
     try:
-        sight = look_at(target, volumes_below(image.pending.base_image_id))
+        sight = look_at(target, volumes_below(image.pending.base_image_id), state)
     except errors.LeaseHeld as error:
         return error.message
     base = sight.state.images.get(image.pending.base_image_id)

@@ -278,7 +278,7 @@ def _source_view(
     missing: frozenset[str],
     places: list[Opened] | None,
 ) -> SourceView:
-    waits_for = waits_for_base(opened, image)
+    waits_for = waits_for_base(opened, state, image)
     if image.pending is not None and isinstance(image.pending.source, FileSource):
         source = image.pending.source
         return SourceView(waits_for or import_waits_for(engine, opened, image, source), image.size_bytes)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diskyard import errors
+from diskyard.commit import newest_known
 from diskyard.fixes.importing import copy_file, require_room_to_import
 from diskyard.fixes.judge import FoundSource, NoSource, find_source, waits_for_base
 from diskyard.fixes.work import Work, filled_bytes, require_room
@@ -35,6 +36,7 @@ from diskyard.operations.freeze import (
 from diskyard.operations.writers import nobody_writes
 from diskyard.planner import mend as planner
 from diskyard.planner.common import Superseded
+from diskyard.planner.switch import release
 from diskyard.settled import (
     Opening,
     commit_looking,
@@ -60,13 +62,13 @@ def mend(work: Work, action: Mend, participating: list[Opened] | None) -> tuple[
     with opened.work_on([action.image_id]) as leases:
         work.hold(leases)
         work.image_id = action.image_id
-        sight = look_at(opened, volumes_below(action.image_id))
+        sight = look_at(opened, volumes_below(action.image_id), work.newest())
         image = sight.state.images.get(action.image_id)
         if image is None:
             return False, []
         try:
             if image.pending is not None and image.is_strong:
-                return _complete(work, image, participating)
+                return _complete(work, sight.state, image, participating)
             if planner.needs_restore(sight.state, image, sight.missing):
                 return _restore(work, image, participating)
         except Superseded:
@@ -95,12 +97,14 @@ def _require_source(work: Work, image: Image, participating: list[Opened] | None
     return found
 
 
-def _complete(work: Work, image: Image, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
+def _complete(
+    work: Work, state: State, image: Image, participating: list[Opened] | None
+) -> tuple[bool, list[FollowUp]]:
     opened = work.opened
     assert image.pending is not None
-    _await_base(work, image.pending.base_image_id)
+    state = _await_base(work, state, image.pending.base_image_id)
     work.rate_limit_bytes_per_s = work.rate_limit_bytes_per_s or image.pending.rate_limit_bytes_per_s
-    waits_for = waits_for_base(opened, image)
+    waits_for = waits_for_base(opened, state, image)
     if waits_for is not None:
         raise errors.ImageBroken(
             f"Image {image.id} cannot be mended yet: {waits_for}.",
@@ -109,8 +113,8 @@ def _complete(work: Work, image: Image, participating: list[Opened] | None) -> t
         )
     source = image.pending.source
     if isinstance(source, FileSource):
-        require_room_to_import(work, source, image)
-        volume, start_bytes = _take_over(work, image, source.fingerprint)
+        require_room_to_import(work, state, source, image)
+        volume, start_bytes = _take_over(work, state, image, source.fingerprint)
         target = volumes_being_built(volume.id, work.work_id or "")
         open_chains(
             [(opened, target)],
@@ -120,26 +124,28 @@ def _complete(work: Work, image: Image, participating: list[Opened] | None) -> t
         work.engine.asked_imports.forget(opened, image.id)
         return True, []
     found = _require_source(work, image, participating)
-    require_room(opened, _least_needed(found, image.pending) - filled_bytes(opened, image), "The copy")
+    require_room(opened, _least_needed(found, image.pending) - filled_bytes(opened, state, image), "The copy")
     with _reading(work, found, image.id) as (held, fingerprint):
-        volume, start_bytes = _take_over(work, image, fingerprint)
+        volume, start_bytes = _take_over(work, state, image, fingerprint)
         _copy(work, held, volume, start_bytes)
     _seal(work, image.id, volume)
     return True, _release_source(work, image.pending, image.id)
 
 
-def _await_base(work: Work, base_id: str | None) -> None:
-    """Wait while somebody completes the base, or may be about to: copies are often made in a row."""
+def _await_base(work: Work, state: State, base_id: str | None) -> State:
+    """The state once nobody completes the base, nor may be about to: copies are often made in a row."""
     clock, opened = work.engine.host.clock, work.opened
     begin_s = clock.monotonic_s()
     while base_id is not None:
-        base = opened.state().images.get(base_id)
+        base = state.images.get(base_id)
         if base is None or base.pending is None:
-            break
+            return state
         if not opened.is_locked(base_id) and clock.monotonic_s() - begin_s > _BASE_STARTS_WITHIN_S:
             break
         work.advance(0, 0)
         clock.sleep(_BASE_POLL_S)
+        state = opened.state()
+    return state
 
 
 def _seal(work: Work, image_id: str, volume: Volume) -> None:
@@ -151,7 +157,7 @@ def _seal(work: Work, image_id: str, volume: Volume) -> None:
     )
 
 
-def _take_over(work: Work, image: Image, fingerprint: str) -> tuple[Volume, int]:
+def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tuple[Volume, int]:
     """Become the one work that may seal the image; its volume, and where to go on in it.
 
     Another worker's volume is used again only if that worker can no longer write into it.
@@ -164,7 +170,7 @@ def _take_over(work: Work, image: Image, fingerprint: str) -> tuple[Volume, int]
     safe = opened.storage.capabilities.enforced_leases or (
         progress is not None and provably_gone_host(progress.host, work.engine.host.identity)
     )
-    before = opened.state().volumes.get(image.volume_id or "")
+    before = state.volumes.get(image.volume_id or "")
     exists = before is not None and opened.stored(before) is not None
     work_id, volume_id = new_uuid(), new_uuid()
     volume, old = commit_looking(
@@ -180,7 +186,7 @@ def _take_over(work: Work, image: Image, fingerprint: str) -> tuple[Volume, int]
             capabilities=opened.storage.capabilities,
         ),
         work.author,
-    )
+    ).result
     kept = exists and volume.id != volume_id
     start_bytes = _resume_at(progress, old, fingerprint) if kept else None
     if start_bytes is None:
@@ -234,7 +240,7 @@ def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[tuple[Fo
     """
     place = found.opened
     hold = next((hold for hold in found.image.held_for if is_hold_of(hold, work.opened, image_id)), None)
-    if isinstance(hold, CopyHold):
+    if hold is not None:
         yield found, _fingerprint(found.image, hold)
         _require_held(work, found, hold)
         return
@@ -243,7 +249,7 @@ def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[tuple[Fo
         require_unchanged(place, found.image)
         return
     own = copy_hold(work.opened, image_id, new_uuid())
-    image = hold_snapshot(place, found.image, own, work.author)
+    image = hold_snapshot(place, found.image, own, work.author).result
     try:
         yield FoundSource(place, found.state, image), _fingerprint(image, own)
         _require_held(work, found, own)
@@ -333,26 +339,21 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
     source = pending.source
     assert not isinstance(source, FileSource)
     home = work.engine.connections.by_marker(source.marker)
-    frozen = None if home is None else home.state().images.get(source.image_id)
-    if home is None or frozen is None:
-        return []
-    before = home.state()
-    if home.is_read_only:
+    if home is None or home.is_read_only or newest_known(home.log).closed:
         return []  # check lists the hold, if there is one, when it can be released
-    for hold in frozen.held_for:
-        if not isinstance(hold, CopyHold) or not is_hold_of(hold, work.opened, image_id):
-            continue
-        if pending.track_changes and pending.tracked_disk_id is not None:
-            disk_id = pending.tracked_disk_id
-            home.commit(_tracker(frozen.id, hold, disk_id), work.author)
-        else:
-            release_hold(home, frozen.id, hold, work.author)
-    merges = [FollowUp(home, Merge(image_id=key)) for key in sorted(_freed(before, home.state()))]
-    return [*merges, *cleaning(home, before)]
 
+    def let_go(draft: Draft) -> None:
+        frozen = draft.state.images.get(source.image_id)
+        holds = () if frozen is None else frozen.held_for
+        for hold in (found for found in holds if is_hold_of(found, work.opened, image_id)):
+            if pending.track_changes and pending.tracked_disk_id is not None:
+                planner.keep_tracker(draft, source.image_id, hold, pending.tracked_disk_id)
+            else:
+                release(draft, source.image_id, hold)
 
-def _tracker(frozen_id: str, hold: CopyHold, disk_id: str) -> Callable[[Draft], None]:
-    return lambda draft: planner.keep_tracker(draft, frozen_id, hold, disk_id)
+    done = home.commit(let_go, work.author)
+    merges = [FollowUp(home, Merge(image_id=key)) for key in sorted(_freed(done.before, done.state))]
+    return [*merges, *cleaning(home, done.before, done.state)]
 
 
 def _freed(before: State, after: State) -> set[str]:
@@ -382,7 +383,7 @@ def _restore(work: Work, image: Image, participating: list[Opened] | None) -> tu
             capabilities=opened.storage.capabilities,
         ),
         work.author,
-    )
+    ).result
     work.volume_id, work.work_id = volume.id, work_id
     opened.make_empty(volume)
     with _reading(work, found, image.id) as (held, _):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from diskyard import errors
+from diskyard.commit import newest_known
 from diskyard.fixes.work import Work, require_room
 from diskyard.foreign import snapshots_wait_for
 from diskyard.host.identity import new_uuid
@@ -30,32 +31,38 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
     :returns: whether anything changed, and the clean of the volume that is left over.
     """
     opened = work.opened
+    state = newest_known(opened.log)
     while True:
-        state = opened.state()
         plan = _plan(opened, state, action.image_id)
-        if plan is None:
-            return False, []
-        for image_id in sorted(state.images_on(plan.dependent.id)):
-            settle_disk(opened, image_id, work.author)
-        leases = planner.merge_lease_images(state, plan)
+        leases = [] if plan is None else planner.merge_lease_images(state, plan)
         with opened.work_on(leases) as held:
             work.hold(held)
-            state = opened.state()
+            state = work.newest()
             plan = _plan(opened, state, action.image_id)
             if plan is None:
                 return False, []
             if planner.merge_lease_images(state, plan) != leases:
                 continue  # the disk was snapshotted meanwhile: other images to hold
+            if (settled := _settled(work, state, plan)) is not state:
+                state = settled
+                continue
             _require_free(opened, state, plan)
             too_long = planner.merge_too_long(plan, opened.storage.capabilities)
             if too_long is not None:
                 raise errors.Unsupported(f"The merge waits: {too_long}.", advice=_MOVE)
             try:
-                _require_whole(opened, plan)
+                _require_whole(opened, state, plan)
                 _require_no_stranger(work, plan)
                 return True, _merge(work, state, plan)
             except Superseded:
                 return False, []
+
+
+def _settled(work: Work, state: State, plan: MergePlan) -> State:
+    """The state once disks on what is merged are as long as their records say: mostly the same."""
+    for image_id in sorted(state.images_on(plan.dependent.id)):
+        state = settle_disk(work.opened, state, image_id, work.author)
+    return state
 
 
 def _plan(opened: Opened, state: State, image_id: str) -> MergePlan | None:
@@ -71,7 +78,7 @@ def _plan(opened: Opened, state: State, image_id: str) -> MergePlan | None:
 
 def merge_is_free(opened: Opened, image_id: str) -> bool:
     """Whether a merge can be done now by dropping an empty volume, moving nothing."""
-    state = opened.state()
+    state = newest_known(opened.log)  # the merge itself decides on the newest
     plan = _plan(opened, state, image_id)
     if plan is None or planner.merge_in_the_way(state, plan) is not None:
         return False
@@ -112,9 +119,9 @@ def _volumes_from(volume_id: str) -> Finder:
     return find
 
 
-def _require_whole(opened: Opened, plan: MergePlan) -> None:
+def _require_whole(opened: Opened, state: State, plan: MergePlan) -> None:
     """Refuse to write bytes that may be wrong into a volume that is right."""
-    sight = look_at(opened, _volumes_from(plan.dependent.id))
+    sight = look_at(opened, _volumes_from(plan.dependent.id), state)
     for volume in sight.volumes:
         if volume.damage is not None or volume.state != "ready" or volume.id in sight.missing:
             raise errors.ImageBroken(
@@ -159,7 +166,7 @@ def _merge_down(work: Work, plan: MergePlan) -> str:
     # Who prepares the image above holds the leases of weak images by the ids they have then.
     with opened.work_on([fresh_id]) as lease:
         work.hold([*work.leases, *lease])
-        consumed_id = opened.commit(lambda draft: planner.consume(draft, plan, fresh_id), work.author)
+        consumed_id = opened.commit(lambda draft: planner.consume(draft, plan, fresh_id), work.author).result
         with work.writing(plan.dependent, plan.parent):
             open_chains(
                 [(opened, _volumes_from(plan.dependent.id))],

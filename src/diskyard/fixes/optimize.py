@@ -40,11 +40,11 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
     :raises diskyard.errors.ImageInUse: the image is attached for writing.
     """
     opened = work.opened
-    settle_disk(opened, action.image_id, work.author)
     with opened.work_on([action.image_id]) as leases:
         work.hold(leases)
         work.image_id = action.image_id
-        sight = look_at(opened, volumes_below(action.image_id))
+        state = settle_disk(opened, work.newest(), action.image_id, work.author)
+        sight = look_at(opened, volumes_below(action.image_id), state)
         plan = planner.plan_optimize(sight.state, action.image_id, opened.storage.capabilities)
         if plan is None or sight.missing:
             return False, []
@@ -101,7 +101,7 @@ def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
                 missing=missing,
             ),
             work.author,
-        )
+        ).result
     except Superseded:
         return False, []
     work.volume_id, work.work_id = volume.id, work_id

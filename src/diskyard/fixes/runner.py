@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from diskyard import errors
+from diskyard.commit import newest_known
 from diskyard.fixes import clean
 from diskyard.fixes.mend import mend
 from diskyard.fixes.merge import merge, merge_is_free
@@ -108,8 +109,6 @@ def require_fixable(opened: Opened, action: AnyAction) -> None:
 
 
 def _begin(work: Work, action: AnyAction, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
-    work.opened.state()  # what could not be read before may be whole again
-    require_fixable(work.opened, action)
     if work.watcher.stop_asked():
         raise Stopped
     return _run(work, action, participating)
@@ -168,7 +167,7 @@ def _forget_progress(work: Work) -> None:
     """Work that is done leaves 100 % to be seen, or nothing where its image is gone."""
     if work.image_id is None or work.percent < 0:
         return
-    if work.image_id in work.opened.state().images:
+    if work.image_id in newest_known(work.opened.log).images:
         work.percent = 100
         work.persist()
     else:

@@ -11,6 +11,7 @@ from diskyard import errors
 from diskyard.log.codec import Progress
 from diskyard.log.log import Author
 from diskyard.model.records import Image, Volume
+from diskyard.model.state import State
 from diskyard.mover.interface import Stopped
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine
@@ -73,6 +74,16 @@ class Work:
         """The leases' descriptors: a child that moves data holds them too."""
         return [fd for lease in self.leases for fd in lease.descriptors()]
 
+    def newest(self) -> State:
+        """The newest state, of a log that can be written; who needs leases asks for it once they are taken.
+
+        :raises diskyard.errors.CorruptRecord: the log cannot all be read, or its history was replaced.
+        :raises diskyard.errors.StorageError: the storage is read-only.
+        """
+        state = self.opened.state()
+        self.opened.log.require_writable()
+        return state
+
     def hold(self, leases: list[Lease]) -> None:
         """Hand the leases on to every child from now on."""
         self.leases = leases
@@ -98,9 +109,10 @@ class Work:
         self.watcher.report(self.stage, done_bytes, total_bytes)
         now_s = self.engine.host.clock.monotonic_s()
         if now_s - self._persisted_s >= _PROGRESS_EVERY_S:
-            self._persisted_s = now_s
+            has_just_begun, self._persisted_s = not self._persisted_s, now_s
             self.persist()
-            self._require_wanted()
+            if not has_just_begun:
+                self._require_wanted()
         if self.watcher.stop_asked():
             raise Stopped
 
@@ -108,8 +120,9 @@ class Work:
         """Go no further for an image or a volume that nobody wants any more."""
         if self.work_id is None or self.volume_id is None:
             return
-        volume = self.opened.state().volumes.get(self.volume_id)
-        image_gone = self.image_id is not None and self.image_id not in self.opened.state().images
+        state = self.opened.state()
+        volume = state.volumes.get(self.volume_id)
+        image_gone = self.image_id is not None and self.image_id not in state.images
         if volume is None or volume.state == "doomed" or image_gone:
             raise Superseded(f"volume {self.volume_id} is not wanted any more")
 
@@ -141,9 +154,9 @@ class Work:
             return
 
 
-def filled_bytes(opened: Opened, image: Image) -> int:
+def filled_bytes(opened: Opened, state: State, image: Image) -> int:
     """What earlier work on an image has stored of it already."""
-    volume = opened.state().volumes.get(image.volume_id or "")
+    volume = state.volumes.get(image.volume_id or "")
     stored = None if volume is None else opened.stored(volume)
     return 0 if stored is None else stored.allocated_bytes
 

@@ -55,6 +55,7 @@ class Checkpoints:
         self._repository = repository
         self._entry_age_kept_s = entry_age_kept_s
         self._folded_at: int | None = None
+        self._standing: int | None = None  # one that was there, and is the first to be looked for again
 
     def newest(self) -> Found:
         """The newest checkpoint that can be read.
@@ -119,7 +120,13 @@ class Checkpoints:
         there, the entry is what it always was. An entry alone does not show that, because a
         suspended writer may have put a copy of it back.
         """
-        return min(self._repository.numbers("checkpoint"), default=0) > number
+        standing = self._standing
+        if standing is not None and standing <= number and self._repository.has("checkpoint", standing):
+            return False
+        numbers = self._repository.numbers("checkpoint")
+        below = [found for found in numbers if found <= number]
+        self._standing = max(below, default=None)  # the newest of them stays the longest
+        return bool(numbers) and not below
 
     def is_near_to(self, state: State) -> bool:
         """Whether a state that was kept elsewhere is a good place to go on reading from.

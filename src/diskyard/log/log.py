@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from diskyard import errors
@@ -21,13 +20,6 @@ from diskyard.model.records import EntryId, entry_id, split_entry_id
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Entry, Frees, Part
 from diskyard.repositories.interface import Repository
-
-
-class Published(Enum):
-    """What became of a transaction."""
-
-    STANDS = "stands"
-    LOST = "lost"  # another writer had the number: plan again on what it wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +82,14 @@ class Log(LogReader):
 
     def publish(
         self, parts: Sequence[Part], state: State, nonce: str, *, frees: Frees = Frees.NOTHING
-    ) -> Published:
-        """Publish changes that were planned on ``state`` as one entry; durable when it answers STANDS.
+    ) -> State | None:
+        """Publish changes that were planned on ``state`` as one entry.
 
         :param parts: one or more, of which no two name the same record.
         :param nonce: a fresh one, which the changes may refer to: each try has its own.
         :param frees: what the least of them leads to: how much of the reserve it may use.
+        :returns: the state after the entry, durable; None if another writer had the number: plan again on
+            what it wrote.
         :raises diskyard.errors.CorruptRecord: something cannot be read, so nothing is written.
         :raises diskyard.errors.StorageError: if its outcome is unknown, nothing made for the
             changes may be removed, and they must not be published again without looking. Any
@@ -105,10 +99,10 @@ class Log(LogReader):
         self._watching.tell()
         return published
 
-    def _publish(self, parts: Sequence[Part], state: State, nonce: str, *, frees: Frees) -> Published:
+    def _publish(self, parts: Sequence[Part], state: State, nonce: str, *, frees: Frees) -> State | None:
         with self._lock:
             if self._state is not state:
-                return Published.LOST  # another thread of this process was quicker
+                return None  # another thread of this process was quicker
             self.require_writable()
             with _not_made():
                 self._complete_twin(state)
@@ -116,16 +110,16 @@ class Log(LogReader):
             data = encode(entry)
             after = as_read(state, data)
             if not self._put(entry.number, data, frees=frees):
-                return Published.LOST
+                return None
             if not self._require_stands(entry):
-                return Published.STANDS
+                return after
             self._state, self._newest = after, data
             self._twin_missing = bool(frees)  # on a full storage one copy is enough
             self._nonces = nonces_kept([*self._nonces, entry.nonce])
             self._watching.note(entry, state, after)
-            self._stands()
-            self._checkpoints.fold_if_due(self._state, self._nonces)
-            return Published.STANDS
+            after = self._stands()
+            self._checkpoints.fold_if_due(after, self._nonces)
+            return after
 
     def _entry(self, parts: Sequence[Part], state: State, nonce: str) -> Entry:
         first = parts[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diskyard import errors
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import AnyAction, CleanHold, CleanProgress, CleanVolume, Merge
-from diskyard.model.records import Image, ImageSource
+from diskyard.model.records import FileSource, Image, ImageSource
 from diskyard.model.requests import (
     RemoveImage,
     RevertVirtualDisk,
@@ -14,6 +14,7 @@ from diskyard.model.requests import (
     UntrackChanges,
 )
 from diskyard.model.state import State
+from diskyard.model.transaction import Draft
 from diskyard.opened import Opened
 from diskyard.operations.engine import (
     Engine,
@@ -37,19 +38,19 @@ def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
     before = opened.state()
     with unasked_is_unwritten():
         require_no_stranger(opened, before, request.image_id)
-    removed = opened.commit(lambda draft: planner.remove(draft, request.image_id), author)
-    if removed.pending is not None:
+    committed = opened.commit(lambda draft: planner.remove(draft, request.image_id), author)
+    removed = committed.result
+    if removed.pending is not None and isinstance(removed.pending.source, FileSource):
         engine.asked_imports.forget_if_over(opened, removed.id)
-    follow_ups = cleaning(opened, before)
+    follow_ups = cleaning(opened, before, committed.state)
     follow_ups += holds_of_cancelled(engine, opened, removed)
     if opened.progress(request.image_id) is not None:
         follow_ups.append(FollowUp(opened, CleanProgress(image_id=request.image_id)))
     return Outcome(request.image_id, follow_ups)
 
 
-def cleaning(opened: Opened, before: State) -> list[FollowUp]:
-    """The cleans that an operation made due: volumes doomed, or left by work, since ``before``."""
-    after = opened.state()
+def cleaning(opened: Opened, before: State, after: State) -> list[FollowUp]:
+    """The cleans that an operation made due: volumes doomed, or left by work, between two states."""
     found: list[AnyAction] = []
     for volume_id in after.unready:
         volume = after.volumes[volume_id]
@@ -90,8 +91,9 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
     before = opened.state()
     virtual_disk(before, disk_id)
     with opened.work_on([disk_id], wait_s=1.0):
-        require_no_stranger(opened, opened.state(), disk_id)
-        new = commit_looking(
+        # If it is on another volume by now, that one is looked at before the seal.
+        require_no_stranger(opened, before, disk_id)
+        begun = commit_looking(
             opened,
             request.snapshot_id,
             lambda draft, missing: planner.begin_revert(
@@ -106,10 +108,12 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
             author,
         )
         with others_may_win():
-            make_volume(opened, new, request.snapshot_id)
-            require_no_stranger(opened, opened.state(), disk_id)
-            opened.commit(lambda draft: planner.seal_revert(draft, disk_id, new, work_id=work_id), author)
-    return Outcome(disk_id, cleaning(opened, before))
+            make_volume(opened, begun.result, request.snapshot_id)
+            require_no_stranger(opened, begun.state, disk_id)
+            sealed = opened.commit(
+                lambda draft: planner.seal_revert(draft, disk_id, begun.result, work_id=work_id), author
+            )
+    return Outcome(disk_id, cleaning(opened, before, sealed.state))
 
 
 def set_user_data(engine: Engine, request: SetUserData) -> Outcome:
@@ -138,10 +142,10 @@ def set_strategy(engine: Engine, request: SetStrategy) -> Outcome:
 def untrack_changes(engine: Engine, request: UntrackChanges) -> Outcome:
     """Stop tracking a disk's changes; durable on return. What was kept for it can be merged."""
     opened = engine.connections.get(request.repository_id)
-    before = opened.state()
-    virtual_disk(before, request.image_id)
-    opened.commit(
-        lambda draft: planner.end_trackers(draft, request.image_id, request.copy_image_id),
-        engine.author("untrackChanges"),
-    )
-    return Outcome(request.image_id, cleaning(opened, before))
+
+    def plan(draft: Draft) -> None:
+        virtual_disk(draft.state, request.image_id)
+        planner.end_trackers(draft, request.image_id, request.copy_image_id)
+
+    ended = opened.commit(plan, engine.author("untrackChanges"))
+    return Outcome(request.image_id, cleaning(opened, ended.before, ended.state))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from diskyard import errors
 from diskyard.host.identity import new_uuid
@@ -10,6 +11,7 @@ from diskyard.log.log import Author
 from diskyard.model.fix import Mend, Optimize
 from diskyard.model.records import CopyHold, Image
 from diskyard.model.requests import CopyImage
+from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.opened import Opened
 from diskyard.operations.engine import (
@@ -24,6 +26,7 @@ from diskyard.operations.freeze import (
     copy_hold,
     freeze_disk,
     hold_snapshot,
+    release_hold,
     release_if_refused,
     require_hold,
     require_holdable,
@@ -42,13 +45,19 @@ from diskyard.settled import look_at, volumes_below
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A copy with its image ids settled."""
+    """A copy with its image ids settled.
+
+    :param home_state: as it was when the source was found.
+    :param target_state: as it was at the beginning, before the copy's lease was taken.
+    """
 
     engine: Engine
     request: CopyImage
     home: Opened
+    home_state: State
     source: Image
     target: Opened
+    target_state: State
     image_id: str
     digest: str
 
@@ -74,11 +83,13 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     require_user_data(request.user_data)
     target = engine.connections.get(request.target_repo_id)
     digest = request_digest("copyImage", request)
-    if _was_made(target, request, digest):
+    target_state = target.state()
+    if _was_made(target_state, request, digest):
         # What it was made from may be gone since: a lost answer can be asked for all the same.
         image_id = request.options.new_image_id or request.image_id
         return Outcome(image_id, _follow_ups(request, target, image_id))
-    home, _, source = engine.connections.find(request.image_id, request.options, target)
+    known = {target.marker: target_state}
+    home, home_state, source = engine.connections.find(request.image_id, request.options, target, known)
     if source.kind == "snapshot":
         _require_snapshot_options(request)
         image_id = source.id
@@ -88,20 +99,19 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
         image_id = request.options.new_image_id or new_uuid()
     if request.base_image_id == image_id:
         raise errors.InvalidParameter("An image cannot be its own base.", imageId=image_id)
-    asked = _Copy(engine, request, home, source, target, image_id, digest)
+    asked = _Copy(engine, request, home, home_state, source, target, target_state, image_id, digest)
     if not _is_here(asked):
         if not asked.keeps_id:
-            require_new_id(engine, target, image_id)
+            known[home.marker] = home_state
+            require_new_id(engine, target, image_id, known)
         with target.work_on([image_id]):
-            # Whoever had the lease before may have made this very copy.
-            if not _is_here(asked):
-                _commit_copy(asked)
+            _commit_copy(asked)
     return Outcome(image_id, _follow_ups(request, target, image_id))
 
 
-def _was_made(target: Opened, request: CopyImage, digest: str) -> bool:
+def _was_made(state: State, request: CopyImage, digest: str) -> bool:
     """Whether this very request has made its image before, under an id of the caller's."""
-    image = target.state().images.get(request.options.new_image_id or "")
+    image = state.images.get(request.options.new_image_id or "")
     return image is not None and image.is_strong and image.request_digest == digest
 
 
@@ -159,23 +169,41 @@ def _follow_ups(request: CopyImage, target: Opened, image_id: str) -> list[Follo
 def _is_here(asked: _Copy) -> bool:
     """Whether the target has the Snapshot, or this request has made its copy before."""
     if not asked.keeps_id:
-        return already_made(asked.target.state(), asked.image_id, asked.digest)
-    return asked.target.commit(
-        lambda draft: planner.snapshot_is_here(draft, asked.source, asked.request.user_data, asked.digest),
-        asked.author,
-    )
+        return already_made(asked.target_state, asked.image_id, asked.digest)
+    if asked.image_id not in asked.target_state.images:
+        return False
+    return asked.target.commit(partial(_snapshot_is_here, asked), asked.author).result
+
+
+def _snapshot_is_here(asked: _Copy, draft: Draft) -> bool:
+    return planner.snapshot_is_here(draft, asked.source, asked.request.user_data, asked.digest)
+
+
+def _begin(asked: _Copy, pending: PendingImage, draft: Draft) -> bool:
+    """Plan the copy; False if whoever had the lease before has made this very one."""
+    if asked.keeps_id and _snapshot_is_here(asked, draft):
+        return False
+    return planner.begin(draft, pending, asked.target.storage.capabilities)
 
 
 def _commit_copy(asked: _Copy) -> None:
     """Hold the source, then publish the copy, then look that the hold stands."""
     base_id = asked.request.base_image_id
     freezes_base = base_id is not None and _is_disk_here(asked, base_id)
+    if freezes_base:
+        # Freezing leaves an overlay: not for a copy that whoever had the lease before has made.
+        asked = replace(asked, target_state=asked.target.state())
+        if _is_here(asked):
+            return
     work_id = new_uuid()
     hold = copy_hold(asked.target, asked.image_id, work_id)
     frozen = _hold_source(asked, hold)
     with release_if_refused(asked.home, frozen.id, hold, asked.author):
-        _publish(asked, frozen, work_id, freezes_base=freezes_base)
-    require_hold(asked.home, frozen.id, hold, asked.target, asked.image_id, asked.author)
+        published = _publish(asked, frozen, work_id, freezes_base=freezes_base)
+    if published is None:
+        release_hold(asked.home, frozen.id, hold, asked.author)
+        return
+    require_hold(asked.home, frozen.id, hold, asked.target, published, asked.image_id, asked.author)
 
 
 def _is_disk_here(asked: _Copy, base_id: str) -> bool:
@@ -184,15 +212,16 @@ def _is_disk_here(asked: _Copy, base_id: str) -> bool:
     :raises diskyard.errors.NotASnapshot: it is a VirtualDisk of another repository, which
         can never come to the target under this id.
     """
-    sight = look_at(asked.target, volumes_below(base_id))
+    sight = look_at(asked.target, volumes_below(base_id), asked.target_state)
     image = sight.state.images.get(base_id)
     if image is not None and image.is_strong:
         if image.kind == "virtual_disk":
             require_no_stranger(asked.target, sight.state, base_id)
-            settle_disk(asked.target, base_id, asked.author)
+            settle_disk(asked.target, sight.state, base_id, asked.author)
             planner.copy_source(sight.state, base_id, sight.missing)
         return image.kind == "virtual_disk"
-    _, _, elsewhere = asked.engine.connections.find(base_id, asked.request.options)
+    known = {asked.home.marker: asked.home_state, asked.target.marker: sight.state}
+    _, _, elsewhere = asked.engine.connections.find(base_id, asked.request.options, known=known)
     if elsewhere.kind != "snapshot":
         raise errors.NotASnapshot(
             f"The base {base_id} is a VirtualDisk of another repository.",
@@ -206,13 +235,16 @@ def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
     """An image that cannot change and has the source's bytes, as it is held for this copy."""
     home, source = asked.home, asked.source
     if source.kind == "snapshot":
-        return hold_snapshot(home, source, hold, asked.author)
+        return hold_snapshot(home, source, hold, asked.author).result
     require_holdable(home, source)
-    return freeze_disk(home, source.id, hold, asked.author)
+    return freeze_disk(home, asked.home_state, source.id, hold, asked.author)[0]
 
 
-def _publish(asked: _Copy, frozen: Image, work_id: str, *, freezes_base: bool) -> None:
-    """The commit in the target; a VirtualDisk as base is frozen in the same transaction."""
+def _publish(asked: _Copy, frozen: Image, work_id: str, *, freezes_base: bool) -> State | None:
+    """The commit in the target; a VirtualDisk as base is frozen in the same transaction.
+
+    :returns: the state after it; None if the copy was made before.
+    """
     request, source = asked.request, asked.source
     now = asked.engine.host.clock.now()
     base_id = request.base_image_id
@@ -229,21 +261,19 @@ def _publish(asked: _Copy, frozen: Image, work_id: str, *, freezes_base: bool) -
         request_digest=asked.digest,
         now=now,
         captured_at=frozen.captured_at,
-        origin=planner.origin_of(asked.home.state(), frozen),
+        origin=planner.origin_of(asked.home_state, frozen),
         captured=frozen.captured,
         rate_limit_bytes_per_s=request.options.rate_limit,
         track_changes=request.options.track_changes,
         tracked_disk_id=source.id if source.kind == "virtual_disk" else None,
     )
     if base_id is not None and freezes_base:
-        _publish_on_disk(asked, pending, base_id)
-    else:
-        asked.target.commit(
-            lambda draft: planner.begin(draft, pending, asked.target.storage.capabilities), asked.author
-        )
+        return _publish_on_disk(asked, pending, base_id)
+    begun = asked.target.commit(partial(_begin, asked, pending), asked.author)
+    return begun.state if begun.result else None
 
 
-def _publish_on_disk(asked: _Copy, pending: PendingImage, disk_id: str) -> None:
+def _publish_on_disk(asked: _Copy, pending: PendingImage, disk_id: str) -> State:
     """Freeze the base and publish the copy that reads it, so that it always has a reader."""
     assert pending.base_image_id is not None
     target = asked.target
@@ -262,4 +292,4 @@ def _publish_on_disk(asked: _Copy, pending: PendingImage, disk_id: str) -> None:
         switch.release(draft, frozen.image_id, hold)
 
     with target.work_on([frozen.image_id]):
-        switch_disk(target, frozen, asked.author, publish)
+        return switch_disk(target, asked.target_state, frozen, asked.author, publish)[1]

@@ -6,6 +6,7 @@ from diskyard import errors
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import Mend, Optimize
 from diskyard.model.requests import CreateSnapshot, CreateVirtualDisk
+from diskyard.model.state import State
 from diskyard.opened import Opened
 from diskyard.operations.engine import (
     Engine,
@@ -20,6 +21,7 @@ from diskyard.operations.engine import (
 from diskyard.operations.freeze import (
     copy_hold,
     hold_snapshot,
+    release_hold,
     release_if_refused,
     require_hold,
     switch_disk,
@@ -44,13 +46,19 @@ def create_virtual_disk(engine: Engine, request: CreateVirtualDisk) -> Outcome:
     image_id = request.options.new_image_id or new_uuid()
     digest = request_digest("createVirtualDisk", request)
     follow_ups: list[FollowUp] = []
-    if not already_made(target.state(), image_id, digest):
-        require_new_id(engine, target, request.options.new_image_id)
-        home = target
+    state = target.state()
+    if not already_made(state, image_id, digest):
+        known = {target.marker: state}
+        require_new_id(engine, target, request.options.new_image_id, known)
+        home, home_state = target, state
         if request.base_snapshot_id is not None:
-            home, _, _ = engine.connections.find(request.base_snapshot_id, request.options, target)
-        make = _create_here if home.marker == target.marker else _create_from_elsewhere
-        follow_ups += make(engine, request, target, home, image_id, digest)
+            home, home_state, _ = engine.connections.find(
+                request.base_snapshot_id, request.options, target, known
+            )
+        if home.marker == target.marker:
+            _create_here(engine, request, target, image_id, digest)
+        else:
+            follow_ups += _create_from_elsewhere(engine, request, target, home, home_state, image_id, digest)
     if request.options.optimize_now:
         rate_limit = request.options.rate_limit
         follow_ups.append(FollowUp(target, Optimize(image_id=image_id), image_id, rate_limit))
@@ -58,8 +66,8 @@ def create_virtual_disk(engine: Engine, request: CreateVirtualDisk) -> Outcome:
 
 
 def _create_here(
-    engine: Engine, request: CreateVirtualDisk, target: Opened, home: Opened, image_id: str, digest: str
-) -> list[FollowUp]:
+    engine: Engine, request: CreateVirtualDisk, target: Opened, image_id: str, digest: str
+) -> None:
     asked = CreateDisk(
         image_id=image_id,
         volume_id=new_uuid(),
@@ -79,22 +87,27 @@ def _create_here(
             request.base_snapshot_id,
             lambda draft, missing: create_disk.begin(draft, asked, capabilities, missing),
             author,
-        )
+        ).result
         if new is not None:
             with others_may_win():
                 make_volume(target, new, request.base_snapshot_id)
                 target.commit(lambda draft: create_disk.seal(draft, asked, new), author)
-    return []
 
 
 def _create_from_elsewhere(
-    engine: Engine, request: CreateVirtualDisk, target: Opened, home: Opened, image_id: str, digest: str
+    engine: Engine,
+    request: CreateVirtualDisk,
+    target: Opened,
+    home: Opened,
+    home_state: State,
+    image_id: str,
+    digest: str,
 ) -> list[FollowUp]:
     """A disk from a Snapshot of another repository: committed now, its bytes copied later."""
     assert request.base_snapshot_id is not None
     author = engine.author("createVirtualDisk", digest)
-    base = snapshot(home.state(), request.base_snapshot_id)
-    require_openable(home.state(), base)
+    base = snapshot(home_state, request.base_snapshot_id)
+    require_openable(home_state, base)
     if request.size < base.size_bytes:
         raise errors.InvalidParameter(
             f"The size {request.size} is smaller than its base's, {base.size_bytes}.",
@@ -117,13 +130,16 @@ def _create_from_elsewhere(
         rate_limit_bytes_per_s=request.options.rate_limit,
     )
     with target.work_on([image_id]):
-        if already_made(target.state(), image_id, digest):  # by whoever had the lease before
-            return []
         hold = copy_hold(target, image_id, asked.work_id)
         hold_snapshot(home, base, hold, author)
         with release_if_refused(home, base.id, hold, author):
-            target.commit(lambda draft: copy_planner.begin(draft, asked, target.storage.capabilities), author)
-        require_hold(home, base.id, hold, target, image_id, author)
+            begun = target.commit(
+                lambda draft: copy_planner.begin(draft, asked, target.storage.capabilities), author
+            )
+        if not begun.result:  # whoever had the lease before has made it
+            release_hold(home, base.id, hold, author)
+            return []
+        require_hold(home, base.id, hold, target, begun.state, image_id, author)
     return [FollowUp(target, Mend(image_id=image_id), image_id, request.options.rate_limit)]
 
 
@@ -143,8 +159,9 @@ def create_snapshot(engine: Engine, request: CreateSnapshot) -> Outcome:
         request_digest=digest,
         strategy=request.options.strategy,
     )
-    if image_id not in target.state().images:
-        require_new_id(engine, target, request.options.new_image_id)
+    state = target.state()
+    if image_id not in state.images:
+        require_new_id(engine, target, request.options.new_image_id, {})
     with target.work_on([image_id]):
-        switch_disk(target, asked, engine.author("createSnapshot", digest))
+        switch_disk(target, state, asked, engine.author("createSnapshot", digest))
     return Outcome(image_id)

@@ -18,6 +18,7 @@ from diskyard.host import Host
 from diskyard.log.log import Author
 from diskyard.model.fix import AnyAction
 from diskyard.model.records import USER_DATA_LIMIT_BYTES
+from diskyard.model.state import State
 from diskyard.opened import Opened
 from diskyard.operations.writers import make_from
 from diskyard.planner.common import Superseded
@@ -114,13 +115,15 @@ def require_user_data(user_data: Any) -> None:
         )
 
 
-def require_new_id(engine: Engine, target: Opened, image_id: str | None) -> None:
+def require_new_id(engine: Engine, target: Opened, image_id: str | None, known: dict[str, State]) -> None:
     """Refuse an id of the caller's that another connected repository has already.
 
     Images of one id are taken for the same one wherever they are. A repository that does not answer
     cannot be asked; images that are not the same one are told apart all the same.
 
     :param image_id: None: the id will be a fresh one.
+    :param known: the states that the verb has read, by the markers of their repositories; those that are
+        read for this are put into it.
     :raises diskyard.errors.ImageIdInUse: says where.
     """
     if image_id is None:
@@ -129,10 +132,10 @@ def require_new_id(engine: Engine, target: Opened, image_id: str | None) -> None
         if place.marker == target.marker:
             continue
         try:
-            is_taken = image_id in place.state().images
+            state = known[place.marker] = known.get(place.marker) or place.state()
         except errors.DiskyardError:
             continue
-        if is_taken:
+        if image_id in state.images:
             where = f"repository {place.repo_id}" if may_use(place.repo_id) else "another repository"
             raise errors.ImageIdInUse(
                 f"Image id {image_id} belongs to an image of {where}.", imageId=image_id

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeGuard
 
 from diskyard import errors
+from diskyard.commit import Committed
 from diskyard.host.identity import new_uuid
 from diskyard.log.log import Author
 from diskyard.model.looked import Looked
 from diskyard.model.records import AnyHold, CopyHold, Image, entry_id
+from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import make_volume, others_may_win
@@ -26,62 +29,74 @@ _CLONES, _SWITCHES = 3, 100  # how often each is tried while others change the d
 
 
 def switch_disk(
-    opened: Opened, asked: Switch, author: Author, also: Callable[[Draft], object] | None = None
-) -> Image | None:
+    opened: Opened,
+    state: State,
+    asked: Switch,
+    author: Author,
+    also: Callable[[Draft], object] | None = None,
+) -> tuple[Image | None, State]:
     """Freeze a disk's bytes as an image, durable on return; the caller has that image's lease.
 
     A crash between the intent and the seal leaves a weak image and an overlay that is
     building, which check lists; the disk is as it was.
 
+    :param state: what the caller has read last, be it before it had the lease.
     :param also: changes that go into the entry of the seal.
-    :returns: the frozen image; None if this very request was fulfilled before.
+    :returns: the frozen image, None if this very request was fulfilled before; and the state after it.
     :raises diskyard.errors.LeaseHeld: it is extended all the time, or others took over.
     """
     for _ in range(_SWITCHES):
-        made = opened.state().images.get(asked.image_id)
+        made = state.images.get(asked.image_id)
         if made is None or not made.is_strong:  # who asks once more for an answer need not wait
-            settle_disk(opened, asked.disk_id, author)
+            state = settle_disk(opened, state, asked.disk_id, author)
         try:
-            return _switch_once(opened, asked, author, also)
+            frozen = _switch_once(opened, state, asked, author, also)
+            return frozen.result, frozen.state
         except SwitchAgain:
             # Extended meanwhile. The next intent discards this one.
+            state = opened.state()
             asked = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
     raise errors.LeaseHeld(f"Disk {asked.disk_id} is extended all the time.", imageId=asked.disk_id)
 
 
 def _switch_once(
-    opened: Opened, asked: Switch, author: Author, also: Callable[[Draft], object] | None
-) -> Image | None:
-    def seal(draft: Draft, missing: Looked) -> Image:
+    opened: Opened, state: State, asked: Switch, author: Author, also: Callable[[Draft], object] | None
+) -> Committed[Image | None]:
+    def seal(draft: Draft, missing: Looked) -> Image | None:
         frozen = switch.seal(draft, asked, missing)
         if also is not None:
             also(draft)
         return frozen
 
-    require_no_stranger(opened, opened.state(), asked.disk_id)
-    overlay = commit_looking(
+    # If the disk is on another volume by now, that one is looked at before the seal.
+    require_no_stranger(opened, state, asked.disk_id)
+    begun = commit_looking(
         opened, asked.disk_id, lambda draft, missing: switch.begin(draft, asked, missing), author
     )
-    if overlay is None:
-        return None
-    opened.make_empty(overlay)
-    require_no_stranger(opened, opened.state(), asked.disk_id)
+    if begun.result is None:
+        return Committed(None, begun.before, begun.state)
+    opened.make_empty(begun.result)
+    require_no_stranger(opened, begun.state, asked.disk_id)
     with others_may_win():
         return commit_looking(opened, asked.disk_id, seal, author)
 
 
-def freeze_disk(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> Image:
-    """A held image with the disk's bytes of now; the disk can be used at once.
+def freeze_disk(
+    opened: Opened, state: State, disk_id: str, hold: AnyHold, author: Author
+) -> tuple[Image, State]:
+    """A held image with the disk's bytes of now, and the state after it; the disk can be used at once.
 
     From the cheapest: the freeze point that is there if nothing was written since; a
     clone, where the disk is one raw volume and storage can share its bytes; a switch.
     Each is decided anew on the state that its entry is built on.
+
+    :param state: what the caller has read last.
     """
-    settle_disk(opened, disk_id, author)
-    require_no_stranger(opened, opened.state(), disk_id)  # it may have its tables of an overlay in its memory
-    frozen = _hold_unwritten(opened, disk_id, hold, author)
-    if frozen is not None:
-        return frozen
+    state = settle_disk(opened, state, disk_id, author)
+    require_no_stranger(opened, state, disk_id)  # it may have its tables of an overlay in its memory
+    held = _hold_unwritten(opened, state, disk_id, hold, author)
+    if held is not None and held.result is not None:
+        return held.result, held.state
     asked = Switch(
         disk_id=disk_id,
         image_id=new_uuid(),
@@ -91,13 +106,17 @@ def freeze_disk(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> 
         hold=hold,
     )
     with opened.work_on([asked.image_id]):
-        frozen = _freeze_by_clone(opened, asked, author) or switch_disk(opened, asked, author)
+        cloned = _freeze_by_clone(opened, asked, author)
+        if cloned is not None and cloned.result is not None:
+            return cloned.result, cloned.state
+        frozen, state = switch_disk(opened, state, asked, author)
     assert frozen is not None  # only a request that a caller repeats was fulfilled before
-    return frozen
+    return frozen, state
 
 
-def _hold_unwritten(opened: Opened, disk_id: str, hold: AnyHold, author: Author) -> Image | None:
-    state = opened.state()
+def _hold_unwritten(
+    opened: Opened, state: State, disk_id: str, hold: AnyHold, author: Author
+) -> Committed[Image | None] | None:
     disk = virtual_disk(state, disk_id)
     found = switch.reusable_freeze_point(state, disk)
     if found is None or not opened.is_unwritten(found[1]):
@@ -111,7 +130,7 @@ def _hold_unwritten(opened: Opened, disk_id: str, hold: AnyHold, author: Author)
     )
 
 
-def _freeze_by_clone(opened: Opened, asked: Switch, author: Author) -> Image | None:
+def _freeze_by_clone(opened: Opened, asked: Switch, author: Author) -> Committed[Image] | None:
     """Freeze a disk that is one raw volume; None if it is not, or if others change it too quickly."""
     if not opened.storage.capabilities.reflink:
         return None
@@ -124,7 +143,7 @@ def _freeze_by_clone(opened: Opened, asked: Switch, author: Author) -> Image | N
     return None
 
 
-def _clone_once(opened: Opened, asked: Switch, author: Author) -> Image | None:
+def _clone_once(opened: Opened, asked: Switch, author: Author) -> Committed[Image] | None:
     """The same; what was begun is left, and nobody needs it, if the disk has changed meanwhile.
 
     :raises Superseded: it has.
@@ -132,7 +151,7 @@ def _clone_once(opened: Opened, asked: Switch, author: Author) -> Image | None:
     disk_id = asked.disk_id
     clone = commit_looking(
         opened, disk_id, lambda draft, missing: switch.begin_clone(draft, asked, missing), author
-    )
+    ).result
     if clone is None:
         return None
     make_volume(opened, NewVolume(clone.volume, clone.source), disk_id)
@@ -143,7 +162,7 @@ def _clone_once(opened: Opened, asked: Switch, author: Author) -> Image | None:
 
 def _forget_volume(opened: Opened, volume_id: str, author: Author) -> None:
     """Delete a volume that this operation was making, and makes no use of."""
-    doomed = opened.commit(lambda draft: clean.doom_abandoned(draft, volume_id), author)
+    doomed = opened.commit(lambda draft: clean.doom_abandoned(draft, volume_id), author).result
     if doomed is not None:
         opened.storage.delete_volume(volume_name(doomed))
         opened.commit(lambda draft: clean.forget(draft, volume_id), author)
@@ -164,7 +183,7 @@ def copy_hold(target: Opened, copy_id: str, work_id: str) -> CopyHold:
     )
 
 
-def is_hold_of(hold: AnyHold, target: Opened, copy_id: str) -> bool:
+def is_hold_of(hold: AnyHold, target: Opened, copy_id: str) -> TypeGuard[CopyHold]:
     """Whether a hold is for this copy, in this very place."""
     return (
         isinstance(hold, CopyHold)
@@ -179,11 +198,11 @@ def in_place(hold: CopyHold, target: Opened) -> bool:
     return hold.target_place == own or "" in (hold.target_place, own)
 
 
-def hold_snapshot(home: Opened, found: Image, hold: AnyHold, author: Author) -> Image:
+def hold_snapshot(home: Opened, found: Image, hold: AnyHold, author: Author) -> Committed[Image]:
     """Hold a Snapshot for whoever reads it, before anything relies on its bytes.
 
     :param found: as it was when it was chosen.
-    :returns: the Snapshot, as it is held.
+    :returns: the Snapshot, as it is held, and the state in which it is.
     :raises diskyard.errors.Unsupported: nothing can be held there: see :func:`require_holdable`.
     """
     require_holdable(home, found)
@@ -213,15 +232,24 @@ def require_holdable(home: Opened, source: Image) -> None:
 
 
 def require_hold(
-    home: Opened, image_id: str, hold: AnyHold, target: Opened, copy_id: str, author: Author
+    home: Opened,
+    image_id: str,
+    hold: AnyHold,
+    target: Opened,
+    published: State,
+    copy_id: str,
+    author: Author,
 ) -> None:
     """The look after publishing a copy: its hold must still stand before the caller is told.
 
     A cleaner could have released it in between only if this process had lost its lease.
 
+    :param published: of the target, after the entry that made the copy.
     :raises diskyard.errors.LeaseHeld: it does not; the copy is taken back.
     """
-    image = home.state().images.get(image_id)
+    # In one place with the copy the entry that made it is as new as a look; elsewhere it takes one.
+    state = published if home.log is target.log else home.state()
+    image = state.images.get(image_id)
     if image is not None and hold in image.held_for:
         return
     with contextlib.suppress(errors.ImageNotFound):  # somebody was quicker
@@ -288,8 +316,8 @@ def require_unchanged(home: Opened, seen: Image) -> None:
         )
 
 
-def release_hold(home: Opened, image_id: str, hold: AnyHold, author: Author) -> bool:
-    """End a hold; False if it is gone already, or nothing can be written: check lists it then."""
+def release_hold(home: Opened, image_id: str, hold: AnyHold, author: Author) -> Committed[bool] | None:
+    """End a hold, if it is there; None if nothing can be written: check lists it then."""
     if home.is_read_only:
-        return False
+        return None
     return home.commit(lambda draft: switch.release(draft, image_id, hold), author)

@@ -19,7 +19,6 @@ def require_nothing_kept(opened: Opened) -> None:
     :raises diskyard.errors.NotEmpty: names the volumes of another history.
     :raises diskyard.errors.RepositoryInUse: names the volumes that are written to.
     """
-    opened.state()
     listed = opened.storage.list_volumes()
     state = opened.state()
     by_id = stored_by_id(state, listed)

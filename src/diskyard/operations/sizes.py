@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from diskyard import errors
+from diskyard.commit import Committed
 from diskyard.host.identity import new_uuid
 from diskyard.log.log import Author
 from diskyard.model.records import IMAGE_SIZE_LIMIT_BYTES, SECTOR_BYTES, Image, Volume
@@ -19,6 +20,7 @@ from diskyard.operations.writers import require_no_stranger, require_no_stranger
 from diskyard.planner import sizes as planner
 from diskyard.planner.common import strong_image
 from diskyard.planner.sizes import Growth, size_lease
+from diskyard.settled import commit_looking
 from diskyard.volume_files import opening, reading
 
 _EXTEND_WAIT_S = 1.0
@@ -37,19 +39,18 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
     image_id = request.image_id
     with opened.work_on([image_id, size_lease(image_id)], wait_s=_EXTEND_WAIT_S) as leases:
         fds = [fd for lease in leases for fd in lease.descriptors()]
-        settle_size(opened, image_id, author, fds)
-        state = opened.state()
+        state, _ = settle_size(opened, image_id, author, fds)
         missing = opened.missing_below(state, image_id)
         disk = planner.growable_disk(Draft(state), image_id, request.size, missing)
         planner.require_room_to_grow(state, disk, request.size, opened.storage.capabilities)
         require_no_stranger(opened, state, image_id)
         work_id = new_uuid()
-        grown = opened.commit(
+        begun = opened.commit(
             lambda draft: planner.begin_extend(draft, image_id, request.size, work_id, missing), author
         )
-        if grown is not None:
+        if begun.result is not None:
             try:
-                _extend(opened, image_id, grown, author, fds)
+                _extend(opened, begun.state, image_id, begun.result, author, fds)
             except (errors.DiskyardError, OSError) as error:
                 if getattr(error, "details", {}).get("outcome") != "unknown":
                     with contextlib.suppress(errors.DiskyardError, OSError):  # check lists it
@@ -58,32 +59,38 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
     return Outcome(image_id)
 
 
-def _extend(opened: Opened, image_id: str, grown: Volume, author: Author, fds: list[int]) -> None:
+def _extend(
+    opened: Opened, state: State, image_id: str, grown: Volume, author: Author, fds: list[int]
+) -> None:
     """Grow the volume, durably, and then its record."""
     assert grown.extending is not None
-    state = opened.state()
     with reading(opened, state, strong_image(state, image_id)) as chain, writing(opened, grown) as leases:
         fds = [*fds, *(fd for lease in leases for fd in lease.descriptors())]
         grow(opened.host, chain, grown.extending.size_bytes, grown.preallocated, inherit_fds=fds)
-    missing = opened.missing_below(opened.state(), image_id)
     with others_may_win():
-        opened.commit(lambda draft: planner.seal_extend(draft, image_id, grown, missing), author)
+        commit_looking(
+            opened,
+            image_id,
+            lambda draft, missing: planner.seal_extend(draft, image_id, grown, missing),
+            author,
+        )
 
 
-def settle_disk(opened: Opened, image_id: str, author: Author) -> None:
+def settle_disk(opened: Opened, state: State, image_id: str, author: Author) -> State:
     """Make sure that a disk's volume is as long as its record says; mostly a look.
 
+    :param state: what the caller has read last.
+    :returns: the same, or what came of it.
     :raises diskyard.errors.LeaseHeld: an extend is under way.
     :raises diskyard.errors.ImageBroken: it is longer, and that cannot be taken over.
     """
-    state = opened.state()
     image = state.images.get(image_id)
     if image is None or not _is_in_doubt(opened, state, image):
-        return
+        return state
     try:
         with opened.work_on([size_lease(image_id)], wait_s=_EXTEND_WAIT_S) as leases:
             fds = [fd for lease in leases for fd in lease.descriptors()]
-            settle_size(opened, image_id, author, fds)
+            return settle_size(opened, image_id, author, fds)[0]
     except errors.LeaseHeld as error:
         raise errors.LeaseHeld(f"VirtualDisk {image_id} is being extended.", imageId=image_id) from error
 
@@ -97,28 +104,30 @@ def _is_in_doubt(opened: Opened, state: State, image: Image) -> bool:
     return volume.extending is not None or opened.longer_bytes(volume, opened.stored(volume)) is not None
 
 
-def settle_size(opened: Opened, image_id: str, author: Author, inherit_fds: list[int]) -> bool:
-    """The same for who has the lease of its size; whether anything changed.
+def settle_size(opened: Opened, image_id: str, author: Author, inherit_fds: list[int]) -> tuple[State, bool]:
+    """The same for who has the lease of its size; the newest state, and whether anything changed.
+
+    The log is read for it: what an extend did before it gave up the lease must not be undone.
 
     An extend that was cut is taken back. A volume that is longer without one, or than it was to
     become, or that holds anything there, was grown or written by its guest's QEMU: the disk becomes as
     long. A shorter one has lost data: it is damaged, and must not be made to look whole.
     """
-    changed = False
+    state, changed = opened.state(), False
     while True:
-        state = opened.state()
         image = state.images.get(image_id)
         if image is None or not _is_in_doubt(opened, state, image):
-            return changed
+            return state, changed
         volume = state.volumes[str(image.volume_id)]
         if opened.is_unreadable(volume, opened.stored(volume)):
-            return changed  # who asked for the disk is told that it cannot be read
-        changed |= _settle(opened, state, image, volume, author, inherit_fds)
+            return state, changed  # who asked for the disk is told that it cannot be read
+        settled = _settle(opened, state, image, volume, author, inherit_fds)
+        state, changed = settled.state, changed or settled.result
 
 
 def _settle(
     opened: Opened, state: State, image: Image, volume: Volume, author: Author, inherit_fds: list[int]
-) -> bool:
+) -> Committed[bool]:
     """One try, of who has the lease of its size; False if the disk is not as it was found any more."""
     require_no_stranger_in(opened, volume, image.id)
     actual_bytes = opened.longer_bytes(volume, opened.stored(volume)) or volume.size_bytes
@@ -182,13 +191,12 @@ def growth_of(opened: Opened, state: State, volume: Volume) -> Growth:
     return Growth(volume, size_bytes)
 
 
-def growth_of_writer(opened: Opened, image_id: str) -> Growth | None:
+def growth_of_writer(opened: Opened, state: State, image_id: str) -> Growth | None:
     """What a guest that ends has made of its disk's size; None if nothing, or if that cannot be said.
 
     An attachment must end whatever the storage says: who looks at the disk next is told.
     """
     with contextlib.suppress(errors.DiskyardError, OSError):
-        state = opened.state()
         image = state.images.get(image_id)
         volume = None if image is None else state.volumes.get(image.volume_id or "")
         if (

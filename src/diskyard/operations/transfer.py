@@ -138,11 +138,12 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
         path = transfer_path(engine.host, engine.host.files.device_behind(path))
     target = engine.connections.get(request.target_repo_id)
     image_id = request.options.new_image_id or new_uuid()
-    digest = _digest(target.state().images.get(image_id), request)
-    if already_made(target.state(), image_id, digest):
-        _remember_again(engine, target, image_id, request, path)
+    state = target.state()
+    digest = _digest(state.images.get(image_id), request)
+    if already_made(state, image_id, digest):
+        _remember_again(engine, target, state.images[image_id], request, path)
     else:
-        require_new_id(engine, target, request.options.new_image_id)
+        require_new_id(engine, target, request.options.new_image_id, {})
         _begin(engine, target, image_id, digest, request, path)
     rate_limit = request.options.rate_limit
     follow_ups = [FollowUp(target, Mend(image_id=image_id), image_id, rate_limit)]
@@ -206,19 +207,18 @@ def _begin(
         )
 
 
-def _remember_again(engine: Engine, target: Opened, image_id: str, request: ImportImage, path: str) -> None:
+def _remember_again(engine: Engine, target: Opened, image: Image, request: ImportImage, path: str) -> None:
     """Remember a request that an earlier version, or one with another state folder, has committed."""
-    image = target.state().images.get(image_id)
-    source = None if image is None or image.pending is None else image.pending.source
-    if image is None or not isinstance(source, FileSource):
+    source = None if image.pending is None else image.pending.source
+    if not isinstance(source, FileSource):
         return
     if source.machine_id != engine.host.identity.machine_id or engine.asked_imports.remembers(target, image):
         return
     same, _ = _look_into(engine, request, path)
     # Who has the lease completes the image now. Of another file check says that it has changed.
-    with contextlib.suppress(errors.LeaseHeld), target.work_on([image_id]):
-        if same == source and target.state().images.get(image_id) == image:
-            engine.asked_imports.remember(target, image_id, source, image.request_digest or "")
+    with contextlib.suppress(errors.LeaseHeld), target.work_on([image.id]):
+        if same == source and target.state().images.get(image.id) == image:
+            engine.asked_imports.remember(target, image.id, source, image.request_digest or "")
 
 
 def _look_into(engine: Engine, request: ImportImage, path: str) -> tuple[FileSource, int]:

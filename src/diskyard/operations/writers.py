@@ -170,15 +170,16 @@ def nobody_writes(opened: Opened, volumes: Sequence[Volume], image_id: str) -> I
         require_no_stranger_in(opened, volume, image_id)
 
 
-def require_writer_gone(opened: Opened, attachment: Attachment, *, advice: str) -> None:
+def require_writer_gone(opened: Opened, state: State, attachment: Attachment, *, advice: str) -> None:
     """Refuse to end an attachment whose guest still writes.
 
+    :param state: in which the attachment is: for as long as it is, nobody merges its volumes.
     :raises diskyard.errors.ImageInUse: some QEMU has one of its volumes open for writing, or none can tell.
     """
     if attachment.mode != "read_write":
         return
     deadline_s = opened.host.clock.monotonic_s() + _ENDING_S
-    while (why := _why_not_gone(opened, attachment)) is not None:
+    while (why := _why_not_gone(opened, state, attachment)) is not None:
         if opened.host.clock.monotonic_s() >= deadline_s:
             raise errors.ImageInUse(
                 f"The attachment of image {attachment.image_id} for {attachment.owner} cannot end: {why}.",
@@ -190,9 +191,8 @@ def require_writer_gone(opened: Opened, attachment: Attachment, *, advice: str) 
         opened.host.clock.sleep(_POLL_S)
 
 
-def _why_not_gone(opened: Opened, attachment: Attachment) -> str | None:
+def _why_not_gone(opened: Opened, state: State, attachment: Attachment) -> str | None:
     """Of its volumes the first that some QEMU has open for writing, or that cannot be asked."""
-    state = opened.state()
     for volume_id in attachment.volume_ids:
         volume = state.volumes.get(volume_id)
         if volume is None:

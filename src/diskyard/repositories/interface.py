@@ -163,6 +163,9 @@ class Repository(Protocol):
     def get(self, kind: LogKind, number: int) -> Copies:
         """The two copies of an object. It is absent only if both are."""
 
+    def has(self, kind: LogKind, number: int) -> bool:
+        """Whether a copy of an object is there, whatever it holds: neither is read."""
+
     def numbers(self, kind: LogKind) -> dict[int, float]:
         """The numbers of the objects of which a copy is there, each with its age in seconds.
 

@@ -71,10 +71,10 @@ def _untrack(service: Service, request: ask.UntrackChanges) -> None:
 
 def _prepare(service: Service, request: ask.PrepareImage) -> Attached:
     opened = service.connections.get(request.repository_id)
+    if request.options.serve is None:
+        return prepare_image(service.engine, request)[0]
     before = opened.state().attachments
     attached, chain = prepare_image(service.engine, request)
-    if request.options.serve is None:
-        return attached
     try:
         return service.servers.serve(opened, attached, chain)
     except BaseException:

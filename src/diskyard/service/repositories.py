@@ -217,8 +217,9 @@ def remove_repository(service: Service, request: ask.RemoveStorageRepository) ->
     found = find_format(opened.format)
     if found.folder_of is not None:
         _require_inside(service, opened.storage.place)
-    if not opened.state().closed:  # it is after a removal that was cut short
-        require_empty(opened.state())
+    state = opened.state()
+    if not state.closed:  # it is after a removal that was cut short
+        require_empty(state)
         _require_idle(service, request.repository_id)
         require_nothing_kept(opened)
         if found.require_removable is not None:

@@ -238,7 +238,7 @@ class Injector:
             return self._fault
 
 
-def _path_of(words: Sequence[object]) -> str:
+def path_of(words: Sequence[object]) -> str:
     """The path that a call is about; that of what a descriptor is open on."""
     word = words[0] if words else ""
     if isinstance(word, list):  # of ranges, each with its descriptor
@@ -268,7 +268,7 @@ class FaultyFiles(Files):
 
         def faulty() -> R:
             answers: list[R] = []
-            path = _path_of(words)
+            path = path_of(words)
             try:
                 with self._injector.around(name, _kind_of(name, path), raised, path):
                     answers.append(do())

@@ -195,6 +195,10 @@ class WatchedRepository(Repository):
         copies: Copies = self._call("get", kind, number)
         return copies
 
+    def has(self, kind: LogKind, number: int) -> bool:
+        """Watched."""
+        return bool(self._call("has", kind, number))
+
     def numbers(self, kind: LogKind) -> dict[int, float]:
         """Watched."""
         found: dict[int, float] = self._call("numbers", kind)

@@ -145,6 +145,15 @@ class LogStoreContract:
         assert repository.newest_number("entry") == 10
         assert repository.newest_number("checkpoint") == 0
 
+    def test_has(self, repository: Repository, place: Place) -> None:
+        """What is there is there for another connection too, until it is deleted."""
+        repository.put("entry", 7, b"x")
+        for connection in (repository, place.connect()):
+            found = [(kind, number) for kind in KINDS for number in (0, 6, 7) if connection.has(kind, number)]
+            assert sorted(found) == [("checkpoint", 0), ("entry", 0), ("entry", 7)]
+        repository.delete("entry", 7)
+        assert not repository.has("entry", 7)
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_delete_removes_both_copies(self, repository: Repository, kind: LogKind) -> None:
         """It is absent then; deleting what is absent does nothing."""

@@ -11,7 +11,7 @@ import pytest
 
 from diskyard import commit as committing
 from diskyard import errors
-from diskyard.commit import commit
+from diskyard.commit import Committed, commit
 from diskyard.host.calls import TIMEOUT_VARIABLE, calls_of_this_thread, noted
 from diskyard.host.publishing import UncertainError
 from diskyard.log.codec import decode
@@ -25,7 +25,7 @@ from diskyard.repositories.interface import LogKind
 from diskyard.service.supervise import Supervisor
 from diskyard.testing.faults import Crash, WatchedRepository
 from diskyard.testing.together import Together, at_once
-from tests.unit.log.shelf import Shelf, once
+from tests.unit.log.shelf import Shelf, once, write_many
 from tests.unit.records import ENTRY, HOST, NOW, building, disk, image, uid, volume
 
 LONG_S = 60.0
@@ -39,7 +39,7 @@ def shelf() -> Shelf:
 
 
 def named(log: Log, name: str, plan: Plan) -> Callable[[], object]:
-    return lambda: commit(log, plan, Author(f"verb of {name}", name, f"digest of {name}"))
+    return lambda: commit(log, plan, Author(f"verb of {name}", name, f"digest of {name}")).result
 
 
 def put(name: str) -> Plan:
@@ -277,6 +277,51 @@ def test_changes_that_do_not_fit_into_one_entry_are_made_one_by_one(shelf: Shelf
     assert state.version == 4
     assert state.images[uid("d")].volume_id == uid("n")
     assert state.volumes[uid("v")].state == "ready"  # its reader has it open
+
+
+# -- the state after it ---------------------------------------------------------------------------
+
+
+def test_all_of_an_entry_are_given_the_states_around_it(shelf: Shelf) -> None:
+    log = shelf.log()
+    before = log.refresh()
+    found = at_once(log, *(partial(commit, log, put(name), Author(name, "")) for name in "ab"))
+    after = shelf.log().refresh()
+    assert set(after.volumes) == ids("a", "b")
+    assert found == [Committed(name, before, after) for name in "ab"]
+
+
+def test_where_nothing_changes_the_state_is_the_newest(shelf: Shelf) -> None:
+    log = shelf.log()
+    log.refresh()
+    commit(shelf.log(), put("other"), Author("other", ""))
+    done = commit(log, lambda draft: "nothing", Author("none", ""))
+    assert done.before is done.state
+    assert done == Committed("nothing", done.state, shelf.log().refresh())
+
+
+def test_the_states_around_an_entry_that_lost_its_number_are_those_of_the_next(shelf: Shelf) -> None:
+    log, watched = shelf.open()
+    log.refresh()
+
+    def come_first() -> None:
+        commit(shelf.log(), put("other"), Author("other", ""))
+
+    watched.before = once("put", come_first, watched)
+    done = commit(log, put("a"), Author("a", ""))
+    assert (set(done.before.volumes), set(done.state.volumes)) == (ids("other"), ids("other", "a"))
+    assert done.state == shelf.log().refresh()
+
+
+def test_an_entry_that_others_followed_gives_the_state_that_it_leads_to(shelf: Shelf) -> None:
+    write_many(shelf.log(), 5)
+    log, watched = shelf.open()
+    log.refresh()
+    watched.after = once("put", lambda: write_many(shelf.log(), 500), watched)
+    done = commit(log, put("first"), Author("first", ""))
+    assert done.state.version == 6
+    assert uid("first") in done.state.volumes
+    assert log.refresh().version == 506
 
 
 # -- losing, and failing -----------------------------------------------------------------------------

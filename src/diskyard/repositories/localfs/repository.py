@@ -149,6 +149,10 @@ class LocalRepository:
                 raise  # of this process or the connection, and no word about the copy
             return b""
 
+    def has(self, kind: LogKind, number: int) -> bool:
+        """Whether one of the two names is there."""
+        return any(map(self._files.exists, layout.log_paths(self.place, kind, number)))
+
     def numbers(self, kind: LogKind) -> dict[int, float]:
         """The numbers there are, with the age of the younger copy."""
         now_s = self._host.clock.wall_s()

@@ -89,6 +89,11 @@ class MemoryRepository:
             first, second = self.store.objects.get((kind, number), (None, None))
             return first, second
 
+    def has(self, kind: LogKind, number: int) -> bool:
+        """Whether its key is there."""
+        with self.store.lock:
+            return (kind, number) in self.store.objects
+
     def numbers(self, kind: LogKind) -> dict[int, float]:
         """The numbers there are, with their ages."""
         now_s = self._host.clock.wall_s()

@@ -1,0 +1,47 @@
+"""No verb or fix asks storage more often than the table of docs/performance.md says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from diskyard.testing.round_trips import CASES, RoundTrips, Worlds, count, table_of
+from diskyard.testing.scenarios import Scenario
+
+DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "performance.md"
+TABLE = {name: now for name, (_, now) in table_of(DOCUMENT.read_text(encoding="utf-8")).items()}
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
+    return Worlds(tmp_path_factory.mktemp("round-trips"))
+
+
+def differences(counted: RoundTrips, told: RoundTrips) -> list[str]:
+    """What grew or shrank, in words."""
+    return [
+        f"{kind.replace('_', ' ')} {'grew' if now > before else 'shrank'} from {before} to {now}"
+        for (kind, now), before in zip(asdict(counted).items(), asdict(told).values(), strict=True)
+        if now != before
+    ]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_storage_is_asked_as_often_as_the_table_says(case: Scenario, worlds: Worlds) -> None:
+    counter = count(case, worlds.ready_for(case))
+    assert case.name in TABLE, f"docs/performance.md lacks a row: run benchmarks.round_trips for {case.name}"
+    assert not differences(counter.counted(), TABLE[case.name]), (
+        "if that is meant, run `python -m benchmarks.round_trips` and put its table into docs/performance.md"
+    )
+
+
+def test_the_table_has_no_other_rows() -> None:
+    assert sorted(TABLE) == sorted(case.name for case in CASES)
+
+
+def test_what_grew_is_told_in_words() -> None:
+    told = RoundTrips(entries=2, refreshes=3, looks=7)
+    counted = RoundTrips(entries=2, refreshes=4, looks=6)
+    assert differences(counted, told) == ["refreshes grew from 3 to 4", "looks shrank from 7 to 6"]
