@@ -25,9 +25,9 @@ from diskyard.host.calls import (
     default_timeout_s,
     noted,
 )
+from diskyard.host.supervise import Supervisor
 from diskyard.operations.transfer import transfer_path
 from diskyard.service import Service, call
-from diskyard.service.supervise import Supervisor
 from diskyard.tasks.limits import TaskLimits, Urgency
 from diskyard.tasks.pool import TaskPool
 from diskyard.tasks.waitlist import Waiting

@@ -181,7 +181,7 @@ GUARDS = [
     ),
     Guard(
         "a guest's size is taken over when it ends",
-        "diskyard.attachments.attach",
+        "diskyard.operations.attach",
         (("        if ended and growth is not None:\n", "        if False:\n"),),
         ("tests/api/test_sizes.py::test_a_disk_grown_by_its_guest_keeps_what_the_guest_wrote[raw]",),
     ),
@@ -402,7 +402,7 @@ GUARDS = [
     ),
     Guard(
         "a guest that writes yet, as its attachment ends",
-        "diskyard.attachments.attach",
+        "diskyard.operations.attach",
         (("        if not options.force:\n", "        if False:\n"),),
         (f"{WRITERS}::test_teardown_under_a_live_writer",),
     ),

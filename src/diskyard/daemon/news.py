@@ -8,12 +8,12 @@ from collections.abc import Callable
 from diskyard import errors
 from diskyard.connections import Connections
 from diskyard.events import Events
+from diskyard.host.supervise import Running, Supervisor
 from diskyard.image_events import image_events
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry
 from diskyard.opened import Opened
 from diskyard.service import Service
-from diskyard.service.supervise import Running, Supervisor
 
 _LOOK_EVERY_S = 2.0
 

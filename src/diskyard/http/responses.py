@@ -8,7 +8,7 @@ from typing import Any
 
 from diskyard.errors import CODES, DiskyardError
 from diskyard.http.problems import PROBLEM_TYPE, problem, title_of
-from diskyard.service.verbs import Access
+from diskyard.model.verbs import Access
 
 REQUEST_ID_HEADER = {"$ref": "#/components/headers/RequestID"}
 _REQUEST_ID = "[A-Za-z0-9._-]{1,64}"

@@ -17,8 +17,9 @@ from diskyard.http.long_calls import NO_PLACE, Courtesy, LongCalls, is_long
 from diskyard.http.pieces import Piece, pieces
 from diskyard.model import requests as ask
 from diskyard.model.courtesy import WAY
+from diskyard.model.verbs import BY_REQUEST
 from diskyard.service import Service
-from diskyard.service.verbs import BY_REQUEST, outcome_details
+from diskyard.service.verbs import outcome_details
 
 # Lanes that no repoId can name.
 _NO_REPOSITORY, _NEW_PLACES = "", "\n"

@@ -6,7 +6,7 @@ from typing import Any
 
 from diskyard.errors import CODES
 from diskyard.http.responses import REQUEST_ID_HEADER, failures, security
-from diskyard.service.verbs import Access
+from diskyard.model.verbs import Access
 
 _EVENTS = """\
 What happens on this host, as server-sent events: `id`, `event` and one line of `data`, a JSON object

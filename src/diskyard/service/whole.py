@@ -11,9 +11,13 @@ from importlib import import_module
 
 import msgspec
 
-import diskyard.mover.qmp
-import diskyard.service.changing  # noqa: F401 - importing them is what this is for
+from diskyard.model.verbs import VERBS
+from diskyard.service.verbs import function_of
 
+for verb in VERBS.values():
+    function_of(verb)
+for module in ("diskyard.fixes.exporting", "diskyard.fixes.runner", "diskyard.mover.qmp"):
+    import_module(module)
 with suppress(ImportError):  # libnbd may be missing: who needs it says so then
     import_module("nbd")
 
