@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from diskyard import errors
 from diskyard.host.identity import new_nonce
 from diskyard.log.log import Author, Log, Published, unknown_outcome
-from diskyard.log.turns import Job, fail_all
+from diskyard.log.turns import Waiter, fail_all
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Draft, Frees, Part
 from diskyard.planner.normalise import normalise, verify
@@ -46,7 +46,7 @@ def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> Result:
         times, in any thread that commits to this log.
     :returns: what ``plan`` returned; its changes are durable.
     :raises diskyard.errors.NotARepository: the repository is being removed.
-    :raises diskyard.errors.StorageError: the outcome is unknown (see :meth:`Log.publish`).
+    :raises diskyard.errors.UnknownOutcome: it may be made (see :meth:`Log.publish`).
     """
     change = _Change(plan, author)
     log.writers.take_part(change, partial(_commit, log))
@@ -54,7 +54,7 @@ def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> Result:
     return result
 
 
-class _Change(Job[Any]):
+class _Change(Waiter[Any]):
     """What one thread wants to change."""
 
     def __init__(self, plan: Callable[[Draft], object], author: Author) -> None:
@@ -76,7 +76,7 @@ def _commit(log: Log, changes: Sequence[_Change]) -> None:
                 group.answer()
                 return
         except errors.DiskyardError as error:
-            if len(group.members) > 1 and error.details.get("outcome") != "unknown":
+            if len(group.members) > 1 and not isinstance(error, errors.UnknownOutcome):
                 # Nothing was made. Alone each gets what it can: the reserve is for those only
                 # that lead to less, and what cannot be published at all is in nobody's way.
                 for change in group.members:

@@ -53,7 +53,7 @@ def test_a_caller_is_told_and_the_work_goes_on(storage: threading.Event) -> None
         done.set()
 
     with pytest.raises(errors.RepositoryUnavailable) as found:
-        supervisor.run(work, outcome="unknown")
+        supervisor.run(work, may_be_done=True)
     assert "read of /somewhere" in found.value.message
     assert found.value.details == {"outcome": "unknown"}
     assert supervisor.run(lambda: "others") == "others"

@@ -252,13 +252,14 @@ class Answer:
     def _foreign(self) -> errors.DiskyardError:
         """An answer that no daemon sends: of a proxy, or of another server."""
         kind = _BY_STATUS.get(self.status, errors.InternalError)
+        if self.status >= 500:
+            kind = errors.unknown_outcome(kind)
         text = self.body[:_SHOWN_LIMIT].decode(errors="replace")
         shown = "".join(character if character.isprintable() else " " for character in text).strip()
         return kind(
             f"What answers at {self.url} is no daemon of Diskyard: HTTP {self.status} {shown}",
             advice="Check the URL, and any proxy in between.",
             url=self.url,
-            outcome="unknown" if self.status >= 500 else None,
         )
 
 
@@ -269,14 +270,17 @@ def error_of(told: Mapping[str, Any]) -> errors.DiskyardError:
 
 def _error(told: Mapping[str, Any], message: str) -> errors.DiskyardError:
     code = str(told.get("code"))
-    kind = errors.CODES.get(code)
+    known = errors.CODES.get(code)
+    kind = known or errors.InternalError
+    if told.get("outcome") == "unknown":
+        kind = errors.unknown_outcome(kind)
     details = {
         str(name): value if isinstance(value, str) else msgspec.json.encode(value).decode()
         for name, value in told.items()
         if name not in _PROBLEM_MEMBERS and name != "message" and value is not None
     }
-    if kind is None:  # of a newer version
-        return errors.InternalError(
+    if known is None:  # of a newer version
+        return kind(
             f"{code}: {message}", advice=str(told.get("advice", "")), **{**details, "unknownCode": code}
         )
     return kind(message, advice=str(told["advice"]) if "advice" in told else None, **details)

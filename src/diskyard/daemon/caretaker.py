@@ -172,9 +172,9 @@ class _Round:
         None begins while a check still hangs: it would only leave one more thread behind.
         """
         try:
-            if checking.job.ended.is_set():
+            if checking.has_ended():
                 self.checking = None
-                listed = [] if self.is_late else cast("list[Fix]", checking.job.answer())
+                listed = [] if self.is_late else cast("list[Fix]", checking.answer())
                 now_s = self.service.host.clock.monotonic_s()
                 if not self.is_late:
                     self.left_alone.forget_unlisted(self.repository_id, self.policy.fixes, listed)

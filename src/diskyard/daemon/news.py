@@ -66,6 +66,6 @@ class News:
         """Ask every connected repository for news; one that has not answered is not asked again."""
         for repo_id, opened in self._connections.connected().items():
             asked = self._asked.get(repo_id)
-            if asked is None or asked.job.ended.is_set():
+            if asked is None or asked.has_ended():
                 # It fails where a verb would fail too, which says so to whoever calls it.
                 self._asked[repo_id] = self._supervisor.begin(opened.state)

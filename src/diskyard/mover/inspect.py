@@ -9,7 +9,7 @@ from diskyard.host import Host, Limits
 from diskyard.mover.durable import os_errors
 from diskyard.mover.failures import brief, expected, failure
 from diskyard.mover.graphs import program_graph
-from diskyard.mover.interface import Chain, Layer
+from diskyard.mover.interface import Layer
 from diskyard.mover.opening import descriptors, opened_files
 
 _CHECK_TIMEOUT_S = 3600.0
@@ -57,20 +57,3 @@ def _check_open(host: Host, layer: Layer) -> str | None:
         raise problem
     # qemu-img could not make sense of it. A lock, no room and a killed child are told apart above.
     return f"It cannot be checked: {brief(finished.stderr)}."
-
-
-def allocated_bytes(host: Host, chain: Chain) -> int:
-    """How much storage the top volume of a chain uses, without what is below it.
-
-    A volume that is no file uses its whole size.
-
-    :raises diskyard.errors.StorageError: its file is missing or does not answer.
-    """
-    top = chain[0]
-    if top.path is None:
-        return top.size_bytes
-    with os_errors(f"reading what volume {top.name} uses"):
-        file = host.files.look(top.path)
-    if file is None:
-        raise errors.StorageError(f"The file of volume {top.name} is missing.")
-    return file.allocated_bytes

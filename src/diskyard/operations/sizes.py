@@ -51,7 +51,7 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
             try:
                 _extend(opened, image_id, grown, author, fds)
             except (errors.DiskyardError, OSError) as error:
-                if getattr(error, "details", {}).get("outcome") != "unknown":
+                if not isinstance(error, errors.UnknownOutcome):
                     with contextlib.suppress(errors.DiskyardError, OSError):  # check lists it
                         settle_size(opened, image_id, author, fds)
                 raise

@@ -16,7 +16,7 @@ from diskyard.model.verbs import BY_REQUEST, VERBS, Verb
 from diskyard.operations.engine import Engine, Outcome
 from diskyard.service.service import Service
 
-__all__ = ["VERBS", "Verb", "call", "function_of", "outcome_details", "run", "run_unwatched", "translated"]
+__all__ = ["VERBS", "Verb", "call", "function_of", "run", "run_unwatched", "translated"]
 
 
 @cache
@@ -38,12 +38,7 @@ def run(service: Service, request: Request) -> Any:
         and what nobody expected is an InternalError that has it as its cause.
     """
     verb = BY_REQUEST[type(request)]
-    return service.supervisor.run(lambda: run_unwatched(service, request), **outcome_details(verb))
-
-
-def outcome_details(verb: Verb) -> dict[str, str]:
-    """What an error says of a verb that was left behind, as its storage does not answer."""
-    return {} if verb.only_looks else {"outcome": "unknown"}
+    return service.supervisor.run(lambda: run_unwatched(service, request), may_be_done=not verb.only_looks)
 
 
 def run_unwatched(service: Service, request: Request) -> Any:

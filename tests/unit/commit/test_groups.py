@@ -473,7 +473,7 @@ def test_who_is_worked_for_stays_and_who_waits_leaves(shelf: Shelf, answers: thr
         finally:
             ended.set()
 
-    together = Together(log, [*putting(log, "a"), lambda: supervisor.run(follow, outcome="unknown")])
+    together = Together(log, [*putting(log, "a"), lambda: supervisor.run(follow, may_be_done=True)])
     together.start()
     assert hangs.wait(LONG_S)
     # Who comes now is told soon, and nothing comes of it later.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diskyard import errors
-from diskyard.mover.inspect import allocated_bytes, check_volume
+from diskyard.mover.inspect import check_volume
 from diskyard.mover.opening import opened_files
 from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten
 from diskyard.mover.reflink import clone_layer
@@ -72,13 +72,6 @@ def test_check_finds_a_short_raw_file(bench: Bench) -> None:
     assert check_volume(bench.host, layer) is None
     os.truncate(str(layer.path), 512)
     assert check_volume(bench.host, layer) == "Its file has 512 bytes of 1048576."
-
-
-def test_allocated_bytes(bench: Bench) -> None:
-    layer = bench.layer("root", "raw", 4 * MIB)
-    assert allocated_bytes(bench.host, (layer,)) == 0
-    bench.fill((layer,), [(0, MIB, 3)])
-    assert allocated_bytes(bench.host, (layer,)) == MIB
 
 
 def test_clone(bench: Bench) -> None:
