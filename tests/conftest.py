@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 from diskyard import errors
-from diskyard.http.failures import EVERY_CALL
-from diskyard.model.verbs import BY_REQUEST
+from diskyard.model.verbs import BY_REQUEST, EVERY_CALL
 from diskyard.service import verbs
 from diskyard.testing.effort import Effort
 from tests import transports

@@ -12,8 +12,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from diskyard.errors import CODES
 from diskyard.http import described, openapi
-from diskyard.http.failures import EVERY_CALL
-from diskyard.model.verbs import GROUPS, VERBS
+from diskyard.model.verbs import EVERY_CALL, GROUPS, VERBS
 
 DOCUMENT = openapi.document()
 SCHEMAS = DOCUMENT["components"]["schemas"]

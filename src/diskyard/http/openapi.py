@@ -10,7 +10,6 @@ import msgspec
 
 from diskyard.errors import CODES
 from diskyard.http import described
-from diskyard.http.failures import may_answer
 from diskyard.http.prose import BEARER, DESCRIPTION
 from diskyard.http.responses import (
     FAILURE,
@@ -24,7 +23,7 @@ from diskyard.http.responses import (
 )
 from diskyard.http.watching import EVENT_SCHEMAS, HEALTH, paths_to_watch
 from diskyard.model.records import UUID_PATTERN
-from diskyard.model.verbs import GROUPS, VERBS, Verb
+from diskyard.model.verbs import EVERY_CALL, GROUPS, VERBS, Verb
 from diskyard.version import version
 
 #: What a verb answers that makes an image.
@@ -122,7 +121,7 @@ def _operation(verb: Verb, request: dict[str, Any], result: dict[str, Any]) -> d
                     }
                 },
             },
-            **failures(may_answer(verb)),
+            **failures(EVERY_CALL | verb.errors),
         },
     }
 

@@ -6,7 +6,7 @@ from diskyard.model import requests as ask
 from diskyard.model.fix import Fix
 from diskyard.model.results import Task
 from diskyard.model.verbs.shown import DISK, MEND, QUEUED
-from diskyard.model.verbs.verb import READING, Example, Group, Verb
+from diskyard.model.verbs.verb import READING, Example, Verb
 
 _MERGE_FIX = {
     "fixId": "merge-9214c24e6af5176b33ff3108",
@@ -25,38 +25,34 @@ _MERGE_FIX = {
     },
 }
 
-GROUP = Group(
-    "fixes",
-    "Finding and finishing what was left unfinished.",
-    (
-        Verb(
-            ask.CheckStorageRepository,
-            "read",
-            "fixes.check",
-            result=list[Fix],
-            is_long=True,
-            errors=READING | {"NoSpace"},  # a deep one runs programs, and notes damage
-            examples=(
-                Example(
-                    "Only what can be merged",
-                    {"repositoryId": "fast", "options": {"types": ["merge"]}},
-                    [_MERGE_FIX],
-                ),
+VERBS = (
+    Verb(
+        ask.CheckStorageRepository,
+        "read",
+        "fixes.check",
+        result=list[Fix],
+        is_long=True,
+        errors=READING | {"NoSpace"},  # a deep one runs programs, and notes damage
+        examples=(
+            Example(
+                "Only what can be merged",
+                {"repositoryId": "fast", "options": {"types": ["merge"]}},
+                [_MERGE_FIX],
             ),
         ),
-        Verb(
-            ask.FixStorageRepository,
-            "write",
-            "operations.fix",
-            result=Task,
-            starts_tasks=True,
-            errors=READING,
-            examples=(
-                Example(
-                    "A fix as check listed it",
-                    {"repositoryId": "fast", "fix": _MERGE_FIX},
-                    {**MEND, **QUEUED, "verb": "merge", "repositoryId": "fast", "imageId": DISK},
-                ),
+    ),
+    Verb(
+        ask.FixStorageRepository,
+        "write",
+        "operations.fix",
+        result=Task,
+        starts_tasks=True,
+        errors=READING,
+        examples=(
+            Example(
+                "A fix as check listed it",
+                {"repositoryId": "fast", "fix": _MERGE_FIX},
+                {**MEND, **QUEUED, "verb": "merge", "repositoryId": "fast", "imageId": DISK},
             ),
         ),
     ),

@@ -5,35 +5,31 @@ from __future__ import annotations
 from diskyard.model import requests as ask
 from diskyard.model.results import Task
 from diskyard.model.verbs.shown import COPY, MEND, TASK
-from diskyard.model.verbs.verb import STATE_FOLDER, Example, Group, Verb
+from diskyard.model.verbs.verb import STATE_FOLDER, Example, Verb
 
-GROUP = Group(
-    "tasks",
-    "What runs on this host.",
-    (
-        Verb(
-            ask.ListTasks,
-            "read",
-            "operations.tasks",
-            result=list[Task],
-            is_long=True,
-            errors=STATE_FOLDER,
-            examples=(Example("On one image", {"imageId": COPY}, [MEND]),),
-        ),
-        Verb(
-            ask.GetTask,
-            "read",
-            "operations.tasks",
-            result=Task,
-            errors=STATE_FOLDER | {"TaskNotFound"},
-            examples=(Example("A mend that runs", {"taskId": TASK}, MEND),),
-        ),
-        Verb(
-            ask.StopTask,
-            "write",
-            "operations.tasks",
-            errors=STATE_FOLDER | {"TaskNotFound", "NoSpace"},
-            examples=(Example("By its id", {"taskId": TASK}),),
-        ),
+VERBS = (
+    Verb(
+        ask.ListTasks,
+        "read",
+        "operations.tasks",
+        result=list[Task],
+        is_long=True,
+        errors=STATE_FOLDER,
+        examples=(Example("On one image", {"imageId": COPY}, [MEND]),),
+    ),
+    Verb(
+        ask.GetTask,
+        "read",
+        "operations.tasks",
+        result=Task,
+        errors=STATE_FOLDER | {"TaskNotFound"},
+        examples=(Example("A mend that runs", {"taskId": TASK}, MEND),),
+    ),
+    Verb(
+        ask.StopTask,
+        "write",
+        "operations.tasks",
+        errors=STATE_FOLDER | {"TaskNotFound", "NoSpace"},
+        examples=(Example("By its id", {"taskId": TASK}),),
     ),
 )

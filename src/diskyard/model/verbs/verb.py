@@ -13,7 +13,11 @@ from diskyard.model.results import Task
 Access = Literal["read", "write", "admin"]
 Codes = frozenset[str]
 
-# What several verbs may fail with, beside what every call may.
+#: HTTP's own, a body that is not of the verb's form, and defects.
+EVERY_CALL: Codes = frozenset(
+    ("InvalidParameter", "Unauthorized", "Forbidden", "RequestTooLarge", "TooManyRequests", "InternalError")
+)
+# What several verbs may answer beside that.
 STATE_FOLDER: Codes = frozenset(("RepositoryUnavailable", "StorageError"))
 OPENING: Codes = STATE_FOLDER | {"UnknownRepositoryFormat", "NotARepository", "CorruptRecord", "Unsupported"}
 READING: Codes = OPENING | {"RepositoryNotConnected"}
@@ -50,7 +54,7 @@ class Verb:
     :param starts_tasks: it may start tasks after its commit.
     :param is_of_guests: a guest waits for it: it is not refused for what else its caller has asked for.
     :param is_long: its work may grow with what a repository, or this host, has in all.
-    :param errors: the codes that it may answer, beyond those of every call. Reviewed by hand, as no
+    :param errors: the codes that it may answer, beyond :data:`EVERY_CALL`. Reviewed by hand, as no
         analysis can tell: ``tests/conftest.py`` refuses every error that a verb raises in any test and
         that is not here.
     :param examples: at least one.
