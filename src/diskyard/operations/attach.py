@@ -41,10 +41,11 @@ def prepare_image(engine: Engine, request: PrepareImage) -> Attached:
     :raises diskyard.errors.DiskyardError: as :func:`_attach_for` says.
     """
     opened = engine.connections.get(request.repository_id)
+    if request.options.serve is None:
+        attached, _ = _attach_for(engine, opened, request)
+        return attached
     before = opened.state().attachments
     attached, chain = _attach_for(engine, opened, request)
-    if request.options.serve is None:
-        return attached
     try:
         return engine.servers.serve(opened, attached, chain)
     except BaseException:
