@@ -138,7 +138,7 @@ GUARDS = [
     Guard(
         "who is worked for stays",
         "diskyard.log.turns",
-        (("call is None or (self._must_stay and job not in self._waiting)", "call is None"),),
+        (("call is None or (self._must_stay and waiter not in self._waiting)", "call is None"),),
         (f"{GROUPS}::test_who_is_worked_for_stays_and_who_waits_leaves",),
     ),
     # -- seals ------------------------------------------------------------------------
