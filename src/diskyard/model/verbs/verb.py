@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from diskyard.model import requests as ask
 from diskyard.model.results import Task
@@ -28,8 +28,7 @@ OPENED: Codes = frozenset(("ImageBroken", "ImageInUse", "UnsafeImage"))
 NEW_IMAGE: Codes = WRITING | {"ImageIdInUse", "LeaseHeld"}
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """One call of a verb.
 
     :param shows: what it is an example of.
@@ -103,8 +102,7 @@ class Verb:
         return bool(auto_fix) and not self.is_of_guests
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Verbs that people look for in one place.
 
     :param text: a sentence on them.
