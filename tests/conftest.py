@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from diskyard import errors
-from diskyard.http.failures import EVERY_CALL, FAILURES
+from diskyard.model.verbs import BY_REQUEST, EVERY_CALL
 from diskyard.service import verbs
 from diskyard.testing.effort import Effort
 from tests import transports
@@ -37,9 +37,9 @@ def pytest_configure() -> None:
         try:
             return run_unwatched(service, request)
         except errors.DiskyardError as error:
-            verb = verbs.BY_REQUEST[type(request)].name
-            if error.code not in EVERY_CALL | FAILURES[verb]:
-                raise AssertionError(f"{verb} answers {error.code}, which is not described") from error
+            verb = BY_REQUEST[type(request)]
+            if error.code not in EVERY_CALL | verb.errors:
+                raise AssertionError(f"{verb.name} answers {error.code}, which is not described") from error
             raise
 
     verbs.run_unwatched = run_as_described

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import re
 import tokenize
 from collections.abc import Callable, Iterator
@@ -180,8 +181,20 @@ def test_every_error_class_is_in_the_table_of_codes() -> None:
                 yield subclass
             yield from below(subclass)
 
-    assert set(below(errors.DiskyardError)) == set(errors.CODES.values())
+    unknown = {errors.UnknownOutcome, *map(errors.unknown_outcome, errors.CODES.values())}
+    assert set(below(errors.DiskyardError)) - unknown == set(errors.CODES.values())
     assert all(name == error.__name__ for name, error in errors.CODES.items())
+
+
+@pytest.mark.parametrize("kind", errors.CODES.values(), ids=errors.CODES)
+def test_an_unknown_outcome_is_told_as_an_error_of_its_code(kind: type[errors.DiskyardError]) -> None:
+    known, unknown = kind("Why.", imageId="i"), errors.unknown_outcome(kind)("Why.", imageId="i")
+    assert isinstance(unknown, kind)
+    assert not isinstance(known, errors.UnknownOutcome)
+    assert unknown.to_json() == {**known.to_json(), "outcome": "unknown"}
+    assert (unknown.http_status, unknown.exit_status) == (known.http_status, known.exit_status)
+    again = copy.copy(unknown)
+    assert (type(again), again.to_json()) == (type(unknown), unknown.to_json())
 
 
 def test_exit_statuses_differ() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from diskyard import errors
 from diskyard.host.identity import new_nonce
 from diskyard.log.log import Author, Log, unknown_outcome
-from diskyard.log.turns import Job, fail_all
+from diskyard.log.turns import Waiter, fail_all
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Draft, Frees, Part
 from diskyard.planner.normalise import normalise, verify
@@ -76,7 +76,7 @@ def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> Committ
         times, in any thread that commits to this log.
     :returns: what ``plan`` returned, and the state after it; its changes are durable.
     :raises diskyard.errors.NotARepository: the repository is being removed.
-    :raises diskyard.errors.StorageError: the outcome is unknown (see :meth:`Log.publish`).
+    :raises diskyard.errors.UnknownOutcome: it may be made (see :meth:`Log.publish`).
     """
     change = _Change(plan, author)
     log.writers.take_part(change, partial(_commit, log))
@@ -84,7 +84,7 @@ def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> Committ
     return committed
 
 
-class _Change(Job[Committed[Any]]):
+class _Change(Waiter[Committed[Any]]):
     """What one thread wants to change."""
 
     def __init__(self, plan: Callable[[Draft], object], author: Author) -> None:
@@ -106,7 +106,7 @@ def _commit(log: Log, changes: Sequence[_Change]) -> None:
                 group.answer()
                 return
         except errors.DiskyardError as error:
-            if len(group.members) > 1 and error.details.get("outcome") != "unknown":
+            if len(group.members) > 1 and not isinstance(error, errors.UnknownOutcome):
                 # Nothing was made. Alone each gets what it can: the reserve is for those only
                 # that lead to less, and what cannot be published at all is in nobody's way.
                 for change in group.members:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -258,6 +258,13 @@ class Connections:
         for opened in self.named(to_anybody=to_anybody).values():
             seen.setdefault(opened.marker, opened)
         return list(seen.values())
+
+    def among(self, repo_ids: Iterable[str] | None) -> list[Opened] | None:
+        """The repositories of these names; None, for all there are, where none are named.
+
+        :raises diskyard.errors.RepositoryNotConnected: one is not connected.
+        """
+        return None if repo_ids is None else [self.get(repo_id) for repo_id in repo_ids]
 
     def by_marker(self, marker: str, *, to_anybody: bool = False) -> Opened | None:
         """The connected place with this marker; as of :meth:`named`."""

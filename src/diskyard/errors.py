@@ -42,7 +42,7 @@ InternalError              500   38
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+from typing import ClassVar, cast
 
 
 class DiskyardError(Exception):
@@ -306,40 +306,30 @@ class InternalError(DiskyardError):
     )
 
 
-CODES: dict[str, type[DiskyardError]] = {
-    error.__name__: error
-    for error in (
-        InvalidParameter,
-        UnknownRepositoryFormat,
-        NotARepository,
-        NotEmpty,
-        RepositoryIdInUse,
-        RepositoryInUse,
-        RepositoryNotConnected,
-        RepositoryUnavailable,
-        ImageNotFound,
-        ImageIdInUse,
-        NotAVirtualDisk,
-        NotASnapshot,
-        ImageBroken,
-        ImageInUse,
-        LeaseHeld,
-        RevisionMismatch,
-        NotSDM,
-        NoSpace,
-        UnsafeImage,
-        PathNotAllowed,
-        CorruptRecord,
-        TaskNotFound,
-        Unsupported,
-        Unauthorized,
-        Forbidden,
-        RequestTooLarge,
-        TooManyRequests,
-        StorageError,
-        InternalError,
-    )
+#: In the order of the table above.
+CODES: dict[str, type[DiskyardError]] = {error.__name__: error for error in DiskyardError.__subclasses__()}
+
+
+class UnknownOutcome(DiskyardError):
+    """The call may have been done all the same, or may yet be: look before repeating it.
+
+    It is never raised alone: :func:`unknown_outcome` makes it an error of a code too. Callers on the wire see
+    it by ``outcome: unknown`` among the details.
+    """
+
+    def __init__(self, message: str, *, advice: str | None = None, **details: str | None) -> None:
+        super().__init__(message, advice=advice, **{**details, "outcome": "unknown"})
+
+
+_UNKNOWN = {
+    kind: cast("type[UnknownOutcome]", type(code, (UnknownOutcome, kind), {"__doc__": kind.__doc__}))
+    for code, kind in CODES.items()
 }
+
+
+def unknown_outcome(kind: type[DiskyardError]) -> type[UnknownOutcome]:
+    """The error of a code for a call that may have been done: caught as both, and otherwise as its code's."""
+    return _UNKNOWN[kind]
 
 
 def unexpected(error: Exception) -> InternalError:

@@ -9,8 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from diskyard import MiB, errors
-from diskyard.attachments import attach
-from diskyard.operations import sizes
+from diskyard.operations import attach, sizes
 from tests.api.helpers import (
     COMMIT_ONLY,
     SIZE,

@@ -40,7 +40,11 @@ _NETWORK = frozenset({"anyio", "email", "http.client", "httpcore", "httpx", "ssl
 _HELP = _NOBODY | _NETWORK
 _HELP |= {"concurrent.futures", "decimal", "fractions", "logging", "msgspec", "socket", "subprocess"}
 _HELP |= {"diskyard.client", "diskyard.host", "diskyard.model", "diskyard.service", "diskyard.tasks"}
-_EMBEDDED = _NOBODY | _NETWORK | {"diskyard.operations.create", "diskyard.service.changing"}
+_EMBEDDED = (
+    _NOBODY
+    | _NETWORK
+    | {"diskyard.operations.change", "diskyard.operations.create", "diskyard.operations.sizes"}
+)
 _REMOTE = _NOBODY | {"diskyard.host", "diskyard.log", "diskyard.planner", "diskyard.service", "httpx._main"}
 
 _RUN = """
@@ -114,7 +118,7 @@ def test_a_program_that_lives_long_runs_one_version(program: Program) -> None:
 
 def test_a_daemon_runs_one_version() -> None:
     found = said("import sys, diskyard.daemon.daemon; print(*sys.modules, file=sys.stderr)")
-    assert {"diskyard.service.changing", "diskyard.fixes.runner", "diskyard.mover.qmp"} <= found
+    assert {"diskyard.operations.copy", "diskyard.fixes.runner", "diskyard.mover.qmp"} <= found
 
 
 def test_what_must_not_be_imported_exists() -> None:

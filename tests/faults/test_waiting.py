@@ -25,9 +25,9 @@ from diskyard.host.calls import (
     default_timeout_s,
     noted,
 )
+from diskyard.host.supervise import Supervisor
 from diskyard.operations.transfer import transfer_path
 from diskyard.service import Service, call
-from diskyard.service.supervise import Supervisor
 from diskyard.tasks.limits import TaskLimits, Urgency
 from diskyard.tasks.pool import TaskPool
 from diskyard.tasks.waitlist import Waiting
@@ -53,7 +53,7 @@ def test_a_caller_is_told_and_the_work_goes_on(storage: threading.Event) -> None
         done.set()
 
     with pytest.raises(errors.RepositoryUnavailable) as found:
-        supervisor.run(work, outcome="unknown")
+        supervisor.run(work, may_be_done=True)
     assert "read of /somewhere" in found.value.message
     assert found.value.details == {"outcome": "unknown"}
     assert supervisor.run(lambda: "others") == "others"

@@ -138,7 +138,7 @@ GUARDS = [
     Guard(
         "who is worked for stays",
         "diskyard.log.turns",
-        (("call is None or (self._must_stay and job not in self._waiting)", "call is None"),),
+        (("call is None or (self._must_stay and waiter not in self._waiting)", "call is None"),),
         (f"{GROUPS}::test_who_is_worked_for_stays_and_who_waits_leaves",),
     ),
     # -- seals ------------------------------------------------------------------------
@@ -181,7 +181,7 @@ GUARDS = [
     ),
     Guard(
         "a guest's size is taken over when it ends",
-        "diskyard.attachments.attach",
+        "diskyard.operations.attach",
         (("        if ended and growth is not None:\n", "        if False:\n"),),
         ("tests/api/test_sizes.py::test_a_disk_grown_by_its_guest_keeps_what_the_guest_wrote[raw]",),
     ),
@@ -413,7 +413,7 @@ GUARDS = [
     ),
     Guard(
         "a guest that writes yet, as its attachment ends",
-        "diskyard.attachments.attach",
+        "diskyard.operations.attach",
         (("        if not options.force:\n", "        if False:\n"),),
         (f"{WRITERS}::test_teardown_under_a_live_writer",),
     ),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from diskyard.http.examples import EXAMPLES
+from diskyard.model.verbs import VERBS
 from diskyard.testing.daemon_process import DaemonProcess
 from diskyard.testing.effort import Effort
 from tests.conftest import Tally
@@ -35,7 +35,7 @@ _LIVELY: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def _calls(number: int) -> list[tuple[str, dict[str, Any]]]:
     """64 calls: an example of every verb, and then what makes every repository read its log."""
-    calls = [(verb, dict(examples[0].request)) for verb, examples in sorted(EXAMPLES.items())]
+    calls = [(name, dict(verb.examples[0].request)) for name, verb in sorted(VERBS.items())]
     while len(calls) < _CALLS:
         verb, parameters = _LIVELY[len(calls) % len(_LIVELY)]
         place = _PLACES[(len(calls) // len(_LIVELY) + number) % len(_PLACES)]

@@ -12,10 +12,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from diskyard.errors import CODES
 from diskyard.http import described, openapi
-from diskyard.http.examples import EXAMPLES
-from diskyard.http.failures import EVERY_CALL, FAILURES
-from diskyard.http.prose import TAGS
-from diskyard.service import VERBS
+from diskyard.model.verbs import EVERY_CALL, GROUPS, VERBS
 
 DOCUMENT = openapi.document()
 SCHEMAS = DOCUMENT["components"]["schemas"]
@@ -74,8 +71,8 @@ def test_every_verb_is_an_operation_and_nothing_else_but_what_is_known() -> None
 
 
 def test_every_verb_has_one_tag() -> None:
-    tagged = [verb for _, verbs in TAGS.values() for verb in verbs]
-    assert sorted(tagged) == sorted(VERBS)
+    of_verbs = {name: DOCUMENT["paths"][f"/v1/{name}"]["post"]["tags"] for name in VERBS}
+    assert of_verbs == {verb.name: [group.name] for group in GROUPS for verb in group.verbs}
 
 
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS, ids=[path for path, _, _ in OPERATIONS])
@@ -83,7 +80,7 @@ def test_every_operation_says_what_it_does(path: str, method: str, operation: di
     assert method == ("post" if path.removeprefix("/v1/") in VERBS else "get")
     assert operation["summary"]
     assert operation["description"]
-    assert set(operation["tags"]) <= set(TAGS)
+    assert set(operation["tags"]) <= {group.name for group in GROUPS}
     for parameter in operation["parameters"]:
         assert (resolve(parameter["$ref"]) if "$ref" in parameter else parameter)["description"]
     for answer in operation["responses"].values():
@@ -129,15 +126,15 @@ def test_examples_are_what_verbs_take_and_answer(verb: str) -> None:
     operation = DOCUMENT["paths"][f"/v1/{verb}"]["post"]
     asked = operation["requestBody"]["content"]["application/json"]
     answered = operation["responses"]["200"]["content"]["application/json"]
-    assert EXAMPLES[verb]
-    for example in EXAMPLES[verb]:
+    assert VERBS[verb].examples
+    for example in VERBS[verb].examples:
         msgspec.convert(example.request, VERBS[verb].request)
         answer = msgspec.convert(example.answer, VERBS[verb].result)
         assert msgspec.json.decode(msgspec.json.encode(answer)) == example.answer
         validator(asked["schema"]).validate(example.request)
         validator(answered["schema"]).validate(example.answer)
     assert [found["value"] for found in asked["examples"].values()] == [
-        example.request for example in EXAMPLES[verb]
+        example.request for example in VERBS[verb].examples
     ]
 
 
@@ -168,8 +165,8 @@ def test_errors_follow_from_the_parameters(verb: str) -> None:
     options = fields.get("options")
     choices = {field.name for field in msgspec.structs.fields(options.type)} if options else set()
     codes = codes_of(DOCUMENT["paths"][f"/v1/{verb}"]["post"])
-    assert codes == EVERY_CALL | FAILURES[verb]
-    assert not EVERY_CALL & FAILURES[verb]
+    assert codes == EVERY_CALL | VERBS[verb].errors
+    assert not EVERY_CALL & VERBS[verb].errors
     on_repository = bool({"repository_id", "target_repo_id"} & set(fields)) or verb.startswith("disconnect")
     assert ("RepositoryNotConnected" in codes) == on_repository
     on_image = bool({"image_id", "base_snapshot_id", "base_virtual_disk_id"} & set(fields))
@@ -185,7 +182,7 @@ def test_errors_follow_from_the_parameters(verb: str) -> None:
 
 
 def test_every_error_is_some_verbs() -> None:
-    assert EVERY_CALL.union(*FAILURES.values()) == set(CODES) - NEVER
+    assert EVERY_CALL.union(*(verb.errors for verb in VERBS.values())) == set(CODES) - NEVER
 
 
 @pytest.mark.parametrize("verb", VERBS)

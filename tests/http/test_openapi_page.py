@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from diskyard.http import openapi, reference
-from diskyard.http.examples import EXAMPLES
 from diskyard.service import VERBS
 
 VOID = {"meta", "br"}
@@ -88,7 +87,7 @@ def test_every_verb_is_there_with_its_parameters_and_examples(page: str) -> None
         words = shlex.split(code)
         if "--json" in words:
             bodies.append((words[3].rpartition("/")[2], json.loads(words[-1])))
-    asked = [(verb, example.request) for verb, examples in EXAMPLES.items() for example in examples]
+    asked = [(name, example.request) for name, verb in VERBS.items() for example in verb.examples]
     assert sorted(bodies, key=str) == sorted(asked, key=str)
 
 

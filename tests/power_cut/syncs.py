@@ -112,7 +112,7 @@ NEEDED = [
     Removal("create repository", (r"folder: (sync_folder < _make_root|_make_folders) < _create",)),
     Removal("create repository", (r"write_temporary < publish < _seed < _create",)),
     Removal("create repository", (r"folder: _publish_written < publish < _seed < _create",)),
-    Removal("remove repository", (r"folder: remove < remove_repository",)),
+    Removal("remove repository", (r"folder: remove < remove_storage_repository",)),
     Removal("remove repository", (r"folder: _remove_rest < remove",)),
 ]
 NOT_SEEN = {

@@ -72,11 +72,11 @@ def _decode(data: bytes) -> Any:
 
 def _without_fixes(verb: str, words: Any) -> Any:
     """The parameters with AutoFix false, for a verb that has options."""
-    from diskyard.model.verbs import FORM_OF
+    from diskyard.model.verbs import VERBS
 
     if verb in _RUNS_HERE:
         raise refuse(f"{verb} runs in this process: nobody would do its work.", "Call it without --no-wait.")
-    if verb not in FORM_OF or "options" not in FORM_OF[verb].request.__struct_fields__:
+    if verb not in VERBS or "options" not in VERBS[verb].request.__struct_fields__:
         return words
     if not isinstance(words, dict) or not isinstance(words.get("options", {}), dict):
         return words  # the verb's own error says what is wrong with them

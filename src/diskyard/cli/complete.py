@@ -19,9 +19,9 @@ def _starting(words: list[str], typed: str) -> list[CompletionItem]:
 
 def complete_verb(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
     """Verbs of the API."""
-    from diskyard.model.verbs import FORM_OF
+    from diskyard.model.verbs import VERBS
 
-    return _starting(list(FORM_OF), typed)
+    return _starting(list(VERBS), typed)
 
 
 def complete_repo(context: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:

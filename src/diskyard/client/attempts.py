@@ -90,15 +90,14 @@ class Attempts:
             )
         timed_out = isinstance(failure, httpx.TimeoutException)
         words = f"did not answer within {self._timeout_s:g} s" if timed_out else "ended the connection early"
-        looks = self._call.only_looks
-        return errors.RepositoryUnavailable(
+        looks, kind = self._call.only_looks, errors.RepositoryUnavailable
+        return (kind if looks else errors.unknown_outcome(kind))(
             f"The daemon at {self._url} {words}: {self._call.verb} got no answer.",
             advice="Try again."
             if looks
             else "The call may have been done all the same, or may yet be: look before repeating it.",
             url=self._url,
             requestId=self._call.request_id,
-            outcome=None if looks else "unknown",
         )
 
 

@@ -94,7 +94,7 @@ def task_of(event: Event) -> Task | None:
         return None  # whoever waits looks for himself soon
 
 
-class Pace:
+class Patience:
     """How long to listen, and how often to look.
 
     :param timeout_s: until the end; None for without end.

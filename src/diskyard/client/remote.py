@@ -164,30 +164,30 @@ class Remote:
         Where there is no stream of events, or it is silent, whoever waits looks for himself,
         less and less often: what a process beside the daemon does is told by no event.
         """
-        pace = http.Pace(timeout_s)
+        patience = http.Patience(timeout_s)
         lines = EventLines()
-        while not pace.is_over():
-            quiet_s = pace.quiet_s()
+        while not patience.is_over():
+            quiet_s = patience.quiet_s()
             try:
                 with self._stream(types, None, lines.last_id, quiet_s) as response:
-                    pace.reached()
+                    patience.reached()
                     if response.status_code == 200:
                         yield None
                         for line in response.iter_lines():
                             event = lines.take(line)
                             if event is not None:
-                                pace.heard()
+                                patience.heard()
                                 yield None if event.kind == "reset" else event
-                            if pace.is_short_of(quiet_s):
+                            if patience.is_short_of(quiet_s):
                                 break
-                time.sleep(pace.pause_s())
+                time.sleep(patience.pause_s())
                 if response.status_code != 200:
                     yield None
             except httpx.ReadTimeout:
                 yield None  # a quiet stream: look, and listen again
             except httpx.HTTPError:
-                time.sleep(pace.pause_s())
-                if not pace.is_away():  # a daemon that is started again soon tells the end itself
+                time.sleep(patience.pause_s())
+                if not patience.is_away():  # a daemon that is started again soon tells the end itself
                     yield None
 
     def events(

@@ -15,7 +15,7 @@ from diskyard.client.form import require_form
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix
 from diskyard.model.results import Event
-from diskyard.model.verbs import FORM_OF, FORMS
+from diskyard.model.verbs import BY_REQUEST, VERBS
 
 TASKS_HEADER = "Diskyard-Tasks"
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -141,12 +141,12 @@ def typed_call(kind: type[ask.Request], words: Mapping[str, Any], new_id: str | 
     :param new_id: the id to give a new image, where the caller gave none.
     :raises diskyard.errors.InvalidParameter: the parameters are not of the verb's form.
     """
-    form = FORMS[kind]
+    verb = BY_REQUEST[kind]
     if new_id is not None:
         words = {**words, "options": {**words.get("options", {}), "newImageId": new_id}}
-    require_form(_FixAsReceived if kind is ask.FixStorageRepository else kind, form.request.__name__, words)
+    require_form(_FixAsReceived if kind is ask.FixStorageRepository else kind, verb.request.__name__, words)
     lenient = list[ReceivedFix] if kind is ask.CheckStorageRepository else None
-    return _call(form.name, words, form.result, lenient)
+    return _call(verb.name, words, verb.result, lenient)
 
 
 def raw_call(verb: str, parameters: Any) -> Call:
@@ -160,9 +160,11 @@ def raw_call(verb: str, parameters: Any) -> Call:
 
 
 def _call(verb: str, parameters: Any, result: Any, lenient: Any) -> Call:
-    form = FORM_OF.get(verb)
-    only_looks = form is not None and form.only_looks
-    repeatable = form is not None and (only_looks or (_makes_image(form.request) and _has_new_id(parameters)))
+    known = VERBS.get(verb)
+    only_looks = known is not None and known.only_looks
+    repeatable = known is not None and (
+        only_looks or (_makes_image(known.request) and _has_new_id(parameters))
+    )
     try:
         body = msgspec.json.encode(parameters)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -250,13 +252,14 @@ class Answer:
     def _foreign(self) -> errors.DiskyardError:
         """An answer that no daemon sends: of a proxy, or of another server."""
         kind = _BY_STATUS.get(self.status, errors.InternalError)
+        if self.status >= 500:
+            kind = errors.unknown_outcome(kind)
         text = self.body[:_SHOWN_LIMIT].decode(errors="replace")
         shown = "".join(character if character.isprintable() else " " for character in text).strip()
         return kind(
             f"What answers at {self.url} is no daemon of Diskyard: HTTP {self.status} {shown}",
             advice="Check the URL, and any proxy in between.",
             url=self.url,
-            outcome="unknown" if self.status >= 500 else None,
         )
 
 
@@ -267,14 +270,17 @@ def error_of(told: Mapping[str, Any]) -> errors.DiskyardError:
 
 def _error(told: Mapping[str, Any], message: str) -> errors.DiskyardError:
     code = str(told.get("code"))
-    kind = errors.CODES.get(code)
+    known = errors.CODES.get(code)
+    kind = known or errors.InternalError
+    if told.get("outcome") == "unknown":
+        kind = errors.unknown_outcome(kind)
     details = {
         str(name): value if isinstance(value, str) else msgspec.json.encode(value).decode()
         for name, value in told.items()
         if name not in _PROBLEM_MEMBERS and name != "message" and value is not None
     }
-    if kind is None:  # of a newer version
-        return errors.InternalError(
+    if known is None:  # of a newer version
+        return kind(
             f"{code}: {message}", advice=str(told.get("advice", "")), **{**details, "unknownCode": code}
         )
     return kind(message, advice=str(told["advice"]) if "advice" in told else None, **details)

@@ -15,13 +15,13 @@ from diskyard import errors
 from diskyard.caller import CALLER, Caller
 from diskyard.daemon.left_alone import LeftAlone
 from diskyard.daemon.policy import EVERY, Policy
+from diskyard.host.supervise import Running
 from diskyard.model import requests as ask
 from diskyard.model.fix import Fix
 from diskyard.model.options import CheckOptions
 from diskyard.model.results import Task
 from diskyard.operations.engine import FollowUp
 from diskyard.service import Service
-from diskyard.service.supervise import Running
 from diskyard.service.verbs import run_unwatched
 from diskyard.tasks.limits import Urgency
 from diskyard.tasks.runner import Job
@@ -172,9 +172,9 @@ class _Round:
         None begins while a check still hangs: it would only leave one more thread behind.
         """
         try:
-            if checking.job.ended.is_set():
+            if checking.has_ended():
                 self.checking = None
-                listed = [] if self.is_late else cast("list[Fix]", checking.job.answer())
+                listed = [] if self.is_late else cast("list[Fix]", checking.answer())
                 now_s = self.service.host.clock.monotonic_s()
                 if not self.is_late:
                     self.left_alone.forget_unlisted(self.repository_id, self.policy.fixes, listed)

@@ -13,7 +13,6 @@ from diskyard.model.options import FixType
 
 # unix(7): sun_path with the zero that ends it, and ".new", which it ends with until it has its mode.
 _SOCKET_PATH_LIMIT_BYTES = 108 - len("\0") - len(f"{hand_over_path('')}.new")
-_TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 
 
 def check(config: Config) -> list[str]:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from diskyard import errors
 from diskyard.connections import Connections
 from diskyard.events import Events
+from diskyard.host.supervise import Running, Supervisor
 from diskyard.image_events import image_events
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry
 from diskyard.opened import Opened
 from diskyard.service import Service
-from diskyard.service.supervise import Running, Supervisor
 
 _LOOK_EVERY_S = 2.0
 
@@ -66,6 +66,6 @@ class News:
         """Ask every connected repository for news; one that has not answered is not asked again."""
         for repo_id, opened in self._connections.connected().items():
             asked = self._asked.get(repo_id)
-            if asked is None or asked.job.ended.is_set():
+            if asked is None or asked.has_ended():
                 # It fails where a verb would fail too, which says so to whoever calls it.
                 self._asked[repo_id] = self._supervisor.begin(opened.state)

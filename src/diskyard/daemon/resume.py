@@ -176,12 +176,15 @@ class _Resumption:
 
     def _job(self, record: TaskRecord, again: Again) -> Job:
         connections = self._service.connections
-        places = None
-        if again.participating is not None:
-            places = [connections.get(repo_id) for repo_id in again.participating]
-        opened = connections.get(self._repository_id)
-        follow_up = FollowUp(opened, again.fix.action, record.task.image_id, again.rate_limit_bytes_per_s)
-        job = self._service.job(follow_up, places)
+        job = self._service.job(
+            FollowUp(
+                connections.get(self._repository_id),
+                again.fix.action,
+                record.task.image_id,
+                again.rate_limit_bytes_per_s,
+                connections.among(again.participating),
+            )
+        )
         assert job.again is not None
         return dataclasses.replace(job, again=replace(job.again, crashes=_crashes(record, again)))
 

@@ -1,15 +1,13 @@
-"""exportImage: an image's bytes in a new file of this host."""
+"""Running an export: an image's bytes in a new file of this host."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable
 from functools import partial
 
 from diskyard import errors
-from diskyard.caller import handed
 from diskyard.fixes.runner import run_follow_ups
 from diskyard.fixes.work import Watcher, Work
 from diskyard.host import Files, HostIdentity, provably_gone
@@ -20,9 +18,9 @@ from diskyard.model.fix import Merge
 from diskyard.model.records import CopyHold, Image
 from diskyard.model.requests import ExportImage
 from diskyard.mover.transfer import export_view
-from diskyard.opened import Opened
 from diskyard.operations.change import cleaning
-from diskyard.operations.engine import Engine, FollowUp
+from diskyard.operations.engine import Engine, Export, FollowUp
+from diskyard.operations.export import folder_of_new
 from diskyard.operations.freeze import (
     copy_hold,
     freeze_disk,
@@ -31,96 +29,24 @@ from diskyard.operations.freeze import (
     require_held,
     require_unchanged,
 )
-from diskyard.operations.transfer import require_transfer_folder, transfer_path
+from diskyard.operations.transfer import require_transfer_folder
 from diskyard.operations.writers import nobody_writes
 from diskyard.planner import copy as planner
 from diskyard.planner.common import strong_image
-from diskyard.settled import Opening, look_at, open_chains, volumes_below, volumes_of
+from diskyard.settled import Opening, open_chains, volumes_of
 
 
-def export_image(engine: Engine, request: ExportImage) -> Callable[[Watcher], bool]:
-    """Prepare to write an image to a new file: the work, to be run as a task.
+def run_export(engine: Engine, export: Export, watcher: Watcher, rate_limit_bytes_per_s: int) -> bool:
+    """Write an image to a new file, which gets its name when it is durable.
 
-    Refused at once are a path that exists, and an image that cannot be read. What is
-    exported is what a VirtualDisk holds when the work starts; it can be used meanwhile.
+    What is exported is what a VirtualDisk holds when this begins; it can be used meanwhile.
 
-    :raises diskyard.errors.NotEmpty: something has the path's name.
-    :raises diskyard.errors.PathNotAllowed: it is in no folder that the caller may use.
-    :raises diskyard.errors.InvalidParameter: its folder is not there, or no file can have its name.
+    :returns: that something was changed.
+    :raises diskyard.errors.NotEmpty: the path has come into use.
     """
-    path = transfer_path(engine.host, request.path)
-    opened = engine.connections.get(request.repository_id)
-    sight = look_at(opened, volumes_below(request.image_id))
-    planner.copy_source(sight.state, request.image_id, sight.missing)
-    longest_bytes = sight.state.images[request.image_id].size_bytes if request.format == "raw" else 0
-    _require_possible(engine.host.files, path, longest_bytes)
-    return lambda watcher: _export(engine, opened, request, path, watcher)
-
-
-def _folder_of(path: str) -> str:
-    """The folder of the new file: that which came with the request, or that of the path."""
-    given = handed()
-    return os.path.dirname(path) if given is None else f"/proc/self/fd/{given.fd}/."
-
-
-def _require_possible(files: Files, path: str, size_bytes: int) -> None:
-    """Refuse a new file that cannot be made there.
-
-    :param size_bytes: how long it must be able to be.
-    """
-    folder = _folder_of(path)
-    try:
-        # What was handed over may have a path that leads to nothing here.
-        has_folder = files.is_folder(files.resolve(folder) if handed() is None else folder)
-        taken = has_folder and files.exists(os.path.join(folder, os.path.basename(path)))
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        raise errors.InvalidParameter(f"There can be no file {path}: {error.strerror or error}.") from error
-    if not has_folder:
-        raise errors.InvalidParameter(f"There is no folder {os.path.dirname(path)}.")
-    if taken:
-        raise errors.NotEmpty(f"{path} exists.", advice="Choose another path; nothing is overwritten.")
-    _require_writable(files, folder, path)
-    if size_bytes:
-        _require_long_files(files, folder, path, size_bytes)
-
-
-def _require_writable(files: Files, folder: str, path: str) -> None:
-    """Refuse a folder in which no file can be made, before anything is read."""
-    if files.may_write(folder):
-        return
-    if files.is_read_only(folder):
-        raise errors.InvalidParameter(
-            f"{path} cannot be written: its file system is mounted read-only.",
-            advice="Use a folder of another file system, or mount this one so that it can be written to.",
-        )
-    raise errors.InvalidParameter(
-        f"{path} cannot be written: this user may not make files in {os.path.dirname(path)}.",
-        advice="Use another folder, or change its permissions.",
-    )
-
-
-def _require_long_files(files: Files, folder: str, path: str, size_bytes: int) -> None:
-    """Refuse a raw file that the file system cannot hold; what it can is asked of an empty one."""
-    probe = files.temporary_path(folder)
-    try:
-        os.close(files.create(probe))
-        longest_bytes = files.longest_file_bytes(probe, size_bytes)
-    except OSError as error:
-        raise errors.from_os_error(error, f"making a file beside {path}") from error
-    finally:
-        files.discard(probe)
-    if longest_bytes < size_bytes:
-        raise errors.InvalidParameter(
-            f"{path} would have {size_bytes} bytes, longer than a file can be there ({longest_bytes}).",
-            advice="Export it as qcow2, which has only what was written, or to another file system.",
-        )
-
-
-def _export(engine: Engine, opened: Opened, request: ExportImage, path: str, watcher: Watcher) -> bool:
+    opened, request, path = export.opened, export.request, export.path
     author = engine.author("exportImage")
-    work = Work(engine, opened, author, watcher, request.options.rate_limit, fix="export")
+    work = Work(engine, opened, author, watcher, rate_limit_bytes_per_s, fix="export")
     if opened.is_read_only:
         sight = look_at(opened, volumes_below(request.image_id))
         image = planner.copy_source(sight.state, request.image_id, sight.missing)
@@ -173,7 +99,7 @@ def _write_file(
     """
     host = work.engine.host
     try:
-        folder_fd = host.files.open_folder(_folder_of(path))
+        folder_fd = host.files.open_folder(folder_of_new(path))
         try:
             folder = f"/proc/self/fd/{folder_fd}"
             require_transfer_folder(host, os.readlink(folder), path)

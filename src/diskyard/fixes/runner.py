@@ -33,6 +33,7 @@ from diskyard.mover.durable import os_errors
 from diskyard.mover.interface import Stopped
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp
+from diskyard.operations.fix import require_fixable
 from diskyard.planner.mend import set_last_error
 
 _FOLLOW_UP_LIMIT = 10_000
@@ -94,18 +95,6 @@ def run_fix(
         _forget_progress(work)
     run_follow_ups(engine, follow_ups, watcher)
     return changed
-
-
-def require_fixable(opened: Opened, action: AnyAction) -> None:
-    """Refuse to fix anything where nothing can be written, but what keeps the log from being written.
-
-    :raises diskyard.errors.CorruptRecord: the log cannot all be read, or its history was replaced.
-    :raises diskyard.errors.StorageError: the storage is read-only.
-    """
-    if isinstance(action, CleanStray):
-        opened.log.require_writable_place()
-    else:
-        opened.log.require_writable()
 
 
 def _begin(work: Work, action: AnyAction, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:

@@ -155,13 +155,18 @@ def storage_call(method: Callable[Concatenate[D, P], R]) -> Callable[Concatenate
     return call
 
 
-def no_answer(call: StorageCall, **details: str) -> errors.RepositoryUnavailable:
-    """The error of the table for a call that does not return."""
+def no_answer(call: StorageCall, *, may_be_done: bool = False, **details: str) -> errors.DiskyardError:
+    """The error of the table, RepositoryUnavailable, for a call that does not return.
+
+    :param may_be_done: it is for a caller who has asked for a change, which goes on without them.
+    """
     where = f" of {call.where}" if call.where else ""
-    advice = errors.RepositoryUnavailable.default_advice
-    if "outcome" in details:
+    kind: type[errors.DiskyardError] = errors.RepositoryUnavailable
+    advice = kind.default_advice
+    if may_be_done:
+        kind = errors.unknown_outcome(kind)
         advice += " The call may still be done when the storage answers: look before repeating it."
-    return errors.RepositoryUnavailable(
+    return kind(
         f"The storage does not answer: {call.name}{where} has taken {call.lasts_s():.3g} seconds so far.",
         advice=advice,
         **details,

@@ -355,11 +355,6 @@ class ReadingFiles(Names):
         return stat.S_ISDIR(about.st_mode) and owned
 
     @storage_call
-    def device_of(self, path: str) -> int:
-        """The number of the device that holds a file or folder."""
-        return os.stat(path).st_dev
-
-    @storage_call
     def room(self, path: str) -> Room:
         """The size and the free room of the file system that holds a path."""
         info = os.statvfs(path)

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from diskyard import errors
 from diskyard.caller import Caller, HandedFile, Share
-from diskyard.service.verbs import Access
+from diskyard.model.verbs import Access
 
 #: Names the ticket of a file that was handed over for a request.
 HANDED_HEADER = "Diskyard-Handed"

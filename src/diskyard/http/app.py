@@ -32,8 +32,8 @@ from diskyard.http.running import Answer, Asked, Verbs
 from diskyard.http.sending import Releasing, Sending, streamed
 from diskyard.http.streams import Streams, Wanted
 from diskyard.model import requests as ask
-from diskyard.service import VERBS, Service
-from diskyard.service.verbs import Access
+from diskyard.model.verbs import VERBS, Access
+from diskyard.service import Service
 
 _log = logging.getLogger("diskyard.http")
 _REFUSALS_PER_S = 5.0  # of one address, of IPv6 of one network

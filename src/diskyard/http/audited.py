@@ -11,7 +11,7 @@ from diskyard import errors
 from diskyard.http.access import Sender
 from diskyard.http.running import Answer, repository_of
 from diskyard.model import requests as ask
-from diskyard.service.verbs import Verb
+from diskyard.model.verbs import Verb
 
 
 class AuditTrail(Protocol):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from diskyard import errors
 from diskyard.caller import Share
+from diskyard.host.supervise import Running
 from diskyard.http.limits import Limits, Queue, Shared
-from diskyard.service.supervise import Running
 
 _WAITING_FACTOR = 2
 

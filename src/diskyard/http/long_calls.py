@@ -17,6 +17,7 @@ from diskyard import errors
 from diskyard.caller import Share
 from diskyard.http.limits import Limits
 from diskyard.model import requests as ask
+from diskyard.model.verbs import BY_REQUEST
 
 #: A page of so many images is no long call.
 FEW_IMAGES = 200
@@ -33,7 +34,7 @@ def is_long(request: ask.Request) -> bool:
     """Whether the work of a call grows with what a repository, or this host, has in all."""
     if isinstance(request, ask.ListImages):
         return request.limit > FEW_IMAGES or request.status is not None
-    return isinstance(request, ask.CheckStorageRepository | ask.ListStorageRepositories | ask.ListTasks)
+    return BY_REQUEST[type(request)].is_long
 
 
 @dataclass(slots=True)

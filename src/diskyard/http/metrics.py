@@ -27,7 +27,8 @@ from diskyard.host import Clock
 from diskyard.http.connections import Why
 from diskyard.http.repository_figures import RepositoryFigures
 from diskyard.model.options import FixType
-from diskyard.service import VERBS, Service
+from diskyard.model.verbs import VERBS
+from diskyard.service import Service
 from diskyard.version import version
 
 UNKNOWN = "unknown"

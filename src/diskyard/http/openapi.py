@@ -10,9 +10,7 @@ import msgspec
 
 from diskyard.errors import CODES
 from diskyard.http import described
-from diskyard.http.examples import EXAMPLES
-from diskyard.http.failures import may_answer
-from diskyard.http.prose import BEARER, DESCRIPTION, TAGS
+from diskyard.http.prose import BEARER, DESCRIPTION
 from diskyard.http.responses import (
     FAILURE,
     HEADERS,
@@ -25,23 +23,8 @@ from diskyard.http.responses import (
 )
 from diskyard.http.watching import EVENT_SCHEMAS, HEALTH, paths_to_watch
 from diskyard.model.records import UUID_PATTERN
-from diskyard.service.verbs import VERBS, Verb
+from diskyard.model.verbs import EVERY_CALL, GROUPS, VERBS, Verb
 from diskyard.version import version
-
-#: Verbs whose commit may leave work that is started at once.
-STARTS_TASKS = frozenset(
-    (
-        "copyImage",
-        "createVirtualDisk",
-        "exportImage",
-        "fixStorageRepository",
-        "importImage",
-        "removeImage",
-        "revertVirtualDisk",
-        "teardownImage",
-        "untrackChanges",
-    )
-)
 
 #: What a verb answers that makes an image.
 _IMAGE_ID = {"type": "string", "pattern": UUID_PATTERN, "description": "The id of the image."}
@@ -55,7 +38,7 @@ def encoded() -> bytes:
 
 def document() -> dict[str, Any]:
     """The document: every verb with its parameters, defaults, errors and examples, and the rest."""
-    verbs = [VERBS[name] for _, names in TAGS.values() for name in names]
+    verbs = list(VERBS.values())
     of = [verb.request for verb in verbs] + [verb.result for verb in verbs if verb.result is not None]
     schemas, components = described.components(of)
     results = iter(schemas[len(verbs) :])
@@ -76,7 +59,7 @@ def document() -> dict[str, Any]:
             "license": {"name": "GPL-2.0-or-later", "identifier": "GPL-2.0-or-later"},
         },
         "servers": [{"url": "/", "description": "The daemon that this document is of"}],
-        "tags": [{"name": tag, "description": text} for tag, (text, _) in TAGS.items()],
+        "tags": [{"name": group.name, "description": group.text} for group in GROUPS],
         "paths": {**paths, **paths_to_watch()},
         "components": {
             "schemas": components,
@@ -104,16 +87,15 @@ def _complete(components: dict[str, Any], verbs: list[Verb]) -> None:
 
 def _operation(verb: Verb, request: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
     said = described.said_of(verb.request)
-    examples = EXAMPLES[verb.name]
     headers = {"X-Request-ID": REQUEST_ID_HEADER}
-    if verb.name in STARTS_TASKS:
+    if verb.starts_tasks:
         headers["Diskyard-Tasks"] = {"$ref": "#/components/headers/Tasks"}
     has_required = any(field.required for field in msgspec.structs.fields(verb.request))
     return {
         "operationId": verb.name,
         "summary": said.summary,
         "description": "\n\n".join((*said.more, f"Needs the scope `{verb.access}`.")),
-        "tags": [next(tag for tag, (_, names) in TAGS.items() if verb.name in names)],
+        "tags": [next(group.name for group in GROUPS if verb in group.verbs)],
         "security": security(verb.access),
         "parameters": [{"$ref": "#/components/parameters/RequestID"}],
         "requestBody": {
@@ -124,7 +106,7 @@ def _operation(verb: Verb, request: dict[str, Any], result: dict[str, Any]) -> d
             "content": {
                 "application/json": {
                     "schema": request,
-                    "examples": _examples((example.shows, example.request) for example in examples),
+                    "examples": _examples((example.shows, example.request) for example in verb.examples),
                 }
             },
         },
@@ -135,11 +117,11 @@ def _operation(verb: Verb, request: dict[str, Any], result: dict[str, Any]) -> d
                 "content": {
                     "application/json": {
                         "schema": result,
-                        "examples": _examples((example.shows, example.answer) for example in examples),
+                        "examples": _examples((example.shows, example.answer) for example in verb.examples),
                     }
                 },
             },
-            **failures(may_answer(verb.name)),
+            **failures(EVERY_CALL | verb.errors),
         },
     }
 

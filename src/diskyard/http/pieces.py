@@ -12,9 +12,10 @@ from diskyard.http.long_calls import FEW_IMAGES
 from diskyard.model import requests as ask
 from diskyard.model.courtesy import give_way
 from diskyard.model.results import ImageInfo
+from diskyard.model.verbs import BY_REQUEST
 from diskyard.queries import list_images_in_parts
 from diskyard.service import Service
-from diskyard.service.verbs import BY_REQUEST, run_unwatched, translated
+from diskyard.service.verbs import run_unwatched, translated
 
 #: A piece ends with the item that makes it so long.
 PIECE_BYTES = 64 << 10

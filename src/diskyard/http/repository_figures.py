@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from diskyard import errors
 from diskyard.host import Clock
+from diskyard.host.supervise import Running
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.chains import Chains
 from diskyard.model.records import ImageKind
@@ -28,7 +29,6 @@ from diskyard.model.state import State
 from diskyard.model.status import Status
 from diskyard.queries import repository_info
 from diskyard.service import Service
-from diskyard.service.supervise import Running
 
 _log = logging.getLogger("diskyard.http")
 _EVERY_S = 15.0

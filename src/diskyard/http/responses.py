@@ -8,7 +8,7 @@ from typing import Any
 
 from diskyard.errors import CODES, DiskyardError
 from diskyard.http.problems import PROBLEM_TYPE, problem, title_of
-from diskyard.service.verbs import Access
+from diskyard.model.verbs import Access
 
 REQUEST_ID_HEADER = {"$ref": "#/components/headers/RequestID"}
 _REQUEST_ID = "[A-Za-z0-9._-]{1,64}"
@@ -100,8 +100,9 @@ def security(access: Access | None) -> list[dict[str, list[str]]]:
     return [] if access is None else [{"token": [access]}, {}]
 
 
-def failures(found: Iterable[type[DiskyardError]]) -> dict[str, Any]:
-    """The answers of errors, which must be sorted by their HTTP statuses."""
+def failures(codes: Iterable[str]) -> dict[str, Any]:
+    """The answers of errors, in the order of their HTTP statuses."""
+    found = sorted((CODES[code] for code in codes), key=lambda error: (error.http_status, error.__name__))
     return {
         str(status): _failure(status, list(those))
         for status, those in groupby(found, key=lambda error: error.http_status)

@@ -17,8 +17,8 @@ from diskyard.http.long_calls import NO_PLACE, Courtesy, LongCalls, is_long
 from diskyard.http.pieces import Piece, pieces
 from diskyard.model import requests as ask
 from diskyard.model.courtesy import WAY
+from diskyard.model.verbs import BY_REQUEST
 from diskyard.service import Service
-from diskyard.service.verbs import BY_REQUEST, outcome_details
 
 # Lanes that no repoId can name.
 _NO_REPOSITORY, _NEW_PLACES = "", "\n"
@@ -82,11 +82,13 @@ class Verbs:
                 await held.enter_async_context(self._long.begun(asked.share, _long_lane(asked, lane)))
             piece = await self._next(asked, lane, made)
         except asyncio.CancelledError:  # the server ends, and waits no longer for what still runs
-            raise errors.RepositoryUnavailable(
+            kind: type[errors.DiskyardError] = errors.RepositoryUnavailable
+            if not BY_REQUEST[type(asked.request)].only_looks:
+                kind = errors.unknown_outcome(kind)
+            raise kind(
                 "The daemon ended before this was done.",
                 advice="Repeat it when the daemon runs again. A change may have been made all the same, or "
                 "may yet be: look before you repeat one.",
-                **outcome_details(BY_REQUEST[type(asked.request)]),
             ) from None
         return Answer(piece.data, None if piece.is_last else self._rest(asked, lane, made))
 
@@ -137,14 +139,14 @@ class Verbs:
             self._lanes.leave(lane, place, asked.share)
             raise
         place.running.append(running)
-        details = outcome_details(BY_REQUEST[type(asked.request)])
+        may_be_done = not BY_REQUEST[type(asked.request)].only_looks
         while True:
             try:
                 await asyncio.wait_for(ended.wait(), self.service.supervisor.look_every_s)
             except TimeoutError:
-                running.require_answering(**details)
+                running.require_answering(may_be_done=may_be_done)
             else:
-                running.job.answer()
+                running.answer()
                 return done[0]
 
     def _lane_of(self, request: ask.Request, caller: Caller) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from diskyard.errors import CODES
 from diskyard.http.responses import REQUEST_ID_HEADER, failures, security
-from diskyard.service.verbs import Access
+from diskyard.model.verbs import Access
 
 _EVENTS = """\
 What happens on this host, as server-sent events: `id`, `event` and one line of `data`, a JSON object
@@ -89,7 +88,6 @@ def _get(
     refusals: tuple[str, ...] = ("InternalError",),
 ) -> dict[str, Any]:
     codes = (*refusals, "Unauthorized", "Forbidden", "TooManyRequests") if access else refusals
-    found = sorted((CODES[code] for code in codes), key=lambda error: error.http_status)
     return {
         "get": {
             "operationId": name,
@@ -98,7 +96,7 @@ def _get(
             "tags": ["host"],
             "security": security(access),
             "parameters": [{"$ref": "#/components/parameters/RequestID"}, *parameters],
-            "responses": {**answers, **failures(found)},
+            "responses": {**answers, **failures(codes)},
         }
     }
 

@@ -36,12 +36,11 @@ class Author:
         return Part(verb=self.verb, actor=self.actor, request_digest=digest, changes=changes)
 
 
-def unknown_outcome(why: str, what: str = "the change") -> errors.StorageError:
-    """The error of the table for a change that may have been made."""
-    return errors.StorageError(
+def unknown_outcome(why: str, what: str = "the change") -> errors.UnknownOutcome:
+    """The error of the table, a StorageError, for a change that may have been made."""
+    return errors.unknown_outcome(errors.StorageError)(
         f"Whether {what} was made is not known: {why}.",
         advice="Look at the image before repeating the call; newImageId makes repeating safe.",
-        outcome="unknown",
     )
 
 
@@ -192,7 +191,7 @@ class Log(LogReader):
         self._repository.delete("entry", entry.number)
         return True
 
-    def _unknown(self, number: int, why: str) -> errors.StorageError:
+    def _unknown(self, number: int, why: str) -> errors.UnknownOutcome:
         return unknown_outcome(why, f"the change (entry {number} of {self._repository.place})")
 
     def _complete_twin(self, state: State) -> None:

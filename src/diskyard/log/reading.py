@@ -15,7 +15,7 @@ from diskyard.log.codec import Damaged, NewerMajor, decode
 from diskyard.log.entries import check_link, check_place, follow, nonce_of
 from diskyard.log.history import has_entry, replaced_since
 from diskyard.log.index.keeper import IndexKeeper
-from diskyard.log.turns import Job, Turns, fail_all
+from diskyard.log.turns import Turns, Waiter, fail_all
 from diskyard.log.watching import Listener, Watching
 from diskyard.model.records import EntryId
 from diskyard.model.state import State
@@ -51,7 +51,7 @@ class LogReader:
         self._keeper = keeper or IndexKeeper(None)
         self._lock = PatientLock()
         self._checkpoints = Checkpoints(repository, entry_age_kept_s)
-        self._readers: Turns[Job[State]] = Turns(must_stay=False)
+        self._readers: Turns[Waiter[State]] = Turns(must_stay=False)
         self._watching = Watching()
         self._state: State | None = None
         self._newest = b""  # the bytes of the state's entry, as far as they are known
@@ -72,12 +72,12 @@ class LogReader:
         :raises diskyard.errors.CorruptRecord: no state at all can be read.
         :raises diskyard.errors.NotARepository: a newer major version wrote it.
         """
-        wanted: Job[State] = Job()
+        wanted: Waiter[State] = Waiter()
         self._readers.take_part(wanted, self._refresh_for)
         self._watching.tell()
         return wanted.answer()
 
-    def _refresh_for(self, readers: Sequence[Job[State]]) -> None:
+    def _refresh_for(self, readers: Sequence[Waiter[State]]) -> None:
         try:
             state = self._refresh()
         except Exception as error:  # noqa: BLE001 - raised again in the threads that asked

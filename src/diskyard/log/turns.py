@@ -18,7 +18,7 @@ _POLL_S = 0.05
 Answer = TypeVar("Answer")
 
 
-class Job(Generic[Answer]):
+class Waiter(Generic[Answer]):
     """What one thread wants, and what came of it.
 
     :ivar calls: of the thread that wants it.
@@ -58,20 +58,20 @@ class Job(Generic[Answer]):
         return self._answer
 
 
-AnyJob = TypeVar("AnyJob", bound=Job[Any])
+AnyWaiter = TypeVar("AnyWaiter", bound=Waiter[Any])
 
 
-def fail_all(jobs: Sequence[Job[Answer]], error: Exception) -> None:
-    """Answer jobs with one error, of which each has a copy of its own: threads add to theirs."""
-    for job in jobs[1:]:
+def fail_all(waiters: Sequence[Waiter[Answer]], error: Exception) -> None:
+    """Answer waiters with one error, of which each has a copy of its own: threads add to theirs."""
+    for waiter in waiters[1:]:
         own = copy.copy(error)
         own.__cause__ = error
-        job.fail(own)
-    for job in jobs[:1]:
-        job.fail(error)
+        waiter.fail(own)
+    for waiter in waiters[:1]:
+        waiter.fail(error)
 
 
-class Turns(Generic[AnyJob]):
+class Turns(Generic[AnyWaiter]):
     """One thread works at a time, for all that wait.
 
     :param must_stay: a thread does not leave while another one works for it: what it wants may
@@ -81,70 +81,70 @@ class Turns(Generic[AnyJob]):
     def __init__(self, *, must_stay: bool) -> None:
         self._must_stay = must_stay
         self._lock = threading.Lock()  # held for a moment only, never while storage is asked
-        self._waiting: list[AnyJob] = []
-        self._taken: list[AnyJob] = []
-        self._working: AnyJob | None = None
+        self._waiting: list[AnyWaiter] = []
+        self._taken: list[AnyWaiter] = []
+        self._working: AnyWaiter | None = None
 
-    def take_part(self, job: AnyJob, work: Callable[[Sequence[AnyJob]], None]) -> None:
-        """Have a job done, by this thread or by another.
+    def take_part(self, waiter: AnyWaiter, work: Callable[[Sequence[AnyWaiter]], None]) -> None:
+        """Have a waiter done, by this thread or by another.
 
-        :param work: does jobs, of which the first is this thread's own and is done afterwards.
+        :param work: does waiters, of which the first is this thread's own and is done afterwards.
             Others may be left, also by an exception: they are for the next turn.
         :raises diskyard.errors.RepositoryUnavailable: the thread whose turn it is asks storage
-            that should have answered by now. The job was not begun, and will not be.
+            that should have answered by now. The waiter was not begun, and will not be.
         """
         try:
-            if self._comes_first(job) or self._is_next(job):
+            if self._comes_first(waiter) or self._is_next(waiter):
                 work(self._take())
         finally:
-            self._leave(job)
+            self._leave(waiter)
 
     def waiting(self) -> int:
         """How many threads wait, and are not being worked for."""
         with self._lock:
             return len(self._waiting)
 
-    def _comes_first(self, job: AnyJob) -> bool:
+    def _comes_first(self, waiter: AnyWaiter) -> bool:
         with self._lock:
-            self._waiting.append(job)
+            self._waiting.append(waiter)
             if self._working is None:
-                self._working = job
+                self._working = waiter
                 return True
-            job.calls.behind = self._working.calls
+            waiter.calls.behind = self._working.calls
             return False
 
-    def _is_next(self, job: AnyJob) -> bool:
-        """Wait until the job is done, or until it is this thread's turn; whether it is."""
+    def _is_next(self, waiter: AnyWaiter) -> bool:
+        """Wait until the waiter is done, or until it is this thread's turn; whether it is."""
         try:
-            while not job.woken.wait(_POLL_S):
-                self._require_answering(job)
+            while not waiter.woken.wait(_POLL_S):
+                self._require_answering(waiter)
         finally:
-            job.calls.behind = None
-        return not job.is_done
+            waiter.calls.behind = None
+        return not waiter.is_done
 
-    def _require_answering(self, job: AnyJob) -> None:
-        """Give the job up if the thread whose turn it is hangs, and nothing can come of it then."""
+    def _require_answering(self, waiter: AnyWaiter) -> None:
+        """Give the waiter up if the thread whose turn it is hangs, and nothing can come of it then."""
         with self._lock:
             working = self._working
-            if job.is_done or working is None or working is job:
+            if waiter.is_done or working is None or working is waiter:
                 return
-            job.calls.behind = working.calls
+            waiter.calls.behind = working.calls
             call = working.calls.overdue()
-            if call is None or (self._must_stay and job not in self._waiting):
+            if call is None or (self._must_stay and waiter not in self._waiting):
                 return
-            self._forget(job)
+            self._forget(waiter)
         raise no_answer(call)
 
-    def _take(self) -> Sequence[AnyJob]:
+    def _take(self) -> Sequence[AnyWaiter]:
         with self._lock:
             self._taken, self._waiting = self._waiting, []
             return tuple(self._taken)
 
-    def _leave(self, job: AnyJob) -> None:
+    def _leave(self, waiter: AnyWaiter) -> None:
         """Let the next thread work, if this one did; what it has left undone comes first."""
         with self._lock:
-            self._forget(job)
-            if self._working is not job:
+            self._forget(waiter)
+            if self._working is not waiter:
                 return
             self._waiting = [*(left for left in self._taken if not left.is_done), *self._waiting]
             self._taken = []
@@ -153,7 +153,7 @@ class Turns(Generic[AnyJob]):
                 self._working.calls.behind = None  # at once: others are behind it from here on
                 self._working.woken.set()
 
-    def _forget(self, job: AnyJob) -> None:
-        for jobs in (self._waiting, self._taken):
-            if job in jobs:
-                jobs.remove(job)
+    def _forget(self, waiter: AnyWaiter) -> None:
+        for waiters in (self._waiting, self._taken):
+            if waiter in waiters:
+                waiters.remove(waiter)

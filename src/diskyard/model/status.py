@@ -65,16 +65,10 @@ def merge_dependent(state: State, image: Image) -> Volume | None:
     return dependent if mergeable else None
 
 
-def lasting_depth(state: State, image: Image) -> int:
-    """How many volumes the chain of an image has once every merge that is possible now is done."""
-    links = list(state.chain(image))
-    return 1 + sum(merge_dependent(state, link) is None for link, _ in links[1:])
-
-
 def better_representation(state: State, image: Image, capabilities: Capabilities, depth: int) -> str | None:
     """What would be better for the strategy of an image with a volume; None if nothing is known.
 
-    :param depth: its :func:`lasting_depth`.
+    :param depth: how many volumes its chain has once every merge that is possible now is done.
     """
     if image.strategy == "space":
         if depth <= CHAIN_DEPTH_LIMIT:
@@ -88,16 +82,3 @@ def better_representation(state: State, image: Image, capabilities: Capabilities
     if capabilities.preallocation and not volume.preallocated:
         return "its blocks are not reserved"
     return None
-
-
-def image_status(
-    state: State,
-    image: Image,
-    capabilities: Capabilities,
-    missing: Container[str] = NONE_MISSING,
-) -> Status:
-    """``broken`` only while its bytes can be wrong (I8)."""
-    if why_broken(state, image, missing) is not None:
-        return "broken"
-    better = better_representation(state, image, capabilities, lasting_depth(state, image))
-    return "degraded" if better else "optimized"

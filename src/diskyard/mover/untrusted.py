@@ -30,7 +30,6 @@ IMPORT_LIMITS = Limits(address_space_bytes=1 << 30, cpu_s=24 * 3600)
 
 _INSPECT_LIMITS = Limits(address_space_bytes=1 << 30, cpu_s=60)
 _INSPECT_TIMEOUT_S = 600.0
-_OUTPUT_MOST_BYTES = 1 << 20
 _SECTOR_BYTES = 512
 _FILE_MOST_BYTES = 64 << 40  # more than any image: only a hole can make a file so long
 _NOT_FOUND = (

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from diskyard import errors
 from diskyard.asked_imports import AskedImports
+from diskyard.attachments.serve import Servers
 from diskyard.caller import CALLER, may_use
 from diskyard.connections import Connections
+from diskyard.events import Events
 from diskyard.host import Host
+from diskyard.host.supervise import Supervisor
 from diskyard.log.log import Author
 from diskyard.model.fix import AnyAction
 from diskyard.model.records import USER_DATA_LIMIT_BYTES
+from diskyard.model.requests import ExportImage
 from diskyard.model.state import State
 from diskyard.opened import Opened
 from diskyard.operations.writers import make_from
 from diskyard.planner.common import Superseded
 from diskyard.planner.create_disk import NewVolume
+from diskyard.settings import Settings
+from diskyard.tasks.limits import Urgency
+from diskyard.tasks.records import TaskRecords
+from diskyard.tasks.runner import TaskRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,10 @@ class Engine:
     """This host's part of Diskyard: what operations and fixes are given.
 
     :param asked_imports: what this host was asked to import.
+    :param settings: what this host remembers for its next process.
+    :param supervisor: asks what may not answer on a thread of its own.
+    :param records: of the tasks of all of this host's processes; ``tasks`` runs those of this one.
+    :param servers: serve images over NBD.
     :param actor: who calls, for the audit trail, where no request says it.
     :param transfer_folders: in which files are imported for whoever runs a mend, where no request's
         caller has folders of its own.
@@ -38,6 +50,12 @@ class Engine:
     host: Host
     connections: Connections
     asked_imports: AskedImports
+    settings: Settings
+    events: Events
+    supervisor: Supervisor
+    records: TaskRecords
+    tasks: TaskRunner
+    servers: Servers
     actor: str = ""
     transfer_folders: tuple[str, ...] = ()
 
@@ -49,23 +67,44 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:
-    """A fix that an operation starts after its commit."""
+    """A fix that an operation starts after its commit.
+
+    :param participating: where a mend looks for images; None for all that are connected.
+    :param force: run it also where its caller must answer for that (``run_fix``).
+    """
 
     opened: Opened
     action: AnyAction
     image_id: str | None = None
     rate_limit_bytes_per_s: int = 0
+    participating: list[Opened] | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """An export that may begin.
+
+    :param path: of the new file, as its folder is really called.
+    """
+
+    opened: Opened
+    request: ExportImage
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an operation has committed, and what is to be run next.
+    """What an operation has committed, and what is to be run next, as tasks.
 
-    :param follow_ups: run after the commit unless AutoFix is false, in this order.
+    :param follow_ups: run after the commit, in this order. Unless AutoFix is false; but where a verb is no
+        more than its task, that runs in any case.
+    :param urgency: of those tasks.
     """
 
     image_id: str = ""
-    follow_ups: list[FollowUp] = field(default_factory=list)
+    follow_ups: Sequence[FollowUp | Export] = ()
+    urgency: Urgency = Urgency.ASKED
 
 
 _NOT_IN_DIGEST = frozenset(

@@ -266,11 +266,11 @@ def release_if_refused(home: Opened, image_id: str, hold: AnyHold, author: Autho
     """Release a hold if what it is for is certainly not made."""
     try:
         yield
-    except Exception as error:
-        unknown = isinstance(error, errors.DiskyardError) and error.details.get("outcome") == "unknown"
-        if not unknown:
-            with contextlib.suppress(errors.DiskyardError):  # the caller is told the first error
-                release_hold(home, image_id, hold, author)
+    except errors.UnknownOutcome:
+        raise
+    except Exception:
+        with contextlib.suppress(errors.DiskyardError):  # the caller is told the first error
+            release_hold(home, image_id, hold, author)
         raise
 
 

@@ -52,7 +52,7 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
             try:
                 _extend(opened, begun.state, image_id, begun.result, author, fds)
             except (errors.DiskyardError, OSError) as error:
-                if getattr(error, "details", {}).get("outcome") != "unknown":
+                if not isinstance(error, errors.UnknownOutcome):
                     with contextlib.suppress(errors.DiskyardError, OSError):  # check lists it
                         settle_size(opened, image_id, author, fds)
                 raise

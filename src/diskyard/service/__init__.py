@@ -1,4 +1,4 @@
-"""The verbs: one table, the source of the Python client, ``diskyard call`` and HTTP."""
+"""Running verbs on this host, for the Python client, ``diskyard call`` and HTTP."""
 
 from diskyard.service.service import Service
 from diskyard.service.verbs import VERBS, Verb, call, run

@@ -12,11 +12,12 @@ from diskyard.events import Events
 from diskyard.host import Host
 from diskyard.host.calls import default_timeout_s
 from diskyard.host.sockets import allow_open_files
+from diskyard.host.supervise import Supervisor
 from diskyard.model.fix import FixData, Mend, fix_type
+from diskyard.model.requests import Request
 from diskyard.model.results import Task
-from diskyard.opened import Opened
-from diskyard.operations.engine import Engine, FollowUp, Outcome
-from diskyard.service.supervise import Supervisor
+from diskyard.model.verbs import Verb
+from diskyard.operations.engine import Engine, Export, FollowUp, Outcome
 from diskyard.settings import Settings, default_state_folder
 from diskyard.tasks.limits import TaskLimits
 from diskyard.tasks.records import Again, TaskRecords
@@ -58,11 +59,23 @@ class Service:
         self.events = Events()
         self.connections = Connections(self.host, os.path.join(folder, "index"))
         asked = AskedImports(self.host, self.settings)
-        self.engine = Engine(self.host, self.connections, asked, actor, transfer_folders)
         self.records = TaskRecords(self.host, os.path.join(folder, "tasks"))
         self.limits = limits or TaskLimits()
         self.tasks = TaskRunner(self.records, self.host.clock, self.limits, timeout_s, self._tell_task)
         self.servers = Servers(self.host, os.path.join(folder, "nbd"), served_images)
+        self.engine = Engine(
+            host=self.host,
+            connections=self.connections,
+            asked_imports=asked,
+            settings=self.settings,
+            events=self.events,
+            supervisor=self.supervisor,
+            records=self.records,
+            tasks=self.tasks,
+            servers=self.servers,
+            actor=actor,
+            transfer_folders=transfer_folders,
+        )
         for repo_id, known in self.settings.connections().items():
             self.connections.remember(repo_id, known.format, known.parameters)
 
@@ -84,20 +97,37 @@ class Service:
         self.supervisor.close()
         return have_ended
 
-    def finish(self, outcome: Outcome, *, auto_fix: bool) -> str:
-        """Start what an operation made due, unless the caller wants only the commit."""
-        if auto_fix and outcome.follow_ups:
-            self.tasks.start([self.job(follow_up) for follow_up in outcome.follow_ups])
-        return outcome.image_id
+    def finish(self, verb: Verb, request: Request, outcome: Outcome) -> object:
+        """Start what an operation made due, unless the caller wants only the commit; the verb's answer."""
+        tasks = []
+        options = getattr(request, "options", None)
+        if outcome.follow_ups and (verb.is_task or getattr(options, "auto_fix", True)):
+            jobs = [
+                self._export_job(due) if isinstance(due, Export) else self.job(due)
+                for due in outcome.follow_ups
+            ]
+            tasks = self.tasks.start(jobs, outcome.urgency)
+        if verb.is_task:
+            return tasks[0]
+        return outcome.image_id if verb.result is str else None
 
-    def job(
-        self, follow_up: FollowUp, participating: list[Opened] | None = None, *, force: bool = False
-    ) -> Job:
-        """A fix as a task."""
-        opened, action = follow_up.opened, follow_up.action
+    def _export_job(self, export: Export) -> Job:
+        asked = export.request
+        rate_limit = asked.options.rate_limit or self.limits.rate_limit_bytes_per_s
 
         def run(watcher: TaskWatcher) -> bool:
-            # Imported when one runs: it has all that moves bytes (service/changing.py).
+            from diskyard.fixes.exporting import run_export
+
+            return run_export(self.engine, export, watcher, rate_limit)
+
+        return Job("exportImage", asked.repository_id, asked.image_id, run, export.opened.marker)
+
+    def job(self, follow_up: FollowUp) -> Job:
+        """A fix as a task."""
+        opened, action, participating = follow_up.opened, follow_up.action, follow_up.participating
+
+        def run(watcher: TaskWatcher) -> bool:
+            # Imported when one runs: it has all that moves bytes, which who only looks does not need.
             from diskyard.fixes.runner import run_fix
 
             return run_fix(
@@ -107,7 +137,7 @@ class Service:
                 watcher=watcher,
                 rate_limit_bytes_per_s=self._rate_limit(follow_up),
                 participating=participating,
-                force=force,
+                force=follow_up.force,
             )
 
         caller = CALLER.get()
@@ -132,8 +162,3 @@ class Service:
         image = follow_up.opened.state().images.get(follow_up.action.image_id)
         has_own = image is not None and image.pending is not None and image.pending.rate_limit_bytes_per_s
         return 0 if has_own else usual
-
-    def task_on(self, image_id: str) -> str | None:
-        """This host's running task on an image."""
-        found = [task.task_id for task in self.records.unended() if task.image_id == image_id]
-        return min(found, default=None)

@@ -11,11 +11,18 @@ from importlib import import_module
 
 import msgspec
 
-import diskyard.mover.qmp
-import diskyard.service.changing  # noqa: F401 - importing them is what this is for
+from diskyard.model.verbs import VERBS
+from diskyard.service.verbs import function_of
 
-with suppress(ImportError):  # libnbd may be missing: who needs it says so then
-    import_module("nbd")
+
+def import_all() -> None:
+    """Import what does the verbs, and what runs the tasks that they start."""
+    for verb in VERBS.values():
+        function_of(verb)
+    for name in ("diskyard.fixes.exporting", "diskyard.fixes.runner", "diskyard.mover.qmp"):
+        import_module(name)
+    with suppress(ImportError):  # libnbd may be missing: who needs it says so then
+        import_module("nbd")
 
 
 def build_tables() -> None:
@@ -36,4 +43,5 @@ def own_types(of: type[msgspec.Struct] = msgspec.Struct) -> Iterator[type[msgspe
         yield from own_types(kind)
 
 
+import_all()
 build_tables()

@@ -35,7 +35,7 @@ _READS = frozenset(
     (
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
         "fingerprint_of", "identities_of", "ownership_of", "exists", "is_folder", "size_bytes_of", "resolve",
-        "device_of", "room", "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes",
+        "room", "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes",
         "lock_folder", "try_lock_folder", "read_open", "names", "is_written_by_qemu",
         "name_is_written_by_qemu", "reads_past_cache", "longest_file_bytes", "is_read_only", "may_write",
         "file_system", "read_into", "read_each", "read_cached", "will_need", "next_data", "physical_extents",

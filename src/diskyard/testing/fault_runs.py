@@ -157,7 +157,7 @@ def require_clear(error: errors.DiskyardError) -> None:
     """An error of the table that people can act on."""
     if isinstance(error, errors.InternalError):
         raise AssertionError("a defect is shown in the place of a fault of storage") from error
-    assert errors.CODES[error.code] is type(error)
+    assert isinstance(error, errors.CODES[error.code])
     assert error.message.endswith("."), error.message
     assert error.advice.endswith("."), error.advice
 

@@ -31,7 +31,7 @@ class FullRuns(FaultRuns):
         with nothing_left_behind(world.folder), filled(self.folder, left_kib, left_inodes):
             error = self._act(world, service, Injector(), None, (_nothing, _nothing))
         if error is not None:
-            assert isinstance(error, errors.NoSpace) or error.details.get("outcome") == "unknown", repr(error)
+            assert isinstance(error, errors.NoSpace | errors.UnknownOutcome), repr(error)
         tear_down(world, service)
         service.close()
         judge_outcome(world, before, after, answered=error is None, order=random.Random(0))

@@ -14,6 +14,7 @@ from diskyard import errors
 from diskyard.commit import Committed, commit
 from diskyard.host.calls import TIMEOUT_VARIABLE, calls_of_this_thread, noted
 from diskyard.host.publishing import UncertainError
+from diskyard.host.supervise import Supervisor
 from diskyard.log.codec import decode
 from diskyard.log.log import Author, Log
 from diskyard.model.capabilities import Capabilities
@@ -22,7 +23,6 @@ from diskyard.model.transaction import Draft, Entry, Frees
 from diskyard.planner import attach, change, copy
 from diskyard.planner.optimize import plan_optimize, seal_optimize
 from diskyard.repositories.interface import LogKind
-from diskyard.service.supervise import Supervisor
 from diskyard.testing.faults import Crash, WatchedRepository
 from diskyard.testing.together import Together, at_once
 from tests.unit.log.shelf import Shelf, once, write_many
@@ -518,7 +518,7 @@ def test_who_is_worked_for_stays_and_who_waits_leaves(shelf: Shelf, answers: thr
         finally:
             ended.set()
 
-    together = Together(log, [*putting(log, "a"), lambda: supervisor.run(follow, outcome="unknown")])
+    together = Together(log, [*putting(log, "a"), lambda: supervisor.run(follow, may_be_done=True)])
     together.start()
     assert hangs.wait(LONG_S)
     # Who comes now is told soon, and nothing comes of it later.

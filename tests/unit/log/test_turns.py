@@ -7,59 +7,59 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from diskyard.log.turns import Job, Turns, fail_all
+from diskyard.log.turns import Turns, Waiter, fail_all
 from diskyard.testing.faults import Crash
 
 LONG_S = 60.0
-Work = Callable[[Sequence[Job[str]]], None]
+Work = Callable[[Sequence[Waiter[str]]], None]
 
 
-def answer_all(jobs: Sequence[Job[str]]) -> None:
-    for number, job in enumerate(jobs):
-        job.succeed(f"{number} of {len(jobs)}")
+def answer_all(waiters: Sequence[Waiter[str]]) -> None:
+    for number, waiter in enumerate(waiters):
+        waiter.succeed(f"{number} of {len(waiters)}")
 
 
 class Crowd:
     """Jobs that come one after another while the first one is at work."""
 
-    def __init__(self, turns: Turns[Job[str]]) -> None:
+    def __init__(self, turns: Turns[Waiter[str]]) -> None:
         self.turns = turns
         self.may_go = threading.Event()
-        self.jobs: list[Job[str]] = []
+        self.waiters: list[Waiter[str]] = []
         self.ended: list[object] = []
         self._threads: list[threading.Thread] = []
 
     def hold(self) -> None:
         begun = threading.Event()
 
-        def work(jobs: Sequence[Job[str]]) -> None:
+        def work(waiters: Sequence[Waiter[str]]) -> None:
             begun.set()
             assert self.may_go.wait(LONG_S)
-            jobs[0].succeed("held")
+            waiters[0].succeed("held")
 
-        self._start(lambda job: self.turns.take_part(job, work))
+        self._start(lambda waiter: self.turns.take_part(waiter, work))
         assert begun.wait(LONG_S)
 
     def come(self, work: Work = answer_all, *, woken: threading.Event | None = None) -> None:
         """One more waits; it works with ``work`` when it is its turn."""
 
-        def take_part(job: Job[str]) -> None:
+        def take_part(waiter: Waiter[str]) -> None:
             if woken is not None:
-                job.woken = woken
-            self.turns.take_part(job, work)
+                waiter.woken = woken
+            self.turns.take_part(waiter, work)
 
         waiting = self.turns.waiting()
         self._start(take_part)
         while self.turns.waiting() == waiting and woken is None:
             pass
 
-    def _start(self, take_part: Callable[[Job[str]], None]) -> None:
+    def _start(self, take_part: Callable[[Waiter[str]], None]) -> None:
         def run() -> None:
-            job: Job[str] = Job()
-            self.jobs.append(job)
+            waiter: Waiter[str] = Waiter()
+            self.waiters.append(waiter)
             try:
-                take_part(job)
-                self.ended.append(job.answer())
+                take_part(waiter)
+                self.ended.append(waiter.answer())
             except BaseException as error:  # noqa: BLE001 - how it ended
                 self.ended.append(error)
 
@@ -87,9 +87,9 @@ def test_what_is_left_undone_comes_first_the_next_time() -> None:
     crowd = Crowd(Turns(must_stay=True))
     order: list[int] = []
 
-    def one(jobs: Sequence[Job[str]]) -> None:
-        order.append(crowd.jobs.index(jobs[0]))
-        jobs[0].succeed("done")
+    def one(waiters: Sequence[Waiter[str]]) -> None:
+        order.append(crowd.waiters.index(waiters[0]))
+        waiters[0].succeed("done")
 
     crowd.hold()
     for _ in range(4):
@@ -101,8 +101,8 @@ def test_what_is_left_undone_comes_first_the_next_time() -> None:
 def test_an_exception_of_who_works_leaves_the_others_to_the_next() -> None:
     crowd = Crowd(Turns(must_stay=True))
 
-    def crash(jobs: Sequence[Job[str]]) -> None:
-        jobs[1].succeed("before the crash")
+    def crash(waiters: Sequence[Waiter[str]]) -> None:
+        waiters[1].succeed("before the crash")
         raise Crash
 
     crowd.hold()
@@ -150,12 +150,12 @@ def test_who_is_ended_while_it_waits_is_in_nobodys_way(before_its_turn: bool) ->
 
 
 def test_each_has_an_error_of_its_own() -> None:
-    jobs: list[Job[str]] = [Job() for _ in range(3)]
-    fail_all(jobs, OSError(5, "failed", "/path"))
+    waiters: list[Waiter[str]] = [Waiter() for _ in range(3)]
+    fail_all(waiters, OSError(5, "failed", "/path"))
     found = []
-    for job in jobs:
+    for waiter in waiters:
         with pytest.raises(OSError, match="failed") as caught:
-            job.answer()
+            waiter.answer()
         found.append(caught.value)
     assert len({id(error) for error in found}) == 3
     assert {(error.errno, error.filename) for error in found} == {(5, "/path")}

@@ -11,9 +11,10 @@ from diskyard.model.capabilities import Capabilities
 from diskyard.model.chains import ROOTS, Chains
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
-from diskyard.model.status import image_status, lasting_depth, why_broken
+from diskyard.model.status import why_broken
 from diskyard.planner.find_fixes import find_fixes
 from diskyard.planner.look import Look
+from tests.unit.model.one_by_one import image_status, lasting_depth
 from tests.unit.records import copy_hold, disk, image, state, volume, weak
 
 CAPABILITIES = Capabilities(preallocation=True)

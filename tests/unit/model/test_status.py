@@ -13,11 +13,10 @@ from diskyard.model.state import State
 from diskyard.model.status import (
     CHAIN_DEPTH_LIMIT,
     better_representation,
-    image_status,
-    lasting_depth,
     merge_dependent,
     why_broken,
 )
+from tests.unit.model.one_by_one import image_status, lasting_depth
 from tests.unit.records import attachment, building, copy_hold, disk, image, state, volume, weak
 
 PLAIN = Capabilities()

@@ -54,7 +54,6 @@ class Node(NamedTuple):
 
 
 Nodes = Callable[[Block], Node]
-Leaves = Callable[[Block], Leaf]
 Change = tuple[str, bytes | None]
 _leaf_decoder = msgspec.msgpack.Decoder(Leaf)
 _node_decoder = msgspec.msgpack.Decoder(Node)

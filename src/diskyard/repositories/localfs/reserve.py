@@ -32,8 +32,6 @@ _LEFT_ALONE = {Frees.LATER: 1 / 2, Frees.WHEN_FIXED: 1 / 4, Frees.AT_ONCE: 0.0}
 #: Of which sizes files are given to a folder that needs room for one name, one after the other.
 _SPARED_BYTES = (*[4 * _KIB] * 6, *[16 * _KIB] * 4, *[128 * _KIB] * 2)
 
-RESERVE_BYTES = sum(size_bytes * count for size_bytes, count in _FILES.items())
-
 
 def _size_in(name: str) -> int | None:
     found = _NAME.fullmatch(name)

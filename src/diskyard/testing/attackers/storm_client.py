@@ -115,7 +115,7 @@ class StormClient:
             try:
                 return "answered", self.ask(verb, **parameters)
             except errors.DiskyardError as error:
-                is_unknown = error.details.get("outcome") == "unknown" or error.code in _UNKNOWN
+                is_unknown = isinstance(error, errors.UnknownOutcome) or error.code in _UNKNOWN
                 if not is_unknown and not was_unknown:
                     return "refused", error
                 was_unknown = True

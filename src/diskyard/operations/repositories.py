@@ -13,50 +13,50 @@ from diskyard.model import requests as ask
 from diskyard.model.records import Attachment, ImageSource
 from diskyard.model.results import RepositoryInfo, Task
 from diskyard.opened import Opened
+from diskyard.operations.engine import Engine
 from diskyard.operations.new_marker import give_new_marker, is_done
 from diskyard.operations.remove_repository import require_nothing_kept
 from diskyard.planner.close import close, require_empty
 from diskyard.queries import repository_info
 from diskyard.repositories.interface import Repository
 from diskyard.repositories.registry import find_format
-from diskyard.service.service import Service
 
 _MARKERS_GIVEN = 3  # a copy that was made while its original was given one needs two
 
 
-def create_repository(service: Service, request: ask.CreateStorageRepository) -> None:
+def create_storage_repository(engine: Engine, request: ask.CreateStorageRepository) -> None:
     """Make an empty repository."""
     _require_unbound()
     found, parameters = find_format(request.repo_format), request.connection_parameters
     if found.folder_of is None or found.create_in is None:
-        found.create(parameters, service.host)
+        found.create(parameters, engine.host)
         return
-    folder = found.folder_of(parameters, service.host)
-    _require_inside(service, folder)
-    found.create_in(folder, parameters, service.host)
+    folder = found.folder_of(parameters, engine.host)
+    _require_inside(engine, folder)
+    found.create_in(folder, parameters, engine.host)
 
 
-def connect(service: Service, request: ask.ConnectStorageRepository) -> None:
+def connect_storage_repository(engine: Engine, request: ask.ConnectStorageRepository) -> None:
     """Connect a place; remembered for the next process, where the format can be."""
     _require_unbound()
     repo_id, parameters = request.repo_id, dict(request.connection_parameters)
     wants_new_marker = parameters.pop("newMarker", False)
     if not isinstance(wants_new_marker, bool):
         raise errors.InvalidParameter("newMarker is true or false.")
-    _require_allowed(service, request.repo_format, parameters)
-    _connect_others(service, repo_id)
+    _require_allowed(engine, request.repo_format, parameters)
+    _connect_others(engine, repo_id)
     if wants_new_marker:
-        _give_new_marker(service, request.repo_format, parameters)
-    is_new = service.connections.connect(repo_id, request.repo_format, parameters)
+        _give_new_marker(engine, request.repo_format, parameters)
+    is_new = engine.connections.connect(repo_id, request.repo_format, parameters)
     if find_format(request.repo_format).folder_of is not None:
-        _require_connected_inside(service, repo_id, is_new=is_new)
+        _require_connected_inside(engine, repo_id, is_new=is_new)
     if is_new:
-        service.events.tell("repository", repo_id, {"change": "connected", "repoFormat": request.repo_format})
+        engine.events.tell("repository", repo_id, {"change": "connected", "repoFormat": request.repo_format})
     if find_format(request.repo_format).remembered:
-        service.settings.remember(repo_id, request.repo_format, parameters)
+        engine.settings.remember(repo_id, request.repo_format, parameters)
 
 
-def _give_new_marker(service: Service, format_name: str, parameters: Mapping[str, object]) -> None:
+def _give_new_marker(engine: Engine, format_name: str, parameters: Mapping[str, object]) -> None:
     """Make a copy of a repository one of its own, unless it is that already.
 
     :raises diskyard.errors.CorruptRecord: its marker is still not its own then.
@@ -65,16 +65,16 @@ def _give_new_marker(service: Service, format_name: str, parameters: Mapping[str
     if found.set_marker is None:
         raise errors.InvalidParameter(f"{format_name} takes no newMarker: its places are never copied.")
     for _ in range(_MARKERS_GIVEN):
-        storage = found.connect(parameters, service.host)
+        storage = found.connect(parameters, engine.host)
         try:
             if found.folder_of is not None:
-                _require_inside(service, storage.place)
-            cloned = _require_unconnected(service, storage)
+                _require_inside(engine, storage.place)
+            cloned = _require_unconnected(engine, storage)
             if is_done(storage) and not cloned:
                 return
-            actor = service.engine.author("connectStorageRepository").actor
-            with service.host.files.no_links_to(storage.place):
-                give_new_marker(storage, found.set_marker, actor, service.host, cloned=cloned)
+            actor = engine.author("connectStorageRepository").actor
+            with engine.host.files.no_links_to(storage.place):
+                give_new_marker(storage, found.set_marker, actor, engine.host, cloned=cloned)
         finally:
             storage.close()
     raise errors.CorruptRecord(
@@ -83,13 +83,13 @@ def _give_new_marker(service: Service, format_name: str, parameters: Mapping[str
     )
 
 
-def _require_unconnected(service: Service, storage: Repository) -> bool:
+def _require_unconnected(engine: Engine, storage: Repository) -> bool:
     """Refuse a place that is connected, unless nothing is to be done in it.
 
     :returns: whether another is connected that is the same but for its device.
     """
     cloned = False
-    for repo_id, opened in service.connections.connected().items():
+    for repo_id, opened in engine.connections.connected().items():
         known = opened.storage
         if storage.place == known.place or storage.identity == known.identity:
             if is_done(storage):
@@ -102,16 +102,16 @@ def _require_unconnected(service: Service, storage: Repository) -> bool:
     return cloned
 
 
-def _connect_others(service: Service, repo_id: str) -> None:
+def _connect_others(engine: Engine, repo_id: str) -> None:
     """Connect what was connected before: a copy of one of them is to be refused now, not at its first use.
 
     A place that does not answer is left out, as it is where images are looked for.
     """
-    connected = service.connections.connected()
-    for other in service.connections.remembered():
+    connected = engine.connections.connected()
+    for other in engine.connections.remembered():
         if other != repo_id and other not in connected:
             with contextlib.suppress(errors.DiskyardError, OSError):
-                service.supervisor.run(partial(service.connections.get, other))
+                engine.supervisor.run(partial(engine.connections.get, other))
 
 
 def _require_unbound() -> None:
@@ -124,31 +124,31 @@ def _require_unbound() -> None:
         )
 
 
-def _require_allowed(service: Service, format_name: str, parameters: Mapping[str, object]) -> None:
+def _require_allowed(engine: Engine, format_name: str, parameters: Mapping[str, object]) -> None:
     """Refuse a place that is, links followed, in no folder in which the caller may have repositories.
 
     :raises diskyard.errors.PathNotAllowed: it is not.
     """
     folder_of, caller = find_format(format_name).folder_of, CALLER.get()
     if folder_of is not None and caller is not None and caller.repository_folders is not None:
-        _require_inside(service, folder_of(parameters, service.host))
+        _require_inside(engine, folder_of(parameters, engine.host))
 
 
-def _require_connected_inside(service: Service, repo_id: str, *, is_new: bool) -> None:
+def _require_connected_inside(engine: Engine, repo_id: str, *, is_new: bool) -> None:
     """The same of what was connected: a folder on the way may have become a link meanwhile."""
     try:
-        _require_inside(service, service.connections.get(repo_id).storage.place)
+        _require_inside(engine, engine.connections.get(repo_id).storage.place)
     except errors.PathNotAllowed:
         if is_new:
-            service.connections.disconnect(repo_id)
+            engine.connections.disconnect(repo_id)
         raise
 
 
-def _require_inside(service: Service, folder: str) -> None:
+def _require_inside(engine: Engine, folder: str) -> None:
     caller = CALLER.get()
     if caller is None or caller.repository_folders is None:
         return
-    if not service.host.files.is_inside(folder, caller.repository_folders):
+    if not engine.host.files.is_inside(folder, caller.repository_folders):
         folders = ", ".join(caller.repository_folders) or "there are none"
         raise errors.PathNotAllowed(
             f"{folder!r:.200} is outside the folders in which repositories may be over TCP ({folders}).",
@@ -157,44 +157,42 @@ def _require_inside(service: Service, folder: str) -> None:
         )
 
 
-def disconnect(service: Service, request: ask.DisconnectStorageRepository) -> None:
+def disconnect_storage_repository(engine: Engine, request: ask.DisconnectStorageRepository) -> None:
     """Forget a connection; refused while this host uses the repository."""
     require_may_use(request.repo_id)
-    _require_idle(service, request.repo_id)
-    _forget(service, request.repo_id)
+    _require_idle(engine, request.repo_id)
+    _forget(engine, request.repo_id)
 
 
-def _forget(service: Service, repo_id: str) -> None:
-    service.connections.disconnect(repo_id)
-    service.settings.forget(repo_id)
-    service.events.tell("repository", repo_id, {"change": "disconnected"})
+def _forget(engine: Engine, repo_id: str) -> None:
+    engine.connections.disconnect(repo_id)
+    engine.settings.forget(repo_id)
+    engine.events.tell("repository", repo_id, {"change": "disconnected"})
 
 
-def _require_idle(service: Service, repo_id: str) -> None:
+def _require_idle(engine: Engine, repo_id: str) -> None:
     """Refuse while this host uses the repository, unless another repoId names it too."""
-    if not service.connections.is_reachable(repo_id):
+    if not engine.connections.is_reachable(repo_id):
         return
-    opened = service.connections.get(repo_id)
-    others = [o for key, o in service.connections.named(to_anybody=True).items() if key != repo_id]
+    opened = engine.connections.get(repo_id)
+    others = [o for key, o in engine.connections.named(to_anybody=True).items() if key != repo_id]
     if any(other.marker == opened.marker for other in others):
         return
-    names = [
-        f"task {task.task_id}" for task in service.records.unended() if _works_with(service, task, opened)
-    ]
+    names = [f"task {task.task_id}" for task in engine.records.unended() if _works_with(engine, task, opened)]
     names += [
         f"attachment of image {found.image_id} for {found.owner}"
         for found in _attachments(opened)
-        if found.host == service.host.identity
+        if found.host == engine.host.identity
     ]
     if names:
         raise errors.RepositoryInUse(f"{repo_id} is in use: {', '.join(names)}.", repositoryId=repo_id)
 
 
-def _works_with(service: Service, task: Task, opened: Opened) -> bool:
+def _works_with(engine: Engine, task: Task, opened: Opened) -> bool:
     """Whether a task works in a repository, or copies from it."""
     if task.repository_id == opened.repo_id:
         return True
-    place = service.connections.named(to_anybody=True).get(task.repository_id or "")
+    place = engine.connections.named(to_anybody=True).get(task.repository_id or "")
     image = None if place is None else place.state().images.get(task.image_id or "")
     source = None if image is None or image.pending is None else image.pending.source
     return isinstance(source, ImageSource) and source.marker == opened.marker
@@ -208,41 +206,39 @@ def _attachments(opened: Opened) -> list[Attachment]:
         return []
 
 
-def remove_repository(service: Service, request: ask.RemoveStorageRepository) -> None:
+def remove_storage_repository(engine: Engine, request: ask.RemoveStorageRepository) -> None:
     """Remove a repository that holds no image, and every connection to it.
 
     :raises diskyard.errors.NotEmpty: it holds one, or what is not its own.
     """
-    opened = service.connections.get(request.repository_id)
+    opened = engine.connections.get(request.repository_id)
     found = find_format(opened.format)
     if found.folder_of is not None:
-        _require_inside(service, opened.storage.place)
+        _require_inside(engine, opened.storage.place)
     state = opened.state()
     if not state.closed:  # it is after a removal that was cut short
         require_empty(state)
-        _require_idle(service, request.repository_id)
+        _require_idle(engine, request.repository_id)
         require_nothing_kept(opened)
         if found.require_removable is not None:
-            found.require_removable(opened.storage, service.host)
-        opened.commit(
-            lambda draft: close(draft, opened.is_locked), service.engine.author("removeStorageRepository")
-        )
+            found.require_removable(opened.storage, engine.host)
+        opened.commit(lambda draft: close(draft, opened.is_locked), engine.author("removeStorageRepository"))
     opened.log.require_writable()
-    found.remove(opened.storage, service.host)
-    for repo_id, other in service.connections.named(to_anybody=True).items():
+    found.remove(opened.storage, engine.host)
+    for repo_id, other in engine.connections.named(to_anybody=True).items():
         if other.marker == opened.marker:
-            _forget(service, repo_id)
+            _forget(engine, repo_id)
 
 
-def list_repositories(service: Service, request: ask.ListStorageRepositories) -> list[RepositoryInfo]:
+def list_storage_repositories(engine: Engine, request: ask.ListStorageRepositories) -> list[RepositoryInfo]:
     """listStorageRepositories: a place that does not answer is listed with the reason."""
     answer = []
-    for repo_id, (format_name, parameters) in service.connections.remembered().items():
+    for repo_id, (format_name, parameters) in engine.connections.remembered().items():
         if not may_use(repo_id):
             continue
         try:
             # On a thread of its own: a place that does not answer is listed so, and the others too.
-            answer.append(service.supervisor.run(partial(_info, service, repo_id, parameters)))
+            answer.append(engine.supervisor.run(partial(_info, engine, repo_id, parameters)))
         except (errors.DiskyardError, OSError) as error:
             answer.append(
                 RepositoryInfo(
@@ -264,5 +260,5 @@ def list_repositories(service: Service, request: ask.ListStorageRepositories) ->
     return answer
 
 
-def _info(service: Service, repo_id: str, parameters: Mapping[str, object]) -> RepositoryInfo:
-    return repository_info(service.connections.get(repo_id), repo_id, parameters)
+def _info(engine: Engine, repo_id: str, parameters: Mapping[str, object]) -> RepositoryInfo:
+    return repository_info(engine.connections.get(repo_id), repo_id, parameters)

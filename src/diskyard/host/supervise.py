@@ -11,8 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from diskyard.host.calls import ThreadCalls, calls_of_this_thread, no_answer
 
@@ -22,17 +21,22 @@ _INTERRUPTED_GRACE_S = 2.0
 _IDLE_MOST = 8
 
 
-class _Job:
-    """Something to do, and what came of it."""
+class Running:
+    """Something that was begun on a thread of its own, and what comes of it."""
 
-    def __init__(self, work: Callable[[], object], when_ended: Callable[[], None] | None = None) -> None:
+    # Not a Future of the standard library: that keeps its error, whose traceback leads back to it.
+
+    def __init__(self, work: Callable[[], object], when_ended: Callable[[], None] | None) -> None:
         self._work: Callable[[], object] | None = work
         self._when_ended = when_ended
         self._answer: object = None
         self._error: BaseException | None = None
-        self.ended = threading.Event()
+        self._ended = threading.Event()
+        self._calls: ThreadCalls | None = None
 
-    def run(self) -> None:
+    def run(self, calls: ThreadCalls) -> None:
+        """Do it, in the thread that is asked whether the storage answers it."""
+        self._calls = calls
         # Let go of first: who waits refers to this, and is referred to by them. Such a cycle would keep what
         # a caller handed over open until the garbage collector comes.
         work, self._work = self._work, None
@@ -43,19 +47,27 @@ class _Job:
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
             self._error = error
         del work
-        self.ended.set()
+        self._ended.set()
         if when_ended is not None:
             when_ended()
+
+    def has_ended(self) -> bool:
+        """Whether it has an answer."""
+        return self._ended.is_set()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for its end; whether that came."""
         try:
-            return self.ended.wait(timeout_s)
+            return self._ended.wait(timeout_s)
         except BaseException:
-            self.ended.wait(_INTERRUPTED_GRACE_S)  # a signal: what is short ends in order
+            self._ended.wait(_INTERRUPTED_GRACE_S)  # a signal: what is short ends in order
             raise
 
     def answer(self) -> object:
+        """What it returned; it must have ended.
+
+        :raises BaseException: what it raised.
+        """
         if self._error is not None:
             try:
                 raise self._error
@@ -63,51 +75,43 @@ class _Job:
                 self._error = None  # the error's traceback leads here: a cycle
         return self._answer
 
+    def require_answering(self, *, may_be_done: bool = False) -> None:
+        """Refuse to wait on.
+
+        :param may_be_done: it changes something, and may do so yet.
+        :raises diskyard.errors.RepositoryUnavailable: the storage should have answered by now.
+        """
+        call = None if self._calls is None else self._calls.overdue()
+        if call is not None:
+            raise no_answer(call, may_be_done=may_be_done)
+
 
 class _Worker(threading.Thread):
-    """A thread that does one job after another; it keeps no program from ending."""
+    """A thread that does one thing after another; it keeps no program from ending."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         super().__init__(name="diskyard-verb", daemon=True)
         self._supervisor = supervisor
         self._given = threading.Semaphore(0)
-        self._job: _Job | None = None
-        self.calls: ThreadCalls | None = None
+        self._next: Running | None = None
 
-    def give(self, job: _Job | None) -> None:
-        """A job, or None to end."""
-        self._job = job
+    def give(self, what: Running | None) -> None:
+        """What to do, or None to end."""
+        self._next = what
         self._given.release()
 
     def run(self) -> None:
-        self.calls = calls_of_this_thread()
-        self.calls.timeout_s = self._supervisor.timeout_s
+        calls = calls_of_this_thread()
+        calls.timeout_s = self._supervisor.timeout_s
         while True:
             self._given.acquire()
-            job, self._job = self._job, None
-            if job is None:
+            running, self._next = self._next, None
+            if running is None:
                 return
-            job.run()
-            del job
+            running.run(calls)
+            del running
             if not self._supervisor.keep(self):
                 return
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A verb that was begun."""
-
-    job: _Job
-    worker: _Worker
-
-    def require_answering(self, **details: str) -> None:
-        """Refuse to wait on.
-
-        :raises diskyard.errors.RepositoryUnavailable: the storage should have answered by now.
-        """
-        call = None if self.worker.calls is None else self.worker.calls.overdue()
-        if call is not None:
-            raise no_answer(call, **details)
 
 
 class Supervisor:
@@ -122,27 +126,26 @@ class Supervisor:
         self._idle: deque[_Worker] = deque()
         self._closed = False
 
-    def run(self, work: Callable[[], R], **details: str) -> R:
+    def run(self, work: Callable[[], R], *, may_be_done: bool = False) -> R:
         """Do it; what it returned.
 
-        :param details: of the error, where the storage does not answer.
+        :param may_be_done: it changes something, which may be done yet when this gives up.
         :raises diskyard.errors.RepositoryUnavailable: the storage does not answer. It goes on
             when the storage does.
         """
         running = self.begin(work)
-        while not running.job.wait(self.look_every_s):
-            running.require_answering(**details)
-        return cast("R", running.job.answer())
+        while not running.wait(self.look_every_s):
+            running.require_answering(may_be_done=may_be_done)
+        return cast("R", running.answer())
 
     def begin(self, work: Callable[[], object], when_ended: Callable[[], None] | None = None) -> Running:
         """Start it, for who waits in another way.
 
         :param when_ended: called in the thread that did it.
         """
-        job = _Job(work, when_ended)
-        worker = self._worker()
-        worker.give(job)
-        return Running(job, worker)
+        running = Running(work, when_ended)
+        self._worker().give(running)
+        return running
 
     @property
     def look_every_s(self) -> float:
@@ -157,7 +160,7 @@ class Supervisor:
             worker.start()
             return worker
 
-    def keep(self, worker: Any) -> bool:
+    def keep(self, worker: _Worker) -> bool:
         """A worker has nothing to do; whether it should wait for more."""
         if self._closed or len(self._idle) >= _IDLE_MOST:
             return False

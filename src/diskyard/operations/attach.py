@@ -11,6 +11,7 @@ from diskyard.commit import Committed, newest_known
 from diskyard.foreign import overlays_of
 from diskyard.host.identity import new_uuid
 from diskyard.model.looked import Looked
+from diskyard.model.options import TeardownOptions
 from diskyard.model.records import Attachment, Image
 from diskyard.model.requests import PrepareImage, TeardownImage
 from diskyard.model.results import Attached
@@ -32,7 +33,35 @@ DEFAULT_OWNER = "diskyard"
 _MERGE_WAIT_S = 2.0
 
 
-def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chain]:
+def prepare_image(engine: Engine, request: PrepareImage) -> Attached:
+    """Attach an image for an owner on this host, and serve it where that is asked for; durable on return.
+
+    What cannot be served is not left attached, unless it was before.
+
+    :raises diskyard.errors.TooManyRequests: so many images are served that no more may be.
+    :raises diskyard.errors.DiskyardError: as :func:`_attach_for` says.
+    """
+    opened = engine.connections.get(request.repository_id)
+    if request.options.serve is None:
+        attached, _ = _attach_for(engine, opened, request)
+        return attached
+    before = opened.state().attachments
+    attached, chain = _attach_for(engine, opened, request)
+    try:
+        return engine.servers.serve(opened, attached, chain)
+    except BaseException:
+        key = (attached.image_id, engine.host.identity, attached.owner)
+        if key not in {(found.image_id, found.host, found.owner) for found in before.values()}:
+            again = TeardownImage(
+                repository_id=request.repository_id,
+                image_id=request.image_id,
+                options=TeardownOptions(owner=attached.owner),
+            )
+            _detach(engine, opened, again)
+        raise
+
+
+def _attach_for(engine: Engine, opened: Opened, request: PrepareImage) -> tuple[Attached, Chain]:
     """Attach an image for an owner on this host; durable on return.
 
     The leases of the weak images below it are held meanwhile: a merge that works on them
@@ -49,7 +78,6 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
             "options.owner has control characters, or marks that turn what people read around.",
             advice="Name the owner in letters, digits, punctuation and spaces.",
         )
-    opened = engine.connections.get(request.repository_id)
     author = engine.author("prepareImage")
     if opened.is_read_only:
         state = opened.state()
@@ -208,7 +236,7 @@ def _answer(opened: Opened, state: State, attachment: Attachment) -> tuple[Attac
 
 
 def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
-    """End an attachment; durable on return. Nothing happens if there is none.
+    """End an attachment, and serving it; durable on return. Nothing happens if there is none.
 
     A disk that its guest's QEMU has grown is as long from then on.
 
@@ -217,6 +245,14 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
         for all but the first.
     """
     opened = engine.connections.get(request.repository_id)
+    # The server goes first: what it has open is the attachment's.
+    if request.options.host_id in (None, engine.host.identity.host_id):
+        owner = request.options.owner or DEFAULT_OWNER
+        engine.servers.stop(opened.marker, request.image_id, owner)
+    return _detach(engine, opened, request)
+
+
+def _detach(engine: Engine, opened: Opened, request: TeardownImage) -> Outcome:
     options = request.options
     owner = options.owner or DEFAULT_OWNER
     host_id = options.host_id or engine.host.identity.host_id

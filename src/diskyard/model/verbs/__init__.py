@@ -1,0 +1,22 @@
+"""The table of verbs: a row for each, in the file of its group, which has all that is said of it."""
+
+from __future__ import annotations
+
+from diskyard.model import requests as ask
+from diskyard.model.verbs import fixes, guests, host, images, repositories, tasks, transfer
+from diskyard.model.verbs.verb import EVERY_CALL, Access, Example, Group, Verb
+
+__all__ = ["BY_REQUEST", "EVERY_CALL", "GROUPS", "VERBS", "Access", "Example", "Group", "Verb"]
+
+#: In the order in which people are shown them.
+GROUPS = (
+    Group("repositories", "Where images are kept.", repositories.VERBS),
+    Group("images", "VirtualDisks, which guests write to, and Snapshots, which never change.", images.VERBS),
+    Group("guests", "Giving images to QEMU and libvirt.", guests.VERBS),
+    Group("transfer", "Files of this host in and out.", transfer.VERBS),
+    Group("fixes", "Finding and finishing what was left unfinished.", fixes.VERBS),
+    Group("tasks", "What runs on this host.", tasks.VERBS),
+    Group("host", "This host, and watching it.", host.VERBS),
+)
+VERBS: dict[str, Verb] = {verb.name: verb for group in GROUPS for verb in group.verbs}
+BY_REQUEST: dict[type[ask.Request], Verb] = {verb.request: verb for verb in VERBS.values()}
