@@ -202,7 +202,7 @@ class Log(LogReader):
         return unknown_outcome(why, f"the change (entry {number} of {self._repository.place})")
 
     def _complete_twin(self, state: State) -> None:
-        """Before N+1 is written, both copies of N must be there (docs/format.md, Twins)."""
+        """Before N+1 is written, both replicas of N must be there (docs/format.md, Replicas)."""
         if not self._twin_missing:
             return
         copies = self._repository.get("entry", state.version)

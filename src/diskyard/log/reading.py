@@ -258,7 +258,7 @@ class LogReader:
     def _valid_entry(self, state: State, copies: Copies) -> tuple[Entry, bool, bytes]:
         """The entry after ``state`` from whichever copy holds it, and what that copy holds.
 
-        Where both do, and differ, the second was there first: docs/format.md, Which copy.
+        Where both do, and differ, the second was there first: docs/format.md, Which replica.
         """
         damage: Damaged | NewerMajor = Damaged("neither copy can be read")
         for copy in reversed(copies):
