@@ -301,9 +301,7 @@ class InternalError(DiskyardError):
     """A defect of Diskyard."""
 
     http_status, exit_status = 500, 38
-    default_advice = (
-        "Report it with the message and the call. Nothing is lost; run checkStorageRepository."
-    )
+    default_advice = "Report it with the message and the call. Nothing is lost; run checkStorageRepository."
 
 
 CODES: dict[str, type[DiskyardError]] = {
