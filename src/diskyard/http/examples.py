@@ -1,4 +1,4 @@
-"""An example or more of every verb: what is sent, and what is answered."""
+"""One or more examples of every verb: the request and the answer."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ _QUEUED = {
 EXAMPLES: dict[str, tuple[Example, ...]] = {
     "connectStorageRepository": (
         Example(
-            "A folder of a local file system",
+            "A directory of a local file system",
             {
                 "repoId": "fast",
                 "repoFormat": "localfs-1.0",
@@ -113,7 +113,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "disconnectStorageRepository": (Example("By its name on this host", {"repoId": "fast"}),),
     "createStorageRepository": (
         Example(
-            "In a folder that is empty or does not exist",
+            "In a directory that is empty or does not exist",
             {"repoFormat": "localfs-1.0", "connectionParameters": {"path": "/srv/images"}},
         ),
         Example(
@@ -156,7 +156,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     ),
     "createVirtualDisk": (
         Example(
-            "An empty disk, safe to repeat as its id is the caller's",
+            "An empty disk; safe to repeat because the caller chose its id",
             {
                 "targetRepoId": "fast",
                 "size": 10 * GIB,
@@ -185,7 +185,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
             _SNAPSHOT,
         ),
         Example(
-            "What a disk holds now, as an immutable copy, at 50 MiB per second at most",
+            "What a disk holds now, as an immutable copy, at most 50 MiB per second",
             {
                 "targetRepoId": "backup",
                 "imageId": _DISK,
@@ -243,7 +243,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     ),
     "setUserData": (
         Example(
-            "Only if nobody changed it since it was read",
+            "Only if nobody has changed it since it was read",
             {
                 "repositoryId": "fast",
                 "imageId": _DISK,
@@ -329,11 +329,11 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
                     {
                         "name": "localfs-1.0",
                         "parameters": {
-                            "path": "absolute path of a folder on a local file system",
+                            "path": "absolute path of a directory on a local file system",
                             "sharedByOneHost": "true: no other host uses the file system, …",
-                            "owner": "when it is created: the user, by name or number, …",
-                            "group": "when it is created: the group, by name or number, …",
-                            "mode": "when it is created: octal, of the folders that guests pass; …",
+                            "owner": "for creation only: the user, by name or number, …",
+                            "group": "for creation only: the group, by name or number, …",
+                            "mode": "for creation only: octal mode of the directories that guests pass; …",
                         },
                         "capabilities": {
                             "reflink": None,

@@ -37,11 +37,11 @@ _EVERY_MOST_S = 300.0
 _KINDS: tuple[str, ...] = get_args(ImageKind)
 _STATUSES: tuple[str, ...] = get_args(Status)
 _SIZES = {
-    "capacity": "Bytes that the storage holds.",
+    "capacity": "Bytes that the storage can hold.",
     "used": "Bytes of the repository's volumes and temporary files.",
     "free": "Bytes that are free on the storage.",
-    "provisioned": "Bytes of the sizes of all images.",
-    "reclaimable": "Bytes that clean fixes would give back now.",
+    "provisioned": "The sizes of all images together, in bytes.",
+    "reclaimable": "Bytes that clean fixes would free now.",
 }
 Counts = Mapping[tuple[str, str], int]
 
