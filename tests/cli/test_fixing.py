@@ -20,7 +20,7 @@ def test_an_interrupted_import_stays_listed_and_is_completed(
     )
     status, out, err = interrupt_when_running(child, number)
     assert status == 128 + number
-    assert err == "diskyard: interrupted; what is left to do stays listed for 'diskyard repo fix'.\n"
+    assert err == "diskyard: interrupted; unfinished work stays listed for 'diskyard repo fix'.\n"
     listed = program.run("repo", "check", "fast", "--exit-code", "--json", status=1).json
     assert [(fix["type"], fix["imageId"], fix["runnable"]) for fix in listed] == [("mend", out.strip(), True)]
     assert "complete fast/noise: done" in program.run("repo", "fix", "fast").out
