@@ -56,10 +56,10 @@ class AskedImports:
             self._host.files.ensure_folder(self._folder)
             if not self._is_private():
                 raise errors.StorageError(
-                    f"Others than this user may write to {self._state_folder}, or to imports in it: what is "
-                    "remembered there of imports would not be this user's own.",
+                    f"Other users may write to {self._state_folder}, or to imports in it: they could forge "
+                    "this user's requests for imports.",
                     advice=f"Let only its owner, who runs Diskyard, write to it (chmod go-w {self._folder} "
-                    f"{self._state_folder}), or use another state folder.",
+                    f"{self._state_folder}), or use another state directory.",
                 )
             data = msgspec.json.encode(asked)
             self._host.files.replace(self._path(opened, image_id), data, mode_bits=PRIVATE_BITS)

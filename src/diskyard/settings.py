@@ -39,7 +39,7 @@ class Settings:
         try:
             self._make(folder)
         except OSError as error:
-            raise errors.from_os_error(error, f"making the state folder {folder}") from error
+            raise errors.from_os_error(error, f"making the state directory {folder}") from error
 
     def _make(self, folder: str) -> None:
         if not self._host.files.exists(folder):

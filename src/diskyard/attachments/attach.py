@@ -45,7 +45,7 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
     owner = request.options.owner or DEFAULT_OWNER
     if not owner.isprintable():
         raise errors.InvalidParameter(
-            "options.owner has control characters, or marks that turn what people read around.",
+            "options.owner has control characters, or marks of the direction of text.",
             advice="Name the owner in letters, digits, punctuation and spaces.",
         )
     opened = engine.connections.get(request.repository_id)
@@ -99,10 +99,10 @@ def _require_not_half_extended(opened: Opened, state: State, image: Image) -> No
     if longer_bytes is not None:
         raise errors.ImageBroken(
             f"The volume of disk {image.id} has {longer_bytes} bytes, and its record says "
-            f"{volume.size_bytes}: an extend of it was interrupted, and on {opened.storage.place} "
-            "nobody can take it back now.",
+            f"{volume.size_bytes}: an extend of it was interrupted, and {opened.storage.place} cannot be "
+            "written to, so the extend cannot be taken back now.",
             advice="Mount the file system so that it can be written to, then prepare the image again; or "
-            "export the image, which works as it is.",
+            "export the image, which works without that.",
             imageId=image.id,
         )
 
@@ -255,6 +255,6 @@ def _require_no_overlay(opened: Opened, state: State, image_id: str, host_id: st
                 f"Another program made {overlays[0]} in {opened.storage.place} as an overlay of image "
                 f"{image_id}: what the guest wrote last may be in it.",
                 advice="Commit it into the image (virsh blockcommit, or qemu-img commit) or move it away, "
-                "and then tear the image down; force does that as it is.",
+                "then tear the image down; force tears it down without that.",
                 imageId=image_id,
             )

@@ -109,10 +109,10 @@ class Servers:
                 return
         words = taken.format(words="images are served over NBD by this process")
         raise errors.TooManyRequests(
-            f"{words}, and no more may be.",
-            advice="Tear down those that nobody reads or writes any more; or give the guest the image's "
-            "files, which prepareImage tells without serve; or raise limits.served_images in the "
-            "daemon's configuration.",
+            f"{words}, which is the limit.",
+            advice="Tear down those that nobody uses any more; or give the guest the image's files, which "
+            "prepareImage returns without serve; or raise limits.served_images in the daemon's "
+            "configuration.",
         )
 
     def _give_back(self, whose: Share) -> None:
@@ -185,7 +185,7 @@ class Servers:
         if len(path.encode()) > _SOCKET_PATH_LIMIT_BYTES:
             raise errors.Unsupported(
                 f"The name of the socket, {path}, is longer than {_SOCKET_PATH_LIMIT_BYTES} bytes.",
-                advice="Use a state folder with a shorter name ($DISKYARD_STATE_DIR).",
+                advice="Use a state directory with a shorter name ($DISKYARD_STATE_DIR).",
             )
         return path
 

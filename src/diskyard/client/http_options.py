@@ -79,8 +79,8 @@ def _trusting(ca_file: str | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         raise errors.InvalidParameter(
-            f"The authorities in {ca_file} cannot be used: {error}.",
-            advice="Give a PEM file of the authority that signed the daemon's certificate.",
+            f"The certificates in {ca_file} cannot be used: {error}.",
+            advice="Give a PEM file with the certificate of the authority that signed the daemon's.",
         ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
@@ -174,7 +174,7 @@ class Listening:
         """
         if time.monotonic() - self._works_s > self._give_up_s:
             raise errors.RepositoryUnavailable(
-                f"The events of {self._url} cannot be listened to: {failure_text(failure)}.",
+                f"The events of {self._url} cannot be read: {failure_text(failure)}.",
                 advice="Start the daemon (diskyard serve) or check the URL, then try again.",
                 url=self._url,
             ) from failure

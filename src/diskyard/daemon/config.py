@@ -41,7 +41,7 @@ class SocketConfig(_Section, frozen=True, kw_only=True):
 
     path: _Path = ""
     mode: Annotated[
-        str, msgspec.Meta(pattern="^0?[0-7][0-7]0$", description="octal, as 0660, with nothing for others")
+        str, msgspec.Meta(pattern="^0?[0-7][0-7]0$", description="octal, such as 0660, with none for others")
     ] = "0660"
     group: Annotated[str, msgspec.Meta(max_length=255, description="the name of a group")] = ""
 
@@ -71,11 +71,11 @@ class TcpConfig(_Section, frozen=True, kw_only=True):
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
-            raise ValueError("an IPv6 address stands in brackets")
+            raise ValueError("an IPv6 address must be in brackets")
         if not (colon and host and host.isprintable() and " " not in host):
             raise ValueError("it is not HOST:PORT or [IPv6]:PORT")
         if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 1 << 16):
-            raise ValueError("a port is a number from 0 to 65535")
+            raise ValueError("the port must be a number from 0 to 65535")
         return host, int(port)
 
 
@@ -157,7 +157,7 @@ class TasksConfig(_Section, frozen=True, kw_only=True):
         10_000
     )
     order: Annotated[
-        tuple[FixType, ...], msgspec.Meta(description="a list that has mend, merge, optimize and clean once")
+        tuple[FixType, ...], msgspec.Meta(description="a list with mend, merge, optimize and clean once each")
     ] = ("mend", "merge", "optimize", "clean")
     rate_limit_bytes_per_s: _Rate = 0
     resume: Annotated[bool, msgspec.Meta(description="true or false")] = False
@@ -233,7 +233,7 @@ def load(path: str | None = None) -> Config:
         if path is None:
             return Config()
         raise errors.InvalidParameter(
-            f"There is no configuration file {source}.", advice="Name one that exists, or none."
+            f"There is no configuration file {source}.", advice="Name an existing file, or none."
         ) from error
     except OSError as error:
         raise errors.InvalidParameter(f"{source} cannot be read: {error.strerror or error}.") from error
@@ -242,7 +242,7 @@ def load(path: str | None = None) -> Config:
     try:
         table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise errors.InvalidParameter(f"{source} is no TOML: {error}.") from error
+        raise errors.InvalidParameter(f"{source} is not TOML: {error}.") from error
     wrong = list(_wrong(Config, table, ""))
     if wrong:
         raise refused(source, wrong)
@@ -255,25 +255,25 @@ def refused(source: str, wrong: Sequence[str]) -> errors.InvalidParameter:
     :param source: the file, or what else gave it.
     :param wrong: what is wrong with it, as :func:`diskyard.daemon.config_check.check` lists it.
     """
-    lines = "\n".join((f"{source} is not as it must be:", *wrong))
+    lines = "\n".join((f"{source} has errors:", *wrong))
     return errors.InvalidParameter(lines, advice="packaging/diskyard.toml shows every key with its default.")
 
 
 def _wrong(section: type[msgspec.Struct], table: object, at: str) -> Iterator[str]:
     """What is wrong with a table: of every key, not only of the first."""
     if not isinstance(table, dict):
-        yield f"{at} is a table"
+        yield f"{at} must be a table"
         return
     kinds = get_type_hints(section, include_extras=True)
     prefix = f"{at}." if at else ""
     for key, value in table.items():
         if key not in kinds:
-            yield f"{prefix}{key!s:.80} is no key; there are {', '.join(kinds)}"
+            yield f"{prefix}{key!s:.80} is not a key; the keys are {', '.join(kinds)}"
         else:
             yield from _wrong_value(kinds[key], value, f"{prefix}{key}")
     for field in msgspec.structs.fields(section):
         if field.required and field.name not in table:
-            yield f"{prefix}{field.name} is missing; it is {_allowed(kinds[field.name])}"
+            yield f"{prefix}{field.name} is missing; it must be {_allowed(kinds[field.name])}"
 
 
 def _wrong_value(kind: Any, value: object, at: str) -> Iterator[str]:
@@ -282,11 +282,11 @@ def _wrong_value(kind: Any, value: object, at: str) -> Iterator[str]:
         try:
             msgspec.convert(value, kind)
         except (msgspec.ValidationError, RecursionError):
-            yield f"{at} is {_allowed(kind)}, not {value!r:.80}"
+            yield f"{at} must be {_allowed(kind)}, not {value!r:.80}"
     elif get_origin(kind) is not tuple:
         yield from _wrong(inner, value, at)
     elif not isinstance(value, list):
-        yield f"{at} is written as [[{at}]], once for each"
+        yield f"{at} must be written as [[{at}]], once for each"
     else:
         for number, item in enumerate(value, 1):
             yield from _wrong(inner, item, f"{at}[{number}]")

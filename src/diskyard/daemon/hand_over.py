@@ -65,7 +65,7 @@ class HandOver:
         except OSError as error:
             raise errors.InvalidParameter(
                 f"The daemon cannot listen at {self.path}: {error}.",
-                advice="Correct [socket] in the configuration, or remove what is in that place.",
+                advice="Correct [socket] in the configuration, or remove what has that name.",
             ) from error
         self._listener.setblocking(False)
 

@@ -140,7 +140,7 @@ class Tokens:
             self._clear_up(kept)
             if any(one.token.name == name for one in kept.values()):
                 raise errors.InvalidParameter(
-                    f"There is a token {name} already.", advice="Revoke it first, or choose another name."
+                    f"A token {name} exists already.", advice="Revoke it first, or choose another name."
                 )
             token_id = secrets.token_hex(4)
             while token_id in kept or token_id in self._revoked():
@@ -179,7 +179,7 @@ class Tokens:
             one = next((o.token for o in live.values() if which in (o.token.token_id, o.token.name)), None)
             if one is None:
                 raise errors.InvalidParameter(
-                    f"There is no token {which!r:.80}.", advice="List those there are (diskyard token list)."
+                    f"There is no token {which!r:.80}.", advice="List the tokens (diskyard token list)."
                 )
             with contextlib.suppress(OSError):  # it may be full: what was prepared earlier is there
                 self._clear_up(live)
@@ -202,19 +202,21 @@ class Tokens:
     ) -> None:
         if NAME.fullmatch(name) is None or _ID.fullmatch(name) is not None:
             raise errors.InvalidParameter(
-                "A token's name is 1-64 letters, digits and . _ @ -, begins with a letter or a digit, and "
-                "is not of eight hexadecimal digits, as the ids of tokens are."
+                "A token's name has 1-64 letters, digits and . _ @ -, and begins with a letter or a digit. "
+                "It must not be eight hexadecimal digits, because the ids of tokens are."
             )
         if repositories is not None and (
             not repositories or any(not key.isprintable() or not 1 <= len(key) <= 255 for key in repositories)
         ):
-            raise errors.InvalidParameter("A token is bound to one repoId or more, or to none in particular.")
+            raise errors.InvalidParameter("A token is bound to one or more valid repoIds, or to none at all.")
         if transfer_folders is not None and not all(
             os.path.isabs(folder) and folder.isprintable() for folder in transfer_folders
         ):
-            raise errors.InvalidParameter("A transfer folder is an absolute path without control characters.")
+            raise errors.InvalidParameter(
+                "A transfer directory must be an absolute path without control characters."
+            )
         if lasts_s is not None and not 1 <= lasts_s <= LASTS_LIMIT_S:
-            raise errors.InvalidParameter("A token lasts at least a second and at most 100 years.")
+            raise errors.InvalidParameter("A token must be valid for one second to 100 years.")
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, _Kept]]:
@@ -244,7 +246,7 @@ class Tokens:
             return self._revocations.all()
         except OSError as error:
             raise errors.StorageError(
-                f"It cannot be read which tokens are revoked, so no token is valid: {error}.",
+                f"The list of revoked tokens cannot be read, so no token is valid: {error}.",
                 advice="Remove tokens.json and tokens.revoked, and make new tokens.",
             ) from error
 

@@ -101,7 +101,7 @@ class Commands:
             with Output(child, _STDOUT_MOST_BYTES) as output:
                 while output.read(max(0.0, deadline_s - time.monotonic())):
                     if output.stdout_bytes > _STDOUT_MOST_BYTES:
-                        raise errors.StorageError(f"{words[0]} printed without end and was killed.")
+                        raise errors.StorageError(f"{words[0]} printed too much and was killed.")
                     if time.monotonic() > deadline_s:
                         break
             if not self.wait(child, max(0.0, deadline_s - time.monotonic())):
@@ -162,7 +162,7 @@ class Commands:
         except OSError as error:
             raise errors.StorageError(
                 f"{words[0]} could not be started: {error.strerror or error}.",
-                advice="Look at this host's limits of processes and memory, then try again.",
+                advice="Check this host's limits of processes and memory, then try again.",
             ) from error
 
     def wait(self, child: Child, timeout_s: float) -> bool:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from diskyard import errors
 
 _LINKED_ADVICE = (
-    "What is written to one of the names is in all of them: a backup by hard links (cp -al) changes with it. "
-    "'find / -xdev -samefile FILE' lists the names. If they are yours, make a file of its own of this one, "
+    "A write to one of the names changes them all, even a backup by hard links (cp -al). "
+    "'find / -xdev -samefile FILE' lists the names. If they are yours, turn this one into a separate file "
     "while no program has it open: 'cp --reflink=auto FILE FILE.new && mv FILE.new FILE'."
 )
 

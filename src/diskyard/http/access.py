@@ -147,8 +147,8 @@ class Door:
         file = None if self._handed is None else self._handed.take(ticket, actor)
         if file is None:
             raise errors.InvalidParameter(
-                "The file that was handed over for this request is not here: its ticket was used already, is "
-                "over a minute old, or of another daemon.",
+                "The daemon does not have the file that was handed over for this request: its ticket was "
+                "used already, is over a minute old, or belongs to another daemon.",
                 advice="Hand the file over again, and repeat the request with the new ticket.",
             )
         return file

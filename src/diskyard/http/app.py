@@ -154,7 +154,7 @@ class Application:
 
     def _unclear(self, request: Request, why: str) -> Response:
         """A request that is not to be read."""
-        error = errors.InvalidParameter(why, advice="Send it again, with its length told once.")
+        error = errors.InvalidParameter(why, advice="Send it again, and state its length once.")
         return self._refused(request, error, 400)
 
     def _refused(
@@ -321,7 +321,7 @@ class Application:
         sender = self._admit(exchange, "read")
         if sender.caller.repositories is not None:
             self._note(exchange, "metrics", None, None, errors.Forbidden.__name__)
-            raise errors.Forbidden("The metrics are of all repositories, and the token is bound to some.")
+            raise errors.Forbidden("The metrics cover all repositories, but the token is bound to some.")
         data, media_type, work_ms = await asyncio.to_thread(self._rendered)
         self._charge(sender, work_ms)
         return Response(data, headers={"Content-Type": media_type})

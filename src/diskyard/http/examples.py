@@ -30,7 +30,7 @@ class Example:
 _MERGE_FIX = {
     "fixId": "merge-9214c24e6af5176b33ff3108",
     "type": "merge",
-    "description": "merge a removed image down into what it is read with",
+    "description": "merge a removed image down with the volume that reads it",
     "imageId": _DISK,
     "runnable": True,
     "waitsFor": None,

@@ -93,7 +93,7 @@ class Rates:
         if left < least:
             raise errors.TooManyRequests(
                 f"More than {self._per_s:g} {self._words} came from {caller}.",
-                advice="Wait as long as Retry-After says, then ask for less at a time.",
+                advice="Wait as long as Retry-After says, then request less at a time.",
                 retry_after_s=math.ceil((least - left) / self._per_s),
             )
 

@@ -102,7 +102,7 @@ class LongCalls:
 
     async def _enter(self, caller: _Caller, actor: str) -> None:
         most = self._limits.long_calls_per_token
-        advice = "Read the answers that have begun, and ask for one long list at a time."
+        advice = "Read the answers that have begun, and request one long list at a time."
         if caller.places.locked() and caller.waiting >= most * _WAITING_PER_PLACE:
             raise errors.TooManyRequests(
                 f"{most} long calls are under way for {actor}, and {caller.waiting} wait.", advice=advice

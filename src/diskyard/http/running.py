@@ -83,9 +83,9 @@ class Verbs:
             piece = await self._next(asked, lane, made)
         except asyncio.CancelledError:  # the server ends, and waits no longer for what still runs
             raise errors.RepositoryUnavailable(
-                "The daemon ended before this was done.",
-                advice="Repeat it when the daemon runs again. A change may have been made all the same, or "
-                "may yet be: look before you repeat one.",
+                "The daemon ended before the call was complete.",
+                advice="Repeat the call when the daemon runs again. A change may have taken effect, or may "
+                "still take effect: check before you repeat one.",
                 **outcome_details(BY_REQUEST[type(asked.request)]),
             ) from None
         return Answer(piece.data, None if piece.is_last else self._rest(asked, lane, made))

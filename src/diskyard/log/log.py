@@ -47,8 +47,8 @@ class Author:
 def unknown_outcome(why: str, what: str = "the change") -> errors.StorageError:
     """The error of the table for a change that may have been made."""
     return errors.StorageError(
-        f"Whether {what} was made is not known: {why}.",
-        advice="Look at the image before repeating the call; newImageId makes repeating safe.",
+        f"It is not known whether {what} was made: {why}.",
+        advice="Look at the image before you repeat the call; newImageId makes repeating safe.",
         outcome="unknown",
     )
 
@@ -165,7 +165,7 @@ class Log(LogReader):
             follows_nothing = not listed and self._take_back(entry)
         except (OSError, errors.DiskyardError) as error:
             self._state = None
-            raise self._unknown(entry.number, f"it could not be looked at: {error}") from error
+            raise self._unknown(entry.number, f"it could not be checked: {error}") from error
         self._state = None
         if listed:
             return False

@@ -260,7 +260,7 @@ class LogReader:
 
         Where both do, and differ, the second was there first: docs/format.md, Which replica.
         """
-        damage: Damaged | NewerMajor = Damaged("neither copy can be read")
+        damage: Damaged | NewerMajor = Damaged("neither replica can be read")
         for copy in reversed(copies):
             if not copy:
                 continue
@@ -349,7 +349,7 @@ class LogReader:
         if self.damage is not None:
             raise errors.CorruptRecord(
                 f"The log of {self._repository.place} cannot be read: {self.damage}. "
-                "The repository is read-only until it can."
+                "The repository is read-only until it can be."
             )
         if self.newer_minor:
             raise errors.Unsupported(
@@ -367,13 +367,13 @@ class LogReader:
             raise errors.StorageError(
                 f"Nothing can be written to {self._repository.place}: {why}.",
                 advice="Mount the file system so that it can be written to, or use a user who may write "
-                "there, then try again. Reading and exporting work as they are.",
+                "there, then try again. Reading and exporting work without that.",
             )
 
     def read_only_because(self) -> str | None:
         """Why :meth:`require_writable` would refuse, for people; None if it would not."""
         if self.replaced is not None:
-            return f"the history was replaced: {self.replaced}; connect the repository anew"
+            return f"the history was replaced: {self.replaced}; connect the repository again"
         if self.damage is not None:
             return f"the log cannot be read: {self.damage}"
         if self.newer_minor:

@@ -265,7 +265,7 @@ class StorageDaemon:
         doing, deadline_s = "ending an export", self._host.clock.monotonic_s() + self._timeout_s
         while expected(self.command("query-block-exports", doing=doing), list[object], doing):
             if self._host.clock.monotonic_s() > deadline_s:
-                raise errors.StorageError(f"QEMU does not end an export within {self._timeout_s:g} seconds.")
+                raise errors.StorageError(f"QEMU did not end an export within {self._timeout_s:g} seconds.")
             self._host.clock.sleep(_POLL_FIRST_S)
 
     @property

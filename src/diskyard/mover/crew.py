@@ -34,8 +34,8 @@ class Crew(Generic[Tool]):
         except RuntimeError as error:
             self._dismiss()
             raise errors.StorageError(
-                f"This host gives no more threads: {error}.",
-                advice="Look at its limits of processes and memory (TasksMax of the unit), then try again.",
+                f"This host cannot start another thread: {error}.",
+                advice="Check its limits of processes and memory (TasksMax of the unit), then try again.",
             ) from error
 
     def submit(self, job: Callable[[Tool], None]) -> Future[None]:

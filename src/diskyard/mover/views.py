@@ -234,7 +234,7 @@ def data_ranges(host: Host, fd: int, start_bytes: int, end_bytes: int) -> Genera
             found = host.files.next_data(fd, offset, _RANGES_AT_ONCE)
         for start, end in found:
             if start < offset or end <= start:
-                raise errors.StorageError("A file does not tell what it holds.")
+                raise errors.StorageError("A file does not say where its data is.")
             if start >= end_bytes:
                 return
             yield start, min(end, end_bytes)

@@ -60,8 +60,9 @@ def require_room_to_grow(state: State, disk: Image, size_bytes: int, capabilitie
     if volume.format == "raw" and why_not is not None:
         raise errors.Unsupported(
             f"Disk {disk.id} cannot be extended: {why_not}.",
-            advice="Create a Snapshot of the disk: it goes on in a volume of another format, which can be "
-            "extended. Or copy it to a repository whose file system can hold longer files (as XFS).",
+            advice="Create a Snapshot of the disk: the disk then continues in a volume of another format, "
+            "which can be extended. Or copy it to a repository whose file system can hold longer files (such "
+            "as XFS).",
             imageId=disk.id,
         )
 

@@ -109,7 +109,7 @@ class TaskRunner:
             raise errors.TooManyRequests(
                 taken.format(words="tasks wait on this host") + ".",
                 advice="Wait until some have ended, or stop some that listTasks names. With AutoFix false "
-                "a call is committed all the same, and its work left to checkStorageRepository.",
+                "a call is still committed, and checkStorageRepository lists its work.",
                 retry_after_s=_QUEUE_RETRY_AFTER_S,
             )
 

@@ -253,7 +253,7 @@ def test_an_entry_that_cannot_be_read(shelf: IndexedShelf, number: int) -> None:
     shelf.spoil("entry", number)
     log = shelf.indexed()
     assert shelf.expect_as_without(log).version == number - 1
-    assert log.damage == f"entry {number}: neither copy can be read"
+    assert log.damage == f"entry {number}: neither replica can be read"
     log.close()
     with pytest.raises(errors.CorruptRecord):
         log.require_writable()
@@ -308,7 +308,7 @@ def test_an_index_that_is_damaged_in_use_is_read_around(shelf: IndexedShelf) -> 
     os.truncate(blocks_in(shelf.folder), 100)
     with pytest.raises(errors.RepositoryUnavailable, match="thrown away") as raised:
         list(state.volumes)
-    assert raised.value.advice == "Repeat the call: the repository's log is read anew."
+    assert raised.value.advice == "Repeat the call: the repository's log is then read again."
     assert is_bad(state)
     shelf.expect_as_without(log)
     assert files_in(shelf.folder) == []

@@ -58,14 +58,14 @@ class BlockFile:
                 raise self.bad(error.strerror or str(error)) from error
             if len(data) == block.length_bytes and _digest(data) == block.digest:
                 return data
-        raise self.bad("its bytes are not those that were written")
+        raise self.bad("its checksum does not match")
 
     def bad(self, why: str) -> errors.RepositoryUnavailable:
         """Nothing of this file is to be believed any more; the error that says so."""
         self.is_bad = True
         return errors.RepositoryUnavailable(
-            f"This host's index of the repository cannot be read: {why}. It is thrown away.",
-            advice="Repeat the call: the repository's log is read anew.",
+            f"This host's index of the repository cannot be read: {why}. It is discarded.",
+            advice="Repeat the call: the repository's log is then read again.",
         )
 
 

@@ -68,7 +68,7 @@ def access_asked(parameters: Mapping[str, Any]) -> Access:
         bits = _PASSED_BY_ALL if group_id is None else _LISTED_BY_GROUP
         inner_bits = _FOLDERS
     elif not isinstance(mode, str) or _MODE.fullmatch(mode) is None:
-        raise errors.InvalidParameter('mode must be three octal digits in a text, as "0711".')
+        raise errors.InvalidParameter('mode must be a string of three octal digits, such as "0711".')
     else:
         bits = int(mode, 8)
         inner_bits = bits & ~_FOR_OTHERS

@@ -35,7 +35,7 @@ LOCAL_FILE_SYSTEMS = frozenset(
 SHARED_BY_ONE_HOST = "sharedByOneHost"
 _PROBE_BYTES = 4096  # one block: btrfs clones nothing shorter
 _NEVER = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY, errno.ENOLCK))
-_ADVICE = "Use a folder of a local file system that can, as ext4, XFS or btrfs."
+_ADVICE = "Use a directory of a local file system that can, such as ext4, XFS or btrfs."
 
 
 def require_local(host: Host, root: str, *, shared_by_one_host: bool) -> None:
@@ -49,9 +49,9 @@ def require_local(host: Host, root: str, *, shared_by_one_host: bool) -> None:
         return
     raise errors.Unsupported(
         f"{root} is on a file system of the kind {kind or 'unknown'}, which is not known to be local: "
-        "another host that wrote to it would not see this one's locks.",
-        advice="Use a folder of a local file system, as ext4, XFS or btrfs. If no other host ever uses the "
-        f"repository, connect it with {SHARED_BY_ONE_HOST}=true.",
+        "another host that writes to it would not see this host's locks.",
+        advice="Use a directory of a local file system, such as ext4, XFS or btrfs. If no other host ever "
+        f"uses the repository, connect it with {SHARED_BY_ONE_HOST}=true.",
     )
 
 
@@ -66,8 +66,8 @@ def require_folders(host: Host, root: str) -> None:
         path = os.path.join(root, folder)
         if not host.files.is_folder(path):
             raise errors.CorruptRecord(
-                f"{path} is missing, or it is no folder, so the repository cannot be used.",
-                advice="Put the folder back; an empty one will do for progress and temporary.",
+                f"{path} is missing, or is not a directory, so the repository cannot be used.",
+                advice="Put the directory back; an empty one will do for progress and temporary.",
             )
 
 
@@ -101,7 +101,7 @@ def sync_folder(host: Host, folder: str) -> None:
 
     :raises diskyard.errors.Unsupported: the file system never can.
     """
-    with _needed(folder, "make the names in a folder durable (fsync)"):
+    with _needed(folder, "make the names in a directory durable (fsync)"):
         host.files.sync_folder(folder)
 
 

@@ -100,7 +100,7 @@ def _marker_in_log(host: Host, root: str, known: Collection[str]) -> str | None:
             if len(found := wanted.intersection(known)) == 1:
                 return found.pop()
     if read_any:
-        raise errors.CorruptRecord(f"The record in {root} is of another repository than its log.")
+        raise errors.CorruptRecord(f"The record in {root} belongs to another repository than its log.")
     return None
 
 
