@@ -101,7 +101,7 @@ def detach(
         if not (mine or gone or force):
             raise errors.ImageInUse(
                 f"The attachment belongs to host {host_id}, which may still be using the image.",
-                advice="Call that host, or pass force when you know that its guest has ended.",
+                advice="Call that host, or pass force if you know that its guest has ended.",
                 imageId=image_id,
                 hostID=host_id,
                 owner=owner,
