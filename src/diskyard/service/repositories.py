@@ -152,8 +152,8 @@ def _require_inside(service: Service, folder: str) -> None:
         folders = ", ".join(caller.repository_folders) or "there are none"
         raise errors.PathNotAllowed(
             f"{folder!r:.200} is outside the directories for repositories over TCP ({folders}).",
-            advice="Use a directory inside one of them, have another one added to [repositories] folders in the "
-            "daemon's configuration, or do it on the daemon's own host, over its Unix socket.",
+            advice="Use a directory inside one of them, have another one added to [repositories] folders in "
+            "the daemon's configuration, or do it on the daemon's own host, over its Unix socket.",
         )
 
 
