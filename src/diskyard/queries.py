@@ -39,7 +39,7 @@ Answer = TypeVar("Answer")
 
 
 class _Look:
-    """What the answers about images of one state share; each volume is looked at once.
+    """What the answers about images of one state share; each volume is examined once.
 
     :ivar unreadable: of the volumes looked at, those that the storage does not have whole.
     """

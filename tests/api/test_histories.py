@@ -61,7 +61,7 @@ def garbage(yard: Diskyard, repo: str) -> dict[str, bool]:
     return {
         fix.description.split()[2].rstrip(","): fix.runnable
         for fix in fixes
-        if "nothing names" in fix.description
+        if "no record names" in fix.description
     }
 
 

@@ -1,4 +1,4 @@
-"""What the transports over HTTP share: options of connections, and the pace of listening."""
+"""What the HTTP transports share: options of connections, and the pace of listening."""
 
 from __future__ import annotations
 

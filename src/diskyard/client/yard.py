@@ -26,9 +26,9 @@ class Diskyard(Verbs):
     stay listed; a daemon goes on with them.
 
     A call to a daemon is sent again if the daemon was busy, if it could not be reached, or if the
-    answer was lost and doing it twice is the same as doing it once: verbs that only look, and those
-    that make an image whose id is known (``new_image_id``, which all but copies are given here if
-    the caller gave none).
+    answer was lost and doing it twice has the same effect as doing it once. These are the verbs that only
+    read, and those that make an image whose id is known (``new_image_id``; if the caller gave none, all
+    verbs but copies are given one here).
 
     :param url: of a daemon, ``unix:///path/to.sock`` or ``https://host:port``; None to do all
         here, whether a daemon runs or not.

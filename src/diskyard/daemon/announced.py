@@ -1,4 +1,4 @@
-"""How the command line finds a daemon: a small file in the state folder, while it runs."""
+"""How the command line finds a daemon: a small file in the state directory, while it runs."""
 
 from __future__ import annotations
 

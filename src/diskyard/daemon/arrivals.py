@@ -1,4 +1,4 @@
-"""Which connections may stay: so many in all and of one address, and few that say nothing."""
+"""Which connections may stay: a limited number in all and from one address, and few silent ones."""
 
 from __future__ import annotations
 
@@ -61,9 +61,8 @@ class _Arrival:
 class Arrivals:
     """The connections of one listener, from their first moment on; only in the event loop.
 
-    Who is silent where there are as many of these as may be makes room for who comes: the one that
-    has been silent the longest goes. So those that hold a thousand connections and say nothing keep
-    nobody out who begins at once.
+    At the limit of silent connections, the one that has been silent the longest is closed for each new
+    one. So a caller that holds a thousand silent connections does not keep out those that speak at once.
 
     :param most: in all.
     :param bounds: None for a Unix socket, of which whoever may open it may use all.

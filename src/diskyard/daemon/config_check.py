@@ -1,4 +1,4 @@
-"""Whether a configuration can be used on this host: what its form alone does not say."""
+"""Whether a configuration can be used on this host: checks that its form alone cannot make."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ class _Failed:
 class LeftAlone:
     """The fixes that failed when the caretaker last tried them. Safe to use from several threads.
 
-    What failed three times in a row is left alone for two intervals of its policy, then for four, and
-    so on up to an hour if the reason may pass, or else a day: nothing is given up for good. An error
-    that asks for another try (``retryable``) counts for nothing, and the next round tries again.
+    A fix that failed three times in a row is left alone for two intervals of its policy, then for four,
+    and so on, up to an hour if the reason may pass, or else a day: nothing is given up for good. A
+    ``retryable`` error does not count, and the next round tries again.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Starting again what the end of an earlier process cut short."""
+"""Resuming the work that the end of an earlier process interrupted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _log = logging.getLogger("diskyard.resume")
 
 
 class Resumed(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one interrupted task.
+    """The outcome for one interrupted task.
 
     :param task: as it was when it was cut short.
     :param outcome: ``started`` as a new task; ``over``: it is not started, now or later;

@@ -1,4 +1,4 @@
-"""Marks that tokens are revoked, in a file that has its blocks already: a full disk keeps nobody from it."""
+"""Marks of revoked tokens, in a file that has its blocks already: revoking works on a full disk."""
 
 from __future__ import annotations
 

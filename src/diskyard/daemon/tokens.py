@@ -1,4 +1,4 @@
-"""Bearer tokens: who may call over TCP, and what; of their secrets only hashes are kept."""
+"""Bearer tokens: who may call what over TCP; only hashes of their secrets are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""clean: deletes what nothing needs, and writes again what should be there twice."""
+"""clean: deletes what nothing needs, and writes missing replicas again."""
 
 from __future__ import annotations
 

@@ -99,11 +99,11 @@ class FoundSource:
 
 @dataclass(frozen=True, slots=True)
 class NoSource:
-    """What a mend waits for that can read nowhere.
+    """A mend has no readable source, and why.
 
-    :param image_id: what it would read.
-    :param reasons: why not, of each repository that has it. They are for whoever asks, who may use
-        these repositories: what is kept of the mend is read by others too, and leaves them out.
+    :param image_id: the image that it would read.
+    :param reasons: why not, for each repository that has the image. They are for the caller, who may use
+        these repositories. What is stored about the mend leaves them out, because others read it too.
     """
 
     image_id: str

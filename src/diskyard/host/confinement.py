@@ -1,4 +1,4 @@
-"""What a program that Diskyard starts may use and do: limits, rights, and what it is told."""
+"""What a program that Diskyard starts may use and do: limits, rights, and its environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks on bytes of files, and on folders: they live as long as what has them open."""
+"""Locks on bytes of files, and on directories: they last as long as a process has them open."""
 
 from __future__ import annotations
 

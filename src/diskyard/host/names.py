@@ -1,4 +1,4 @@
-"""How a name is got to: by a descriptor of the folder that holds it, where links must lead nowhere."""
+"""Reaching a name through a descriptor of its directory, where no link may be followed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _walk(folder: str, flags: int) -> int:
 
 
 class Names:
-    """Gets to names by their folders. Errors are the system's own :class:`OSError`."""
+    """Reaches names through their directories. Errors are the system's own :class:`OSError`."""
 
     def __init__(self) -> None:
         self._roots: set[str] = set()

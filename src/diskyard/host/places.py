@@ -1,4 +1,4 @@
-"""What tells a file, and the place it is in, from every copy of it."""
+"""What distinguishes a file, and its location, from every copy of it."""
 
 from __future__ import annotations
 

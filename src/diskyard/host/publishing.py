@@ -14,7 +14,7 @@ def is_full(error: OSError) -> bool:
 
 
 class UncertainError(OSError):
-    """A publish failed where it may have happened all the same."""
+    """A publish failed, but may have taken effect."""
 
 
 class _Door(Protocol):

@@ -1,4 +1,4 @@
-"""What only looks at the file system: the half of the door that changes nothing."""
+"""Reading the file system: the half of the host door that changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of temporary files, which tell whose they are."""
+"""Names of temporary files, which identify the process that made them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who sends a request, and what they may do."""
+"""The sender of a request, and what it may do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Grant(Protocol):
 
     @property
     def scope(self) -> Access:
-        """What it may do."""
+        """What the token allows."""
 
     @property
     def repositories(self) -> tuple[str, ...] | None:
@@ -34,7 +34,7 @@ class Grant(Protocol):
 
     @property
     def transfer_folders(self) -> tuple[str, ...] | None:
-        """In which alone it imports and exports; None for those of the configuration."""
+        """The only directories for its imports and exports; None for those of the configuration."""
 
 
 class TokenCheck(Protocol):
@@ -89,7 +89,7 @@ class Sender:
 
 
 class Door:
-    """Lets in whoever may send requests.
+    """The authenticator: lets in those who may send requests.
 
     :param tokens: None if no token is valid.
     :param transfer_folders: where import and export reach, for all but tokens with folders of their own.

@@ -1,4 +1,4 @@
-"""The connections of all callers: how many each has, what they have not taken yet, what was refused."""
+"""The connections of all callers: how many each has, what they have not read yet, what was refused."""
 
 from __future__ import annotations
 

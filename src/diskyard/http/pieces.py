@@ -1,4 +1,4 @@
-"""Answers as JSON, a piece at a time, so that a long one is never there whole."""
+"""Answers as JSON, a piece at a time, so that a long one is never in memory whole."""
 
 from __future__ import annotations
 

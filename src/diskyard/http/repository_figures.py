@@ -1,6 +1,6 @@
 """Figures of repositories for metrics: read in the background, since storage may hang.
 
-Nothing is read unless somebody asks for figures, and whoever asks gets those of the last reading.
+Nothing is read unless a caller asks for figures, and the caller gets those of the last reading.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Counts = Mapping[tuple[str, str], int]
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What was last read of a repository.
+    """The last reading of a repository.
 
     :param log_at: the place in the log that the counts are of.
     """

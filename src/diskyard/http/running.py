@@ -50,7 +50,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a request is answered.
+    """The answer to a request.
 
     :param first: all of it, or its first piece.
     :param rest: the other pieces, each made when it is asked for; None if there is no other.
@@ -61,7 +61,7 @@ class Answer:
 
 
 class Verbs:
-    """Runs requests on a service, each in the lane of its repository."""
+    """Runs requests on a service, each in the bulkhead (lane) of its repository."""
 
     def __init__(self, service: Service, lanes: Lanes, limits: Limits) -> None:
         self.service = service

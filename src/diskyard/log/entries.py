@@ -1,4 +1,4 @@
-"""What an entry must be to be believed: of this place, and with records that fit together."""
+"""What an entry must be to be trusted: it belongs to this repository, and its records fit together."""
 
 from __future__ import annotations
 

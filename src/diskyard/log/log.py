@@ -24,7 +24,7 @@ from diskyard.repositories.interface import Repository
 
 
 class Published(Enum):
-    """What became of a transaction."""
+    """The outcome of a transaction."""
 
     STANDS = "stands"
     LOST = "lost"  # another writer had the number: plan again on what it wrote

@@ -1,7 +1,7 @@
-"""Threads that want the same kind of thing, of which one does it for all that wait.
+"""Leader and followers: one thread does the work of all that wait.
 
-The first to come begins at once, and does not wait for company. Who comes while it is at work
-waits, and the first of those then does it for all of them (docs/decisions/0012-group-commit.md).
+The first thread begins at once, and does not wait for company. Threads that arrive while it works
+wait, and the first of them then does the work of all of them (docs/decisions/0012-group-commit.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 
 
 class Job(Generic[Answer]):
-    """What one thread wants, and what came of it.
+    """The request of one thread, and its outcome.
 
     :ivar calls: of the thread that wants it.
     :ivar is_done: it has an answer.

@@ -61,7 +61,7 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
 
 
 class Part(Record, kw_only=True, frozen=True):
-    """What one author changes with an entry, and who that is.
+    """The changes of one author in an entry, and who that author is.
 
     :param request_digest: of the caller's request, for the audit trail.
     """

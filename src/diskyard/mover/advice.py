@@ -1,6 +1,6 @@
-"""What helps with an image file that is not read: each refusal has its own cure, or none.
+"""Advice for an image file that is refused: each refusal has its own remedy, or none.
 
-Programs that are named open what the file names: only the file's owner can know whether it may.
+The programs that the advice names open what the file names: only the file's owner can know whether they may.
 """
 
 from __future__ import annotations

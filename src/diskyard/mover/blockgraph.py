@@ -61,9 +61,9 @@ class _JobInfo(msgspec.Struct, rename="kebab"):
 class StorageDaemon:
     """A qemu-storage-daemon for one task; a context manager, used by one thread.
 
-    It dies with this process, and holds the lease descriptors it inherits until then. On
-    leaving the context without an exception what it has open is flushed and closed; with
-    one it is killed if it does not end by itself. Nothing is left running, nor any socket.
+    It dies with this process, and holds the lease descriptors that it inherits until then. When the
+    context ends without an exception, everything that it has open is flushed and closed. After an
+    exception it is killed if it does not end by itself. No program and no socket is left.
 
     :param chains: all that it will be asked to open: it inherits their files when it starts, as QEMU 7.2's
         cannot be given any later.

@@ -1,8 +1,8 @@
-"""Where two views can differ, told from cheap to dear; no data is read here.
+"""Where two views can differ, cheapest test first; no data is read here.
 
-For each run of both: whether it is the same layer in both chains, whether the base is known to
-equal what the layer shows, whether it is the same blocks of the file system, whether both are
-zeros. What is left is a move, and only its bytes can tell.
+The tests for each run of both: is it the same layer in both chains; is the base known to
+equal what the layer shows; is it the same blocks of the file system; are both
+zeros. The rest is a move, and only its bytes can decide.
 """
 
 from __future__ import annotations

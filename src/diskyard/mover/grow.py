@@ -1,4 +1,4 @@
-"""Setting a volume's size, so that what is added reads as zeros whatever lies below; what is beyond it."""
+"""Setting a volume's size, so that the added part reads as zeros whatever lies below; bytes beyond it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the movers are given and what they report: chains in, bytes moved, checkpoints out.
+"""The movers' input and output: chains in, bytes moved, checkpoints out.
 
 Terms: a *layer* is one volume as QEMU's block layer opens it; a *chain* is layers from
 the top (what a guest writes) to the root; the *view* through a chain is what a guest
@@ -47,7 +47,7 @@ Chain = tuple[Layer, ...]
 
 
 class Monitor(Protocol):
-    """How a mover tells what it has done, and learns what it may do."""
+    """How a mover reports what it has done, and learns what it may do."""
 
     @property
     def rate_limit_bytes_per_s(self) -> int:

@@ -162,7 +162,7 @@ class Mover:
     # -- what becomes of it ---------------------------------------------------------------
 
     def _tick(self) -> None:
-        """Look at what has ended, see to checkpoints, and tell how far it is."""
+        """Collect finished work, write checkpoints, and report progress."""
         while self._in_flight and self._in_flight[0].future.done():
             self._collect(wait=False)
         self._see_to_checkpoint()

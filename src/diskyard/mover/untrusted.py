@@ -1,7 +1,7 @@
 """Disk images from elsewhere: what may be read of them, and by whom.
 
 Headers are parsed here first, at most 1 MiB of them, so that QEMU never opens a file that
-names other files; what QEMU then does with the rest happens under limits.
+names other files. QEMU then reads the rest under limits.
 """
 
 from __future__ import annotations

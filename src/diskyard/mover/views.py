@@ -1,9 +1,9 @@
 """Where the bytes of a view lie, and reading them: from its files, or from QEMU's NBD server.
 
-Of volumes that are files, raw or qcow2, QEMU is asked only what lies where (``qemu-img map``);
-the bytes are read from the files. That is right for frozen volumes alone, which all sources
-and bases are: a merge may change in which volume of a chain a byte of the view is, but leaves
-it also where it was.
+For volumes that are files, raw or qcow2, QEMU is asked only what lies where (``qemu-img map``);
+the bytes are read from the files. This is correct only for frozen volumes, which all sources
+and bases are: a merge may change in which volume of a chain a byte of the view is, but also leaves
+the byte where it was.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Guard = Callable[[], AbstractContextManager[None]]
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
-    """A run of a view that one layer tells of; a struct, as there may be very many.
+    """A run of a view that one layer reports; a struct, because there may be very many.
 
     :param layer: its index in the chain, 0 for the top; -1 if none does.
     :param file_offset_bytes: where in that layer's file its bytes are; None if it has none

@@ -1,4 +1,4 @@
-"""copyImage, importImage and createVirtualDisk from elsewhere: commit now, data later."""
+"""copyImage, importImage and createVirtualDisk from another repository: commit now, data later."""
 
 from __future__ import annotations
 

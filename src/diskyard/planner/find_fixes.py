@@ -1,4 +1,4 @@
-"""What is left to do in a repository: a pure function of its state and one look at it."""
+"""The work that is left in a repository: a pure function of its state and one scan of it."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class _Found:
 
 
 def find_fixes(look: Look) -> list[Fix]:
-    """Every fix there is to run now, mends first, then merges, optimizes and cleans.
+    """All fixes, mends first, then merges, optimizes and cleans.
 
-    Of one type those come first that move least: merging what is nearly free makes chains
-    short, and QEMU's cost of opening one grows with the square of its depth.
+    Among fixes of one type, those that move least come first: merging what is nearly free makes chains
+    short, and QEMU's cost of opening a chain grows with the square of its depth.
     """
     fixes = []
     for found in _found(look):
@@ -272,7 +272,7 @@ def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
 
 
 def _whose(state: State, name: VolumeName) -> str:
-    """What is known of a volume that this history cannot be shown to have made."""
+    """What is known about a volume that this history cannot be shown to have made."""
     number, _ = split_entry_id(name.named_by)
     if number > state.version:
         why = f"the log ends at entry {state.version}: it is older than its volumes"
@@ -307,7 +307,7 @@ def _garbage(look: Look) -> Iterator[_Found]:
 
 
 def _of_others(look: Look) -> Iterator[_Found]:
-    """What other programs have left: it is named, and never changed."""
+    """What other programs have left: it is listed, and never changed."""
     for volume_id, waits_for in look.snapshotted.items():
         image_id = _visible_on(look.state, volume_id)
         yield _Found(
@@ -381,7 +381,7 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
 
 
 def _overlay_of(look: Look, attachment: Attachment) -> str | None:
-    """Why a disk is not let go of by itself: its newest bytes may be in another program's file."""
+    """Why an attachment is not removed without force: another program's file may hold the newest bytes."""
     if attachment.mode != "read_write":
         return None
     names = (name for name, of in look.foreign.items() if of in attachment.volume_ids)

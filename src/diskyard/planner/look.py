@@ -1,4 +1,4 @@
-"""What one look at a repository finds, for :mod:`diskyard.planner.find_fixes` to judge: values only."""
+"""What one scan of a repository finds, for :mod:`diskyard.planner.find_fixes` to judge: values only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SourceView:
 
 @dataclass(frozen=True, slots=True)
 class TwinFound:
-    """An object of the log with a missing or damaged copy.
+    """An object of the log with a missing or damaged replica.
 
     :param waits_for: why it cannot be written again; None if it can.
     """
@@ -37,10 +37,10 @@ class TwinFound:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at a repository's storage found.
+    """What one scan of a repository's storage found.
 
-    The storage was listed before ``state`` was read: what was listed then and is not named
-    now is not named by anything that is still to come either.
+    The storage was listed before ``state`` was read: a volume that was listed then and is not named
+    now will not be named by any later entry either.
 
     :param read_only: why nothing can be changed here now; None if it can.
     :param stored: allocated bytes by volume name, at least of those that ``state`` does not name.
@@ -57,7 +57,7 @@ class Look:
     :param gone_attachments: attachments whose host is provably gone.
     :param holds_over: holds whose copy is provably over.
     :param holds_unknown: holds whose copy cannot be looked at, with the reason.
-    :param twins: objects of the log with a missing or damaged copy.
+    :param twins: objects of the log with a missing or damaged replica.
     :param stray: the entry of the log that follows nothing, if there is one.
     :param longer: the sizes of volumes that are longer than their records.
     :param sources: for images to mend.

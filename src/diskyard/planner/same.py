@@ -1,7 +1,7 @@
-"""Whether two images of one id are the same image: an id alone says nothing of bytes.
+"""Whether two images of one id are the same image: an id alone says nothing about bytes.
 
 An id can be given to other bytes: by a caller in another repository, or after the image that had it
-was removed. What was captured, told once and carried by every copy, tells such images apart.
+was removed. ``captured``, set once and the same in every copy, distinguishes such images.
 """
 
 from __future__ import annotations

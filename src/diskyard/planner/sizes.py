@@ -1,9 +1,9 @@
-"""How long a disk's volume is: extending it, and what is done with one that is longer than its record.
+"""The length of a disk's volume: extending it, and dealing with one that is longer than its record.
 
-An extend is an intent first: while the volume's record says ``extending`` nobody is given the disk and
-nothing is frozen of it, so that whatever is beyond the record is zeros, and may be cut off again. A
-volume that is longer *without* that was made so by somebody who wrote to it, as a guest's QEMU does:
-that is taken over, or refused, and never cut.
+An extend begins as an intent: while the volume's record says ``extending``, the disk is not attached and
+no image is frozen on it. So everything beyond the record is zeros, and may be cut off again. If a volume
+is longer *without* that, a program that writes to it made it so, as a guest's QEMU does: the new length
+is taken over, or refused, and never cut.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from diskyard.planner.common import (
 def size_lease(image_id: str) -> str:
     """The name of the lease of an image's size: a guest must not be attached while it changes.
 
-    Who has it knows that no extend is under way.
+    The holder knows that no extend is under way.
     """
     return f"{image_id}/size"
 

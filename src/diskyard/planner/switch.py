@@ -1,4 +1,4 @@
-"""The switch: a VirtualDisk goes on in a new, empty overlay; what it was until now is frozen.
+"""The switch: a VirtualDisk continues in a new, empty overlay; what it held until now is frozen.
 
 createSnapshot makes the frozen image strong; a freeze for a copy makes it held. Two
 switches of one disk at a time do not refuse each other: the overlay's parent is the

@@ -1,4 +1,4 @@
-"""The formats there are: the one place that names a concrete one."""
+"""The repository formats: the only module that names a concrete one."""
 
 from __future__ import annotations
 

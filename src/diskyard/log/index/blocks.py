@@ -1,7 +1,7 @@
-"""A file of blocks, each known by its checksum: what is read is what was written, or an error.
+"""A file of blocks, each identified by its checksum: a read returns what was written, or an error.
 
-Blocks are only ever added. Who knows one knows its place, its length and its checksum; so a
-block that was lost, torn, or written by somebody else is noticed, in whatever order the file
+Blocks are only ever added. A reference to a block has its place, its length and its checksum. So a
+block that was lost, torn, or written by another program is noticed, in whatever order the file
 reached the disk.
 """
 

@@ -1,4 +1,4 @@
-"""When a log's index is read and written: never in the way of who reads or publishes."""
+"""When a log's index is read and written: it never blocks readers or publishers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Who may use the files of a localfs repository, as its creator says and its lock file keeps it.
+"""Who may use the files of a localfs repository: its creator decides, and its lock file records it.
 
-The lock file is never replaced or removed, and whoever works on the repository opens it for writing. So
-its owner and group are those that every new file gets, whoever makes it, and whether its group may write
-to it says whether the group may write to volumes. There is no other record that could say something else.
+The lock file is never replaced or removed, and every process that works on the repository opens it for
+writing. So every new file gets its owner and group, whoever makes the file. If the lock file's group may
+write to it, the group may write to volumes. There is no other record that could contradict this.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def _id(parameters: Mapping[str, Any], name: str, find: Callable[[str], int]) ->
 
 
 class Follower:
-    """Lets what this process makes in a repository be as the lock file is.
+    """Gives what this process makes in a repository the owner and group of the lock file.
 
-    Only root can give a file to another user, and only who is in a group can give it to that one. Where
+    Only root can give a file to another user, and only a member of a group can give it to that group. If
     there is nothing to give, nothing is done.
     """
 

@@ -1,4 +1,4 @@
-"""The file system below a localfs repository: whether it will do, and what it can."""
+"""The file system below a localfs repository: whether it is suitable, and what it can do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading the repository's own record, which is there twice: of two that differ the log knows its own."""
+"""Reading the repository's own record, which has two replicas; if they differ, the log decides."""
 
 from __future__ import annotations
 

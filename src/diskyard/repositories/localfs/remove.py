@@ -1,4 +1,4 @@
-"""Removing a localfs repository: what is its own, by its name, and nothing else."""
+"""Removing a localfs repository: only files of its own, by their names."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The reserve: files that have blocks and hold nothing, each to become a copy of an entry.
+"""The reserve: files that have blocks and hold no data, each to become a replica of an entry.
 
 On a full storage an entry is written into the blocks of such a file, which is then linked to the
-entry's name (docs/decisions/0026-reserve.md). At no moment are its blocks free, so that nobody
-else, as a guest that goes on writing, can have them.
+entry's name (docs/decisions/0026-reserve.md). Its blocks are never free, so no other writer,
+such as a guest, can take them.
 """
 
 from __future__ import annotations
