@@ -73,8 +73,8 @@ def _not_recorded(
 ) -> Attachment:
     """An attachment for reading where nothing can be written: nobody else learns of it.
 
-    Who may write there, as another user, or once it is mounted otherwise, can merge or remove what it
-    reads: the caller answers for that (docs/operating.md).
+    Those who may write there, as another user, or once it is mounted for writing, can merge or remove what
+    it reads: the caller must prevent that (docs/operating.md).
 
     :raises diskyard.errors.StorageError: it would write, or have to be kept for being served.
     """

@@ -103,7 +103,7 @@ def _not_found(yard: Diskyard, text: str, silent: Sequence[str]) -> errors.Image
 
 
 def _candidates(yard: Diskyard, text: str) -> tuple[list[Found], list[str]]:
-    """Who may be meant: in the repository before a slash, else in any; and who was silent."""
+    """The images that may be meant, in the repository before a slash or in any; and silent repositories."""
     connected = yard.connected()
     found: list[Found] = []
     for repo_id in connected:

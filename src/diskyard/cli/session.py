@@ -168,7 +168,7 @@ def _require_made(yard: Diskyard, ended: Sequence[Task]) -> None:
 
 
 def _is_others_work(task: Task) -> bool:
-    """Whether a clean, and what was to follow it, is left to whoever still uses what it deletes."""
+    """Whether a clean, and what was to follow it, is left to the task that still uses what it deletes."""
     return task.verb == "clean" and (task.error or {}).get("code") == errors.LeaseHeld.__name__
 
 

@@ -106,9 +106,9 @@ class AsyncWaiting:
     ) -> AsyncGenerator[Event]:
         """What happens on the host, from now on, without end.
 
-        A connection to a daemon that is lost is made again, and what happened meanwhile is told
-        then. An event of kind ``reset`` says that some cannot be told any more: whoever keeps a
-        picture of the host reads it anew. Embedded, these are the events of this process only.
+        A lost connection to a daemon is made again, and the events that happened meanwhile come
+        then. An event of kind ``reset`` says that some are lost: read again everything that you keep.
+        Embedded, these are the events of this process only.
 
         :param types: of these types only; all if empty.
         :param repository_id: about this repository only.

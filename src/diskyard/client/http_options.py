@@ -87,17 +87,17 @@ def _trusting(ca_file: str | None) -> ssl.SSLContext:
 
 
 def task_of(event: Event) -> Task | None:
-    """The task that an event is about; None if it is none that can be read."""
+    """The task that an event is about; None if it cannot be decoded."""
     try:
         return msgspec.convert(event.data, Task)
     except msgspec.ValidationError:
-        return None  # whoever waits looks for himself soon
+        return None  # the waiting caller soon checks by itself
 
 
 class Pace:
-    """How long to listen, and how often to look.
+    """How long to listen, and how often to check.
 
-    :param timeout_s: until the end; None for without end.
+    :param timeout_s: how long in all; None for ever.
     """
 
     def __init__(self, timeout_s: float | None) -> None:

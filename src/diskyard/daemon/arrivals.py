@@ -65,8 +65,8 @@ class Arrivals:
     one. So a caller that holds a thousand silent connections does not keep out those that speak at once.
 
     :param most: in all.
-    :param bounds: None for a Unix socket, of which whoever may open it may use all.
-    :param note: told of each that is refused or cut, with its address.
+    :param bounds: None for a Unix socket, which has no such limits.
+    :param note: called for each connection that is refused or cut, with its address.
     """
 
     def __init__(self, most: int, bounds: Bounds | None, note: Callable[[Why, str], None]) -> None:
@@ -121,7 +121,7 @@ class Arrivals:
                     arrival.timer.cancel()
 
     def _cut(self, arrival: _Arrival) -> None:
-        """End a silent connection: whoever waits on it sees its end, and closes it."""
+        """End a silent connection: the code that waits on it sees its end, and closes it."""
         if arrival.is_silent and arrival.is_open:
             arrival.is_silent = False
             self._note("handshake", arrival.origin)

@@ -33,7 +33,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class SocketConfig(_Section, frozen=True, kw_only=True):
-    """``[socket]``: the Unix socket. Whoever may open it may do everything.
+    """``[socket]``: the Unix socket. Anyone who may open it may do everything.
 
     :param path: empty for the usual place, see :func:`socket_path`.
     :param group: the name of the group that it belongs to; empty for the process's own.
@@ -80,20 +80,20 @@ class TcpConfig(_Section, frozen=True, kw_only=True):
 
 
 class LimitsConfig(_Section, frozen=True, kw_only=True):
-    """``[limits]``: how much callers may ask for.
+    """``[limits]``: how much callers may request.
 
-    Those that are of one token, of one address or of TCP are not for the Unix socket.
+    Limits for one token, for one address or for TCP do not apply to the Unix socket.
 
-    :param requests_per_s: of one token; 0 for no limit.
-    :param work_ms_per_s: of the processor's time, for the calls of one token; 0 for no limit.
-    :param long_calls: of all tokens, on one repository, that are worked on at a time.
-    :param long_calls_per_token: of one token, on one repository, begun and not yet taken whole.
-    :param event_streams: how many may listen to events at a time.
-    :param answer_bytes: of all answers, made and not yet taken.
-    :param unread_timeout_s: after which a caller that takes nothing of an answer is cut.
+    :param requests_per_s: for one token; 0 for no limit.
+    :param work_ms_per_s: processor time for the calls of one token; 0 for no limit.
+    :param long_calls: how many, of all tokens, run on one repository at a time.
+    :param long_calls_per_token: how many one token may have begun on one repository and not read to the end.
+    :param event_streams: how many callers may listen to events at a time.
+    :param answer_bytes: bytes of all answers that are made and not yet sent.
+    :param unread_timeout_s: a caller that reads nothing of an answer for this long is cut off.
     :param connections: of TCP, in all.
-    :param handshakes: connections of TCP whose TLS is not done, in all.
-    :param handshake_timeout_s: for that to be done.
+    :param handshakes: TCP connections whose TLS handshake is not complete, in all.
+    :param handshake_timeout_s: time to complete the handshake.
     :param served_images: over NBD, at a time.
     """
 
@@ -134,7 +134,7 @@ class TransferConfig(_Section, frozen=True, kw_only=True):
 
 
 class RepositoriesConfig(_Section, frozen=True, kw_only=True):
-    """``[repositories]``: where they may be, for callers with tokens.
+    """``[repositories]``: where callers with tokens may have them.
 
     :param folders: over TCP repositories are made, connected and removed only inside these.
     """
@@ -145,9 +145,9 @@ class RepositoriesConfig(_Section, frozen=True, kw_only=True):
 class TasksConfig(_Section, frozen=True, kw_only=True):
     """``[tasks]``: how the work of fixes is done.
 
-    :param queued: how many may wait; a call that would add to more is refused.
-    :param order: what comes first of what waits.
-    :param rate_limit_bytes_per_s: of tasks whose caller gave none; 0 for none.
+    :param queued: how many may wait; a call that would exceed this is refused.
+    :param order: the order in which types of waiting tasks run.
+    :param rate_limit_bytes_per_s: for tasks whose caller gave none; 0 for none.
     :param resume: whether to run again, at start, what was running when the daemon ended.
     """
 
@@ -164,7 +164,7 @@ class TasksConfig(_Section, frozen=True, kw_only=True):
 
 
 class LogConfig(_Section, frozen=True, kw_only=True):
-    """``[log]``: what is told on stderr, and who did what.
+    """``[log]``: the log on stderr, and the audit trail.
 
     :param format: ``auto``: for people on a terminal, else json.
     :param audit_file: where the audit trail is appended; empty for the log.

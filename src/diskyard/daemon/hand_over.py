@@ -72,7 +72,7 @@ class HandOver:
     async def serve(self) -> None:
         """Take files until this is cancelled.
 
-        Who comes when there are many waits for the others: a hundred commands may be started at once.
+        Above a limit, callers wait for the others: a hundred commands may be started at once.
         """
         loop = asyncio.get_running_loop()
         while True:

@@ -67,5 +67,5 @@ class News:
         for repo_id, opened in self._connections.connected().items():
             asked = self._asked.get(repo_id)
             if asked is None or asked.job.ended.is_set():
-                # It fails where a verb would fail too, which says so to whoever calls it.
+                # It fails where a verb would fail too, and the verb reports that to its caller.
                 self._asked[repo_id] = self._supervisor.begin(opened.state)

@@ -159,12 +159,12 @@ def _write_file(
 ) -> None:
     """Write beside the path, then give the file its name, which must still be free.
 
-    :param require_same: the look after reading: it raises if what was read must not be used.
+    :param require_same: the check after reading: it raises if what was read must not be used.
 
-    The folder is opened once, and all is done in what was opened: whoever may change the folders on
-    the way can make a link of one at any moment, which must lead nothing anywhere else. A crash
-    leaves a temporary file beside the path, never half an image under its name; the next export
-    into that folder removes it.
+    The directory is opened once, and everything is done in what was opened: anyone who may change the
+    directories on the way can replace one by a link at any moment, and that link must not be followed. A
+    crash leaves a temporary file beside the path, never half an image under its name; the next export
+    into that directory removes it.
     """
     host = work.engine.host
     try:

@@ -35,12 +35,12 @@ def _open_kind(handle: int, mode: int, path: str, *, block_device: bool) -> int:
 
 
 def require_one_name(fd: int, path: str) -> None:
-    """Refuse an open file that has other names too, be they in folders that its user may not enter.
+    """Refuse an open file that has other names too, even in directories that its user may not enter.
 
-    Whoever may write to a folder can give a file of somebody else's a name in it (link(2)); what opens it
-    there reads or writes that other file.
+    Anyone who may write to a directory can give another user's file a name in it (link(2)); a program that
+    opens that name reads or writes the other user's file.
 
-    :raises diskyard.errors.UnsafeImage: it has.
+    :raises diskyard.errors.UnsafeImage: it has other names.
     """
     links = os.fstat(fd).st_nlink
     if links > 1:
@@ -76,11 +76,11 @@ class Names:
         self._judged = threading.local()
 
     def refuse_links_in(self, root: str) -> None:
-        """From now on let no link stand for a folder of names in ``root``, nor for one in it.
+        """From now on follow no link in place of ``root``, or of a directory in it.
 
-        Whoever may write to a repository can swap one of its folders for a link at any moment. Where the
-        folder of a name is a link, calls of this door fail (ENOTDIR), and touch nothing in what it
-        leads to.
+        Anyone who may write to a repository can swap one of its directories for a link at any moment. If the
+        directory of a name is a link, calls of this door fail (ENOTDIR), and touch nothing behind the
+        link.
 
         :param root: an absolute path without links.
         """

@@ -92,9 +92,9 @@ class Door:
     """The authenticator: lets in those who may send requests.
 
     :param tokens: None if no token is valid.
-    :param transfer_folders: where import and export reach, for all but tokens with folders of their own.
+    :param transfer_folders: where import and export reach, except for tokens with directories of their own.
     :param repository_folders: where tokens may make, connect and remove repositories.
-    :param handed: who takes files of callers on the Unix socket; None: nobody does.
+    :param handed: keeps the files that callers on the Unix socket hand over; None: nothing does.
     """
 
     def __init__(
@@ -110,12 +110,12 @@ class Door:
         self._repository_folders = repository_folders
 
     def admit(self, request: Request, request_id: str) -> Sender:
-        """Who sends a request.
+        """Identify the sender of a request.
 
-        On the Unix socket whoever may open it may do anything: its mode and group say who that is.
+        Anyone who may open the Unix socket may do everything: the socket's mode and group decide who that is.
 
         :raises diskyard.errors.Unauthorized: no valid token came with it.
-        :raises diskyard.errors.InvalidParameter: what it says was handed over is not here.
+        :raises diskyard.errors.InvalidParameter: the file that it says was handed over is not here.
         """
         if request.scope["scheme"] == "http":
             actor = peer_of(request)

@@ -46,7 +46,7 @@ class Held:
 
     @property
     def share(self) -> Share:
-        """Of who uses it; of its address until that is known."""
+        """The share of the caller that uses it; that of its address until the caller is known."""
         return Share(min(self.actors, default=f"address:{self.peer}"), self.is_limited)
 
 

@@ -163,9 +163,9 @@ class LogReader:
         return self._state
 
     def close(self) -> None:
-        """Leave this host's index of the log behind as it should be. The log may be used all the same.
+        """Leave this host's index of the log behind as it should be. The log can still be used.
 
-        The repository's storage is not asked, nor is waited for who asks it.
+        This neither asks the repository's storage, nor waits for threads that do.
         """
         state, nonces = self._state, list(self._nonces)
         in_step = state is not None and nonces[-1:] == [state.nonce]

@@ -237,10 +237,10 @@ class StorageDaemon:
     ) -> str:
         """Export a node and return its NBD URI; the export's name is the node's if not given.
 
-        The socket lies in a folder that only this user can enter, removed at the end.
+        The socket is in a directory that only this user can enter; it is removed at the end.
 
-        :param connections_most: who comes later waits until another leaves; 0 for no limit. Of the first
-            export of a daemon: it is for all of them.
+        :param connections_most: clients beyond this number wait until another leaves; 0 for no limit. The
+            value of a daemon's first export applies to all of its exports.
         """
         if self._folder is None:
             self._folder = self._host.files.make_private_folder()

@@ -106,8 +106,8 @@ def _pieces(start_bytes: int, end_bytes: int) -> Iterator[tuple[int, int]]:
 def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence[int]) -> None:
     """Make the top volume of a chain that is open exactly ``size_bytes``; not durable before its sync.
 
-    Bytes from the recorded size on read as zeros: what is there goes first, whoever wrote it. A
-    smaller size loses what is beyond it.
+    Bytes from the recorded size on read as zeros: existing bytes there are discarded first, whoever wrote
+    them. A smaller size loses the bytes beyond it.
     """
     top = chain[0]
     actual_bytes, *below_bytes = layer_sizes_bytes(host, chain[:2])

@@ -25,11 +25,12 @@ class Layer:
         ``{"driver": "file", "filename": "/…"}``; without node names.
     :param path: the file, where the volume is one; for guests and for people.
     :param size_bytes: the virtual size that the record gives it.
-    :param bound_bytes: where a raw one ends for who only reads it, if its file is longer than its record.
+    :param bound_bytes: where a raw layer ends for readers, if its file is longer than its record.
     :param shared: it is only read, and a guest may begin to write to it meanwhile: QEMU takes no lock
-        that would keep the guest from it. Whoever reads it so must find out whether one did.
-    :param fd: the file, open for a piece of work (:mod:`diskyard.mover.opening`): it is what is read,
-        written and handed to programs, whatever has its name by now. For reading; who writes opens it again.
+        that would stop the guest. The reader must find out afterwards whether a guest did.
+    :param fd: the file, open for a piece of work (:mod:`diskyard.mover.opening`): this is what is read,
+        written and handed to programs, whatever has its name by now. It is for reading; writers open it
+        again.
     """
 
     name: str

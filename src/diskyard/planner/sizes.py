@@ -167,9 +167,9 @@ def _put_size(draft: Draft, disk: Image, volume: Volume, size_bytes: int) -> Non
 
 @dataclass(frozen=True, slots=True)
 class SizeFix:
-    """What there is to do about a volume that is not as long as its record says, or may not be.
+    """What to do about a volume that is not as long as its record says, or may not be.
 
-    :param leases: of whoever may be doing it.
+    :param leases: those that any worker on it holds.
     """
 
     description: str

@@ -43,7 +43,7 @@ class Switch:
     """A request to freeze a disk's bytes as an image.
 
     :param image_id: of the frozen image.
-    :param hold: who needs it; None for a Snapshot, which becomes strong.
+    :param hold: the hold that keeps it; None for a Snapshot, which becomes strong.
     :param strategy: of the Snapshot; None for the disk's.
     """
 

@@ -203,7 +203,7 @@ class TaskRunner:
             failed = errors.from_os_error(error, f"running {job.verb}")
             watcher.show_end(state="failed", error=failed.to_json())
         except Exception as error:  # noqa: BLE001 - see the comment
-            # The last resort of a background thread: shown to whoever asks for the task.
+            # The last resort of a background thread: shown to callers that ask for the task.
             watcher.show_end(state="failed", error=errors.unexpected(error).to_json())
         return True
 

@@ -45,9 +45,9 @@ class TaskWatcher:
         self._speed = Speed()
 
     def show(self, *, resumable: bool = False, **changes: object) -> None:
-        """Change what is shown of the task, and tell it.
+        """Change what is shown of the task, and report it.
 
-        :param resumable: it was cut short, and may be started again by who comes after.
+        :param resumable: it was interrupted, and a later process may start it again.
         """
         self.task = replace(self.task, **changes)
         self._shown.records.put(self.task, self._again, resumable=resumable)

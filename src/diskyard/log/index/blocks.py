@@ -70,10 +70,10 @@ class BlockFile:
 
 
 class BlockWriter:
-    """Adds blocks to the end of a file; who uses it has the lock on its folder.
+    """Adds blocks to the end of a file; the caller must hold the lock on its directory.
 
-    :param file: to read from what is there.
-    :param fd: the same file, open for writing; it is the caller's.
+    :param file: for reading existing blocks.
+    :param fd: the same file, open for writing; the caller owns it.
     """
 
     def __init__(self, files: Files, file: BlockFile, fd: int) -> None:

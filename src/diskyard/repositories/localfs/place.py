@@ -128,9 +128,9 @@ def read_only_because(host: Host, folder: str) -> str | None:
 
 
 def capabilities_of(host: Host, root: str) -> Capabilities:
-    """What the place can do."""
+    """What the location can do."""
     longest_bytes = IMAGE_SIZE_LIMIT_BYTES
-    with contextlib.suppress(OSError):  # something else is in its place: who needs a lock will say so
+    with contextlib.suppress(OSError):  # something else has its name: reported once a lock is needed
         longest_bytes = host.files.longest_file_bytes(os.path.join(root, layout.LOCKS), longest_bytes)
     return Capabilities(
         reflink=_can_reflink(host, os.path.join(root, layout.TEMPORARY)),

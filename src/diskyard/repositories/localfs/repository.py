@@ -57,10 +57,10 @@ def _stored(name: VolumeName, item: FileEntry) -> StoredVolume:
 
 
 def _identities(files: Files, root: str) -> tuple[str, str]:
-    """Those of the lock file, which is never replaced or removed; if it was lost all the same, the folder's.
+    """Those of the lock file, which is never replaced or removed; if it was still lost, the directory's.
 
-    Nothing else has these: the place counts as no other's, nor as its own from before. What is in it can
-    be read; whoever needs a lease is told what is missing.
+    Nothing else has these: the location counts neither as another one, nor as what it was before. Its
+    contents can be read; callers that need a lease get an error that names the missing file.
     """
     try:
         return files.identities_of(os.path.join(root, layout.LOCKS))
@@ -294,9 +294,9 @@ class LocalRepository:
         return None if item is None or not item.is_file else _stored(name, item)
 
     def stored_volumes(self, names: Sequence[VolumeName]) -> list[StoredVolume | None]:
-        """The files' figures, some hundreds in one call: who waits can tell whether it goes on.
+        """The files' figures, some hundreds in one call: callers that wait can see whether it goes on.
 
-        A file is looked at in 2.7 µs by its name, and in 3.4 by listing the folder: so a page of
+        Examining a file takes 2.7 µs by its name, and 3.4 by listing the directory: so a page of
         images never lists it.
         """
         found: list[StoredVolume | None] = []
