@@ -105,7 +105,7 @@ def test_a_merge_that_fails_when_an_image_is_removed(program: Program, tmp_path:
     fake.replace("qemu-storage-daemon", "import sys; sys.exit(1)")
     ended = program.run("image", "remove", "fast/before", "--merge", status=None, PATH=fake.path)
     (merge,) = program.run("repo", "check", "fast", "--type", "merge", "--json").json
-    assert f"{merge['fixId']} is left (can run): 'diskyard repo fix fast'." in ended.err
+    assert f"{merge['fixId']} is still to be done (can run): 'diskyard repo fix fast'." in ended.err
     assert "None" not in ended.out + ended.err
     program.run("repo", "fix", "fast")
     program.reads("fast/web", 1, "0", "256k")

@@ -19,7 +19,7 @@ def test_every_way_to_name_an_image(program: Program) -> None:
 def test_a_name_is_given_once_in_a_repository(program: Program) -> None:
     program.disk("fast", "web")
     again = program.run("disk", "create", "fast", "1M", "--name", "web", status=10)
-    assert "has an image called 'web' already" in again.err
+    assert "already has an image called 'web'" in again.err
     program.disk("backup", "web")
     ambiguous = json.loads(program.run("image", "show", "web", "--json", status=10).err)
     assert ambiguous["code"] == "InvalidParameter"
