@@ -307,7 +307,7 @@ class Connections:
         if (found := whole or broken) is not None:
             return found
         nowhere = f"No searched repository has image {image_id} (searched: {', '.join(searched) or 'none'})."
-        if silent:  # it may well be there: who is told that it is not may forget it
+        if silent:  # it may well be there: a caller that hears otherwise may forget it
             raise errors.RepositoryUnavailable(
                 f"{nowhere} These repositories did not answer: {', '.join(silent)}.",
                 advice="Repair the storage, or disconnect it; or narrow the search with "

@@ -30,7 +30,7 @@ def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, no_
     if merge:
         new = set(_merges(yard, repo)) - merges_before
         outcome = fix_until_done(yard, repo, new, How(types=["merge"], rate=rate))
-        # One that failed may be listed under another id: what it merges is named anew when it begins.
+        # One that failed may be listed under another id: what it merges gets a new id when it begins.
         outcome.left = [fix for fix in outcome.left if fix.fix_id not in merges_before]
     after = _space(yard, repo)
     mergeable, retained, used = (

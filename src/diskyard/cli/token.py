@@ -52,7 +52,7 @@ def _tokens(config: str | None) -> tuple[Tokens, str]:
     from diskyard.daemon.config import load, state_folder
     from diskyard.daemon.tokens import Tokens
 
-    # The environment says it for one command; without it, a daemon that was told of another place is found.
+    # The environment says it for one command; without it, the configuration names the place.
     given = os.environ.get("DISKYARD_STATE_DIR") if config is None else None
     try:
         loaded = load(config)

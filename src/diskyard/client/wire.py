@@ -234,7 +234,7 @@ class Answer:
         return self._problem() is not None
 
     def error(self) -> errors.DiskyardError:
-        """The error that it tells."""
+        """The error in the answer."""
         problem = self._problem()
         return self._foreign() if problem is None else _error(problem, str(problem.get("detail", "")))
 

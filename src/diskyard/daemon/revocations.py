@@ -68,7 +68,7 @@ class Revocations:
         return found
 
     def prepare(self) -> None:
-        """Have room for marks, durably; where much is used, anew, without those that are there.
+        """Have space for marks, durably; if much is used, in a new file without the existing ones.
 
         They must not be needed any more: no token that is kept has one.
 
@@ -113,7 +113,7 @@ class Revocations:
 
 
 def _told(slot: bytes, token_id: str) -> Revocation:
-    """A mark with what is told of it, as far as that is whole."""
+    """A mark with its details, as far as they are whole."""
     try:
         told = msgspec.json.decode(slot.partition(b" ")[2].rstrip(b"\0"), type=Revocation)
     except (msgspec.MsgspecError, UnicodeDecodeError):

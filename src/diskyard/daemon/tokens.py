@@ -88,7 +88,7 @@ class Tokens:
     def verify(self, text: str) -> Token | None:
         """The token that a caller sends; None if it is none, is revoked, or has expired.
 
-        How long that takes tells nothing of the secrets, nor of which ids there are.
+        The time that this takes reveals nothing about the secrets, or about which ids exist.
 
         :raises diskyard.errors.StorageError: the file cannot be read: nobody may call.
         """

@@ -170,7 +170,7 @@ class BulkFiles(FileSystems):
 
         Of a block device, which has no holes, that is all there is.
 
-        :param most: how many ranges are told at once.
+        :param most: how many ranges are returned at once.
         """
         found: list[tuple[int, int]] = []
         try:

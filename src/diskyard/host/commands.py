@@ -123,7 +123,7 @@ class Commands:
     ) -> Child:
         """Start a program; the caller ends it with :meth:`stop`.
 
-        :param environment: what it is told besides where programs are: it has nothing of this process's.
+        :param environment: its variables besides PATH: it gets none of this process's.
         :param capture: keep what it prints on stdout too; stderr is always a pipe.
         """
         command = [

@@ -87,6 +87,6 @@ def told_to(environment: Mapping[str, str] | None) -> dict[str, str]:
 
     Tokens and passwords that Diskyard was given in its environment are none of a program's business.
 
-    :param environment: what this program is told besides.
+    :param environment: additional variables for this program.
     """
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **(environment or {})}

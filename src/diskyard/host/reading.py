@@ -287,7 +287,7 @@ class ReadingFiles(Names):
 
     @storage_call
     def identities_of(self, path: str) -> tuple[str, str]:
-        """What tells a file from its copies, now and lastingly; see :func:`places.identities_of`."""
+        """What distinguishes a file from its copies, now and lastingly; see :func:`places.identities_of`."""
         return identities_of(path)
 
     @storage_call

@@ -129,7 +129,7 @@ class _WithoutTimes(Collector):
 
 @dataclass(frozen=True, slots=True)
 class _LeftAlone(Collector):
-    """The fixes that failed too often; a repository without any is not told of."""
+    """The fixes that failed too often; a repository without any is left out."""
 
     ask: Callable[[], Mapping[tuple[str, FixType], int]]
 

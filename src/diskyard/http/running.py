@@ -39,7 +39,7 @@ def repository_of(request: ask.Request) -> str | None:
 class Asked:
     """A request and who sends it.
 
-    :param charge: told of the milliseconds of the processor that each piece of its work took.
+    :param charge: called with the milliseconds of processor time that each piece of its work took.
     """
 
     request: ask.Request

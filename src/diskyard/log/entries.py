@@ -15,7 +15,7 @@ NEW_MARKER = "newMarker"
 
 
 def place_digest(place_identity: str) -> str:
-    """What tells a place from every copy of it, as its record and its log keep it."""
+    """What distinguishes a location from every copy of it, as its record and its log keep it."""
     return hashlib.blake2b(place_identity.encode(), digest_size=16).hexdigest()
 
 

@@ -235,7 +235,7 @@ class Log(LogReader):
             return None if nonce is None else entry_id(above[0], nonce)
 
     def remove_stray(self, entry: EntryId) -> bool:
-        """Remove what :meth:`stray` tells; False if it tells something else. Durable on return."""
+        """Remove the entry that :meth:`stray` returns; False if it returns another. Durable on return."""
         with self._lock:
             if self.stray() != entry:
                 return False
@@ -268,7 +268,7 @@ class Log(LogReader):
             return True
 
     def _rebuild(self, number: int) -> bytes | None:
-        """The bytes of a checkpoint, made anew; None if something it needs cannot be read."""
+        """Rebuild the bytes of a checkpoint; None if something that this needs cannot be read."""
         for older in sorted(self._repository.numbers("checkpoint"), reverse=True):
             if older >= number:
                 continue

@@ -37,7 +37,7 @@ class LogReader:
     :ivar replaced: how the log differs from what this process has known of it, once it does: it was
         restored from a backup, or its storage failed over to an older state. What this process has
         answered may be undone, and volumes that the log does not name may be others' acknowledged
-        images: the repository is read-only here until it is connected anew.
+        images: the repository is read-only here until it is connected again.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class LogReader:
     def _is_gone(self, version: int) -> bool:
         """Whether the entry of the newest checkpoint is lost: trimming never gets so far.
 
-        What comes after it cannot be told from false news, so the repository is read-only.
+        What comes after it cannot be distinguished from false news, so the repository is read-only.
         """
         if self._repository.get("entry", version) != (None, None):
             return False

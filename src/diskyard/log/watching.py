@@ -55,7 +55,7 @@ class Watching:
             self._noted.append(_Step(entry, before, after))
 
     def restart(self) -> None:
-        """The state is read anew, from a checkpoint."""
+        """The state is read again, from a checkpoint."""
         self._noted.clear()
 
     def stands(self, state: State) -> None:

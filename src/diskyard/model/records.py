@@ -64,7 +64,7 @@ class CopyHold(Hold, tag="copy", kw_only=True, frozen=True):
 
     :param target_marker: the repository that the copy is in.
     :param copy_id: the copy's image id there.
-    :param work_id: the copy's work when the hold was made; tells two copies of one id apart.
+    :param work_id: the copy's work when the hold was made; distinguishes two copies of one id.
     :param target_place: the repository's location; a byte copy, which has the same marker, has another.
         Empty in format 1.0.
     :param target_entry: the newest entry of the repository then; a repository that was restored to an

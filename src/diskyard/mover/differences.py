@@ -258,7 +258,7 @@ class _Cursor:
         return self._run.end_bytes if self._run is not None else 1 << 63
 
     def run(self, start_bytes: int, end_bytes: int) -> Run | None:
-        """The run of a range that :meth:`reaches` told of."""
+        """The run of a range that :meth:`reaches` returned."""
         return None if self._run is None else self._run.cut(start_bytes, end_bytes)
 
 

@@ -206,7 +206,7 @@ def parse_vhdx(read: ReadAt, file_size_bytes: int) -> int:
 
 
 def vhdx_blocks(read: ReadAt, file_size_bytes: int) -> BlockMap:
-    """Where a VHDX file holds data, all of it told by the file; else UnsafeImage.
+    """Where a VHDX file holds data, according to the file itself; else UnsafeImage.
 
     QEMU does not tell: it would read all of a huge disk that a small file says it is.
     """

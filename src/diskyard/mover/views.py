@@ -86,7 +86,7 @@ class Reader(Protocol):
 
 
 class Runs(Protocol):
-    """Runs one after another, for one thread; what tells them is ended by closing it."""
+    """Runs one after another, for one thread; closing it ends their source."""
 
     def __iter__(self) -> Iterator[Run]: ...
 
@@ -106,7 +106,7 @@ class View(Protocol):
     def runs(self, start_bytes: int) -> Runs:
         """Everything from an offset on, in order and without gaps; to be closed.
 
-        A program that tells them is begun at once, so that several can begin together.
+        A program that lists them is started at once, so that several can start together.
 
         :raises NeedsServer: as they are told: it cannot be read from its files.
         """
@@ -324,9 +324,9 @@ class _Mapped(msgspec.Struct):
 
 
 class _MappedRuns:
-    """What lies where in a chain of files, told by QEMU as it is asked for; no data is read.
+    """What lies where in a chain of files, listed by QEMU on demand; no data is read.
 
-    :param fds: the layers' files: what is told is of them, whatever has their names by now.
+    :param fds: the layers' files: the answers are about them, whatever has their names by now.
     :raises NeedsServer: some of it is in no file as it is.
     :raises diskyard.errors.StorageError: a layer cannot be opened, or QEMU does not answer.
     :raises diskyard.errors.LeaseHeld: another program has one open for writing.

@@ -12,7 +12,7 @@ from diskyard.model.transaction import Draft
 
 
 def names_history(entry: EntryId) -> bool:
-    """Whether an entry's id tells it from others of its number: in format 1.0 none did."""
+    """Whether an entry's id distinguishes it from others of its number: in format 1.0 none did."""
     return bool(split_entry_id(entry)[1])
 
 
@@ -31,7 +31,7 @@ def captured_here(state: State, image_id: str, entry: EntryId) -> Origin:
 
 
 def source_of(marker: str, image: Image) -> ImageSource:
-    """Where a copy reads: an image that cannot change, and what tells it from others of its id."""
+    """Where a copy reads: an image that cannot change, and what distinguishes it from others of its id."""
     return ImageSource(marker=marker, image_id=image.id, captured=image.captured, size_bytes=image.size_bytes)
 
 

@@ -20,7 +20,7 @@ _SHOW_EVERY_S = 0.5
 class Shown:
     """Where the tasks of a process are shown, and whether it is closing.
 
-    :param tell: told of every change that is shown.
+    :param tell: called for every change that is shown.
     """
 
     records: TaskRecords

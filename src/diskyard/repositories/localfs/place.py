@@ -123,7 +123,7 @@ def read_only_because(host: Host, folder: str) -> str | None:
         if host.files.is_read_only(folder):
             return "its file system is mounted read-only"
     except OSError:
-        return None  # who writes will be told
+        return None  # a write will report it
     return "this user may not write to it"
 
 
