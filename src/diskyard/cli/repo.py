@@ -1,4 +1,4 @@
-"""``diskyard repo``: repositories, their room, and what they need."""
+"""``diskyard repo``: repositories, their space, and what they need."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class _Written(io.BufferedIOBase):
             self.failed = self.failed or error
 
     def _wait(self) -> None:
-        """Until there is room again: who else has the stream lets nobody wait in it."""
+        """Wait until the stream accepts more: another process that shares it has made it non-blocking."""
         import select
 
         select.select([], [self._file], [])

@@ -15,7 +15,7 @@ from diskyard.model.results import Task
 
 #: So many failures in a row, and people are told.
 FAILURES_MOST = 3
-#: What others or the storage may put right: there is room again, a program has closed an image.
+#: What others or the storage may put right: there is space again, a program has closed an image.
 _PASSING = frozenset(error.__name__ for error in (errors.NoSpace, errors.StorageError, errors.ImageInUse))
 _PASSING_PAUSE_MOST_S = 3600.0
 _OTHER_PAUSE_MOST_S = 24 * 3600.0

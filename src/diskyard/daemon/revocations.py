@@ -72,7 +72,7 @@ class Revocations:
 
         They must not be needed any more: no token that is kept has one.
 
-        :raises OSError: there is no room.
+        :raises OSError: there is no space.
         """
         item = self._host.files.look(self._path)
         is_whole = item is not None and item.is_file and item.allocated_bytes >= _FILE_BYTES
@@ -85,7 +85,7 @@ class Revocations:
     def mark(self, one: Revocation) -> None:
         """Mark a token as revoked, durably, without a new block.
 
-        :raises OSError: no room is left of what was prepared.
+        :raises OSError: no space is left of what was prepared.
         """
         free = self._free()
         if not free:

@@ -159,7 +159,7 @@ class Tokens:
         return token, f"dy_{token_id}_{secret}"
 
     def prepare_to_revoke(self) -> None:
-        """Have room for revoking what there is, also tokens that an earlier version made.
+        """Have space for revoking what there is, also tokens that an earlier version made.
 
         :raises diskyard.errors.DiskyardError: there is none, or the tokens cannot be read.
         """
@@ -168,7 +168,7 @@ class Tokens:
                 self._clear_up(self._live())
 
     def revoke(self, which: str, by: str = "") -> Token:
-        """End a token, durably: from now on nobody can use it. That needs no room on the disk.
+        """End a token, durably: from now on nobody can use it. That needs no space on the disk.
 
         :param which: its id or its name.
         :param by: who revokes it, to be kept with it.
@@ -231,7 +231,7 @@ class Tokens:
         self._host.files.replace(self._path, msgspec.json.encode(list(kept.values())), mode_bits=PRIVATE_BITS)
 
     def _clear_up(self, live: dict[str, _Kept]) -> None:
-        """Have no revoked token in the file, and then room for marks."""
+        """Have no revoked token in the file, and then space for marks."""
         if len(live) < len(self._kept()):
             self._write(live)
         self._revocations.prepare()

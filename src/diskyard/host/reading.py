@@ -361,6 +361,6 @@ class ReadingFiles(Names):
 
     @storage_call
     def room(self, path: str) -> Room:
-        """The size and the free room of the file system that holds a path."""
+        """The size and the free space of the file system that holds a path."""
         info = os.statvfs(path)
         return Room(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)

@@ -18,7 +18,7 @@ from diskyard.http.pieces import PIECE_BYTES
 
 _log = logging.getLogger("diskyard.http")
 
-#: What needs no room that others could have taken: errors, statuses, and what a probe asks.
+#: Answers up to this length need no capacity that others could have taken: errors, statuses, probes.
 _SMALL_BYTES = 4 << 10
 
 

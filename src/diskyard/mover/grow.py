@@ -36,7 +36,7 @@ def grow(
 
     :param preallocate: reserve the blocks of a raw file too.
     :param inherit_fds: descriptors of leases.
-    :raises diskyard.errors.NoSpace: no room to preallocate, or for the tables.
+    :raises diskyard.errors.NoSpace: no space to preallocate, or for the tables.
     :raises diskyard.errors.StorageError: the storage failed.
     :raises diskyard.errors.Unsupported: zeros have to be stored and libnbd is not installed.
     """

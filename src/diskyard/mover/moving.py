@@ -146,7 +146,7 @@ class Mover:
         return any(crew.is_alive() for crew in self.crews)
 
     def _admit(self, batch: Batch, pace: Pace) -> None:
-        """Begin moves as soon as there is room for them and the rate allows it."""
+        """Begin moves as soon as there is capacity for them and the rate allows it."""
         size_bytes = moved_bytes(batch)
         pace.admit(size_bytes, self._tick)
         while len(self._in_flight) >= _IN_FLIGHT_MOST:

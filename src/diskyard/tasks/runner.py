@@ -96,9 +96,9 @@ class TaskRunner:
         self._started: deque[str] = deque(maxlen=_STARTED_LIMIT)
 
     def require_room(self) -> None:
-        """Refuse a caller who would add to a queue in which there is no more room, or none for them.
+        """Refuse a caller that would add to a queue with no more capacity, or none for this caller.
 
-        It is asked before anything is changed. So some more may come at once than there is room for;
+        It is asked before anything is changed. So some more may come at once than there is capacity for;
         and what was begun already is queued however many wait.
 
         :raises diskyard.errors.TooManyRequests: too many tasks wait.

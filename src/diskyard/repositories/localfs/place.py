@@ -158,7 +158,7 @@ def _can_reflink(host: Host, folder: str) -> bool:
             files.clone(source_fd, target_fd)
         return True
     except OSError:
-        return False  # not this one, or a full storage: what needs room will say so
+        return False  # not this one, or a full storage: what needs space will say so
     finally:
         files.discard(source)
         files.discard(target)

@@ -370,7 +370,7 @@ class LocalRepository:
         """A name in the temporary folder."""
         return self._files.temporary_path(self._folder(layout.TEMPORARY))
 
-    # -- leases, room, end ------------------------------------------------------------------------
+    # -- leases, space, end ------------------------------------------------------------------------
 
     def try_lock(self, name: str) -> LocalLease | None:
         """An OFD lock on the byte of the lock file that stands for the name."""
