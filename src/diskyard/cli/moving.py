@@ -34,7 +34,9 @@ _file = click.argument("file", type=click.Path())
 @rate
 @new_id
 @click.option(
-    "--force", is_flag=True, help="Import it even if a running QEMU has it open; you vouch for its bytes."
+    "--force",
+    is_flag=True,
+    help="Import it even if a running QEMU has it open for writing; you vouch that its writes are in it.",
 )
 @no_wait
 def import_(

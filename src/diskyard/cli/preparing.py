@@ -43,7 +43,8 @@ _owner = click.option("--owner", help="The guest that uses it; each guest has it
 def prepare(image: str, read_only: bool, owner: str | None, serve: str | None, form: str | None) -> None:
     """Attach an image on this host, and print what QEMU or libvirt needs to open it.
 
-    Until 'diskyard image teardown' no other host can write to it, and it cannot be removed or changed.
+    Until 'diskyard image teardown' no other host can write to it, and it cannot be removed, extended
+    or reverted.
     """
     if serve is not None and form is not None and form != "json":
         raise refuse("An image that is served is opened by its URI.", "Leave --format out.")
