@@ -88,10 +88,11 @@ class Names:
 
     @contextmanager
     def no_links_to(self, root: str) -> Iterator[None]:
-        """Within, let this thread come to ``root``, and to what is in it, over no link at all.
+        """Within this context, let this thread reach ``root``, and what is in it, only without links.
 
-        Where a place may be was judged by its path, of which folders may be somebody's who can swap them for
-        links afterwards. Calls that would be led elsewhere fail (ENOTDIR), and touch nothing there.
+        Whether a location is allowed was judged by its path. Some directories of the path may belong to
+        users who can swap them for links afterwards. Calls that would be led elsewhere fail (ENOTDIR), and
+        touch nothing there.
 
         :param root: an absolute path without links.
         """

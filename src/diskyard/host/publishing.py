@@ -1,4 +1,4 @@
-"""New names for a whole file, all or the first ones, of which only one publisher gets the first."""
+"""New names for a whole file, all or the first ones; only one publisher gets the first name."""
 
 from __future__ import annotations
 

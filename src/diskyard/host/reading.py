@@ -266,8 +266,9 @@ class ReadingFiles(Names):
     def is_written_by_qemu(self, fd: int) -> bool:
         """Whether a program of QEMU, a guest or a tool, has an open file open for writing.
 
-        Its own locks tell, of which none is taken here: a reader has others. Not seen is one that was told
-        to lock nothing (``locking=off``), and one on another host unless the file system has locks for all.
+        QEMU's own locks show it; none is taken here, because readers take others. A program that was told
+        to lock nothing (``locking=off``) is not seen, nor one on another host unless the file system shares
+        locks.
         """
         return _is_written_by_qemu(fd)
 

@@ -30,7 +30,7 @@ class Held:
     """One connection, for as long as it lasts.
 
     :param peer: the other side of it.
-    :param is_limited: it is one of TCP, of which each caller gets a part.
+    :param is_limited: it is a TCP connection; each caller gets only a part of these.
     :param cut: ends it at once, with what was not sent.
     :param drained: waits until what was written has left this process, or the connection has ended.
     :ivar gone: set when it has ended.

@@ -32,7 +32,7 @@ class Piece:
 
 
 def pieces(service: Service, request: ask.Request) -> Iterator[Piece]:
-    """Run a request; its answer, of which each piece is made when it is asked for.
+    """Run a request; returns its answer, whose pieces are made when they are asked for.
 
     :raises diskyard.errors.DiskyardError: of the table; also between two pieces.
     """

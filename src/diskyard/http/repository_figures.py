@@ -190,7 +190,7 @@ class RepositoryFigures(Collector):
 
 
 def _count(state: State, capabilities: Capabilities) -> Counts:
-    """Images by kind and status; volumes are not looked at, of which there may be very many."""
+    """Images by kind and status; volumes are not examined, because there may be very many."""
     state = state.whole()
     chains = Chains(state)
     return Counter(

@@ -93,7 +93,7 @@ class Log(LogReader):
     ) -> Published:
         """Publish changes that were planned on ``state`` as one entry; durable when it answers STANDS.
 
-        :param parts: one or more, of which no two name the same record.
+        :param parts: one or more; no two of them may name the same record.
         :param nonce: a fresh one, which the changes may refer to: each try has its own.
         :param frees: what the least of them leads to: how much of the reserve it may use.
         :raises diskyard.errors.CorruptRecord: something cannot be read, so nothing is written.

@@ -62,7 +62,7 @@ AnyJob = TypeVar("AnyJob", bound=Job[Any])
 
 
 def fail_all(jobs: Sequence[Job[Answer]], error: Exception) -> None:
-    """Answer jobs with one error, of which each has a copy of its own: threads add to theirs."""
+    """Answer jobs with one error; each job gets its own copy, because threads add to theirs."""
     for job in jobs[1:]:
         own = copy.copy(error)
         own.__cause__ = error
@@ -74,8 +74,8 @@ def fail_all(jobs: Sequence[Job[Answer]], error: Exception) -> None:
 class Turns(Generic[AnyJob]):
     """One thread works at a time, for all that wait.
 
-    :param must_stay: a thread does not leave while another one works for it: what it wants may
-        happen still, and must not happen after it has given up.
+    :param must_stay: a thread does not leave while another one works for it: its change may
+        still happen, and must not happen after it has given up.
     """
 
     def __init__(self, *, must_stay: bool) -> None:
@@ -88,8 +88,8 @@ class Turns(Generic[AnyJob]):
     def take_part(self, job: AnyJob, work: Callable[[Sequence[AnyJob]], None]) -> None:
         """Have a job done, by this thread or by another.
 
-        :param work: does jobs, of which the first is this thread's own and is done afterwards.
-            Others may be left, also by an exception: they are for the next turn.
+        :param work: does jobs. The first is this thread's own, and is done when this returns.
+            Others may be left, even by an exception: they are for the next turn.
         :raises diskyard.errors.RepositoryUnavailable: the thread whose turn it is asks storage
             that should have answered by now. The job was not begun, and will not be.
         """

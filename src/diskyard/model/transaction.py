@@ -47,7 +47,7 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
         ]
 
     def joined(self, others: Iterable[Changes]) -> Changes:
-        """These changes together with others, of which none names a record that another names."""
+        """These changes together with others; no two of them may name the same record."""
         every = (self, *others)
         return Changes(
             put_images=tuple(record for changes in every for record in changes.put_images),

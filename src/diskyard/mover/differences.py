@@ -53,7 +53,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """A range of which one thing is true; of a unit that several runs share, of all of them."""
+    """A range with one property; in a unit that several runs share, the property holds for all of them."""
 
     start_bytes: int
     end_bytes: int

@@ -44,24 +44,25 @@ class Look:
 
     :param read_only: why nothing can be changed here now; None if it can.
     :param stored: allocated bytes by volume name, at least of those that ``state`` does not name.
-    :param made_here: of those that it does not name, which an entry of this history named.
+    :param made_here: those that ``state`` does not name, but an entry of this history named.
     :param allocated: allocated bytes by volume id.
-    :param missing: volumes that are named ready and are not on the storage.
+    :param missing: volumes that are recorded as ready and are not on the storage.
     :param leftovers: allocated bytes by name.
-    :param foreign: what others have put here, by name; of what is an overlay of a volume, which one.
-    :param snapshotted: by volume, what waits as long as it has internal snapshots of a user's.
-    :param locked: the images whose work lease somebody has.
-    :param written: of the volumes that fixes are about, and by their names of those that nothing names,
-        all that a program of QEMU has open for writing though neither an attachment nor a lease says why.
-    :param unasked: of the same volumes those of which that cannot be known, with the reason.
+    :param foreign: foreign files by name, with the volume that the file is an overlay of, if it is one.
+    :param snapshotted: volumes with internal snapshots of a user's, with what to do before fixes can run.
+    :param locked: the images whose work lease somebody holds.
+    :param written: the volumes that a program of QEMU has open for writing although neither an attachment
+        nor a lease explains it: among those that fixes are about (ids), and those that no record names
+        (names).
+    :param unasked: the same kind of volumes for which that cannot be known, with the reason.
     :param gone_attachments: attachments whose host is provably gone.
-    :param holds_over: holds whose copy is provably over.
-    :param holds_unknown: holds whose copy cannot be looked at, with the reason.
+    :param holds_over: holds whose copy has provably ended.
+    :param holds_unknown: holds whose copy cannot be checked, with the reason.
     :param twins: objects of the log with a missing or damaged replica.
     :param stray: the entry of the log that follows nothing, if there is one.
     :param longer: the sizes of volumes that are longer than their records.
     :param sources: for images to mend.
-    :param differing: for Snapshots of which another repository has another image under the same id, why.
+    :param differing: Snapshots whose id names a different image in another repository, with the reason.
     :param workers: the host that last worked on an image.
     """
 

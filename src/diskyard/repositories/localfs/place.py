@@ -56,9 +56,9 @@ def require_local(host: Host, root: str, *, shared_by_one_host: bool) -> None:
 
 
 def require_folders(host: Host, root: str) -> None:
-    """Refuse a repository of which a folder leads elsewhere: what is there is not ours to change.
+    """Refuse a repository with a directory that is a link: what it leads to is not ours to change.
 
-    From then on the door refuses a link that comes in a folder's place (:meth:`Files.refuse_links_in`).
+    From then on the host door refuses a link in a directory's place (:meth:`Files.refuse_links_in`).
 
     :raises diskyard.errors.CorruptRecord: names what is wrong.
     """

@@ -129,7 +129,7 @@ class LocalRepository:
         return self._reserve.publish(paths, data, frees, overruled)
 
     def _is_anothers(self, number: int, data: bytes) -> bool:
-        """Whether another's entry was there first, of which copy 0 was lost after we had looked.
+        """Whether another host's entry was there first, and its replica 0 was lost after we had checked.
 
         Then that copy, which is ours now, is made the other's again: renamed over, and never absent.
         """
