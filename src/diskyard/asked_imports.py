@@ -1,8 +1,8 @@
-"""Which imports this host was asked for: what else a repository's records name is not read for them.
+"""Which imports this host was asked for: no record of a repository makes it read any other file.
 
-A record that a file of this host is to be imported can be written by whoever may write to the repository's
-storage. So it counts only where this host's own state folder, which nobody else writes to, remembers the
-same request (docs/decisions/0035-asked-imports.md).
+Anyone who may write to a repository's storage can write a record that says that a file of this host is to be
+imported. So the record counts only if this host's own state directory, to which nobody else writes,
+remembers the same request (docs/decisions/0035-asked-imports.md).
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class AskedImports:
             self._host.files.ensure_folder(self._folder)
             if not self._is_private():
                 raise errors.StorageError(
-                    f"Others than this user may write to {self._state_folder}, or to imports in it: what is "
-                    "remembered there of imports would not be this user's own.",
+                    f"Other users may write to {self._state_folder}, or to imports in it: they could forge "
+                    "this user's requests for imports.",
                     advice=f"Let only its owner, who runs Diskyard, write to it (chmod go-w {self._folder} "
-                    f"{self._state_folder}), or use another state folder.",
+                    f"{self._state_folder}), or use another state directory.",
                 )
             data = msgspec.json.encode(asked)
             self._host.files.replace(self._path(opened, image_id), data, mode_bits=PRIVATE_BITS)

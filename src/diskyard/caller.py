@@ -1,4 +1,4 @@
-"""Who asks for what this thread does: for the audit trail, and for what the caller may see."""
+"""The caller for whom this thread works: for the audit trail, and for what the caller may see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 
 class HandedFile:
-    """A file, or a folder, that a caller opened and handed over: closed when nobody refers to it any more.
+    """A file, or a directory, that a caller opened and handed over; closed once nothing refers to it.
 
     :param fd: its descriptor, which belongs to this object from now on.
     """
@@ -23,18 +23,18 @@ class HandedFile:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody whose request is being served.
+    """A caller whose request is being served.
 
-    A task runs in the context of the request that started it, so that what it commits names
-    the caller, and so that it reaches no more than the caller may.
+    A task runs in the context of the request that started it. So its commits name the caller, and it
+    reaches no more than the caller may.
 
     :param actor: the name that the log's entries keep.
     :param request_id: of the request, as errors and events show it.
     :param repositories: the repoIds that this caller may use; None for all.
     :param transfer_folders: where import and export may reach; None for everywhere.
     :param repository_folders: where repositories may be made, connected and removed; None for everywhere.
-    :param is_limited: it gets a part only of what all callers share: it came with a token.
-    :param handed: what came with the request, open: the file to import, or the folder to export into.
+    :param is_limited: it came with a token, and gets only a part of what all callers share.
+    :param handed: what came open with the request: the file to import, or the directory to export into.
     :ivar started: the ids of the tasks that the request started.
     """
 
@@ -53,7 +53,7 @@ class Caller:
         return Share(self.actor, self.is_limited)
 
     def may_use(self, repo_id: str | None) -> bool:
-        """Whether a repository is one of the caller's; what is in none is everybody's."""
+        """Whether the caller may use a repository; what belongs to no repository is visible to all."""
         return self.repositories is None or repo_id is None or repo_id in self.repositories
 
 
@@ -68,20 +68,20 @@ def may_use(repo_id: str | None) -> bool:
 
 
 def handed() -> HandedFile | None:
-    """What the present caller opened and handed over with the request; None if that is nothing."""
+    """What the present caller opened and handed over with the request; None if nothing."""
     caller = CALLER.get()
     return None if caller is None else caller.handed
 
 
 def share() -> Share:
-    """The part of the present caller: of the program itself, if nobody else asks."""
+    """The share of the present caller, or of the program itself if there is no caller."""
     caller = CALLER.get()
     return Share("", is_limited=False) if caller is None else caller.share
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Whose part of something shared is taken.
+    """The caller whose part of something shared is taken.
 
     :param actor: the caller.
     :param is_limited: the caller gets a quarter of it at most, and all such callers together leave
@@ -93,9 +93,9 @@ class Share:
 
 
 class Parts:
-    """Who has how much of something, of which no caller with a token gets all.
+    """Divides something among callers, so that no caller with a token gets all of it.
 
-    Of very little of it each gets one thing, however large.
+    If there is very little of it, each caller still gets one piece, however large.
 
     :param most: how much there is.
     :ivar count: how much is taken.
@@ -109,7 +109,7 @@ class Parts:
         self.count = 0
 
     def in_the_way(self, share: Share, amount: int = 1) -> str | None:
-        """Why there is no more of it for a caller: who has how much; None if there is more."""
+        """Why a caller can have no more: who has how much; None if it can have more."""
         own = self._of_actor[share.actor]
         if self.count and self.count + amount > self._most:
             return f"{self.count} {{words}}"

@@ -120,7 +120,7 @@ def _commit(log: Log, changes: Sequence[_Change]) -> None:
     fail_all(
         changes,
         errors.RepositoryUnavailable(
-            "Other writers were quicker every time.", advice="Try again when there is less load."
+            "Other writers were quicker each time.", advice="Try again when there is less load."
         ),
     )
 

@@ -82,7 +82,7 @@ class Connections:
             of the two has is garbage in the other.
         """
         if not repo_id.isprintable() or not 1 <= len(repo_id.encode(errors="replace")) <= 255:
-            raise errors.InvalidParameter("A repoId is 1-255 bytes of UTF-8 without control characters.")
+            raise errors.InvalidParameter("A repoId must be 1-255 bytes of UTF-8 without control characters.")
         self._require_answering(repo_id)
         attempt = calls_of_this_thread()
         self._connecting[repo_id] = attempt
@@ -107,7 +107,7 @@ class Connections:
                 or opened.storage.place == storage.place
                 or _is_same_place(opened.storage, storage)
             ):
-                raise errors.RepositoryIdInUse(f"{repo_id} names another place.", repositoryId=repo_id)
+                raise errors.RepositoryIdInUse(f"{repo_id} names another repository.", repositoryId=repo_id)
             alias = next((o for o in self._opened.values() if _is_alias(o, storage)), None)
             if alias is not None:
                 _require_same_place(alias, storage)
@@ -139,7 +139,7 @@ class Connections:
             with contextlib.suppress(errors.NotARepository, errors.StorageError):
                 there = find_format(known[0]).connect(known[1], self._host)
         if there is None or not _is_same_place(there, storage):
-            raise errors.RepositoryIdInUse(f"{repo_id} names another place.", repositoryId=repo_id)
+            raise errors.RepositoryIdInUse(f"{repo_id} names another repository.", repositoryId=repo_id)
 
     def _index_keeper(self, marker: str) -> IndexKeeper | None:
         if self._index_folder is None:
@@ -318,12 +318,10 @@ class Connections:
                     whole = whole or (opened, sight.state, image)
         if (found := whole or broken) is not None:
             return found
-        nowhere = (
-            f"Image {image_id} is in none of the repositories searched ({', '.join(searched) or 'none'})."
-        )
-        if silent:  # it may well be there: who is told that it is not may forget it
+        nowhere = f"No searched repository has image {image_id} (searched: {', '.join(searched) or 'none'})."
+        if silent:  # it may well be there: a caller that hears otherwise may forget it
             raise errors.RepositoryUnavailable(
-                f"{nowhere} These did not answer: {', '.join(silent)}.",
+                f"{nowhere} These repositories did not answer: {', '.join(silent)}.",
                 advice="Repair the storage, or disconnect it; or narrow the search with "
                 "participatingRepositories.",
                 imageId=image_id,
@@ -352,7 +350,7 @@ def _require_one_image(found: tuple[Opened, State, Image] | None, other: Opened,
     raise errors.ImageIdInUse(
         f"Repositories {found[0].repo_id} and {other.repo_id} have different images under the id "
         f"{image.id}: in the latter {why}.",
-        advice="Say which one is meant with imageHints, or remove the other.",
+        advice="Select one of them with imageHints, or remove the other.",
         imageId=image.id,
     )
 
@@ -370,8 +368,8 @@ def _is_same_place(one: Repository, other: Repository) -> bool:
 def _require_same_place(known: Opened, storage: Repository) -> None:
     if not _is_same_place(known.storage, storage):
         raise errors.NotARepository(
-            f"{storage.place} is a copy of {known.storage.place}, which is connected as {known.repo_id}: "
-            "the two cannot be told apart.",
-            advice="Disconnect the one before the other is connected, or give this one an identity of its "
-            "own (newMarker: true; diskyard repo connect --new-identity).",
+            f"{storage.place} is a byte copy of {known.storage.place}, which is connected as "
+            f"{known.repo_id}: the two have the same identity.",
+            advice="Disconnect one before you connect the other, or give this one an identity of its own "
+            "(newMarker: true; diskyard repo connect --new-identity).",
         )

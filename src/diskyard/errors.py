@@ -87,7 +87,7 @@ class DiskyardError(Exception):
 
 
 class InvalidParameter(DiskyardError):
-    """A parameter is not of the verb's form, or out of its range."""
+    """A parameter has the wrong form or is out of range."""
 
     http_status, exit_status = 422, 10
     default_advice = "Correct the call and send it again."
@@ -101,28 +101,28 @@ class UnknownRepositoryFormat(DiskyardError):
 
 
 class NotARepository(DiskyardError):
-    """The place is not a repository of that format, or one of a newer version."""
+    """The location has no repository of that format, or has one of a newer version."""
 
     http_status, exit_status = 422, 12
     default_advice = "Check the connection parameters, or create a repository there first."
 
 
 class NotEmpty(DiskyardError):
-    """The place or the repository holds something."""
+    """The location or the repository is not empty."""
 
     http_status, exit_status = 409, 13
-    default_advice = "Choose an empty place, or remove what it holds first."
+    default_advice = "Choose an empty location, or remove what it holds first."
 
 
 class RepositoryIdInUse(DiskyardError):
-    """Another place is connected under this repoId."""
+    """Another repository is connected under this repoId."""
 
     http_status, exit_status = 409, 14
     default_advice = "Choose another repoId, or disconnect the other repository first."
 
 
 class RepositoryInUse(DiskyardError):
-    """Tasks or attachments are on the repository."""
+    """Tasks or attachments use the repository."""
 
     http_status, exit_status = 409, 15
     default_advice = "Stop the tasks and tear down the attachments named, then try again."
@@ -178,7 +178,7 @@ class ImageBroken(DiskyardError):
 
 
 class ImageInUse(DiskyardError):
-    """A guest has the image, or a running QEMU its file; the message names host and owner, or the file."""
+    """A guest uses the image, or a running QEMU its file; the message names host and owner, or the file."""
 
     http_status, exit_status = 409, 23
     default_advice = "Tear the attachment down first (teardownImage)."
@@ -206,31 +206,31 @@ class NotSDM(DiskyardError):
 
 
 class NoSpace(DiskyardError):
-    """The storage is full, or has less room than the work needs."""
+    """The storage is full, or has less free space than the work needs."""
 
     http_status, exit_status = 507, 27
     default_advice = (
-        "Free space (diskyard repo check lists what clean and merge would give back), then try again, or "
-        "run the fix that is listed for what was begun."
+        "Free space (diskyard repo check lists what clean and merge would free), then try again, or "
+        "run the fix that is listed for the work that was begun."
     )
 
 
 class UnsafeImage(DiskyardError):
-    """An image file refers to other files, lies about itself, or has other names that may be anybody's."""
+    """An image file refers to other files, contradicts itself, or has other names that may be anybody's."""
 
     http_status, exit_status = 422, 28
     default_advice = "Do not trust this file. Convert it where it was made, without backing or data files."
 
 
 class PathNotAllowed(DiskyardError):
-    """The path is outside the folders that the caller may use."""
+    """The path is outside the directories that the caller may use."""
 
     http_status, exit_status = 403, 29
-    default_advice = "Use a path inside a folder that the daemon's configuration, or the token, allows."
+    default_advice = "Use a path inside a directory that the daemon's configuration, or the token, allows."
 
 
 class CorruptRecord(DiskyardError):
-    """A record of the repository does not pass its checksum, in either copy."""
+    """A record of the repository is missing, damaged in both replicas, or contradicts the others."""
 
     http_status, exit_status = 500, 30
     default_advice = (
@@ -243,7 +243,7 @@ class TaskNotFound(DiskyardError):
     """There is no such task, or it ended over a day ago."""
 
     http_status, exit_status = 404, 31
-    default_advice = "List the tasks that are known (diskyard task list)."
+    default_advice = "List the known tasks (diskyard task list)."
 
 
 class Unsupported(DiskyardError):
@@ -301,9 +301,7 @@ class InternalError(DiskyardError):
     """A defect of Diskyard."""
 
     http_status, exit_status = 500, 38
-    default_advice = (
-        "Report it with the message and what was called. Nothing is lost; run checkStorageRepository."
-    )
+    default_advice = "Report it with the message and the call. Nothing is lost; run checkStorageRepository."
 
 
 #: In the order of the table above.
@@ -333,7 +331,7 @@ def unknown_outcome(kind: type[DiskyardError]) -> type[UnknownOutcome]:
 
 
 def unexpected(error: Exception) -> InternalError:
-    """The error of the table for one that nothing is written to expect."""
+    """The error of the table for an exception that no code expects."""
     return InternalError(f"{type(error).__name__}: {error}")
 
 
@@ -350,30 +348,31 @@ def from_os_error(error: OSError, doing: str) -> DiskyardError:
         return RepositoryUnavailable(f"The storage does not answer: {words}.")
     if error.errno == errno.EFBIG:
         return StorageError(
-            f"The file system cannot hold so long a file: {words}.",
-            advice="Use a file system that can (as XFS), or a format that stores only what was written (qcow2).",
+            f"The file system cannot hold a file that long: {words}.",
+            advice="Use a file system that can (such as XFS), or a format that stores only what was written "
+            "(qcow2).",
         )
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return StorageError(
-            f"The host has none left: {words}.",
+            f"The host has run out of a resource: {words}.",
             advice="Give the process more (ulimit, LimitNOFILE of its unit, memory), or let it do less at once; "
             "then try again.",
         )
     if error.errno == errno.ENOTDIR:
         return StorageError(
             f"The storage failed: {words}.",
-            advice="A file or a link is in the place of a folder, where no link is followed: put the folder "
-            "back, then try again.",
+            advice="A file or a link is where a directory should be, and links are not followed: put the "
+            "directory back, then try again.",
         )
     if error.errno == errno.EROFS:
         return StorageError(
             f"The storage is read-only: {words}.",
-            advice="Mount the file system so that it can be written to; one that the kernel has made "
-            "read-only after an error is to be checked first (fsck).",
+            advice="Mount the file system so that it can be written to. If the kernel made it read-only "
+            "after an error, check it first (fsck).",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return StorageError(
-            f"The storage refuses: {words}.",
+            f"The storage refuses access: {words}.",
             advice="Run as a user who may read and write there, or change its permissions.",
         )
     return StorageError(f"The storage failed: {words}.")

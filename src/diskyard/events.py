@@ -1,4 +1,4 @@
-"""What happens on this host, told to those who listen: tasks, images, connections."""
+"""What happens on this host, for those that listen: tasks, images, connections."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _INSTANCE_DIGITS = 12
 class Events:
     """The latest events of this process. Safe to use from several threads.
 
-    Telling costs next to nothing while nobody listens. An event that nobody has fetched is lost
-    when :data:`KEPT` newer ones have come: who asks for what came after it is told so.
+    Reporting costs next to nothing while nobody listens. An event that nobody has fetched is lost
+    when :data:`KEPT` newer ones have come; a listener that asks for what came after it is told so.
     """
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from diskyard.model.transaction import Changes, Entry
 class ImageEvent(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name):
     """An image that verbs return has changed.
 
-    :param status: as far as the log tells: storage is not asked. None if the image is removed.
+    :param status: according to the log; storage is not asked. None if the image is removed.
     :param entry: the number of the entry. Where entries were skipped it is that of the last one,
         and what ``verb`` and ``host_id`` would say is not known.
     :param verb: the verb or type of fix that changed the image.
@@ -72,7 +72,7 @@ _Seen = tuple[Status, Any]
 def _seen(
     state: State, chains: Chains, trackers: dict[str, list[str]], image_id: str, capabilities: Capabilities
 ) -> _Seen | None:
-    """The status of an image and all else that callers are shown of it, as far as the log tells."""
+    """The status of an image and everything else that callers see of it, according to the log."""
     image = state.images.get(image_id)
     if image is None or not image.is_strong:
         return None

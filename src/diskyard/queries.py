@@ -34,12 +34,12 @@ from diskyard.settled import stored_by_id
 _LOOKED_AT_ONCE = 1_000
 _FEW = 200  # with so many, reading all records there are takes longer than reading these one by one
 _ATTEMPTS = 3
-_LOOK_KEPT_S = 1.0  # for the next part of a page: whoever takes it slowly is not told of long ago
+_LOOK_KEPT_S = 1.0  # for the next part of a page: slow readers must not get outdated answers
 Answer = TypeVar("Answer")
 
 
 class _Look:
-    """What the answers about images of one state share; each volume is looked at once.
+    """What the answers about images of one state share; each volume is examined once.
 
     :ivar unreadable: of the volumes looked at, those that the storage does not have whole.
     """

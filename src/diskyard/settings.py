@@ -1,4 +1,4 @@
-"""Where this host's Diskyard remembers its connections and tasks."""
+"""Where this host keeps its connections and tasks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings:
-    """The state folder of this host; made if it is not there.
+    """The state directory of this host; made if it does not exist.
 
     :raises diskyard.errors.StorageError: it cannot be made or read.
     """
@@ -39,7 +39,7 @@ class Settings:
         try:
             self._make(folder)
         except OSError as error:
-            raise errors.from_os_error(error, f"making the state folder {folder}") from error
+            raise errors.from_os_error(error, f"making the state directory {folder}") from error
 
     def _make(self, folder: str) -> None:
         if not self._host.files.exists(folder):

@@ -42,7 +42,7 @@ class Sight:
 
 
 def stored_by_id(state: State, listed: Iterable[StoredVolume]) -> dict[str, StoredVolume]:
-    """Of the volumes on the storage those that the log names, by id: the name must be the whole one."""
+    """The volumes on the storage that the log names, by id; a volume matches only if its whole name does."""
     found = {}
     for item in listed:
         give_way()

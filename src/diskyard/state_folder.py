@@ -1,4 +1,4 @@
-"""Where this user's Diskyard keeps what it remembers; clients look there for a daemon."""
+"""The state directory of this user's Diskyard; clients look there for a daemon."""
 
 from __future__ import annotations
 

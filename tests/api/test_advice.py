@@ -136,7 +136,7 @@ def _lying(folder: Path) -> Path:
         (_empty, "qcow2", "not a qcow2", "empty"),
         (_truncated, "vdi", "not inside it", "fetch it again"),
         (_link, "raw", "is a link", "readlink -f"),
-        (_folder, "raw", "is a folder", "image file in it"),
+        (_folder, "raw", "is a directory", "image file in it"),
         (_fifo, "raw", "not a regular file", "to a file"),
         (_with_snapshot, "vhdx", "no VHDX", "give qcow2"),
         (_vmdk("streamOptimized"), "vdi", "no VDI", "give vmdk"),

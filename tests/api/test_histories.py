@@ -61,7 +61,7 @@ def garbage(yard: Diskyard, repo: str) -> dict[str, bool]:
     return {
         fix.description.split()[2].rstrip(","): fix.runnable
         for fix in fixes
-        if "nothing names" in fix.description
+        if "no record names" in fix.description
     }
 
 
@@ -318,7 +318,7 @@ def test_a_copy_of_the_target_ends_no_hold(rig: Rig) -> None:
     with beside(rig, "b", copy) as other:
         holds = [fix for fix in other.check_storage_repository("a") if "kept for a copy" in fix.description]
         assert [fix.runnable for fix in holds] == [False]
-        assert "a copy of the repository" in (holds[0].waits_for or "")
+        assert "a byte copy of the copy's repository" in (holds[0].waits_for or "")
         run_all(other, "a", "b")
     rig.write("a", disk, (0x22, 0, SIZE))
     run_all(rig.yard, "b")

@@ -115,10 +115,10 @@ def test_an_original_is_no_copy(rig: Rig) -> None:
     marker = marker_of(rig, "a")
     another = rig.host("three", connect=())
     prepared = rig.yard.prepare_image("a", used, options={"owner": "guest"})
-    with guest(prepared), pytest.raises(errors.InvalidParameter, match="no copy"):
+    with guest(prepared), pytest.raises(errors.InvalidParameter, match="not a copy"):
         give(another, rig, "a")
     rig.yard.teardown_image("a", used, options={"owner": "guest"})
-    with pytest.raises(errors.InvalidParameter, match="no copy"):
+    with pytest.raises(errors.InvalidParameter, match="not a copy"):
         give(another, rig, "a")
     assert marker_of(rig, "a") == marker
     settle(rig.yard, "a", "b")
@@ -308,7 +308,7 @@ def test_a_copy_of_the_whole_file_system(rig: Rig, tmp_path: Path) -> None:
         run("mount", "-o", "loop", str(tmp_path / "clone"), str(tmp_path / "again"))
         try:
             (tmp_path / "repo-d").symlink_to(tmp_path / "again")
-            with pytest.raises(errors.InvalidParameter, match="no copy") as caught:
+            with pytest.raises(errors.InvalidParameter, match="not a copy") as caught:
                 give(rig.host("two", connect=()), rig, "d")
             assert "its original" in caught.value.advice
             give(rig.yard, rig, "d")

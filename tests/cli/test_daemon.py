@@ -65,9 +65,7 @@ def test_the_daemon_goes_on_after_an_interruption(
 ) -> None:
     status, out, err = interrupt_when_running(program.start(*_IMPORT, "--rate", "12M"), number)
     assert status == 128 + number
-    assert err == (
-        "diskyard: interrupted; the daemon goes on with what was started: see 'diskyard task list'.\n"
-    )
+    assert err == ("diskyard: interrupted; the daemon goes on with the work: see 'diskyard task list'.\n")
     with program.yard() as yard:
         assert yard.wait_for_image("fast", out.strip(), timeout_s=60).status == "optimized"
     assert program.run("repo", "check", "fast", "--exit-code").out == ""

@@ -20,7 +20,7 @@ def test_an_interrupted_import_stays_listed_and_is_completed(
     )
     status, out, err = interrupt_when_running(child, number)
     assert status == 128 + number
-    assert err == "diskyard: interrupted; what is left to do stays listed for 'diskyard repo fix'.\n"
+    assert err == "diskyard: interrupted; unfinished work stays listed for 'diskyard repo fix'.\n"
     listed = program.run("repo", "check", "fast", "--exit-code", "--json", status=1).json
     assert [(fix["type"], fix["imageId"], fix["runnable"]) for fix in listed] == [("mend", out.strip(), True)]
     assert "complete fast/noise: done" in program.run("repo", "fix", "fast").out
@@ -105,7 +105,7 @@ def test_a_merge_that_fails_when_an_image_is_removed(program: Program, tmp_path:
     fake.replace("qemu-storage-daemon", "import sys; sys.exit(1)")
     ended = program.run("image", "remove", "fast/before", "--merge", status=None, PATH=fake.path)
     (merge,) = program.run("repo", "check", "fast", "--type", "merge", "--json").json
-    assert f"{merge['fixId']} is left (can run): 'diskyard repo fix fast'." in ended.err
+    assert f"{merge['fixId']} is still to be done (can run): 'diskyard repo fix fast'." in ended.err
     assert "None" not in ended.out + ended.err
     program.run("repo", "fix", "fast")
     program.reads("fast/web", 1, "0", "256k")

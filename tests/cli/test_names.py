@@ -13,13 +13,13 @@ def test_every_way_to_name_an_image(program: Program) -> None:
     program.run("image", "show", image_id[:3], status=18)
     program.run("image", "show", "backup/web", status=18)
     error = program.run("image", "show", "wob", status=18).err
-    assert error.startswith("diskyard: No image is called 'wob' (repositories: fast, backup).\n  ")
+    assert error.startswith("diskyard: No image has the name or id 'wob' (repositories: fast, backup).\n  ")
 
 
 def test_a_name_is_given_once_in_a_repository(program: Program) -> None:
     program.disk("fast", "web")
     again = program.run("disk", "create", "fast", "1M", "--name", "web", status=10)
-    assert "has an image called 'web' already" in again.err
+    assert "already has an image called 'web'" in again.err
     program.disk("backup", "web")
     ambiguous = json.loads(program.run("image", "show", "web", "--json", status=10).err)
     assert ambiguous["code"] == "InvalidParameter"
@@ -65,7 +65,7 @@ def test_a_repository_that_does_not_answer_is_named(program: Program) -> None:
     program.disk("fast", "web")
     (program.folder / "backup").rename(program.folder / "gone")
     assert program.run("image", "show", "web").err == ""
-    assert "These did not answer: backup" in program.run("image", "show", "wob", status=18).err
+    assert "These repositories did not answer: backup" in program.run("image", "show", "wob", status=18).err
     listed = program.run("image", "list", status=17)
     assert "fast/web" in listed.out
     assert "cannot be connected" in program.run("repo", "list").out

@@ -89,13 +89,13 @@ def test_a_place_is_connected_again_by_another_path(program: Program) -> None:
         assert found["connectionParameters"]["path"] == os.path.abspath(program.folder / path)
         assert [image["userData"]["name"] for image in run("image", "list", "fast", "--json").json] == ["web"]
     error = run("repo", "connect", "fast", "localfs-1.0", f"path={program.folder / 'backup'}", status=14).err
-    assert "fast names another place" in error
+    assert "fast names another repository" in error
 
 
 def test_a_copy_of_a_connected_repository_is_refused_at_once(program: Program) -> None:
     shutil.copytree(program.folder / "fast", program.folder / "copied")
     error = program.run("repo", "connect", "copied", "localfs-1.0", "path=copied", status=12).err
-    assert "is a copy of" in error
+    assert "is a byte copy of" in error
     assert "fast" in error
     assert [info["repoId"] for info in program.run("repo", "list", "--json").json] == ["fast", "backup"]
     assert "--new-identity" in error

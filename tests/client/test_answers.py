@@ -170,7 +170,7 @@ def test_what_may_not_be_done_twice_is_sent_once(short_folder: Path, call: Call)
     assert type(error) is errors.unknown_outcome(errors.RepositoryUnavailable)
     assert error.details["outcome"] == "unknown"
     assert error.request_id
-    assert "look before" in error.advice
+    assert "check before" in error.advice
 
 
 def test_a_proxy_that_does_not_say_what_it_did(short_folder: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_daemon_that_says_nothing(short_folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_url_of_a_daemon(url: str) -> None:
-    with pytest.raises(errors.InvalidParameter, match="no URL of a daemon"):
+    with pytest.raises(errors.InvalidParameter, match="not the URL of a daemon"):
         Diskyard(url)
 
 

@@ -204,7 +204,7 @@ def test_harmless(bench: Bench, outside: Outside, tally: Tally, name: str) -> No
         expect_whole(world, found)
         later = survey(world, "later", only_ask=True)
         assert not later.errors
-        listed = [words for words in later.listed if "only people can tell" not in words]
+        listed = [words for words in later.listed if "only people can decide" not in words]
         assert not listed, listed
     tally("corruption", cases=1, runs=1)
 

@@ -118,7 +118,7 @@ def test_restored_beside_a_folder(bench: Bench, outside: Outside, tally: Tally, 
         service = world.service(host_named("looker"))
         world.judge(service)
         assert not [
-            fix for fix in world.fixes(service, "a") if "only people can tell" not in (fix.waits_for or "")
+            fix for fix in world.fixes(service, "a") if "only people can decide" not in (fix.waits_for or "")
         ]
         service.close()
         assert list(path.iterdir()) == kept

@@ -101,26 +101,26 @@ def test_what_is_given_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("colour = 1", "colour is no key; there are state_dir, socket"),
-        ("[socket]\ncolour = 1", "socket.colour is no key; there are path, mode, group"),
-        ("socket = 1", "socket is a table"),
-        ("[socket]\nmode = 660", "socket.mode is octal, as 0660, with nothing for others, not 660"),
-        ('[socket]\nmode = "0666"', "socket.mode is octal"),
-        ("[limits]\nrequest_bytes = 1", "limits.request_bytes is bytes, from 4,096 to"),
-        ("[limits]\nrequest_bytes = true", "limits.request_bytes is bytes"),
-        (f"[limits]\nrequest_bytes = {1 << 80}", "limits.request_bytes is bytes"),
-        ("[tasks]\nat_once = 0", "tasks.at_once is a number from 1 to 64, not 0"),
-        ('[tasks]\norder = ["burn"]', "tasks.order is a list that has mend, merge"),
-        ('[tasks]\nresume = "yes"', "tasks.resume is true or false, not 'yes'"),
-        ('[log]\nlevel = "loud"', "log.level is debug, info, warning or error, not 'loud'"),
-        ("[log]\nlevel = 1979-05-27", "log.level is debug, info"),
-        ('transfer = {folders = "/x"}', "transfer.folders is a list of absolute paths"),
-        ("[[caretaker]]\nevery_s = 0", "caretaker[1].every_s is seconds, at least 1, not 0"),
-        ("[[caretaker]]\nevery_s = 1", "caretaker[1].repository is missing; it is the repoId"),
-        ("caretaker = [1]", "caretaker[1] is a table"),
-        ("[caretaker]\nevery_s = 9", "caretaker is written as [[caretaker]]"),
-        ("socket = ", "is no TOML"),
-        ("a = " + "[" * 100_000, "is no TOML"),
+        ("colour = 1", "colour is not a key; the keys are state_dir, socket"),
+        ("[socket]\ncolour = 1", "socket.colour is not a key; the keys are path, mode, group"),
+        ("socket = 1", "socket must be a table"),
+        ("[socket]\nmode = 660", "socket.mode must be octal, such as 0660, with none for others, not 660"),
+        ('[socket]\nmode = "0666"', "socket.mode must be octal"),
+        ("[limits]\nrequest_bytes = 1", "limits.request_bytes must be bytes, from 4,096 to"),
+        ("[limits]\nrequest_bytes = true", "limits.request_bytes must be bytes"),
+        (f"[limits]\nrequest_bytes = {1 << 80}", "limits.request_bytes must be bytes"),
+        ("[tasks]\nat_once = 0", "tasks.at_once must be a number from 1 to 64, not 0"),
+        ('[tasks]\norder = ["burn"]', "tasks.order must be a list with mend, merge"),
+        ('[tasks]\nresume = "yes"', "tasks.resume must be true or false, not 'yes'"),
+        ('[log]\nlevel = "loud"', "log.level must be debug, info, warning or error, not 'loud'"),
+        ("[log]\nlevel = 1979-05-27", "log.level must be debug, info"),
+        ('transfer = {folders = "/x"}', "transfer.folders must be a list of absolute paths"),
+        ("[[caretaker]]\nevery_s = 0", "caretaker[1].every_s must be seconds, at least 1, not 0"),
+        ("[[caretaker]]\nevery_s = 1", "caretaker[1].repository is missing; it must be the repoId"),
+        ("caretaker = [1]", "caretaker[1] must be a table"),
+        ("[caretaker]\nevery_s = 9", "caretaker must be written as [[caretaker]]"),
+        ("socket = ", "is not TOML"),
+        ("a = " + "[" * 100_000, "is not TOML"),
         ("a = 'x" + "y" * (1 << 20) + "'", "is longer than"),
     ],
 )
@@ -227,4 +227,4 @@ def test_a_deep_state_folder_has_no_room_for_a_socket(monkeypatch: pytest.Monkey
     assert state_folder(config) == config.state_dir
     assert socket_path(config) == f"{config.state_dir}/diskyard.sock"
     (found,) = check(config)
-    assert "there is room for at most 97" in found
+    assert "the limit is 97" in found

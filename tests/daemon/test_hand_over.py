@@ -117,7 +117,7 @@ def test_the_command_hands_over_nothing_to_other_users(daemon: DaemonProcess, fi
     assert listening.wait(30)
     done = _command(daemon, "image", "import", "a", str(file), "--format", "raw")
     thief.join(30)
-    assert "outside the transfer folders" in done.stderr
+    assert "outside the transfer directories" in done.stderr
     assert got == []
 
 

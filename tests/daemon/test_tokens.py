@@ -122,7 +122,7 @@ def test_what_is_out_of_range(tokens: Tokens) -> None:
         with pytest.raises(errors.InvalidParameter, match="repoId"):
             tokens.create("ci", "read", repositories)
     for lasts_s in (0, -1, 1 << 40):
-        with pytest.raises(errors.InvalidParameter, match="lasts"):
+        with pytest.raises(errors.InvalidParameter, match="valid for"):
             tokens.create("ci", "read", None, lasts_s)
     assert tokens.all() == []
 

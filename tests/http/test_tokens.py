@@ -258,7 +258,7 @@ def test_what_is_kept_of_a_mend_says_nothing_of_other_repositories(office: Offic
     assert ended["error"]["code"] == "ImageBroken"
     seen = caller.post("getTask", taskId=task["taskId"]).text
     seen += caller.post("getImageStatus", repositoryId="a", imageId=copy).text
-    assert "whole in no connected repository" in seen
+    assert "no connected repository has image" in seen
     assert "(b" not in seen
     assert not any(volume.name[:8] in seen for volume in volumes)
 

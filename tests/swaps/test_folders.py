@@ -159,7 +159,7 @@ def test_a_repository_goes_on_when_its_folder_is_put_back(prepared: World, quick
     asked = {"targetRepoId": "a", "size": 1 << 20}
     with pytest.raises(errors.StorageError, match="volumes") as caught:
         call(service, "createVirtualDisk", asked)
-    assert "put the folder back" in caught.value.advice
+    assert "put the directory back" in caught.value.advice
     volumes.unlink()
     aside.rename(volumes)
     call(service, "createVirtualDisk", asked)

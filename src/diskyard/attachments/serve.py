@@ -68,7 +68,7 @@ class Servers:
         self._parts = Parts(most)
         self._lock = threading.Lock()  # of what is counted: no storage is asked under it
         self._running: dict[tuple[str, str, str], _Server] = {}
-        # Of each repository by its marker: who begins or ends a server there.
+        # For each repository, by its marker: held while a server is started or ended there.
         self._turns: defaultdict[str, PatientLock] = defaultdict(PatientLock)
 
     def serve(self, opened: Opened, attached: Attached, chain: Chain) -> Attached:
@@ -76,10 +76,10 @@ class Servers:
 
         :raises diskyard.errors.ImageInUse: another process serves it to this owner, or the
             attachment has ended.
-        :raises diskyard.errors.RepositoryUnavailable: who begins or ends to serve another image of the
+        :raises diskyard.errors.RepositoryUnavailable: another call that starts or ends a server of this
             repository waits for storage that does not answer.
         :raises diskyard.errors.StorageError: the server does not start.
-        :raises diskyard.errors.TooManyRequests: as many run as may, or as many of the caller's.
+        :raises diskyard.errors.TooManyRequests: the limit of servers, or the caller's part, is reached.
         """
         key = (opened.marker, attached.image_id, attached.owner)
         with self._turn(opened.marker):
@@ -109,10 +109,10 @@ class Servers:
                 return
         words = taken.format(words="images are served over NBD by this process")
         raise errors.TooManyRequests(
-            f"{words}, and no more may be.",
-            advice="Tear down those that nobody reads or writes any more; or give the guest the image's "
-            "files, which prepareImage tells without serve; or raise limits.served_images in the "
-            "daemon's configuration.",
+            f"{words}, which is the limit.",
+            advice="Tear down those that nobody uses any more; or give the guest the image's files, which "
+            "prepareImage returns without serve; or raise limits.served_images in the daemon's "
+            "configuration.",
         )
 
     def _give_back(self, whose: Share) -> None:
@@ -122,7 +122,7 @@ class Servers:
     def remove_leftovers(self) -> list[str]:
         """Remove the sockets of processes that have ended, and the names that led to them; the paths.
 
-        For the daemon's start: whoever serves an image makes the socket before its name.
+        For the daemon's start: a server makes the socket before its name.
         """
         files = self._host.files
         folders = files.remove_dead_private_folders()
@@ -185,7 +185,7 @@ class Servers:
         if len(path.encode()) > _SOCKET_PATH_LIMIT_BYTES:
             raise errors.Unsupported(
                 f"The name of the socket, {path}, is longer than {_SOCKET_PATH_LIMIT_BYTES} bytes.",
-                advice="Use a state folder with a shorter name ($DISKYARD_STATE_DIR).",
+                advice="Use a state directory with a shorter name ($DISKYARD_STATE_DIR).",
             )
         return path
 
@@ -215,7 +215,7 @@ class Servers:
 
 
 def _done(thread: Crew[StorageDaemon], work: Callable[[StorageDaemon], None]) -> None:
-    """Have something done by the thread of a server; what it waits for, who waits for it here waits for."""
+    """Run something on the thread of a server; the caller waits for whatever that thread waits for."""
     mine, its = calls_of_this_thread(), ThreadCalls()
     its.timeout_s = mine.timeout_s
 

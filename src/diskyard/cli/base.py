@@ -21,7 +21,7 @@ def _json_option() -> click.Option:
             context.meta[_JSON] = True
 
     return click.Option(
-        ["--json"], is_flag=True, expose_value=False, callback=note, help="Print JSON, errors too."
+        ["--json"], is_flag=True, expose_value=False, callback=note, help="Print JSON, including errors."
     )
 
 
@@ -45,7 +45,7 @@ def _where_options() -> list[click.Option]:
             is_flag=True,
             expose_value=False,
             callback=note,
-            help="Do it in this process, even if a daemon runs.",
+            help="Do the work in this process, even if a daemon runs.",
         ),
     ]
 
@@ -102,8 +102,8 @@ def _together(*options: Callable[[Decorated], Decorated]) -> Callable[[Decorated
 
 
 describing = _together(
-    click.option("--name", help="A name, which no other image of the repository has."),
-    click.option("--description", help="A sentence for people."),
+    click.option("--name", help="A name that no other image of the repository has."),
+    click.option("--description", help="A description for people."),
     click.option(
         "--label", "labels", multiple=True, metavar="KEY=VALUE", callback=key_values, help="A label."
     ),
@@ -111,9 +111,11 @@ describing = _together(
 no_wait = click.option(
     "--no-wait",
     is_flag=True,
-    help="Only commit. A daemon goes on with the rest; without one it stays listed by 'diskyard repo check'.",
+    help="Only commit. A daemon goes on with the rest; without one, 'diskyard repo check' lists it.",
 )
-rate = click.option("--rate", type=RATE, default=0, help="Bytes per second at most, as 50M; 0 for no limit.")
+rate = click.option(
+    "--rate", type=RATE, default=0, help="Limit in bytes per second, such as 50M; 0 for none."
+)
 strategy = click.option(
     "--strategy", type=click.Choice(["space", "performance"]), help="What the image is optimized for."
 )
@@ -121,5 +123,5 @@ new_id = click.option(
     "--id", "new_image_id", metavar="UUID", help="The new image's id; makes repeating the command safe."
 )
 optimize = click.option(
-    "--optimize", "optimize_now", is_flag=True, help="Go on to optimized, not only to usable."
+    "--optimize", "optimize_now", is_flag=True, help="Continue until the image is optimized, not only usable."
 )

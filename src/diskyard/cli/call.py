@@ -29,18 +29,18 @@ _RUNS_HERE = ("exportImage", "fixStorageRepository")
 @click.option(
     "--no-wait",
     is_flag=True,
-    help="Exit as soon as the change is committed. A daemon goes on with what it made due. Without "
-    "one, nothing would run that, so AutoFix is false, and the fixes stay listed by "
-    "checkStorageRepository; verbs whose result is a Task of this process are refused.",
+    help="Exit as soon as the change is committed. A daemon goes on with the tasks that follow. Without "
+    "a daemon nothing would run them: AutoFix is then false, and checkStorageRepository lists the "
+    "fixes. Verbs whose result is a Task of this process are refused.",
 )
 def call(verb: str, parameters: str, no_wait: bool) -> None:
-    """Call a VERB of the API with its parameters as a JSON object, or - to read it from stdin.
+    """Call a VERB of the API with its parameters as a JSON object, or - to read them from stdin.
 
-    The result is one JSON value on stdout, printed as soon as it is committed; an error is
-    one JSON object on stderr, and its code's exit status. Then the command waits for the
-    tasks that the verb started, and a task that fails ends it with the task's error. After
-    prepareImage with serve, it stays and serves until it is interrupted; a daemon serves until
-    teardownImage, and with --no-wait it is not waited for.
+    The result is one JSON value on stdout, printed as soon as it is committed. An error is
+    one JSON object on stderr, and the exit status is that of its code. Then the command waits
+    for the tasks that the verb started. If a task fails, the command ends with the task's error.
+    After prepareImage with serve, the command serves until it is interrupted. A daemon serves
+    until teardownImage; with --no-wait the command does not wait for that.
     """
     words = _decode(_stdin() if parameters == "-" else parameters.encode())
     with open_yard(no_wait) as yard:
@@ -67,7 +67,7 @@ def _decode(data: bytes) -> Any:
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise errors.InvalidParameter(f"The parameters are no JSON: {error}.") from error
+        raise errors.InvalidParameter(f"The parameters are not JSON: {error}.") from error
 
 
 def _without_fixes(verb: str, words: Any) -> Any:
@@ -75,7 +75,7 @@ def _without_fixes(verb: str, words: Any) -> Any:
     from diskyard.model.verbs import VERBS
 
     if verb in _RUNS_HERE:
-        raise refuse(f"{verb} runs in this process: nobody would do its work.", "Call it without --no-wait.")
+        raise refuse(f"{verb} does its work in this process, which would end.", "Call it without --no-wait.")
     if verb not in VERBS or "options" not in VERBS[verb].request.__struct_fields__:
         return words
     if not isinstance(words, dict) or not isinstance(words.get("options", {}), dict):

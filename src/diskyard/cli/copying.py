@@ -11,7 +11,7 @@ from diskyard.cli.output import answer
 from diskyard.cli.session import auto_fix, open_yard
 
 _track = click.option(
-    "--track", is_flag=True, help="Keep the point of copy, so that the next difference is quick."
+    "--track", is_flag=True, help="Keep the freeze point, so that the next difference is quick."
 )
 
 
@@ -22,8 +22,8 @@ def add_copy(group: Group, word: str, kind: Kind | None) -> None:
     @group.command(
         "copy",
         help=f"Copy {one} to a REPO, whole or as the difference to a base there; prints the "
-        "copy's id.\n\nA copy has the name that is given here or none. The copy of a snapshot has "
-        "the same id; where it is there already nothing is done.",
+        "copy's id.\n\nThe copy gets the name that is given here, or none. The copy of a snapshot has "
+        "the same id; if REPO has it already, nothing is done.",
         example=f"diskyard {word} copy fast/web backup --name monday\n"
         f"diskyard {word} copy fast/web backup --base backup/monday --name tuesday",
     )

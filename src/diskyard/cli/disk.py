@@ -15,7 +15,7 @@ from diskyard.cli.values import NEW_SIZE, SIZE, human_size
 
 @click.group("disk", cls=Group)
 def disk() -> None:
-    """Disks: images that can be written. See also 'diskyard image'."""
+    """Disks: images that guests can write to. See also 'diskyard image'."""
 
 
 add_shared_commands(disk, "virtual_disk")
@@ -28,7 +28,7 @@ add_shared_commands(disk, "virtual_disk")
 @click.argument("repo", shell_complete=complete_repo)
 @click.argument("size", type=SIZE, required=False)
 @click.option(
-    "--from", "base", metavar="SNAPSHOT", shell_complete=complete_image, help="Begin with its bytes."
+    "--from", "base", metavar="SNAPSHOT", shell_complete=complete_image, help="Start with its bytes."
 )
 @describing
 @strategy
@@ -51,7 +51,7 @@ def create(
 ) -> None:
     """Create a disk of SIZE, empty or with a snapshot's bytes; prints its id.
 
-    With --from, SIZE is the snapshot's if it is not given.
+    With --from, SIZE defaults to the snapshot's size.
     """
     options = {
         "strategy": strategy,
@@ -66,7 +66,7 @@ def create(
         found = None if base is None else find(yard, base, "snapshot", prefer=repo)
         if size is None:
             if found is None:
-                raise refuse("A disk needs a size.", "Give SIZE, as 10G, or --from SNAPSHOT.")
+                raise refuse("A disk needs a size.", "Give SIZE, such as 10G, or --from SNAPSHOT.")
             size = found.info.size_bytes
         base_id = None if found is None else found.image_id
         created = yard.create_virtual_disk(repo, size, base_id, user_data, options)
@@ -77,7 +77,7 @@ def create(
 @click.argument("disk", shell_complete=complete_image)
 @click.argument("size", type=NEW_SIZE, metavar="[+]SIZE")
 def extend(disk: str, size: tuple[int, bool]) -> None:
-    """Make a disk SIZE large, or larger by +SIZE; what is new reads zeros."""
+    """Make a disk SIZE large, or larger by +SIZE; the new part reads as zeros."""
     with open_yard() as yard:
         found = find(yard, disk, "virtual_disk")
         new_size = size[0] + (found.info.size_bytes if size[1] else 0)
@@ -93,10 +93,10 @@ def extend(disk: str, size: tuple[int, bool]) -> None:
 @click.argument("snapshot", shell_complete=complete_image)
 @no_wait
 def revert(disk: str, snapshot: str, no_wait: bool) -> None:
-    """Give a disk a snapshot's bytes and size; it keeps its id. What it held is gone."""
+    """Give a disk a snapshot's bytes and size; it keeps its id. Its current bytes are lost."""
     with open_yard(no_wait) as yard:
         found = find(yard, disk, "virtual_disk")
         base = find(yard, snapshot, "snapshot", prefer=found.repo_id)
         options = {"auto_fix": auto_fix(yard, no_wait)}
         yard.revert_virtual_disk(found.repo_id, found.image_id, base.image_id, options)
-        answer({"imageId": found.image_id}, f"{found.title} holds what {base.title} holds.")
+        answer({"imageId": found.image_id}, f"{found.title} now holds what {base.title} holds.")

@@ -95,15 +95,15 @@ def _refuse_kind(found: Found, kind: Kind | None) -> None:
 
 def _not_found(yard: Diskyard, text: str, silent: Sequence[str]) -> errors.ImageNotFound:
     searched = ", ".join(yard.connected()) or "none is connected"
-    silence = f" These did not answer: {'; '.join(silent)}." if silent else ""
+    silence = f" These repositories did not answer: {'; '.join(silent)}." if silent else ""
     return errors.ImageNotFound(
-        f"No image is called {shown(text)!r:.300} (repositories: {searched}).{silence}",
+        f"No image has the name or id {shown(text)!r:.300} (repositories: {searched}).{silence}",
         advice="See 'diskyard image list', or connect the repository that holds it.",
     )
 
 
 def _candidates(yard: Diskyard, text: str) -> tuple[list[Found], list[str]]:
-    """Who may be meant: in the repository before a slash, else in any; and who was silent."""
+    """The images that may be meant, in the repository before a slash or in any; and silent repositories."""
     connected = yard.connected()
     found: list[Found] = []
     for repo_id in connected:
@@ -195,6 +195,6 @@ def require_free_name(
     for info in images_of(yard, repo_id):
         if name_of(info.user_data) == name and info.image_id not in except_ids:
             raise refuse(
-                f"{repo_id} has an image called {name!r} already ({info.image_id}).",
+                f"{repo_id} already has an image called {name!r} ({info.image_id}).",
                 "Choose another name, or rename that one with 'diskyard image set'.",
             )

@@ -116,11 +116,11 @@ def choose_fixes(yard: Diskyard, repo: str, typed: Sequence[str], how: How) -> f
         found = [fix for fix in listed if fix.fix_id.startswith(text)]
         found = [fix for fix in found if fix.fix_id == text] or found
         if len(found) != 1:
-            problem = "not listed: it is done, or never was" if not found else "the beginning of several"
+            problem = "not listed: it is done, or never existed" if not found else "the beginning of several"
             raise refuse(f"{shown(text)!r:.80} is {problem}.", f"See 'diskyard repo check {repo}'.")
         if not found[0].runnable and not how.force:
             raise refuse(
-                f"{found[0].fix_id} cannot run now: {state_of(found[0])}.", "Do first what it waits for."
+                f"{found[0].fix_id} cannot run now: {state_of(found[0])}.", "First do what it waits for."
             )
         chosen.add(found[0].fix_id)
     return frozenset(chosen)

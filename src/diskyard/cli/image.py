@@ -18,7 +18,7 @@ from diskyard.cli.shared import add_shared_commands
 
 @click.group("image", cls=Group)
 def image() -> None:
-    """Images: disks and snapshots. They are named as REPO/NAME, or by an id or its beginning."""
+    """Images: disks and snapshots. Name them as REPO/NAME, or by an id or its first characters."""
 
 
 add_shared_commands(image, None)
@@ -29,7 +29,7 @@ for _command in (import_, export, prepare, teardown):
 @image.command(example="diskyard image status fast/web")
 @click.argument("image", shell_complete=complete_image)
 def status(image: str) -> None:
-    """Show whether an image is optimized, degraded or broken, and what works on it."""
+    """Show whether an image is optimized, degraded or broken, and which task works on it."""
     with open_yard() as yard:
         found = find(yard, image)
         now = yard.get_image_status(found.repo_id, found.image_id)
@@ -58,7 +58,7 @@ def status(image: str) -> None:
 @click.argument("image", shell_complete=complete_image)
 @describing
 @click.option("--unlabel", multiple=True, metavar="KEY", help="Remove a label.")
-@click.option("--user-data", metavar="JSON", help="Replace all of the image's data for callers by this.")
+@click.option("--user-data", metavar="JSON", help="Replace all of the image's userData with this.")
 @strategy
 def set_(
     image: str,
@@ -69,12 +69,12 @@ def set_(
     user_data: str | None,
     strategy: str | None,
 ) -> None:
-    """Change an image's name, description, labels or strategy; what is not given stays."""
+    """Change an image's name, description, labels or strategy; the rest stays as it is."""
     describes = name is not None or description is not None or bool(labels) or bool(unlabel)
     if user_data is not None and describes:
         raise refuse("--user-data replaces what the other options change.", "Leave one of them out.")
     if user_data is None and not describes and strategy is None:
-        raise refuse("Nothing to change is given.", "See 'diskyard image set --help'.")
+        raise refuse("No change is given.", "See 'diskyard image set --help'.")
     with open_yard() as yard:
         found = find(yard, image)
         data: Any = None
@@ -98,7 +98,7 @@ def _decoded(text: str) -> Any:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         raise refuse(
-            f"--user-data is no JSON: {error}.", 'Quote it as one word: \'{"name": "web"}\'.'
+            f"--user-data is not JSON: {error}.", 'Quote it as one word: \'{"name": "web"}\'.'
         ) from error
 
 
@@ -112,7 +112,7 @@ def _changed(
     """The image's userData with the changes; what others keep there stays."""
     old = found.info.user_data
     if not isinstance(old, dict):
-        raise refuse(f"The data of {found.title} is no object.", "Replace it with --user-data.")
+        raise refuse(f"The userData of {found.title} is not an object.", "Replace it with --user-data.")
     data = dict(old)
     if name is not None:
         require_name(name)

@@ -33,7 +33,11 @@ _file = click.argument("file", type=click.Path())
 @optimize
 @rate
 @new_id
-@click.option("--force", is_flag=True, help="Also if a running QEMU writes to it; you answer for that.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Import it even if a running QEMU has it open for writing; you vouch that its writes are in it.",
+)
 @no_wait
 def import_(
     repo: str,
@@ -52,10 +56,10 @@ def import_(
 ) -> None:
     """Make an image of REPO from a FILE; prints its id.
 
-    The FILE is one of the daemon's host, if a daemon does it, in one of its transfer folders;
-    root, and the daemon's user, may give any that they can open: it is handed over, open.
-    It must stay as it is until that is done. One that refers to other files, lies about
-    itself, or is open in a running QEMU that may write to it, is refused.
+    If a daemon does the work, FILE is on the daemon's host, in one of its transfer directories.
+    Root and the daemon's user may give any file that they can open: the command hands it over,
+    open. The file must not change until the import is done. A file that refers to other files,
+    contradicts itself, or is open for writing in a running QEMU is refused.
     """
     options = {
         "strategy": strategy,
@@ -81,8 +85,8 @@ def import_(
 def export(image: str, file: str, format_name: str, rate: int) -> None:
     """Write an image to a new FILE, which gets its name when it is complete and durable.
 
-    The FILE is one of the daemon's host, if a daemon does it, in one of its transfer folders;
-    root, and the daemon's user, may give any: its folder is handed over, open.
+    If a daemon does the work, FILE is on the daemon's host, in one of its transfer directories.
+    Root and the daemon's user may give any path: the command hands its directory over, open.
     """
     with open_yard() as yard:
         found = find(yard, image)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diskyard.client import Diskyard
     from diskyard.model.results import Attached
 
-_owner = click.option("--owner", help="The guest it is for; each has an attachment of its own.")
+_owner = click.option("--owner", help="The guest that uses it; each guest has its own attachment.")
 
 
 @click.command(
@@ -29,24 +29,25 @@ _owner = click.option("--owner", help="The guest it is for; each has an attachme
     "diskyard image prepare fast/web-installed --serve nbd",
 )
 @click.argument("image", shell_complete=complete_image)
-@click.option("--read-only", is_flag=True, help="Do not write to it; a snapshot is read-only anyway.")
+@click.option("--read-only", is_flag=True, help="Attach it read-only; a snapshot always is.")
 @_owner
 @click.option(
-    "--serve", type=click.Choice(["nbd"]), help="Serve it, print its URI, and tear it down at Ctrl-C."
+    "--serve", type=click.Choice(["nbd"]), help="Serve it, print its URI, and tear it down on Ctrl-C."
 )
 @click.option(
     "--format",
     "form",
     type=click.Choice(["json", "blockdev", "libvirt"]),
-    help="All as JSON; what QEMU's blockdev-add takes; libvirt's <disk>.",
+    help="json: everything; blockdev: for QEMU's blockdev-add; libvirt: a <disk> element.",
 )
 def prepare(image: str, read_only: bool, owner: str | None, serve: str | None, form: str | None) -> None:
-    """Attach an image on this host: print what QEMU or libvirt needs to open it.
+    """Attach an image on this host, and print what QEMU or libvirt needs to open it.
 
-    Until 'diskyard image teardown' no other host can write to it, and it is kept as it is.
+    Until 'diskyard image teardown' no other host can write to it, and it cannot be removed, extended
+    or reverted.
     """
     if serve is not None and form is not None and form != "json":
-        raise refuse("What is served is opened by its URI.", "Leave --format out.")
+        raise refuse("An image that is served is opened by its URI.", "Leave --format out.")
     options = {"read_only": True if read_only else None, "owner": owner, "serve": serve}
     with open_yard() as yard:
         found = find(yard, image)
@@ -107,11 +108,12 @@ def _serve(
 @click.command(cls=Command, example="diskyard image teardown fast/web-1")
 @click.argument("image", shell_complete=complete_image)
 @_owner
-@click.option("--host", "host_id", help="The host whose attachment it is; else this one.")
+@click.option("--host", "host_id", help="The host that has the attachment; default: this one.")
 @click.option(
     "--force",
     is_flag=True,
-    help="Also if it may still be in use, or another program left an overlay; you answer for that.",
+    help="End it even if it may still be in use, or another program left an overlay; you vouch that this is "
+    "safe.",
 )
 @no_wait
 def teardown(image: str, owner: str | None, host_id: str | None, force: bool, no_wait: bool) -> None:

@@ -37,31 +37,37 @@ def _print_version(context: click.Context, _: click.Parameter, given: bool) -> N
     cls=base.Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
-Images are named as REPO/NAME, as REPO/ID, by an id or at least four of its first characters,
-or by NAME alone where only one image has it. Sizes: 10G, 512M, 1T, or bytes.
+Name images as REPO/NAME, as REPO/ID, by an id or at least its first four characters,
+or by NAME alone if only one image has it. Sizes: 10G, 512M, 1T, or bytes.
 
 \b
-Exit status: 0 success; 1 a task was stopped, or --exit-code found something; 2 a command line
-that cannot be read; 10 to 38 an error (docs/errors.md); 130, 143 interrupted; 141 nobody read
-what it printed.
+Exit status: 0 success; 1 a task was stopped, or --exit-code found something; 2 the command
+line cannot be parsed; 10 to 38 an error (docs/errors.md); 130, 143 interrupted; 141 nobody read
+the output.
 
 \b
-A daemon (diskyard serve) that runs with the same state folder is found and used. --url or
-DISKYARD_URL names another; --embedded does without.
+If a daemon (diskyard serve) runs with the same state directory, commands use it. --url or
+DISKYARD_URL names another daemon; --embedded uses none.
 
 \b
 Environment:
   DISKYARD_URL        a daemon: unix:///path/to.sock or https://host:port
-  DISKYARD_TOKEN      for https; or the name of a file with it in DISKYARD_TOKEN_FILE
-  DISKYARD_CA_FILE    the authority that signed the daemon's certificate (PEM)
-  DISKYARD_STATE_DIR  where this host remembers connections and tasks
+  DISKYARD_TOKEN      the token for https; or put the name of a file with it in
+                      DISKYARD_TOKEN_FILE
+  DISKYARD_CA_FILE    the certificate of the authority that signed the daemon's (PEM)
+  DISKYARD_STATE_DIR  the directory in which this host keeps connections and tasks
   DISKYARD_HOST_ID    this host's name for other hosts
   DISKYARD_STORAGE_TIMEOUT_S
-                      how long storage may take to answer one call (30)
+                      how many seconds storage may take to answer one call (30)
 """,
 )
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Its version."
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version.",
 )
 def program() -> None:
     """Manage the disk images of virtual machines: disks, snapshots, and copies of them."""

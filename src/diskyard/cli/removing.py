@@ -30,7 +30,7 @@ def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, no_
     if merge:
         new = set(_merges(yard, repo)) - merges_before
         outcome = fix_until_done(yard, repo, new, How(types=["merge"], rate=rate))
-        # One that failed may be listed under another id: what it merges is named anew when it begins.
+        # One that failed may be listed under another id: what it merges gets a new id when it begins.
         outcome.left = [fix for fix in outcome.left if fix.fix_id not in merges_before]
     after = _space(yard, repo)
     mergeable, retained, used = (
@@ -47,7 +47,7 @@ def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, no_
         _told(repo, used, mergeable, retained),
     )
     for fix in outcome.left:
-        note(f"{fix.fix_id} is left ({state_of(fix)}): 'diskyard repo fix {repo}'.")
+        note(f"{fix.fix_id} is still to be done ({state_of(fix)}): 'diskyard repo fix {repo}'.")
     if outcome.failed is not None:
         raise outcome.failed
 
@@ -66,7 +66,7 @@ def _difference(before: RepositoryInfo, after: RepositoryInfo, field: str) -> in
 
 
 def _told(repo: str, used: int, mergeable: int, retained: int) -> str:
-    lines = [f"{human_size(max(0, -used))} given back."]
+    lines = [f"{human_size(max(0, -used))} freed."]
     if mergeable > 0:
         lines.append(f"{human_size(mergeable)} stay until a merge: 'diskyard repo fix {repo} --type merge'.")
     if retained > 0:

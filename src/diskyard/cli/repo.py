@@ -1,4 +1,4 @@
-"""``diskyard repo``: repositories, their room, and what they need."""
+"""``diskyard repo``: repositories, their space, and what they need."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _parameters = click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...", c
 _types = click.option("--type", "types", type=_TYPES, multiple=True, help="Only fixes of this type.")
 
 
-@click.group("repo", cls=Group, short_help="Repositories, their room and fixes.")
+@click.group("repo", cls=Group, short_help="Repositories, their space and fixes.")
 def repo() -> None:
-    """Repositories: create, connect, check and fix them, and see what fills them."""
+    """Repositories: create, connect, check and fix them, and see what uses their space."""
 
 
 def _parsed(parameters: dict[str, str]) -> dict[str, object]:
@@ -47,13 +47,13 @@ def _parsed(parameters: dict[str, str]) -> dict[str, object]:
 @click.argument("format_name", metavar="FORMAT")
 @_parameters
 def create(format_name: str, parameters: dict[str, str]) -> None:
-    """Make an empty repository in an empty place.
+    """Make an empty repository in an empty location.
 
-    FORMAT is one that this version knows, as localfs-1.0, which takes path=FOLDER, and for a file
-    system that is not known to be local sharedByOneHost=true: no other host uses it. It also takes
-    who may use the files: owner=USER, group=GROUP and mode=OCTAL, that of the folders which guests
-    pass; by default 0711. By a daemon that is called over TLS it is made only inside the folders that
-    its configuration allows.
+    FORMAT is a repository format, such as localfs-1.0, which takes path=DIRECTORY. On a file system
+    that is not known to be local, sharedByOneHost=true says that no other host uses it. owner=USER,
+    group=GROUP and mode=OCTAL say who may use the files; mode is that of the directories which guests
+    pass, by default 0711. A daemon that is called over TLS makes repositories only inside the
+    directories that its configuration allows.
     """
     with open_yard() as yard:
         yard.create_storage_repository(format_name, _parsed(parameters))
@@ -70,13 +70,14 @@ def create(format_name: str, parameters: dict[str, str]) -> None:
 @click.option(
     "--new-identity",
     is_flag=True,
-    help="The place is a copy of a repository: make it one of its own first, which can be used beside "
-    "its original. What the original keeps for others, and its attachments, are left out of it.",
+    help="The location has a byte copy of a repository: first give it an identity of its own, so that it "
+    "can be used beside its original. What the original keeps for others, and its attachments, are left "
+    "out.",
 )
 def connect(repo: str, format_name: str, parameters: dict[str, str], new_identity: bool) -> None:
     """Connect a repository on this host under a name of your choice, REPO.
 
-    PARAMETERS say where it is: path=FOLDER, and sharedByOneHost=true if it was created with that.
+    The parameters say where it is: path=DIRECTORY, and sharedByOneHost=true if it was created with that.
     """
     with open_yard() as yard:
         where = {**_parsed(parameters), **({"newMarker": True} if new_identity else {})}
@@ -87,7 +88,7 @@ def connect(repo: str, format_name: str, parameters: dict[str, str], new_identit
 @repo.command(example="diskyard repo disconnect fast")
 @_repo
 def disconnect(repo: str) -> None:
-    """Forget a connection; the repository itself is left as it is."""
+    """Forget a connection; the repository itself stays as it is."""
     with open_yard() as yard:
         yard.disconnect_storage_repository(repo)
         answer(None, f"{repo} is disconnected.")
@@ -104,7 +105,7 @@ def remove(repo: str) -> None:
 
 @repo.command("list", example="diskyard repo list")
 def list_() -> None:
-    """List the connected repositories with their room."""
+    """List the connected repositories with their space."""
     with open_yard() as yard:
         found = yard.list_storage_repositories()
     if wants_json():
@@ -131,7 +132,7 @@ def list_() -> None:
 @repo.command(example="diskyard repo usage fast")
 @click.argument("repo", required=False, shell_complete=complete_repo)
 def usage(repo: str | None) -> None:
-    """Show what fills a REPO, or every one; the lines above 'used' add up to it."""
+    """Show what uses the space of a REPO, or of all; the lines above 'used' add up to it."""
     with open_yard() as yard:
         if repo is not None and repo not in yard.connected():
             yard.check_storage_repository(repo)  # refuses it, in the words of the API
@@ -165,14 +166,14 @@ def _print_usage(info: RepositoryInfo) -> None:
 
 @repo.command(example="diskyard repo check fast\ndiskyard repo check fast --deep --exit-code  # for cron")
 @_repo
-@click.option("--deep", is_flag=True, help="Read every volume's metadata and both copies of the log.")
+@click.option("--deep", is_flag=True, help="Read every volume's metadata and both replicas of the log.")
 @_types
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if anything is listed.")
 @click.pass_context
 def check(context: click.Context, repo: str, deep: bool, types: tuple[str, ...], exit_code: bool) -> None:
     """List the fixes that a repository needs, and the images that no fix can mend.
 
-    Changes nothing, but --deep notes the damage that it finds. No fix is urgent.
+    It changes nothing, except that --deep records the damage that it finds. No fix is urgent.
     """
     with open_yard() as yard:
         fixes = yard.check_storage_repository(repo, {"deep": deep, "types": types or None})
@@ -193,13 +194,15 @@ def check(context: click.Context, repo: str, deep: bool, types: tuple[str, ...],
 )
 @_repo
 @click.argument("fix_ids", nargs=-1, metavar="[FIX-ID]...")
-@click.option("--all", "everything", is_flag=True, help="All that can run; so it is without a FIX-ID.")
+@click.option("--all", "everything", is_flag=True, help="Run all that can run; the default without a FIX-ID.")
 @_types
-@click.option("--deep", is_flag=True, help="Look as 'repo check --deep' does.")
+@click.option("--deep", is_flag=True, help="Check as 'repo check --deep' does.")
 @rate
-@click.option("--first", is_flag=True, help="Run them before all that waits on this host.")
+@click.option("--first", is_flag=True, help="Run them before all tasks that wait on this host.")
 @click.option(
-    "--force", is_flag=True, help="Also a FIX-ID that says it needs it: you answer for what it cannot know."
+    "--force",
+    is_flag=True,
+    help="Run a FIX-ID that says that it needs force: you vouch for what it cannot know.",
 )
 def fix(
     repo: str,
@@ -211,14 +214,14 @@ def fix(
     first: bool,
     force: bool,
 ) -> None:
-    """Run fixes until none that can run is listed; those that wait are shown with why.
+    """Run fixes until no runnable one is listed; then show those that wait, with the reason.
 
-    A FIX-ID is one that 'diskyard repo check' lists, or its beginning.
+    A FIX-ID is one that 'diskyard repo check' lists, or its first characters.
     """
     if everything and fix_ids:
         raise refuse("Both --all and a FIX-ID are given.", "Leave one of them out.")
     if force and not fix_ids:
-        raise refuse("--force is for a FIX-ID.", "Name the fix: you answer for what it cannot know.")
+        raise refuse("--force needs a FIX-ID.", "Name the fix: you vouch for what it cannot know.")
     how = How(types, deep, rate, first, force)
     with open_yard() as yard:
         run_fixes(yard, repo, choose_fixes(yard, repo, fix_ids, how), how)

@@ -13,18 +13,20 @@ from diskyard.cli.output import answer
     short_help="Serve the API over HTTP.",
     example="diskyard serve\ndiskyard serve --config /etc/diskyard/diskyard.toml --check-config",
 )
-@click.option("--config", "config_path", metavar="FILE", help="Instead of /etc/diskyard/diskyard.toml.")
-@click.option("--check-config", is_flag=True, help="Only say what is wrong with the configuration.")
+@click.option(
+    "--config", "config_path", metavar="FILE", help="Read this file instead of /etc/diskyard/diskyard.toml."
+)
+@click.option("--check-config", is_flag=True, help="Only report what is wrong with the configuration.")
 def serve(config_path: str | None, check_config: bool) -> None:
-    """Serve the API over HTTP, on a Unix socket and, where it is configured, over TLS.
+    """Serve the API over HTTP, on a Unix socket and, if configured, over TLS.
 
-    It ends in order at SIGTERM or Ctrl-C: what runs stops at its next checkpoint, and stays listed by
-    'diskyard repo check'. Logs go to stderr.
+    On SIGTERM or Ctrl-C it shuts down in order: running tasks stop at their next checkpoint, and
+    'diskyard repo check' still lists their fixes. Logs go to stderr.
     """
     from diskyard.daemon.daemon import Daemon, checked_config
 
     config = checked_config(config_path)
     if check_config:
-        answer({"ok": True}, "The configuration is well.")
+        answer({"ok": True}, "The configuration is valid.")
         return
     Daemon(config).run()

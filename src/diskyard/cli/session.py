@@ -139,7 +139,7 @@ def wait(yard: Diskyard) -> list[Task]:
     ended = [yard.get_task(task_id) for task_id in yard.take_started()]
     for task in ended:
         if _is_others_work(task):
-            note("Somebody still works on it; the rest stays listed for 'diskyard repo fix'.")
+            note("Another task still works on it; the rest stays listed for 'diskyard repo fix'.")
             return ended
         if task.state == "failed":
             yard.wait_for_task(task.task_id)
@@ -159,16 +159,16 @@ def _require_made(yard: Diskyard, ended: Sequence[Task]) -> None:
         except errors.ImageNotFound as error:
             raise errors.ImageNotFound(
                 f"Image {task.image_id} was removed before it was complete.",
-                advice="If it was not removed on purpose, give the command again.",
+                advice="If it was not removed on purpose, repeat the command.",
                 repositoryId=task.repository_id,
                 imageId=task.image_id,
             ) from error
         if status.status == "broken":
-            note("Somebody else completes it; until then it is listed for 'diskyard repo fix'.")
+            note("Another task completes it; until then it is listed for 'diskyard repo fix'.")
 
 
 def _is_others_work(task: Task) -> bool:
-    """Whether a clean, and what was to follow it, is left to whoever still uses what it deletes."""
+    """Whether a clean, and what was to follow it, is left to the task that still uses what it deletes."""
     return task.verb == "clean" and (task.error or {}).get("code") == errors.LeaseHeld.__name__
 
 
@@ -177,9 +177,9 @@ def say_interrupted(interrupted: Interrupted, *, as_json: bool) -> None:
     if as_json:
         return
     if interrupted.goes_on:
-        note("diskyard: interrupted; the daemon goes on with what was started: see 'diskyard task list'.")
+        note("diskyard: interrupted; the daemon goes on with the work: see 'diskyard task list'.")
     else:
-        note("diskyard: interrupted; what is left to do stays listed for 'diskyard repo fix'.")
+        note("diskyard: interrupted; unfinished work stays listed for 'diskyard repo fix'.")
 
 
 def refuse(message: str, advice: str) -> errors.InvalidParameter:

@@ -38,7 +38,7 @@ def _add_list(group: Group, word: str, kind: Kind | None) -> None:
         example=f"diskyard {word} list fast",
     )
     @click.argument("repo", required=False, shell_complete=complete_repo)
-    @click.option("--status", type=_STATUSES, help="Only those with this status.")
+    @click.option("--status", type=_STATUSES, help="Only images with this status.")
     def list_(repo: str | None, status: str | None) -> None:
         list_images(repo, status, kind)
 
@@ -105,13 +105,13 @@ def _add_remove(group: Group, word: str, kind: Kind | None) -> None:
 
     @group.command(
         "remove",
-        help=f"Remove {one}. What others are based on stays for them until it is merged; the "
+        help=f"Remove {one}. Data that other images are based on stays until it is merged; the "
         "command says how much.",
         example=f"diskyard {word} remove fast/web --merge",
     )
     @click.argument("image", shell_complete=complete_image)
     @click.option(
-        "--merge", is_flag=True, help="Merge what others need into them, which gives back the rest."
+        "--merge", is_flag=True, help="Merge the data that others need into them, and free the rest."
     )
     @rate
     @no_wait

@@ -46,8 +46,8 @@ class Streams:
         if isinstance(failed, BrokenPipeError):
             return _NOBODY_READS
         error = errors.StorageError(
-            f"What the command had to print could not be written: {failed.strerror or failed}.",
-            advice="What it was told to do is done. Give its output another place.",
+            f"The command's output could not be written: {failed.strerror or failed}.",
+            advice="The work itself is done. Send the output somewhere else.",
         )
         print_error(error, as_json="--json" in arguments or "call" in arguments[:1])
         return error.exit_status
@@ -126,7 +126,7 @@ class _Written(io.BufferedIOBase):
             self.failed = self.failed or error
 
     def _wait(self) -> None:
-        """Until there is room again: who else has the stream lets nobody wait in it."""
+        """Wait until the stream accepts more: another process that shares it has made it non-blocking."""
         import select
 
         select.select([], [self._file], [])

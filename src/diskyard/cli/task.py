@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 _SHORT_ID = 8
 
 
-@click.group("task", cls=Group, short_help="What runs on this host, or did.")
+@click.group("task", cls=Group, short_help="Work that runs on this host, or did.")
 def task() -> None:
     """Tasks of this host, of every process: those that run, and those of the last day."""
 
 
 @task.command("list", example="diskyard task list --image fast/web")
-@click.option("--image", shell_complete=complete_image, help="Only those on this image.")
-@click.option("--running", is_flag=True, help="Only those that have not ended.")
+@click.option("--image", shell_complete=complete_image, help="Only tasks on this image.")
+@click.option("--running", is_flag=True, help="Only tasks that have not ended.")
 def list_(image: str | None, running: bool) -> None:
     """List tasks, the oldest first."""
     with open_yard() as yard:
@@ -83,7 +83,7 @@ def _find_task(yard: Diskyard, text: str) -> Task:
 @task.command(example="diskyard task show 1b4e28ba")
 @click.argument("task")
 def show(task: str) -> None:
-    """Show one task; TASK is its id or at least four of its first characters."""
+    """Show one task; TASK is its id, or at least its first four characters."""
     with open_yard() as yard:
         found = _find_task(yard, task)
     if wants_json():
@@ -118,7 +118,7 @@ def show(task: str) -> None:
 @task.command(example="diskyard task stop 1b4e28ba")
 @click.argument("task")
 def stop(task: str) -> None:
-    """Stop a task at its next checkpoint: what it has done stays, and its fix stays listed."""
+    """Stop a task at its next checkpoint: the work that it has done stays, and its fix stays listed."""
     with open_yard() as yard:
         found = _find_task(yard, task)
         yard.stop_task(found.task_id)

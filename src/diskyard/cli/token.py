@@ -30,7 +30,7 @@ class _Duration(click.ParamType[int]):
         """Seconds."""
         found = re.fullmatch("([0-9]{1,9})([smhdwy])", str(value))
         if found is None:
-            self.fail(f"{value!r:.80} is no duration; say it as 90d, 12h, 4w or 1y.", param, ctx)
+            self.fail(f"{value!r:.80} is not a duration; write it as 90d, 12h, 4w or 1y.", param, ctx)
         return int(found[1]) * _UNITS_S[found[2]]
 
 
@@ -38,13 +38,13 @@ _config = click.option(
     "--config",
     type=click.Path(),
     metavar="FILE",
-    help="The daemon's configuration, which says where its state is; of itself that is the usual one.",
+    help="The daemon's configuration, which says where its state is; default: the usual file.",
 )
 
 
 @click.group("token", cls=Group, short_help="Who may call the daemon over TCP.")
 def token() -> None:
-    """Tokens for calling the daemon over TCP. None need run; one that runs sees changes at once."""
+    """Tokens for calling the daemon over TCP. No daemon need run; a running one sees changes at once."""
 
 
 def _tokens(config: str | None) -> tuple[Tokens, str]:
@@ -52,14 +52,14 @@ def _tokens(config: str | None) -> tuple[Tokens, str]:
     from diskyard.daemon.config import load, state_folder
     from diskyard.daemon.tokens import Tokens
 
-    # The environment says it for one command; without it, a daemon that was told of another place is found.
+    # The environment says it for one command; without it, the configuration names the place.
     given = os.environ.get("DISKYARD_STATE_DIR") if config is None else None
     try:
         loaded = load(config)
     except errors.DiskyardError as error:
         if not given:
             raise
-        note(f"A change is noted in the system's log alone: {error.message}")
+        note(f"The change is recorded only in the system's log: {error.message}")
         return Tokens(os.path.abspath(given)), ""
     return Tokens(os.path.abspath(given) if given else state_folder(loaded)), loaded.log.audit_file
 
@@ -69,7 +69,7 @@ def _note_change(audit_file: str, verb: str, changed: Token) -> None:
 
     failed = note_change(audit_file, verb, changed)
     if failed is not None:
-        note(f"The audit trail could not be told of it ({failed}).")
+        note(f"The audit trail could not be written ({failed}).")
 
 
 @token.command(example="diskyard token create backup --scope write --repo fast --expires 90d")
@@ -89,9 +89,11 @@ def _note_change(audit_file: str, verb: str, changed: Token) -> None:
     "folders",
     multiple=True,
     metavar="PATH",
-    help="Import from this folder, and export to it; else those of [transfer] in the configuration.",
+    help="Import from this directory, and export to it; default: those of [transfer] in the configuration.",
 )
-@click.option("--expires", type=_Duration(), help="When it ends, from now, as 90d or 12h; else never.")
+@click.option(
+    "--expires", type=_Duration(), help="How long it is valid, such as 90d or 12h; default: for ever."
+)
 @_config
 def create(
     name: str,
@@ -101,7 +103,7 @@ def create(
     expires: int | None,
     config: str | None,
 ) -> None:
-    """Make a token and print it. It is shown this once: only a hash of it is kept."""
+    """Make a token and print it. It is shown only this once: the daemon keeps only a hash of it."""
     tokens, audit_file = _tokens(config)
     made, text = tokens.create(name, scope, repos or None, expires, folders or None)
     _note_change(audit_file, "createToken", made)
@@ -115,10 +117,12 @@ def create(
 
 
 @token.command("list", example="diskyard token list")
-@click.option("--revoked", is_flag=True, help="Those revoked last instead, with who did it and when.")
+@click.option(
+    "--revoked", is_flag=True, help="Show the last revoked tokens instead, with who revoked them and when."
+)
 @_config
 def list_(revoked: bool, config: str | None) -> None:
-    """List the tokens that are not revoked, the oldest first; the tokens themselves are not known."""
+    """List the tokens that are not revoked, the oldest first; their secrets are not stored."""
     tokens, _ = _tokens(config)
     if revoked:
         _print_revoked(tokens.revoked())
@@ -159,7 +163,7 @@ def _time(text: str) -> str:
 @click.argument("token", metavar="ID|NAME")
 @_config
 def revoke(token: str, config: str | None) -> None:
-    """End a token: from now on it is refused. That needs no room on the disk."""
+    """Revoke a token: from now on it is refused. This needs no space on the disk."""
     from diskyard.daemon.token_audit import operator
 
     tokens, audit_file = _tokens(config)

@@ -19,12 +19,12 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip()) if len(text) <= _DIGITS_LIMIT else None
     if match is None:
-        raise ValueError(f"{text!r:.80} is no size; say it as 10G, 512M, 1T or in bytes")
+        raise ValueError(f"{text!r:.80} is not a size; write it as 10G, 512M, 1T or in bytes")
     power = _UNITS.index(match[2].upper()) + 1 if match[2] else 0
     whole, _, decimals = match[1].partition(".")
     size_bytes, rest = divmod(int(whole + decimals) << 10 * power, int("1" + "0" * len(decimals)))
     if rest:
-        raise ValueError(f"{text!r} is no whole number of bytes")
+        raise ValueError(f"{text!r} is not a whole number of bytes")
     return size_bytes
 
 

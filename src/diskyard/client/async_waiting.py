@@ -15,7 +15,7 @@ from diskyard.model.results import Event, ImageStatus, Task
 
 
 class AsyncWaiting:
-    """What :class:`Diskyard` has for waiting: no verbs of the API, but made of them."""
+    """The methods of :class:`Diskyard` for waiting: not verbs of the API, but built on them."""
 
     transport: AsyncRemote
 
@@ -24,7 +24,7 @@ class AsyncWaiting:
     ) -> bool:
         """Wait for the tasks that this object started; False if the time ran out.
 
-        :param on_progress: called with each of these tasks whenever it was looked at.
+        :param on_progress: called with each of these tasks at each check.
         """
         return await self.transport.wait(timeout_s, on_progress)
 
@@ -36,15 +36,15 @@ class AsyncWaiting:
         return tasks
 
     def take_started(self) -> list[str]:
-        """The ids of the tasks that this object started since this was last asked."""
+        """The ids of the tasks that this object started since the last call."""
         return self.transport.take_started()
 
     async def wait_for_task(
         self, task_id: str, timeout_s: float | None = None, on_progress: OnProgress | None = None
     ) -> Task:
-        """Wait for a task, also of another process, and return how it ended.
+        """Wait for a task, even of another process, and return how it ended.
 
-        :param on_progress: called with the task whenever it was looked at.
+        :param on_progress: called with the task at each check.
         :raises diskyard.errors.DiskyardError: the error that it failed with.
         :raises TimeoutError: it has not ended within the time.
         """
@@ -74,7 +74,7 @@ class AsyncWaiting:
     ) -> ImageStatus:
         """Wait until an image is usable and no task of the host works on it.
 
-        :param on_progress: called with the task that works on it whenever it was looked at.
+        :param on_progress: called at each check with the task that works on the image.
         :raises diskyard.errors.ImageBroken: nothing works on it, and it is broken.
         :raises TimeoutError: it is not usable within the time.
         """
@@ -104,11 +104,11 @@ class AsyncWaiting:
         repository_id: str | None = None,
         last_event_id: str | None = None,
     ) -> AsyncGenerator[Event]:
-        """What happens on the host, from now on, without end.
+        """Events of the host, from now on, without end.
 
-        A connection to a daemon that is lost is made again, and what happened meanwhile is told
-        then. An event of kind ``reset`` says that some cannot be told any more: whoever keeps a
-        picture of the host reads it anew. Embedded, these are the events of this process only.
+        A lost connection to a daemon is made again, and the events that happened meanwhile come
+        then. An event of kind ``reset`` says that some are lost: read again everything that you keep.
+        Embedded, these are the events of this process only.
 
         :param types: of these types only; all if empty.
         :param repository_id: about this repository only.

@@ -42,7 +42,7 @@ class AsyncDiskyard(AsyncVerbs):
         if url is None:
             raise errors.InvalidParameter(
                 "AsyncDiskyard needs the URL of a daemon.",
-                advice="Give url=…, or use Diskyard() in a thread to do all in this process.",
+                advice="Give url=…, or use Diskyard() in a thread to do the work in this process.",
             )
         self.url = url
         self.transport = AsyncRemote(url, token, ca_file, timeout_s, hands_over=hands_over)

@@ -95,7 +95,7 @@ class Attempts:
             f"The daemon at {self._url} {words}: {self._call.verb} got no answer.",
             advice="Try again."
             if looks
-            else "The call may have been done all the same, or may yet be: look before repeating it.",
+            else "The call may have taken effect, or may still take effect: check before you repeat it.",
             url=self._url,
             requestId=self._call.request_id,
         )

@@ -1,4 +1,4 @@
-"""Parameters as the wire has them, and their refusal before anything is asked."""
+"""Parameters in the form of the wire, and refusing them before anything is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a daemon of this user's state folder runs, and where it answers."""
+"""Whether a daemon of this user's state directory runs, and where it answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNIX = "unix://"
 
 
 class _Announced(msgspec.Struct, frozen=True):
-    """What a daemon says of itself in its state folder."""
+    """What a daemon says about itself in its state directory."""
 
     url: str
 

@@ -1,4 +1,4 @@
-"""Handing a daemon the open file of an import, or the open folder of an export, before it is asked.
+"""Handing a daemon the open file of an import, or the open directory of an export, before the call.
 
 The protocol is in docs/http.md: one message on a socket beside the daemon's, with one descriptor.
 """

@@ -1,4 +1,4 @@
-"""What the transports over HTTP share: options of connections, and the pace of listening."""
+"""What the HTTP transports share: options of connections, and the pace of listening."""
 
 from __future__ import annotations
 
@@ -79,25 +79,25 @@ def _trusting(ca_file: str | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         raise errors.InvalidParameter(
-            f"The authorities in {ca_file} cannot be used: {error}.",
-            advice="Give a PEM file of the authority that signed the daemon's certificate.",
+            f"The certificates in {ca_file} cannot be used: {error}.",
+            advice="Give a PEM file with the certificate of the authority that signed the daemon's.",
         ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
 def task_of(event: Event) -> Task | None:
-    """The task that an event is about; None if it is none that can be read."""
+    """The task that an event is about; None if it cannot be decoded."""
     try:
         return msgspec.convert(event.data, Task)
     except msgspec.ValidationError:
-        return None  # whoever waits looks for himself soon
+        return None  # the waiting caller soon checks by itself
 
 
 class Patience:
-    """How long to listen, and how often to look.
+    """How long to listen, and how often to check.
 
-    :param timeout_s: until the end; None for without end.
+    :param timeout_s: how long in all; None for ever.
     """
 
     def __init__(self, timeout_s: float | None) -> None:
@@ -174,7 +174,7 @@ class Listening:
         """
         if time.monotonic() - self._works_s > self._give_up_s:
             raise errors.RepositoryUnavailable(
-                f"The events of {self._url} cannot be listened to: {failure_text(failure)}.",
+                f"The events of {self._url} cannot be read: {failure_text(failure)}.",
                 advice="Start the daemon (diskyard serve) or check the URL, then try again.",
                 url=self._url,
             ) from failure

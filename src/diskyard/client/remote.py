@@ -159,10 +159,10 @@ class Remote:
     # -- events ------------------------------------------------------------------------
 
     def watch(self, types: Sequence[EventType], timeout_s: float | None) -> Generator[Event | None]:
-        """Listen to events, and say to look when they may have been missed.
+        """Listen to events, and signal a check when some may have been missed.
 
-        Where there is no stream of events, or it is silent, whoever waits looks for himself,
-        less and less often: what a process beside the daemon does is told by no event.
+        If there is no stream of events, or it is silent, the waiting caller checks by itself,
+        less and less often: no event reports what a process beside the daemon does.
         """
         patience = http.Patience(timeout_s)
         lines = EventLines()

@@ -41,9 +41,9 @@ class Transport(Protocol):
         """
 
     def watch(self, types: Sequence[EventType], timeout_s: float | None) -> Generator[Event | None]:
-        """Events until the time runs out; None where whoever waits should look for himself.
+        """Events until the time runs out; None where the waiting caller should check by itself.
 
-        What happens after the first None is not missed, or the next None is not far.
+        What happens after the first None is not missed, or another None follows soon.
         """
 
     def events(

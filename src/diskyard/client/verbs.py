@@ -30,7 +30,7 @@ class Verbs(Waiting):
         return self.transport.run(kind, words_of(kind, parameters))
 
     def call(self, verb: str, parameters: Any = None) -> Any:
-        """Call a verb by its name on the wire, also one that only the daemon knows.
+        """Call a verb by its name on the wire, even one that only the daemon knows.
 
         :param parameters: JSON-like, with the names of the wire.
         :returns: the answer, JSON-like.
@@ -40,7 +40,7 @@ class Verbs(Waiting):
     # -- repositories ---------------------------------------------------------------
 
     def create_storage_repository(self, repo_format: str, connection_parameters: Mapping[str, Any]) -> None:
-        """Make an empty repository in an empty place."""
+        """Make an empty repository in an empty location."""
         self._run(
             ask.CreateStorageRepository,
             repo_format=repo_format,
@@ -54,7 +54,7 @@ class Verbs(Waiting):
     def connect_storage_repository(
         self, repo_id: str, repo_format: str, connection_parameters: Mapping[str, Any]
     ) -> None:
-        """Connect a repository on this host under a name of the caller's."""
+        """Connect a repository on this host under a name that the caller chooses."""
         self._run(
             ask.ConnectStorageRepository,
             repo_id=repo_id,
@@ -67,7 +67,7 @@ class Verbs(Waiting):
         self._run(ask.DisconnectStorageRepository, repo_id=repo_id)
 
     def list_storage_repositories(self) -> list[RepositoryInfo]:
-        """The repositories connected on this host, with their room."""
+        """List the repositories connected on this host, with their space."""
         answer: list[RepositoryInfo] = self._run(ask.ListStorageRepositories)
         return answer
 
@@ -85,7 +85,7 @@ class Verbs(Waiting):
         user_data: Any = msgspec.UNSET,
         options: Options | None = None,
     ) -> str:
-        """Create a VirtualDisk of ``size`` bytes, empty or with a Snapshot's bytes; its id."""
+        """Create a VirtualDisk of ``size`` bytes, empty or with a Snapshot's bytes; returns its id."""
         answer: str = self._run(
             ask.CreateVirtualDisk,
             target_repo_id=target_repo_id,
@@ -103,7 +103,7 @@ class Verbs(Waiting):
         user_data: Any = msgspec.UNSET,
         options: Options | None = None,
     ) -> str:
-        """Keep what a VirtualDisk holds now as a Snapshot; its id."""
+        """Keep what a VirtualDisk holds now as a Snapshot; returns its id."""
         answer: str = self._run(
             ask.CreateSnapshot,
             target_repo_id=target_repo_id,
@@ -121,7 +121,7 @@ class Verbs(Waiting):
         user_data: Any = msgspec.UNSET,
         options: Options | None = None,
     ) -> str:
-        """Copy an image, all of it or as the difference to a base in the target; the copy's id."""
+        """Copy an image, either whole or as the difference to a base in the target; returns the copy's id."""
         answer: str = self._run(
             ask.CopyImage,
             target_repo_id=target_repo_id,
@@ -133,11 +133,11 @@ class Verbs(Waiting):
         return answer
 
     def remove_image(self, repository_id: str, image_id: str, options: Options | None = None) -> None:
-        """Remove an image; others that read its bytes keep them."""
+        """Remove an image; other images that read its bytes keep them."""
         self._run(ask.RemoveImage, repository_id=repository_id, image_id=image_id, options=options)
 
     def get_image_status(self, repository_id: str, image_id: str) -> ImageStatus:
-        """Whether an image is optimized, degraded or broken, and what works on it."""
+        """Ask whether an image is optimized, degraded or broken, and which task works on it."""
         answer: ImageStatus = self._run(ask.GetImageStatus, repository_id=repository_id, image_id=image_id)
         return answer
 
@@ -150,7 +150,7 @@ class Verbs(Waiting):
         limit: int = 1000,
         cursor: str | None = None,
     ) -> ImagePage:
-        """One page of images, in the order of their ids."""
+        """List one page of images, ordered by id."""
         answer: ImagePage = self._run(
             ask.ListImages,
             repository_id=repository_id,
@@ -163,7 +163,7 @@ class Verbs(Waiting):
         return answer
 
     def get_image_info(self, repository_id: str, image_id: str) -> ImageInfo:
-        """Everything about one image that is for callers."""
+        """Get everything that callers may know about one image."""
         answer: ImageInfo = self._run(ask.GetImageInfo, repository_id=repository_id, image_id=image_id)
         return answer
 
@@ -194,7 +194,7 @@ class Verbs(Waiting):
     def extend_virtual_disk(
         self, repository_id: str, image_id: str, size: int, options: Options | None = None
     ) -> None:
-        """Make a VirtualDisk ``size`` bytes large; what is new reads zeros."""
+        """Make a VirtualDisk ``size`` bytes large; the new part reads as zeros."""
         self._run(
             ask.ExtendVirtualDisk,
             repository_id=repository_id,
@@ -229,7 +229,7 @@ class Verbs(Waiting):
         )
 
     def prepare_image(self, repository_id: str, image_id: str, options: Options | None = None) -> Attached:
-        """Attach an image: what QEMU and libvirt need to open it."""
+        """Attach an image; returns what QEMU and libvirt need to open it."""
         answer: Attached = self._run(
             ask.PrepareImage, repository_id=repository_id, image_id=image_id, options=options
         )
@@ -247,7 +247,7 @@ class Verbs(Waiting):
         user_data: Any = msgspec.UNSET,
         options: Options | None = None,
     ) -> str:
-        """Make an image from a file of this host; its id."""
+        """Make an image from a file of this host; returns its id."""
         answer: str = self._run(
             ask.ImportImage,
             target_repo_id=target_repo_id,
@@ -280,7 +280,7 @@ class Verbs(Waiting):
     # -- fixes, tasks, host ---------------------------------------------------------------
 
     def check_storage_repository(self, repository_id: str, options: Options | None = None) -> list[Fix]:
-        """The fixes that a repository needs."""
+        """List the fixes that a repository needs."""
         answer: list[Fix] = self._run(
             ask.CheckStorageRepository, repository_id=repository_id, options=options
         )
@@ -296,20 +296,20 @@ class Verbs(Waiting):
         return answer
 
     def list_tasks(self, image_id: str | None = None) -> list[Task]:
-        """This host's tasks of the last day, of every process."""
+        """List this host's tasks of the last day, of every process."""
         answer: list[Task] = self._run(ask.ListTasks, image_id=image_id)
         return answer
 
     def get_task(self, task_id: str) -> Task:
-        """One task."""
+        """Get one task."""
         answer: Task = self._run(ask.GetTask, task_id=task_id)
         return answer
 
     def stop_task(self, task_id: str) -> None:
-        """Stop a task; what it has done stays and its fix stays listed."""
+        """Stop a task; the work that it has done stays, and its fix stays listed."""
         self._run(ask.StopTask, task_id=task_id)
 
     def get_host_info(self) -> HostInfo:
-        """This host: its id, version and formats."""
+        """Get this host's id, its version and its repository formats."""
         answer: HostInfo = self._run(ask.GetHostInfo)
         return answer

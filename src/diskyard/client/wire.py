@@ -88,7 +88,7 @@ class Address:
         except ValueError:
             pass  # refused below, as any other that is none
         raise errors.InvalidParameter(
-            f"{url!r:.300} is no URL of a daemon.",
+            f"{url!r:.300} is not the URL of a daemon.",
             advice="Give unix:///path/to.sock or https://host:port.",
         )
 
@@ -100,8 +100,8 @@ def require_token(token: str) -> str:
     """
     if not _TOKEN.fullmatch(token):
         raise errors.InvalidParameter(
-            "The token has characters that no token has.",
-            advice="Give the token as 'diskyard token' printed it.",
+            "The token contains characters that no token contains.",
+            advice="Give the token exactly as 'diskyard token' printed it.",
         )
     return token
 
@@ -226,8 +226,8 @@ class Answer:
 
     def _unreadable(self, error: Exception) -> errors.InternalError:
         return errors.InternalError(
-            f"The answer of {self.url} cannot be read: {error}.",
-            advice="Compare the versions of the client and of the daemon. The call itself was done.",
+            f"The answer of {self.url} cannot be decoded: {error}.",
+            advice="Compare the versions of the client and of the daemon. The call itself took effect.",
             requestId=self.headers.get(REQUEST_ID_HEADER),
         )
 
@@ -236,7 +236,7 @@ class Answer:
         return self._problem() is not None
 
     def error(self) -> errors.DiskyardError:
-        """The error that it tells."""
+        """The error in the answer."""
         problem = self._problem()
         return self._foreign() if problem is None else _error(problem, str(problem.get("detail", "")))
 
@@ -257,7 +257,7 @@ class Answer:
         text = self.body[:_SHOWN_LIMIT].decode(errors="replace")
         shown = "".join(character if character.isprintable() else " " for character in text).strip()
         return kind(
-            f"What answers at {self.url} is no daemon of Diskyard: HTTP {self.status} {shown}",
+            f"The server at {self.url} is not a Diskyard daemon: HTTP {self.status} {shown}",
             advice="Check the URL, and any proxy in between.",
             url=self.url,
         )

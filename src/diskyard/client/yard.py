@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Diskyard(Verbs):
-    """Storage repositories and their images, of a daemon or embedded in this process.
+    """Storage repositories and their images, through a daemon or embedded in this process.
 
     Every method is a verb of the API: its parameters, results and errors are those of the
     verb, in snake_case. ``options`` takes the verb's options, in snake_case too, as in
@@ -26,24 +26,24 @@ class Diskyard(Verbs):
     stay listed; a daemon goes on with them.
 
     A call to a daemon is sent again if the daemon was busy, if it could not be reached, or if the
-    answer was lost and doing it twice is the same as doing it once: verbs that only look, and those
-    that make an image whose id is known (``new_image_id``, which all but copies are given here if
-    the caller gave none).
+    answer was lost and doing it twice has the same effect as doing it once. These are the verbs that only
+    read, and those that make an image whose id is known (``new_image_id``; if the caller gave none, all
+    verbs but copies are given one here).
 
-    :param url: of a daemon, ``unix:///path/to.sock`` or ``https://host:port``; None to do all
-        here, whether a daemon runs or not.
+    :param url: of a daemon, ``unix:///path/to.sock`` or ``https://host:port``; None to do everything
+        in this process, whether a daemon runs or not.
     :param token: for https.
     :param ca_file: PEM file of the authorities that sign the daemon's certificate; the system's
         if not given.
     :param timeout_s: how long one call to a daemon may take, with its repetitions.
-    :param hands_over: on a Unix socket, for root and the daemon's own user: open what importImage and
-        exportImage name here, and hand the daemon the open file or folder, so that it need not be able to
-        open it. This bypasses the transfer folders: never for paths that others give.
-    :param state_folder: embedded: where connections and tasks are remembered; by default
-        ``$DISKYARD_STATE_DIR``, or the usual place of this user.
-    :param actor: embedded: who calls, as the repositories' audit trail names it.
+    :param hands_over: on a Unix socket, for root and the daemon's own user: open in this process what
+        importImage and exportImage name, and hand the daemon the open file or directory, which it need not
+        be able to open. This bypasses the transfer directories: never use it for paths that others supply.
+    :param state_folder: embedded: the directory for connections and tasks; by default
+        ``$DISKYARD_STATE_DIR``, or the usual directory of this user.
+    :param actor: embedded: the caller, as the repositories' logs name it.
     :param one_command: embedded: this process ends soon, and imports only what it uses. Otherwise
-        all is imported at once: so it is of one version though another be installed meanwhile.
+        everything is imported at once, so that it is of one version even if another is installed meanwhile.
     :raises diskyard.errors.InvalidParameter: the URL, the token or the file cannot be used.
     """
 
@@ -74,9 +74,9 @@ class Diskyard(Verbs):
 
     @property
     def service(self) -> Service:
-        """What the verbs run on, where that is this process.
+        """The service that the verbs run on, if it is in this process.
 
-        :raises diskyard.errors.InvalidParameter: it is a daemon.
+        :raises diskyard.errors.InvalidParameter: a daemon runs the verbs.
         """
         if self._service is None:
             raise errors.InvalidParameter(
@@ -103,6 +103,6 @@ class Diskyard(Verbs):
     def close(self) -> None:
         """Close the connections to a daemon, which goes on; embedded, stop this process's tasks.
 
-        They stop at their next checkpoint, which is waited for.
+        The tasks stop at their next checkpoint; this call waits for that.
         """
         self.transport.close()

@@ -1,4 +1,4 @@
-"""How the command line finds a daemon: a small file in the state folder, while it runs."""
+"""How the command line finds a daemon: a small file in the state directory, while it runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Announcement:
         lock = self._files.try_lock_folder(folder)
         if lock is None:
             raise errors.InvalidParameter(
-                f"Another daemon runs with the state folder {state_folder}.",
+                f"Another daemon runs with the state directory {state_folder}.",
                 advice="Stop it first, or give this one another state_dir.",
             )
         self._lock = lock

@@ -1,4 +1,4 @@
-"""Which connections may stay: so many in all and of one address, and few that say nothing."""
+"""Which connections may stay: a limited number in all and from one address, and few silent ones."""
 
 from __future__ import annotations
 
@@ -61,13 +61,12 @@ class _Arrival:
 class Arrivals:
     """The connections of one listener, from their first moment on; only in the event loop.
 
-    Who is silent where there are as many of these as may be makes room for who comes: the one that
-    has been silent the longest goes. So those that hold a thousand connections and say nothing keep
-    nobody out who begins at once.
+    At the limit of silent connections, the one that has been silent the longest is closed for each new
+    one. So a caller that holds a thousand silent connections does not keep out those that speak at once.
 
     :param most: in all.
-    :param bounds: None for a Unix socket, of which whoever may open it may use all.
-    :param note: told of each that is refused or cut, with its address.
+    :param bounds: None for a Unix socket, which has no such limits.
+    :param note: called for each connection that is refused or cut, with its address.
     """
 
     def __init__(self, most: int, bounds: Bounds | None, note: Callable[[Why, str], None]) -> None:
@@ -122,7 +121,7 @@ class Arrivals:
                     arrival.timer.cancel()
 
     def _cut(self, arrival: _Arrival) -> None:
-        """End a silent connection: whoever waits on it sees its end, and closes it."""
+        """End a silent connection: the code that waits on it sees its end, and closes it."""
         if arrival.is_silent and arrival.is_open:
             arrival.is_silent = False
             self._note("handshake", arrival.origin)

@@ -1,6 +1,6 @@
-"""The audit trail: who called what, and what came of it. One JSON object a line.
+"""The audit trail: who called what, and the outcome. One JSON object a line.
 
-What is kept of a call is what names it: never its userData, connectionParameters or tokens.
+It keeps what identifies a call: never its userData, connectionParameters or tokens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The caretaker: checks and fixes by itself, as far as policies allow it. Off without any."""
+"""The caretaker: checks and fixes by itself, as far as policies allow. Without policies it is off."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _log = logging.getLogger("diskyard.caretaker")
 class Caretaker:
     """Runs the fixes that policies name, one after the other in each repository.
 
-    In the queue they are behind all that anybody asked for. A round begins when it is due and
-    the hours allow it: it checks the repository and runs what is listed, can run, and is of the
-    policy's types. Outside of the hours no further fix of it is begun. What fails three times in
+    In the queue these fixes are behind everything that callers asked for. A round begins when it is due
+    and the hours allow it. It checks the repository and runs the listed fixes that can run and are of the
+    policy's types. Outside the hours no further fix is begun. A fix that fails three times in
     a row is left alone for a while (:class:`diskyard.daemon.left_alone.LeftAlone`).
 
     :param policies: each for itself, though two may be about one repository; without any

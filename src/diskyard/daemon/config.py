@@ -33,7 +33,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class SocketConfig(_Section, frozen=True, kw_only=True):
-    """``[socket]``: the Unix socket. Whoever may open it may do everything.
+    """``[socket]``: the Unix socket. Anyone who may open it may do everything.
 
     :param path: empty for the usual place, see :func:`socket_path`.
     :param group: the name of the group that it belongs to; empty for the process's own.
@@ -41,7 +41,7 @@ class SocketConfig(_Section, frozen=True, kw_only=True):
 
     path: _Path = ""
     mode: Annotated[
-        str, msgspec.Meta(pattern="^0?[0-7][0-7]0$", description="octal, as 0660, with nothing for others")
+        str, msgspec.Meta(pattern="^0?[0-7][0-7]0$", description="octal, such as 0660, with none for others")
     ] = "0660"
     group: Annotated[str, msgspec.Meta(max_length=255, description="the name of a group")] = ""
 
@@ -71,29 +71,29 @@ class TcpConfig(_Section, frozen=True, kw_only=True):
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
-            raise ValueError("an IPv6 address stands in brackets")
+            raise ValueError("an IPv6 address must be in brackets")
         if not (colon and host and host.isprintable() and " " not in host):
             raise ValueError("it is not HOST:PORT or [IPv6]:PORT")
         if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 1 << 16):
-            raise ValueError("a port is a number from 0 to 65535")
+            raise ValueError("the port must be a number from 0 to 65535")
         return host, int(port)
 
 
 class LimitsConfig(_Section, frozen=True, kw_only=True):
-    """``[limits]``: how much callers may ask for.
+    """``[limits]``: how much callers may request.
 
-    Those that are of one token, of one address or of TCP are not for the Unix socket.
+    Limits for one token, for one address or for TCP do not apply to the Unix socket.
 
-    :param requests_per_s: of one token; 0 for no limit.
-    :param work_ms_per_s: of the processor's time, for the calls of one token; 0 for no limit.
-    :param long_calls: of all tokens, on one repository, that are worked on at a time.
-    :param long_calls_per_token: of one token, on one repository, begun and not yet taken whole.
-    :param event_streams: how many may listen to events at a time.
-    :param answer_bytes: of all answers, made and not yet taken.
-    :param unread_timeout_s: after which a caller that takes nothing of an answer is cut.
+    :param requests_per_s: for one token; 0 for no limit.
+    :param work_ms_per_s: processor time for the calls of one token; 0 for no limit.
+    :param long_calls: how many, of all tokens, run on one repository at a time.
+    :param long_calls_per_token: how many one token may have begun on one repository and not read to the end.
+    :param event_streams: how many callers may listen to events at a time.
+    :param answer_bytes: bytes of all answers that are made and not yet sent.
+    :param unread_timeout_s: a caller that reads nothing of an answer for this long is cut off.
     :param connections: of TCP, in all.
-    :param handshakes: connections of TCP whose TLS is not done, in all.
-    :param handshake_timeout_s: for that to be done.
+    :param handshakes: TCP connections whose TLS handshake is not complete, in all.
+    :param handshake_timeout_s: time to complete the handshake.
     :param served_images: over NBD, at a time.
     """
 
@@ -134,7 +134,7 @@ class TransferConfig(_Section, frozen=True, kw_only=True):
 
 
 class RepositoriesConfig(_Section, frozen=True, kw_only=True):
-    """``[repositories]``: where they may be, for callers with tokens.
+    """``[repositories]``: where callers with tokens may have them.
 
     :param folders: over TCP repositories are made, connected and removed only inside these.
     """
@@ -145,9 +145,9 @@ class RepositoriesConfig(_Section, frozen=True, kw_only=True):
 class TasksConfig(_Section, frozen=True, kw_only=True):
     """``[tasks]``: how the work of fixes is done.
 
-    :param queued: how many may wait; a call that would add to more is refused.
-    :param order: what comes first of what waits.
-    :param rate_limit_bytes_per_s: of tasks whose caller gave none; 0 for none.
+    :param queued: how many may wait; a call that would exceed this is refused.
+    :param order: the order in which types of waiting tasks run.
+    :param rate_limit_bytes_per_s: for tasks whose caller gave none; 0 for none.
     :param resume: whether to run again, at start, what was running when the daemon ended.
     """
 
@@ -157,14 +157,14 @@ class TasksConfig(_Section, frozen=True, kw_only=True):
         10_000
     )
     order: Annotated[
-        tuple[FixType, ...], msgspec.Meta(description="a list that has mend, merge, optimize and clean once")
+        tuple[FixType, ...], msgspec.Meta(description="a list with mend, merge, optimize and clean once each")
     ] = ("mend", "merge", "optimize", "clean")
     rate_limit_bytes_per_s: _Rate = 0
     resume: Annotated[bool, msgspec.Meta(description="true or false")] = False
 
 
 class LogConfig(_Section, frozen=True, kw_only=True):
-    """``[log]``: what is told on stderr, and who did what.
+    """``[log]``: the log on stderr, and the audit trail.
 
     :param format: ``auto``: for people on a terminal, else json.
     :param audit_file: where the audit trail is appended; empty for the log.
@@ -233,7 +233,7 @@ def load(path: str | None = None) -> Config:
         if path is None:
             return Config()
         raise errors.InvalidParameter(
-            f"There is no configuration file {source}.", advice="Name one that exists, or none."
+            f"There is no configuration file {source}.", advice="Name an existing file, or none."
         ) from error
     except OSError as error:
         raise errors.InvalidParameter(f"{source} cannot be read: {error.strerror or error}.") from error
@@ -242,7 +242,7 @@ def load(path: str | None = None) -> Config:
     try:
         table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise errors.InvalidParameter(f"{source} is no TOML: {error}.") from error
+        raise errors.InvalidParameter(f"{source} is not TOML: {error}.") from error
     wrong = list(_wrong(Config, table, ""))
     if wrong:
         raise refused(source, wrong)
@@ -255,25 +255,25 @@ def refused(source: str, wrong: Sequence[str]) -> errors.InvalidParameter:
     :param source: the file, or what else gave it.
     :param wrong: what is wrong with it, as :func:`diskyard.daemon.config_check.check` lists it.
     """
-    lines = "\n".join((f"{source} is not as it must be:", *wrong))
+    lines = "\n".join((f"{source} has errors:", *wrong))
     return errors.InvalidParameter(lines, advice="packaging/diskyard.toml shows every key with its default.")
 
 
 def _wrong(section: type[msgspec.Struct], table: object, at: str) -> Iterator[str]:
     """What is wrong with a table: of every key, not only of the first."""
     if not isinstance(table, dict):
-        yield f"{at} is a table"
+        yield f"{at} must be a table"
         return
     kinds = get_type_hints(section, include_extras=True)
     prefix = f"{at}." if at else ""
     for key, value in table.items():
         if key not in kinds:
-            yield f"{prefix}{key!s:.80} is no key; there are {', '.join(kinds)}"
+            yield f"{prefix}{key!s:.80} is not a key; the keys are {', '.join(kinds)}"
         else:
             yield from _wrong_value(kinds[key], value, f"{prefix}{key}")
     for field in msgspec.structs.fields(section):
         if field.required and field.name not in table:
-            yield f"{prefix}{field.name} is missing; it is {_allowed(kinds[field.name])}"
+            yield f"{prefix}{field.name} is missing; it must be {_allowed(kinds[field.name])}"
 
 
 def _wrong_value(kind: Any, value: object, at: str) -> Iterator[str]:
@@ -282,11 +282,11 @@ def _wrong_value(kind: Any, value: object, at: str) -> Iterator[str]:
         try:
             msgspec.convert(value, kind)
         except (msgspec.ValidationError, RecursionError):
-            yield f"{at} is {_allowed(kind)}, not {value!r:.80}"
+            yield f"{at} must be {_allowed(kind)}, not {value!r:.80}"
     elif get_origin(kind) is not tuple:
         yield from _wrong(inner, value, at)
     elif not isinstance(value, list):
-        yield f"{at} is written as [[{at}]], once for each"
+        yield f"{at} must be written as [[{at}]], once for each"
     else:
         for number, item in enumerate(value, 1):
             yield from _wrong(inner, item, f"{at}[{number}]")

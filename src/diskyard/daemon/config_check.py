@@ -1,4 +1,4 @@
-"""Whether a configuration can be used on this host: what its form alone does not say."""
+"""Whether a configuration can be used on this host: checks that its form alone cannot make."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def _folders(config: Config) -> Iterator[str]:
             if not os.path.isabs(folder):
                 yield f"{key} must be absolute paths, not {folder!r}"
             elif not os.path.isdir(folder):
-                yield f"{key}: there is no folder {folder!r}"
+                yield f"{key}: there is no directory {folder!r}"
     audit = config.log.audit_file
     if audit and not os.path.isabs(audit):
         yield f"log.audit_file must be an absolute path, not {audit!r}"
     elif audit and not os.path.isdir(os.path.dirname(audit)):
-        yield f"log.audit_file: there is no folder {os.path.dirname(audit)!r}"
+        yield f"log.audit_file: there is no directory {os.path.dirname(audit)!r}"
 
 
 def _socket(config: Config) -> Iterator[str]:
@@ -60,9 +60,7 @@ def _socket(config: Config) -> Iterator[str]:
         yield f"socket.path must be an absolute path, not {path!r}"
     elif length > _SOCKET_PATH_LIMIT_BYTES:
         default = "" if config.socket.path else f" (the default in {state_folder(config)!r})"
-        yield (
-            f"socket.path{default} has {length} bytes; there is room for at most {_SOCKET_PATH_LIMIT_BYTES}"
-        )
+        yield (f"socket.path{default} has {length} bytes; the limit is {_SOCKET_PATH_LIMIT_BYTES}")
     if config.socket.group:
         try:
             group_id(config.socket.group)
@@ -121,8 +119,8 @@ def _caretaker(config: Config) -> Iterator[str]:
     for number, policy in enumerate(config.caretaker, 1):
         at = f"caretaker[{number}]"
         if len(set(policy.fixes)) != len(policy.fixes):
-            yield f"{at}.fixes has one of them twice"
+            yield f"{at}.fixes has a type twice"
         try:
             policy.is_open(0.0)
         except ValueError as error:
-            yield f"{at}.hours are no hours, {policy.hours!r:.80}: {error}"
+            yield f"{at}.hours cannot be read, {policy.hours!r:.80}: {error}"

@@ -193,7 +193,7 @@ class Daemon:
         try:
             Tokens(self._state_folder, self.service.host).prepare_to_revoke()
         except errors.DiskyardError as error:
-            _log.warning("a full disk may keep tokens from being revoked", reason=error.message)
+            _log.warning("a full disk may prevent tokens from being revoked", reason=error.message)
         if self._resumes:
             resume(self.service)
         self._news.start()
@@ -248,7 +248,7 @@ class Daemon:
 
     async def _end(self, serving: asyncio.Task[None]) -> None:
         """Answer what was asked, stop what runs at its next checkpoint, and leave nothing behind."""
-        self._manager.stopping("Ends what runs at its next checkpoint.")
+        self._manager.stopping("Running tasks end at their next checkpoint.")
         self.app.health.stopping = True
         self._announcement.withdraw()
         self._newest_time.stop()
@@ -268,7 +268,7 @@ class Daemon:
         try:
             await asyncio.wait_for(closed.wait(), _CLOSE_MOST_S * 2)
         except TimeoutError:
-            _log.error("what this process has open does not close; it ends all the same")
+            _log.error("open files do not close; the process ends anyway")
         self.listeners.close()
         self._audit.close()
         serving.result()

@@ -1,7 +1,7 @@
-"""The socket on which files are handed over, open: what their owner may open, the daemon need not be able to.
+"""The socket on which callers hand over open files, even files that the daemon itself could not open.
 
-HTTP carries no descriptors. So whoever may hand one over sends it here (``SCM_RIGHTS`` of unix(7)), gets a
-ticket, and names that in the header of the one request that it is for (docs/decisions/0037-handed-files.md).
+HTTP carries no descriptors. So a caller sends the descriptor here (``SCM_RIGHTS`` of unix(7)), gets a
+ticket, and names it in the header of the one request that it is for (docs/decisions/0037-handed-files.md).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Kept:
 class HandOver:
     """Takes open files of root, and of the daemon's own user. Used in the event loop alone.
 
-    No storage is asked here: what a descriptor is open on is looked at by who uses it.
+    No storage is asked here: the user of a descriptor checks what it is open on.
 
     :param socket_path: of the API; see :func:`hand_over_path`.
     :raises diskyard.errors.InvalidParameter: the socket cannot be made.
@@ -65,14 +65,14 @@ class HandOver:
         except OSError as error:
             raise errors.InvalidParameter(
                 f"The daemon cannot listen at {self.path}: {error}.",
-                advice="Correct [socket] in the configuration, or remove what is in that place.",
+                advice="Correct [socket] in the configuration, or remove what has that name.",
             ) from error
         self._listener.setblocking(False)
 
     async def serve(self) -> None:
         """Take files until this is cancelled.
 
-        Who comes when there are many waits for the others: a hundred commands may be started at once.
+        Above a limit, callers wait for the others: a hundred commands may be started at once.
         """
         loop = asyncio.get_running_loop()
         while True:

@@ -15,7 +15,7 @@ from diskyard.model.results import Task
 
 #: So many failures in a row, and people are told.
 FAILURES_MOST = 3
-#: What others or the storage may put right: there is room again, a program has closed an image.
+#: What others or the storage may put right: there is space again, a program has closed an image.
 _PASSING = frozenset(error.__name__ for error in (errors.NoSpace, errors.StorageError, errors.ImageInUse))
 _PASSING_PAUSE_MOST_S = 3600.0
 _OTHER_PAUSE_MOST_S = 24 * 3600.0
@@ -33,9 +33,9 @@ class _Failed:
 class LeftAlone:
     """The fixes that failed when the caretaker last tried them. Safe to use from several threads.
 
-    What failed three times in a row is left alone for two intervals of its policy, then for four, and
-    so on up to an hour if the reason may pass, or else a day: nothing is given up for good. An error
-    that asks for another try (``retryable``) counts for nothing, and the next round tries again.
+    A fix that failed three times in a row is left alone for two intervals of its policy, then for four,
+    and so on, up to an hour if the reason may pass, or else a day: nothing is given up for good. A
+    ``retryable`` error does not count, and the next round tries again.
     """
 
     def __init__(self) -> None:

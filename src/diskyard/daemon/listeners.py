@@ -205,7 +205,8 @@ class Listeners:
             self.close()
             raise errors.InvalidParameter(
                 f"The daemon cannot listen: {error}.",
-                advice="Correct [socket] or [tcp] in the configuration, or end what uses the address.",
+                advice="Correct [socket] or [tcp] in the configuration, or end the program that uses the "
+                "address.",
             ) from error
 
     @property

@@ -1,7 +1,7 @@
-"""What the daemon tells on stderr: one line for each thing, for programs (JSON) or for people.
+"""The daemon's log on stderr: one line for each event, for programs (JSON) or for people.
 
-Everything that logs passes here, also what uses the standard library's ``logging``, as uvicorn. A
-line has the request and the actor of :data:`diskyard.caller.CALLER` where there is one. Nothing in
+Everything that is logged passes through here, even from the standard library's ``logging``, which uvicorn
+uses. A line has the request and the actor of :data:`diskyard.caller.CALLER` if there is one. Nothing in
 a value can end a line, or begin another.
 """
 

@@ -1,4 +1,4 @@
-"""The newest time that this host has ever had: a clock that is set back does not make what is over valid."""
+"""The newest time that this host has ever seen: setting a clock back makes nothing valid again."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
 class NewestTime:
-    """Kept in the state folder, by a daemon at most a minute late.
+    """Kept in the state directory; a daemon writes it at most a minute late.
 
-    Whoever sets a clock right that was ahead removes the file: it is looked at whenever it is asked for.
+    To correct a clock that was ahead, remove the file: it is read at each use.
     """
 
     def __init__(self, host: Host, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""What changes in the connected repositories, told as events: by this host, and by others."""
+"""Changes in the connected repositories as events: those of this host, and those of others."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LOOK_EVERY_S = 2.0
 
 
 class News:
-    """Tells the events of images.
+    """Reports the events of images.
 
-    What this host commits or reads is told at once. While somebody listens, each repository is
-    asked every two seconds for what other hosts have committed; else storage is left alone.
+    What this host commits or reads is reported at once. While anybody listens, each repository is
+    asked every two seconds for what other hosts have committed; otherwise storage is left alone.
     """
 
     def __init__(self, service: Service) -> None:
@@ -67,5 +67,5 @@ class News:
         for repo_id, opened in self._connections.connected().items():
             asked = self._asked.get(repo_id)
             if asked is None or asked.has_ended():
-                # It fails where a verb would fail too, which says so to whoever calls it.
+                # It fails where a verb would fail too, and the verb reports that to its caller.
                 self._asked[repo_id] = self._supervisor.begin(opened.state)

@@ -1,4 +1,4 @@
-"""Telling systemd how the daemon is: sd_notify(3), written with a socket."""
+"""Report the daemon's state to systemd: sd_notify(3), written with a socket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SEND_MOST_S = 1.0
 
 
 class Manager:
-    """The service manager that started this process; without one it is told nothing.
+    """The service manager that started this process; without one nothing is sent.
 
     :param environment: what it says is taken out, so that no program started from here uses it.
     """
@@ -29,7 +29,7 @@ class Manager:
         self.alive_every_s = int(period) / 2e6 if asked and self._address else None
 
     def ready(self, status: str) -> None:
-        """It answers, for the first time or after a reload."""
+        """The daemon answers, for the first time or after a reload."""
         self._tell("READY=1", _status(status))
 
     def status(self, status: str) -> None:
@@ -37,20 +37,20 @@ class Manager:
         self._tell(_status(status))
 
     def reloading(self) -> None:
-        """It reads its files again; :meth:`ready` ends that."""
+        """The daemon reads its files again; :meth:`ready` ends that."""
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._tell("RELOADING=1", f"MONOTONIC_USEC={now_us}")
 
     def stopping(self, status: str) -> None:
-        """It is about to end."""
+        """The daemon is about to end."""
         self._tell("STOPPING=1", _status(status))
 
     def alive(self) -> None:
-        """It has not hung up."""
+        """Send the watchdog's keep-alive."""
         self._tell("WATCHDOG=1")
 
     async def stay_alive(self) -> None:
-        """Say so for as long as the event loop turns, where somebody waits for it."""
+        """Send keep-alives while the event loop runs, if the service manager expects them."""
         while self.alive_every_s is not None:
             self.alive()
             await asyncio.sleep(self.alive_every_s)

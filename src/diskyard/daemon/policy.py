@@ -23,11 +23,11 @@ def minutes_of(hours: str) -> tuple[int, int]:
     """
     found = _HOURS.fullmatch(hours)
     if found is None:
-        raise ValueError("they are written as HH:MM-HH:MM")
+        raise ValueError("they must be written as HH:MM-HH:MM")
     begin_min = int(found[1]) * 60 + int(found[2])
     end_min = int(found[3]) * 60 + int(found[4])
     if begin_min >= _DAY_MIN or end_min > _DAY_MIN or begin_min == end_min:
-        raise ValueError("they are from one time of the day to another")
+        raise ValueError("they must be from one time of the day to another")
     return begin_min, end_min
 
 

@@ -1,4 +1,4 @@
-"""Starting again what the end of an earlier process cut short."""
+"""Resuming the work that the end of an earlier process interrupted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _log = logging.getLogger("diskyard.resume")
 
 
 class Resumed(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one interrupted task.
+    """The outcome for one interrupted task.
 
     :param task: as it was when it was cut short.
     :param outcome: ``started`` as a new task; ``over``: it is not started, now or later;
@@ -126,9 +126,9 @@ class _Resumption:
         if _crashes(record, again) > _CRASHES_MOST:
             return self._settle(record, f"its process was killed {_crashes(record, again)} times in a row")
         if key in self._seen:
-            return self._settle(record, "another task that is resumed does the same")
+            return self._settle(record, "another resumed task does the same")
         if image_id in self._waiting_images:
-            return [_later(record, "what it was queued behind cannot run yet")]
+            return [_later(record, "the task before it cannot run yet")]
         if behind is None and fix is None:
             return self._settle(record, "its fix is not listed any more")
         if behind is None and fix is not None and not fix.runnable:
@@ -149,7 +149,7 @@ class _Resumption:
         try:
             self._service.records.settle(record)
         except OSError as error:
-            return [_later(record, f"the state folder cannot be written: {error}")]
+            return [_later(record, f"the state directory cannot be written: {error}")]
         return [Resumed(task=record.task, outcome="over", why=why)]
 
     def _start(self, chain: list[tuple[TaskRecord, Again]]) -> list[Resumed]:
@@ -208,7 +208,7 @@ def _flat(parts: Iterable[Iterable[Resumed]]) -> list[Resumed]:
 def _no_again(task: Task) -> str:
     if task.verb == "exportImage":
         return "an export is not resumed: export the image again"
-    return "the caretaker looks by itself for what is due"
+    return "the caretaker finds due fixes by itself"
 
 
 def _later(record: TaskRecord, why: str) -> Resumed:

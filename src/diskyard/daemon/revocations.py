@@ -1,4 +1,4 @@
-"""Marks that tokens are revoked, in a file that has its blocks already: a full disk keeps nobody from it."""
+"""Marks of revoked tokens, in a file that has its blocks already: revoking works on a full disk."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class Revocations:
         return found
 
     def prepare(self) -> None:
-        """Have room for marks, durably; where much is used, anew, without those that are there.
+        """Have space for marks, durably; if much is used, in a new file without the existing ones.
 
         They must not be needed any more: no token that is kept has one.
 
-        :raises OSError: there is no room.
+        :raises OSError: there is no space.
         """
         item = self._host.files.look(self._path)
         is_whole = item is not None and item.is_file and item.allocated_bytes >= _FILE_BYTES
@@ -85,7 +85,7 @@ class Revocations:
     def mark(self, one: Revocation) -> None:
         """Mark a token as revoked, durably, without a new block.
 
-        :raises OSError: no room is left of what was prepared.
+        :raises OSError: no space is left of what was prepared.
         """
         free = self._free()
         if not free:
@@ -113,7 +113,7 @@ class Revocations:
 
 
 def _told(slot: bytes, token_id: str) -> Revocation:
-    """A mark with what is told of it, as far as that is whole."""
+    """A mark with its details, as far as they are whole."""
     try:
         told = msgspec.json.decode(slot.partition(b" ")[2].rstrip(b"\0"), type=Revocation)
     except (msgspec.MsgspecError, UnicodeDecodeError):

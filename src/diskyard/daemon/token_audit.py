@@ -16,7 +16,7 @@ _NOTICE_OF_AUTHORIZATION = 4 * 8 + 5  # RFC 5424: facility auth, severity notice
 
 
 def operator() -> str:
-    """The user who runs this process, as the audit trail names actors; behind sudo, who called that."""
+    """The user of this process, as the audit trail names actors; under sudo also the user who called it."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

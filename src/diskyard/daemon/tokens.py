@@ -1,4 +1,4 @@
-"""Bearer tokens: who may call over TCP, and what; of their secrets only hashes are kept."""
+"""Bearer tokens: who may call what over TCP; only hashes of their secrets are kept."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Tokens:
     def verify(self, text: str) -> Token | None:
         """The token that a caller sends; None if it is none, is revoked, or has expired.
 
-        How long that takes tells nothing of the secrets, nor of which ids there are.
+        The time that this takes reveals nothing about the secrets, or about which ids exist.
 
         :raises diskyard.errors.StorageError: the file cannot be read: nobody may call.
         """
@@ -140,7 +140,7 @@ class Tokens:
             self._clear_up(kept)
             if any(one.token.name == name for one in kept.values()):
                 raise errors.InvalidParameter(
-                    f"There is a token {name} already.", advice="Revoke it first, or choose another name."
+                    f"A token {name} exists already.", advice="Revoke it first, or choose another name."
                 )
             token_id = secrets.token_hex(4)
             while token_id in kept or token_id in self._revoked():
@@ -159,7 +159,7 @@ class Tokens:
         return token, f"dy_{token_id}_{secret}"
 
     def prepare_to_revoke(self) -> None:
-        """Have room for revoking what there is, also tokens that an earlier version made.
+        """Have space for revoking what there is, also tokens that an earlier version made.
 
         :raises diskyard.errors.DiskyardError: there is none, or the tokens cannot be read.
         """
@@ -168,7 +168,7 @@ class Tokens:
                 self._clear_up(self._live())
 
     def revoke(self, which: str, by: str = "") -> Token:
-        """End a token, durably: from now on nobody can use it. That needs no room on the disk.
+        """End a token, durably: from now on nobody can use it. That needs no space on the disk.
 
         :param which: its id or its name.
         :param by: who revokes it, to be kept with it.
@@ -179,7 +179,7 @@ class Tokens:
             one = next((o.token for o in live.values() if which in (o.token.token_id, o.token.name)), None)
             if one is None:
                 raise errors.InvalidParameter(
-                    f"There is no token {which!r:.80}.", advice="List those there are (diskyard token list)."
+                    f"There is no token {which!r:.80}.", advice="List the tokens (diskyard token list)."
                 )
             with contextlib.suppress(OSError):  # it may be full: what was prepared earlier is there
                 self._clear_up(live)
@@ -202,19 +202,21 @@ class Tokens:
     ) -> None:
         if NAME.fullmatch(name) is None or _ID.fullmatch(name) is not None:
             raise errors.InvalidParameter(
-                "A token's name is 1-64 letters, digits and . _ @ -, begins with a letter or a digit, and "
-                "is not of eight hexadecimal digits, as the ids of tokens are."
+                "A token's name has 1-64 letters, digits and . _ @ -, and begins with a letter or a digit. "
+                "It must not be eight hexadecimal digits, because the ids of tokens are."
             )
         if repositories is not None and (
             not repositories or any(not key.isprintable() or not 1 <= len(key) <= 255 for key in repositories)
         ):
-            raise errors.InvalidParameter("A token is bound to one repoId or more, or to none in particular.")
+            raise errors.InvalidParameter("A token is bound to one or more valid repoIds, or to none at all.")
         if transfer_folders is not None and not all(
             os.path.isabs(folder) and folder.isprintable() for folder in transfer_folders
         ):
-            raise errors.InvalidParameter("A transfer folder is an absolute path without control characters.")
+            raise errors.InvalidParameter(
+                "A transfer directory must be an absolute path without control characters."
+            )
         if lasts_s is not None and not 1 <= lasts_s <= LASTS_LIMIT_S:
-            raise errors.InvalidParameter("A token lasts at least a second and at most 100 years.")
+            raise errors.InvalidParameter("A token must be valid for one second to 100 years.")
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, _Kept]]:
@@ -229,7 +231,7 @@ class Tokens:
         self._host.files.replace(self._path, msgspec.json.encode(list(kept.values())), mode_bits=PRIVATE_BITS)
 
     def _clear_up(self, live: dict[str, _Kept]) -> None:
-        """Have no revoked token in the file, and then room for marks."""
+        """Have no revoked token in the file, and then space for marks."""
         if len(live) < len(self._kept()):
             self._write(live)
         self._revocations.prepare()
@@ -244,7 +246,7 @@ class Tokens:
             return self._revocations.all()
         except OSError as error:
             raise errors.StorageError(
-                f"It cannot be read which tokens are revoked, so no token is valid: {error}.",
+                f"The list of revoked tokens cannot be read, so no token is valid: {error}.",
                 advice="Remove tokens.json and tokens.revoked, and make new tokens.",
             ) from error
 

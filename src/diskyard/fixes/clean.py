@@ -1,4 +1,4 @@
-"""clean: deletes what nothing needs, and writes again what should be there twice."""
+"""clean: deletes what nothing needs, and writes missing replicas again."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _require_unwritten(opened: Opened, name: VolumeName) -> None:
         if is_written(opened, name):
             raise errors.ImageInUse(
                 f"Volume {name.volume_id} is not deleted: a running QEMU has it open for writing.",
-                advice="End that program; then run the fix again.",
+                advice="End that program, then run the fix again.",
             )
 
 
@@ -175,7 +175,7 @@ def _require_no_overlay(opened: Opened, state: State, attachment: Attachment) ->
             f"Another program made {overlays[0]} as an overlay of image {attachment.image_id}: what the "
             "guest wrote last may be in it.",
             advice="Commit it into the image (qemu-img commit) or move it away, and then run the fix again; "
-            "force does that as it is.",
+            "force ends the attachment without that.",
         )
 
 

@@ -90,12 +90,12 @@ def _write_file(
 ) -> None:
     """Write beside the path, then give the file its name, which must still be free.
 
-    :param require_same: the look after reading: it raises if what was read must not be used.
+    :param require_same: the check after reading: it raises if what was read must not be used.
 
-    The folder is opened once, and all is done in what was opened: whoever may change the folders on
-    the way can make a link of one at any moment, which must lead nothing anywhere else. A crash
-    leaves a temporary file beside the path, never half an image under its name; the next export
-    into that folder removes it.
+    The directory is opened once, and everything is done in what was opened: anyone who may change the
+    directories on the way can replace one by a link at any moment, and that link must not be followed. A
+    crash leaves a temporary file beside the path, never half an image under its name; the next export
+    into that directory removes it.
     """
     host = work.engine.host
     try:
@@ -117,7 +117,7 @@ def _write_file(
 def _no_room(path: str, message: str) -> errors.NoSpace:
     return errors.NoSpace(
         message,
-        advice=f"Free space for {os.path.dirname(path)}, or choose a folder elsewhere, and export it again.",
+        advice=f"Free space for {os.path.dirname(path)}, or choose another directory, and export it again.",
     )
 
 
@@ -146,7 +146,7 @@ def _write_in(
             move_to_new(host.files, temporary, os.path.join(folder, os.path.basename(path)))
         except FileExistsError:
             raise errors.NotEmpty(
-                f"{path} was made by somebody else meanwhile.",
+                f"Another program has made {path} meanwhile.",
                 advice="Choose another path; nothing is overwritten.",
             ) from None
         host.files.sync_folder(folder)

@@ -155,8 +155,8 @@ def _require_as_committed(work: Work, image: Image, source: FileSource) -> None:
     if not_asked is not None:
         raise errors.PathNotAllowed(
             f"Image {image.id} cannot be completed: {not_asked}.",
-            advice="Whoever may write to the repository can have written that record: look whether somebody "
-            "asked for this import before you repeat it.",
+            advice="Anyone who may write to the repository may have written that record: make sure that this "
+            "import was asked for before you repeat it.",
         )
     waits_for = import_waits_for(work.engine, work.opened, image, source)
     if waits_for is None:

@@ -18,9 +18,9 @@ from diskyard.planner.same import why_no_source
 from diskyard.settled import look_at, volumes_below
 
 _ANOTHER_PLACE = (
-    "what is connected is a copy of the repository that the copy is in, or that one was moved or restored"
+    "the connected repository is a byte copy of the copy's repository, or that one was moved or restored"
 )
-_ANOTHER_HISTORY = "the repository that the copy is in was restored to an older state since"
+_ANOTHER_HISTORY = "the copy's repository has been restored to an older state since"
 
 Judged = tuple[bool, str | None]
 """Whether what a hold is for is provably over, or why that cannot be known here."""
@@ -60,7 +60,7 @@ def _judge_copies(
 ) -> Iterator[tuple[CopyHold, Judged]]:
     target = connections.by_marker(marker, to_anybody=True)
     if target is None:
-        absent = "the repository that the copy is in is not connected on this host"
+        absent = "the copy's repository is not connected on this host"
         yield from ((hold, (False, absent)) for hold in holds)
         return
     worked_on: frozenset[str] = frozenset()
@@ -73,7 +73,7 @@ def _judge_copies(
             target.log.require_whole()
     except (errors.DiskyardError, OSError) as error:
         why = f": {error}" if may_use(target.repo_id) else ""
-        why_unknown = f"the repository that the copy is in cannot be read{why}"
+        why_unknown = f"the copy's repository cannot be read{why}"
     for hold in holds:
         if not in_place(hold, target):
             yield hold, (False, _ANOTHER_PLACE)
@@ -99,11 +99,11 @@ class FoundSource:
 
 @dataclass(frozen=True, slots=True)
 class NoSource:
-    """What a mend waits for that can read nowhere.
+    """A mend has no readable source, and why.
 
-    :param image_id: what it would read.
-    :param reasons: why not, of each repository that has it. They are for whoever asks, who may use
-        these repositories: what is kept of the mend is read by others too, and leaves them out.
+    :param image_id: the image that it would read.
+    :param reasons: why not, for each repository that has the image. They are for the caller, who may use
+        these repositories. What is stored about the mend leaves them out, because others read it too.
     """
 
     image_id: str
@@ -111,7 +111,7 @@ class NoSource:
 
     def kept(self) -> str:
         """What may be kept, and read by whoever may use the target."""
-        return f"image {self.image_id} is whole in no connected repository"
+        return f"no connected repository has image {self.image_id} whole"
 
     def told(self) -> str:
         """What the caller is told."""

@@ -224,7 +224,7 @@ def _twins(opened: Opened, state: State, *, deep: bool) -> Iterator[TwinFound]:
     for number in checkpoints if deep else checkpoints[-1:]:
         if look_at_twins(storage, opened.log, "checkpoint", number, records=deep) is not None:
             # Up to the newest entry its state is known, and from then on nothing tells it.
-            waits_for = None if number <= state.version else "neither copy is whole, nor are its entries"
+            waits_for = None if number <= state.version else "neither replica is whole, nor are its entries"
             yield TwinFound(CleanTwin(kind="checkpoint", number=number), waits_for)
     for number in entries:
         if not first <= number <= state.version:
@@ -234,7 +234,7 @@ def _twins(opened: Opened, state: State, *, deep: bool) -> Iterator[TwinFound]:
             yield TwinFound(CleanTwin(kind="entry", number=number))
         elif trouble is not None and checkpoints and number >= checkpoints[0]:
             # What is below every checkpoint nobody reads: a late writer may have put it there.
-            waits_for = "neither copy is whole; a checkpoint has what came of it"
+            waits_for = "neither replica is whole; a checkpoint has its result"
             yield TwinFound(CleanTwin(kind="entry", number=number), waits_for)
 
 

@@ -92,7 +92,7 @@ def _require_source(work: Work, image: Image, participating: list[Opened] | None
         raise errors.ImageBroken(
             f"Image {image.id} cannot be mended yet: {found.kept()}.",
             imageId=image.id,
-            advice="Connect a repository that has it, then run the fix again; check tells what it waits for.",
+            advice="Connect a repository that has it, then run the fix again; check says what it waits for.",
         )
     return found
 

@@ -126,7 +126,7 @@ def _require_whole(opened: Opened, state: State, plan: MergePlan) -> None:
         if volume.damage is not None or volume.state != "ready" or volume.id in sight.missing:
             raise errors.ImageBroken(
                 f"The merge waits: volume {volume.id} cannot be read.",
-                advice="Mend the images that read it first; check lists how.",
+                advice="First mend the images that read it; check lists the mends.",
             )
 
 

@@ -52,7 +52,8 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
         if plan.kind == "flatten" and too_long is not None:
             raise errors.Unsupported(
                 f"The optimization waits: {too_long}.",
-                advice="Copy the image to a repository whose file system can hold longer files (as XFS).",
+                advice="Copy the image to a repository whose file system can hold longer files (such as "
+                "XFS).",
                 imageId=plan.image.id,
             )
         waits_for = planner.optimize_waits_for(sight.state, plan, opened.storage.capabilities)

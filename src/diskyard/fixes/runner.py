@@ -126,7 +126,7 @@ def _run(work: Work, action: AnyAction, participating: list[Opened] | None) -> t
             return clean.clean_hold(work, action)
         case NameForeign() | NameSnapshots():
             raise errors.Unsupported(
-                "This is for people to decide: no fix changes what another program has left.",
+                "Only people can decide this: no fix changes what another program has left.",
                 advice="Do what checkStorageRepository says that it waits for.",
             )
         case _:

@@ -1,4 +1,4 @@
-"""What moves and compares the bytes of whole disks reads through: the door's wide half."""
+"""Reading the bytes of whole disks, to move and compare them: the bulk part of the host door."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FilePiece = tuple[int, int, memoryview]
 
 
 class Buffer:
-    """Memory that is taken as it is first written; comparing it lets other threads run."""
+    """Memory that is allocated when it is first written; comparing it lets other threads run."""
 
     def __init__(self, size_bytes: int) -> None:
         self._memory = mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -170,7 +170,7 @@ class BulkFiles(FileSystems):
 
         Of a block device, which has no holes, that is all there is.
 
-        :param most: how many ranges are told at once.
+        :param most: how many ranges are returned at once.
         """
         found: list[tuple[int, int]] = []
         try:

@@ -1,4 +1,4 @@
-"""What each thread asks of storage just now, so that a call that never returns can be told."""
+"""The storage call that each thread is in, so that a call that never returns can be reported."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def no_answer(call: StorageCall, *, may_be_done: bool = False, **details: str) -
 
 
 class PatientLock:
-    """A lock that its holder may take again, and that is not waited for while the storage hangs.
+    """A reentrant lock that nobody waits for while the storage hangs.
 
     Used like :class:`threading.RLock`.
 

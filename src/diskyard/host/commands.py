@@ -4,16 +4,16 @@ Every child dies with the thread that started it (PR_SET_PDEATHSIG, set by setpr
 that no code of ours runs between fork and exec), so an orphan never goes on writing.
 Descriptors of leases are inherited, so that a lease stays held until the child is dead.
 
-The kernel tells a child nothing of a parent that died before the child asked to be told.
-So the child looks once more when it has asked: if its parent is another by then, it ends
-and the program never begins. That one look is a shell's, of a constant text: the program
-and its arguments reach it as arguments, and are never read as text of the shell's. A
-thread that ended before the child asked changes nothing, as the child then has another
-thread of the same process for its parent. The kernel forgets the wish when a program is
-executed that has more rights than who starts it (set-user-ID, file capabilities, some
-security modules' transitions), so the rights are given up before, and none can be got after
-that (no_new_privs). Giving up rights does not make it forget. The same shell sets the limits,
-which takes no process of its own.
+The kernel tells a child nothing about a parent that died before the child asked to be told.
+So the child checks once more after it has asked: if it has another parent by then, it ends
+and the program never begins. A shell with a constant script makes that check: the program
+and its arguments reach it as arguments, and are never parsed as shell text. A
+thread that ended before the child asked changes nothing, because the child's parent is then another
+thread of the same process. The kernel forgets the request when a program is
+executed that has more rights than its starter (set-user-ID, file capabilities, some
+security modules' transitions). So the rights are given up before, and none can be gained after
+that (no_new_privs). Giving up rights does not make the kernel forget. The same shell sets the limits,
+which needs no process of its own.
 
 A program has what :mod:`diskyard.host.confinement` leaves it, and of this process's descriptors
 those that it is to inherit.
@@ -101,7 +101,7 @@ class Commands:
             with Output(child, _STDOUT_MOST_BYTES) as output:
                 while output.read(max(0.0, deadline_s - time.monotonic())):
                     if output.stdout_bytes > _STDOUT_MOST_BYTES:
-                        raise errors.StorageError(f"{words[0]} printed without end and was killed.")
+                        raise errors.StorageError(f"{words[0]} printed too much and was killed.")
                     if time.monotonic() > deadline_s:
                         break
             if not self.wait(child, max(0.0, deadline_s - time.monotonic())):
@@ -123,7 +123,7 @@ class Commands:
     ) -> Child:
         """Start a program; the caller ends it with :meth:`stop`.
 
-        :param environment: what it is told besides where programs are: it has nothing of this process's.
+        :param environment: its variables besides PATH: it gets none of this process's.
         :param capture: keep what it prints on stdout too; stderr is always a pipe.
         """
         command = [
@@ -162,7 +162,7 @@ class Commands:
         except OSError as error:
             raise errors.StorageError(
                 f"{words[0]} could not be started: {error.strerror or error}.",
-                advice="Look at this host's limits of processes and memory, then try again.",
+                advice="Check this host's limits of processes and memory, then try again.",
             ) from error
 
     def wait(self, child: Child, timeout_s: float) -> bool:

@@ -1,4 +1,4 @@
-"""What a program that Diskyard starts may use and do: limits, rights, and what it is told."""
+"""What a program that Diskyard starts may use and do: limits, rights, and its environment."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Limits:
 def limit_words(limits: Limits | None) -> list[str]:
     """The arguments of ``ulimit`` for a program: options and their values, in turn.
 
-    None dumps core: its memory holds what guests have on their disks. A limit on the number of processes
-    is none of these: the kernel counts those of the user, of whoever started them, and not at all for root.
+    No program dumps core: its memory holds what guests have on their disks. There is no limit on the number
+    of processes: the kernel would count all processes of the user, and none for root.
 
-    :param limits: of a program that reads what is trusted there is no other but that of descriptors: how
-        much memory a chain takes grows with its depth.
+    :param limits: None for a program that reads trusted files, whose only limit is that of descriptors: the
+        memory for a chain grows with its depth.
     """
     wanted = [("-c", resource.RLIMIT_CORE, 0, 1)]
     descriptors = limits.descriptors if limits else _DESCRIPTORS_MOST
@@ -49,24 +49,24 @@ def limit_words(limits: Limits | None) -> list[str]:
 
 
 def _at_most_allowed(number: int, value: int) -> int:
-    """A limit that may be set: what is lower for this process already cannot be raised."""
+    """A limit that may be set: if this process already has a lower one, it cannot be raised."""
     _, hard = resource.getrlimit(number)
     return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 def right_words() -> list[str]:
-    """The options of ``setpriv`` that leave a program no right but to open what this process can.
+    """The options of ``setpriv`` that leave a program only the right to open what this process can open.
 
-    Of root's powers that is CAP_DAC_OVERRIDE: volumes belong to whoever runs the guests, and opening an
-    inherited descriptor again (/dev/fd/N) checks their modes as well. QEMU's programs need no other one.
+    Of root's capabilities that is CAP_DAC_OVERRIDE: volumes belong to the user that runs the guests, and
+    opening an inherited descriptor again (/dev/fd/N) checks their modes too. QEMU's programs need no other.
     """
     sets = _capabilities()
     words = ["--no-new-privs"]
-    # A program that root executes gets all that is in the bounding set. Who may not cut that is refused by
-    # setpriv of util-linux 2.41, and that of 2.38 does nothing.
+    # A program that root executes gets everything in the bounding set. For a process that may not reduce the
+    # set, setpriv of util-linux 2.41 fails, and that of 2.38 does nothing.
     if sets["CapEff"] >> _CAP_SETPCAP & 1:
         words.append("--bounding-set=-all,+dac_override")
-    # Who is not root and was given it has it as an ambient one, which has to be inheritable.
+    # A user other than root that was given it has it as an ambient capability, which must be inheritable.
     kept = ",+dac_override" if sets["CapAmb"] >> _CAP_DAC_OVERRIDE & 1 else ""
     words.append(f"--inh-caps=-all{kept}")
     return words
@@ -87,6 +87,6 @@ def told_to(environment: Mapping[str, str] | None) -> dict[str, str]:
 
     Tokens and passwords that Diskyard was given in its environment are none of a program's business.
 
-    :param environment: what this program is told besides.
+    :param environment: additional variables for this program.
     """
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **(environment or {})}

@@ -75,7 +75,7 @@ class FileSystems(ReadingFiles):
     def file_system(self, path: str) -> str:
         """The kind of file system that holds a path, as the kernel names it: ``ext4``, ``fuse.sshfs``.
 
-        Of an overlay it is the kind of the layer that is written to, where that can be told from here.
+        For an overlay it is the kind of the layer that is written to, if that can be found out from here.
         Empty if the kernel does not tell. What holds a path is asked by the mount that it is opened
         through: the numbers of devices, as of btrfs's subvolumes, may be in no table of mounts.
         """

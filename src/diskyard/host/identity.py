@@ -1,4 +1,4 @@
-"""Who this host is, and which of its processes live."""
+"""The identity of this host, and which of its processes are alive."""
 
 from __future__ import annotations
 

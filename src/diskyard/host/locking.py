@@ -1,4 +1,4 @@
-"""Locks on bytes of files, and on folders: they live as long as what has them open."""
+"""Locks on bytes of files, and on directories: they last as long as a process has them open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOCKABLE_BYTES = (1 << 63) - 1
 
 
 class LockingFiles(BulkFiles):
-    """Takes locks, and tells of them. Errors are the system's own :class:`OSError`."""
+    """Takes locks, and reports them. Errors are the system's own :class:`OSError`."""
 
     @storage_call
     def try_lock_byte(self, fd: int, offset_bytes: int) -> bool:

@@ -1,4 +1,4 @@
-"""How a name is got to: by a descriptor of the folder that holds it, where links must lead nowhere."""
+"""Reaching a name through a descriptor of its directory, where no link may be followed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from diskyard import errors
 
 _LINKED_ADVICE = (
-    "What is written to one of the names is in all of them: a backup by hard links (cp -al) changes with it. "
-    "'find / -xdev -samefile FILE' lists the names. If they are yours, make a file of its own of this one, "
+    "A write to one of the names changes them all, even a backup by hard links (cp -al). "
+    "'find / -xdev -samefile FILE' lists the names. If they are yours, turn this one into a separate file "
     "while no program has it open: 'cp --reflink=auto FILE FILE.new && mv FILE.new FILE'."
 )
 
@@ -35,12 +35,12 @@ def _open_kind(handle: int, mode: int, path: str, *, block_device: bool) -> int:
 
 
 def require_one_name(fd: int, path: str) -> None:
-    """Refuse an open file that has other names too, be they in folders that its user may not enter.
+    """Refuse an open file that has other names too, even in directories that its user may not enter.
 
-    Whoever may write to a folder can give a file of somebody else's a name in it (link(2)); what opens it
-    there reads or writes that other file.
+    Anyone who may write to a directory can give another user's file a name in it (link(2)); a program that
+    opens that name reads or writes the other user's file.
 
-    :raises diskyard.errors.UnsafeImage: it has.
+    :raises diskyard.errors.UnsafeImage: it has other names.
     """
     links = os.fstat(fd).st_nlink
     if links > 1:
@@ -69,18 +69,18 @@ def _walk(folder: str, flags: int) -> int:
 
 
 class Names:
-    """Gets to names by their folders. Errors are the system's own :class:`OSError`."""
+    """Reaches names through their directories. Errors are the system's own :class:`OSError`."""
 
     def __init__(self) -> None:
         self._roots: set[str] = set()
         self._judged = threading.local()
 
     def refuse_links_in(self, root: str) -> None:
-        """From now on let no link stand for a folder of names in ``root``, nor for one in it.
+        """From now on follow no link in place of ``root``, or of a directory in it.
 
-        Whoever may write to a repository can swap one of its folders for a link at any moment. Where the
-        folder of a name is a link, calls of this door fail (ENOTDIR), and touch nothing in what it
-        leads to.
+        Anyone who may write to a repository can swap one of its directories for a link at any moment. If the
+        directory of a name is a link, calls of this door fail (ENOTDIR), and touch nothing behind the
+        link.
 
         :param root: an absolute path without links.
         """
@@ -88,10 +88,11 @@ class Names:
 
     @contextmanager
     def no_links_to(self, root: str) -> Iterator[None]:
-        """Within, let this thread come to ``root``, and to what is in it, over no link at all.
+        """Within this context, let this thread reach ``root``, and what is in it, only without links.
 
-        Where a place may be was judged by its path, of which folders may be somebody's who can swap them for
-        links afterwards. Calls that would be led elsewhere fail (ENOTDIR), and touch nothing there.
+        Whether a location is allowed was judged by its path. Some directories of the path may belong to
+        users who can swap them for links afterwards. Calls that would be led elsewhere fail (ENOTDIR), and
+        touch nothing there.
 
         :param root: an absolute path without links.
         """

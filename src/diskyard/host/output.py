@@ -15,8 +15,8 @@ _STDERR_KEPT_BYTES = 64 << 10
 class Output:
     """Both pipes of a running program; a context manager.
 
-    All that is printed is read, or the program would wait for that, but little of it is kept:
-    of stderr the end, of stdout the beginning.
+    All output is read, because the program would wait otherwise, but little of it is kept:
+    the end of stderr, the beginning of stdout.
 
     :param stdout_kept_bytes: how much of stdout is kept.
     :ivar stdout: the beginning of what was printed there.

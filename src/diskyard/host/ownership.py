@@ -1,4 +1,4 @@
-"""Who may open a file or a folder: its owner, its group, and its mode."""
+"""Who may open a file or a directory: its owner, its group, and its mode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PERMISSIONS = 0o7777
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Of whom a file is, and who may do what with it."""
+    """The owner of a file, and who may do what with it."""
 
     user_id: int
     group_id: int
@@ -27,9 +27,9 @@ def ownership_of(path: str) -> Ownership:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Whose something new is to be, and who may do what with it.
+    """The intended owner of something new, and who may do what with it.
 
-    It is given by a descriptor: a name may lead to another file by then, if others may change it.
+    It is set through a descriptor: a name may lead to another file by then, if others may change it.
 
     :param group_id: None leaves it as it is, and so does ``user_id``.
     """

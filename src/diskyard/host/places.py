@@ -1,4 +1,4 @@
-"""What tells a file, and the place it is in, from every copy of it."""
+"""What distinguishes a file, and its location, from every copy of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def identities_of(path: str) -> tuple[str, str]:
     The second is its inode and the nanosecond in which that was made, which no program can choose: a
     copy, on this file system or another, has another. Where the file system does not keep that moment,
     its own id stands for it. The first has the device besides, which is another after a restart, and
-    also tells a copy of the whole device.
+    also distinguishes a copy of the whole device.
     """
     told = ctypes.create_string_buffer(_STATX_BYTES)
     if _libc.statx(_AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW, _STATX_INO_AND_BTIME, told) != 0:

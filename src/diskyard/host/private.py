@@ -1,7 +1,7 @@
-"""Folders for sockets, outside of any storage, that only this user enters.
+"""Directories for sockets, outside any storage, that only this user may enter.
 
-A process has a lock on each folder that it made (flock(2)), which ends with it however it ends. So one
-that nobody has a lock on is of a process that is dead, in whatever container it was.
+A process holds a lock on each directory that it made (flock(2)), which ends with the process however it
+ends. So a directory that nobody has locked belongs to a dead process, in whatever container it was.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""New names for a whole file, all or the first ones, of which only one publisher gets the first."""
+"""New names for a whole file, all or the first ones; only one publisher gets the first name."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Protocol
 
 
 def is_full(error: OSError) -> bool:
-    """Whether an error says that there is no room."""
+    """Whether an error says that there is no space."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class UncertainError(OSError):
-    """A publish failed where it may have happened all the same."""
+    """A publish failed, but may have taken effect."""
 
 
 class _Door(Protocol):
@@ -52,8 +52,8 @@ def publish(
 
     :param make: makes a temporary file with durable contents; by default a new one.
     :param drop: removes the name of such a file in the end.
-    :param spare: frees some room where the folder has none for a name; False if it cannot. With
-        it one name is enough where the folder has no room for another.
+    :param spare: frees some space where the folder has none for a name; False if it cannot. With
+        it one name is enough where the folder has no space for another.
     :param overruled: asked where a later path is there already: whether another publisher had won
         before, so that this one has lost; else that path is left as it is.
     :raises UncertainError: it failed where the name may be there; any other OSError means
@@ -84,7 +84,7 @@ def _publish_written(
         return False
     except OSError as error:
         if is_full(error) and not _may_exist(files, paths[0]):
-            raise  # the folder had no room for the name: it is certainly not there
+            raise  # the folder had no space for the name: it is certainly not there
         raise UncertainError(error.errno, error.strerror, paths[0]) from error
     try:
         for temporary, path in zip(temporaries[1:], paths[1:], strict=True):

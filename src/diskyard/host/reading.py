@@ -1,4 +1,4 @@
-"""What only looks at the file system: the half of the door that changes nothing."""
+"""Reading the file system: the half of the host door that changes nothing."""
 
 from __future__ import annotations
 
@@ -266,8 +266,9 @@ class ReadingFiles(Names):
     def is_written_by_qemu(self, fd: int) -> bool:
         """Whether a program of QEMU, a guest or a tool, has an open file open for writing.
 
-        Its own locks tell, of which none is taken here: a reader has others. Not seen is one that was told
-        to lock nothing (``locking=off``), and one on another host unless the file system has locks for all.
+        QEMU's own locks show it; none is taken here, because readers take others. A program that was told
+        to lock nothing (``locking=off``) is not seen, nor one on another host unless the file system shares
+        locks.
         """
         return _is_written_by_qemu(fd)
 
@@ -287,7 +288,7 @@ class ReadingFiles(Names):
 
     @storage_call
     def identities_of(self, path: str) -> tuple[str, str]:
-        """What tells a file from its copies, now and lastingly; see :func:`places.identities_of`."""
+        """What distinguishes a file from its copies, now and lastingly; see :func:`places.identities_of`."""
         return identities_of(path)
 
     @storage_call
@@ -356,6 +357,6 @@ class ReadingFiles(Names):
 
     @storage_call
     def room(self, path: str) -> Room:
-        """The size and the free room of the file system that holds a path."""
+        """The size and the free space of the file system that holds a path."""
         info = os.statvfs(path)
         return Room(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)

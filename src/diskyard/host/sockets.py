@@ -1,4 +1,4 @@
-"""Sockets that listen on this host, and who is at the other end of them."""
+"""Sockets that listen on this host, and their peers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 
 class Listener(socket.socket):
-    """A socket that listens, and asks of each connection as it comes whether it may stay.
+    """A socket that listens, and decides for each new connection whether it may stay.
 
-    They are judged in their first moment, before their TLS: else who only connects could take all
-    files that this process may open, and nothing could be read or written any more.
+    Connections are judged at once, before their TLS handshake. Otherwise a caller that only connects
+    could use up all descriptors of this process, and nothing could be read or written any more.
 
     :param listening: a socket that listens, which is this one from now on.
     :param may_stay: asked with each connection and the address of its other side, empty on a Unix socket.

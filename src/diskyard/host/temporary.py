@@ -1,4 +1,4 @@
-"""Names of temporary files, which tell whose they are."""
+"""Names of temporary files, which identify the process that made them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TEMPORARY_NAME = re.compile(r"tmp\.([0-9a-f]{32})\.([0-9a-f]{32})\.([0-9]+)\.([
 
 
 def temporary_name(process: ProcessIdentity, counter: int) -> str:
-    """A name for a temporary file that tells which process made it."""
+    """A name for a temporary file that identifies the process that made it."""
     return (
         f"{_TEMPORARY_PREFIX}{process.machine_id}.{process.boot_id}"
         f".{process.pid_namespace}.{process.pid}.{process.start_ticks}.{counter}"

@@ -1,4 +1,4 @@
-"""Who sends a request, and what they may do."""
+"""The sender of a request, and what it may do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Grant(Protocol):
 
     @property
     def scope(self) -> Access:
-        """What it may do."""
+        """What the token allows."""
 
     @property
     def repositories(self) -> tuple[str, ...] | None:
@@ -34,7 +34,7 @@ class Grant(Protocol):
 
     @property
     def transfer_folders(self) -> tuple[str, ...] | None:
-        """In which alone it imports and exports; None for those of the configuration."""
+        """The only directories for its imports and exports; None for those of the configuration."""
 
 
 class TokenCheck(Protocol):
@@ -89,12 +89,12 @@ class Sender:
 
 
 class Door:
-    """Lets in whoever may send requests.
+    """The authenticator: lets in those who may send requests.
 
     :param tokens: None if no token is valid.
-    :param transfer_folders: where import and export reach, for all but tokens with folders of their own.
+    :param transfer_folders: where import and export reach, except for tokens with directories of their own.
     :param repository_folders: where tokens may make, connect and remove repositories.
-    :param handed: who takes files of callers on the Unix socket; None: nobody does.
+    :param handed: keeps the files that callers on the Unix socket hand over; None: nothing does.
     """
 
     def __init__(
@@ -110,12 +110,12 @@ class Door:
         self._repository_folders = repository_folders
 
     def admit(self, request: Request, request_id: str) -> Sender:
-        """Who sends a request.
+        """Identify the sender of a request.
 
-        On the Unix socket whoever may open it may do anything: its mode and group say who that is.
+        Anyone who may open the Unix socket may do everything: the socket's mode and group decide who that is.
 
         :raises diskyard.errors.Unauthorized: no valid token came with it.
-        :raises diskyard.errors.InvalidParameter: what it says was handed over is not here.
+        :raises diskyard.errors.InvalidParameter: the file that it says was handed over is not here.
         """
         if request.scope["scheme"] == "http":
             actor = peer_of(request)
@@ -147,8 +147,8 @@ class Door:
         file = None if self._handed is None else self._handed.take(ticket, actor)
         if file is None:
             raise errors.InvalidParameter(
-                "The file that was handed over for this request is not here: its ticket was used already, is "
-                "over a minute old, or of another daemon.",
+                "The daemon does not have the file that was handed over for this request: its ticket was "
+                "used already, is over a minute old, or belongs to another daemon.",
                 advice="Hand the file over again, and repeat the request with the new ticket.",
             )
         return file

@@ -121,7 +121,7 @@ class Application:
                 if isinstance(error, errors.InternalError):
                     _log.error("a defect, request %s", exchange.request_id, exc_info=error)
                 if isinstance(error, errors.TooManyRequests) and request.scope["scheme"] == "https":
-                    # Who asks again at once would have the daemon do nothing but refuse.
+                    # A caller that tries again at once would keep the daemon busy with refusals.
                     await asyncio.sleep(_REFUSED_AFTER_S)
                 response = self._problem(error, exchange.request_id)
             except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a caller
@@ -142,7 +142,7 @@ class Application:
         return problem_response(error, request_id, self.service.host.identity.host_id, status=status)
 
     async def _no_route(self, request: Request, found: Exception) -> Response:
-        """A path or a method that there is not; who asks for many of them waits for each."""
+        """An unknown path or method; a caller that tries many of them waits for each."""
         assert isinstance(found, HTTPException)
         if request.scope["scheme"] == "https":
             await asyncio.sleep(_REFUSED_AFTER_S)
@@ -154,7 +154,7 @@ class Application:
 
     def _unclear(self, request: Request, why: str) -> Response:
         """A request that is not to be read."""
-        error = errors.InvalidParameter(why, advice="Send it again, with its length told once.")
+        error = errors.InvalidParameter(why, advice="Send it again, and state its length once.")
         return self._refused(request, error, 400)
 
     def _refused(
@@ -321,7 +321,7 @@ class Application:
         sender = self._admit(exchange, "read")
         if sender.caller.repositories is not None:
             self._note(exchange, "metrics", None, None, errors.Forbidden.__name__)
-            raise errors.Forbidden("The metrics are of all repositories, and the token is bound to some.")
+            raise errors.Forbidden("The metrics cover all repositories, but the token is bound to some.")
         data, media_type, work_ms = await asyncio.to_thread(self._rendered)
         self._charge(sender, work_ms)
         return Response(data, headers={"Content-Type": media_type})

@@ -15,7 +15,7 @@ from diskyard.model.verbs import Verb
 
 
 class AuditTrail(Protocol):
-    """Where it is kept who did what."""
+    """Keeps the record of who did what."""
 
     def note(self, call: AuditedCall) -> None:
         """Keep a call."""

@@ -1,4 +1,4 @@
-"""The connections of all callers: how many each has, what they have not taken yet, what was refused."""
+"""The connections of all callers: how many each has, what they have not read yet, what was refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Held:
     """One connection, for as long as it lasts.
 
     :param peer: the other side of it.
-    :param is_limited: it is one of TCP, of which each caller gets a part.
+    :param is_limited: it is a TCP connection; each caller gets only a part of these.
     :param cut: ends it at once, with what was not sent.
     :param drained: waits until what was written has left this process, or the connection has ended.
     :ivar gone: set when it has ended.
@@ -46,7 +46,7 @@ class Held:
 
     @property
     def share(self) -> Share:
-        """Of who uses it; of its address until that is known."""
+        """The share of the caller that uses it; that of its address until the caller is known."""
         return Share(min(self.actors, default=f"address:{self.peer}"), self.is_limited)
 
 

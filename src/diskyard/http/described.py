@@ -1,4 +1,4 @@
-"""JSON schemas of structs, with what their docstrings say of every field."""
+"""JSON schemas of structs, with the descriptions of fields from their docstrings."""
 
 from __future__ import annotations
 

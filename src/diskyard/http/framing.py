@@ -1,4 +1,4 @@
-"""Requests of which two readers could see different ends are refused before they are read."""
+"""Requests whose end two readers could see differently are refused before they are read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _VERSIONS = ("1.0", "1.1")
 
 
 class Framing:
-    """Lets only requests through whose end is told once, in a version of HTTP that is spoken here.
+    """Lets only requests through that state their end once, in a supported version of HTTP.
 
-    A proxy that goes by Content-Length where this server goes by Transfer-Encoding would take a
-    request of somebody's for a part of the body before it.
+    A proxy that uses Content-Length where this server uses Transfer-Encoding would take one caller's
+    request for a part of the body before it.
 
     :param refuse: the answer to a request and the reason why it is refused; its connection ends.
     """

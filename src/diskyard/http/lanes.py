@@ -1,4 +1,4 @@
-"""A lane for each repository, so that one whose storage hangs keeps nobody from the others."""
+"""A bulkhead for each repository, so that one whose storage hangs does not block the others."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Place:
 
 
 class Lanes:
-    """A lane for each repository, in which only so many verbs run at a time.
+    """A bulkhead (a lane) for each repository, in which only a limited number of verbs run at a time.
 
-    A verb whose storage does not answer stays in its lane until its thread ends, also when its
-    caller has gone: so storage that hangs gets no more threads than its lane is wide. A caller with a
-    token gets a quarter of a lane, and all of them leave a quarter to the Unix socket.
+    A verb whose storage does not answer stays in its lane until its thread ends, even if its
+    caller has gone: so storage that hangs gets no more threads than its lane has. A caller with a
+    token gets a quarter of a lane, and all such callers leave a quarter to the Unix socket.
 
     :ivar requests: those whose answers are not taken yet.
     """
@@ -42,7 +42,7 @@ class Lanes:
         self.requests = Shared(limits.concurrent_requests, "requests are under way")
 
     async def enter(self, repo_id: str, share: Share) -> Place:
-        """Wait for room in a repository's lane; who enters gives it back with :meth:`leave`.
+        """Wait for capacity in a repository's lane; :meth:`leave` gives it back.
 
         :raises diskyard.errors.RepositoryUnavailable: all in the lane wait for storage that does
             not answer.
@@ -73,7 +73,7 @@ class Lanes:
             running.require_answering()
 
     def leave(self, repo_id: str, place: Place, share: Share) -> None:
-        """Give the room in a lane back."""
+        """Give the capacity in a lane back."""
         place.free.leave(share)
         if not place.waiting.count and not place.free.count and self._places.get(repo_id) is place:
             del self._places[repo_id]

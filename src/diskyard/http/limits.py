@@ -1,4 +1,4 @@
-"""How much callers may ask of the daemon at a time, so that none of them takes it from the others."""
+"""How much callers may request from the daemon at a time, so that none takes it from the others."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Rates:
         if left < least:
             raise errors.TooManyRequests(
                 f"More than {self._per_s:g} {self._words} came from {caller}.",
-                advice="Wait as long as Retry-After says, then ask for less at a time.",
+                advice="Wait as long as Retry-After says, then request less at a time.",
                 retry_after_s=math.ceil((least - left) / self._per_s),
             )
 
@@ -114,7 +114,7 @@ class Rates:
 
 
 class Shared(Parts):
-    """So many of something at a time: who comes when there is none left is refused.
+    """A limited number of something at a time: callers that come when none is left are refused.
 
     :param words: what is said of too many: "64 {words}".
     """
@@ -147,7 +147,7 @@ class _Waiter:
 
 
 class Queue(Parts):
-    """Something of which who comes when there is none left waits: in order, each for their own part.
+    """A limited number of something: callers wait in order when none is left, each for its own part.
 
     Nobody waits behind a caller that has all of its part already.
     """
@@ -157,7 +157,7 @@ class Queue(Parts):
         self._waiting: list[_Waiter] = []
 
     async def enter(self, share: Share, amount: int = 1) -> None:
-        """Wait for some; who got it gives it back with :meth:`leave`."""
+        """Wait for some; :meth:`leave` gives it back."""
         if self.in_the_way(share, amount) is None:
             self.add(share, amount)
             return
@@ -173,7 +173,7 @@ class Queue(Parts):
             raise
 
     def leave(self, share: Share, amount: int = 1) -> None:
-        """Give it back, to whoever may have it now."""
+        """Give it back, to the next caller that may have it."""
         self.remove(share, amount)
         for waiter in list(self._waiting):
             if waiter.turn.done():  # cancelled, and its task has not run since

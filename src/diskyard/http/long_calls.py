@@ -1,7 +1,7 @@
-"""Calls whose work grows with what a repository holds: how many at a time, and who goes before them.
+"""Calls whose work grows with the size of a repository: how many at a time, and what goes before them.
 
 All of a process's Python runs on one processor at a time. A short call that comes while a long one
-runs would wait for it again and again, each time that its own thread has let go of the interpreter.
+runs would wait for it again and again, each time its own thread releases the interpreter.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def is_long(request: ask.Request) -> bool:
 
 @dataclass(slots=True)
 class _Caller:
-    """What a caller with a token has of the long calls on one repository."""
+    """The long calls of a caller with a token on one repository."""
 
     places: asyncio.Semaphore
     turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
@@ -56,11 +56,11 @@ class _Lane:
 
 
 class LongCalls:
-    """The long calls of callers with tokens, of each repository for itself, as one may hang.
+    """The long calls of callers with tokens, separately for each repository, because one may hang.
 
-    A token may have some begun, from the first look to when the last of the answer is taken, and one
-    of them is worked on at a time; of all tokens a few. So each token's next piece of work waits for
-    one piece of each other's, not for all that one of them has asked for. Callers on the Unix socket
+    A token may have some long calls begun, from the first read until the last of the answer is sent. Of
+    these, one is worked on at a time; of all tokens, a few. So each token's next piece of work waits for
+    one piece of each other token, not for all that one of them has requested. Callers on the Unix socket
     wait for nobody.
     """
 
@@ -103,7 +103,7 @@ class LongCalls:
 
     async def _enter(self, caller: _Caller, actor: str) -> None:
         most = self._limits.long_calls_per_token
-        advice = "Read the answers that have begun, and ask for one long list at a time."
+        advice = "Read the answers that have begun, and request one long list at a time."
         if caller.places.locked() and caller.waiting >= most * _WAITING_PER_PLACE:
             raise errors.TooManyRequests(
                 f"{most} long calls are under way for {actor}, and {caller.waiting} wait.", advice=advice

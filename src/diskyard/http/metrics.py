@@ -63,7 +63,7 @@ class Metrics:
         )
         self._in_progress = Gauge(
             "diskyard_requests_in_progress",
-            "Requests whose answers are not made, or not taken yet.",
+            "Requests whose answers are not made, or not read yet.",
             registry=self._registry,
         )
         self._event_streams = Gauge(
@@ -71,7 +71,7 @@ class Metrics:
         )
         self._unsent = Gauge(
             "diskyard_answer_bytes_unsent",
-            "Bytes of answers that are made and not taken.",
+            "Bytes of answers that are made and not sent.",
             registry=self._registry,
         )
         build = Gauge("diskyard_build_info", "The daemon's version.", ["version"], registry=self._registry)
@@ -130,14 +130,14 @@ class _WithoutTimes(Collector):
 
 @dataclass(frozen=True, slots=True)
 class _LeftAlone(Collector):
-    """The fixes that failed too often; a repository without any is not told of."""
+    """The fixes that failed too often; a repository without any is left out."""
 
     ask: Callable[[], Mapping[tuple[str, FixType], int]]
 
     def collect(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
             "diskyard_caretaker_left_alone",
-            "Fixes that failed three times in a row and are tried more seldom.",
+            "Fixes that failed three times in a row and are tried less often.",
             labels=["repository", "type"],
         )
         for (repository_id, of_type), count in sorted(self.ask().items()):
@@ -153,7 +153,7 @@ class _Refused(Collector):
 
     def collect(self) -> Iterator[Metric]:
         family = CounterMetricFamily(
-            "diskyard_connections_refused", "Connections refused or cut, by the reason.", labels=["why"]
+            "diskyard_connections_refused", "Connections refused or cut, by reason.", labels=["why"]
         )
         counts = self.ask()
         for why in get_args(Why):
@@ -175,7 +175,7 @@ class _Tasks(Collector):
         )
         self._bytes = Counter(
             "diskyard_bytes_moved",
-            "Bytes that tasks have moved, by their progress.",
+            "Bytes that tasks have moved, according to their progress.",
             ["type"],
             registry=registry,
         )

@@ -77,7 +77,7 @@ def _complete(components: dict[str, Any], verbs: list[Verb]) -> None:
     error = components["Task"]["properties"]["error"]
     error["anyOf"] = [{"$ref": "#/components/schemas/Failure"}, {"type": "null"}]
     for cls in described.structs(verb.result for verb in verbs if verb.result is not None):
-        # An answer has all of its members always; the defaults are for who reads an older one.
+        # An answer always has all of its members; the defaults are for clients that read an older one.
         schema = components[cls.__name__]
         if not cls.__struct_config__.forbid_unknown_fields:
             schema["required"] = list(schema["properties"])

@@ -1,4 +1,4 @@
-"""What is answered to anybody: whether the daemon is well, and the pages that describe its API."""
+"""What anybody may read: the daemon's health, and the pages that describe its API."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROBES_PER_S = 20.0  # the same
 
 @dataclass(slots=True)
 class Health:
-    """How the daemon is; no storage is asked for it.
+    """The daemon's health; storage is not consulted.
 
     :ivar ready: it listens everywhere, and is not about to end.
     """
@@ -31,7 +31,7 @@ class Health:
 
 
 class Pages:
-    """Answers that need no token: over TCP each address may have so many.
+    """Answers that need no token: over TCP each address has a limit.
 
     :param host_id: of this host.
     """
@@ -47,7 +47,7 @@ class Pages:
         return self._told(exchange, 200)
 
     async def ready(self, exchange: Exchange) -> Response:
-        """Whether it answers to everybody."""
+        """Whether the daemon accepts requests."""
         return self._told(exchange, 200 if self._is_ready else 503)
 
     async def openapi(self, exchange: Exchange) -> Response:

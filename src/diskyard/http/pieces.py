@@ -1,4 +1,4 @@
-"""Answers as JSON, a piece at a time, so that a long one is never there whole."""
+"""Answers as JSON, a piece at a time, so that a long one is never in memory whole."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Piece:
 
 
 def pieces(service: Service, request: ask.Request) -> Iterator[Piece]:
-    """Run a request; its answer, of which each piece is made when it is asked for.
+    """Run a request; returns its answer, whose pieces are made when they are asked for.
 
     :raises diskyard.errors.DiskyardError: of the table; also between two pieces.
     """

@@ -209,7 +209,7 @@ class _Page:
 
 
 def _is_variant(schema: _Schema) -> bool:
-    """Whether a schema is one of several, told apart by the value of a member."""
+    """Whether a schema is one of several, distinguished by the value of a member."""
     return any(len(field.get("enum", ())) == 1 for field in schema.get("properties", {}).values())
 
 

@@ -1,6 +1,6 @@
 """Figures of repositories for metrics: read in the background, since storage may hang.
 
-Nothing is read unless somebody asks for figures, and whoever asks gets those of the last reading.
+Nothing is read unless a caller asks for figures, and the caller gets those of the last reading.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _EVERY_MOST_S = 300.0
 _KINDS: tuple[str, ...] = get_args(ImageKind)
 _STATUSES: tuple[str, ...] = get_args(Status)
 _SIZES = {
-    "capacity": "Bytes that the storage holds.",
+    "capacity": "Bytes that the storage can hold.",
     "used": "Bytes of the repository's volumes and temporary files.",
     "free": "Bytes that are free on the storage.",
-    "provisioned": "Bytes of the sizes of all images.",
-    "reclaimable": "Bytes that clean fixes would give back now.",
+    "provisioned": "The sizes of all images together, in bytes.",
+    "reclaimable": "Bytes that clean fixes would free now.",
 }
 Counts = Mapping[tuple[str, str], int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What was last read of a repository.
+    """The last reading of a repository.
 
     :param log_at: the place in the log that the counts are of.
     """
@@ -190,7 +190,7 @@ class RepositoryFigures(Collector):
 
 
 def _count(state: State, capabilities: Capabilities) -> Counts:
-    """Images by kind and status; volumes are not looked at, of which there may be very many."""
+    """Images by kind and status; volumes are not examined, because there may be very many."""
     state = state.whole()
     chains = Chains(state)
     return Counter(

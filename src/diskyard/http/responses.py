@@ -17,8 +17,8 @@ _EXAMPLE_REQUEST_ID = "3d0a7c1e-0f4b-4a57-9b57-6f0f4d1c2b3a"
 REQUEST_ID_PARAMETER: dict[str, Any] = {
     "name": "X-Request-ID",
     "in": "header",
-    "description": "The caller's name of this request, for logs, errors and the audit trail. One that is not "
-    f"of the form `{_REQUEST_ID}` is replaced.",
+    "description": "The caller's name for this request, for logs, errors and the audit trail. A name that "
+    f"does not match `{_REQUEST_ID}` is replaced.",
     "schema": {"type": "string"},
     "example": _EXAMPLE_REQUEST_ID,
 }
@@ -58,14 +58,14 @@ _DETAILS: dict[str, Any] = {
     "owner": _detail("For whom the image is attached."),
     "outcome": {
         "const": "unknown",
-        "description": "The call may have been done all the same, or may yet be done: look before "
-        "repeating it. A call with newImageId can be repeated as it is.",
+        "description": "The call may have taken effect, or may still take effect: check before you repeat "
+        "it. A call with newImageId can be repeated as it is.",
     },
 }
 
 PROBLEM: dict[str, Any] = {
     "type": "object",
-    "description": "Why a request was refused or failed, as RFC 9457 has it.",
+    "description": "Why a request was refused or failed, in the form of RFC 9457.",
     "properties": {
         "type": {
             "type": "string",

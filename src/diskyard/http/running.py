@@ -39,7 +39,7 @@ def repository_of(request: ask.Request) -> str | None:
 class Asked:
     """A request and who sends it.
 
-    :param charge: told of the milliseconds of the processor that each piece of its work took.
+    :param charge: called with the milliseconds of processor time that each piece of its work took.
     """
 
     request: ask.Request
@@ -50,7 +50,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a request is answered.
+    """The answer to a request.
 
     :param first: all of it, or its first piece.
     :param rest: the other pieces, each made when it is asked for; None if there is no other.
@@ -61,7 +61,7 @@ class Answer:
 
 
 class Verbs:
-    """Runs requests on a service, each in the lane of its repository."""
+    """Runs requests on a service, each in the bulkhead (lane) of its repository."""
 
     def __init__(self, service: Service, lanes: Lanes, limits: Limits) -> None:
         self.service = service
@@ -86,9 +86,9 @@ class Verbs:
             if not BY_REQUEST[type(asked.request)].only_looks:
                 kind = errors.unknown_outcome(kind)
             raise kind(
-                "The daemon ended before this was done.",
-                advice="Repeat it when the daemon runs again. A change may have been made all the same, or "
-                "may yet be: look before you repeat one.",
+                "The daemon ended before the call was complete.",
+                advice="Repeat the call when the daemon runs again. A change may have taken effect, or may "
+                "still take effect: check before you repeat one.",
             ) from None
         return Answer(piece.data, None if piece.is_last else self._rest(asked, lane, made))
 

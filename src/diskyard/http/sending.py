@@ -1,4 +1,4 @@
-"""Answers on their way: what is made and not taken yet is little, for each connection and in all."""
+"""Answers on their way: little is made ahead of what is read, for each connection and in all."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from diskyard.http.pieces import PIECE_BYTES
 
 _log = logging.getLogger("diskyard.http")
 
-#: What needs no room that others could have taken: errors, statuses, and what a probe asks.
+#: Answers up to this length need no capacity that others could have taken: errors, statuses, probes.
 _SMALL_BYTES = 4 << 10
 
 
 class Sending:
     """Sends each answer in pieces, the next when the one before has left the process.
 
-    A caller that takes nothing keeps one piece of its answer here, besides what the kernel has. It
-    waits where its part of all that is not taken, or all of it, is used up.
+    A caller that reads nothing keeps one piece of its answer here, besides what the kernel has. It
+    waits when its part of the budget for unread bytes, or the whole budget, is used up.
     """
 
     def __init__(self, app: ASGIApp, connections: Connections) -> None:
@@ -74,7 +74,7 @@ def _cut(body: bytes, *, is_more: bool) -> Iterator[tuple[bytes, bool]]:
 
 
 class Releasing(Response):
-    """An answer for which something is held until it is taken, or nobody wants it any more.
+    """An answer that holds something until it is read, or nobody wants it any more.
 
     :param held: given back then.
     """

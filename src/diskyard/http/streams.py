@@ -45,7 +45,7 @@ class Wanted:
         unknown = [kind for kind in kinds if kind not in _KINDS]
         if unknown:
             raise errors.InvalidParameter(
-                f"There are no events of type {unknown[0]!r:.80}.", advice=f"The types: {', '.join(_KINDS)}."
+                f"There are no events of type {unknown[0]!r:.80}.", advice=f"Types: {', '.join(_KINDS)}."
             )
         return cls(kinds, repository_id)
 

@@ -1,4 +1,4 @@
-"""The part of the OpenAPI document about what is no verb: events, metrics, health, documents."""
+"""The part of the OpenAPI document that is not about verbs: events, metrics, health, documents."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from diskyard.http.responses import REQUEST_ID_HEADER, failures, security
 from diskyard.model.verbs import Access
 
 _EVENTS = """\
-What happens on this host, as server-sent events: `id`, `event` and one line of `data`, a JSON object
-with the `repositoryId` (null if it is about none) and more by the type of event:
+What happens on this host, as server-sent events. Each has an `id`, an `event` and one line of `data`. The
+data is a JSON object with the `repositoryId` (null if the event is not about a repository) and further
+members that depend on the type of event:
 
-- `task`: a task was queued, has started, got on or ended: the schema TaskEvent.
+- `task`: a task was queued, started, made progress or ended: the schema TaskEvent.
 - `image`: an image was created, changed or removed in a connected repository: ImageEvent.
 - `repository`: a repository was connected or disconnected: RepositoryEvent.
-- `reset`: events were missed: read again whatever you keep.
+- `reset`: events were missed: read again everything that you keep.
 
-The id of the last event that was seen, sent as `Last-Event-ID` (browsers and `curl -H` alike) or as
-`lastEventId` in the query, continues after it. A token that is bound to repositories sees only theirs.
-While nothing happens a comment comes every 15 seconds.
+To continue after the last event that you saw, send its id as the header `Last-Event-ID` or as
+`lastEventId` in the query. A token that is bound to repositories gets only their events.
+While nothing happens, a comment is sent every 15 seconds.
 """
 
 
@@ -58,7 +59,7 @@ EVENT_SCHEMAS: dict[str, Any] = {
         "properties": {
             "repositoryId": _REPOSITORY_ID,
             "change": {"enum": ["connected", "disconnected"], "description": "What happened."},
-            "repoFormat": _field("string", "Of what was connected."),
+            "repoFormat": _field("string", "The format of the repository that was connected."),
         },
         "required": ["repositoryId", "change"],
     },
@@ -66,12 +67,12 @@ EVENT_SCHEMAS: dict[str, Any] = {
 
 HEALTH: dict[str, Any] = {
     "type": "object",
-    "description": "How the daemon is; no storage is asked for it.",
+    "description": "The daemon's health; storage is not consulted.",
     "properties": {
-        "live": _field("boolean", "It answers."),
-        "ready": _field("boolean", "It listens everywhere, and is not about to end."),
+        "live": _field("boolean", "The daemon answers."),
+        "ready": _field("boolean", "The daemon listens on all its addresses, and is not about to end."),
         "hostID": _field("string", "This host."),
-        "version": _field("string", "Of Diskyard."),
+        "version": _field("string", "The version of Diskyard."),
     },
     "required": ["live", "ready", "hostID", "version"],
 }
@@ -120,7 +121,7 @@ def _query(name: str, description: str, example: str) -> dict[str, Any]:
 
 
 def paths_to_watch() -> dict[str, Any]:
-    """The paths that are no verbs."""
+    """The paths that are not verbs."""
     text, health = {"type": "string"}, {"$ref": "#/components/schemas/Health"}
     well = {"live": True, "ready": True, "hostID": "kvm-07", "version": "0.1.0"}
     return {
@@ -128,7 +129,7 @@ def paths_to_watch() -> dict[str, Any]:
             "events",
             "Listen to what happens on this host",
             _EVENTS,
-            {"200": _answer("A stream without end.", "text/event-stream", text, _EXAMPLE_STREAM)},
+            {"200": _answer("An endless stream.", "text/event-stream", text, _EXAMPLE_STREAM)},
             access="read",
             parameters=_EVENTS_PARAMETERS,
             refusals=("InvalidParameter", "InternalError"),
@@ -136,26 +137,26 @@ def paths_to_watch() -> dict[str, Any]:
         "/metrics": _get(
             "metrics",
             "Figures for Prometheus",
-            "Of all repositories: a token that is bound to some does not get them.",
+            "They cover all repositories: a token that is bound to some does not get them.",
             {"200": _answer("Figures as text.", "text/plain", text, _EXAMPLE_METRICS)},
             access="read",
         ),
         "/healthz": _get(
             "health",
-            "Ask how the daemon is",
+            "Ask for the daemon's health",
             "Answers as long as the daemon runs, whatever its storage does.",
             {"200": _answer("It runs.", "application/json", health, well)},
         ),
         "/healthz/live": _get(
             "healthLive",
             "Ask whether the daemon runs",
-            "For whoever would start it again if it did not.",
+            "For a supervisor that restarts the daemon if it does not run.",
             {"200": _answer("It runs.", "application/json", health, well)},
         ),
         "/healthz/ready": _get(
             "healthReady",
-            "Ask whether the daemon takes requests",
-            "For whoever sends requests elsewhere if it does not.",
+            "Ask whether the daemon accepts requests",
+            "For a load balancer that sends requests elsewhere if it does not.",
             {
                 "200": _answer("It does.", "application/json", health, well),
                 "503": _answer("It starts or ends.", "application/json", health, {**well, "ready": False}),
@@ -164,14 +165,14 @@ def paths_to_watch() -> dict[str, Any]:
         "/openapi.json": _get(
             "openapi",
             "Read this document",
-            "It is of the version of the daemon that answers it.",
+            "It describes the version of the daemon that answers.",
             {"200": _answer("This document.", "application/json", {"type": "object"}, {"openapi": "3.1.0"})},
             refusals=("TooManyRequests",),
         ),
         "/docs": _get(
             "docs",
             "Read this document as a page",
-            "It needs no script and nothing from elsewhere.",
+            "The page needs no script and nothing from other servers.",
             {"200": _answer("A page.", "text/html", text, "<!DOCTYPE html>…")},
             refusals=("TooManyRequests",),
         ),
@@ -182,14 +183,14 @@ _EVENTS_PARAMETERS: tuple[dict[str, Any], ...] = (
     {
         "name": "Last-Event-ID",
         "in": "header",
-        "description": "Continue after this event. An id that is not known any more is answered by `reset`.",
+        "description": "Continue after this event. If its id is no longer known, a `reset` comes first.",
         "schema": {"type": "string"},
     },
     {
-        **_query("lastEventId", "The same, for who cannot send the header, which wins.", ""),
+        **_query("lastEventId", "The same, for clients that cannot send the header; the header wins.", ""),
         "example": "4f1c2a9b0d3e-118",
     },
-    _query("types", "Only events of these types, separated by commas; `reset` comes always.", "task,image"),
+    _query("types", "Only events of these types, separated by commas; `reset` is always sent.", "task,image"),
     _query("repositoryId", "Only events of this repository.", "fast"),
 )
 _EXAMPLE_STREAM = """\
@@ -200,7 +201,7 @@ data: {"repositoryId":"fast","imageId":"5b1c9f0e-3a44-4d0c-8f2e-6f5f6a0f7d11","c
 
 """
 _EXAMPLE_METRICS = """\
-# HELP diskyard_requests_total Verbs called.
+# HELP diskyard_requests_total Verbs answered.
 # TYPE diskyard_requests_total counter
 diskyard_requests_total{code="ok",verb="createVirtualDisk"} 12.0
 """

@@ -63,7 +63,7 @@ class LocalLeases:
             os.close(fd)
 
     def locked_among(self, names: Collection[str]) -> set[str]:
-        """Those of several names of which somebody has the lease; the file is asked once for all."""
+        """Those of several names whose lease somebody holds; the file is asked once for all of them."""
         if not names:
             return set()
         fd = self._host.files.open_to_read(self._path)

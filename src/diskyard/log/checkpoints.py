@@ -83,7 +83,7 @@ class Checkpoints:
 
         :raises Damaged: neither does.
         """
-        damage: Damaged | NewerMajor = Damaged("neither copy can be read")
+        damage: Damaged | NewerMajor = Damaged("neither replica can be read")
         copies = self._repository.get("checkpoint", number)
         for copy in copies:
             if not copy:
@@ -111,7 +111,7 @@ class Checkpoints:
             if copy
         }
         if there - {None} and nonce not in there:
-            raise Damaged(f"it is of another history: entry {number} is another one")
+            raise Damaged(f"it belongs to another history: entry {number} is another one")
 
     def trimmed_past(self, number: int) -> bool:
         """Whether entry ``number`` may have been trimmed.
@@ -228,7 +228,7 @@ def check_checkpoint(checkpoint: Checkpoint, marker: str, number: int) -> State:
     :raises Damaged: it belongs to another repository or number, or its records do not fit together.
     """
     if checkpoint.marker != marker:
-        raise Damaged("it belongs to another repository, or the place was given a marker of its own since")
+        raise Damaged("it belongs to another repository, or this one was given a marker of its own since")
     if checkpoint.version != number:
         raise Damaged(f"it is checkpoint {checkpoint.version}")
     state = checkpoint.state()

@@ -88,7 +88,7 @@ class RepositoryRecord(Record, kw_only=True, frozen=True):
 
 
 class Progress(Record, kw_only=True, frozen=True):
-    """How far the work on an image was, when somebody last wrote it down. It may be lost.
+    """How far the work on an image was when it was last written down. It may be lost.
 
     :param fix: the fix's type.
     :param stage: as "1/2".
@@ -122,7 +122,7 @@ _HAVE_RECORDS = (Entry, Checkpoint)
 
 
 class Damaged(Exception):
-    """The bytes are not what was written: said in words for people."""
+    """The bytes are not what was written; the message is for people."""
 
 
 class NewerMajor(Exception):

@@ -1,4 +1,4 @@
-"""What an entry must be to be believed: of this place, and with records that fit together."""
+"""What an entry must be to be trusted: it belongs to this repository, and its records fit together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEW_MARKER = "newMarker"
 
 
 def place_digest(place_identity: str) -> str:
-    """What tells a place from every copy of it, as its record and its log keep it."""
+    """What distinguishes a location from every copy of it, as its record and its log keep it."""
     return hashlib.blake2b(place_identity.encode(), digest_size=16).hexdigest()
 
 
@@ -27,8 +27,8 @@ def check_place(entry: Entry, marker: str, number: int) -> None:
     if entry.marker != marker:
         if entry.verb == NEW_MARKER:
             raise Damaged(
-                "it gives this place a marker of its own: disconnect it and connect it again, with "
-                "newMarker if that was cut short"
+                "it gives this repository a marker of its own: disconnect it and connect it again, with "
+                "newMarker if that was interrupted"
             )
         raise Damaged("it belongs to another repository")
     if entry.number != number:
@@ -58,7 +58,7 @@ def follow(state: State, entry: Entry) -> State:
     try:
         after = apply(state, entry)
     except KeyError as error:
-        raise Damaged(f"it removes {error}, which is not there") from error
+        raise Damaged(f"it removes {error}, which does not exist") from error
     flaw = flaw_after(state, after, changes)
     if flaw is not None:
         raise Damaged(f"its records do not fit together: {flaw}")
@@ -75,7 +75,7 @@ def as_read(state: State, data: bytes) -> State:
             raise Damaged(f"it has {len(data)} bytes")
         return follow(state, decode(data, Entry)[0])
     except Damaged as error:
-        raise errors.InternalError(f"A change was about to be published that is damage: {error}.") from error
+        raise errors.InternalError(f"A change that would be damage was not published: {error}.") from error
 
 
 def nonce_of(copy: bytes, marker: str, number: int) -> str | None:

@@ -1,4 +1,4 @@
-"""Whether an entry is in a history: a repository that was restored or copied uses numbers again."""
+"""Whether an entry belongs to a history: a restored or copied repository uses numbers again."""
 
 from __future__ import annotations
 

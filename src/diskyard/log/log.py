@@ -39,8 +39,8 @@ class Author:
 def unknown_outcome(why: str, what: str = "the change") -> errors.UnknownOutcome:
     """The error of the table, a StorageError, for a change that may have been made."""
     return errors.unknown_outcome(errors.StorageError)(
-        f"Whether {what} was made is not known: {why}.",
-        advice="Look at the image before repeating the call; newImageId makes repeating safe.",
+        f"It is not known whether {what} was made: {why}.",
+        advice="Look at the image before you repeat the call; newImageId makes repeating safe.",
     )
 
 
@@ -84,7 +84,7 @@ class Log(LogReader):
     ) -> State | None:
         """Publish changes that were planned on ``state`` as one entry.
 
-        :param parts: one or more, of which no two name the same record.
+        :param parts: one or more; no two of them may name the same record.
         :param nonce: a fresh one, which the changes may refer to: each try has its own.
         :param frees: what the least of them leads to: how much of the reserve it may use.
         :returns: the state after the entry, durable; None if another writer had the number: plan again on
@@ -158,7 +158,7 @@ class Log(LogReader):
             follows_nothing = not listed and self._take_back(entry)
         except (OSError, errors.DiskyardError) as error:
             self._state = None
-            raise self._unknown(entry.number, f"it could not be looked at: {error}") from error
+            raise self._unknown(entry.number, f"it could not be checked: {error}") from error
         self._state = None
         if listed:
             return False
@@ -195,7 +195,7 @@ class Log(LogReader):
         return unknown_outcome(why, f"the change (entry {number} of {self._repository.place})")
 
     def _complete_twin(self, state: State) -> None:
-        """Before N+1 is written, both copies of N must be there (docs/format.md, Twins)."""
+        """Before N+1 is written, both replicas of N must be there (docs/format.md, Replicas)."""
         if not self._twin_missing:
             return
         copies = self._repository.get("entry", state.version)
@@ -228,7 +228,7 @@ class Log(LogReader):
             return None if nonce is None else entry_id(above[0], nonce)
 
     def remove_stray(self, entry: EntryId) -> bool:
-        """Remove what :meth:`stray` tells; False if it tells something else. Durable on return."""
+        """Remove the entry that :meth:`stray` returns; False if it returns another. Durable on return."""
         with self._lock:
             if self.stray() != entry:
                 return False
@@ -261,7 +261,7 @@ class Log(LogReader):
             return True
 
     def _rebuild(self, number: int) -> bytes | None:
-        """The bytes of a checkpoint, made anew; None if something it needs cannot be read."""
+        """Rebuild the bytes of a checkpoint; None if something that this needs cannot be read."""
         for older in sorted(self._repository.numbers("checkpoint"), reverse=True):
             if older >= number:
                 continue

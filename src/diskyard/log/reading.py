@@ -37,7 +37,7 @@ class LogReader:
     :ivar replaced: how the log differs from what this process has known of it, once it does: it was
         restored from a backup, or its storage failed over to an older state. What this process has
         answered may be undone, and volumes that the log does not name may be others' acknowledged
-        images: the repository is read-only here until it is connected anew.
+        images: the repository is read-only here until it is connected again.
     """
 
     def __init__(
@@ -163,9 +163,9 @@ class LogReader:
         return self._state
 
     def close(self) -> None:
-        """Leave this host's index of the log behind as it should be. The log may be used all the same.
+        """Leave this host's index of the log behind as it should be. The log can still be used.
 
-        The repository's storage is not asked, nor is waited for who asks it.
+        This neither asks the repository's storage, nor waits for threads that do.
         """
         state, nonces = self._state, list(self._nonces)
         in_step = state is not None and nonces[-1:] == [state.nonce]
@@ -227,7 +227,7 @@ class LogReader:
     def _is_gone(self, version: int) -> bool:
         """Whether the entry of the newest checkpoint is lost: trimming never gets so far.
 
-        What comes after it cannot be told from false news, so the repository is read-only.
+        What comes after it cannot be distinguished from false news, so the repository is read-only.
         """
         if self._repository.get("entry", version) != (None, None):
             return False
@@ -258,9 +258,9 @@ class LogReader:
     def _valid_entry(self, state: State, copies: Copies) -> tuple[Entry, bool, bytes]:
         """The entry after ``state`` from whichever copy holds it, and what that copy holds.
 
-        Where both do, and differ, the second was there first: docs/format.md, Which copy.
+        Where both do, and differ, the second was there first: docs/format.md, Which replica.
         """
-        damage: Damaged | NewerMajor = Damaged("neither copy can be read")
+        damage: Damaged | NewerMajor = Damaged("neither replica can be read")
         for copy in reversed(copies):
             if not copy:
                 continue
@@ -349,7 +349,7 @@ class LogReader:
         if self.damage is not None:
             raise errors.CorruptRecord(
                 f"The log of {self._repository.place} cannot be read: {self.damage}. "
-                "The repository is read-only until it can."
+                "The repository is read-only until it can be."
             )
         if self.newer_minor:
             raise errors.Unsupported(
@@ -367,13 +367,13 @@ class LogReader:
             raise errors.StorageError(
                 f"Nothing can be written to {self._repository.place}: {why}.",
                 advice="Mount the file system so that it can be written to, or use a user who may write "
-                "there, then try again. Reading and exporting work as they are.",
+                "there, then try again. Reading and exporting work without that.",
             )
 
     def read_only_because(self) -> str | None:
         """Why :meth:`require_writable` would refuse, for people; None if it would not."""
         if self.replaced is not None:
-            return f"the history was replaced: {self.replaced}; connect the repository anew"
+            return f"the history was replaced: {self.replaced}; connect the repository again"
         if self.damage is not None:
             return f"the log cannot be read: {self.damage}"
         if self.newer_minor:

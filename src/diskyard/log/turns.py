@@ -1,7 +1,7 @@
-"""Threads that want the same kind of thing, of which one does it for all that wait.
+"""Leader and followers: one thread does the work of all that wait.
 
-The first to come begins at once, and does not wait for company. Who comes while it is at work
-waits, and the first of those then does it for all of them (docs/decisions/0012-group-commit.md).
+The first thread begins at once, and does not wait for company. Threads that arrive while it works
+wait, and the first of them then does the work of all of them (docs/decisions/0012-group-commit.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 
 
 class Waiter(Generic[Answer]):
-    """What one thread wants, and what came of it.
+    """The request of one thread, and its outcome.
 
     :ivar calls: of the thread that wants it.
     :ivar is_done: it has an answer.
@@ -62,7 +62,7 @@ AnyWaiter = TypeVar("AnyWaiter", bound=Waiter[Any])
 
 
 def fail_all(waiters: Sequence[Waiter[Answer]], error: Exception) -> None:
-    """Answer waiters with one error, of which each has a copy of its own: threads add to theirs."""
+    """Answer waiters with one error, each gets its own copy, because threads add to theirs."""
     for waiter in waiters[1:]:
         own = copy.copy(error)
         own.__cause__ = error
@@ -74,8 +74,8 @@ def fail_all(waiters: Sequence[Waiter[Answer]], error: Exception) -> None:
 class Turns(Generic[AnyWaiter]):
     """One thread works at a time, for all that wait.
 
-    :param must_stay: a thread does not leave while another one works for it: what it wants may
-        happen still, and must not happen after it has given up.
+    :param must_stay: a thread does not leave while another one works for it: its change may
+        still happen, and must not happen after it has given up.
     """
 
     def __init__(self, *, must_stay: bool) -> None:
@@ -88,8 +88,8 @@ class Turns(Generic[AnyWaiter]):
     def take_part(self, waiter: AnyWaiter, work: Callable[[Sequence[AnyWaiter]], None]) -> None:
         """Have a waiter done, by this thread or by another.
 
-        :param work: does waiters, of which the first is this thread's own and is done afterwards.
-            Others may be left, also by an exception: they are for the next turn.
+        :param work: does waiters. The first is this thread's own, and is done when this returns.
+            Others may be left, even by an exception: they are for the next turn.
         :raises diskyard.errors.RepositoryUnavailable: the thread whose turn it is asks storage
             that should have answered by now. The waiter was not begun, and will not be.
         """

@@ -1,4 +1,4 @@
-"""Looking at both copies of the log's objects, and writing the bad one again."""
+"""Checking both replicas of the log's objects, and writing the bad one again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diskyard.repositories.interface import LogKind, Repository
 
 @dataclass(frozen=True, slots=True)
 class TwinTrouble:
-    """An object of the log of which a copy is missing or damaged.
+    """An object of the log with a missing or damaged replica.
 
     :param whole: its bytes, if the other copy has them; None if neither does.
     :param bad_copies: which copies are not as they should be.

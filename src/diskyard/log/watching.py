@@ -1,4 +1,4 @@
-"""Telling listeners of every step by which a log's state moves forward."""
+"""Informing listeners of every step by which a log's state moves forward."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class _Step:
 
 
 class Watching:
-    """Who listens to one log, and what has been told.
+    """The listeners of one log, and what they have been told.
 
-    Steps are noted while they are read, and told once the state that they lead to is known to
-    stand and to be durable: in the order of the log, each once, to all who listen by then.
+    Steps are recorded while they are read, and reported once the state that they lead to is known to
+    stand and to be durable: in the order of the log, each once, to all that listen by then.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Watching:
             self._noted.append(_Step(entry, before, after))
 
     def restart(self) -> None:
-        """The state is read anew, from a checkpoint."""
+        """The state is read again, from a checkpoint."""
         self._noted.clear()
 
     def stands(self, state: State) -> None:

@@ -1,7 +1,7 @@
-"""What is asked of the chains of many images of one state: what they share is walked once.
+"""Questions about the chains of many images of one state: what the chains share is walked once.
 
-Each of the images of a chain of thousands asks the same of all that it reads; asked one by
-one, that grows with the square of the chain.
+Each image of a chain of thousands asks the same about everything that it reads. Answered one by
+one, the work grows with the square of the chain.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where work that may be long lets other work go first.
 
-What looks through all there is calls :func:`give_way` again and again. It does nothing unless whoever
-began the work wants to be asked, as a daemon does, whose short calls would wait for the long ones.
+Code that goes through many things calls :func:`give_way` again and again. That does nothing unless the
+starter of the work wants to be asked, as a daemon does: its short calls would wait for the long ones.
 """
 
 from __future__ import annotations

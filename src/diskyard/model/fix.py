@@ -1,4 +1,4 @@
-"""Fixes: what check lists and fix runs, and the opaque part that says what to do."""
+"""Fixes: what check lists and fix runs, with the opaque part that says what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diskyard.model.records import AnyHold, EntryId
 class Action(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel", tag_field="do"
 ):
-    """What a fix does, named by what it is done to; everything else is planned anew when it runs."""
+    """What a fix does and to what; everything else is planned again when it runs."""
 
 
 class CleanVolume(Action, tag="cleanVolume", frozen=True):
@@ -36,7 +36,7 @@ class CleanGarbage(Action, tag="cleanGarbage", frozen=True):
 
 
 class CleanLeftover(Action, tag="cleanLeftover", frozen=True):
-    """Delete a temporary file whose process is gone.
+    """Delete a temporary file of a process that has ended.
 
     :param name: of the file.
     """
@@ -74,7 +74,7 @@ class CleanHold(Action, tag="cleanHold", frozen=True):
 
 
 class CleanTwin(Action, tag="cleanTwin", frozen=True):
-    """Write a missing or damaged copy of an entry or checkpoint again.
+    """Write a missing or damaged replica of an entry or checkpoint again.
 
     :param kind: which of the two it is.
     :param number: of the entry or checkpoint.
@@ -94,9 +94,9 @@ class CleanStray(Action, tag="cleanStray", frozen=True):
 
 
 class CleanSize(Action, tag="cleanSize", frozen=True):
-    """Settle the length of a volume that is not as its record says.
+    """Settle the length of a volume whose file is longer than its record says.
 
-    An extend that was cut is taken back; the size that a guest's QEMU gave its disk is taken over; what
+    An interrupted extend is taken back. The size that a guest's QEMU gave its disk is taken over. What
     another program added to a Snapshot's volume is cut off, by force only.
 
     :param volume_id: the volume.
@@ -106,7 +106,7 @@ class CleanSize(Action, tag="cleanSize", frozen=True):
 
 
 class NameForeign(Action, tag="nameForeign", frozen=True):
-    """Nothing: a file that is not Diskyard's is there, and only people can tell what to do with it.
+    """Do nothing: a foreign file is in the repository, and only people can decide what to do with it.
 
     :param name: of the file, in the repository.
     """
@@ -115,7 +115,7 @@ class NameForeign(Action, tag="nameForeign", frozen=True):
 
 
 class NameSnapshots(Action, tag="nameSnapshots", frozen=True):
-    """Nothing: a user has made internal snapshots in a volume, and only people can give them up.
+    """Do nothing: a user has made internal snapshots in a volume, and only people can give them up.
 
     :param volume_id: the volume.
     """
@@ -171,7 +171,7 @@ AnyAction = (
 class FixData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The opaque part of a fix: which repository, and what to do there.
 
-    :param marker: the repository's own name, on every host.
+    :param marker: the repository's identity, the same on every host.
     :param action: what to do.
     """
 
@@ -183,16 +183,17 @@ class Fix(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """Something that check found, and that fixStorageRepository can run.
 
     :param fix_id: the same for the same finding, on every host.
-    :param type: ``mend`` completes or restores an image, ``merge`` joins what is only there for
-        others, ``optimize`` builds what suits an image's strategy, ``clean`` deletes what nobody needs.
-    :param description: for people: what was found.
-    :param image_id: the image it is about, where the caller can see that image.
-    :param runnable: whether it can run on this host now. What only people can decide never can.
-    :param waits_for: why it cannot.
+    :param type: ``mend`` completes or restores an image; ``merge`` joins a removed image with the one volume
+        that reads it; ``optimize`` builds what suits an image's strategy; ``clean`` deletes what nobody
+        needs.
+    :param description: what was found, for people.
+    :param image_id: the image it is about, if the caller can see that image.
+    :param runnable: whether it can run on this host now. A fix that only people can decide on never can.
+    :param waits_for: why it cannot run.
     :param held_by: the host that works on it now.
-    :param frees_bytes: what it gives back; null if not known.
-    :param moves_bytes: what it reads and writes; null if not known.
-    :param needs_bytes: room that it needs while it runs; null if not known.
+    :param frees_bytes: space that it frees; null if not known.
+    :param moves_bytes: bytes that it reads and writes; null if not known.
+    :param needs_bytes: free space that it needs while it runs; null if not known.
     :param data: opaque; send the whole fix back as received.
     """
 

@@ -1,4 +1,4 @@
-"""What a look at the storage said of the volumes of one chain, and of no other."""
+"""What a scan of the storage found about the volumes of one chain, and of no other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class LookAgain(Exception):
 class Looked(Container[str]):
     """The volumes that the storage does not have whole, of those that were looked at.
 
-    It does not answer about others: that a volume was not looked at does not make it whole.
+    It does not answer about others: a volume that was not scanned is not thereby whole.
 
     :param looked_at: volumes that the log named as ready.
     """

@@ -1,4 +1,4 @@
-"""The options of the verbs: strict, with the names of the API on the wire."""
+"""The options of the verbs. They are strict, and have the API's names on the wire."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def wire_name(name: str) -> str:
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=wire_name):
     """What every verb with options accepts.
 
-    :param auto_fix: false: commit only, and leave the fixes to checkStorageRepository.
-    :param strategy: which of two ways to complete the same operation is valued; null for
-        the verb's default.
-    :param participating_repositories: look for existing images only in these; null for all that are
-        connected. For fixStorageRepository: where a mend finds its source.
-    :param image_hints: look for an image only in the repository given for it.
+    :param auto_fix: false: only commit, and leave the fixes to checkStorageRepository.
+    :param strategy: which of two ways to complete the operation is preferred; null for the
+        verb's default.
+    :param participating_repositories: search for existing images only in these repositories; null for
+        all connected ones. For fixStorageRepository: where a mend may find its source.
+    :param image_hints: search for an image only in the repository that is given for it.
     """
 
     auto_fix: bool = True
@@ -52,9 +52,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class CreateSnapshotOptions(Options, kw_only=True, frozen=True):
-    """Options of what makes an image.
+    """Options of verbs that make an image.
 
-    :param new_image_id: the caller's id; makes repeating the call safe.
+    :param new_image_id: an id that the caller chooses; makes repeating the call safe.
     """
 
     new_image_id: ImageId | None = None
@@ -63,8 +63,8 @@ class CreateSnapshotOptions(Options, kw_only=True, frozen=True):
 class CreateDiskOptions(CreateSnapshotOptions, kw_only=True, frozen=True):
     """Options of createVirtualDisk.
 
-    :param optimize_now: go on to optimized instead of stopping at the first usable state.
-    :param rate_limit: bytes per second of the work after the commit, 0 for none.
+    :param optimize_now: continue until the image is optimized, instead of stopping when it can be used.
+    :param rate_limit: limit of the work after the commit in bytes per second, 0 for none.
     """
 
     optimize_now: bool = False
@@ -72,7 +72,7 @@ class CreateDiskOptions(CreateSnapshotOptions, kw_only=True, frozen=True):
 
 
 class KindOptions(CreateDiskOptions, kw_only=True, frozen=True):
-    """Options of what makes an image from other bytes.
+    """Options of verbs that make an image from existing bytes.
 
     :param as_: ``snapshot`` makes the new image immutable.
     """
@@ -83,8 +83,8 @@ class KindOptions(CreateDiskOptions, kw_only=True, frozen=True):
 class ImportOptions(KindOptions, kw_only=True, frozen=True):
     """Options of importImage.
 
-    :param force: also a file that a running QEMU has open for writing: the caller answers for that
-        all it has written is in the file. A file that changes while it is read is refused all the same.
+    :param force: accept a file that a running QEMU has open for writing: the caller vouches that
+        all its writes are in the file. A file that changes while it is read is still refused.
     """
 
     force: bool = False
@@ -93,16 +93,17 @@ class ImportOptions(KindOptions, kw_only=True, frozen=True):
 class CopyOptions(KindOptions, kw_only=True, frozen=True):
     """Options of copyImage.
 
-    :param track_changes: keep the freeze point, so that the next difference costs what changed.
+    :param track_changes: keep the freeze point, so that the cost of the next difference depends only on what
+        has changed.
     """
 
     track_changes: bool = False
 
 
 class RateOptions(Options, kw_only=True, frozen=True):
-    """Options of what moves bytes in a task.
+    """Options of verbs that move bytes in a task.
 
-    :param rate_limit: bytes per second, 0 for none.
+    :param rate_limit: limit in bytes per second, 0 for none.
     """
 
     rate_limit: RateLimit = 0
@@ -111,11 +112,11 @@ class RateOptions(Options, kw_only=True, frozen=True):
 class FixOptions(RateOptions, kw_only=True, frozen=True):
     """Options of fixStorageRepository.
 
-    :param force: release data kept for a copy that cannot be looked at from here, delete a volume that
-        this history of the repository cannot be shown to have made, cut off what another program has
-        added to the volume of a Snapshot, or remove an entry of the log that follows nothing. The
+    :param force: release data kept for a copy that cannot be checked from here; delete a volume that
+        this history of the repository cannot be shown to have made; cut off what another program has
+        added to the volume of a Snapshot; or remove an entry of the log that follows nothing. The
         caller vouches that the copy has ended, or that nobody needs the data. It changes no other fix.
-    :param run_first: run it before all that waits on this host, whatever its type.
+    :param run_first: run it before all tasks that wait on this host, whatever its type.
     """
 
     force: bool = False
@@ -125,7 +126,7 @@ class FixOptions(RateOptions, kw_only=True, frozen=True):
 class CheckOptions(Options, kw_only=True, frozen=True):
     """Options of checkStorageRepository.
 
-    :param deep: read every volume's own metadata and both copies of the log, and note in the
+    :param deep: read every volume's own metadata and both replicas of the log, and record in the
         repository what is damaged: a token needs the scope write for that.
     :param types: only fixes of these types.
     :param image_ids: only fixes of these images.
@@ -139,7 +140,7 @@ class CheckOptions(Options, kw_only=True, frozen=True):
 class SetUserDataOptions(Options, kw_only=True, frozen=True):
     """Options of setUserData.
 
-    :param if_revision: change it only if the image still has this revision, as getImageInfo told it.
+    :param if_revision: change it only if the image still has this revision, as getImageInfo gave it.
     """
 
     if_revision: str | None = None
@@ -148,10 +149,11 @@ class SetUserDataOptions(Options, kw_only=True, frozen=True):
 class PrepareOptions(Options, kw_only=True, frozen=True):
     """Options of prepareImage.
 
-    :param read_only: a Snapshot is read-only whatever this says; default true for Snapshots.
-    :param owner: the caller's name of the guest; the same owner gets the same attachment. It has no control
-        characters, nor marks of the direction of text.
-    :param serve: ``nbd``: serve the image on a Unix socket while the caller stays.
+    :param read_only: default true for Snapshots, for which false is refused, and false for VirtualDisks.
+    :param owner: the caller's name of the guest; the same owner gets the same attachment. It must not contain
+        control characters or marks of the direction of text.
+    :param serve: ``nbd``: serve the image on a Unix socket, until it is torn down or the serving process
+        ends.
     """
 
     read_only: bool | None = None
@@ -162,11 +164,11 @@ class PrepareOptions(Options, kw_only=True, frozen=True):
 class TeardownOptions(Options, kw_only=True, frozen=True):
     """Options of teardownImage.
 
-    :param owner: whose attachment; the same default as prepareImage's.
-    :param host_id: the host whose attachment it is; default this one.
-    :param force: also if that host may still be using it, a running QEMU has the disk open for
-        writing, or another program has left an overlay of it in the repository: the caller answers
-        for that.
+    :param owner: whose attachment to end; the same default as prepareImage's.
+    :param host_id: the host that has the attachment; default this one.
+    :param force: end it even if that host may still be using it, a running QEMU has the disk open for
+        writing, or another program has left an overlay of it in the repository: the caller vouches
+        that this is safe.
     """
 
     owner: Owner | None = None

@@ -56,7 +56,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Hold(Record, kw_only=True, tag_field="purpose", frozen=True):
-    """Who needs a frozen image: its bytes must stay though nobody may see it."""
+    """Something needs a frozen image: its bytes must stay, although no verb returns it."""
 
 
 class CopyHold(Hold, tag="copy", kw_only=True, frozen=True):
@@ -64,11 +64,11 @@ class CopyHold(Hold, tag="copy", kw_only=True, frozen=True):
 
     :param target_marker: the repository that the copy is in.
     :param copy_id: the copy's image id there.
-    :param work_id: the copy's work when the hold was made; tells two copies of one id apart.
-    :param target_place: which place the repository was in; a copy of its bytes, which has its
-        marker, is another. Empty in format 1.0.
-    :param target_entry: the newest entry of the repository then; one that was restored to an older
-        state, and went on from there, does not have it.
+    :param work_id: the copy's work when the hold was made; distinguishes two copies of one id.
+    :param target_place: the repository's location; a byte copy, which has the same marker, has another.
+        Empty in format 1.0.
+    :param target_entry: the newest entry of the repository then; a repository that was restored to an
+        older state, and went on from there, does not have it.
     """
 
     target_marker: str
@@ -95,7 +95,7 @@ AnyHold = CopyHold | TrackHold
 
 
 class Origin(Record, kw_only=True, frozen=True):
-    """Which bytes an image has: those of another, or of itself, at a moment.
+    """Which bytes an image has: those of another image, or its own, at one moment.
 
     :param image_id: the VirtualDisk or Snapshot that had them.
     :param data_generation: its data_generation then.
@@ -116,7 +116,7 @@ class ImageSource(Source, tag="image", kw_only=True, frozen=True):
     :param marker: the repository in which the committer found it; a Snapshot's id may be
         used in any other too.
     :param image_id: the image there.
-    :param captured: which bytes it has: an image of this id that has others is no source.
+    :param captured: which bytes it has: an image of this id with other bytes is not a source.
     :param size_bytes: how many. Both are None in format 1.0.
     """
 
@@ -132,7 +132,7 @@ class FileSource(Source, tag="file", kw_only=True, frozen=True):
     :param machine_id: the host that has the file.
     :param fingerprint: device, inode, size and times of change when it was committed; the
         file must not change until the mend is done.
-    :param force: a running QEMU may have it open for writing: the caller answers for that.
+    :param force: a running QEMU may have it open for writing: the caller vouches for its bytes.
     """
 
     machine_id: str
@@ -145,7 +145,7 @@ class FileSource(Source, tag="file", kw_only=True, frozen=True):
 class Pending(Record, kw_only=True, frozen=True):
     """What must still be done before the image can be used.
 
-    :param work_id: who may seal it: a takeover publishes a new one.
+    :param work_id: the work that may seal it; a takeover publishes a new one.
     :param base_image_id: the image of this repository that the volume's parent must be.
     :param rate_limit_bytes_per_s: 0 for none.
     :param track_changes: turn the copy's hold into a tracker when it is sealed.
@@ -168,11 +168,11 @@ class Image(Record, kw_only=True, frozen=True):
         volume could be made yet.
     :param pending: what must be done before it can be used; None if nothing.
     :param captured_of: the VirtualDisk whose bytes a Snapshot or frozen image captured.
-    :param origin: whose bytes it was made from; kept while its own cannot have changed.
-    :param captured: of a Snapshot or frozen image, which bytes it has: told when they were captured,
-        and carried by every copy of it. Two images of one id with other bytes differ in it.
+    :param origin: the bytes it was made from; kept while its own cannot have changed.
+    :param captured: of a Snapshot or frozen image, which bytes it has: set when they were captured,
+        and the same in every copy of it. Two images of one id with different bytes differ in it.
     :param data_generation: the entry that last let the bytes change.
-    :param held_for: who else needs its bytes.
+    :param held_for: the copies that need its bytes.
     :param consumed_by: the volume that a merge has begun to write into its own; the image can
         be read only through that volume from then on, and never be strong or a base again.
     :param request_digest: of the request that made it; answers a retry with the same id.
@@ -218,11 +218,11 @@ class Building(Record, kw_only=True, frozen=True):
 class Extending(Record, kw_only=True, frozen=True):
     """A volume that is being made longer: until that is sealed its length is in doubt.
 
-    It is the volume's and not the image's: what freezes, reads or merges a volume finds it there,
-    through whichever image it comes.
+    It belongs to the volume and not to the image: whatever freezes, reads or merges the volume finds it
+    there, through whichever image it comes.
 
-    :param work_id: who may seal it.
-    :param size_bytes: what the volume is to have; what is beyond this nobody asked for.
+    :param work_id: the work that may seal it.
+    :param size_bytes: the intended size; nobody asked for more than this.
     """
 
     work_id: str
@@ -232,10 +232,10 @@ class Extending(Record, kw_only=True, frozen=True):
 class Volume(Record, kw_only=True, frozen=True):
     """Bytes on the storage, and the image whose bytes it reads where it holds none.
 
-    :param parent_image_id: stored here and nowhere else that is trusted (I7).
+    :param parent_image_id: the only record of parentage that is trusted (I7).
     :param preallocated: its blocks are reserved.
     :param named_by: the entry that first named it; part of its name there.
-    :param damage: what a deep check or a failed read found.
+    :param damage: what a deep check found.
     :param extending: an extend of its disk is under way, or was cut.
     """
 

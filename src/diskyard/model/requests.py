@@ -39,13 +39,13 @@ PAGE_LIMIT = 10_000
 class CreateVirtualDisk(Request, kw_only=True, frozen=True):
     """Create a VirtualDisk, empty or with a Snapshot's bytes.
 
-    It can be used at once. Only if the Snapshot is in another repository a mend copies its bytes
-    first.
+    The disk can be used at once, unless the Snapshot is in another repository: then a mend copies
+    its bytes first.
 
-    :param target_repo_id: the repoId of the repository that the new image is to be in.
-    :param size: of the disk in bytes: a multiple of 512, and not less than its Snapshot's.
+    :param target_repo_id: the repoId of the repository in which to make the image.
+    :param size: the disk's size in bytes: a multiple of 512, and not less than its Snapshot's.
     :param base_snapshot_id: the Snapshot whose bytes the disk starts with; null for zeros.
-    :param user_data: any JSON of at most 16 KiB, kept as sent and never read.
+    :param user_data: any JSON of at most 16 KiB, stored as sent and never interpreted.
     :param options: how to make it.
     """
 
@@ -59,11 +59,11 @@ class CreateVirtualDisk(Request, kw_only=True, frozen=True):
 class CreateSnapshot(Request, kw_only=True, frozen=True):
     """Keep what a VirtualDisk holds now as a Snapshot.
 
-    Both can be used at once, whatever their size.
+    The disk and the Snapshot can both be used at once, whatever their size.
 
-    :param target_repo_id: the repoId of the repository that the disk is in; the Snapshot is made there.
+    :param target_repo_id: the repoId of the repository that holds the disk; the Snapshot is made there.
     :param base_virtual_disk_id: the disk.
-    :param user_data: any JSON of at most 16 KiB, kept as sent and never read.
+    :param user_data: any JSON of at most 16 KiB, stored as sent and never interpreted.
     :param options: how to make it.
     """
 
@@ -74,18 +74,18 @@ class CreateSnapshot(Request, kw_only=True, frozen=True):
 
 
 class CopyImage(Request, kw_only=True, frozen=True):
-    """Copy an image, all of it or as the difference to a base in the target repository.
+    """Copy an image, either whole or as the difference to a base in the target repository.
 
-    The call returns when the copy exists; a mend then moves its bytes, of the moment of the call,
-    while the source can be used and removed. A Snapshot keeps its id: where the target has it
-    already nothing is copied.
+    The call returns when the copy exists. A mend then moves the bytes that the image had at the
+    moment of the call; meanwhile the source can be used, and even removed. A Snapshot keeps its id:
+    if the target has it already, nothing is copied.
 
-    :param target_repo_id: the repoId of the repository that the new image is to be in.
-    :param image_id: the image to copy, in any repository that is connected.
+    :param target_repo_id: the repoId of the repository in which to make the copy.
+    :param image_id: the image to copy, in any connected repository.
     :param base_image_id: the copy stores only what differs from this image, and reads the rest from
         it: an image of the target repository, or a Snapshot that is copied there later. null for a
         copy that stands by itself.
-    :param user_data: any JSON of at most 16 KiB, kept as sent and never read. A copy
+    :param user_data: any JSON of at most 16 KiB, stored as sent and never interpreted. A copy
         does not inherit its source's.
     :param options: how to copy it.
     """
@@ -98,9 +98,9 @@ class CopyImage(Request, kw_only=True, frozen=True):
 
 
 class RemoveImage(Request, kw_only=True, frozen=True):
-    """Remove an image; others that read its bytes keep them.
+    """Remove an image; other images that read its bytes keep them.
 
-    An image that is still being made is cancelled by this.
+    Removing an image that is still being made cancels that work.
 
     :param repository_id: the repoId under which the repository is connected on this host.
     :param image_id: the image.
@@ -113,7 +113,7 @@ class RemoveImage(Request, kw_only=True, frozen=True):
 
 
 class GetImageStatus(Request, kw_only=True, frozen=True):
-    """Ask whether an image is optimized, degraded or broken, and what works on it.
+    """Ask whether an image is optimized, degraded or broken, and which task works on it.
 
     :param repository_id: the repoId under which the repository is connected on this host.
     :param image_id: the image.
@@ -124,14 +124,14 @@ class GetImageStatus(Request, kw_only=True, frozen=True):
 
 
 class ListImages(Request, kw_only=True, frozen=True):
-    """List images, a page at a time, in the order of their ids.
+    """List images, one page at a time, ordered by id.
 
     :param repository_id: the repoId under which the repository is connected on this host.
     :param kind: only images of this kind.
     :param status: only images of this status.
-    :param image_ids: only these; those that are not there are left out.
-    :param limit: at most so many images in a page.
-    :param cursor: the nextCursor of the page before; null for the first page.
+    :param image_ids: only these; ids that the repository does not have are left out.
+    :param limit: the maximum number of images in a page.
+    :param cursor: the nextCursor of the previous page; null for the first page.
     """
 
     repository_id: RepoId
@@ -143,7 +143,7 @@ class ListImages(Request, kw_only=True, frozen=True):
 
 
 class GetImageInfo(Request, kw_only=True, frozen=True):
-    """Everything about one image that is for callers.
+    """Get everything that callers may know about one image.
 
     :param repository_id: the repoId under which the repository is connected on this host.
     :param image_id: the image.
@@ -158,8 +158,8 @@ class SetUserData(Request, kw_only=True, frozen=True):
 
     :param repository_id: the repoId under which the repository is connected on this host.
     :param image_id: the image.
-    :param user_data: any JSON of at most 16 KiB, kept as sent and never read.
-    :param options: under which condition.
+    :param user_data: any JSON of at most 16 KiB, stored as sent and never interpreted.
+    :param options: the condition for the change.
     """
 
     repository_id: RepoId
@@ -171,11 +171,11 @@ class SetUserData(Request, kw_only=True, frozen=True):
 class SetStrategy(Request, kw_only=True, frozen=True):
     """Change what an image is optimized for.
 
-    Its bytes are not touched: checkStorageRepository lists the optimize fix that follows from it.
+    The image's bytes are not touched: checkStorageRepository lists the optimize fix that follows.
 
     :param repository_id: the repoId under which the repository is connected on this host.
     :param image_id: the image.
-    :param strategy: ``space`` to store little, ``performance`` to be read and written quickly.
+    :param strategy: ``space`` to use little space, ``performance`` to be read and written quickly.
     :param options: how to do it.
     """
 
@@ -186,11 +186,11 @@ class SetStrategy(Request, kw_only=True, frozen=True):
 
 
 class ExtendVirtualDisk(Request, kw_only=True, frozen=True):
-    """Make a VirtualDisk larger; what is new reads zeros.
+    """Make a VirtualDisk larger; the new part reads as zeros.
 
     :param repository_id: the repoId under which the repository is connected on this host.
     :param image_id: the disk.
-    :param size: the new size in bytes: a multiple of 512, and not less than it has.
+    :param size: the new size in bytes: a multiple of 512, and not less than the current size.
     :param options: how to do it.
     """
 
@@ -218,11 +218,11 @@ class RevertVirtualDisk(Request, kw_only=True, frozen=True):
 class UntrackChanges(Request, kw_only=True, frozen=True):
     """Stop tracking a VirtualDisk's changes since a copy, or since all copies.
 
-    What was kept for it can be merged then.
+    The data that was kept for tracking can then be merged.
 
     :param repository_id: the repoId under which the repository is connected on this host.
     :param image_id: the disk.
-    :param copy_image_id: the copy; null for all.
+    :param copy_image_id: the copy; null for all copies.
     """
 
     repository_id: RepoId
@@ -231,14 +231,14 @@ class UntrackChanges(Request, kw_only=True, frozen=True):
 
 
 class PrepareImage(Request, kw_only=True, frozen=True):
-    """Attach an image: what QEMU and libvirt need to open it.
+    """Attach an image, and get what QEMU and libvirt need to open it.
 
-    A VirtualDisk has one writer anywhere; any number may read when none writes. The attachment
-    outlives the daemon and its host's restart, until teardownImage.
+    A VirtualDisk has at most one writer, over all hosts. While it has none, any number of readers
+    may attach it. The attachment lasts until teardownImage, even if the daemon or its host restarts.
 
     :param repository_id: the repoId under which the repository is connected on this host.
     :param image_id: the image.
-    :param options: for whom, and how.
+    :param options: for which owner, and how.
     """
 
     repository_id: RepoId
@@ -260,16 +260,16 @@ class TeardownImage(Request, kw_only=True, frozen=True):
 
 
 class ImportImage(Request, kw_only=True, frozen=True):
-    """Make an image from a file of this host; its format is never guessed.
+    """Make an image from a file of this host; the file's format is never guessed.
 
-    The call returns when the image exists; a mend then copies its bytes from the file, which must not
-    change until that is done. A file that refers to other files is refused.
+    The call returns when the image exists. A mend then copies the bytes from the file, which must not
+    change until the mend is done. A file that refers to other files is refused.
 
-    :param target_repo_id: the repoId of the repository that the new image is to be in.
-    :param path: absolute path of the file on the daemon's host, inside a folder allowed for transfers: by the
-        configuration, or by the caller's token.
+    :param target_repo_id: the repoId of the repository in which to make the image.
+    :param path: absolute path of the file on the daemon's host, inside a directory that the configuration,
+        or the caller's token, allows for transfers.
     :param format: the file's format.
-    :param user_data: any JSON of at most 16 KiB, kept as sent and never read.
+    :param user_data: any JSON of at most 16 KiB, stored as sent and never interpreted.
     :param options: how to make it.
     """
 
@@ -283,12 +283,12 @@ class ImportImage(Request, kw_only=True, frozen=True):
 class ExportImage(Request, kw_only=True, frozen=True):
     """Write an image to a new file of this host, which gets its name when it is durable.
 
-    What is written is what the image holds when the task starts.
+    The file contains what the image holds when the task starts.
 
     :param repository_id: the repoId under which the repository is connected on this host.
     :param image_id: the image.
-    :param path: absolute path of the new file on the daemon's host, inside a folder allowed for
-        transfers. Nothing must have that name.
+    :param path: absolute path of the new file on the daemon's host, inside a directory that is allowed for
+        transfers. The path must not exist.
     :param format: the format to write.
     :param options: how to do it.
     """
@@ -310,27 +310,27 @@ class ListTasks(Request, kw_only=True, frozen=True):
 
 
 class GetTask(Request, kw_only=True, frozen=True):
-    """One task.
+    """Get one task.
 
-    :param task_id: its id, as a verb, an event or listTasks told it.
+    :param task_id: its id, as a verb, an event or listTasks gave it.
     """
 
     task_id: str
 
 
 class StopTask(Request, kw_only=True, frozen=True):
-    """Stop a task; what it has done stays and its fix stays listed.
+    """Stop a task; the work that it has done stays, and its fix stays listed.
 
     A task that has ended already is left as it is.
 
-    :param task_id: its id, as a verb, an event or listTasks told it.
+    :param task_id: its id, as a verb, an event or listTasks gave it.
     """
 
     task_id: str
 
 
 class GetHostInfo(Request, kw_only=True, frozen=True):
-    """This host: its id, version, formats and what they can do."""
+    """Get this host's id, its version, and its repository formats with their capabilities."""
 
 
 __all__ = [

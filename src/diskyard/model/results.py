@@ -1,4 +1,4 @@
-"""What verbs answer, with the names of the API on the wire."""
+"""The results of verbs, with the API's names on the wire."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def _status_name(name: str) -> str:
 
 
 class ImageStatus(msgspec.Struct, frozen=True, kw_only=True, rename=_status_name):
-    """Whether an image can be used, and what was last done about it.
+    """Whether an image can be used, and how far the last work on it came.
 
     :param status: ``optimized``: nothing better is known; ``degraded``: it can be used, and an
         optimize would make it better; ``broken``: it cannot be read yet.
     :param host_id: the last host that tried to optimize or mend the image.
-    :param stage: the last persisted stage of that, as "1/2".
-    :param percent_complete: of that stage; -1 if it cannot be told.
-    :param last_error: why it ended early, if not by I/O or a crash.
+    :param stage: the last persisted stage of that work, as "1/2".
+    :param percent_complete: of that stage; -1 if it is not known.
+    :param last_error: why that work ended early, if not by I/O or a crash.
     :param task_id: this host's running task on the image.
     """
 
@@ -42,24 +42,24 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name, gc=Fal
 
 
 class RepositoryInfo(Result, kw_only=True, frozen=True):
-    """A connected repository: its room, and whether it is well.
+    """A connected repository: its space and its health.
 
-    Sizes are null where the storage does not answer.
+    Sizes are null if the storage does not answer.
 
     :param repo_id: its name on this host.
     :param repo_format: its format and version.
-    :param capacity_bytes: of the file system or pool, as far as this user may fill it.
-    :param used_bytes: by this repository's volumes and temporary files.
+    :param capacity_bytes: the size of the file system or pool, as far as this user may fill it.
+    :param used_bytes: used by this repository's volumes and temporary files.
     :param free_bytes: what this user may still fill.
-    :param provisioned_bytes: the sizes of all images.
-    :param reclaimable_bytes: what running the clean fixes gives back now.
-    :param mergeable_bytes: in images removed that a merge does away with.
-    :param retained_bytes: in images removed that others need.
-    :param strong_bytes: in images that verbs return.
-    :param building_bytes: in volumes that are being made.
+    :param provisioned_bytes: the sizes of all images together.
+    :param reclaimable_bytes: what the clean fixes would free now.
+    :param mergeable_bytes: held by removed images that a merge would eliminate.
+    :param retained_bytes: held by removed images that others need.
+    :param strong_bytes: held by images that verbs return.
+    :param building_bytes: held by volumes that are being made.
     :param health: ``ok``, or what is wrong.
     :param sdm_host: the host that its SDM runs on, for formats that need one.
-    :param connection_parameters: what it was connected with.
+    :param connection_parameters: the parameters of the connection.
     """
 
     repo_id: str
@@ -83,8 +83,8 @@ class AttachmentInfo(Result, kw_only=True, frozen=True):
 
     :param host_id: the host.
     :param owner: the caller's name of the guest.
-    :param mode: whether it may write.
-    :param attached_at: when it was attached, as RFC 3339 has it.
+    :param mode: whether the owner may write to it.
+    :param attached_at: when it was attached, in RFC 3339 form.
     """
 
     host_id: str
@@ -99,13 +99,13 @@ class ImageInfo(Result, kw_only=True, frozen=True):
     :param image_id: its id.
     :param kind: a ``virtual_disk`` can change, a ``snapshot`` cannot.
     :param size_bytes: what a guest sees.
-    :param exclusive_bytes: what removing the image would free, once cleaned.
-    :param shared_bytes: what it reads besides, and others too.
+    :param exclusive_bytes: what removing the image, and cleaning up, would free.
+    :param shared_bytes: the rest of the bytes that it reads, which other images need too.
     :param strategy: what it is optimized for.
-    :param status: as of getImageStatus.
-    :param created_at: when it was made here, as RFC 3339 has it.
-    :param captured_at: of which moment its bytes are, as far as it was copied from others.
-    :param user_data: what the caller gave.
+    :param status: as in getImageStatus.
+    :param created_at: when it was made here, in RFC 3339 form.
+    :param captured_at: the moment that its bytes are from, if they were copied from another image.
+    :param user_data: what the caller stored.
     :param revision: for setUserData's ifRevision.
     :param tracking: the copies since which the disk's changes are tracked.
     :param attachments: who has it attached, on any host.
@@ -129,8 +129,8 @@ class ImageInfo(Result, kw_only=True, frozen=True):
 class ImagePage(Result, kw_only=True, frozen=True):
     """One page of images.
 
-    :param images: in the order of their ids.
-    :param next_cursor: for the next page; null if this is the last.
+    :param images: ordered by id.
+    :param next_cursor: the cursor for the next page; null if this is the last page.
     """
 
     images: tuple[ImageInfo, ...]
@@ -144,10 +144,10 @@ class Attached(Result, kw_only=True, frozen=True):
     :param host_id: the host that it is attached on.
     :param owner: the caller's name of the guest.
     :param mode: whether it may be written to.
-    :param blockdev: the explicit graph, as QEMU's blockdev-add takes it.
-    :param path: where one file is enough; ``format`` is its format then.
-    :param format: of the file at ``path``.
-    :param nbd_uri: where it is served.
+    :param blockdev: the explicit graph, in the form that QEMU's blockdev-add takes.
+    :param path: the image's file, if one file is enough; null otherwise.
+    :param format: the format of the file at ``path``.
+    :param nbd_uri: where the image is served over NBD.
     :param libvirt_xml: a <disk> element with its backing chain spelled out.
     """
 
@@ -163,22 +163,22 @@ class Attached(Result, kw_only=True, frozen=True):
 
 
 class Task(Result, kw_only=True, frozen=True):
-    """Something that runs, or ran within the last day, on this host.
+    """Work that runs, or ran within the last day, on this host.
 
     :param task_id: its id on this host.
     :param verb: the verb or the type of fix that runs.
     :param repository_id: the repoId of the repository that it works in.
     :param image_id: the image that it works on.
-    :param state: where it is in its life.
-    :param stage: of the work, as "1/2"; empty if it has none.
-    :param percent: of the bytes to be moved in that stage; -1 if it cannot be told.
-    :param done_bytes: moved in that stage.
-    :param total_bytes: to be moved in that stage; 0 if it is not known.
-    :param rate_bytes_per_s: moved in the last seconds; 0 unless it runs.
-    :param remaining_s: what the rest of that stage takes at that rate; null if it cannot be told.
+    :param state: queued, running, or how it ended.
+    :param stage: the stage of the work, as "1/2"; empty if it has none.
+    :param percent: how much of the bytes to move in that stage has moved; -1 if it is not known.
+    :param done_bytes: bytes that were moved in that stage.
+    :param total_bytes: bytes to move in that stage; 0 if it is not known.
+    :param rate_bytes_per_s: bytes per second over the last seconds; 0 unless the task runs.
+    :param remaining_s: seconds that the rest of that stage takes at that rate; null if it is not known.
     :param changed: whether it changed anything; null until it has ended.
-    :param error: as an error of the API, if it failed.
-    :param queued_at: when it was asked for, as RFC 3339 has it.
+    :param error: an error of the API, if it failed.
+    :param queued_at: when it was asked for, in RFC 3339 form.
     :param started_at: when it began to run.
     :param ended_at: when it ended.
     """
@@ -204,9 +204,9 @@ class Task(Result, kw_only=True, frozen=True):
 class FormatInfo(Result, kw_only=True, frozen=True):
     """A repository format of this host, with its connection parameters.
 
-    :param name: the repoFormat of the verbs.
-    :param parameters: each connection parameter with what it means.
-    :param capabilities: what it can do; null where that depends on the place.
+    :param name: the repoFormat that verbs take.
+    :param parameters: each connection parameter with its meaning.
+    :param capabilities: what it can do; null where that depends on the location.
     """
 
     name: str
@@ -215,7 +215,7 @@ class FormatInfo(Result, kw_only=True, frozen=True):
 
 
 class ConnectionInfo(Result, kw_only=True, frozen=True):
-    """A connection of this host, as it was made; whether its storage answers is not asked.
+    """A connection of this host, as it was made; the storage is not asked whether it answers.
 
     :param repo_id: the caller's name of the repository.
     :param repo_format: the format's name and version.
@@ -233,7 +233,7 @@ class HostInfo(Result, kw_only=True, frozen=True):
     :param host_id: its id, as statuses, attachments and errors name it.
     :param version: of Diskyard.
     :param formats: the repository formats that it knows.
-    :param connections: in the order in which they were made.
+    :param connections: its connections, in the order in which they were made.
     """
 
     host_id: str
@@ -245,9 +245,9 @@ class HostInfo(Result, kw_only=True, frozen=True):
 class Event(Result, kw_only=True, frozen=True):
     """One thing that happened on this host.
 
-    :param event_id: in order within the process that tells; another process has others.
+    :param event_id: ordered within the process that reports the event; another process has other ids.
     :param repository_id: the repository that it is about, if it is about one.
-    :param data: what the API says of it, as JSON-like values.
+    :param data: the event's data in the API, as JSON-like values.
     """
 
     event_id: str

@@ -1,9 +1,9 @@
 """What every state must be, whoever wrote it: records that fit together.
 
-A writer looks before it publishes (``planner/normalise.py``), and a reader before it
-believes what it read (``log/``): a record with a right checksum may still have been written
-by a defect, or by somebody who is not Diskyard. What is refused here would lead a reader
-round in circles, to what is not there, or to bytes of another image.
+A writer checks before it publishes (``planner/normalise.py``), and a reader before it
+trusts what it read (``log/``): a record with a correct checksum may still have been written
+by a defect, or by a program other than Diskyard. What is refused here would lead a reader
+round in circles, to something that does not exist, or to the bytes of another image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who occupies the storage: every allocated byte belongs to exactly one of these sums."""
+"""What uses the storage: every allocated byte belongs to exactly one of these sums."""
 
 from __future__ import annotations
 

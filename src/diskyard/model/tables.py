@@ -21,7 +21,7 @@ V_co = TypeVar("V_co", covariant=True)
 
 
 class Nothing(Enum):
-    """What is no record: of a key that is not there, or not any more."""
+    """The absence of a record, for a key that is not there, or is no longer there."""
 
     ABSENT = 0
 
@@ -30,9 +30,9 @@ ABSENT = Nothing.ABSENT
 
 
 class Stored(Protocol[V_co]):
-    """Records that never change, of which each is read when it is asked for.
+    """Records that never change, and that are read when they are asked for.
 
-    Reading may fail; then the error is raised, and nothing is answered.
+    Reading may fail; then the error is raised, and nothing is returned.
     """
 
     def find(self, key: str) -> V_co | Nothing:

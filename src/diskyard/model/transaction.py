@@ -47,7 +47,7 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
         ]
 
     def joined(self, others: Iterable[Changes]) -> Changes:
-        """These changes together with others, of which none names a record that another names."""
+        """These changes together with others; no two of them may name the same record."""
         every = (self, *others)
         return Changes(
             put_images=tuple(record for changes in every for record in changes.put_images),
@@ -61,7 +61,7 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
 
 
 class Part(Record, kw_only=True, frozen=True):
-    """What one author changes with an entry, and who that is.
+    """The changes of one author in an entry, and who that author is.
 
     :param request_digest: of the caller's request, for the audit trail.
     """
@@ -77,7 +77,7 @@ class Entry(Record, kw_only=True, omit_defaults=True, frozen=True):
 
     :param number: its place: valid only on top of entry ``number - 1``.
     :param previous: the nonce of that entry; empty for entry 0.
-    :param nonce: tells this entry from any other that was ever meant for the same place.
+    :param nonce: distinguishes this entry from any other that was ever meant for this number.
     :param request_digest: of the caller's request, for the audit trail.
     :param also: what others changed with it, who asked for it at the same time. No record is
         named by two of them: each still changes at most once in an entry.
@@ -269,7 +269,7 @@ def apply(state: State, entry: Entry) -> State:
 
 
 def _apply_many(state: State, changes: Changes) -> State:
-    """The same, with indexes that are made anew: one by one, records of one key cost their square."""
+    """The same, with indexes built from scratch: one by one, records of one key cost their square."""
     images, volumes = dict(state.images.items()), dict(state.volumes.items())
     attachments = dict(state.attachments.items())
     images.update((image.id, image) for image in changes.put_images)

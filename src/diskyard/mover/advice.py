@@ -1,6 +1,6 @@
-"""What helps with an image file that is not read: each refusal has its own cure, or none.
+"""Advice for an image file that is refused: each refusal has its own remedy, or none.
 
-Programs that are named open what the file names: only the file's owner can know whether it may.
+The programs that the advice names open what the file names: only the file's owner can know whether they may.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ BACKING = (
     "NEW' writes all its data into one file. Import that."
 )
 ENCRYPTED = (
-    "Who has its key can write it unencrypted: 'qemu-img convert' with --object secret and --image-opts. "
-    "Import that."
+    "If you have its key, write an unencrypted file: 'qemu-img convert' with --object secret and "
+    "--image-opts. Import that."
 )
 SNAPSHOTS = (
-    "'qemu-img convert -O qcow2 FILE NEW' writes its present state alone, with -l NAME that of one of its "
+    "'qemu-img convert -O qcow2 FILE NEW' writes only its present state, or with -l NAME that of one of its "
     "snapshots; or remove them with 'qemu-img snapshot -d NAME FILE'. Then import it."
 )
 NOT_CLOSED = (
-    "The program that wrote it was killed. While nothing has it open, 'qemu-img check -r all FILE' makes it "
-    "whole. Then import it."
+    "The program that wrote it was killed. While nothing has it open, 'qemu-img check -r all FILE' repairs "
+    "it. Then import it."
 )
 DAMAGED = (
     "Fetch it again from where it was made. If there is no other copy, 'qemu-img check -r all COPY' repairs "
@@ -44,18 +44,18 @@ VMDK_PARENT = (
 )
 VDI_PARENT = (
     "It has only what changed since its parent. 'VBoxManage clonemedium disk FILE NEW' where it was made "
-    "writes a disk of its own. Import that."
+    "writes a stand-alone disk. Import that."
 )
 VHDX_PARENT = (
-    "It has only what changed since its parent. Merge them where it was made (Merge-VHD), or write a disk of "
-    "its own (Convert-VHD). Then import that."
+    "It has only what changed since its parent. Merge them where it was made (Merge-VHD), or write a "
+    "stand-alone disk (Convert-VHD). Then import that."
 )
 VHDX_LOG = (
-    "It was not closed in order. Open and close it once where it was made, or let 'qemu-img check -r all "
+    "It was not closed properly. Open and close it once where it was made, or let 'qemu-img check -r all "
     "FILE' replay its log while nothing has it open. Then import it."
 )
 TOO_DEAR = (
-    "Reading it takes more time or memory than an image of an unknown maker may have. If you know where it "
+    "Reading it takes more time or memory than an image from an unknown source may use. If you know where it "
     "comes from, 'qemu-img convert -O raw FILE NEW' reads it without limits. Import that as raw."
 )
 
@@ -81,7 +81,7 @@ def convert(format: Foreign) -> str:
     """For an image in a form that is not read."""
     return (
         f"If you know where it comes from: 'qemu-img convert -f {format} -O qcow2 FILE NEW' writes it in a "
-        "form that is read. Import that as qcow2."
+        "form that Diskyard reads. Import that as qcow2."
     )
 
 
@@ -94,13 +94,13 @@ def not_of_format(head: bytes, format: Foreign) -> str:
         if found != format and head[at : at + len(magic)] == magic:
             return f"It looks like a {found} file: give {found} as its format."
     if head[_TAR[0] : _TAR[0] + len(_TAR[1])] == _TAR[1]:
-        return "It is a tar archive, as an OVA is: unpack it with 'tar xf FILE', and import the disks in it."
+        return "It is a tar archive, like an OVA: unpack it with 'tar xf FILE', and import the disks in it."
     for magic, name in _PACKED.items():
         if head.startswith(magic):
-            return f"It is packed with {name}: unpack it, and import what comes out."
+            return f"It is compressed with {name}: unpack it, and import what comes out."
     if not head:
         return "It is empty: fetch it again from where it was made."
     return (
-        "Give the format that the file has, which 'qemu-img info FILE' tells of a file that you trust; one "
-        "that is no image of a known format is raw."
+        "Give the format that the file has; for a file that you trust, 'qemu-img info FILE' shows it. A file "
+        "that is not an image of a known format is raw."
     )

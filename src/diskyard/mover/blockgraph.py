@@ -61,9 +61,9 @@ class _JobInfo(msgspec.Struct, rename="kebab"):
 class StorageDaemon:
     """A qemu-storage-daemon for one task; a context manager, used by one thread.
 
-    It dies with this process, and holds the lease descriptors it inherits until then. On
-    leaving the context without an exception what it has open is flushed and closed; with
-    one it is killed if it does not end by itself. Nothing is left running, nor any socket.
+    It dies with this process, and holds the lease descriptors that it inherits until then. When the
+    context ends without an exception, everything that it has open is flushed and closed. After an
+    exception it is killed if it does not end by itself. No program and no socket is left.
 
     :param chains: all that it will be asked to open: it inherits their files when it starts, as QEMU 7.2's
         cannot be given any later.
@@ -237,10 +237,10 @@ class StorageDaemon:
     ) -> str:
         """Export a node and return its NBD URI; the export's name is the node's if not given.
 
-        The socket lies in a folder that only this user can enter, removed at the end.
+        The socket is in a directory that only this user can enter; it is removed at the end.
 
-        :param connections_most: who comes later waits until another leaves; 0 for no limit. Of the first
-            export of a daemon: it is for all of them.
+        :param connections_most: clients beyond this number wait until another leaves; 0 for no limit. The
+            value of a daemon's first export applies to all of its exports.
         """
         if self._folder is None:
             self._folder = self._host.files.make_private_folder()
@@ -265,7 +265,7 @@ class StorageDaemon:
         doing, deadline_s = "ending an export", self._host.clock.monotonic_s() + self._timeout_s
         while expected(self.command("query-block-exports", doing=doing), list[object], doing):
             if self._host.clock.monotonic_s() > deadline_s:
-                raise errors.StorageError(f"QEMU does not end an export within {self._timeout_s:g} seconds.")
+                raise errors.StorageError(f"QEMU did not end an export within {self._timeout_s:g} seconds.")
             self._host.clock.sleep(_POLL_FIRST_S)
 
     @property

@@ -1,7 +1,7 @@
 """Copying a view: what differs goes into the target's top volume, resumably.
 
-Where source and target are files, their bytes are moved by this process; QEMU's NBD server
-stands in for what is no file, or must be written as a qcow2 volume. What differs is told first
+If source and target are files, this process moves their bytes. QEMU's NBD server is used for
+what is not a file, or must be written as a qcow2 volume. The differences are found first
 (:mod:`diskyard.mover.differences`).
 """
 

@@ -1,4 +1,4 @@
-"""Threads with tools of their own, which a program that ends does not wait for."""
+"""Worker threads, each with its own resources; a program that ends does not wait for them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Tool = TypeVar("Tool")
 
 
 class Crew(Generic[Tool]):
-    """One daemon thread for each tool: storage that hangs keeps its thread, and nobody else.
+    """A pool with one daemon thread for each resource: storage that hangs blocks only its own thread.
 
     An executor of the standard library would be joined when the program ends.
 
-    :raises diskyard.errors.StorageError: the host gives no more threads; none is left.
+    :raises diskyard.errors.StorageError: the host cannot start more threads; none is left running.
     """
 
     def __init__(self, tools: Sequence[Tool], name: str) -> None:
@@ -34,8 +34,8 @@ class Crew(Generic[Tool]):
         except RuntimeError as error:
             self._dismiss()
             raise errors.StorageError(
-                f"This host gives no more threads: {error}.",
-                advice="Look at its limits of processes and memory (TasksMax of the unit), then try again.",
+                f"This host cannot start another thread: {error}.",
+                advice="Check its limits of processes and memory (TasksMax of the unit), then try again.",
             ) from error
 
     def submit(self, job: Callable[[Tool], None]) -> Future[None]:

@@ -1,8 +1,8 @@
-"""Where two views can differ, told from cheap to dear; no data is read here.
+"""Where two views can differ, cheapest test first; no data is read here.
 
-For each run of both: whether it is the same layer in both chains, whether the base is known to
-equal what the layer shows, whether it is the same blocks of the file system, whether both are
-zeros. What is left is a move, and only its bytes can tell.
+The tests for each run of both: is it the same layer in both chains; is the base known to
+equal what the layer shows; is it the same blocks of the file system; are both
+zeros. The rest is a move, and only its bytes can decide.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """A range of which one thing is true; of a unit that several runs share, of all of them."""
+    """A range with one property; in a unit that several runs share, the property holds for all of them."""
 
     start_bytes: int
     end_bytes: int
@@ -258,7 +258,7 @@ class _Cursor:
         return self._run.end_bytes if self._run is not None else 1 << 63
 
     def run(self, start_bytes: int, end_bytes: int) -> Run | None:
-        """The run of a range that :meth:`reaches` told of."""
+        """The run of a range that :meth:`reaches` returned."""
         return None if self._run is None else self._run.cut(start_bytes, end_bytes)
 
 

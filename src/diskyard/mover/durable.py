@@ -1,4 +1,4 @@
-"""What every mover does last: making files durable, and telling OS errors apart."""
+"""What every mover does last: making files durable, and distinguishing OS errors."""
 
 from __future__ import annotations
 

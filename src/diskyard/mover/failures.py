@@ -32,7 +32,7 @@ def failure(words: str, doing: str) -> errors.DiskyardError:
     if any(part in all_words for part in _LOCK_WORDS):
         # A reader's chain may go through volumes that a merge has the leases of, and the other
         # way round: both stay right, but only one of them can have the file open.
-        return errors.LeaseHeld(f"Another task has a volume open that was needed while {doing}: {words}.")
+        return errors.LeaseHeld(f"Another task has a needed volume open while {doing}: {words}.")
     return errors.StorageError(f"QEMU failed while {doing}: {words}.")
 
 
@@ -48,7 +48,7 @@ def expected(answer: object, form: type[T], doing: str) -> T:
         return msgspec.convert(answer, form)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise errors.StorageError(
-            f"QEMU answered in another form than expected while {doing}: {brief(str(error))}."
+            f"QEMU gave an unexpected answer while {doing}: {brief(str(error))}."
         ) from error
 
 

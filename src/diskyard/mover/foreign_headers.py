@@ -206,7 +206,7 @@ def parse_vhdx(read: ReadAt, file_size_bytes: int) -> int:
 
 
 def vhdx_blocks(read: ReadAt, file_size_bytes: int) -> BlockMap:
-    """Where a VHDX file holds data, all of it told by the file; else UnsafeImage.
+    """Where a VHDX file holds data, according to the file itself; else UnsafeImage.
 
     QEMU does not tell: it would read all of a huge disk that a small file says it is.
     """
@@ -294,7 +294,7 @@ def _check_vhdx_log(read: ReadAt) -> None:
     log_guid, _, _, log_bytes, log_offset = current[5:]
     if log_guid != bytes(16) and _has_log_entries(read, log_guid, log_offset, log_bytes):
         raise errors.UnsafeImage(
-            "The VHDX file was not closed in order: its log has to be replayed.", advice=advice.VHDX_LOG
+            "The VHDX file was not closed properly: its log has to be replayed.", advice=advice.VHDX_LOG
         )
 
 

@@ -1,4 +1,4 @@
-"""What QEMU is told of a chain: values, before anything is started.
+"""The description of a chain for QEMU: values, before anything is started.
 
 Every graph is explicit: each layer's format, its storage, and its backing (a node, or
 none) are given, so that nothing written in an image decides what is opened.
@@ -46,7 +46,7 @@ def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = 
 
 
 def program_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = False) -> str:
-    """A chain that is open as a program of QEMU's is told of it, which inherits its descriptors."""
+    """An open chain, described for a program of QEMU's that inherits its descriptors."""
     told = tuple(replace(layer, protocol=storage_told(layer)) for layer in chain)
     return "json:" + json.dumps(blockdev_graph(host, told, read_only=read_only, direct=direct))
 

@@ -1,4 +1,4 @@
-"""Setting a volume's size, so that what is added reads as zeros whatever lies below; what is beyond it."""
+"""Setting a volume's size, so that the added part reads as zeros whatever lies below; bytes beyond it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def grow(
 
     :param preallocate: reserve the blocks of a raw file too.
     :param inherit_fds: descriptors of leases.
-    :raises diskyard.errors.NoSpace: no room to preallocate, or for the tables.
+    :raises diskyard.errors.NoSpace: no space to preallocate, or for the tables.
     :raises diskyard.errors.StorageError: the storage failed.
     :raises diskyard.errors.Unsupported: zeros have to be stored and libnbd is not installed.
     """
@@ -101,8 +101,8 @@ def _pieces(start_bytes: int, end_bytes: int) -> Iterator[tuple[int, int]]:
 def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence[int]) -> None:
     """Make the top volume of a chain that is open exactly ``size_bytes``; not durable before its sync.
 
-    Bytes from the recorded size on read as zeros: what is there goes first, whoever wrote it. A
-    smaller size loses what is beyond it.
+    Bytes from the recorded size on read as zeros: existing bytes there are discarded first, whoever wrote
+    them. A smaller size loses the bytes beyond it.
     """
     top = chain[0]
     actual_bytes, *below_bytes = layer_sizes_bytes(host, chain[:2])

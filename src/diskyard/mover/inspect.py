@@ -1,4 +1,4 @@
-"""What one volume is like, without what is below it."""
+"""Inspecting one volume, without the volumes below it."""
 
 from __future__ import annotations
 

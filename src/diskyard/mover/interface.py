@@ -1,4 +1,4 @@
-"""What the movers are given and what they report: chains in, bytes moved, checkpoints out.
+"""The movers' input and output: chains in, bytes moved, checkpoints out.
 
 Terms: a *layer* is one volume as QEMU's block layer opens it; a *chain* is layers from
 the top (what a guest writes) to the root; the *view* through a chain is what a guest
@@ -28,9 +28,9 @@ class Layer:
         ``{"driver": "file", "filename": "/…"}``; without node names.
     :param path: the file, where the volume is one; for guests and for people.
     :param size_bytes: the virtual size that the record gives it.
-    :param bound_bytes: where a raw one ends for who only reads it, if its file is longer than its record.
+    :param bound_bytes: where a raw layer ends for readers, if its file is longer than its record.
     :param shared: it is only read, and a guest may begin to write to it meanwhile: QEMU takes no lock
-        that would keep the guest from it. Whoever reads it so must find out whether one did.
+        that would stop the guest. The reader must find out afterwards whether a guest did.
     :param container: what holds it, open for a piece of work (:mod:`diskyard.mover.opening`): that is what
         is read, written and handed to programs, whatever has its name by now.
     """
@@ -65,7 +65,7 @@ Chain = tuple[Layer, ...]
 
 
 class Monitor(Protocol):
-    """How a mover tells what it has done, and learns what it may do."""
+    """How a mover reports what it has done, and learns what it may do."""
 
     @property
     def rate_limit_bytes_per_s(self) -> int:

@@ -1,7 +1,7 @@
 """Merging two neighbouring volumes of a chain nobody writes to, by QEMU's block jobs.
 
-Neither way loses anything when it is cut: until its end the chain reads as before through
-the overlay, and run again whole it ends right, whatever part was done.
+Neither direction loses anything if it is interrupted: until its end the chain reads as before through
+the overlay. Run again as a whole, it ends correctly, whatever part was done.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class Mover:
         return any(crew.is_alive() for crew in self.crews)
 
     def _admit(self, batch: Batch, pace: Pace) -> None:
-        """Begin moves as soon as there is room for them and the rate allows it."""
+        """Begin moves as soon as there is capacity for them and the rate allows it."""
         size_bytes = moved_bytes(batch)
         pace.admit(size_bytes, self._tick)
         while len(self._in_flight) >= _IN_FLIGHT_MOST:
@@ -162,7 +162,7 @@ class Mover:
     # -- what becomes of it ---------------------------------------------------------------
 
     def _tick(self) -> None:
-        """Look at what has ended, see to checkpoints, and tell how far it is."""
+        """Collect finished work, write checkpoints, and report progress."""
         while self._in_flight and self._in_flight[0].future.done():
             self._collect(wait=False)
         self._see_to_checkpoint()

@@ -60,7 +60,7 @@ class NbdClient:
             import nbd
         except ImportError as error:  # Debian's python3-libnbd; not on PyPI
             raise errors.Unsupported(
-                "Python's binding of libnbd is not installed.",
+                "The Python binding of libnbd is not installed.",
                 advice="Install python3-libnbd (Debian) where Diskyard's interpreter finds it.",
             ) from error
         self._handle = nbd.NBD()
@@ -139,7 +139,7 @@ class NbdClient:
             self._handle.block_status(length_bytes, offset_bytes, collect)
         missing = [context for context in self._contexts if not runs.get(context)]
         if missing:
-            raise errors.StorageError(f"QEMU's NBD server does not tell {missing[0]}.")
+            raise errors.StorageError(f"QEMU's NBD server does not offer {missing[0]}.")
         return runs
 
 

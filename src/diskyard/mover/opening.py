@@ -1,9 +1,9 @@
-"""Opening the files of layers, once for a piece of work; what QEMU's programs are told of them.
+"""Opening the files of layers, once for a piece of work, and passing them to QEMU's programs.
 
-Whoever may write to a repository's folder can put a link, or another file, in a volume's place at any
-moment. So a program of QEMU's is never told a name: it inherits a descriptor of the file that was opened
-and looked at here, and opens ``/dev/fd/N``, which the kernel leads to that very file. It gets an open file
-of its own so, in the mode that it needs, and again when it changes the mode.
+Anyone who may write to a repository's directory can put a link, or another file, in a volume's place at any
+moment. So a program of QEMU's is never given a name. It inherits a descriptor of the file that was opened
+and checked here, and opens ``/dev/fd/N``, which the kernel resolves to that very file. So it gets an open
+file of its own, in the mode that it needs, and again when it changes the mode.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def descriptors(*chains: Chain) -> list[int]:
 
 
 def storage_told(layer: Layer) -> Mapping[str, object]:
-    """The blockdev of a layer's storage as a program is told of it that inherits its descriptor."""
+    """The blockdev of a layer's storage, for a program that inherits its descriptor."""
     if layer.path is None and layer.fd is None:
         return layer.protocol
     return {**layer.protocol, "filename": f"/dev/fd/{file_of(layer)}"}

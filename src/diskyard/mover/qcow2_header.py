@@ -51,7 +51,7 @@ def empty_qcow2(size_bytes: int, backing_name: str | None) -> bytes:
     :raises diskyard.errors.InvalidParameter: a size or a name that qcow2 cannot hold.
     """
     if size_bytes < 0 or size_bytes % 512:
-        raise errors.InvalidParameter(f"An image of {size_bytes} bytes is no multiple of 512.")
+        raise errors.InvalidParameter(f"An image of {size_bytes} bytes is not a multiple of 512.")
     name = (backing_name or "").encode()
     if len(name) > 1023:
         raise errors.InvalidParameter("A backing name has at most 1,023 bytes.")

@@ -83,7 +83,7 @@ class QmpChild:
             self.end()
             raise errors.StorageError(
                 f"qemu-storage-daemon did not start: {words}.",
-                advice="Look whether the host has memory left, and 'qemu-storage-daemon --version' works.",
+                advice="Check that the host has memory left, and that 'qemu-storage-daemon --version' works.",
             ) from error
         except BaseException:
             ours.close()
@@ -108,16 +108,16 @@ class QmpChild:
             self._failed = True
             raise errors.StorageError(
                 f"QEMU did not answer within {self._timeout_s:g} seconds while {doing}.",
-                advice="The storage hangs, or the host is too busy. Look at both, then try again; what was "
-                "begun is listed by checkStorageRepository.",
+                advice="The storage hangs, or the host is too busy. Check both, then try again; "
+                "checkStorageRepository lists the work that was begun.",
             ) from error
         except _CONNECTION_ERRORS as error:
             self._failed = True
             words = self._last_words(error)
             raise errors.StorageError(
                 f"qemu-storage-daemon died while {doing}: {words}.",
-                advice="Look into the kernel's log whether it was killed for want of memory, then try again; "
-                "what was begun is listed by checkStorageRepository.",
+                advice="Check the kernel's log: it may have been killed for lack of memory. Then try again; "
+                "checkStorageRepository lists the work that was begun.",
             ) from error
         return answer
 

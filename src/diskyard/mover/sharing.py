@@ -65,8 +65,8 @@ class _File:
 class Sharing:
     """Which bytes of two views are the same blocks.
 
-    Blocks that two files share are written by neither of them. What was seen to be equal stays
-    so, since neither view changes.
+    Neither of two files writes to blocks that they share. What was found to be equal stays
+    so, because neither view changes.
     """
 
     def __init__(self, host: Host, source: FileView, base: FileView) -> None:

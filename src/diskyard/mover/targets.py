@@ -85,10 +85,10 @@ class FileTarget:
 
 
 class _WriteBehind:
-    """Has the storage take what is written soon after, and the memory go on to what follows.
+    """Starts writing data out soon after it is written, and reuses its memory for what follows.
 
-    So the storage is not idle until the end, what waits for it stays little, and the page cache
-    keeps what others have in it.
+    So the storage is not idle until the end, little waits for it, and other data stays in the page
+    cache.
     """
 
     def __init__(self, host: Host, fd: int) -> None:

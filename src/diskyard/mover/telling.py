@@ -1,4 +1,4 @@
-"""What there is to move, told by a thread of its own: moving begins with the first that it finds."""
+"""A thread of its own finds what to move: moving begins with the first move that it finds."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Moves:
 
 
 class _Ended(Exception):
-    """Nobody wants to know any more."""
+    """Nobody wants the moves any more."""
 
 
 class Telling:
-    """Tells the moves of one copy, and how many bytes they are, as soon as it knows.
+    """Finds the moves of one copy, and the total of their bytes.
 
-    If far more is found than has been moved, it only counts from there on, so that what waits stays
-    little; the rest is then told a second time, by who moves.
+    If far more is found than has been moved, it only counts from there on, so that few moves wait; the
+    mover then finds the rest a second time.
 
     :ivar total_bytes: None until all is counted.
     :ivar crew: the thread that tells.

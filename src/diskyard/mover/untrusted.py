@@ -1,7 +1,7 @@
 """Disk images from elsewhere: what may be read of them, and by whom.
 
 Headers are parsed here first, at most 1 MiB of them, so that QEMU never opens a file that
-names other files; what QEMU then does with the rest happens under limits.
+names other files. QEMU then reads the rest under limits.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def _no_file(path: str) -> errors.UnsafeImage:
         mode = 0
     if stat.S_ISLNK(mode):
         return errors.UnsafeImage(
-            f"{path} is a link, which is not followed: whoever may change it could have it lead anywhere.",
-            advice="Give the path of the file or device that it leads to, which 'readlink -f' tells.",
+            f"{path} is a link, which is not followed: anyone who may change it could point it anywhere.",
+            advice="Give the path of the file or device that it leads to, which 'readlink -f' shows.",
         )
     if stat.S_ISDIR(mode):
-        return errors.UnsafeImage(f"{path} is a folder.", advice="Give the path of an image file in it.")
+        return errors.UnsafeImage(f"{path} is a directory.", advice="Give the path of an image file in it.")
     if stat.S_ISBLK(mode):
         return errors.UnsafeImage(
-            f"{path} is a block device, of which only raw images are read.", advice="Give raw as its format."
+            f"{path} is a block device, which can only be read as raw.", advice="Give raw as its format."
         )
     return errors.UnsafeImage(
         f"{path} is not a regular file.", advice="Write what it gives to a file, and import that."
@@ -122,7 +122,7 @@ def parse_import(fd: int, format: ImportFormat) -> int:
     with os_errors("reading an image file"):
         size_bytes = file_size_bytes(fd)
         if size_bytes > _FILE_MOST_BYTES:
-            raise errors.UnsafeImage(f"A file of {size_bytes} bytes is no image.", advice=advice.LIES)
+            raise errors.UnsafeImage(f"A file of {size_bytes} bytes is not an image.", advice=advice.LIES)
         if format == "raw":
             return -(-size_bytes // _SECTOR_BYTES) * _SECTOR_BYTES
         return _PARSERS[format](_reader(fd), size_bytes)
@@ -163,7 +163,7 @@ def inspect_import(host: Host, fd: int, format: ImportFormat) -> int:
     told_bytes = _ask_qemu(host, layer, "info")
     if told_bytes != virtual_bytes:
         raise errors.UnsafeImage(
-            f"The image says {virtual_bytes} bytes, and QEMU reads {told_bytes}.", advice=advice.LIES
+            f"The image claims {virtual_bytes} bytes, but QEMU reads {told_bytes}.", advice=advice.LIES
         )
     _ask_qemu(host, layer, "check")
     return virtual_bytes
@@ -189,7 +189,7 @@ def _ask_qemu(host: Host, layer: Layer, verb: str) -> int | None:
     except errors.StorageError as error:
         # A file of 1 MiB can make qemu-img complain of 60 million blocks, a line for each.
         raise errors.UnsafeImage(
-            f"The image cannot be read within bounds: {error.message}", advice=advice.TOO_DEAR
+            f"The image cannot be read within its limits: {error.message}", advice=advice.TOO_DEAR
         ) from error
     if finished.exit_status not in (0, 3):  # 3: leaked clusters, which harm nobody
         words_said = brief(finished.stderr) or "it has errors"

@@ -1,9 +1,9 @@
 """Where the bytes of a view lie, and reading them: from its files, or from QEMU's NBD server.
 
-Of volumes that are files, raw or qcow2, QEMU is asked only what lies where (``qemu-img map``);
-the bytes are read from the files. That is right for frozen volumes alone, which all sources
-and bases are: a merge may change in which volume of a chain a byte of the view is, but leaves
-it also where it was.
+For volumes that are files, raw or qcow2, QEMU is asked only what lies where (``qemu-img map``);
+the bytes are read from the files. This is correct only for frozen volumes, which all sources
+and bases are: a merge may change in which volume of a chain a byte of the view is, but also leaves
+the byte where it was.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Guard = Callable[[], AbstractContextManager[None]]
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
-    """A run of a view that one layer tells of; a struct, as there may be very many.
+    """A run of a view that one layer reports; a struct, because there may be very many.
 
     :param layer: its index in the chain, 0 for the top; -1 if none does.
     :param file_offset_bytes: where in that layer's file its bytes are; None if it has none
@@ -87,7 +87,7 @@ class Reader(Protocol):
 
 
 class Runs(Protocol):
-    """Runs one after another, for one thread; what tells them is ended by closing it."""
+    """Runs one after another, for one thread; closing it ends their source."""
 
     def __iter__(self) -> Iterator[Run]: ...
 
@@ -107,7 +107,7 @@ class View(Protocol):
     def runs(self, start_bytes: int) -> Runs:
         """Everything from an offset on, in order and without gaps; to be closed.
 
-        A program that tells them is begun at once, so that several can begin together.
+        A program that lists them is started at once, so that several can start together.
 
         :raises NeedsServer: as they are told: it cannot be read from its files.
         """
@@ -235,7 +235,7 @@ def data_ranges(host: Host, fd: int, start_bytes: int, end_bytes: int) -> Genera
             found = host.files.next_data(fd, offset, _RANGES_AT_ONCE)
         for start, end in found:
             if start < offset or end <= start:
-                raise errors.StorageError("A file does not tell what it holds.")
+                raise errors.StorageError("A file does not say where its data is.")
             if start >= end_bytes:
                 return
             yield start, min(end, end_bytes)
@@ -325,9 +325,9 @@ class _Mapped(msgspec.Struct):
 
 
 class _MappedRuns:
-    """What lies where in a chain of files, told by QEMU as it is asked for; no data is read.
+    """What lies where in a chain of files, listed by QEMU on demand; no data is read.
 
-    :param fds: the layers' files: what is told is of them, whatever has their names by now.
+    :param fds: the layers' files: the answers are about them, whatever has their names by now.
     :raises NeedsServer: some of it is in no file as it is.
     :raises diskyard.errors.StorageError: a layer cannot be opened, or QEMU does not answer.
     :raises diskyard.errors.LeaseHeld: another program has one open for writing.

@@ -75,7 +75,7 @@ def _attach_for(engine: Engine, opened: Opened, request: PrepareImage) -> tuple[
     owner = request.options.owner or DEFAULT_OWNER
     if not owner.isprintable():
         raise errors.InvalidParameter(
-            "options.owner has control characters, or marks that turn what people read around.",
+            "options.owner has control characters, or marks of the direction of text.",
             advice="Name the owner in letters, digits, punctuation and spaces.",
         )
     author = engine.author("prepareImage")
@@ -111,8 +111,8 @@ def _not_recorded(
 ) -> Attachment:
     """An attachment for reading where nothing can be written: nobody else learns of it.
 
-    Who may write there, as another user, or once it is mounted otherwise, can merge or remove what it
-    reads: the caller answers for that (docs/operating.md).
+    Those who may write there, as another user, or once it is mounted for writing, can merge or remove what
+    it reads: the caller must prevent that (docs/operating.md).
 
     :raises diskyard.errors.StorageError: it would write, or have to be kept for being served.
     """
@@ -137,10 +137,10 @@ def _require_not_half_extended(opened: Opened, state: State, image: Image) -> No
     if longer_bytes is not None:
         raise errors.ImageBroken(
             f"The volume of disk {image.id} has {longer_bytes} bytes, and its record says "
-            f"{volume.size_bytes}: an extend of it was interrupted, and on {opened.storage.place} "
-            "nobody can take it back now.",
+            f"{volume.size_bytes}: an extend of it was interrupted, and {opened.storage.place} cannot be "
+            "written to, so the extend cannot be taken back now.",
             advice="Mount the file system so that it can be written to, then prepare the image again; or "
-            "export the image, which works as it is.",
+            "export the image, which works without that.",
             imageId=image.id,
         )
 
@@ -308,6 +308,6 @@ def _require_no_overlay(opened: Opened, state: State, image_id: str, host_id: st
                 f"Another program made {overlays[0]} in {opened.storage.place} as an overlay of image "
                 f"{image_id}: what the guest wrote last may be in it.",
                 advice="Commit it into the image (virsh blockcommit, or qemu-img commit) or move it away, "
-                "and then tear the image down; force does that as it is.",
+                "then tear the image down; force tears it down without that.",
                 imageId=image_id,
             )

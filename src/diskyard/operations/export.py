@@ -53,9 +53,9 @@ def _require_possible(files: Files, path: str, size_bytes: int) -> None:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        raise errors.InvalidParameter(f"There can be no file {path}: {error.strerror or error}.") from error
+        raise errors.InvalidParameter(f"No file can be named {path}: {error.strerror or error}.") from error
     if not has_folder:
-        raise errors.InvalidParameter(f"There is no folder {os.path.dirname(path)}.")
+        raise errors.InvalidParameter(f"There is no directory {os.path.dirname(path)}.")
     if taken:
         raise errors.NotEmpty(f"{path} exists.", advice="Choose another path; nothing is overwritten.")
     _require_writable(files, folder, path)
@@ -70,11 +70,11 @@ def _require_writable(files: Files, folder: str, path: str) -> None:
     if files.is_read_only(folder):
         raise errors.InvalidParameter(
             f"{path} cannot be written: its file system is mounted read-only.",
-            advice="Use a folder of another file system, or mount this one so that it can be written to.",
+            advice="Use a directory of another file system, or mount this one so that it can be written to.",
         )
     raise errors.InvalidParameter(
         f"{path} cannot be written: this user may not make files in {os.path.dirname(path)}.",
-        advice="Use another folder, or change its permissions.",
+        advice="Use another directory, or change its permissions.",
     )
 
 
@@ -90,6 +90,6 @@ def _require_long_files(files: Files, folder: str, path: str, size_bytes: int) -
         files.discard(probe)
     if longest_bytes < size_bytes:
         raise errors.InvalidParameter(
-            f"{path} would have {size_bytes} bytes, longer than a file can be there ({longest_bytes}).",
-            advice="Export it as qcow2, which has only what was written, or to another file system.",
+            f"{path} would have {size_bytes} bytes; the longest file there has {longest_bytes}.",
+            advice="Export it as qcow2, which stores only what was written, or to another file system.",
         )

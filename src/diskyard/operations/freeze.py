@@ -56,7 +56,7 @@ def switch_disk(
             # Extended meanwhile. The next intent discards this one.
             state = opened.state()
             asked = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
-    raise errors.LeaseHeld(f"Disk {asked.disk_id} is extended all the time.", imageId=asked.disk_id)
+    raise errors.LeaseHeld(f"Disk {asked.disk_id} was extended at each attempt.", imageId=asked.disk_id)
 
 
 def _switch_once(
@@ -286,7 +286,7 @@ def require_held(home: Opened, image_id: str, hold: AnyHold) -> None:
     if image is None or hold not in image.held_for:
         raise errors.LeaseHeld(
             f"The data of image {image_id} was released by another host while it was read.",
-            advice="What was read is not used. Run the fix again, or copy the image again.",
+            advice="The bytes that were read are not used. Run the fix again, or copy the image again.",
             imageId=image_id,
         )
 
@@ -311,7 +311,7 @@ def require_unchanged(home: Opened, seen: Image) -> None:
     if not same or (image is not None and (not image.is_strong or state.writer_of(image.id) is not None)):
         raise errors.LeaseHeld(
             f"Image {seen.id} was changed while it was read from read-only storage.",
-            advice="What was read is not used. Try again.",
+            advice="The bytes that were read are not used. Try again.",
             imageId=seen.id,
         )
 

@@ -113,7 +113,7 @@ def _require_copy(storage: Repository, *, cloned: bool) -> None:
     """
     if storage.marker_origin in ("created", "given") and not cloned:
         raise errors.InvalidParameter(
-            f"{storage.place} is no copy of a repository: its marker was made for this place.",
+            f"{storage.place} is not a copy of a repository: its marker was made for this location.",
             advice="Connect it without newMarker (diskyard repo connect without --new-identity). If it is in "
             "a copy of a whole file system, connect its original on this host first.",
         )
@@ -152,7 +152,7 @@ def _begin(storage: Repository, state: State, actor: str, host: Host) -> Entry:
     data = encode(entry)
     as_read(state, data)
     if not storage.put("entry", entry.number, data):
-        raise errors.RepositoryInUse(f"Somebody else changes {storage.place}; no marker was changed.")
+        raise errors.RepositoryInUse(f"Another process changes {storage.place}; no marker was changed.")
     return entry
 
 

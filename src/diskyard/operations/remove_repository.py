@@ -31,9 +31,9 @@ def require_nothing_kept(opened: Opened) -> None:
         more = f" and {len(others) - _NAMED_MOST} more" if len(others) > _NAMED_MOST else ""
         raise errors.NotEmpty(
             f"The repository has volumes that no entry of this history named: "
-            f"{', '.join(sorted(others)[:_NAMED_MOST])}{more}. They may hold images that were answered for "
+            f"{', '.join(sorted(others)[:_NAMED_MOST])}{more}. They may hold images that were made "
             "before it was restored.",
-            advice="Look at what checkStorageRepository lists; run the fixes that delete them with force, or "
+            advice="See what checkStorageRepository lists; run the fixes that delete them with force, or "
             "move the files away, and remove the repository again.",
         )
     # Of a file that cannot even be opened nobody can tell, and it must not be there for ever.

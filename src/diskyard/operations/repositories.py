@@ -42,7 +42,7 @@ def connect_storage_repository(engine: Engine, request: ask.ConnectStorageReposi
     repo_id, parameters = request.repo_id, dict(request.connection_parameters)
     wants_new_marker = parameters.pop("newMarker", False)
     if not isinstance(wants_new_marker, bool):
-        raise errors.InvalidParameter("newMarker is true or false.")
+        raise errors.InvalidParameter("newMarker must be true or false.")
     _require_allowed(engine, request.repo_format, parameters)
     _connect_others(engine, repo_id)
     if wants_new_marker:
@@ -63,7 +63,7 @@ def _give_new_marker(engine: Engine, format_name: str, parameters: Mapping[str, 
     """
     found = find_format(format_name)
     if found.set_marker is None:
-        raise errors.InvalidParameter(f"{format_name} takes no newMarker: its places are never copied.")
+        raise errors.InvalidParameter(f"{format_name} takes no newMarker: its repositories are never copied.")
     for _ in range(_MARKERS_GIVEN):
         storage = found.connect(parameters, engine.host)
         try:
@@ -78,8 +78,8 @@ def _give_new_marker(engine: Engine, format_name: str, parameters: Mapping[str, 
         finally:
             storage.close()
     raise errors.CorruptRecord(
-        "The place could not be given a marker of its own: after that its record had another.",
-        advice="Look whether another program writes to it, then try again.",
+        "The location could not be given a marker of its own: afterwards its record had another one.",
+        advice="Check whether another program writes to it, then try again.",
     )
 
 
@@ -96,7 +96,7 @@ def _require_unconnected(engine: Engine, storage: Repository) -> bool:
                 continue
             raise errors.RepositoryInUse(
                 f"{storage.place} is connected as {repo_id}.",
-                advice="Disconnect it first: what is under way in it would be cut off.",
+                advice="Disconnect it first: work that is under way in it would be interrupted.",
             )
         cloned |= (storage.marker, storage.place_identity) == (known.marker, known.place_identity)
     return cloned
@@ -151,9 +151,9 @@ def _require_inside(engine: Engine, folder: str) -> None:
     if not engine.host.files.is_inside(folder, caller.repository_folders):
         folders = ", ".join(caller.repository_folders) or "there are none"
         raise errors.PathNotAllowed(
-            f"{folder!r:.200} is outside the folders in which repositories may be over TCP ({folders}).",
-            advice="Use a folder inside one of them, have another one added to [repositories] folders of the "
-            "daemon's configuration, or do it on the daemon's own host, over its Unix socket.",
+            f"{folder!r:.200} is outside the directories for repositories over TCP ({folders}).",
+            advice="Use a directory inside one of them, have another one added to [repositories] folders in "
+            "the daemon's configuration, or do it on the daemon's own host, over its Unix socket.",
         )
 
 

@@ -183,7 +183,7 @@ def growth_of(opened: Opened, state: State, volume: Volume) -> Growth:
             f"Volume {volume.id} of {opened.storage.place} has {longer_bytes} bytes, and its record says "
             f"{volume.size_bytes}: another program made it longer than a disk can be, or while a Snapshot "
             "had it.",
-            advice="Make it as long as its record says, once what is beyond that is not needed.",
+            advice="Once nobody needs the bytes beyond that, cut it to the length that its record says.",
         )
     if volume.format == "raw" and size_bytes > longer_bytes:
         opened.storage.grow_volume(volume_name(volume), length_bytes=size_bytes)

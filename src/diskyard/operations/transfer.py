@@ -71,9 +71,9 @@ def require_transfer_folder(host: Host, folder: str, path: str) -> None:
         return
     folders = ", ".join(caller.transfer_folders) or "there are none"
     raise errors.PathNotAllowed(
-        f"{path!r:.200} is outside the transfer folders ({folders}).",
+        f"{path!r:.200} is outside the transfer directories ({folders}).",
         advice="Use a path inside one of them, or allow another ([transfer] folders, or those of the token). "
-        "Root on the daemon's host may use any path, by the command diskyard on the Unix socket.",
+        "Root on the daemon's host may use any path, with the command diskyard on the Unix socket.",
     )
 
 
@@ -100,7 +100,7 @@ def require_asked(engine: Engine, opened: Opened, image: Image, source: FileSour
     told = os.readlink(f"/proc/self/fd/{fd}")
     if not engine.asked_imports.remembers(opened, image) and not _is_in_own_folder(engine, told):
         raise errors.PathNotAllowed(
-            f"{source.path!r:.200} leads out of the transfer folders.",
+            f"{source.path!r:.200} leads out of the transfer directories.",
             advice="Remove the image, and import the file by its own path.",
         )
 

@@ -26,7 +26,7 @@ _ENDING_S = 1.0  # a program that was killed a moment ago is gone by then
 _POLL_S = 0.02
 #: Why a file cannot be opened to be asked: of it alone, not of the storage or of this process.
 _UNASKED = frozenset((errno.EACCES, errno.EPERM, errno.EIO, errno.EUCLEAN, errno.ESTALE))
-_END_IT = "End that program first (fuser -v with the file's path names it)"
+_END_IT = "End that program first (fuser -v with the file's path shows it)"
 
 
 def require_file_unwritten(host: Host, fd: int, path: str) -> None:
@@ -38,8 +38,8 @@ def require_file_unwritten(host: Host, fd: int, path: str) -> None:
         if not host.files.is_written_by_qemu(fd):
             return
     raise errors.ImageInUse(
-        f"{path} cannot be imported: {WRITER_WORDS}, and what it has written may be in its memory yet.",
-        advice=f"{_END_IT}, or pass force when you know that all it has written is in the file.",
+        f"{path} cannot be imported: {WRITER_WORDS}, and some of its writes may still be in its memory.",
+        advice=f"{_END_IT}, or pass force if you know that all its writes are in the file.",
     )
 
 

@@ -100,8 +100,8 @@ def detach(
         gone = found.host.machine_id == host.machine_id and found.host.boot_id != host.boot_id
         if not (mine or gone or force):
             raise errors.ImageInUse(
-                f"The attachment is host {host_id}'s, which may still be using the image.",
-                advice="Call that host, or pass force when you know that its guest has ended.",
+                f"The attachment belongs to host {host_id}, which may still be using the image.",
+                advice="Call that host, or pass force if you know that its guest has ended.",
                 imageId=image_id,
                 hostID=host_id,
                 owner=owner,

@@ -1,4 +1,4 @@
-"""Verbs that change one image in one transaction: remove, revert, userData, strategy."""
+"""Verbs that change one image in one transaction: remove, revert, set userData, set strategy."""
 
 from __future__ import annotations
 

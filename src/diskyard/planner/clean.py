@@ -1,4 +1,4 @@
-"""clean: what is doomed, and what is forgotten."""
+"""clean: which volumes are doomed, and which records are removed."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def require_empty(state: State) -> None:
         )
     if holds:
         raise errors.NotEmpty(
-            "The repository holds data by which changes are tracked.",
+            "The repository holds data with which changes are tracked.",
             advice="Run the clean fixes that checkStorageRepository lists here.",
         )
 

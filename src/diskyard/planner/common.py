@@ -135,7 +135,7 @@ def building_volume(
 
 
 def own_format(capabilities: Capabilities, size_bytes: int) -> VolumeFormat:
-    """The format of a volume of which all bytes will be written, and which reads no parent."""
+    """The format of a volume whose bytes will all be written, and that reads no parent."""
     return "raw" if capabilities.why_not_raw(size_bytes) is None else "qcow2"
 
 

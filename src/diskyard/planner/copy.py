@@ -1,4 +1,4 @@
-"""copyImage, importImage and createVirtualDisk from elsewhere: commit now, data later."""
+"""copyImage, importImage and createVirtualDisk from another repository: commit now, data later."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def snapshot_is_here(draft: Draft, source: Image, user_data: Any, request_digest
     if (why := why_another(source, image)) is not None:
         raise errors.ImageIdInUse(
             f"The target has another image under the id {source.id}: {why}.",
-            advice="Remove that image first, and run the fixes that check lists then, if nobody needs it.",
+            advice="If nobody needs that image, remove it first, and run the fixes that check then lists.",
             imageId=source.id,
         )
     if not image.is_strong:

@@ -1,4 +1,4 @@
-"""createVirtualDisk, and the volume that stands for an image's bytes at no cost."""
+"""createVirtualDisk, and the volume that represents an image's bytes at no cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left to do in a repository: a pure function of its state and one look at it."""
+"""The work that is left in a repository: a pure function of its state and one scan of it."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class _Found:
 
 
 def find_fixes(look: Look) -> list[Fix]:
-    """Every fix there is to run now, mends first, then merges, optimizes and cleans.
+    """All fixes, mends first, then merges, optimizes and cleans.
 
-    Of one type those come first that move least: merging what is nearly free makes chains
-    short, and QEMU's cost of opening one grows with the square of its depth.
+    Among fixes of one type, those that move least come first: merging what is nearly free makes chains
+    short, and QEMU's cost of opening a chain grows with the square of its depth.
     """
     fixes = []
     for found in _found(look):
@@ -152,7 +152,7 @@ def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
             Mend(image_id=image.id),
             f"mend image {image.id}",
             visible,
-            f"{why}; mend what it reads, or put the volume back from a backup, or remove the image",
+            f"{why}; mend the images that it reads, restore the volume from a backup, or remove the image",
             None,
             0,
             None,
@@ -164,7 +164,7 @@ def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
             Mend(image_id=image.id),
             f"two images have the id {image.id}",
             visible,
-            f"{look.differing[image.id]}: neither is used for the other; remove the one that is not meant",
+            f"{look.differing[image.id]}: neither is used for the other; remove the one that you do not need",
         )
     if not image.is_strong and merge_dependent(look.state, image) is not None:
         yield from _merge(look, image, chains)
@@ -187,7 +187,7 @@ def _merge(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
     waits_for = waits_for or chains.why_broken(plan.image) or _shows_more(look, plan.parent)
     yield _Found(
         Merge(image_id=image.id),
-        f"merge a removed image {plan.direction} into what it is read with",
+        f"merge a removed image {plan.direction} with the volume that reads it",
         shown[0] if shown else None,
         waits_for,
         _holder(look, merge_lease_images(look.state, plan)),
@@ -265,19 +265,19 @@ def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
             return  # its work goes on: that is not something to fix
         yield _Found(
             CleanVolume(volume_id=volume.id),
-            "delete data whose making was abandoned",
+            "delete data of work that was abandoned",
             waits_for=waits_for,
             frees_bytes=frees_bytes,
         )
 
 
 def _whose(state: State, name: VolumeName) -> str:
-    """What is known of a volume that this history cannot be shown to have made."""
+    """What is known about a volume that this history cannot be shown to have made."""
     number, _ = split_entry_id(name.named_by)
     if number > state.version:
         why = f"the log ends at entry {state.version}: it is older than its volumes"
     else:
-        why = f"entry {number} of this log is another one, or too old to be compared"
+        why = f"entry {number} of this log is another entry, or too old to be compared"
     return (
         f"entry {number} named the volume, and {why}. It may hold an image that was made before the "
         "repository was restored; force deletes it"
@@ -294,7 +294,7 @@ def _garbage(look: Look) -> Iterator[_Found]:
             waits_for = _WRITTEN
         yield _Found(
             CleanGarbage(name=str(name)),
-            f"delete volume {name}, which nothing names",
+            f"delete volume {name}, which no record names",
             waits_for=waits_for,
             frees_bytes=size_bytes,
         )
@@ -307,7 +307,7 @@ def _garbage(look: Look) -> Iterator[_Found]:
 
 
 def _of_others(look: Look) -> Iterator[_Found]:
-    """What other programs have left: it is named, and never changed."""
+    """What other programs have left: it is listed, and never changed."""
     for volume_id, waits_for in look.snapshotted.items():
         image_id = _visible_on(look.state, volume_id)
         yield _Found(
@@ -325,7 +325,7 @@ def _of_others(look: Look) -> Iterator[_Found]:
             of = f"image {image_id}" if image_id else f"volume {overlay_of}"
             words = f"look at {name}, which another program made as an overlay of {of}"
             waits_for = (
-                "the newest bytes of a guest may be in it: commit it into what it is an overlay of "
+                "it may hold the newest bytes of a guest: commit it into the image below it "
                 "(virsh blockcommit, or qemu-img commit), or remove it"
             )
         else:
@@ -333,7 +333,7 @@ def _of_others(look: Look) -> Iterator[_Found]:
             if others > _FOREIGN_NAMED_MOST:
                 continue
             words = f"look at {name}, which is not Diskyard's"
-            waits_for = "only people can tell whether it is needed: move it elsewhere, or remove it"
+            waits_for = "only people can decide whether it is needed: move it elsewhere, or remove it"
         yield _Found(NameForeign(name=name), words, image_id, waits_for, frees_bytes=None)
 
 
@@ -370,23 +370,23 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
         number, _ = split_entry_id(look.stray)
         yield _Found(
             CleanStray(entry=look.stray),
-            f"remove entry {number} of the log, which follows nothing: the repository was put back while "
+            f"remove entry {number} of the log, which follows nothing: the repository was restored while "
             f"it was published, or entries {state.version + 1} to {number - 1} are lost",
-            waits_for=f"put the log back from a backup that has those; with force the entry is removed, and "
-            f"what the log says goes on from entry {state.version}",
+            waits_for=f"restore the log from a backup that has those; with force the entry is removed, and "
+            f"the log goes on from entry {state.version}",
         )
     for twin in look.twins:
-        words = f"write the missing or damaged copy of {twin.action.kind} {twin.action.number} again"
+        words = f"write the missing or damaged replica of {twin.action.kind} {twin.action.number} again"
         yield _Found(twin.action, words, waits_for=twin.waits_for)
 
 
 def _overlay_of(look: Look, attachment: Attachment) -> str | None:
-    """Why a disk is not let go of by itself: its newest bytes may be in another program's file."""
+    """Why an attachment is not removed without force: another program's file may hold the newest bytes."""
     if attachment.mode != "read_write":
         return None
     names = (name for name, of in look.foreign.items() if of in attachment.volume_ids)
     name = next(names, None)
-    return name and f"{name} is an overlay of it: commit that or move it away; force does it as it is"
+    return name and f"{name} is an overlay of it: commit that or move it away; force removes it without that"
 
 
 def _worked_on(image: Image) -> bool:

@@ -1,4 +1,4 @@
-"""What one look at a repository finds, for :mod:`diskyard.planner.find_fixes` to judge: values only."""
+"""What one scan of a repository finds, for :mod:`diskyard.planner.find_fixes` to judge: values only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SourceView:
 
 @dataclass(frozen=True, slots=True)
 class TwinFound:
-    """An object of the log with a missing or damaged copy.
+    """An object of the log with a missing or damaged replica.
 
     :param waits_for: why it cannot be written again; None if it can.
     """
@@ -37,31 +37,32 @@ class TwinFound:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at a repository's storage found.
+    """What one scan of a repository's storage found.
 
-    The storage was listed before ``state`` was read: what was listed then and is not named
-    now is not named by anything that is still to come either.
+    The storage was listed before ``state`` was read: a volume that was listed then and is not named
+    now will not be named by any later entry either.
 
     :param read_only: why nothing can be changed here now; None if it can.
     :param stored: allocated bytes by volume name, at least of those that ``state`` does not name.
-    :param made_here: of those that it does not name, which an entry of this history named.
+    :param made_here: those that ``state`` does not name, but an entry of this history named.
     :param allocated: allocated bytes by volume id.
-    :param missing: volumes that are named ready and are not on the storage.
+    :param missing: volumes that are recorded as ready and are not on the storage.
     :param leftovers: allocated bytes by name.
-    :param foreign: what others have put here, by name; of what is an overlay of a volume, which one.
-    :param snapshotted: by volume, what waits as long as it has internal snapshots of a user's.
-    :param locked: the images whose work lease somebody has.
-    :param written: of the volumes that fixes are about, and by their names of those that nothing names,
-        all that a program of QEMU has open for writing though neither an attachment nor a lease says why.
-    :param unasked: of the same volumes those of which that cannot be known, with the reason.
+    :param foreign: foreign files by name, with the volume that the file is an overlay of, if it is one.
+    :param snapshotted: volumes with internal snapshots of a user's, with what to do before fixes can run.
+    :param locked: the images whose work lease somebody holds.
+    :param written: the volumes that a program of QEMU has open for writing although neither an attachment
+        nor a lease explains it: among those that fixes are about (ids), and those that no record names
+        (names).
+    :param unasked: the same kind of volumes for which that cannot be known, with the reason.
     :param gone_attachments: attachments whose host is provably gone.
-    :param holds_over: holds whose copy is provably over.
-    :param holds_unknown: holds whose copy cannot be looked at, with the reason.
-    :param twins: objects of the log with a missing or damaged copy.
+    :param holds_over: holds whose copy has provably ended.
+    :param holds_unknown: holds whose copy cannot be checked, with the reason.
+    :param twins: objects of the log with a missing or damaged replica.
     :param stray: the entry of the log that follows nothing, if there is one.
     :param longer: the sizes of volumes that are longer than their records.
     :param sources: for images to mend.
-    :param differing: for Snapshots of which another repository has another image under the same id, why.
+    :param differing: Snapshots whose id names a different image in another repository, with the reason.
     :param workers: the host that last worked on an image.
     """
 

@@ -1,4 +1,4 @@
-"""mend: who completes or restores an image, and how that is sealed."""
+"""mend: which work completes or restores an image, and how that is sealed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""merge: what it puts before it touches bytes, and how it seals."""
+"""merge: the records that it puts before it touches bytes, and how it is sealed."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _require_same_merge(state: State, image_id: str, plan: MergePlan) -> tuple[V
 
 
 def seal_merge_down(draft: Draft, image_id: str, plan: MergePlan) -> None:
-    """The parent has all bytes now: who pointed at the dependent points at it."""
+    """The parent has all bytes now: images on the dependent now point at the parent."""
     parent, dependent = _require_same_merge(draft.state, image_id, plan)
     if draft.state.images[image_id].consumed_by not in (None, dependent.id):
         raise Superseded(f"image {image_id} was consumed by another merge")

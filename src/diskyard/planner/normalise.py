@@ -1,7 +1,7 @@
 """What every transaction must leave behind, whatever its verb.
 
-Run on each draft before it is published. It looks only at what the draft touched and
-at what follows from that.
+It runs on each draft before the draft is published. It checks only what the draft touched and
+what follows from that.
 """
 
 from __future__ import annotations

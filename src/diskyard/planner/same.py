@@ -1,7 +1,7 @@
-"""Whether two images of one id are the same image: an id alone says nothing of bytes.
+"""Whether two images of one id are the same image: an id alone says nothing about bytes.
 
 An id can be given to other bytes: by a caller in another repository, or after the image that had it
-was removed. What was captured, told once and carried by every copy, tells such images apart.
+was removed. ``captured``, set once and the same in every copy, distinguishes such images.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from diskyard.model.transaction import Draft
 
 
 def names_history(entry: EntryId) -> bool:
-    """Whether an entry's id tells it from others of its number: in format 1.0 none did."""
+    """Whether an entry's id distinguishes it from others of its number: in format 1.0 none did."""
     return bool(split_entry_id(entry)[1])
 
 
@@ -31,7 +31,7 @@ def captured_here(state: State, image_id: str, entry: EntryId) -> Origin:
 
 
 def source_of(marker: str, image: Image) -> ImageSource:
-    """Where a copy reads: an image that cannot change, and what tells it from others of its id."""
+    """Where a copy reads: an image that cannot change, and what distinguishes it from others of its id."""
     return ImageSource(marker=marker, image_id=image.id, captured=image.captured, size_bytes=image.size_bytes)
 
 

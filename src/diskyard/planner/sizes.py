@@ -1,9 +1,9 @@
-"""How long a disk's volume is: extending it, and what is done with one that is longer than its record.
+"""The length of a disk's volume: extending it, and dealing with one that is longer than its record.
 
-An extend is an intent first: while the volume's record says ``extending`` nobody is given the disk and
-nothing is frozen of it, so that whatever is beyond the record is zeros, and may be cut off again. A
-volume that is longer *without* that was made so by somebody who wrote to it, as a guest's QEMU does:
-that is taken over, or refused, and never cut.
+An extend begins as an intent: while the volume's record says ``extending``, the disk is not attached and
+no image is frozen on it. So everything beyond the record is zeros, and may be cut off again. If a volume
+is longer *without* that, a program that writes to it made it so, as a guest's QEMU does: the new length
+is taken over, or refused, and never cut.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from diskyard.planner.common import (
 def size_lease(image_id: str) -> str:
     """The name of the lease of an image's size: a guest must not be attached while it changes.
 
-    Who has it knows that no extend is under way.
+    The holder knows that no extend is under way.
     """
     return f"{image_id}/size"
 
@@ -60,8 +60,9 @@ def require_room_to_grow(state: State, disk: Image, size_bytes: int, capabilitie
     if volume.format == "raw" and why_not is not None:
         raise errors.Unsupported(
             f"Disk {disk.id} cannot be extended: {why_not}.",
-            advice="Create a Snapshot of the disk: it goes on in a volume of another format, which can be "
-            "extended. Or copy it to a repository whose file system can hold longer files (as XFS).",
+            advice="Create a Snapshot of the disk: the disk then continues in a volume of another format, "
+            "which can be extended. Or copy it to a repository whose file system can hold longer files (such "
+            "as XFS).",
             imageId=disk.id,
         )
 
@@ -166,9 +167,9 @@ def _put_size(draft: Draft, disk: Image, volume: Volume, size_bytes: int) -> Non
 
 @dataclass(frozen=True, slots=True)
 class SizeFix:
-    """What there is to do about a volume that is not as long as its record says, or may not be.
+    """What to do about a volume that is not as long as its record says, or may not be.
 
-    :param leases: of whoever may be doing it.
+    :param leases: those that any worker on it holds.
     """
 
     description: str

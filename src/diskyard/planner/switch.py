@@ -1,4 +1,4 @@
-"""The switch: a VirtualDisk goes on in a new, empty overlay; what it was until now is frozen.
+"""The switch: a VirtualDisk continues in a new, empty overlay; what it held until now is frozen.
 
 createSnapshot makes the frozen image strong; a freeze for a copy makes it held. Two
 switches of one disk at a time do not refuse each other: the overlay's parent is the
@@ -43,7 +43,7 @@ class Switch:
     """A request to freeze a disk's bytes as an image.
 
     :param image_id: of the frozen image.
-    :param hold: who needs it; None for a Snapshot, which becomes strong.
+    :param hold: the hold that keeps it; None for a Snapshot, which becomes strong.
     :param strategy: of the Snapshot; None for the disk's.
     """
 

@@ -1,4 +1,4 @@
-"""The formats there are: the one place that names a concrete one."""
+"""The repository formats: the only module that names a concrete one."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ FORMATS: dict[str, Format] = {
         Format(
             name=localfs.FORMAT,
             parameters={
-                "path": "absolute path of a folder on a local file system",
-                "sharedByOneHost": "true: no other host uses the file system, though its kind is not known "
-                "to be local; false if not given",
-                "owner": "when it is created: the user, by name or number, to whom all files are given",
-                "group": "when it is created: the group, by name or number, that may write to volumes",
-                "mode": "when it is created: octal, of the folders that guests pass; 0711 if not given",
+                "path": "absolute path of a directory on a local file system",
+                "sharedByOneHost": "true: no other host uses the file system, although its kind is not known "
+                "to be local; default false",
+                "owner": "for creation only: the user, by name or number, to whom all files are given",
+                "group": "for creation only: the group, by name or number, that may write to volumes",
+                "mode": "for creation only: octal mode of the directories that guests pass; default 0711",
             },
             capabilities={**_abilities(Capabilities(preallocation=True)), "reflink": None},
             create=localfs.create,

@@ -15,7 +15,7 @@ _FIX_TYPES = frozenset(get_args(FixType))
 
 
 class Urgency(IntEnum):
-    """Who waits for a task: it goes before the order of the types."""
+    """How urgent a task is, by who waits for it; urgency goes before the order of the types."""
 
     FIRST = 0  # its caller asked for it to run before all that waits
     ASKED = 1

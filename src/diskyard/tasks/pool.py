@@ -21,10 +21,10 @@ TASK_THREADS = "diskyard-task"
 class TaskPool:
     """Runs what it is given, the most urgent first.
 
-    What is in a storage call that should have returned takes nobody's place: neither on the
-    host nor in its repository. But one repository gets only a few threads more for that;
-    then the rest of its work waits until the storage answers. The threads keep no program from
-    ending: a task is cut there as by a crash.
+    A task in a storage call that should have returned does not count, neither for the
+    host nor for its repository. But one repository gets only a few extra threads for that;
+    then the rest of its work waits until the storage answers. The threads do not keep a program from
+    ending: the task is then cut off as by a crash.
 
     :param timeout_s: how long a storage call may last before its thread does not count.
     :param look: called now and then while something waits; whether something still waits behind

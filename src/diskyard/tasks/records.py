@@ -1,6 +1,6 @@
 """Tasks as this host's processes show them to each other: one small file for each.
 
-The files are no part of any repository. Losing them loses nothing but what was to be
+The files are not part of any repository. Losing them loses only what was to be
 shown: what a task had to do is in the log, and what it has done is on the volumes.
 """
 

@@ -96,9 +96,9 @@ class TaskRunner:
         self._started: deque[str] = deque(maxlen=_STARTED_LIMIT)
 
     def require_room(self) -> None:
-        """Refuse a caller who would add to a queue in which there is no more room, or none for them.
+        """Refuse a caller that would add to a queue with no more capacity, or none for this caller.
 
-        It is asked before anything is changed. So some more may come at once than there is room for;
+        It is asked before anything is changed. So some more may come at once than there is capacity for;
         and what was begun already is queued however many wait.
 
         :raises diskyard.errors.TooManyRequests: too many tasks wait.
@@ -109,7 +109,7 @@ class TaskRunner:
             raise errors.TooManyRequests(
                 taken.format(words="tasks wait on this host") + ".",
                 advice="Wait until some have ended, or stop some that listTasks names. With AutoFix false "
-                "a call is committed all the same, and its work left to checkStorageRepository.",
+                "a call is still committed, and checkStorageRepository lists its work.",
                 retry_after_s=_QUEUE_RETRY_AFTER_S,
             )
 
@@ -203,7 +203,7 @@ class TaskRunner:
             failed = errors.from_os_error(error, f"running {job.verb}")
             watcher.show_end(state="failed", error=failed.to_json())
         except Exception as error:  # noqa: BLE001 - see the comment
-            # The last resort of a background thread: shown to whoever asks for the task.
+            # The last resort of a background thread: shown to callers that ask for the task.
             watcher.show_end(state="failed", error=errors.unexpected(error).to_json())
         return True
 

@@ -1,4 +1,4 @@
-"""How fast a task moves bytes, and how long the rest of its stage takes at that."""
+"""How fast a task moves bytes, and how long the rest of its stage takes at that rate."""
 
 from __future__ import annotations
 

@@ -37,9 +37,9 @@ class Waiting:
 class Waitlist:
     """What waits, the most urgent first. Not safe to use from several threads.
 
-    Of the same urgency and type the first to come is the first to go. So that no stream of
-    urgent work keeps the rest waiting for ever, every :data:`TURN`-th place goes to what has
-    waited longest; what is to run first is before that too.
+    Among tasks of the same urgency and type, the first to come is the first to go. So that no stream of
+    urgent work keeps the rest waiting for ever, every :data:`TURN`-th place goes to the task that has
+    waited longest; only tasks that are to run first go before that.
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ _SHOW_EVERY_S = 0.5
 class Shown:
     """Where the tasks of a process are shown, and whether it is closing.
 
-    :param tell: told of every change that is shown.
+    :param tell: called for every change that is shown.
     """
 
     records: TaskRecords
@@ -45,9 +45,9 @@ class TaskWatcher:
         self._speed = Speed()
 
     def show(self, *, resumable: bool = False, **changes: object) -> None:
-        """Change what is shown of the task, and tell it.
+        """Change what is shown of the task, and report it.
 
-        :param resumable: it was cut short, and may be started again by who comes after.
+        :param resumable: it was interrupted, and a later process may start it again.
         """
         self.task = replace(self.task, **changes)
         self._shown.records.put(self.task, self._again, resumable=resumable)

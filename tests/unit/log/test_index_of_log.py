@@ -253,7 +253,7 @@ def test_an_entry_that_cannot_be_read(shelf: IndexedShelf, number: int) -> None:
     shelf.spoil("entry", number)
     log = shelf.indexed()
     assert shelf.expect_as_without(log).version == number - 1
-    assert log.damage == f"entry {number}: neither copy can be read"
+    assert log.damage == f"entry {number}: neither replica can be read"
     log.close()
     with pytest.raises(errors.CorruptRecord):
         log.require_writable()
@@ -306,9 +306,9 @@ def test_an_index_that_is_damaged_in_use_is_read_around(shelf: IndexedShelf) -> 
     log = shelf.indexed()
     state = log.refresh()
     os.truncate(blocks_in(shelf.folder), 100)
-    with pytest.raises(errors.RepositoryUnavailable, match="thrown away") as raised:
+    with pytest.raises(errors.RepositoryUnavailable, match="discarded") as raised:
         list(state.volumes)
-    assert raised.value.advice == "Repeat the call: the repository's log is read anew."
+    assert raised.value.advice == "Repeat the call: the repository's log is then read again."
     assert is_bad(state)
     shelf.expect_as_without(log)
     assert files_in(shelf.folder) == []
@@ -331,7 +331,7 @@ def test_planning_on_a_damaged_index_fails_before_anything_is_published(shelf: I
     def doom(draft: Draft) -> None:
         draft.put_volume(msgspec.structs.replace(draft.state.volumes[known[0]], state="doomed"))
 
-    with pytest.raises(errors.RepositoryUnavailable, match="thrown away"):
+    with pytest.raises(errors.RepositoryUnavailable, match="discarded"):
         commit(log, doom, AUTHOR)
     assert shelf.log().refresh().version == 100
     commit(log, doom, AUTHOR)

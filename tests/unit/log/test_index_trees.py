@@ -126,7 +126,7 @@ def test_a_block_is_what_was_written_or_an_error(blocks: Blocks, damage: str) ->
         os.pwrite(blocks.fd, bytes(10), 0)
     else:
         asked = Block(second.offset_bytes, second.length_bytes, first.digest)
-    with pytest.raises(errors.RepositoryUnavailable, match="thrown away"):
+    with pytest.raises(errors.RepositoryUnavailable, match="discarded"):
         blocks.file.read(asked)
     with pytest.raises(errors.RepositoryUnavailable):
         blocks.file.read(second)  # of such a file nothing is believed any more

@@ -263,7 +263,7 @@ def test_a_file_that_tells_nonsense_is_an_error(bench: Bench, start: int, end: i
         files = stack.enter_context(opened_files(bench.host, (layer,)))
         view = FileView.of(stack, nonsense(bench.host, start, end), files)
         assert view is not None
-        with pytest.raises(errors.StorageError, match="does not tell"):
+        with pytest.raises(errors.StorageError, match="does not say where its data is"):
             list(view.runs(0))
 
 

@@ -178,7 +178,7 @@ def test_a_crew_whose_threads_are_not_given_leaves_none(monkeypatch: pytest.Monk
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", give_two)
-    with pytest.raises(errors.StorageError, match="no more threads"):
+    with pytest.raises(errors.StorageError, match="cannot start another thread"):
         Crew(["a", "b", "c"], "test")
     for thread in started:
         thread.join(10)
@@ -197,7 +197,7 @@ def test_a_copy_that_is_not_given_all_threads_leaves_none(
 
     source, target = (bench.layer(name, "raw", MIB) for name in ("source", "target"))
     monkeypatch.setattr(threading.Thread, "start", give_no_flusher)
-    with pytest.raises(errors.StorageError, match="no more threads"):
+    with pytest.raises(errors.StorageError, match="cannot start another thread"):
         copy(bench, (source,), (target,))
     assert set(threading.enumerate()) <= before
 

@@ -1,7 +1,7 @@
-"""A file of blocks, each known by its checksum: what is read is what was written, or an error.
+"""A file of blocks, each identified by its checksum: a read returns what was written, or an error.
 
-Blocks are only ever added. Who knows one knows its place, its length and its checksum; so a
-block that was lost, torn, or written by somebody else is noticed, in whatever order the file
+Blocks are only ever added. A reference to a block has its place, its length and its checksum. So a
+block that was lost, torn, or written by another program is noticed, in whatever order the file
 reached the disk.
 """
 
@@ -58,22 +58,22 @@ class BlockFile:
                 raise self.bad(error.strerror or str(error)) from error
             if len(data) == block.length_bytes and _digest(data) == block.digest:
                 return data
-        raise self.bad("its bytes are not those that were written")
+        raise self.bad("its checksum does not match")
 
     def bad(self, why: str) -> errors.RepositoryUnavailable:
         """Nothing of this file is to be believed any more; the error that says so."""
         self.is_bad = True
         return errors.RepositoryUnavailable(
-            f"This host's index of the repository cannot be read: {why}. It is thrown away.",
-            advice="Repeat the call: the repository's log is read anew.",
+            f"This host's index of the repository cannot be read: {why}. It is discarded.",
+            advice="Repeat the call: the repository's log is then read again.",
         )
 
 
 class BlockWriter:
-    """Adds blocks to the end of a file; who uses it has the lock on its folder.
+    """Adds blocks to the end of a file; the caller must hold the lock on its directory.
 
-    :param file: to read from what is there.
-    :param fd: the same file, open for writing; it is the caller's.
+    :param file: for reading existing blocks.
+    :param fd: the same file, open for writing; the caller owns it.
     """
 
     def __init__(self, files: Files, file: BlockFile, fd: int) -> None:

@@ -1,4 +1,4 @@
-"""When a log's index is read and written: never in the way of who reads or publishes."""
+"""When a log's index is read and written: it never blocks readers or publishers."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class _Saving(threading.Thread):
 
 
 def _on_tables(state: State) -> State:
-    """The same state, with its changes from now on told apart from what it has."""
+    """The same state, with its changes from now on kept apart from what it has."""
     in_memory: dict[str, Records[Any]] = {
         name: Table(InMemory(records)) for name, records in state.tables().items() if isinstance(records, Map)
     }

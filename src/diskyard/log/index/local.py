@@ -1,8 +1,8 @@
 """The index's files: one small head, which is replaced, and a file of blocks, which only grows.
 
 ``<state folder>/index/<repository>/head`` names the file of blocks and the roots of the trees in
-it. Several processes may write: who has the lock on the folder. A new file of blocks is made
-where the old one has grown too large; who reads from the old one goes on, since it is open.
+it. Several processes may write: the one that has the lock on the directory. A new file of blocks is
+made once the old one has grown too large; readers of the old one go on, because they have it open.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Indexed:
 
 
 class LocalIndex:
-    """The index of one repository on this host. Whatever fails with it, it is only not there.
+    """The index of one repository on this host. If anything about it fails, it counts as absent.
 
     :param folder: of the indexes of all repositories, in the state folder.
     :param marker: the repository's.

@@ -1,8 +1,8 @@
-"""Sorted keys and values as a tree of blocks, of which the root is known by its checksum.
+"""Sorted keys and values as a tree of blocks; the checksum of the root identifies the tree.
 
 A node is never changed. A change writes new leaves, and new nodes from them up to a new root;
-what is the same is shared, and the old root leads to what it led to before. A parent holds
-the checksums of its children: so that a key is *not* there is as certain as that one is.
+unchanged nodes are shared, and the old root still leads to the old tree. A parent holds
+the checksums of its children, so the absence of a key is as certain as its presence.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _items_after(block: Block, height: int, key: str, file: BlockFile) -> Iterat
 
 
 def build(items: Iterable[tuple[str, bytes]], writer: BlockWriter) -> Root | None:
-    """A tree of keys and values that come in order of the keys; None of none."""
+    """Build a tree of keys and values that come in order of the keys; None if there are none."""
     return _grown(_leaves(items, writer), 0, writer)
 
 

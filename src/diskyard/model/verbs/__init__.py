@@ -13,10 +13,10 @@ GROUPS = (
     Group("repositories", "Where images are kept.", repositories.VERBS),
     Group("images", "VirtualDisks, which guests write to, and Snapshots, which never change.", images.VERBS),
     Group("guests", "Giving images to QEMU and libvirt.", guests.VERBS),
-    Group("transfer", "Files of this host in and out.", transfer.VERBS),
-    Group("fixes", "Finding and finishing what was left unfinished.", fixes.VERBS),
-    Group("tasks", "What runs on this host.", tasks.VERBS),
-    Group("host", "This host, and watching it.", host.VERBS),
+    Group("transfer", "Importing and exporting files of this host.", transfer.VERBS),
+    Group("fixes", "Finding unfinished work, and finishing it.", fixes.VERBS),
+    Group("tasks", "Work that runs on this host.", tasks.VERBS),
+    Group("host", "This host, and how to watch it.", host.VERBS),
 )
 VERBS: dict[str, Verb] = {verb.name: verb for group in GROUPS for verb in group.verbs}
 BY_REQUEST: dict[type[ask.Request], Verb] = {verb.request: verb for verb in VERBS.values()}

@@ -11,7 +11,7 @@ from diskyard.model.verbs.verb import READING, Example, Verb
 _MERGE_FIX = {
     "fixId": "merge-9214c24e6af5176b33ff3108",
     "type": "merge",
-    "description": "merge a removed image down into what it is read with",
+    "description": "merge a removed image down with the volume that reads it",
     "imageId": DISK,
     "runnable": True,
     "waitsFor": None,

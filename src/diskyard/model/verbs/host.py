@@ -23,11 +23,11 @@ VERBS = (
                         {
                             "name": "localfs-1.0",
                             "parameters": {
-                                "path": "absolute path of a folder on a local file system",
+                                "path": "absolute path of a directory on a local file system",
                                 "sharedByOneHost": "true: no other host uses the file system, …",
-                                "owner": "when it is created: the user, by name or number, …",
-                                "group": "when it is created: the group, by name or number, …",
-                                "mode": "when it is created: octal, of the folders that guests pass; …",
+                                "owner": "for creation only: the user, by name or number, …",
+                                "group": "for creation only: the group, by name or number, …",
+                                "mode": "for creation only: octal mode of the directories that guests pass; …",
                             },
                             "capabilities": {
                                 "reflink": None,

@@ -42,7 +42,7 @@ VERBS = (
         errors=NEW_IMAGE | IMAGE | OPENED | {"NotASnapshot"},
         examples=(
             Example(
-                "An empty disk, safe to repeat as its id is the caller's",
+                "An empty disk; safe to repeat because the caller chose its id",
                 {
                     "targetRepoId": "fast",
                     "size": 10 * GIB,
@@ -84,7 +84,7 @@ VERBS = (
                 SNAPSHOT,
             ),
             Example(
-                "What a disk holds now, as an immutable copy, at 50 MiB per second at most",
+                "What a disk holds now, as an immutable copy, at most 50 MiB per second",
                 {
                     "targetRepoId": "backup",
                     "imageId": DISK,
@@ -146,7 +146,7 @@ VERBS = (
         errors=WRITING | IMAGE | {"RevisionMismatch"},
         examples=(
             Example(
-                "Only if nobody changed it since it was read",
+                "Only if nobody has changed it since it was read",
                 {
                     "repositoryId": "fast",
                     "imageId": DISK,

@@ -15,7 +15,7 @@ VERBS = (
         errors=OPENING | {"PathNotAllowed", "NotEmpty", "NoSpace"},
         examples=(
             Example(
-                "In a folder that is empty or does not exist",
+                "In a directory that is empty or does not exist",
                 {"repoFormat": "localfs-1.0", "connectionParameters": {"path": "/srv/images"}},
             ),
             Example(
@@ -39,7 +39,7 @@ VERBS = (
         errors=OPENING | {"PathNotAllowed", "RepositoryIdInUse", "RepositoryInUse", "NoSpace"},
         examples=(
             Example(
-                "A folder of a local file system",
+                "A directory of a local file system",
                 {
                     "repoId": "fast",
                     "repoFormat": "localfs-1.0",

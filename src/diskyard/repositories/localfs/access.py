@@ -1,8 +1,8 @@
-"""Who may use the files of a localfs repository, as its creator says and its lock file keeps it.
+"""Who may use the files of a localfs repository: its creator decides, and its lock file records it.
 
-The lock file is never replaced or removed, and whoever works on the repository opens it for writing. So
-its owner and group are those that every new file gets, whoever makes it, and whether its group may write
-to it says whether the group may write to volumes. There is no other record that could say something else.
+The lock file is never replaced or removed, and every process that works on the repository opens it for
+writing. So every new file gets its owner and group, whoever makes the file. If the lock file's group may
+write to it, the group may write to volumes. There is no other record that could contradict this.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def access_asked(parameters: Mapping[str, Any]) -> Access:
         bits = _PASSED_BY_ALL if group_id is None else _LISTED_BY_GROUP
         inner_bits = _FOLDERS
     elif not isinstance(mode, str) or _MODE.fullmatch(mode) is None:
-        raise errors.InvalidParameter('mode must be three octal digits in a text, as "0711".')
+        raise errors.InvalidParameter('mode must be a string of three octal digits, such as "0711".')
     else:
         bits = int(mode, 8)
         inner_bits = bits & ~_FOR_OTHERS
@@ -100,20 +100,20 @@ def _id(parameters: Mapping[str, Any], name: str, find: Callable[[str], int]) ->
 
 
 class Follower:
-    """Lets what this process makes in a repository be as the lock file is.
+    """Gives what this process makes in a repository the owner and group of the lock file.
 
-    Only root can give a file to another user, and only who is in a group can give it to that one. Where
+    Only root can give a file to another user, and only a member of a group can give it to that group. If
     there is nothing to give, nothing is done.
     """
 
     def __init__(self, host: Host, root: str) -> None:
         self._files = host.files
         folder, locks = host.files.ownership_of(root), None
-        with contextlib.suppress(FileNotFoundError):  # whoever needs a lease is told
+        with contextlib.suppress(FileNotFoundError):  # reported to callers that need a lease
             locks = host.files.ownership_of(os.path.join(root, layout.LOCKS))
         if locks is None or (locks.user_id, locks.group_id) != (folder.user_id, folder.group_id):
-            # Whoever may write to the folder can put a file of its own there; only root, or its owner,
-            # can make the folder look as if it were that one's too.
+            # Anyone who may write to the directory can put a file of their own there. Only root, or the
+            # directory's owner, can make the directory look as if it belonged to that user too.
             locks = Ownership(os.geteuid(), os.getegid(), _FILES_OF_OWNER)
         is_root = os.geteuid() == 0
         self._user_id = locks.user_id if is_root and locks.user_id != 0 else None
@@ -125,17 +125,18 @@ class Follower:
         self._gives = self._is_groups or not (self._user_id is self._group_id is None)
 
     def of_volume(self) -> Grant | None:
-        """Whose a new volume is to be: the group may write to it if to the lock file."""
+        """The owner of a new volume: the group may write to it if it may write to the lock file."""
         return self._grant(_FILES_OF_GROUP if self._is_groups else _FILES_OF_OWNER)
 
     def of_file(self) -> Grant | None:
-        """The same of a file that no guest opens: the group may only read it."""
+        """The same for a file that no guest opens: the group may only read it."""
         return self._grant(_FILES_OF_OWNER)
 
     def of_reserve(self) -> tuple[Grant | None, Grant | None]:
-        """The same of the folder of the reserve, and of a file in it.
+        """The same for the directory of the reserve, and for a file in it.
 
-        Who may make entries may use the reserve too: else they could free nothing on a full storage.
+        Users who may make entries may use the reserve too: otherwise they could free nothing on a full
+        storage.
         """
         if self._logs_for_group:
             return self._grant(_FOLDERS | _GROUP_WRITES), self._grant(_FILES_OF_GROUP)

@@ -88,7 +88,7 @@ def create_in(root: str, parameters: Mapping[str, Any], host: Host) -> None:
     The last step publishes the repository's own record; a crash before it leaves folders
     that are no repository, and that creating again completes.
 
-    :param root: the folder, as :func:`folder_of` told it; a link that came on the way since then is refused.
+    :param root: the directory that :func:`folder_of` returned; a link put on the way since then is refused.
     :param parameters: besides those of :func:`connect` who may use it (:mod:`.access`): ``owner``,
         ``group`` and ``mode``.
     :raises diskyard.errors.NotEmpty: the folder holds something.

@@ -1,4 +1,4 @@
-"""What others have put into a localfs repository's folders."""
+"""What other programs have put into a localfs repository's directories."""
 
 from __future__ import annotations
 

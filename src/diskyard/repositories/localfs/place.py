@@ -1,4 +1,4 @@
-"""The file system below a localfs repository: whether it will do, and what it can."""
+"""The file system below a localfs repository: whether it is suitable, and what it can do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LOCAL_FILE_SYSTEMS = frozenset(
 SHARED_BY_ONE_HOST = "sharedByOneHost"
 _PROBE_BYTES = 4096  # one block: btrfs clones nothing shorter
 _NEVER = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY, errno.ENOLCK))
-_ADVICE = "Use a folder of a local file system that can, as ext4, XFS or btrfs."
+_ADVICE = "Use a directory of a local file system that can, such as ext4, XFS or btrfs."
 
 
 def require_local(host: Host, root: str, *, shared_by_one_host: bool) -> None:
@@ -49,16 +49,16 @@ def require_local(host: Host, root: str, *, shared_by_one_host: bool) -> None:
         return
     raise errors.Unsupported(
         f"{root} is on a file system of the kind {kind or 'unknown'}, which is not known to be local: "
-        "another host that wrote to it would not see this one's locks.",
-        advice="Use a folder of a local file system, as ext4, XFS or btrfs. If no other host ever uses the "
-        f"repository, connect it with {SHARED_BY_ONE_HOST}=true.",
+        "another host that writes to it would not see this host's locks.",
+        advice="Use a directory of a local file system, such as ext4, XFS or btrfs. If no other host ever "
+        f"uses the repository, connect it with {SHARED_BY_ONE_HOST}=true.",
     )
 
 
 def require_folders(host: Host, root: str) -> None:
-    """Refuse a repository of which a folder leads elsewhere: what is there is not ours to change.
+    """Refuse a repository with a directory that is a link: what it leads to is not ours to change.
 
-    From then on the door refuses a link that comes in a folder's place (:meth:`Files.refuse_links_in`).
+    From then on the host door refuses a link in a directory's place (:meth:`Files.refuse_links_in`).
 
     :raises diskyard.errors.CorruptRecord: names what is wrong.
     """
@@ -66,8 +66,8 @@ def require_folders(host: Host, root: str) -> None:
         path = os.path.join(root, folder)
         if not host.files.is_folder(path):
             raise errors.CorruptRecord(
-                f"{path} is missing, or it is no folder, so the repository cannot be used.",
-                advice="Put the folder back; an empty one will do for progress and temporary.",
+                f"{path} is missing, or is not a directory, so the repository cannot be used.",
+                advice="Put the directory back; an empty one will do for progress and temporary.",
             )
 
 
@@ -101,7 +101,7 @@ def sync_folder(host: Host, folder: str) -> None:
 
     :raises diskyard.errors.Unsupported: the file system never can.
     """
-    with _needed(folder, "make the names in a folder durable (fsync)"):
+    with _needed(folder, "make the names in a directory durable (fsync)"):
         host.files.sync_folder(folder)
 
 
@@ -123,14 +123,14 @@ def read_only_because(host: Host, folder: str) -> str | None:
         if host.files.is_read_only(folder):
             return "its file system is mounted read-only"
     except OSError:
-        return None  # who writes will be told
+        return None  # a write will report it
     return "this user may not write to it"
 
 
 def capabilities_of(host: Host, root: str) -> Capabilities:
-    """What the place can do."""
+    """What the location can do."""
     longest_bytes = IMAGE_SIZE_LIMIT_BYTES
-    with contextlib.suppress(OSError):  # something else is in its place: who needs a lock will say so
+    with contextlib.suppress(OSError):  # something else has its name: reported once a lock is needed
         longest_bytes = host.files.longest_file_bytes(os.path.join(root, layout.LOCKS), longest_bytes)
     return Capabilities(
         reflink=_can_reflink(host, os.path.join(root, layout.TEMPORARY)),
@@ -158,7 +158,7 @@ def _can_reflink(host: Host, folder: str) -> bool:
             files.clone(source_fd, target_fd)
         return True
     except OSError:
-        return False  # not this one, or a full storage: what needs room will say so
+        return False  # not this one, or a full storage: what needs space will say so
     finally:
         files.discard(source)
         files.discard(target)

@@ -1,4 +1,4 @@
-"""Reading the repository's own record, which is there twice: of two that differ the log knows its own."""
+"""Reading the repository's own record, which has two replicas; if they differ, the log decides."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _marker_in_log(host: Host, root: str, known: Collection[str]) -> str | None:
             if len(found := wanted.intersection(known)) == 1:
                 return found.pop()
     if read_any:
-        raise errors.CorruptRecord(f"The record in {root} is of another repository than its log.")
+        raise errors.CorruptRecord(f"The record in {root} belongs to another repository than its log.")
     return None
 
 

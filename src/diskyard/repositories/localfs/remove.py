@@ -1,4 +1,4 @@
-"""Removing a localfs repository: what is its own, by its name, and nothing else."""
+"""Removing a localfs repository: only files of its own, by their names."""
 
 from __future__ import annotations
 
@@ -151,9 +151,9 @@ def _require_nothing(root: str, found: Iterable[str]) -> None:
     names = sorted(found)
     if names:
         raise errors.NotEmpty(
-            f"{root} holds what is not Diskyard's: {', '.join(_for_people(names))}.",
-            advice="Only people can tell whether it is needed: move it elsewhere or delete it, then remove "
-            "the repository again.",
+            f"{root} holds files that are not Diskyard's: {', '.join(_for_people(names))}.",
+            advice="Only people can decide whether they are needed: move them elsewhere or delete them, then "
+            "remove the repository again.",
         )
 
 

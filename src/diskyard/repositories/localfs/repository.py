@@ -59,10 +59,10 @@ def _stored(name: VolumeName, item: FileEntry) -> StoredVolume:
 
 
 def _identities(files: Files, root: str) -> tuple[str, str]:
-    """Those of the lock file, which is never replaced or removed; if it was lost all the same, the folder's.
+    """Those of the lock file, which is never replaced or removed; if it was still lost, the directory's.
 
-    Nothing else has these: the place counts as no other's, nor as its own from before. What is in it can
-    be read; whoever needs a lease is told what is missing.
+    Nothing else has these: the location counts neither as another one, nor as what it was before. Its
+    contents can be read; callers that need a lease get an error that names the missing file.
     """
     try:
         return files.identities_of(os.path.join(root, layout.LOCKS))
@@ -122,7 +122,7 @@ class LocalRepository:
         return self._reserve.publish(paths, data, frees, overruled)
 
     def _is_anothers(self, number: int, data: bytes) -> bool:
-        """Whether another's entry was there first, of which copy 0 was lost after we had looked.
+        """Whether another host's entry was there first, and its replica 0 was lost after we had checked.
 
         Then that copy, which is ours now, is made the other's again: renamed over, and never absent.
         """
@@ -291,9 +291,9 @@ class LocalRepository:
         return None if item is None or not item.is_file else _stored(name, item)
 
     def stored_volumes(self, names: Sequence[VolumeName]) -> list[StoredVolume | None]:
-        """The files' figures, some hundreds in one call: who waits can tell whether it goes on.
+        """The files' figures, some hundreds in one call: callers that wait can see whether it goes on.
 
-        A file is looked at in 2.7 µs by its name, and in 3.4 by listing the folder: so a page of
+        Examining a file takes 2.7 µs by its name, and 3.4 by listing the directory: so a page of
         images never lists it.
         """
         found: list[StoredVolume | None] = []
@@ -381,7 +381,7 @@ class LocalRepository:
         """A name in the temporary folder."""
         return self._files.temporary_path(self._folder(layout.TEMPORARY))
 
-    # -- leases, room, end ------------------------------------------------------------------------
+    # -- leases, space, end ------------------------------------------------------------------------
 
     def try_lock(self, name: str) -> LocalLease | None:
         """An OFD lock on the byte of the lock file that stands for the name."""

@@ -1,8 +1,8 @@
-"""The reserve: files that have blocks and hold nothing, each to become a copy of an entry.
+"""The reserve: files that have blocks and hold no data, each to become a replica of an entry.
 
 On a full storage an entry is written into the blocks of such a file, which is then linked to the
-entry's name (docs/decisions/0026-reserve.md). At no moment are its blocks free, so that nobody
-else, as a guest that goes on writing, can have them.
+entry's name (docs/decisions/0026-reserve.md). Its blocks are never free, so no other writer,
+such as a guest, can take them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _KIB = 1 << 10
 #: How many files of which size. The small ones are for the entries of one image.
 _FILES = {4 * _KIB: 128, 16 * _KIB: 16, 128 * _KIB: 4, 1024 * _KIB: 2}
 _NAME = re.compile(r"([0-9a-f]{8})\.([0-9]{3})")
-#: Empty files whose names are longer than a temporary one: where a folder has no room for another name,
-#: as it may be on a full XFS, one of them leaves room for it.
+#: Empty files whose names are longer than a temporary one: where a folder has no space for another name,
+#: as it may be on a full XFS, one of them leaves space for it.
 _PLACES = [f"name.{index:03d}.{'-' * 200}" for index in range(16)]
 #: Which part of the files of a size is left alone: for the entries that free more, or sooner.
 _LEFT_ALONE = {Frees.LATER: 1 / 2, Frees.WHEN_FIXED: 1 / 4, Frees.AT_ONCE: 0.0}
-#: Of which sizes files are given to a folder that needs room for one name, one after the other.
+#: Of which sizes files are given to a folder that needs space for one name, one after the other.
 _SPARED_BYTES = (*[4 * _KIB] * 6, *[16 * _KIB] * 4, *[128 * _KIB] * 2)
 
 
@@ -65,7 +65,7 @@ class Reserve:
     # -- taking it ---------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Have all of its files, with all of their blocks, as far as there is room; durable.
+        """Have all of its files, with all of their blocks, as far as there is space; durable.
 
         :raises OSError: so far there is none.
         """
@@ -84,7 +84,7 @@ class Reserve:
         self._may_lack = False
 
     def refill(self) -> None:
-        """The same where there is room; a full storage leaves it as it is.
+        """The same where there is space; a full storage leaves it as it is.
 
         So does one on which something else has its name.
         """
@@ -92,7 +92,7 @@ class Reserve:
             self.fill()
 
     def refill_if_used(self) -> None:
-        """Take back what was used, before the room is used for anything else."""
+        """Take back what was used, before the space is used for anything else."""
         if self._may_lack:
             self.refill()
 
@@ -252,7 +252,7 @@ class Reserve:
         return usable
 
     def _places(self) -> set[str]:
-        """The names that are there to leave their room to another."""
+        """The names that are there to leave their space to another."""
         return set(self._files.names(self.folder)).intersection(_PLACES)
 
     def _list(self) -> list[FileEntry]:
