@@ -190,7 +190,7 @@ def _give_empty(host: Host, locks: str, grant: Grant | None) -> None:
         raise errors.NotEmpty(error.message, advice=error.advice) from error
     try:
         if host.files.size_bytes_of(fd):
-            raise errors.NotEmpty(f"{locks} is no lock file that a creation left: it holds something.")
+            raise errors.NotEmpty(f"{locks} is not a lock file that a creation left: it is not empty.")
         if grant is not None:
             host.files.give(fd, grant)
     finally:
@@ -217,8 +217,8 @@ def _make_root(host: Host, root: str, access: Access) -> bool:
         if error.errno not in _NO_PATH:
             raise
         raise errors.InvalidParameter(
-            f"There can be no folder {root}: {error.strerror or error}.",
-            advice="Use a path in a folder that is there.",
+            f"No directory can be made at {root}: {error.strerror or error}.",
+            advice="Use a path in an existing directory.",
         ) from error
 
 
