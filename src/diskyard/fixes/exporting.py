@@ -33,7 +33,7 @@ from diskyard.operations.transfer import require_transfer_folder
 from diskyard.operations.writers import nobody_writes
 from diskyard.planner import copy as planner
 from diskyard.planner.common import strong_image
-from diskyard.settled import Opening, open_chains, volumes_of
+from diskyard.settled import Opening, look_at, open_chains, volumes_below, volumes_of
 
 
 def run_export(engine: Engine, export: Export, watcher: Watcher, rate_limit_bytes_per_s: int) -> bool:

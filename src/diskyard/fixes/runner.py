@@ -33,7 +33,6 @@ from diskyard.mover.durable import os_errors
 from diskyard.mover.interface import Stopped
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp
-from diskyard.operations.fix import require_fixable
 from diskyard.planner.mend import set_last_error
 
 _FOLLOW_UP_LIMIT = 10_000

@@ -27,7 +27,7 @@ VERBS = (
                                 "sharedByOneHost": "true: no other host uses the file system, …",
                                 "owner": "for creation only: the user, by name or number, …",
                                 "group": "for creation only: the group, by name or number, …",
-                                "mode": "for creation only: octal mode of the directories that guests pass; …",
+                                "mode": "for creation only: octal mode of the guests' directories; …",
                             },
                             "capabilities": {
                                 "reflink": None,
