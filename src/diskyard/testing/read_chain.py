@@ -28,7 +28,7 @@ def read_image(opened: Opened, image_id: str) -> bytes:
 
 
 def _lay_over(data: bytearray, layer: Layer) -> None:
-    content = layer.opened.read(0, layer.opened.length_bytes())
+    content = layer.open_container.read(0, layer.open_container.length_bytes())
     if layer.format == "raw":
         size_bytes = min(len(content), layer.size_bytes, len(data))
         data[:size_bytes] = content[:size_bytes]
