@@ -24,8 +24,8 @@ def resize(layer: Layer, size_bytes: int) -> None:
     :raises diskyard.errors.StorageError: the storage failed.
     """
     with os_errors(f"resizing volume {layer.name}"):
-        layer.opened.set_length(size_bytes)
-        layer.opened.sync()
+        layer.open_container.set_length(size_bytes)
+        layer.open_container.sync()
 
 
 def sync_layer(layer: Layer) -> None:
@@ -34,4 +34,4 @@ def sync_layer(layer: Layer) -> None:
     :raises diskyard.errors.StorageError: the storage failed; what is durable is not known.
     """
     with os_errors(f"making volume {layer.name} durable"):
-        layer.opened.sync()
+        layer.open_container.sync()

@@ -46,7 +46,7 @@ def grow(
         set_size(host, opened, new_size_bytes, inherit_fds=inherit_fds)
         if preallocate and top.format == "raw":
             with os_errors("preallocating a volume"):
-                opened[0].opened.reserve(new_size_bytes)
+                opened[0].open_container.reserve(new_size_bytes)
         sync_layer(opened[0])
 
 
@@ -134,6 +134,6 @@ def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence
 def _set_raw_size(top: Layer, size_bytes: int) -> None:
     with os_errors("resizing a volume"):
         # What an interrupted run left beyond the record's size goes, and comes back as zeros.
-        if top.opened.length_bytes() > top.size_bytes:
-            top.opened.set_length(min(top.size_bytes, size_bytes))
-        top.opened.set_length(size_bytes)
+        if top.open_container.length_bytes() > top.size_bytes:
+            top.open_container.set_length(min(top.size_bytes, size_bytes))
+        top.open_container.set_length(size_bytes)

@@ -40,7 +40,7 @@ def check_volume(host: Host, layer: Layer) -> str | None:
 def _check_open(host: Host, layer: Layer) -> str | None:
     if layer.format == "raw":
         with os_errors(f"checking volume {layer.name}"):
-            has_bytes = layer.opened.length_bytes()
+            has_bytes = layer.open_container.length_bytes()
         short = has_bytes < layer.size_bytes
         return f"Its file has {has_bytes} bytes of {layer.size_bytes}." if short else None
     words = ["qemu-img", "check", "--output=json", program_graph(host, (layer,), read_only=True)]

@@ -50,7 +50,7 @@ class Layer:
         return None if self.container is None else self.container.fd
 
     @property
-    def opened(self) -> Container:
+    def open_container(self) -> Container:
         """What holds it.
 
         :raises diskyard.errors.InternalError: it is not open.

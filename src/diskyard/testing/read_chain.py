@@ -9,8 +9,7 @@ from __future__ import annotations
 import struct
 
 from diskyard.mover.interface import Layer
-from diskyard.opened import Opened
-from diskyard.volume_files import opening_chain
+from diskyard.opened import Opened, volume_name
 
 _COMPRESSED, _COPIED, _ZERO = 1 << 62, 1 << 63, 1
 _OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
@@ -21,14 +20,16 @@ def read_image(opened: Opened, image_id: str) -> bytes:
     state = opened.state()
     image = state.images[image_id]
     data = bytearray(image.size_bytes)
-    with opening_chain(opened, state, [volume for _, volume in state.chain(image)]) as chain:
-        for layer in reversed(chain):
-            _lay_over(data, layer)
+    volumes = [volume for _, volume in state.chain(image)]
+    for volume, layer in reversed(list(zip(volumes, opened.chain(state, image), strict=True))):
+        stored = opened.stored(volume)
+        assert stored is not None
+        content = opened.storage.read_volume(volume_name(volume), 0, stored.length_bytes)
+        _lay_over(data, layer, content)
     return bytes(data)
 
 
-def _lay_over(data: bytearray, layer: Layer) -> None:
-    content = layer.opened.read(0, layer.opened.length_bytes())
+def _lay_over(data: bytearray, layer: Layer, content: bytes) -> None:
     if layer.format == "raw":
         size_bytes = min(len(content), layer.size_bytes, len(data))
         data[:size_bytes] = content[:size_bytes]
