@@ -91,7 +91,7 @@ def test_aliases_are_one_place(rig: Rig) -> None:
     yard.connect_storage_repository("alias", "localfs-1.0", {"path": str(link)})
     disk = rig.disk("a", (7, 0, MiB))
     rig.expect("alias", disk, picture(SIZE, (7, 0, MiB)))
-    with pytest.raises(errors.ImageNotFound, match=r"\(b, a\)"):
+    with pytest.raises(errors.ImageNotFound, match=r"\(searched: b, a\)"):
         yard.copy_image("b", "00000000-0000-0000-0000-000000000001")
     yard.prepare_image("alias", disk)
     yard.disconnect_storage_repository("a")
