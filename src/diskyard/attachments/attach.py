@@ -32,13 +32,13 @@ DEFAULT_OWNER = "diskyard"
 _MERGE_WAIT_S = 2.0
 
 
-def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chain]:
+def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chain, bool]:
     """Attach an image for an owner on this host; durable on return.
 
     The leases of the weak images below it are held meanwhile: a merge that works on them
     has them, and what is given out must not be merged under its user.
 
-    :returns: what the caller is told, and the chain, for serving it.
+    :returns: what the caller is told; the chain, for serving it; and whether the attachment is new.
     :raises diskyard.errors.LeaseHeld: a merge works on the image's chain.
     :raises diskyard.errors.ImageInUse: it is attached, or a guest that nobody prepared writes to it.
     :raises diskyard.errors.InvalidParameter: the owner has characters that people cannot see.
@@ -53,7 +53,7 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
     author = engine.author("prepareImage")
     if opened.is_read_only:
         state = opened.state()
-        return _answer(opened, state, _not_recorded(engine, opened, state, request, owner))
+        return *_answer(opened, state, _not_recorded(engine, opened, state, request, owner)), False
     while True:
         # A guess at the leases: the look once they are taken, and the plan, tell whether it was right.
         weak = _weak_known(opened, request.image_id)
@@ -65,8 +65,9 @@ def prepare_image(engine: Engine, request: PrepareImage) -> tuple[Attached, Chai
             require_no_stranger(opened, state, request.image_id)
             _require_bounded(opened, state, request.image_id)
             committed = _attach(engine, opened, request, owner, weak)
-        if committed.result is not None:
-            return _given_out(opened, committed.state, committed.result)
+        if (attachment := committed.result) is not None:
+            is_new = attachment.id not in committed.before.attachments
+            return *_given_out(opened, committed.state, attachment), is_new
 
 
 def _given_out(opened: Opened, state: State, attachment: Attachment) -> tuple[Attached, Chain]:

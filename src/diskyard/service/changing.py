@@ -71,15 +71,13 @@ def _untrack(service: Service, request: ask.UntrackChanges) -> None:
 
 def _prepare(service: Service, request: ask.PrepareImage) -> Attached:
     opened = service.connections.get(request.repository_id)
+    attached, chain, is_new = prepare_image(service.engine, request)
     if request.options.serve is None:
-        return prepare_image(service.engine, request)[0]
-    before = opened.state().attachments
-    attached, chain = prepare_image(service.engine, request)
+        return attached
     try:
         return service.servers.serve(opened, attached, chain)
     except BaseException:
-        key = (attached.image_id, service.host.identity, attached.owner)
-        if key not in {(found.image_id, found.host, found.owner) for found in before.values()}:
+        if is_new:
             options = TeardownOptions(owner=attached.owner)
             again = ask.TeardownImage(
                 repository_id=request.repository_id, image_id=request.image_id, options=options
