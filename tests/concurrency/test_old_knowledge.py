@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 
+from diskyard.fixes.runner import run_fix
 from diskyard.model.fix import Fix
 from diskyard.service import Service
 from diskyard.testing.fault_runs import tear_down
@@ -45,8 +47,17 @@ def test_what_was_done_since_by_others_counts(scenario: Scenario, quick_folder: 
     def listed_by_another(world: World, _service: Service, place: str) -> list[Fix]:
         return fixes(world, builder, place)
 
-    with mock.patch.object(World, "fixes", listed_by_another):
+    changed: list[bool] = []
+
+    def noted(*words: Any, **more: Any) -> None:
+        changed.append(run_fix(*words, **more))
+
+    with (
+        mock.patch.object(World, "fixes", listed_by_another),
+        mock.patch("diskyard.testing.scenarios.base.run_fix", noted),
+    ):
         scenario.act(world, service)
+    assert changed == [True] * (scenario in FIXES)
     assert service.tasks.wait(timeout_s=60)
     tear_down(world, service)
     service.close()

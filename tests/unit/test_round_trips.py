@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,8 +17,9 @@ TABLE = {name: now for name, (_, now) in table_of(DOCUMENT.read_text(encoding="u
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
-    return Worlds(tmp_path_factory.mktemp("round-trips"))
+def worlds() -> Iterator[Worlds]:
+    with tempfile.TemporaryDirectory(prefix="dy-") as folder:  # a short name: sockets are in it
+        yield Worlds(Path(folder))
 
 
 def differences(counted: RoundTrips, told: RoundTrips) -> list[str]:

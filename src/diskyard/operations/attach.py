@@ -42,16 +42,13 @@ def prepare_image(engine: Engine, request: PrepareImage) -> Attached:
     :raises diskyard.errors.DiskyardError: as :func:`_attach_for` says.
     """
     opened = engine.connections.get(request.repository_id)
+    attached, chain, is_new = _attach_for(engine, opened, request)
     if request.options.serve is None:
-        attached, _ = _attach_for(engine, opened, request)
         return attached
-    before = opened.state().attachments
-    attached, chain = _attach_for(engine, opened, request)
     try:
         return engine.servers.serve(opened, attached, chain)
     except BaseException:
-        key = (attached.image_id, engine.host.identity, attached.owner)
-        if key not in {(found.image_id, found.host, found.owner) for found in before.values()}:
+        if is_new:
             again = TeardownImage(
                 repository_id=request.repository_id,
                 image_id=request.image_id,
@@ -61,13 +58,13 @@ def prepare_image(engine: Engine, request: PrepareImage) -> Attached:
         raise
 
 
-def _attach_for(engine: Engine, opened: Opened, request: PrepareImage) -> tuple[Attached, Chain]:
+def _attach_for(engine: Engine, opened: Opened, request: PrepareImage) -> tuple[Attached, Chain, bool]:
     """Attach an image for an owner on this host; durable on return.
 
     The leases of the weak images below it are held meanwhile: a merge that works on them
     has them, and what is given out must not be merged under its user.
 
-    :returns: what the caller is told, and the chain, for serving it.
+    :returns: what the caller is told; the chain, for serving it; and whether the attachment is new.
     :raises diskyard.errors.LeaseHeld: a merge works on the image's chain.
     :raises diskyard.errors.ImageInUse: it is attached, or a guest that nobody prepared writes to it.
     :raises diskyard.errors.InvalidParameter: the owner has characters that people cannot see.
@@ -81,7 +78,7 @@ def _attach_for(engine: Engine, opened: Opened, request: PrepareImage) -> tuple[
     author = engine.author("prepareImage")
     if opened.is_read_only:
         state = opened.state()
-        return _answer(opened, state, _not_recorded(engine, opened, state, request, owner))
+        return *_answer(opened, state, _not_recorded(engine, opened, state, request, owner)), False
     while True:
         # A guess at the leases: the look once they are taken, and the plan, tell whether it was right.
         weak = _weak_known(opened, request.image_id)
@@ -93,8 +90,9 @@ def _attach_for(engine: Engine, opened: Opened, request: PrepareImage) -> tuple[
             require_no_stranger(opened, state, request.image_id)
             _require_bounded(opened, state, request.image_id)
             committed = _attach(engine, opened, request, owner, weak)
-        if committed.result is not None:
-            return _given_out(opened, committed.state, committed.result)
+        if (attachment := committed.result) is not None:
+            is_new = attachment.id not in committed.before.attachments
+            return *_given_out(opened, committed.state, attachment), is_new
 
 
 def _given_out(opened: Opened, state: State, attachment: Attachment) -> tuple[Attached, Chain]:
