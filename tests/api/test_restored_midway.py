@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from diskyard import Diskyard, MiB, errors
+from diskyard.log.store import LogKind
 from diskyard.model.fix import CleanStray, Fix
 from diskyard.model.records import Volume
 from diskyard.model.transaction import Draft
 from diskyard.opened import Opened
-from diskyard.repositories.interface import LogKind
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.repository import LocalRepository
 from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, picture, settle

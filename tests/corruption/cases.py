@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diskyard.repositories.interface import LogKind
+from diskyard.log.store import LogKind
 from diskyard.repositories.localfs import layout
 from diskyard.testing.read_chain import read_image
 from diskyard.testing.survey import Survey, survey, watchdog

@@ -11,7 +11,7 @@ from diskyard import errors
 from diskyard.host import Files
 from diskyard.host.publishing import publish
 from diskyard.log import codec, reading, twins
-from diskyard.repositories.interface import Copies, LogKind
+from diskyard.log.store import Copies, LogKind
 from diskyard.repositories.localfs import repository
 from diskyard.repositories.localfs.repository import LocalRepository
 from diskyard.testing.corruption import GONE, Damage, Outside, flipped

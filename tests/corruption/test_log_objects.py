@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diskyard import errors
-from diskyard.repositories.interface import LogKind
+from diskyard.log.store import LogKind
 from diskyard.service import call
 from diskyard.testing.corruption import DAMAGES, Damage, Outside, apply_to_all
 from diskyard.testing.effort import Effort

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from diskyard.log.codec import RepositoryRecord, encode
-from diskyard.repositories.interface import LogKind
+from diskyard.log.store import LogKind
 from diskyard.repositories.localfs import layout
 from diskyard.service import call
 from diskyard.testing.corruption import Outside

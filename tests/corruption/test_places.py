@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from diskyard import errors
 from diskyard.host import Host
 from diskyard.log.codec import Progress, decode, encode
+from diskyard.log.store import LogKind
 from diskyard.model.records import entry_id
 from diskyard.model.transaction import Entry
 from diskyard.model.volume_name import VolumeName
-from diskyard.repositories.interface import LogKind
 from diskyard.repositories.localfs import layout
 from diskyard.testing.corruption import DAMAGES, GONE, REPLACEMENTS, Outside, apply_to_all, remove
 from diskyard.testing.effort import Effort

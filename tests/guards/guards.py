@@ -101,7 +101,7 @@ GUARDS = [
     Guard(
         "durable before acted on",
         "diskyard.log.reading",
-        (("                        self._repository.sync_log()\n", ""),),
+        (("                        self._store.sync_log()\n", ""),),
         ("tests/unit/log/test_log.py::test_what_another_wrote_is_made_durable_before_it_is_answered",),
     ),
     # -- groups -----------------------------------------------------------------------

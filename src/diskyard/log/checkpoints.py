@@ -12,10 +12,10 @@ from diskyard import errors
 from diskyard.log.codec import Checkpoint, CheckpointWritten, Damaged, NewerMajor, decode, encode
 from diskyard.log.entries import nonce_of
 from diskyard.log.index.stored import CODECS, encoded
+from diskyard.log.store import LogStore
 from diskyard.model.soundness import flaw_of
 from diskyard.model.state import State
 from diskyard.model.tables import Records
-from diskyard.repositories.interface import Repository
 
 CHECKPOINTS_KEPT = 3
 ENTRY_AGE_KEPT_S = 24 * 3600.0
@@ -51,8 +51,8 @@ class Checkpoints:
     :param entry_age_kept_s: entries younger than this are never trimmed.
     """
 
-    def __init__(self, repository: Repository, entry_age_kept_s: float = ENTRY_AGE_KEPT_S) -> None:
-        self._repository = repository
+    def __init__(self, store: LogStore, entry_age_kept_s: float = ENTRY_AGE_KEPT_S) -> None:
+        self._store = store
         self._entry_age_kept_s = entry_age_kept_s
         self._folded_at: int | None = None
         self._standing: int | None = None  # one that was there, and is the first to be looked for again
@@ -66,7 +66,7 @@ class Checkpoints:
         :raises diskyard.errors.CorruptRecord: none can be read.
         """
         damage, seen = "there is none", list[int]()
-        while (numbers := sorted(self._repository.numbers("checkpoint"), reverse=True)) != seen:
+        while (numbers := sorted(self._store.numbers("checkpoint"), reverse=True)) != seen:
             seen = numbers  # newer ones may take the place of these while they are read
             for number in numbers:
                 try:
@@ -76,7 +76,7 @@ class Checkpoints:
                     continue
                 self._folded_at = number
                 return found
-        raise errors.CorruptRecord(f"No checkpoint of {self._repository.place} can be read: {damage}.")
+        raise errors.CorruptRecord(f"No checkpoint of {self._store.place} can be read: {damage}.")
 
     def read(self, number: int) -> Found:
         """One checkpoint, from whichever copy holds it.
@@ -84,20 +84,20 @@ class Checkpoints:
         :raises Damaged: neither does.
         """
         damage: Damaged | NewerMajor = Damaged("neither replica can be read")
-        copies = self._repository.get("checkpoint", number)
+        copies = self._store.get("checkpoint", number)
         for copy in copies:
             if not copy:
                 continue
             try:
                 checkpoint, newer = decode(copy, Checkpoint)
-                state = check_checkpoint(checkpoint, self._repository.marker, number)
+                state = check_checkpoint(checkpoint, self._store.marker, number)
                 if copies[0] != copies[1]:
                     self._require_not_anothers(number, state.nonce)
                 return Found(checkpoint, state, newer)
             except (Damaged, NewerMajor) as error:
                 damage = error
         if isinstance(damage, NewerMajor):
-            raise written_by_newer(self._repository.place, damage) from damage
+            raise written_by_newer(self._store.place, damage) from damage
         raise damage
 
     def _require_not_anothers(self, number: int, nonce: str) -> None:
@@ -106,9 +106,7 @@ class Checkpoints:
         :raises Damaged: it was written in another history.
         """
         there = {
-            nonce_of(copy, self._repository.marker, number)
-            for copy in self._repository.get("entry", number)
-            if copy
+            nonce_of(copy, self._store.marker, number) for copy in self._store.get("entry", number) if copy
         }
         if there - {None} and nonce not in there:
             raise Damaged(f"it belongs to another history: entry {number} is another one")
@@ -121,9 +119,9 @@ class Checkpoints:
         suspended writer may have put a copy of it back.
         """
         standing = self._standing
-        if standing is not None and standing <= number and self._repository.has("checkpoint", standing):
+        if standing is not None and standing <= number and self._store.has("checkpoint", standing):
             return False
-        numbers = self._repository.numbers("checkpoint")
+        numbers = self._store.numbers("checkpoint")
         below = [found for found in numbers if found <= number]
         self._standing = max(below, default=None)  # the newest of them stays the longest
         return bool(numbers) and not below
@@ -134,7 +132,7 @@ class Checkpoints:
         Not if its entry may have been trimmed, nor if the newest checkpoint is so far ahead of it
         that reading that is quicker than reading the entries up to it.
         """
-        numbers = self._repository.numbers("checkpoint")
+        numbers = self._store.numbers("checkpoint")
         self._folded_at = max(numbers, default=0)
         ahead = self._folded_at - state.version
         far = max(_ENTRIES_BETWEEN, (len(state.images) + len(state.volumes)) // 16)
@@ -142,7 +140,7 @@ class Checkpoints:
 
     def lists(self, number: int, nonce: str) -> bool:
         """Whether a checkpoint shows that entry ``number`` stood with this nonce."""
-        for version in sorted(self._repository.numbers("checkpoint"), reverse=True):
+        for version in sorted(self._store.numbers("checkpoint"), reverse=True):
             if version < number:
                 continue
             try:
@@ -172,7 +170,7 @@ class Checkpoints:
 
     def fold(self, state: State, nonces: Sequence[str]) -> None:
         """Write the checkpoint of ``state``, durably."""
-        self._repository.put("checkpoint", state.version, encode(checkpoint_of(state, nonces)))
+        self._store.put("checkpoint", state.version, encode(checkpoint_of(state, nonces)))
         self._folded_at = state.version
 
     def trim(self) -> None:
@@ -183,7 +181,7 @@ class Checkpoints:
         may go: it notices (``Log._read_forward``).
         """
         readable: list[int] = []
-        numbers = sorted(self._repository.numbers("checkpoint"))
+        numbers = sorted(self._store.numbers("checkpoint"))
         for number in reversed(numbers):
             try:
                 self.read(number)
@@ -197,12 +195,12 @@ class Checkpoints:
         oldest_kept = readable[-1]
         for number in numbers:
             if number < oldest_kept:
-                self._repository.delete("checkpoint", number)
-        for number, age_s in sorted(self._repository.numbers("entry").items()):
+                self._store.delete("checkpoint", number)
+        for number, age_s in sorted(self._store.numbers("entry").items()):
             if number >= oldest_kept or age_s < self._entry_age_kept_s:
                 # Stopping at the first young one keeps the entries without a gap.
                 return
-            self._repository.delete("entry", number)
+            self._store.delete("entry", number)
 
 
 def checkpoint_of(state: State, nonces: Sequence[str]) -> CheckpointWritten:

@@ -15,11 +15,11 @@ from diskyard.log.codec import Damaged, encode
 from diskyard.log.entries import as_read, follow
 from diskyard.log.index.keeper import IndexKeeper
 from diskyard.log.reading import LogReader
+from diskyard.log.store import LogStore
 from diskyard.log.turns import Turns
 from diskyard.model.records import EntryId, entry_id, split_entry_id
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Entry, Frees, Part
-from diskyard.repositories.interface import Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,13 @@ class Log(LogReader):
 
     def __init__(
         self,
-        repository: Repository,
+        store: LogStore,
         host: Host,
         *,
         entry_age_kept_s: float = ENTRY_AGE_KEPT_S,
         keeper: IndexKeeper | None = None,
     ) -> None:
-        super().__init__(repository, entry_age_kept_s=entry_age_kept_s, keeper=keeper)
+        super().__init__(store, entry_age_kept_s=entry_age_kept_s, keeper=keeper)
         self._host = host
         self.writers: Turns[Any] = Turns(must_stay=True)
 
@@ -139,7 +139,7 @@ class Log(LogReader):
     def _put(self, number: int, data: bytes, *, frees: Frees) -> bool:
         try:
             with _not_made():
-                return self._repository.put("entry", number, data, frees=frees)
+                return self._store.put("entry", number, data, frees=frees)
         except UncertainError as error:
             self._state = None  # whether it stands is for the next reading to tell
             raise self._unknown(number, str(error)) from error
@@ -164,7 +164,7 @@ class Log(LogReader):
             return False
         if follows_nothing:
             raise errors.CorruptRecord(
-                f"The history of {self._repository.place} was replaced while this change was published; "
+                f"The history of {self._store.place} was replaced while this change was published; "
                 "it was not made.",
                 advice="It was restored, or its storage went back to an older state: look at what it holds.",
             )
@@ -182,28 +182,28 @@ class Log(LogReader):
         are below it: the log was put back to an older state meanwhile. Nobody can have built on the
         entry, and as long as it is there nobody can publish.
         """
-        others = set(self._repository.numbers("entry")) - {entry.number}
-        checkpoints = self._repository.numbers("checkpoint")
+        others = set(self._store.numbers("entry")) - {entry.number}
+        checkpoints = self._store.numbers("checkpoint")
         if max(others, default=0) >= entry.number - 1 or max(checkpoints, default=0) >= entry.number - 1:
             return False
         if not self._is_entry(entry.number, entry.nonce):
             return False
-        self._repository.delete("entry", entry.number)
+        self._store.delete("entry", entry.number)
         return True
 
     def _unknown(self, number: int, why: str) -> errors.UnknownOutcome:
-        return unknown_outcome(why, f"the change (entry {number} of {self._repository.place})")
+        return unknown_outcome(why, f"the change (entry {number} of {self._store.place})")
 
     def _complete_twin(self, state: State) -> None:
         """Before N+1 is written, both replicas of N must be there (docs/format.md, Replicas)."""
         if not self._twin_missing:
             return
-        copies = self._repository.get("entry", state.version)
+        copies = self._store.get("entry", state.version)
         whole = next((c for c in copies if c and self._nonce_of(c, state.version) == state.nonce), None)
         if whole is not None:
             for index, copy in enumerate(copies):
                 if copy != whole:
-                    self._repository.rewrite("entry", state.version, index, whole)
+                    self._store.rewrite("entry", state.version, index, whole)
         self._twin_missing = False
 
     # -- mending ------------------------------------------------------------------
@@ -219,8 +219,8 @@ class Log(LogReader):
             if self.damage is None or self._state is None or self.replaced is not None:
                 return None
             newest = self._state.version
-            above = [number for number in self._repository.numbers("entry") if number > newest]
-            is_alone = len(above) == 1 and self._repository.newest_number("checkpoint") <= newest
+            above = [number for number in self._store.numbers("entry") if number > newest]
+            is_alone = len(above) == 1 and self._store.newest_number("checkpoint") <= newest
             if not is_alone or above[0] == newest + 1:
                 return None
             nonces = self._nonces_there(above[0])
@@ -232,7 +232,7 @@ class Log(LogReader):
         with self._lock:
             if self.stray() != entry:
                 return False
-            self._repository.delete("entry", split_entry_id(entry)[0])
+            self._store.delete("entry", split_entry_id(entry)[0])
             self._state = None
             return True
 
@@ -244,12 +244,12 @@ class Log(LogReader):
         would have done. False if it is not there, or only it could tell the state.
         """
         with self._lock:
-            if self._repository.get("checkpoint", number) == (None, None):
+            if self._store.get("checkpoint", number) == (None, None):
                 return False
             rebuilt = self._rebuild(number)
             if rebuilt is not None:
                 for copy in (0, 1):
-                    self._repository.rewrite("checkpoint", number, copy, rebuilt)
+                    self._store.rewrite("checkpoint", number, copy, rebuilt)
                 return True
             try:
                 newest = self._checkpoints.newest()
@@ -257,19 +257,19 @@ class Log(LogReader):
                 return False
             if newest.checkpoint.version <= number:
                 return False
-            self._repository.delete("checkpoint", number)
+            self._store.delete("checkpoint", number)
             return True
 
     def _rebuild(self, number: int) -> bytes | None:
         """Rebuild the bytes of a checkpoint; None if something that this needs cannot be read."""
-        for older in sorted(self._repository.numbers("checkpoint"), reverse=True):
+        for older in sorted(self._store.numbers("checkpoint"), reverse=True):
             if older >= number:
                 continue
             try:
                 found = self._checkpoints.read(older)
                 state, newer, nonces = found.state, found.newer, list(found.checkpoint.nonces)
                 while state.version < number and not newer:
-                    copies = self._repository.get("entry", state.version + 1)
+                    copies = self._store.get("entry", state.version + 1)
                     entry, newer, _ = self._valid_entry(state, copies)
                     state = follow(state, entry)
                     nonces.append(entry.nonce)

@@ -15,12 +15,12 @@ from diskyard.log.codec import Damaged, NewerMajor, decode
 from diskyard.log.entries import check_link, check_place, follow, nonce_of
 from diskyard.log.history import has_entry, replaced_since
 from diskyard.log.index.keeper import IndexKeeper
+from diskyard.log.store import Copies, LogStore
 from diskyard.log.turns import Turns, Waiter, fail_all
 from diskyard.log.watching import Listener, Watching
 from diskyard.model.records import EntryId
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry
-from diskyard.repositories.interface import Copies, Repository
 
 _RELOAD_ATTEMPTS = 100
 
@@ -42,15 +42,15 @@ class LogReader:
 
     def __init__(
         self,
-        repository: Repository,
+        store: LogStore,
         *,
         entry_age_kept_s: float = ENTRY_AGE_KEPT_S,
         keeper: IndexKeeper | None = None,
     ) -> None:
-        self._repository = repository
+        self._store = store
         self._keeper = keeper or IndexKeeper(None)
         self._lock = PatientLock()
-        self._checkpoints = Checkpoints(repository, entry_age_kept_s)
+        self._checkpoints = Checkpoints(store, entry_age_kept_s)
         self._readers: Turns[Waiter[State]] = Turns(must_stay=False)
         self._watching = Watching()
         self._state: State | None = None
@@ -102,12 +102,12 @@ class LogReader:
                 if self._went_forward() and not self._checkpoint_leads_past_damage():
                     if not self._synced:
                         # Its writer may not have got so far; who acts on it must know.
-                        self._repository.sync_log()
+                        self._store.sync_log()
                         self._synced = True
                     return self._stands()
                 self._state = None
             raise errors.RepositoryUnavailable(
-                f"The log of {self._repository.place} is trimmed faster than it can be read."
+                f"The log of {self._store.place} is trimmed faster than it can be read."
             )
 
     def _load_newest_checkpoint(self) -> State:
@@ -194,10 +194,10 @@ class LogReader:
         newest = self._newest
         damage, newer, twin_missing = None, False, self._twin_missing
         while damage is None:
-            copies = self._repository.get("entry", state.version + 1)
+            copies = self._store.get("entry", state.version + 1)
             if copies == (None, None):
                 damage = self._beyond_the_end(state.version)
-                if damage is None or self._repository.get("entry", state.version + 1) == (None, None):
+                if damage is None or self._store.get("entry", state.version + 1) == (None, None):
                     break
                 damage = None  # published meanwhile
                 continue
@@ -229,7 +229,7 @@ class LogReader:
 
         What comes after it cannot be distinguished from false news, so the repository is read-only.
         """
-        if self._repository.get("entry", version) != (None, None):
+        if self._store.get("entry", version) != (None, None):
             return False
         self.damage = f"entry {version} is missing, and checkpoint {version} is the newest"
         return True
@@ -243,7 +243,7 @@ class LogReader:
         if self._end_known:
             return None
         for kind in ("entry", "checkpoint"):
-            number = self._repository.newest_number(kind)
+            number = self._store.newest_number(kind)
             if number > version:
                 return f"entry {version + 1} is missing, and {kind} {number} is there"
         return None
@@ -272,7 +272,7 @@ class LogReader:
             except (Damaged, NewerMajor) as error:
                 damage = error
         if isinstance(damage, NewerMajor):
-            raise written_by_newer(self._repository.place, damage) from damage
+            raise written_by_newer(self._store.place, damage) from damage
         raise damage
 
     def _still_there(self, state: State) -> bool:
@@ -288,7 +288,7 @@ class LogReader:
 
     def _nonces_there(self, number: int) -> set[str | None]:
         """The nonces that the copies of an entry have; None for one that is none of this place and number."""
-        copies = self._repository.get("entry", number)
+        copies = self._store.get("entry", number)
         return {self._nonce_of(copy, number) for copy in copies if copy is not None}
 
     def _nonce_of(self, copy: bytes, number: int) -> str | None:
@@ -296,7 +296,7 @@ class LogReader:
         newest = self._state if self._state is not None and self._state.version == number else None
         if newest is not None and copy == self._newest:
             return newest.nonce
-        nonce = nonce_of(copy, self._repository.marker, number)
+        nonce = nonce_of(copy, self._store.marker, number)
         if newest is not None and nonce == newest.nonce:
             self._newest = copy
         return nonce
@@ -342,18 +342,18 @@ class LogReader:
         """Refuse to rely on a log that cannot all be read; storage that is read-only will do."""
         if self.replaced is not None:
             raise errors.CorruptRecord(
-                f"The history of {self._repository.place} was replaced: {self.replaced}.",
+                f"The history of {self._store.place} was replaced: {self.replaced}.",
                 advice="It was restored, or its storage went back to an older state. Look at what it holds "
                 "now; then disconnect it and connect it again to go on from there.",
             )
         if self.damage is not None:
             raise errors.CorruptRecord(
-                f"The log of {self._repository.place} cannot be read: {self.damage}. "
+                f"The log of {self._store.place} cannot be read: {self.damage}. "
                 "The repository is read-only until it can be."
             )
         if self.newer_minor:
             raise errors.Unsupported(
-                f"{self._repository.place} was written by a newer Diskyard and can only be read by this one.",
+                f"{self._store.place} was written by a newer Diskyard and can only be read by this one.",
                 advice="Upgrade Diskyard on this host.",
             )
 
@@ -362,10 +362,10 @@ class LogReader:
 
         :raises diskyard.errors.StorageError: says why.
         """
-        why = self._repository.read_only_because()
+        why = self._store.read_only_because()
         if why is not None:
             raise errors.StorageError(
-                f"Nothing can be written to {self._repository.place}: {why}.",
+                f"Nothing can be written to {self._store.place}: {why}.",
                 advice="Mount the file system so that it can be written to, or use a user who may write "
                 "there, then try again. Reading and exporting work without that.",
             )
@@ -378,4 +378,4 @@ class LogReader:
             return f"the log cannot be read: {self.damage}"
         if self.newer_minor:
             return "a newer Diskyard wrote the log"
-        return self._repository.read_only_because()
+        return self._store.read_only_because()

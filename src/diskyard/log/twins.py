@@ -8,8 +8,8 @@ from diskyard.log.checkpoints import check_checkpoint
 from diskyard.log.codec import Checkpoint, CheckpointWritten, Damaged, NewerMajor, decode
 from diskyard.log.entries import check_place
 from diskyard.log.log import Log
+from diskyard.log.store import LogKind, LogStore
 from diskyard.model.transaction import Entry
-from diskyard.repositories.interface import LogKind, Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class TwinTrouble:
 
 
 def look_at_twins(
-    storage: Repository, log: Log, kind: LogKind, number: int, *, records: bool = True
+    storage: LogStore, log: Log, kind: LogKind, number: int, *, records: bool = True
 ) -> TwinTrouble | None:
     """What is wrong with an object's copies; None if nothing, or if it is not there at all.
 
@@ -61,7 +61,7 @@ def _nonce_read(log: Log, number: int) -> str | None:
 
 
 def _is_whole(
-    storage: Repository, kind: LogKind, number: int, nonce: str | None, copy: bytes | None, *, records: bool
+    storage: LogStore, kind: LogKind, number: int, nonce: str | None, copy: bytes | None, *, records: bool
 ) -> bool:
     if not copy:
         return False
@@ -80,7 +80,7 @@ def _is_whole(
         return False
 
 
-def rewrite_twin(storage: Repository, log: Log, kind: LogKind, number: int) -> bool:
+def rewrite_twin(storage: LogStore, log: Log, kind: LogKind, number: int) -> bool:
     """Write the bad copy of an object again; False if nothing is wrong with it.
 
     It is renamed over, never unlinked: at no moment is the object absent. A checkpoint

@@ -20,13 +20,14 @@ from diskyard.log.checkpoints import checkpoint_of, nonces_kept
 from diskyard.log.codec import Damaged, NewerMajor, decode, encode
 from diskyard.log.entries import NEW_MARKER, as_read, follow, place_digest
 from diskyard.log.log import Log
+from diskyard.log.store import LogKind
 from diskyard.model.records import Attachment, CopyHold
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft, Entry
 from diskyard.opened import lease_name, volume_name
 from diskyard.operations.writers import WRITER_WORDS
 from diskyard.planner.normalise import normalise, verify
-from diskyard.repositories.interface import LogKind, Repository
+from diskyard.repositories.interface import Repository
 
 _KINDS: tuple[LogKind, LogKind] = ("checkpoint", "entry")
 

@@ -1,19 +1,11 @@
-"""What a repository format must do: a store for the log, volumes, and leases.
+"""What a repository format must do: a store for the log (:mod:`diskyard.log.store`), volumes, and leases.
 
 Terms
 -----
-entry, checkpoint
-    The two kinds of numbered object in the log's store. Each exists as two *copies*,
-    0 and 1, stored so that one damaged block cannot take both.
-copy's value
-    Its bytes; ``None`` if it is absent; ``b""`` if it is there and cannot be read (a
-    copy with contents is never empty). Of one that cannot be an object of the log
-    (:func:`diskyard.log.codec.may_be_whole`) it may be the beginning only. A time-out is not
-    "cannot be read": it is :class:`~diskyard.errors.RepositoryUnavailable`.
 volume
     An object that holds bytes at a name that :class:`~diskyard.model.volume_name.VolumeName` defines. Whoever
-    asks anything of these bytes asks the storage, by :meth:`Repository.read_volume`,
-    :meth:`Repository.open_volume` and :meth:`Repository.volume_is_written`, whether they are in a file of
+    asks anything of these bytes asks the storage, by :meth:`VolumeStore.read_volume`,
+    :meth:`VolumeStore.open_volume` and :meth:`VolumeStore.volume_is_written`, whether they are in a file of
     this host or not; only QEMU goes there itself, by a descriptor or by :class:`Located`.
 lease
     An exclusive, named lock held by this process or a child that inherited it.
@@ -38,15 +30,13 @@ from typing import Literal, Protocol
 import msgspec
 
 from diskyard.host.container import Container
+from diskyard.log.store import LogStore
 from diskyard.model.capabilities import Capabilities
-from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
 
-LogKind = Literal["entry", "checkpoint"]
 #: Whether the marker was made with the place, or given to it since; or came with a copy of another's
 #: bytes; or is of a version that did not note it.
 MarkerOrigin = Literal["created", "given", "copied", "unknown"]
-Copies = tuple[bytes | None, bytes | None]
 
 
 class StoredVolume(msgspec.Struct, frozen=True, gc=False):
@@ -68,7 +58,7 @@ class StoredVolume(msgspec.Struct, frozen=True, gc=False):
 class Leftover:
     """Something of our making that is no volume and no log object: provably of no use.
 
-    :param name: to hand back to :meth:`Repository.delete_leftover`.
+    :param name: to hand back to :meth:`VolumeStore.delete_leftover`.
     """
 
     name: str
@@ -118,76 +108,13 @@ class Lease(Protocol):
         """Give it up; a second call does nothing."""
 
 
-class Repository(Protocol):
-    """One connected place that stores images.
+class VolumeStore(Protocol):
+    """Where the bytes of one repository's images are kept, and what lies beside them.
 
-    :ivar marker: random, written at creation; names lock spaces, orders locks and detects
-        that two connections reach the same place.
-    :ivar place: what people call the place in messages.
-    :ivar identity: of what is in this place, as this host saw it when it was connected. The same
-        place by another way has the same; a copy of it, which has its marker, has another.
-    :ivar place_identity: the same, as every host and every later connection sees it: it is kept in
-        the log of other repositories. A copy that was made below the file system, of its device,
-        may have the same. Empty where the format cannot tell.
-    :ivar made_s: when the place was made, be it as a copy, by this host's wall clock; None if that
-        cannot be told.
+    :ivar capabilities: what can be done with volumes here, and how.
     """
 
-    marker: str
-    marker_origin: MarkerOrigin
-    place: str
-    identity: str
-    place_identity: str
-    made_s: float | None
     capabilities: Capabilities
-
-    def read_only_because(self) -> str | None:
-        """Why nothing can be written in the place now, for people; None if it can. It may change."""
-
-    # -- the log's store ------------------------------------------------------------
-
-    def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:
-        """Store both copies of an object if it is absent; False if it is there already.
-
-        Of several callers with one number, on any hosts, exactly one gets True. A crash
-        leaves it absent, or there with one copy or both.
-
-        :raises diskyard.host.publishing.UncertainError: it may be there; the outcome is unknown.
-            Any other OSError means that it is not.
-
-        :param frees: what it leads to: on a full storage it may use room that is kept for what
-            frees some, and more of it the sooner it does. That room is nobody else's at any moment.
-            One copy is enough then, where there is no room for both.
-        """
-
-    def get(self, kind: LogKind, number: int) -> Copies:
-        """The two copies of an object. It is absent only if both are."""
-
-    def has(self, kind: LogKind, number: int) -> bool:
-        """Whether a copy of an object is there, whatever it holds: neither is read."""
-
-    def numbers(self, kind: LogKind) -> dict[int, float]:
-        """The numbers of the objects of which a copy is there, each with its age in seconds.
-
-        The age counts from the storage's own time of writing and is used for trimming only.
-        """
-
-    def newest_number(self, kind: LogKind) -> int:
-        """The highest number of :meth:`numbers`; 0 if there is none. Of very many it is quick to find."""
-
-    def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
-        """Make one copy hold ``data``, without a moment at which it is absent."""
-
-    def delete(self, kind: LogKind, number: int) -> None:
-        """Remove both copies. Callers remove lowest numbers first, and never the newest.
-
-        A crash leaves one copy or none.
-        """
-
-    def sync_log(self) -> None:
-        """Make durable what :meth:`get` has shown, also if another process wrote it."""
-
-    # -- volumes ------------------------------------------------------------------------
 
     def create_volume(
         self, name: VolumeName, *, length_bytes: int, initial: bytes = b"", preallocate: bool = False
@@ -238,7 +165,7 @@ class Repository(Protocol):
         An OSError says that it cannot be known. Of what is not there it is false.
         """
 
-    # -- small things beside the log ------------------------------------------------------
+    # -- beside the volumes ---------------------------------------------------------------
 
     def put_progress(self, image_id: str, data: bytes) -> None:
         """Replace the progress of an image's work; it may be lost."""
@@ -267,7 +194,12 @@ class Repository(Protocol):
         What is made there and not removed is found by :meth:`list_leftovers`.
         """
 
-    # -- leases, room, end ------------------------------------------------------------------
+    def capacity(self) -> Capacity:
+        """Room on the storage."""
+
+
+class Leases(Protocol):
+    """The locks of one repository, by their names."""
 
     def try_lock(self, name: str) -> Lease | None:
         """Take the lease of this name at once, or None if somebody has it."""
@@ -281,8 +213,23 @@ class Repository(Protocol):
         All are asked for at once where the format can: it does not cost a question for each.
         """
 
-    def capacity(self) -> Capacity:
-        """Room on the storage."""
+
+class Repository(LogStore, VolumeStore, Leases, Protocol):
+    """One connected place that stores images.
+
+    :ivar identity: of what is in this place, as this host saw it when it was connected. The same
+        place by another way has the same; a copy of it, which has its marker, has another.
+    :ivar place_identity: the same, as every host and every later connection sees it: it is kept in
+        the log of other repositories. A copy that was made below the file system, of its device,
+        may have the same. Empty where the format cannot tell.
+    :ivar made_s: when the place was made, be it as a copy, by this host's wall clock; None if that
+        cannot be told.
+    """
+
+    marker_origin: MarkerOrigin
+    identity: str
+    place_identity: str
+    made_s: float | None
 
     def close(self) -> None:
         """Let go of everything; leases held are given up."""

@@ -15,16 +15,15 @@ from typing import Any
 
 from diskyard.host import Files, Host
 from diskyard.host.container import Container
+from diskyard.log.store import Copies, LogKind
 from diskyard.model.identity import HostIdentity
 from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
-    Copies,
     Foreign,
     Leftover,
     Located,
-    LogKind,
     Repository,
     StoredVolume,
 )

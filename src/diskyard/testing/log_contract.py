@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from diskyard.repositories.interface import LogKind, Repository
+from diskyard.log.store import LogKind
+from diskyard.repositories.interface import Repository
 from diskyard.testing import other_process
 from diskyard.testing.place import Place
 

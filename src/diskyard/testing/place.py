@@ -10,9 +10,10 @@ from typing import Any
 
 from diskyard.host import Host
 from diskyard.host.identity import new_nonce, new_uuid
+from diskyard.log.store import LogKind
 from diskyard.model.records import entry_id
 from diskyard.model.volume_name import VolumeName
-from diskyard.repositories.interface import LogKind, Repository
+from diskyard.repositories.interface import Repository
 from diskyard.repositories.registry import find_format
 from diskyard.testing import pathless as pathless  # so that its format is known wherever places are
 

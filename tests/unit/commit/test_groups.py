@@ -17,12 +17,12 @@ from diskyard.host.publishing import UncertainError
 from diskyard.host.supervise import Supervisor
 from diskyard.log.codec import decode
 from diskyard.log.log import Author, Log
+from diskyard.log.store import LogKind
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, ImageSource, entry_id, split_entry_id
 from diskyard.model.transaction import Draft, Entry, Frees
 from diskyard.planner import attach, change, copy
 from diskyard.planner.optimize import plan_optimize, seal_optimize
-from diskyard.repositories.interface import LogKind
 from diskyard.testing.faults import Crash, WatchedRepository
 from diskyard.testing.together import Together, at_once
 from tests.unit.log.shelf import Shelf, once, write_many

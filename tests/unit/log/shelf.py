@@ -8,9 +8,9 @@ from dataclasses import replace
 from diskyard.host import Clock, Host
 from diskyard.host.identity import new_nonce, new_uuid
 from diskyard.log.log import Author, Log
+from diskyard.log.store import LogKind
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Part
-from diskyard.repositories.interface import LogKind
 from diskyard.repositories.memory import connect as memory
 from diskyard.repositories.memory.repository import MemoryRepository
 from diskyard.testing.faults import WatchedRepository, nothing

@@ -6,8 +6,8 @@ import pytest
 
 from diskyard import errors
 from diskyard.log.log import Log
+from diskyard.log.store import LogKind
 from diskyard.model.records import entry_id
-from diskyard.repositories.interface import LogKind
 from tests.unit.log.shelf import DAY_S, Shelf, write, write_many
 from tests.unit.records import uid
 

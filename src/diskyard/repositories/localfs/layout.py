@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 
 from diskyard.host.temporary import temporary_owner
+from diskyard.log.store import LogKind
 from diskyard.model.records import UUID_PATTERN
-from diskyard.repositories.interface import LogKind
 
 LOG, CHECKPOINTS, VOLUMES, PROGRESS, TEMPORARY = "log", "checkpoints", "volumes", "progress", "temporary"
 FOLDERS = (LOG, CHECKPOINTS, VOLUMES, PROGRESS, TEMPORARY)

@@ -11,16 +11,15 @@ from tempfile import TemporaryDirectory
 
 from diskyard.host import Host
 from diskyard.host.container import Container, open_file
+from diskyard.log.store import Copies, LogKind
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
 from diskyard.repositories.interface import (
     Capacity,
-    Copies,
     Foreign,
     Leftover,
     Located,
-    LogKind,
     MarkerOrigin,
     StoredVolume,
 )
