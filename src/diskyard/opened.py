@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
@@ -12,7 +12,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from diskyard import errors
-from diskyard.commit import Committed, commit, refresh
+from diskyard.commit import Committed, commit, newest_known, refresh
 from diskyard.host import Host
 from diskyard.host.container import Container
 from diskyard.log.codec import Damaged, NewerMajor, Progress, decode, encode
@@ -99,6 +99,32 @@ class Opened(VolumeBytes):
         finally:
             for lease in reversed(leases):
                 lease.release()
+
+    @contextmanager
+    def work_as_known(
+        self, images_of: Callable[[State], list[str]], *, wait_s: float = 0.0
+    ) -> Iterator[tuple[list[str], list[Lease]]]:
+        """Hold the work leases that a state asks for, as far as this process knows the log.
+
+        With them held the caller reads the log, and begins again if that asks for others. Where one
+        cannot be had the log is read here: old knowledge is no reason to refuse anything.
+
+        :yields: the images, and their leases.
+        :raises diskyard.errors.LeaseHeld: as :meth:`work_on`, with the newest state.
+        """
+        image_ids = images_of(newest_known(self.log))
+        while True:
+            with ExitStack() as held:
+                try:
+                    leases = held.enter_context(self.work_on(image_ids, wait_s=wait_s))
+                except errors.LeaseHeld:
+                    newest = images_of(self.state())
+                    if newest == image_ids:
+                        raise
+                    image_ids = newest
+                    continue
+                yield image_ids, leases
+                return
 
     def _lock(self, image_id: str, wait_s: float) -> Lease:
         deadline_s = time.monotonic() + wait_s

@@ -182,7 +182,7 @@ def test_participating_repositories_and_hints(rig: Rig) -> None:
         found: str = rig.call("copyImage", targetRepoId="c", imageId=snapshot, options=options)
         return found
 
-    with pytest.raises(errors.ImageNotFound, match=r"\(b\)"):
+    with pytest.raises(errors.ImageNotFound, match=r"\(searched: b\)"):
         copy(participatingRepositories=["b"])
     assert code_of(lambda: copy(participatingRepositories=[])) == "ImageNotFound"
     assert code_of(lambda: copy(imageHints={snapshot: "b"})) == "ImageNotFound"

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from diskyard import Diskyard, MiB, errors
+from diskyard.fixes.runner import run_fix
 from diskyard.log.store import LogKind
-from diskyard.model.fix import CleanStray, Fix
+from diskyard.model.fix import CleanStray, CleanVolume, Fix
 from diskyard.model.records import Volume
 from diskyard.model.transaction import Draft
 from diskyard.opened import Opened
 from diskyard.repositories.localfs import layout
 from diskyard.repositories.localfs.repository import LocalRepository
+from tests.api.between import before_look, outcome
 from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, picture, settle
 
 ONE, NINE = (1, 0, SIZE), (9, 0, SIZE)
@@ -216,3 +218,26 @@ def test_all_aliases_go_on_once_one_is_connected_anew(rig: Rig) -> None:
     copied = rig.yard.copy_image("b", snapshot)
     rig.wait()
     rig.expect("b", copied, picture(SIZE, ONE))
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_clean_under_which_the_history_is_replaced_deletes_nothing(rig: Rig, at: int) -> None:
+    """Before each of its looks a log comes in which its volume, an acknowledged disk's here, is doomed."""
+    other, disk = rig.host("two"), rig.disk("a", ONE)
+    before, removed = rig.folder / "before", rig.folder / "removed"
+    shutil.copytree(place(rig, "a"), before)
+    other.remove_image("a", disk, options=COMMIT_ONLY)
+    shutil.copytree(place(rig, "a"), removed)
+    put_back(rig, "a", before)
+    restart(rig)
+    for number in range(2):
+        rig.yard.set_user_data("a", disk, {"acknowledged": number})
+    opened = rig.opened("a")
+    volume_id = opened.state().images[disk].volume_id
+    assert volume_id is not None
+    with before_look(rig.yard, at, partial(put_back, rig, "a", removed, (layout.LOG,))):
+        _, error = outcome(lambda: run_fix(rig.yard.service.engine, opened, CleanVolume(volume_id=volume_id)))
+    assert error is None or isinstance(error, errors.CorruptRecord)
+    put_back(rig, "a", before, (layout.LOG,))
+    restart(rig)
+    rig.expect("a", disk, picture(SIZE, ONE))

@@ -59,7 +59,7 @@ def expect_other_copy(
         damage.apply(paths[copy], outside)
         found = survey(world)
         expect_readable(world)
-        assert any(f"copy of {kind} {number} again" in words for words in found.listed), found.listed
+        assert any(f"replica of {kind} {number} again" in words for words in found.listed), found.listed
         if damage.name == _KEPT_FOLDER:
             assert all(isinstance(error, errors.StorageError) for error in found.errors.values())
             return

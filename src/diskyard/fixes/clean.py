@@ -51,16 +51,18 @@ def clean_volume(work: Work, action: CleanVolume) -> bool:
     :raises diskyard.errors.ImageInUse: some QEMU writes to it.
     """
     opened, volume_id = work.opened, action.volume_id
-    state = newest_known(opened.log)
     while True:
-        leases_of = _leases_to_clean(state, volume_id)
-        with opened.work_on(leases_of):
+        with opened.work_as_known(lambda known: _leases_to_clean(known, volume_id)) as (leases_of, _):
             state = work.newest()
             if _leases_to_clean(state, volume_id) != leases_of:
                 continue
             doomed = state.volumes.get(volume_id)
-            if doomed is not None and doomed.state != "doomed":
+            if doomed is None or doomed.state == "ready":
+                return False
+            if doomed.state == "building":
                 doomed = opened.commit(lambda draft: doom_abandoned(draft, volume_id), work.author).result
+                # Another may have doomed it, in a history that has replaced ours meanwhile.
+                opened.log.require_writable()
             if doomed is None:
                 return False
             _require_unwritten(opened, volume_name(doomed))

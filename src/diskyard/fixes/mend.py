@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from diskyard import errors
-from diskyard.commit import newest_known
 from diskyard.fixes.importing import copy_file, require_room_to_import
 from diskyard.fixes.judge import FoundSource, NoSource, find_source, waits_for_base
 from diskyard.fixes.work import Work, filled_bytes, require_room
@@ -339,7 +338,7 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
     source = pending.source
     assert not isinstance(source, FileSource)
     home = work.engine.connections.by_marker(source.marker)
-    if home is None or home.is_read_only or newest_known(home.log).closed:
+    if home is None or home.is_read_only:
         return []  # check lists the hold, if there is one, when it can be released
 
     def let_go(draft: Draft) -> None:
@@ -351,9 +350,11 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
             else:
                 release(draft, source.image_id, hold)
 
-    done = home.commit(let_go, work.author)
-    merges = [FollowUp(home, Merge(image_id=key)) for key in sorted(_freed(done.before, done.state))]
-    return [*merges, *cleaning(home, done.before, done.state)]
+    with suppress(errors.NotARepository):  # it is being removed
+        done = home.commit(let_go, work.author)
+        merges = [FollowUp(home, Merge(image_id=key)) for key in sorted(_freed(done.before, done.state))]
+        return [*merges, *cleaning(home, done.before, done.state)]
+    return []
 
 
 def _freed(before: State, after: State) -> set[str]:

@@ -31,20 +31,21 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
     :returns: whether anything changed, and the clean of the volume that is left over.
     """
     opened = work.opened
-    state = newest_known(opened.log)
-    while True:
+
+    def images_of(state: State) -> list[str]:
         plan = _plan(opened, state, action.image_id)
-        leases = [] if plan is None else planner.merge_lease_images(state, plan)
-        with opened.work_on(leases) as held:
+        return [] if plan is None else planner.merge_lease_images(state, plan)
+
+    while True:
+        with opened.work_as_known(images_of) as (image_ids, held):
             work.hold(held)
             state = work.newest()
             plan = _plan(opened, state, action.image_id)
             if plan is None:
                 return False, []
-            if planner.merge_lease_images(state, plan) != leases:
+            if planner.merge_lease_images(state, plan) != image_ids:
                 continue  # the disk was snapshotted meanwhile: other images to hold
-            if (settled := _settled(work, state, plan)) is not state:
-                state = settled
+            if _settled(work, state, plan) is not state:
                 continue
             _require_free(opened, state, plan)
             too_long = planner.merge_too_long(plan, opened.storage.capabilities)

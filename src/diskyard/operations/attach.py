@@ -7,7 +7,7 @@ from collections.abc import Container
 from diskyard import errors
 from diskyard.attachments.libvirt import disk_xml
 from diskyard.attachments.serve import nobody_serves
-from diskyard.commit import Committed, newest_known
+from diskyard.commit import Committed
 from diskyard.foreign import overlays_of
 from diskyard.host.identity import new_uuid
 from diskyard.model.looked import Looked
@@ -69,7 +69,7 @@ def _attach_for(engine: Engine, opened: Opened, request: PrepareImage) -> tuple[
     :raises diskyard.errors.ImageInUse: it is attached, or a guest that nobody prepared writes to it.
     :raises diskyard.errors.InvalidParameter: the owner has characters that people cannot see.
     """
-    owner = request.options.owner or DEFAULT_OWNER
+    image_id, owner = request.image_id, request.options.owner or DEFAULT_OWNER
     if not owner.isprintable():
         raise errors.InvalidParameter(
             "options.owner has control characters, or marks of the direction of text.",
@@ -81,14 +81,16 @@ def _attach_for(engine: Engine, opened: Opened, request: PrepareImage) -> tuple[
         return *_answer(opened, state, _not_recorded(engine, opened, state, request, owner)), False
     while True:
         # A guess at the leases: the look once they are taken, and the plan, tell whether it was right.
-        weak = _weak_known(opened, request.image_id)
-        with opened.work_on([size_lease(request.image_id), *weak], wait_s=_MERGE_WAIT_S) as leases:
+        with opened.work_as_known(lambda known: _leased(known, image_id), wait_s=_MERGE_WAIT_S) as (
+            (_, *weak),
+            leases,
+        ):
             fds = [fd for lease in leases for fd in lease.descriptors()]
-            state, _ = settle_size(opened, request.image_id, author, fds)
-            if _weak_below(state, request.image_id) != weak:
+            state, _ = settle_size(opened, image_id, author, fds)
+            if _weak_below(state, image_id) != weak:
                 continue
-            require_no_stranger(opened, state, request.image_id)
-            _require_bounded(opened, state, request.image_id)
+            require_no_stranger(opened, state, image_id)
+            _require_bounded(opened, state, image_id)
             committed = _attach(engine, opened, request, owner, weak)
         if (attachment := committed.result) is not None:
             is_new = attachment.id not in committed.before.attachments
@@ -189,11 +191,11 @@ def _require_bounded(opened: Opened, state: State, image_id: str) -> None:
         opened.require_as_recorded(chain[0])
 
 
-def _weak_known(opened: Opened, image_id: str) -> list[str]:
-    """The weak images below an image as far as this process knows; none of one that it does not know."""
-    state = newest_known(opened.log)
+def _leased(state: State, image_id: str) -> list[str]:
+    """What is to be leased while an image is attached: its size, and the weak images below it, if any."""
     image = state.images.get(image_id)
-    return [] if image is None or not image.is_strong else _weak_below(state, image_id)
+    weak = [] if image is None or not image.is_strong else _weak_below(state, image_id)
+    return [size_lease(image_id), *weak]
 
 
 def _weak_below(state: State, image_id: str) -> list[str]:

@@ -190,8 +190,9 @@ def _commit_copy(asked: _Copy) -> None:
     """Hold the source, then publish the copy, then look that the hold stands."""
     base_id = asked.request.base_image_id
     freezes_base = base_id is not None and _is_disk_here(asked, base_id)
-    if freezes_base:
-        # Freezing leaves an overlay: not for a copy that whoever had the lease before has made.
+    if freezes_base or not asked.keeps_id:
+        # Freezing needs a disk that no guest has, and leaves an overlay: not for a copy that whoever had
+        # the lease before has made.
         asked = replace(asked, target_state=asked.target.state())
         if _is_here(asked):
             return

@@ -75,6 +75,9 @@ def _switch_once(
     )
     if begun.result is None:
         return Committed(None, begun.before, begun.state)
+    looked_at = state.images.get(asked.disk_id)
+    if looked_at is None or looked_at.volume_id != begun.state.images[asked.disk_id].volume_id:
+        raise SwitchAgain  # whether this volume is as long as its record says is not known
     opened.make_empty(begun.result)
     require_no_stranger(opened, begun.state, asked.disk_id)
     with others_may_win():

@@ -108,7 +108,8 @@ class LocalLogStore:
 
     def has(self, kind: LogKind, number: int) -> bool:
         """Whether one of the two names is there."""
-        return any(map(self._files.exists, layout.log_paths(self.place, kind, number)))
+        names = [os.path.basename(path) for path in layout.log_paths(self.place, kind, number)]
+        return any(self._files.look_at(layout.log_folder(self.place, kind), names))
 
     def numbers(self, kind: LogKind) -> dict[int, float]:
         """The numbers there are, with the age of the younger copy."""
