@@ -59,7 +59,7 @@ def test_a_volume_that_nobody_makes_any_more(rig: Rig) -> None:
             format="raw",
             parent_image_id=None,
             size_bytes=SIZE,
-            work_id=work_id,
+            work_id=work,
             image_id=disk,
         ),
         AUTHOR,

@@ -164,3 +164,18 @@ def test_a_repository_goes_on_when_its_folder_is_put_back(prepared: World, quick
     aside.rename(volumes)
     call(service, "createVirtualDisk", asked)
     service.close()
+
+
+@pytest.mark.parametrize("which", [layout.LOG, layout.CHECKPOINTS])
+def test_a_link_to_the_log_is_not_followed(prepared: World, quick_folder: Path, which: str) -> None:
+    """Also not by a host that has been connected for long, though it leads to what was there."""
+    world = prepared.copied(quick_folder / "world")
+    service = world.service(host_named("host"))
+    image_id = call(service, "createVirtualDisk", {"targetRepoId": "a", "size": 1 << 20})
+    folder = world.folder / "a" / which
+    folder.rename(world.folder / "elsewhere")
+    folder.symlink_to(world.folder / "elsewhere")
+    for name, more in {"getImageStatus": {}, "setUserData": {"userData": 1}, "removeImage": {}}.items():
+        with pytest.raises(errors.RepositoryUnavailable):
+            call(service, name, {"repositoryId": "a", "imageId": image_id, **more})
+    service.close()
