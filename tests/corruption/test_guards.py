@@ -12,7 +12,7 @@ from diskyard.host import Files
 from diskyard.host.publishing import publish
 from diskyard.log import codec, reading, twins
 from diskyard.log.store import Copies, LogKind
-from diskyard.repositories.localfs import repository
+from diskyard.repositories.localfs import log_store
 from diskyard.repositories.localfs.repository import LocalRepository
 from diskyard.testing.corruption import GONE, Damage, Outside, flipped
 from diskyard.testing.survey import Hung
@@ -55,7 +55,7 @@ def _one_copy_written(patch: Patch) -> None:
     def first_only(files: Files, paths: Sequence[str], data: bytes, **words: Any) -> bool:
         return publish(files, paths[:1], data, **words)
 
-    patch.setattr(repository, "publish", first_only)
+    patch.setattr(log_store, "publish", first_only)
 
 
 def _one_copy_read(patch: Patch) -> None:

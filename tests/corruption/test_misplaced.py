@@ -75,7 +75,7 @@ def test_a_misplaced_copy_in_the_log(bench: Bench, outside: Outside, effort: Eff
             found = survey(world)
             expect_readable(world)
             assert not found.errors, (case, found.errors)
-            named = f"copy of {case.kind} {case.number} again"
+            named = f"replica of {case.kind} {case.number} again"
             assert any(named in words for words in found.listed), (case, found.listed)
             expect_whole(world, found)
             assert [path.read_bytes() for path in copies_of(world, case.kind, case.number)] == [right] * 2
