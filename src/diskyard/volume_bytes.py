@@ -142,12 +142,28 @@ class VolumeBytes:
                 return None
         return actual_bytes if actual_bytes > volume.size_bytes else None
 
+    def virtual_bytes(self, volume: Volume) -> int:
+        """How long a volume is: for who decides on it, to whom "not known" is not "as its record says".
+
+        :raises diskyard.errors.ImageBroken: it cannot be read.
+        """
+        stored = self.stored(volume)
+        if stored is None or self.is_unreadable(volume, stored):
+            raise self.not_opened(volume, self.flaw(volume, stored) or "it could not be read")
+        if volume.format == "raw":
+            return stored.length_bytes
+        try:
+            return int.from_bytes(self._reader(volume)(*QCOW2_SIZE_FIELD), "big")
+        except OSError as error:
+            flaw = f"its header cannot be read: {error.strerror or error}"
+            raise self.not_opened(volume, flaw) from error
+
     def require_as_recorded(self, volume: Volume) -> None:
         """Refuse a volume that another program has made longer than its record says."""
-        longer_bytes = self.longer_bytes(volume, self.stored(volume))
-        if longer_bytes is not None:
+        actual_bytes = self.virtual_bytes(volume)
+        if actual_bytes > volume.size_bytes:
             raise errors.ImageBroken(
-                f"Volume {volume.id} of {self.storage.place} has {longer_bytes} bytes, and its record "
+                f"Volume {volume.id} of {self.storage.place} has {actual_bytes} bytes, and its record "
                 f"says {volume.size_bytes}: another program made it longer, and that would be shown.",
                 advice="Run the clean fix that checkStorageRepository lists for it, with force: it cuts that "
                 "off. Keep it first if it is needed.",

@@ -73,7 +73,7 @@ def test_what_is_no_policy(words: dict[str, object]) -> None:
     ],
 )
 def test_what_are_no_hours(hours: str) -> None:
-    with pytest.raises(ValueError, match="they are"):
+    with pytest.raises(ValueError, match="they must be"):
         Policy(repository="*", hours=hours).is_open(0.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Literal
 
 from diskyard import errors
@@ -149,9 +150,10 @@ def _free_direction(opened: Opened, plan: MergePlan) -> Literal["down", "up"] | 
     The one that stays must show the image's bytes and no more: its own size counts.
     """
     same_size = plan.parent.size_bytes == plan.dependent.size_bytes
-    as_recorded = opened.longer_bytes(plan.parent, opened.stored(plan.parent)) is None
-    if same_size and as_recorded and opened.is_unwritten(plan.dependent):
-        return "down"
+    if same_size and opened.is_unwritten(plan.dependent):
+        with contextlib.suppress(errors.ImageBroken):  # what cannot be read is not known to be as recorded
+            if opened.virtual_bytes(plan.parent) <= plan.parent.size_bytes:
+                return "down"
     if plan.parent.size_bytes >= plan.dependent.size_bytes and opened.is_unwritten(plan.parent):
         return "up"
     return None

@@ -41,13 +41,15 @@ def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor)
     :raises diskyard.errors.StorageError: reading or writing failed.
     """
     with os_errors("copying a file to import"):
-        target_fd = host.files.create(target_path)
+        target_fd = -1
         try:
+            target_fd = host.files.create(target_path)
             if not clone_into(host, source_fd, target_fd):
                 _copy_data(host, source_fd, target_fd, monitor)
         except BaseException:
-            host.files.discard(target_path)
-            os.close(target_fd)
+            host.files.discard(target_path)  # it may be there though making it answered an error
+            if target_fd >= 0:
+                os.close(target_fd)
             raise
         return target_fd
 

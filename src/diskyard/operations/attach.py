@@ -133,8 +133,8 @@ def _require_not_half_extended(opened: Opened, state: State, image: Image) -> No
     volume = state.volumes.get(image.volume_id or "")
     if volume is None or volume.extending is None or volume.format != "qcow2":
         return
-    longer_bytes = opened.longer_bytes(volume, opened.stored(volume))
-    if longer_bytes is not None:
+    longer_bytes = opened.virtual_bytes(volume)
+    if longer_bytes > volume.size_bytes:
         raise errors.ImageBroken(
             f"The volume of disk {image.id} has {longer_bytes} bytes, and its record says "
             f"{volume.size_bytes}: an extend of it was interrupted, and {opened.storage.place} cannot be "

@@ -130,7 +130,7 @@ def _settle(
 ) -> Committed[bool]:
     """One try, of who has the lease of its size; False if the disk is not as it was found any more."""
     require_no_stranger_in(opened, volume, image.id)
-    actual_bytes = opened.longer_bytes(volume, opened.stored(volume)) or volume.size_bytes
+    actual_bytes = opened.virtual_bytes(volume)
     opened.log.require_writable()  # of what cannot be committed nothing is done to the file either
     is_cut = volume.extending is not None and actual_bytes <= volume.extending.size_bytes
     if is_cut and _is_unwritten_beyond(opened, volume, actual_bytes):
@@ -176,7 +176,7 @@ def growth_of(opened: Opened, state: State, volume: Volume) -> Growth:
 
     :raises diskyard.errors.ImageBroken: it cannot be taken over.
     """
-    longer_bytes = opened.longer_bytes(volume, opened.stored(volume)) or volume.size_bytes
+    longer_bytes = max(opened.virtual_bytes(volume), volume.size_bytes)
     size_bytes = -(-longer_bytes // SECTOR_BYTES) * SECTOR_BYTES
     if planner.disk_of(state, volume) is None or size_bytes > IMAGE_SIZE_LIMIT_BYTES:
         raise errors.ImageBroken(
