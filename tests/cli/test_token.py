@@ -31,7 +31,7 @@ def test_a_configuration_that_cannot_be_read_keeps_nobody_from_revoking(
     runner = CliRunner()
     made = runner.invoke(token_commands.token, ["create", "ci", "--scope", "read"])
     assert made.exit_code == 0, made
-    assert "no TOML" in made.stderr
+    assert "is not TOML" in made.stderr
     assert runner.invoke(token_commands.token, ["revoke", "ci"]).exit_code == 0
     assert Tokens(str(tmp_path / "state")).all() == []
     monkeypatch.delenv("DISKYARD_STATE_DIR")
