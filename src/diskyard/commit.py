@@ -128,11 +128,11 @@ def _commit(log: Log, changes: Sequence[_Change]) -> None:
 class _Group:
     """Changes planned on one state, each on top of those before it.
 
-    If the first one changes nothing there is no entry, and it is alone: others need not wait
-    for one another's sake, nor it for theirs.
+    If the first one changes nothing, it is answered alone, without an entry. Changes that do not fit
+    into the entry are left for the next one.
 
-    :ivar members: those whose changes are in the entry. Others that were planned are answered
-        with them, for they were planned on changes that must stand first; or else planned anew.
+    :ivar members: those whose changes are in the entry. Others that were planned, and change nothing or are
+        refused, are answered with them: they were planned on changes that must stand first.
     """
 
     def __init__(self, state: State, changes: Sequence[_Change]) -> None:

@@ -47,7 +47,7 @@ class Opened(VolumeBytes):
 
     @property
     def marker(self) -> str:
-        """The repository's own name, on every host."""
+        """The repository's random identity, the same on every host."""
         return self.storage.marker
 
     def state(self) -> State:

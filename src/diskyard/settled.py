@@ -123,8 +123,8 @@ def commit_looking(
 ) -> Committed[Result]:
     """Commit what is planned knowing what storage has of an image's volumes.
 
-    The plan is made on a state in which they are just those that were looked at. So which they are need
-    not be read anew for the look: the commit reads it, and where they are others by then, looks again.
+    Looks at the volumes of the newest state that is known, then plans on the newest state. If the image has
+    other volumes there, it looks at those and plans again.
 
     :param image_id: of an image that may not be there.
     :raises diskyard.errors.LeaseHeld: they change more quickly than they can be looked at.

@@ -117,8 +117,13 @@ def test_a_refused_call_has_changed_nothing_and_says_how_it_is_done(rig: Rig) ->
         assert "listTasks" in refused.value.advice
         assert "AutoFix false" in refused.value.advice
         assert run_unwatched(rig.service, ask.GetImageInfo(repository_id="a", image_id=image_id))
+        # What leaves no work needs no room for it.
+        run_unwatched(rig.service, ask.CheckStorageRepository(repository_id="a"))
+        asked = ask.CreateSnapshot(target_repo_id="a", base_virtual_disk_id=image_id)
+        snapshot_id = run_unwatched(rig.service, asked)
         only = Options(auto_fix=False)
-        run_unwatched(rig.service, ask.RemoveImage(repository_id="a", image_id=image_id, options=only))
+        for key in (image_id, snapshot_id):
+            run_unwatched(rig.service, ask.RemoveImage(repository_id="a", image_id=key, options=only))
     finally:
         CALLER.reset(token)
     assert run(rig.service, ask.ListImages(repository_id="a")).images == ()

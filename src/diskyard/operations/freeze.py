@@ -35,10 +35,12 @@ def switch_disk(
     author: Author,
     also: Callable[[Draft], object] | None = None,
 ) -> tuple[Image | None, State]:
-    """Freeze a disk's bytes as an image, durable on return; the caller has that image's lease.
+    """Freeze a disk's bytes as an image, durable on return.
 
-    A crash between the intent and the seal leaves a weak image and an overlay that is
-    building, which check lists; the disk is as it was.
+    The caller has the lease of the new image; the disk is not leased.
+
+    A crash between the intent and the seal leaves a weak image and an overlay that is building; the disk is
+    as it was. Check lists the overlay's clean, with which the image goes.
 
     :param state: what the caller has read last, be it before it had the lease.
     :param also: changes that go into the entry of the seal.
@@ -53,10 +55,12 @@ def switch_disk(
             frozen = _switch_once(opened, state, asked, author, also)
             return frozen.result, frozen.state
         except SwitchAgain:
-            # Extended meanwhile. The next intent discards this one.
+            # Extended, or on another volume, meanwhile. The next intent discards this one.
             state = opened.state()
             asked = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
-    raise errors.LeaseHeld(f"Disk {asked.disk_id} was extended at each attempt.", imageId=asked.disk_id)
+    raise errors.LeaseHeld(
+        f"Disk {asked.disk_id} was extended or switched at each attempt.", imageId=asked.disk_id
+    )
 
 
 def _switch_once(
@@ -68,7 +72,7 @@ def _switch_once(
             also(draft)
         return frozen
 
-    # If the disk is on another volume by now, that one is looked at before the seal.
+    # Checked again before the seal: a writer may have come meanwhile.
     require_no_stranger(opened, state, asked.disk_id)
     begun = commit_looking(
         opened, asked.disk_id, lambda draft, missing: switch.begin(draft, asked, missing), author

@@ -24,7 +24,7 @@ def doom_abandoned(draft: Draft, volume_id: str) -> Volume | None:
 
 
 def wanted(state: State, volume: Volume) -> bool:
-    """Whether a pending image waits for exactly this building volume."""
+    """Whether an image is on this building volume: only a pending one can be."""
     return bool(state.images_on(volume.id))
 
 

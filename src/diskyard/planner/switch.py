@@ -35,7 +35,7 @@ from diskyard.planner.same import captured_now, why_another
 
 
 class SwitchAgain(Exception):
-    """The disk changes, or changed, its size since the intent of the switch: it needs another overlay."""
+    """The disk's size or volume changes, or changed since it was looked at: it needs another overlay."""
 
 
 @dataclass(frozen=True, slots=True)

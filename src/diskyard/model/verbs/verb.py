@@ -99,7 +99,7 @@ class Verb:
         if self.is_task:
             return True
         auto_fix = getattr(getattr(request, "options", None), "auto_fix", False)
-        return bool(auto_fix) and not self.is_of_guests
+        return self.starts_tasks and bool(auto_fix) and not self.is_of_guests
 
 
 class Group(NamedTuple):
