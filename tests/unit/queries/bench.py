@@ -39,8 +39,8 @@ class LateClock(Clock):
 class Calls:
     """What was asked of the files below one folder.
 
-    :ivar looked: the names that were looked at, each as often as it was.
-    :ivar read: the files of which something was read.
+    :ivar looked: the names of volumes that were looked at, each as often as it was.
+    :ivar read: the volumes of which something was read.
     :ivar listed: the folders that were listed.
     :ivar others: the names of all other calls.
     """
@@ -60,7 +60,7 @@ class CountingFiles(Files):
 
     def passing(self, name: str, words: tuple[object, ...], do: Callable[[], R]) -> R:
         path = str(words[0]) if words else ""
-        if name == "look_at":
+        if name == "look_at" and Path(path).name == "volumes":
             assert isinstance(words[1], Sequence)
             self.calls.looked += map(str, words[1])
         elif name == "look" and Path(path).parent.name == "volumes":
