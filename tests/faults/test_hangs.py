@@ -13,7 +13,14 @@ from diskyard.testing.scenarios import SCENARIOS, Scenario
 from tests.conftest import Tally
 
 _HANGS = 1
-TRIED = Effort.of_environment().sample(SCENARIOS, 24, "hangs")
+#: Two verbs at once: where one is left behind and goes on later, either of them may come first, and what
+#: must be true then differs.
+_OF_TWO_VERBS = ("extend within create snapshot", "extend beside a refused snapshot")
+TRIED = [
+    scenario
+    for scenario in Effort.of_environment().sample(SCENARIOS, 24, "hangs")
+    if scenario.name not in _OF_TWO_VERBS
+]
 
 
 @pytest.mark.parametrize("scenario", TRIED, ids=lambda scenario: scenario.name)

@@ -47,6 +47,7 @@ class HangRuns(FaultRuns):
                 injector.release()
             thread.join(_END_S)
             _await_verbs(service, others)
+            assert service.tasks.wait(timeout_s=_END_S), "what it started does not end"
         tear_down(world, service)
         service.close()
         judge_outcome(world, before, after, answered=outcome == [None], order=random.Random(at))
