@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diskyard.testing.fault_injection import Fault, Injector
+from diskyard.testing.fault_injection import Fault, Injector, faulty_host
 from diskyard.testing.fault_runs import FaultRuns
 from diskyard.testing.scenarios import SCENARIOS
 from tests.conftest import Tally
@@ -40,3 +40,22 @@ def test_a_private_copy_that_was_made_though_the_answer_was_an_error(
     for at in made:
         runs.run(Injector(), Fault(at, errno.ENOSPC, afterwards=True))
     tally("faults", calls=len(calls), runs=len(made))
+
+
+def test_a_fault_that_comes_one_call_early(quick_folder: Path) -> None:
+    """How often a job is asked about is a matter of time; a fault waits for a call that it can happen to.
+
+    A socket's folder either is made or is not: with an error after it was made nobody could remove it.
+    """
+    storage = quick_folder / "storage"
+    storage.mkdir()
+    injector = Injector()
+    files = faulty_host(injector, "failing").files
+    injector.begin(Fault(0, errno.EINTR, afterwards=True))
+    sockets = files.make_private_folder()
+    assert injector.failed == 0
+    with pytest.raises(InterruptedError):
+        files.make_folder(str(storage / "made"))
+    assert (storage / "made").is_dir()
+    files.discard_private_folder(sockets)
+    assert injector.failed == 1

@@ -117,7 +117,8 @@ class Call:
 class Fault:
     """What goes wrong.
 
-    :param at: the index of the call.
+    :param at: the index of the call. The same run may make one call more or less the next time (it asks
+        until a job ends): it is the first call from there on to which this can happen.
     :param afterwards: the call is made, and its answer is the error all the same.
     :param lasting: later calls that a sick storage would fail too fail as well, until the end.
     """
@@ -133,11 +134,15 @@ class Fault:
         words += ["afterwards"] * self.afterwards + ["lasting"] * self.lasting
         return " ".join(words)
 
-    def hits(self, index: int, call: Call) -> bool:
-        """Whether a call fails."""
-        if index == self.at:
-            return True
-        if index < self.at or not self.lasting or call.is_private:
+    def can_begin_at(self, index: int, call: Call) -> bool:
+        """Whether a call can be the first that fails."""
+        if index < self.at or self.number not in call.errnos():
+            return False
+        return call.may_fail_afterwards() or not self.afterwards
+
+    def goes_on_at(self, call: Call) -> bool:
+        """Whether a call fails after the first one did."""
+        if not self.lasting or call.is_private:
             return False
         if self.number in (errno.ENOSPC, errno.EDQUOT):
             return call.name in _NEED_ROOM or call.name.startswith(("nbd write", "nbd zero", "nbd flush"))
@@ -232,10 +237,13 @@ class Injector:
             self.calls.append(call)
             if threading.current_thread() is self._caller:
                 self.by_caller.append(call)
-            if self._fault is None or not self._fault.hits(index, call):
+            fault = self._fault
+            if fault is None:
+                return None
+            if not (fault.goes_on_at(call) if self.failed else fault.can_begin_at(index, call)):
                 return None
             self.failed += 1
-            return self._fault
+            return fault
 
 
 def path_of(words: Sequence[object]) -> str:
