@@ -14,8 +14,8 @@ from pathlib import Path
 
 import nbd
 from benchmarks._processes import run
+from diskyard.mover.formats.qcow2_header import empty_qcow2
 from diskyard.mover.interface import Chain, Layer, VolumeFormat
-from diskyard.mover.qcow2_header import empty_qcow2
 
 KiB = 1 << 10
 MiB = 1 << 20

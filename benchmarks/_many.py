@@ -20,9 +20,9 @@ from diskyard.log.codec import encode
 from diskyard.model.records import Image, ImageKind, Volume, VolumeFormat
 from diskyard.model.state import State
 from diskyard.model.volume_name import backing_name
-from diskyard.mover.qcow2_header import CLUSTER_BYTES, empty_qcow2
-from diskyard.opened import volume_name
-from diskyard.repositories.registry import find_format
+from diskyard.mover.formats.qcow2_header import CLUSTER_BYTES, empty_qcow2
+from diskyard.repository.repository import volume_name
+from diskyard.storage.registry import find_format
 
 FORMAT = "localfs-1.0"
 SIZE_BYTES = 64 * MiB

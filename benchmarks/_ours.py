@@ -21,7 +21,7 @@ from benchmarks._processes import KiB, Outcome, measure
 from diskyard import Diskyard
 from diskyard.host import Host
 from diskyard.model.results import ImageStatus
-from diskyard.mover.copy import copy_view
+from diskyard.mover.copying.copy import copy_view
 from diskyard.mover.interface import Chain
 
 

@@ -45,9 +45,9 @@ class Yard:
 
     def path(self, repo: str, image: str) -> Path:
         """The file of an image's own volume."""
-        opened = self.yard.service.connections.get(repo)
-        state = opened.state()
-        found = opened.layer(state.volumes[state.images[image].volume_id or ""]).path
+        repository = self.yard.service.connections.get(repo)
+        state = repository.state()
+        found = repository.layer(state.volumes[state.images[image].volume_id or ""]).path
         assert found is not None
         return Path(found)
 

@@ -49,7 +49,7 @@ UNIT = Path(__file__).resolve().parents[1] / "packaging" / "diskyard.service"
 
 
 @dataclass(frozen=True)
-class Door:
+class Authenticator:
     """How a caller with a token comes in."""
 
     address: tuple[str, int]
@@ -77,21 +77,21 @@ class Door:
 # -- the greedy ones, each in a process of its own -----------------------------------------------
 
 
-def unread(door: Door) -> None:
+def unread(authenticator: Authenticator) -> None:
     """Ask for a long list on each of many connections, and read nothing."""
     held: list[socket.socket] = []
     body = json.dumps({"repositoryId": "noted", "limit": 10_000})
     words = (
-        f"POST /v1/listImages HTTP/1.1\r\nHost: d\r\nAuthorization: Bearer {door.token}\r\n"
+        f"POST /v1/listImages HTTP/1.1\r\nHost: d\r\nAuthorization: Bearer {authenticator.token}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     )
     while True:
         held = [one for one in held if one.fileno() >= 0 and not _has_ended(one)]
         while len(held) < UNREAD:
             try:
-                plain = socket.create_connection(door.address, 10)
+                plain = socket.create_connection(authenticator.address, 10)
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                one = door.context().wrap_socket(plain, server_hostname="localhost")
+                one = authenticator.context().wrap_socket(plain, server_hostname="localhost")
                 one.sendall(words.encode())
                 held.append(one)
             except OSError:
@@ -108,7 +108,7 @@ def _has_ended(one: socket.socket) -> bool:
     return True
 
 
-def silent(door: Door) -> None:
+def silent(authenticator: Authenticator) -> None:
     """Hold many connections and say nothing on them; of those that are ended make some anew."""
     held: list[socket.socket] = []
     at_once = SILENT
@@ -116,25 +116,25 @@ def silent(door: Door) -> None:
         held = [one for one in held if not _has_ended(one)]
         for _ in range(min(at_once, SILENT - len(held))):
             try:
-                held.append(socket.create_connection(door.address, 10))
+                held.append(socket.create_connection(authenticator.address, 10))
             except OSError:
                 break
         at_once = SILENT // 100
         time.sleep(0.1)
 
 
-def greedy(door: Door) -> None:
+def greedy(authenticator: Authenticator) -> None:
     """Ask for what is dear, again and again, on several connections."""
 
     def one(number: int) -> None:
-        connection = door.connection()
+        connection = authenticator.connection()
         dear = (
             ("checkStorageRepository", {"repositoryId": "many"}),
             ("listImages", {"repositoryId": "many", "limit": 10_000}),
         )
         while True:
             try:
-                door.ask(connection, *dear[number % 2])
+                authenticator.ask(connection, *dear[number % 2])
             except (OSError, http.client.HTTPException):
                 connection.close()
 
@@ -143,9 +143,9 @@ def greedy(door: Door) -> None:
     threading.Event().wait()
 
 
-def _in_low_priority(work: Callable[[Door], None], door: Door) -> None:
+def _in_low_priority(work: Callable[[Authenticator], None], authenticator: Authenticator) -> None:
     os.nice(10)
-    work(door)
+    work(authenticator)
 
 
 # -- the others ----------------------------------------------------------------------------------
@@ -154,8 +154,8 @@ def _in_low_priority(work: Callable[[Door], None], door: Door) -> None:
 class Victims:
     """Callers who each do one thing after the other, as managers do."""
 
-    def __init__(self, doors: list[Door]) -> None:
-        self._doors = doors
+    def __init__(self, authenticators: list[Authenticator]) -> None:
+        self._authenticators = authenticators
 
     def work(self, seconds: float) -> tuple[list[float], Counter[int]]:
         """How long each call took, in milliseconds, and what was answered."""
@@ -163,8 +163,8 @@ class Victims:
         statuses: Counter[int] = Counter()
         end_s = time.monotonic() + seconds
 
-        def one(door: Door) -> None:
-            connection = door.connection()
+        def one(authenticator: Authenticator) -> None:
+            connection = authenticator.connection()
             image = ""
             while time.monotonic() < end_s:
                 for verb, words in (
@@ -176,7 +176,7 @@ class Victims:
                     given = {**words, "imageId": image} if verb == "getImageStatus" else words
                     begin_s = time.perf_counter()
                     try:
-                        status, data = door.ask(connection, verb, given)
+                        status, data = authenticator.ask(connection, verb, given)
                     except (OSError, http.client.HTTPException):
                         connection.close()
                         status, data = UNANSWERED, b""
@@ -186,7 +186,9 @@ class Victims:
                         image = json.loads(data)
                 time.sleep(0.05)  # so that the rate of their tokens is no matter
 
-        threads = [threading.Thread(target=one, args=(door,)) for door in self._doors]
+        threads = [
+            threading.Thread(target=one, args=(authenticator,)) for authenticator in self._authenticators
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -239,12 +241,18 @@ def prepared(daemon: DaemonProcess, images: int) -> None:
 
 
 def attacked(
-    daemon: DaemonProcess, victims: Victims, door: Door, work: Callable[[Door], None], seconds: float
+    daemon: DaemonProcess,
+    victims: Victims,
+    authenticator: Authenticator,
+    work: Callable[[Authenticator], None],
+    seconds: float,
 ) -> list[Row]:
     """The others' calls in quiet, beside the greedy ones, and in quiet again."""
     before, _ = victims.work(seconds / 2)
     peak_mib(daemon.pid, begin=True)
-    attacker = multiprocessing.get_context("spawn").Process(target=_in_low_priority, args=(work, door))
+    attacker = multiprocessing.get_context("spawn").Process(
+        target=_in_low_priority, args=(work, authenticator)
+    )
     attacker.start()
     try:
         time.sleep(3)
@@ -293,11 +301,11 @@ def main() -> None:
             prepared(daemon, given.images)
             host, _, port = daemon.tls_url.removeprefix("https://").rpartition(":")
 
-            def door(token: str, scope: str) -> Door:
-                return Door((host, int(port)), str(daemon.ca_file), make_token(daemon, token, scope))
+            def authenticator(token: str, scope: str) -> Authenticator:
+                return Authenticator((host, int(port)), str(daemon.ca_file), make_token(daemon, token, scope))
 
-            victims = Victims([door(f"other-{number}", "write") for number in range(VICTIMS)])
-            attacker = door("greedy", "read")
+            victims = Victims([authenticator(f"other-{number}", "write") for number in range(VICTIMS)])
+            attacker = authenticator("greedy", "read")
             victims.work(2)
             rows = [
                 row

@@ -35,9 +35,9 @@ from benchmarks._processes import run
 from benchmarks._rows import Row, percentile, print_heading, print_rows
 from diskyard import Diskyard, KiB, MiB
 from diskyard.host import Host
-from diskyard.mover.blockgraph import StorageDaemon
-from diskyard.mover.nbdclient import NbdClient
-from diskyard.mover.qcow2_header import empty_qcow2
+from diskyard.mover.formats.qcow2_header import empty_qcow2
+from diskyard.mover.qemu.blockgraph import StorageDaemon
+from diskyard.mover.qemu.nbdclient import NbdClient
 
 SIZE_BYTES = 64 * MiB
 WRITERS = 4

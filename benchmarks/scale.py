@@ -52,7 +52,7 @@ Times = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Repository:
+class Storage:
     """One that is measured."""
 
     name: str
@@ -86,7 +86,7 @@ def list_all(yard: Diskyard, limit: int) -> int:
             return found
 
 
-def measure_ours(repository: Repository, state_folder: str) -> tuple[Times, float]:
+def measure_ours(repository: Storage, state_folder: str) -> tuple[Times, float]:
     """Seconds by work, and the process's peak memory in MiB."""
     times: Times = {}
     place = {"path": repository.folder}
@@ -115,7 +115,7 @@ def measure_disk(yard: Diskyard, times: Times) -> None:
     times |= medians(took)
 
 
-def measure_command(repository: Repository, state_folder: str) -> Times:
+def measure_command(repository: Storage, state_folder: str) -> Times:
     """The command line's list, until its first byte and to its end."""
     with Diskyard(state_folder=state_folder) as yard:
         yard.connect_storage_repository("r", FORMAT, {"path": repository.folder})
@@ -176,7 +176,7 @@ def measure_peers() -> Times:
 # -- rounds and the table ------------------------------------------------------------------------
 
 
-def print_table(repository: Repository, ours: Times, peers: Times, peer_images: int, peak_mib: float) -> None:
+def print_table(repository: Storage, ours: Times, peers: Times, peer_images: int, peak_mib: float) -> None:
     print(f"\n{repository.name}: {repository.images:,} images, peak {peak_mib:.0f} MiB")
     heading = ("work", "ms", "us/image", "peer us/image", "peer / ours", "target")
     print("{:40} {:>10} {:>10} {:>15} {:>12} {:>8}".format(*heading))
@@ -209,9 +209,9 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder, prefix="diskyard-scale-") as folder:
         repositories = [
-            Repository("mixed", f"{folder}/mixed", "mixed", given.images),
-            Repository("one chain", f"{folder}/chain", "chain", given.deep),
-            Repository("all on one Snapshot", f"{folder}/fan", "fan", given.deep),
+            Storage("mixed", f"{folder}/mixed", "mixed", given.images),
+            Storage("one chain", f"{folder}/chain", "chain", given.deep),
+            Storage("all on one Snapshot", f"{folder}/fan", "fan", given.deep),
         ]
         for repository in repositories:
             make_repository(repository.folder, repository.images, repository.shape)
@@ -221,9 +221,7 @@ def main() -> None:
             compare(repositories, given, folder, has_peer=has_peer)
 
 
-def compare(
-    repositories: list[Repository], given: argparse.Namespace, folder: str, *, has_peer: bool
-) -> None:
+def compare(repositories: list[Storage], given: argparse.Namespace, folder: str, *, has_peer: bool) -> None:
     """Round by round, all in turn; then the tables."""
     ours: dict[str, list[Times]] = {repository.name: [] for repository in repositories}
     peaks: dict[str, float] = {}

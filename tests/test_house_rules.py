@@ -149,7 +149,7 @@ def test_programs_are_started_in_host_only() -> None:
 def test_modules_that_start_programs_or_write_files_are_imported_in_host_only() -> None:
     wrong = []
     for path in outside_the_door():
-        in_memory = path.is_relative_to(PACKAGE / "repositories" / "memory")
+        in_memory = path.is_relative_to(PACKAGE / "storage" / "memory")
         forbidden = PROGRAM_MODULES if in_memory else PROGRAM_MODULES | FILE_MODULES
         for name, line in imported_modules(path):
             if name.partition(".")[0] in forbidden:

@@ -17,7 +17,7 @@ from diskyard import errors
 from diskyard.host import Host
 from diskyard.host.files import PRIVATE_BITS
 from diskyard.model.records import FileSource, Image
-from diskyard.opened import Opened
+from diskyard.repository.repository import Repository
 from diskyard.settings import Settings
 
 _LIMIT_BYTES = 64 << 10
@@ -46,12 +46,12 @@ class AskedImports:
         self._state_folder = settings.folder
         self._folder = os.path.join(settings.folder, "imports")
 
-    def remember(self, opened: Opened, image_id: str, source: FileSource, request_digest: str) -> None:
+    def remember(self, repo: Repository, image_id: str, source: FileSource, request_digest: str) -> None:
         """Note a request, durably; before its entry is published, and under the image's work lease.
 
         :raises diskyard.errors.StorageError: others may write to the state folder, or it fails.
         """
-        asked = _Asked(_place(opened), image_id, request_digest, source)
+        asked = _Asked(_place(repo), image_id, request_digest, source)
         try:
             self._host.files.ensure_folder(self._folder)
             if not self._is_private():
@@ -62,15 +62,15 @@ class AskedImports:
                     f"{self._state_folder}), or use another state directory.",
                 )
             data = msgspec.json.encode(asked)
-            self._host.files.replace(self._path(opened, image_id), data, mode_bits=PRIVATE_BITS)
+            self._host.files.replace(self._path(repo, image_id), data, mode_bits=PRIVATE_BITS)
             self._host.files.sync_folder(self._state_folder)
         except OSError as error:
             raise errors.from_os_error(error, f"remembering an import in {self._folder}") from error
 
-    def remembers(self, opened: Opened, image: Image) -> bool:
+    def remembers(self, repo: Repository, image: Image) -> bool:
         """Whether this host was asked for just what the record of a pending image says."""
         try:
-            data = self._host.files.read(self._path(opened, image.id), _LIMIT_BYTES)
+            data = self._host.files.read(self._path(repo, image.id), _LIMIT_BYTES)
             if data is None or not self._is_private():
                 return False
             asked = msgspec.json.decode(data, type=_Asked)
@@ -78,38 +78,38 @@ class AskedImports:
             return False  # the request can be made again: that is what its words say
         source = None if image.pending is None else image.pending.source
         known = (asked.place, asked.image_id, asked.request_digest, asked.source)
-        return known == (_place(opened), image.id, image.request_digest, source)
+        return known == (_place(repo), image.id, image.request_digest, source)
 
-    def forget(self, opened: Opened, image_id: str) -> None:
+    def forget(self, repo: Repository, image_id: str) -> None:
         """Its image is complete, or gone; under the image's work lease.
 
         What cannot be removed now is removed by a later check.
         """
         with contextlib.suppress(OSError):
-            self._host.files.discard(self._path(opened, image_id))
+            self._host.files.discard(self._path(repo, image_id))
 
-    def forget_over(self, opened: Opened) -> None:
+    def forget_over(self, repo: Repository) -> None:
         """Forget those of a repository whose images are complete, or gone."""
         try:
             names = [item.name for item in self._host.files.list(self._folder)]
         except OSError:
             return  # none was remembered, or it does not answer: a later check looks again
-        ending = _ending(opened)
+        ending = _ending(repo)
         for name in names:
             if name.endswith(ending):
-                self.forget_if_over(opened, name.removesuffix(ending))
+                self.forget_if_over(repo, name.removesuffix(ending))
 
-    def forget_if_over(self, opened: Opened, image_id: str) -> None:
+    def forget_if_over(self, repo: Repository, image_id: str) -> None:
         """The same of one image. One that is being made or completed has its lease, and stays."""
-        if opened.is_read_only or _is_pending(opened, image_id):
+        if repo.is_read_only or _is_pending(repo, image_id):
             return
         # What is in the way is looked at again by a later check.
-        with contextlib.suppress(errors.DiskyardError), opened.work_on([image_id]):
-            if not _is_pending(opened, image_id):
-                self.forget(opened, image_id)
+        with contextlib.suppress(errors.DiskyardError), repo.work_on([image_id]):
+            if not _is_pending(repo, image_id):
+                self.forget(repo, image_id)
 
-    def _path(self, opened: Opened, image_id: str) -> str:
-        return os.path.join(self._folder, image_id + _ending(opened))
+    def _path(self, repo: Repository, image_id: str) -> str:
+        return os.path.join(self._folder, image_id + _ending(repo))
 
     def _is_private(self) -> bool:
         files = self._host.files
@@ -118,15 +118,15 @@ class AskedImports:
         )
 
 
-def _place(opened: Opened) -> str:
+def _place(repo: Repository) -> str:
     """The repository and the place that it is in: a copy of it, or one that says it was it, is another."""
-    return f"{opened.marker}/{opened.storage.place_identity}"
+    return f"{repo.marker}/{repo.storage.place_identity}"
 
 
-def _ending(opened: Opened) -> str:
-    return f".{hashlib.blake2b(_place(opened).encode(), digest_size=8).hexdigest()}.json"
+def _ending(repo: Repository) -> str:
+    return f".{hashlib.blake2b(_place(repo).encode(), digest_size=8).hexdigest()}.json"
 
 
-def _is_pending(opened: Opened, image_id: str) -> bool:
-    image = opened.state().images.get(image_id)
+def _is_pending(repo: Repository, image_id: str) -> bool:
+    image = repo.state().images.get(image_id)
     return image is not None and image.is_strong and image.pending is not None

@@ -27,9 +27,9 @@ from diskyard.model.results import (
 from diskyard.model.space import exclusive_bytes, usage
 from diskyard.model.state import State
 from diskyard.model.status import Status
-from diskyard.opened import Opened
 from diskyard.planner.common import strong_image
-from diskyard.settled import stored_by_id
+from diskyard.repository.repository import Repository
+from diskyard.repository.settled import stored_by_id
 
 _LOOKED_AT_ONCE = 1_000
 _FEW = 200  # with so many, reading all records there are takes longer than reading these one by one
@@ -44,10 +44,10 @@ class _Look:
     :ivar unreadable: of the volumes looked at, those that the storage does not have whole.
     """
 
-    def __init__(self, opened: Opened, state: State) -> None:
-        self.opened, self.state = opened, state
+    def __init__(self, repo: Repository, state: State) -> None:
+        self.repo, self.state = repo, state
         self.unreadable: set[str] = set()
-        self._trackers = opened.remembered.trackers(state)
+        self._trackers = repo.remembered.trackers(state)
         self._looked: set[str] = set()
         self._allocated: dict[str, int] = {}
         self._chains = Chains(state, self.unreadable, self._allocated)
@@ -58,16 +58,16 @@ class _Look:
         # By id: two images may be on one volume.
         volumes = list({volume.id: volume for volume in met if volume.id not in self._looked}.values())
         self._looked.update(volume.id for volume in volumes)
-        for volume, stored in zip(volumes, self.opened.stored_all(volumes), strict=True):
+        for volume, stored in zip(volumes, self.repo.stored_all(volumes), strict=True):
             give_way()
             if stored is not None:
                 self._allocated[volume.id] = stored.allocated_bytes
-            if self.opened.is_unreadable(volume, stored):
+            if self.repo.is_unreadable(volume, stored):
                 self.unreadable.add(volume.id)
 
     def status(self, image: Image) -> Status:
         """The status of an image that was looked at."""
-        return self._chains.status(image, self.opened.storage.capabilities)
+        return self._chains.status(image, self.repo.storage.capabilities)
 
     def info(self, image: Image, status: Status) -> ImageInfo:
         """What is known of an image that was looked at, and has this status."""
@@ -103,17 +103,17 @@ def _attachment_info(attachment: Attachment) -> AttachmentInfo:
     )
 
 
-def _answer(opened: Opened, ask: Callable[[_Look], Answer], *, whole: bool = False) -> Answer:
+def _answer(repo: Repository, ask: Callable[[_Look], Answer], *, whole: bool = False) -> Answer:
     """What is answered from the newest state and a look at storage after it.
 
     :param whole: read all records at once, as so many are to be asked for that this is quicker.
     """
-    answer, _ = _looked(opened, ask, None, whole=whole)
+    answer, _ = _looked(repo, ask, None, whole=whole)
     return answer
 
 
 def _looked(
-    opened: Opened, ask: Callable[[_Look], Answer], before: _Look | None, *, whole: bool
+    repo: Repository, ask: Callable[[_Look], Answer], before: _Look | None, *, whole: bool
 ) -> tuple[Answer, _Look]:
     """The same, and the look that it is from.
 
@@ -124,16 +124,16 @@ def _looked(
     """
 
     def newest() -> State:
-        return opened.state().whole() if whole else opened.state()
+        return repo.state().whole() if whole else repo.state()
 
     state = newest()
-    look = before if before is not None and _is_same(before.state, state) else _Look(opened, state)
+    look = before if before is not None and _is_same(before.state, state) else _Look(repo, state)
     answer = ask(look)
     for _ in range(_ATTEMPTS):
         asked = look.state
         if not look.unreadable:
             break
-        look = _Look(opened, newest())
+        look = _Look(repo, newest())
         if _is_same(look.state, asked):
             break
         answer = ask(look)
@@ -144,7 +144,7 @@ def _is_same(one: State, other: State) -> bool:
     return (one.version, one.nonce) == (other.version, other.nonce)
 
 
-def status_of(opened: Opened, image_id: str, task_id: str | None) -> ImageStatus:
+def status_of(repo: Repository, image_id: str, task_id: str | None) -> ImageStatus:
     """getImageStatus: the status now, and the last persisted progress of work on the image."""
 
     def ask(look: _Look) -> tuple[Image, Status]:
@@ -152,8 +152,8 @@ def status_of(opened: Opened, image_id: str, task_id: str | None) -> ImageStatus
         look.at([image])
         return image, look.status(image)
 
-    image, status = _answer(opened, ask)
-    progress = opened.progress(image_id)
+    image, status = _answer(repo, ask)
+    progress = repo.progress(image_id)
     return ImageStatus(
         status=status,
         host_id=None if progress is None else progress.host.host_id,
@@ -164,7 +164,7 @@ def status_of(opened: Opened, image_id: str, task_id: str | None) -> ImageStatus
     )
 
 
-def image_info(opened: Opened, image_id: str) -> ImageInfo:
+def image_info(repo: Repository, image_id: str) -> ImageInfo:
     """GetImageInfo."""
 
     def ask(look: _Look) -> ImageInfo:
@@ -172,10 +172,10 @@ def image_info(opened: Opened, image_id: str) -> ImageInfo:
         look.at([image])
         return look.info(image, look.status(image))
 
-    return _answer(opened, ask)
+    return _answer(repo, ask)
 
 
-def list_images(opened: Opened, request: ListImages) -> ImagePage:
+def list_images(repo: Repository, request: ListImages) -> ImagePage:
     """listImages: in the order of ids, so that a page's end is a place in any later state.
 
     Looked at are the images of the page and what they read; where only those of one status are
@@ -184,10 +184,10 @@ def list_images(opened: Opened, request: ListImages) -> ImagePage:
     :raises diskyard.errors.InvalidParameter: the limit is out of range.
     """
     _require_limit(request)
-    return _answer(opened, lambda look: _page(look, request), whole=_is_long(request))
+    return _answer(repo, lambda look: _page(look, request), whole=_is_long(request))
 
 
-def list_images_in_parts(opened: Opened, request: ListImages, most: int) -> Iterator[ImagePage]:
+def list_images_in_parts(repo: Repository, request: ListImages, most: int) -> Iterator[ImagePage]:
     """The same page in parts of at most so many images, each looked at when it is asked for.
 
     Each is of the newest state then, as if it had been asked for as a page of its own.
@@ -201,7 +201,7 @@ def list_images_in_parts(opened: Opened, request: ListImages, most: int) -> Iter
         if time.monotonic() - looked_s > _LOOK_KEPT_S:
             look, looked_s = None, time.monotonic()
         ask = partial(_page, request=asked)
-        part, look = _looked(opened, ask, look, whole=_is_long(request))
+        part, look = _looked(repo, ask, look, whole=_is_long(request))
         yield part
         left -= len(part.images)
         if not left or part.next_cursor is None:
@@ -219,7 +219,7 @@ def _is_long(request: ListImages) -> bool:
 
 
 def _page(look: _Look, request: ListImages) -> ImagePage:
-    candidates = _candidates(look.opened, look.state, request)
+    candidates = _candidates(look.repo, look.state, request)
     page: list[ImageInfo] = []
     at_once = request.limit if request.status is None else _LOOKED_AT_ONCE
     while some := list(islice(candidates, at_once)):
@@ -238,11 +238,11 @@ def _page(look: _Look, request: ListImages) -> ImagePage:
     return ImagePage(images=tuple(page), next_cursor=None)
 
 
-def _candidates(opened: Opened, state: State, request: ListImages) -> Iterator[Image]:
+def _candidates(repo: Repository, state: State, request: ListImages) -> Iterator[Image]:
     cursor = request.cursor or ""
     images: Iterator[Image]
     if request.image_ids is None and isinstance(state.images, Map):
-        ids = opened.remembered.ids(state)
+        ids = repo.remembered.ids(state)
         images = (state.images[key] for key in islice(ids, bisect_right(ids, cursor), None))
     elif request.image_ids is None:
         images = state.images_after(cursor)
@@ -254,18 +254,18 @@ def _candidates(opened: Opened, state: State, request: ListImages) -> Iterator[I
             yield image
 
 
-def _health(opened: Opened) -> str:
-    log = opened.log
+def _health(repo: Repository) -> str:
+    log = repo.log
     why = log.damage if log.replaced is None else f"its history was replaced: {log.replaced}"
-    why = why or opened.storage.read_only_because()
+    why = why or repo.storage.read_only_because()
     return "ok" if why is None else f"read-only: {why}"
 
 
-def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, object]) -> RepositoryInfo:
+def repository_info(repo: Repository, repo_id: str, parameters: Mapping[str, object]) -> RepositoryInfo:
     """One line of listStorageRepositories; the sums of :class:`Usage` add up to used_bytes."""
-    state = opened.state().whole()
-    leftovers_bytes = sum(item.allocated_bytes for item in opened.storage.list_leftovers())
-    listed = opened.storage.list_volumes()
+    state = repo.state().whole()
+    leftovers_bytes = sum(item.allocated_bytes for item in repo.storage.list_leftovers())
+    listed = repo.storage.list_volumes()
     named = stored_by_id(state, listed)
     allocated = {
         item.name.volume_id
@@ -274,10 +274,10 @@ def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, objec
         for item in listed
     }
     used = usage(state, allocated, leftovers_bytes)
-    capacity = opened.storage.capacity()
+    capacity = repo.storage.capacity()
     return RepositoryInfo(
         repo_id=repo_id,
-        repo_format=opened.format,
+        repo_format=repo.format,
         capacity_bytes=capacity.capacity_bytes,
         free_bytes=capacity.free_bytes,
         used_bytes=used.total_bytes,
@@ -287,6 +287,6 @@ def repository_info(opened: Opened, repo_id: str, parameters: Mapping[str, objec
         retained_bytes=used.retained_bytes,
         strong_bytes=used.strong_bytes,
         building_bytes=used.building_bytes,
-        health=_health(opened),
+        health=_health(repo),
         connection_parameters=dict(parameters),
     )

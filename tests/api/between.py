@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 from diskyard import Diskyard, errors
-from diskyard.opened import Opened
+from diskyard.repository.repository import Repository
 
 Result = TypeVar("Result")
 LOOKS = ("state", "try_commit")
@@ -47,7 +47,7 @@ def before_look(yard: Diskyard, at: int, action: Callable[[], object]) -> Iterat
     looks = Looks(yard, at, action)
 
     def watched(original: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapper(self: Opened, *arguments: Any, **words: Any) -> Any:
+        def wrapper(self: Repository, *arguments: Any, **words: Any) -> Any:
             if self.host is yard.service.host and not looks.inside:
                 looks.look()
             return original(self, *arguments, **words)
@@ -56,7 +56,7 @@ def before_look(yard: Diskyard, at: int, action: Callable[[], object]) -> Iterat
 
     with pytest.MonkeyPatch.context() as patch:
         for name in LOOKS:  # every commit is one of try_commit
-            patch.setattr(Opened, name, watched(getattr(Opened, name)))
+            patch.setattr(Repository, name, watched(getattr(Repository, name)))
         yield looks
 
 

@@ -62,7 +62,7 @@ def reflink(tmp_path: Path, xfs: Path) -> Iterator[Rig]:
     folder = xfs / tmp_path.name
     folder.mkdir()
     made = Rig(tmp_path, folder)
-    assert made.opened("a").storage.capabilities.reflink
+    assert made.repository("a").storage.capabilities.reflink
     yield made
     made.close()
     shutil.rmtree(folder)

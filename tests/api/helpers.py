@@ -19,7 +19,7 @@ from diskyard.log.codec import decode
 from diskyard.model.fix import Fix
 from diskyard.model.results import Attached, Task
 from diskyard.model.transaction import Entry
-from diskyard.opened import Opened, volume_name
+from diskyard.repository.repository import Repository, volume_name
 from diskyard.testing import pathless
 from tests.transports import served
 
@@ -122,7 +122,7 @@ class Rig:
         """The code of the error with which a verb refuses parameters."""
         return code_of(lambda: self.call(verb, **parameters))
 
-    def opened(self, repo: str, yard: Diskyard | None = None) -> Opened:
+    def repository(self, repo: str, yard: Diskyard | None = None) -> Repository:
         """A host's connection to a repository."""
         return (yard or self.yard).service.connections.get(repo)
 
@@ -168,15 +168,15 @@ class Rig:
 
     def allocated(self, repo: str, image: str) -> int:
         """Bytes that the image's own top volume occupies, by the file system."""
-        opened = self.opened(repo)
-        state = opened.state()
-        stored = opened.stored(state.volumes[state.images[image].volume_id or ""])
+        repository = self.repository(repo)
+        state = repository.state()
+        stored = repository.stored(state.volumes[state.images[image].volume_id or ""])
         assert stored is not None
         return stored.allocated_bytes
 
     def volume_path(self, repo: str, image: str) -> Path:
         """The file that has the bytes of an image's own volume, also where Diskyard knows of none."""
-        state = self.opened(repo).state()
+        state = self.repository(repo).state()
         volume = state.volumes[state.images[image].volume_id or ""]
         return Path(self.place(repo)["path"]) / "volumes" / str(volume_name(volume))
 
@@ -202,7 +202,7 @@ class Rig:
         """Nothing is left to do, and the storage has just what the log names."""
         for repo in repos:
             assert self.yard.check_storage_repository(repo, options={"deep": True}) == []
-            assert len(self.files(repo)) == len(self.opened(repo).state().volumes)
+            assert len(self.files(repo)) == len(self.repository(repo).state().volumes)
 
 
 def same_bytes(found: bytes, wanted: bytes) -> None:
@@ -246,9 +246,9 @@ def fixes(yard: Diskyard, repo: str, kind: str | None = None) -> list[Fix]:
     return yard.check_storage_repository(repo, options={"types": [kind]} if kind else None)
 
 
-def actors(opened: Opened, verb: str) -> set[str]:
+def actors(repository: Repository, verb: str) -> set[str]:
     """Who has committed something by a verb or type of fix, as the log names them."""
-    storage = opened.storage
+    storage = repository.storage
     copies = (copy for number in storage.numbers("entry") for copy in storage.get("entry", number))
     entries = [decode(copy, Entry)[0] for copy in copies if copy is not None]
     return {entry.actor for entry in entries if entry.verb == verb}

@@ -54,7 +54,7 @@ def secret(rig: Rig) -> Path:
 def forged(rig: Rig, path: str, fingerprint: str, digest: str = "0" * 32) -> str:
     """A pending import that another host has written into the log, as whoever writes to the storage can."""
     attacker = rig.host("attacker")
-    opened, now = rig.opened("a", attacker), "2030-01-01T00:00:00.000000Z"
+    repository, now = rig.repository("a", attacker), "2030-01-01T00:00:00.000000Z"
     asked = PendingImage(
         image_id=new_uuid(),
         volume_id=new_uuid(),
@@ -73,7 +73,7 @@ def forged(rig: Rig, path: str, fingerprint: str, digest: str = "0" * 32) -> str
         rate_limit_bytes_per_s=0,
     )
     author = attacker.service.engine.author("importImage", digest)
-    opened.commit(lambda draft: planner.begin(draft, asked, opened.storage.capabilities), author)
+    repository.commit(lambda draft: planner.begin(draft, asked, repository.storage.capabilities), author)
     return asked.image_id
 
 
@@ -133,7 +133,7 @@ def test_paths_that_no_caller_could_give(rig: Rig, path: str) -> None:
     image = forged(rig, path, "1:2:3:4:5")
     assert runnable_for(rig, (str(rig.folder), "/")) == []
     with calling(("/",)), pytest.raises(errors.PathNotAllowed, match=NOT_ASKED):
-        run_fix_here(rig.yard.service.engine, rig.opened("a"), Mend(image_id=image))
+        run_fix_here(rig.yard.service.engine, rig.repository("a"), Mend(image_id=image))
 
 
 @pytest.mark.parametrize("change", ["path", "format", "force", "fingerprint", "digest", "id", "machine"])
@@ -143,8 +143,8 @@ def test_a_request_is_remembered_as_it_was(rig: Rig, secret: Path, change: str) 
     file.write_bytes(picture(SIZE, (2, 0, MiB)))
     image = rig.yard.import_image("a", str(file), "raw", options=COMMIT_ONLY)
     assert mend_of(rig.yard, image).runnable
-    opened = rig.opened("a")
-    record = opened.state().images[image]
+    repository = rig.repository("a")
+    record = repository.state().images[image]
     assert record.pending is not None
     source = record.pending.source
     assert isinstance(source, FileSource)
@@ -160,7 +160,7 @@ def test_a_request_is_remembered_as_it_was(rig: Rig, secret: Path, change: str) 
         put = replace(put, request_digest="1" * 32)
     if change == "id":
         put = replace(put, id=new_uuid(), volume_id=None)
-    opened.commit(lambda draft: draft.put_image(put), rig.yard.service.engine.author("setUserData"))
+    repository.commit(lambda draft: draft.put_image(put), rig.yard.service.engine.author("setUserData"))
     if change == "machine":  # another machine with a state folder of its own, copied from this one
         shutil.copytree(rig.folder / "state-one" / "imports", rig.folder / "state-two" / "imports")
         (rig.folder / "state-two" / "imports").chmod(0o770)
@@ -195,15 +195,15 @@ def test_it_is_remembered_before_it_is_committed(
     rig: Rig, secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that is killed just before its entry has left the request, and check forgets it."""
-    before = rig.opened("a").state().version
+    before = rig.repository("a").state().version
     with monkeypatch.context() as patch:
-        intercept(patch, rig.opened("a").storage, "put", before=kill)
+        intercept(patch, rig.repository("a").storage, "put", before=kill)
         with pytest.raises(errors.InternalError) as caught:
             rig.yard.import_image("a", str(secret), "raw", options=COMMIT_ONLY)
         assert isinstance(caught.value.__cause__, Killed)
     (image,) = remembered(rig)
     other = rig.host("one")
-    assert rig.opened("a", other).state().version == before
+    assert rig.repository("a", other).state().version == before
     assert fixes(other, "a") == []
     assert remembered(rig) == []
     assert (
@@ -217,7 +217,7 @@ def test_one_that_is_being_made_is_not_forgotten(
 ) -> None:
     """A check between remembering and committing leaves it: its image has the lease."""
     other = rig.host("one")
-    intercept(monkeypatch, rig.opened("a").storage, "put", before=lambda: fixes(other, "a"))
+    intercept(monkeypatch, rig.repository("a").storage, "put", before=lambda: fixes(other, "a"))
     image = rig.yard.import_image("a", str(secret), "raw", options=COMMIT_ONLY)
     assert mend_of(other, image).runnable
 
@@ -288,14 +288,14 @@ def test_asking_again_does_not_vouch_for_another_file(rig: Rig, secret: Path) ->
     mine.write_bytes(picture(SIZE, (2, 0, MiB)))
     asked = {"targetRepoId": "a", "path": str(mine), "format": "raw", "options": {"AutoFix": False}}
     image = rig.call("importImage", **asked)
-    opened = rig.opened("a")
-    record = opened.state().images[image]
+    repository = rig.repository("a")
+    record = repository.state().images[image]
     assert record.pending is not None
     assert isinstance(record.pending.source, FileSource)
     fingerprint = Host.real().files.fingerprint(str(secret))
     source = replace(record.pending.source, path=str(secret), fingerprint=fingerprint)
     put = replace(record, pending=replace(record.pending, source=source))
-    opened.commit(lambda draft: draft.put_image(put), rig.yard.service.engine.author("setUserData"))
+    repository.commit(lambda draft: draft.put_image(put), rig.yard.service.engine.author("setUserData"))
     shutil.rmtree(rig.folder / "state-one" / "imports")
     assert rig.call("importImage", **{**asked, "options": {"AutoFix": False, "newImageId": image}}) == image
     expect_unread(rig, rig.yard, image)
@@ -352,7 +352,7 @@ def test_a_folder_that_becomes_a_link_in_between(
     engine = rig.yard.service.engine
     intercept(monkeypatch, fix_module("importing"), "open_given", before=swap)
     with calling((str(inside),)), pytest.raises(errors.PathNotAllowed, match="leads out"):
-        run_fix_here(engine, rig.opened("a"), Mend(image_id=image))
+        run_fix_here(engine, rig.repository("a"), Mend(image_id=image))
     assert away.exists()
     assert [volume for volume in rig.files("a") if b"\1" in volume.read_bytes()] == []
 
@@ -364,7 +364,7 @@ def test_what_is_resumed_reaches_as_far_as_its_caller(
     """A fix that a token asked for is started again with its folders; with its host's, if it had none."""
     yard = rig.host("one")
     image = yard.import_image("a", str(secret), "raw", options=COMMIT_ONLY)
-    follow_up = FollowUp(rig.opened("a", yard), Mend(image_id=image), image, rate_limit_bytes_per_s=1)
+    follow_up = FollowUp(rig.repository("a", yard), Mend(image_id=image), image, rate_limit_bytes_per_s=1)
     with calling(folders):
         yard.service.tasks.start([yard.service.job(follow_up)])
     yard.service.close(resumable=True)

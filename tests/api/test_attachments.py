@@ -89,7 +89,7 @@ def test_verbs_that_respect_an_attachment(rig: Rig, read_only: bool) -> None:
     disk = rig.disk("a", ONE)
     base = yard.create_snapshot("a", disk)
     yard.prepare_image("a", disk, options={"owner": "vm", "read_only": read_only})
-    before = rig.opened("a").state().version
+    before = rig.repository("a").state().version
     for host in (yard, other):
         for verb in (
             lambda host=host: host.create_snapshot("a", disk),
@@ -103,7 +103,7 @@ def test_verbs_that_respect_an_attachment(rig: Rig, read_only: bool) -> None:
             assert code_of(verb) == "ImageInUse"
     assert rig.files("b") == []
     assert len(rig.files("a")) == 3
-    state = rig.opened("a").state()
+    state = rig.repository("a").state()
     assert all(image.held_for == () for image in state.images.values())
     yard.set_user_data("a", disk, {"still": "possible"})
     yard.set_strategy("a", disk, "space")
@@ -312,8 +312,8 @@ def test_an_image_has_so_many_connections(short_rig: Rig) -> None:
     disk = rig.disk("a", ONE)
     uri = yard.prepare_image("a", disk, options={"serve": "nbd"}).nbd_uri or ""
     path = uri.partition("socket=")[2]
-    with contextlib.ExitStack() as opened:
-        clients = [opened.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(17)]
+    with contextlib.ExitStack() as repository:
+        clients = [repository.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(17)]
         for client in clients[:16]:
             client.connect(path)
             assert client.recv(8) == b"NBDMAGIC"
@@ -389,7 +389,7 @@ input()
     run("qemu-io", "-f", "raw", "-c", f"write -P 2 {MiB} {MiB}", "-c", "flush", uri)
     process.kill()
     process.communicate()
-    wait_until(lambda: not rig.opened("a").is_locked(f"{disk}/served/one/diskyard"))
+    wait_until(lambda: not rig.repository("a").is_locked(f"{disk}/served/one/diskyard"))
     yard.teardown_image("a", disk)
     rig.expect("a", disk, picture(SIZE, ONE, TWO))
 

@@ -59,7 +59,7 @@ class Scene:
                 self.yard.remove_image(repo, image.image_id, options=COMMIT_ONLY)
         settle(self.other, "b", "a")
         for repo in ("a", "b"):
-            assert not self.rig.opened(repo).state().images
+            assert not self.rig.repository(repo).state().images
         self.rig.clean_slate("a", "b")
 
     disk_may_be: tuple[bytes, ...] = (NOW, LATER)

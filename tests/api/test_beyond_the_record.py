@@ -78,7 +78,7 @@ def refused(chain: Chain) -> None:
     if chain.format == "raw":
         return
     assert code_of(lambda: rig.yard.prepare_image("a", chain.child)) == "ImageBroken"
-    assert rig.opened("a").state().attachments_of(chain.child) == []
+    assert rig.repository("a").state().attachments_of(chain.child) == []
     chain.cut()
 
 
@@ -173,7 +173,7 @@ def test_merges(rig: Rig, heavy: str) -> None:
             run_fix(rig.yard, "a", fix)
         settle(rig.yard, "a")
         rig.expect("a", chain.child, wanted)
-        assert rig.opened("a").state().images[chain.child].size_bytes == 2 * SIZE
+        assert rig.repository("a").state().images[chain.child].size_bytes == 2 * SIZE
         rig.clean_slate("a")
 
 

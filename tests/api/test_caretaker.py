@@ -145,7 +145,7 @@ def test_rounds_of_its_types_and_no_more_than_it_may(rig: Rig, make_house: MakeH
     assert house.ran() == [("clean", "a", "done")] * 5
     assert [fix.image_id for fix in fixes(rig.yard, "a")] == [copy]
     assert len(fixes(rig.yard, "b")) == 1
-    assert actors(rig.opened("a"), "clean") == {"caretaker"}
+    assert actors(rig.repository("a"), "clean") == {"caretaker"}
 
 
 def test_every_repository_that_is_connected(rig: Rig, make_house: MakeHouse) -> None:

@@ -58,10 +58,10 @@ def test_a_snapshot_keeps_its_id(rig: Rig) -> None:
     assert rig.yard.copy_image("b", snapshot, user_data={"where": "b"}) == snapshot
     rig.wait()
     rig.expect("b", snapshot, picture(SIZE, ONE))
-    version = rig.opened("b").state().version
+    version = rig.repository("b").state().version
     assert rig.yard.copy_image("b", snapshot, user_data={"where": "c"}) == snapshot
     rig.wait()
-    assert rig.opened("b").state().version == version
+    assert rig.repository("b").state().version == version
     assert rig.yard.get_image_info("a", snapshot).user_data == {"where": "a"}
     assert rig.yard.get_image_info("b", snapshot).user_data == {"where": "b"}
     reader = rig.yard.create_virtual_disk("b", SIZE, snapshot)
@@ -168,7 +168,9 @@ def test_copies_that_wait_for_one_another(rig: Rig) -> None:
     rig.yard.copy_image("b", first, second, options=COMMIT_ONLY)
     waits = code_of(lambda: rig.yard.copy_image("b", second, first, options=COMMIT_ONLY))
     assert waits == "InvalidParameter"
-    assert all(image.held_for == () or image.id == first for image in rig.opened("a").state().images.values())
+    assert all(
+        image.held_for == () or image.id == first for image in rig.repository("a").state().images.values()
+    )
 
 
 def test_participating_repositories_and_hints(rig: Rig) -> None:
@@ -298,9 +300,9 @@ def test_a_copy_of_a_snapshot_that_was_just_made(rig: Rig, monkeypatch: pytest.M
         snapshot = yard.create_snapshot("a", rig.disk("a", ONE))
         with monkeypatch.context() as patch:
             copy_too = partial(other.copy_image, "b", snapshot, user_data=user_data, options=COMMIT_ONLY)
-            intercept(patch, rig.opened("b").storage, "try_lock", before=copy_too)
+            intercept(patch, rig.repository("b").storage, "try_lock", before=copy_too)
             assert yard.copy_image("b", snapshot, user_data={"by": "one"}, options=COMMIT_ONLY) == snapshot
-        assert len(rig.opened("a").state().images[snapshot].held_for) == 1
+        assert len(rig.repository("a").state().images[snapshot].held_for) == 1
         settle(yard, "b", "a")
         rig.expect("b", snapshot, picture(SIZE, ONE))
         assert yard.get_image_info("b", snapshot).user_data == user_data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diskyard import KiB, MiB, errors
-from diskyard.mover.failures import failure
+from diskyard.mover.qemu.failures import failure
 from tests.api.helpers import Rig, fixes
 
 CLUSTER = 64 * KiB

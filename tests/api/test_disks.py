@@ -90,10 +90,10 @@ def test_new_image_id_makes_repeating_safe(rig: Rig, verb: str, tmp_path: Path) 
     repo = str(words["targetRepoId"])
     assert rig.call(verb, **words, userData={"x": 1}, options=options) == image
     rig.wait()
-    version = rig.opened(repo).state().version
+    version = rig.repository(repo).state().version
     again = {"newImageId": image, "AutoFix": False, "imageHints": {}}
     assert rig.call(verb, **words, userData={"x": 1}, options=again) == image
-    assert rig.opened(repo).state().version == version
+    assert rig.repository(repo).state().version == version
     other = rig.refusal(verb, **words, userData={"x": 2}, options=options)
     assert other == "ImageIdInUse"
     used = {"newImageId": image, "strategy": "performance"}
@@ -120,7 +120,7 @@ def test_killed_before_the_commit_and_asked_again(
     if verb != "revertVirtualDisk":
         words["options"] = {"newImageId": image}
     with monkeypatch.context() as patch:
-        intercept(patch, rig.opened("a").storage, "create_volume", after=kill)
+        intercept(patch, rig.repository("a").storage, "create_volume", after=kill)
         assert rig.refusal(verb, **words) == "InternalError"
     rig.expect("a", disk, picture(SIZE, ONE, TWO))
     assert fixes(rig.yard, "a", "clean") != []

@@ -22,9 +22,9 @@ from diskyard.host import Host
 from diskyard.host.identity import new_nonce
 from diskyard.model.records import entry_id
 from diskyard.model.volume_name import VolumeName
-from diskyard.repositories.localfs.access import Follower
-from diskyard.repositories.localfs.repository import LocalRepository
-from diskyard.repositories.localfs.reserve import Reserve
+from diskyard.storage.localfs.access import Follower
+from diskyard.storage.localfs.reserve import Reserve
+from diskyard.storage.localfs.storage import LocalStorage
 from tests.api.helpers import Rig, code_of
 from tests.rights import skip_unless_readable
 
@@ -208,7 +208,7 @@ def test_a_file_that_comes_in_a_new_ones_place_is_not_given_away(rig: Rig, folde
         (outside / f"{number}").write_bytes(b"precious")
         (outside / f"{number}").chmod(0o600)
     storage = rig.yard.service.connections.get("made").storage
-    assert isinstance(storage, LocalRepository)
+    assert isinstance(storage, LocalStorage)
     name = VolumeName(entry_id(1, new_nonce()), str(uuid.uuid4()), "raw")
     acts: dict[str, Callable[[], object]] = {
         "volumes": lambda: storage.create_volume(name, length_bytes=4096),

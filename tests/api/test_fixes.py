@@ -130,8 +130,8 @@ def test_a_fix_that_was_changed_is_refused(rig: Rig, change: dict[str, Any]) -> 
 def test_hostile_fixes_do_nothing(rig: Rig) -> None:
     """Well-formed fixes that no check listed are judged by what there is, not by what they say."""
     disk = rig.disk("a", ONE)
-    marker = rig.opened("a").marker
-    state = rig.opened("a").state()
+    marker = rig.repository("a").marker
+    state = rig.repository("a").state()
     volume_id = state.images[disk].volume_id or ""
     name = rig.volume_path("a", disk).name
     for action in (
@@ -142,7 +142,7 @@ def test_hostile_fixes_do_nothing(rig: Rig) -> None:
         model.CleanLeftover(name=f"volumes/{name}"),
         model.CleanProgress(image_id="../log/0000000000000001.a"),
         model.CleanAttachment(attachment_id="x"),
-        model.CleanTwin(kind="entry", number=1),
+        model.CleanReplica(kind="entry", number=1),
         model.Merge(image_id=disk),
         model.Optimize(image_id=disk),
         model.Mend(image_id=disk),
@@ -181,16 +181,16 @@ def test_check_filters(rig: Rig) -> None:
 def test_check_changes_nothing(rig: Rig) -> None:
     """Neither the log nor the storage, also where it looks deep."""
     left_work(rig)
-    before = [(rig.opened(repo).state().version, rig.files(repo)) for repo in "ab"]
+    before = [(rig.repository(repo).state().version, rig.files(repo)) for repo in "ab"]
     for repo in "ab":
         rig.yard.check_storage_repository(repo, options={"deep": True})
-    assert [(rig.opened(repo).state().version, rig.files(repo)) for repo in "ab"] == before
+    assert [(rig.repository(repo).state().version, rig.files(repo)) for repo in "ab"] == before
 
 
 def test_a_fix_without_room_is_refused_before_it_starts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """NoSpace says what is needed; nothing was made, and the image says why it is not complete."""
     disk, copy = left_work(rig)
-    storage = rig.opened("b").storage
+    storage = rig.repository("b").storage
     capacity = storage.capacity()
     full = type(capacity)(capacity.capacity_bytes, 0)
     with monkeypatch.context() as patch:
@@ -307,7 +307,7 @@ def test_a_hold_whose_target_is_gone_ends_by_force_only(rig: Rig) -> None:
     for host, options, changed in ((alone, {}, False), (yard, force, False), (alone, force, True)):
         task = host.fix_storage_repository("a", fix, options=options)
         assert host.wait_for_task(task.task_id, 30).changed is changed
-    assert all(image.held_for == () for image in rig.opened("a").state().images.values())
+    assert all(image.held_for == () for image in rig.repository("a").state().images.values())
     settle(alone, "a")
     rig.expect("a", disk, picture(SIZE, ONE))
 
@@ -350,7 +350,7 @@ def test_a_restore_without_room_is_refused_before_it_starts(
     rig.yard.copy_image("b", snapshot)
     rig.wait()
     rig.volume_path("b", snapshot).unlink()
-    storage = rig.opened("b").storage
+    storage = rig.repository("b").storage
     capacity = storage.capacity()
     (fix,) = fixes(rig.yard, "b", "mend")
     with monkeypatch.context() as patch:

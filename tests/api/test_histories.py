@@ -366,7 +366,7 @@ def test_a_mend_whose_hold_is_released_while_it_reads_is_not_sealed(
 
     def release_and_copy(*arguments: Any) -> None:
         copy(*arguments)
-        home = rig.opened("a")
+        home = rig.repository("a")
         [held] = [home.state().images[key] for key in home.state().held]
         release_hold(home, held.id, held.held_for[0], rig.yard.service.engine.author("another"))
 
@@ -374,7 +374,7 @@ def test_a_mend_whose_hold_is_released_while_it_reads_is_not_sealed(
     [fix] = rig.yard.check_storage_repository("b")
     assert run(rig.yard, "b", fix) == "LeaseHeld"
     assert rig.yard.get_image_status("b", made).status == "broken"
-    progress = rig.opened("b").progress(made)
+    progress = rig.repository("b").progress(made)
     assert progress is not None
     assert (progress.durable_bytes, progress.fingerprint) == (0, "")
 

@@ -40,7 +40,7 @@ def test_a_second_host_cleans_while_a_volume_is_made(
     reader = rig.disk("a", THREE)
     clean = clean_up(other, "a")
     words = {moment: clean}
-    calls = intercept(monkeypatch, rig.opened("a").storage, "create_volume", 9, **words)
+    calls = intercept(monkeypatch, rig.repository("a").storage, "create_volume", 9, **words)
     run: dict[str, Callable[[], str | None]] = {
         "snapshot": lambda: yard.create_snapshot("a", disk),
         "disk": lambda: yard.create_virtual_disk("a", SIZE, base),
@@ -121,7 +121,7 @@ def test_a_base_removed_while_a_disk_is_created_on_it(
         other.wait_for_tasks(30)
         clean_up(other, "a")()
 
-    intercept(monkeypatch, rig.opened("a").storage, "create_volume", **{moment: remove})
+    intercept(monkeypatch, rig.repository("a").storage, "create_volume", **{moment: remove})
     disk = yard.create_virtual_disk("a", SIZE, base)
     rig.expect("a", disk, picture(SIZE, ONE))
     settle(other, "a")

@@ -41,10 +41,10 @@ def test_a_merge_whose_reader_is_another_by_now(rig: Rig) -> None:
     other, disk = rig.host("two"), rig.disk("a", ONE)
     snapshot = rig.yard.create_snapshot("a", disk)
     rig.yard.remove_image("a", snapshot, options=COMMIT_ONLY)
-    rig.opened("a").state()
+    rig.repository("a").state()
     other.create_snapshot("a", disk)
     with other.service.connections.get("a").work_on([disk]):
-        assert run_fix(rig.yard.service.engine, rig.opened("a"), Merge(image_id=snapshot))
+        assert run_fix(rig.yard.service.engine, rig.repository("a"), Merge(image_id=snapshot))
     rig.expect("a", disk, picture(SIZE, ONE))
 
 
@@ -52,7 +52,7 @@ def test_a_volume_that_nobody_makes_any_more(rig: Rig) -> None:
     other, disk = rig.host("two"), rig.disk("a", ONE)
     volume_id, work = new_uuid(), new_uuid()
     theirs = other.service.connections.get("a")
-    rig.opened("a").commit(
+    rig.repository("a").commit(
         lambda draft: building_volume(
             draft,
             volume_id,
@@ -66,8 +66,8 @@ def test_a_volume_that_nobody_makes_any_more(rig: Rig) -> None:
     )
     theirs.commit(lambda draft: doom_abandoned(draft, volume_id), AUTHOR)
     with theirs.work_on([disk]):
-        assert run_fix(rig.yard.service.engine, rig.opened("a"), CleanVolume(volume_id=volume_id))
-    assert volume_id not in rig.opened("a").state().volumes
+        assert run_fix(rig.yard.service.engine, rig.repository("a"), CleanVolume(volume_id=volume_id))
+    assert volume_id not in rig.repository("a").state().volumes
 
 
 def test_a_lease_that_is_needed_all_the_same(rig: Rig) -> None:

@@ -129,7 +129,7 @@ def test_every_verb_sees_a_guest_that_nobody_prepared(rig: Rig) -> None:
     yard.teardown_image("a", disk)
     with LiveQemu(source) as guest:
         guest.ask("write -P 5 0 65536")
-        before = rig.opened("a").state()
+        before = rig.repository("a").state()
         for verb in verbs:
             with pytest.raises(errors.ImageInUse, match="running QEMU has"):
                 verb()
@@ -138,7 +138,7 @@ def test_every_verb_sees_a_guest_that_nobody_prepared(rig: Rig) -> None:
         with pytest.raises(errors.ImageInUse, match="running QEMU has"):
             yard.wait_for_task(task.task_id, 60)
         assert not path.exists()
-        after = rig.opened("a").state()
+        after = rig.repository("a").state()
         assert {key: after.images[key] for key in before.images} == dict(before.images)
         assert rig.yard.list_images("b").images == ()
     settle(yard, "a")
@@ -154,8 +154,8 @@ def test_a_guest_that_starts_while_a_disk_is_frozen(
     yard = rig.yard
     disk = rig.disk("a", ONE)
     guest = LiveQemu(rig.volume_path("a", disk), "raw")
-    intercept(monkeypatch, type(rig.opened("a")), "make_empty", after=guest.__enter__)
-    intercept(monkeypatch, type(rig.opened("a")), "make", after=guest.__enter__)
+    intercept(monkeypatch, type(rig.repository("a")), "make_empty", after=guest.__enter__)
+    intercept(monkeypatch, type(rig.repository("a")), "make", after=guest.__enter__)
     verb = yard.create_snapshot if moment == "createSnapshot" else lambda _, disk: yard.copy_image("b", disk)
     with pytest.raises(errors.ImageInUse, match="running QEMU has"):
         verb("a", disk)

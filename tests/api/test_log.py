@@ -47,7 +47,7 @@ def test_a_suspended_writer_that_publishes_after_a_trim(rig: Rig, monkeypatch: p
             if len(made) % 50 == 0:
                 make_old(rig, "a")
 
-    calls = intercept(monkeypatch, rig.opened("a").storage, "put", before=many)
+    calls = intercept(monkeypatch, rig.repository("a").storage, "put", before=many)
     with pytest.raises(errors.StorageError, match="not known") as caught:
         yard.create_snapshot("a", disk)
     assert caught.value.details["outcome"] == "unknown"

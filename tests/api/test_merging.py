@@ -215,7 +215,7 @@ def test_a_snapshot_copied_back_just_before_its_merge(rig: Rig, monkeypatch: pyt
     yard.remove_image("a", snapshot, options=COMMIT_ONLY)
     (fix,) = fixes(yard, "a", "merge")
     back = lambda: other.copy_image("a", snapshot, options=COMMIT_ONLY)  # noqa: E731
-    intercept(monkeypatch, fix_module("merge"), "require_room", before=back)
+    intercept(monkeypatch, fix_module("merge"), "require_free_space", before=back)
     run_fix(yard, "a", fix)
     rig.expect("a", snapshot, picture(SIZE, ONE))
     rig.expect("a", disk, picture(SIZE, ONE, THREE))

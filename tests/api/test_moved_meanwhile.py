@@ -6,9 +6,10 @@ from functools import partial
 
 import pytest
 
-from diskyard import KiB, MiB, errors, settled
+from diskyard import KiB, MiB, errors
 from diskyard.attachments.serve import Servers
 from diskyard.model.fix import Merge
+from diskyard.repository import settled
 from tests.api.between import before_look
 from tests.api.helpers import (
     COMMIT_ONLY,
@@ -157,7 +158,7 @@ def test_a_copy_whose_base_is_removed_holds_nothing(rig: Rig) -> None:
                 copy = yard.copy_image("b", source, base, options=COMMIT_ONLY)
             except errors.ImageNotFound:
                 refused += 1
-                assert not [image for image in rig.opened("a").state().images.values() if image.held_for]
+                assert not [image for image in rig.repository("a").state().images.values() if image.held_for]
             else:
                 settle(other, "b", "a")
                 rig.expect("b", copy, picture(SIZE, ONE))

@@ -57,7 +57,7 @@ def test_a_copy_is_used_beside_its_original(rig: Rig) -> None:
     where = copied(rig)
     assert code_of(lambda: connect(rig.yard, where)) == "NotARepository"
     connect(rig.yard, where, newMarker=True)
-    assert rig.opened("copied").marker != rig.opened("a").marker
+    assert rig.repository("copied").marker != rig.repository("a").marker
     for image in (disk, snapshot):
         rig.expect("copied", image, picture(SIZE, WRITTEN))
     rig.write("copied", disk, (9, 0, MiB))
@@ -70,11 +70,11 @@ def test_a_copy_is_used_beside_its_original(rig: Rig) -> None:
     # Not remembered: it is done once.
     (found,) = (info for info in rig.yard.list_storage_repositories() if info.repo_id == "copied")
     assert found.connection_parameters == where
-    marker = rig.opened("copied").marker
+    marker = rig.repository("copied").marker
     connect(rig.yard, where, newMarker=True)
     rig.yard.disconnect_storage_repository("copied")
     connect(rig.yard, where, newMarker=True)
-    assert rig.opened("copied").marker == marker
+    assert rig.repository("copied").marker == marker
 
 
 def test_what_the_original_keeps_for_others_is_not_kept_in_the_copy(rig: Rig) -> None:
@@ -86,14 +86,14 @@ def test_what_the_original_keeps_for_others_is_not_kept_in_the_copy(rig: Rig) ->
     rig.yard.prepare_image("a", disk, options={"owner": "vm"})
     where = copied(rig)
     connect(rig.yard, where, newMarker=True)
-    state = rig.opened("copied").state()
+    state = rig.repository("copied").state()
     assert (list(state.held), list(state.attachments)) == ([], [])
     settle(rig.yard, "copied")
     rig.expect("copied", disk, picture(SIZE, WRITTEN))
     rig.expect("copied", tracked, picture(SIZE, WRITTEN))
     rig.clean_slate("copied")
     # The original keeps both, and its copy is completed.
-    assert rig.opened("a").state().held
+    assert rig.repository("a").state().held
     rig.yard.teardown_image("a", disk, options={"owner": "vm"})
     settle(rig.yard, "b", "a")
     rig.clean_slate("b")
@@ -107,7 +107,7 @@ def test_a_copy_of_a_copy(rig: Rig) -> None:
     shutil.copytree(str(where["path"]), again["path"])
     assert code_of(lambda: connect(rig.yard, dict(again), "again")) == "NotARepository"
     connect(rig.yard, dict(again), "again", newMarker=True)
-    assert len({rig.opened(repo).marker for repo in ("a", "copied", "again")}) == 3
+    assert len({rig.repository(repo).marker for repo in ("a", "copied", "again")}) == 3
 
 
 def test_who_is_connected_under_the_old_marker_stops(rig: Rig) -> None:
@@ -157,7 +157,7 @@ def test_cut_short_at_every_step(rig: Rig) -> None:
             service.close()
         connect(rig.yard, where, repo)
         assert disk in {image.image_id for image in rig.yard.list_images(repo).images}
-        said.add(rig.opened(repo).log.read_only_because())
+        said.add(rig.repository(repo).log.read_only_because())
         rig.yard.disconnect_storage_repository(repo)
         connect(rig.yard, where, repo, newMarker=True)
         settle(rig.yard, repo)

@@ -16,7 +16,7 @@ ONE = (1, MiB, 64 * KiB)
 @pytest.fixture
 def rig(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """Repository ``b`` has 0xAA wherever nothing was written yet."""
-    storage = rig.opened("b").storage
+    storage = rig.repository("b").storage
     create = storage.create_volume
 
     def garbage(

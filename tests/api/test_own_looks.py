@@ -134,7 +134,7 @@ def test_what_a_check_saw_of_a_disk_given_out_says_nothing(
     check = held.begin(lambda: yard.check_storage_repository("a", {"deep": True}))
     happens(rig, disk)
     held.go_on(check)
-    assert all(volume.damage is None for volume in rig.opened("a").state().volumes.values())
+    assert all(volume.damage is None for volume in rig.repository("a").state().volumes.values())
     assert yard.get_image_status("a", disk).status != "broken"
 
 

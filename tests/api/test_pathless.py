@@ -92,29 +92,29 @@ def test_a_header_that_leads_elsewhere_is_not_opened(rig: Rig) -> None:
 def test_a_volume_that_cannot_be_read_is_not_whole(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its server is gone: nothing is known of it, and nothing is told as if it were."""
     disk = disk_on_snapshot(rig)
-    monkeypatch.setattr(rig.opened("a").storage, "_socket", str(rig.folder / "nobody"))
+    monkeypatch.setattr(rig.repository("a").storage, "_socket", str(rig.folder / "nobody"))
     assert code_of(lambda: rig.yard.prepare_image("a", disk)) == "ImageBroken"
 
 
 def test_the_size_is_the_disks_and_not_its_containers(rig: Rig) -> None:
     """A volume whose header says more than its record is longer; how long its container is says nothing."""
     disk = disk_on_snapshot(rig)
-    opened = rig.opened("a")
-    volume = opened.state().volumes[opened.state().images[disk].volume_id or ""]
-    assert opened.longer_bytes(volume, opened.stored(volume)) is None
+    repository = rig.repository("a")
+    volume = repository.state().volumes[repository.state().images[disk].volume_id or ""]
+    assert repository.longer_bytes(volume, repository.stored(volume)) is None
     poke(rig.volume_path("a", disk), 24, (2 * SIZE).to_bytes(8, "big"))
-    assert opened.longer_bytes(volume, opened.stored(volume)) == 2 * SIZE
+    assert repository.longer_bytes(volume, repository.stored(volume)) == 2 * SIZE
 
 
 def test_what_is_unwritten_is_found_to_be(rig: Rig) -> None:
     """So that taking a Snapshot twice does not make a chain longer."""
     disk = rig.disk("a", (1, 0, MiB))
     rig.yard.create_snapshot("a", disk)
-    opened = rig.opened("a")
-    state = opened.state()
-    assert opened.is_unwritten(state.volumes[state.images[disk].volume_id or ""])
+    repository = rig.repository("a")
+    state = repository.state()
+    assert repository.is_unwritten(state.volumes[state.images[disk].volume_id or ""])
     rig.write("a", disk, (2, MiB, 64 * KiB))
-    assert not opened.is_unwritten(state.volumes[state.images[disk].volume_id or ""])
+    assert not repository.is_unwritten(state.volumes[state.images[disk].volume_id or ""])
 
 
 def test_what_a_guest_is_told(rig: Rig) -> None:
@@ -146,5 +146,5 @@ def test_what_can_be_imported(rig: Rig, format: str) -> None:
         rig.expect("a", image, picture(SIZE, (2, MiB, MiB)))
     else:
         assert code_of(lambda: rig.yard.import_image("a", str(file), format)) == "Unsupported"
-        assert list(rig.opened("a").state().images) == []
+        assert list(rig.repository("a").state().images) == []
     rig.clean_slate("a")

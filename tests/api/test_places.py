@@ -57,7 +57,7 @@ def _runnable(rig: Rig, *repos: str) -> list[str]:
 
 def test_a_disk_larger_than_any_file(rig: Rig) -> None:
     """It is qcow2, holds what is written at its end, and its better representation waits."""
-    assert rig.opened("a").storage.capabilities.longest_bytes == 17_247_252_480
+    assert rig.repository("a").storage.capabilities.longest_bytes == 17_247_252_480
     disk = rig.disk("a", (7, 20 * GiB - MiB, MiB), size=20 * GiB)
     assert _format(rig, "a", disk) == ".qcow2"
     assert _format(rig, "a", rig.disk("a", size=12 * GiB)) == ".raw"
@@ -234,9 +234,9 @@ def test_only_file_systems_that_are_known_to_be_local(
 def test_a_chain_too_deep_to_be_opened(local: Rig) -> None:
     """Neither copied nor exported, nor taken for a new disk elsewhere; nothing was begun."""
     disk = local.disk("a", ONE)
-    opened = local.opened("a")
+    repository = local.repository("a")
     snapshots = [local.yard.create_snapshot("a", disk) for _ in range(CHAIN_DEPTH_OPENED + 1)]
-    before = opened.state().version
+    before = repository.state().version
     out = local.folder / "out.raw"
     for attempt in (
         lambda: local.yard.copy_image("b", disk),
@@ -249,7 +249,7 @@ def test_a_chain_too_deep_to_be_opened(local: Rig) -> None:
     deep = local.yard.create_snapshot("a", disk)
     with pytest.raises(errors.Unsupported, match="at most"):
         local.yard.create_virtual_disk("b", SIZE, deep)
-    assert opened.state().version == before + 2  # the two of createSnapshot
+    assert repository.state().version == before + 2  # the two of createSnapshot
     assert not out.exists()
     local.yard.copy_image("b", snapshots[-2], options={"auto_fix": False})
 

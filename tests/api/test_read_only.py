@@ -129,7 +129,7 @@ def test_no_copy_is_promised_whose_source_nothing_keeps(rig: Rig) -> None:
     assert yard.copy_image("b", kept) == kept
     rig.wait()
     remount(_mount(rig), "ro")
-    states = {repo: rig.opened(repo).state() for repo in "abc"}
+    states = {repo: rig.repository(repo).state() for repo in "abc"}
     attempts: list[Callable[[], str]] = [
         lambda: yard.copy_image("b", disk),
         lambda: yard.copy_image("b", snapshot),
@@ -140,7 +140,7 @@ def test_no_copy_is_promised_whose_source_nothing_keeps(rig: Rig) -> None:
         with pytest.raises(errors.Unsupported, match="nothing would keep its bytes") as caught:
             attempt()
         assert "Export" in caught.value.advice
-    assert {repo: rig.opened(repo).state() for repo in "abc"} == states
+    assert {repo: rig.repository(repo).state() for repo in "abc"} == states
     # What is there already needs no source.
     assert yard.copy_image("b", kept) == kept
     # A hold of before lasts: the copy is completed though its source became read-only.

@@ -9,7 +9,7 @@ import pytest
 
 from diskyard import KiB, MiB
 from diskyard.host import Host
-from diskyard.mover.copy import copy_view
+from diskyard.mover.copying.copy import copy_view
 from diskyard.mover.interface import Chain
 from tests.api.helpers import (
     COMMIT_ONLY,
@@ -67,7 +67,7 @@ def test_a_clone_that_was_killed_leaves_nothing(reflink: Rig, monkeypatch: pytes
     yard = reflink.yard
     base = yard.create_snapshot("a", reflink.disk("a", ONE))
     with monkeypatch.context() as patch:
-        intercept(patch, reflink.opened("a").storage, "clone_volume", after=kill)
+        intercept(patch, reflink.repository("a").storage, "clone_volume", after=kill)
         assert code_of(lambda: yard.create_virtual_disk("a", SIZE, base)) == "InternalError"
     assert len(reflink.files("a")) == 3
     settle(reflink.host("two"), "a")

@@ -98,13 +98,13 @@ def test_what_is_not_its_own_is_named_and_keeps_it(rig: Rig, put: Callable[[Path
 
 def test_garbage_of_its_own_goes_with_it(rig: Rig) -> None:
     """What this history named, and names no more, needs no fix before."""
-    opened = rig.opened("a")
+    repository = rig.repository("a")
     rig.disk("a")
     (path,) = rig.files("a")
     rig.yard.remove_image("a", rig.yard.list_images("a").images[0].image_id)
     rig.wait()
     path.write_bytes(b"left")
-    assert not opened.state().volumes
+    assert not repository.state().volumes
     rig.yard.remove_storage_repository("a")
     assert not list(root(rig).iterdir())
 
@@ -133,7 +133,7 @@ def test_what_comes_after_the_log_was_closed(
 ) -> None:
     """It stays and is named, however often, and without it the removal is completed."""
     with monkeypatch.context() as patch:
-        patch.setattr("diskyard.repositories.localfs.remove._remove_all", lambda *_: kill())
+        patch.setattr("diskyard.storage.localfs.remove._remove_all", lambda *_: kill())
         with pytest.raises((errors.InternalError, Killed)):
             rig.yard.remove_storage_repository("a")
     path = put(root(rig))
@@ -153,7 +153,7 @@ def test_what_comes_after_the_record_was_removed(
 ) -> None:
     """Creating a repository there names it, and completes the removal without it."""
     with monkeypatch.context() as patch:
-        patch.setattr("diskyard.repositories.localfs.remove._remove_rest", lambda *_: kill())
+        patch.setattr("diskyard.storage.localfs.remove._remove_rest", lambda *_: kill())
         with pytest.raises((errors.InternalError, Killed)):
             rig.yard.remove_storage_repository("a")
     path = put(root(rig))

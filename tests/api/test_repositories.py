@@ -292,14 +292,16 @@ def test_remove_closes_the_log_first(rig: Rig, monkeypatch: pytest.MonkeyPatch) 
     yard, other = rig.yard, rig.host("two")
     with monkeypatch.context() as patch:
         # Another host's disk is committed between the look at the repository and its closing.
-        intercept(patch, rig.opened("a").storage, "put", before=lambda: other.create_virtual_disk("a", MiB))
+        intercept(
+            patch, rig.repository("a").storage, "put", before=lambda: other.create_virtual_disk("a", MiB)
+        )
         assert code_of(lambda: yard.remove_storage_repository("a")) == "NotEmpty"
     (disk,) = [info.image_id for info in yard.list_images("a").images]
     yard.remove_image("a", disk)
     rig.wait()
     with monkeypatch.context() as patch:
         # The removal is cut short after the entry that closes the log.
-        patch.setattr("diskyard.repositories.localfs.remove._remove_all", lambda *_: kill())
+        patch.setattr("diskyard.storage.localfs.remove._remove_all", lambda *_: kill())
         assert code_of(lambda: yard.remove_storage_repository("a")) == "InternalError"
     for host in (yard, other, rig.host("three")):
         assert code_of(partial(host.create_virtual_disk, "a", MiB)) == "NotARepository"
@@ -317,7 +319,7 @@ def test_remove_waits_for_other_hosts(rig: Rig, monkeypatch: pytest.MonkeyPatch)
     codes: list[str] = []
     intercept(
         monkeypatch,
-        rig.opened("a", other).storage,
+        rig.repository("a", other).storage,
         "create_volume",
         before=lambda: codes.append(code_of(lambda: yard.remove_storage_repository("a"))),
     )

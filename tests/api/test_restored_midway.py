@@ -16,9 +16,9 @@ from diskyard.log.store import LogKind
 from diskyard.model.fix import CleanStray, CleanVolume, Fix
 from diskyard.model.records import Volume
 from diskyard.model.transaction import Draft
-from diskyard.opened import Opened
-from diskyard.repositories.localfs import layout
-from diskyard.repositories.localfs.repository import LocalRepository
+from diskyard.repository.repository import Repository
+from diskyard.storage.localfs import layout
+from diskyard.storage.localfs.storage import LocalStorage
 from tests.api.between import before_look, outcome
 from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, picture, settle
 
@@ -54,15 +54,15 @@ def in_the_middle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Middle:
 
     def run(act: Callable[[], str]) -> tuple[str, Path]:
         backup = rig.folder / "backup"
-        make_empty = Opened.make_empty
+        make_empty = Repository.make_empty
 
-        def back_up_first(self: Opened, volume: Volume) -> None:
+        def back_up_first(self: Repository, volume: Volume) -> None:
             if self.repo_id == "a" and not backup.exists():
                 shutil.copytree(place(rig, "a"), backup)
             make_empty(self, volume)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Opened, "make_empty", back_up_first)
+            patch.setattr(Repository, "make_empty", back_up_first)
             image_id = act()
         assert backup.exists()
         return image_id, backup
@@ -129,17 +129,17 @@ def test_a_log_that_is_put_back_while_an_entry_is_published(
     shutil.copytree(place(rig, "a"), backup)
     for number in range(5):
         rig.yard.set_user_data("a", disk, number)
-    put = LocalRepository.put
+    put = LocalStorage.put
     restored = list[int]()
 
-    def restore_first(self: LocalRepository, kind: LogKind, number: int, data: bytes, **more: Any) -> bool:
+    def restore_first(self: LocalStorage, kind: LogKind, number: int, data: bytes, **more: Any) -> bool:
         if kind == "entry" and self.place == str(place(rig, "a")) and not restored:
             restored.append(number)
             put_back(rig, "a", backup, (layout.LOG, layout.CHECKPOINTS))
         return put(self, kind, number, data, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LocalRepository, "put", restore_first)
+        patch.setattr(LocalStorage, "put", restore_first)
         with pytest.raises(errors.CorruptRecord, match="replaced while this change was published"):
             rig.yard.set_user_data("a", disk, "lost")
     with pytest.raises(errors.CorruptRecord, match=r"history .* was replaced"):
@@ -232,11 +232,13 @@ def test_a_clean_under_which_the_history_is_replaced_deletes_nothing(rig: Rig, a
     restart(rig)
     for number in range(2):
         rig.yard.set_user_data("a", disk, {"acknowledged": number})
-    opened = rig.opened("a")
-    volume_id = opened.state().images[disk].volume_id
+    repository = rig.repository("a")
+    volume_id = repository.state().images[disk].volume_id
     assert volume_id is not None
     with before_look(rig.yard, at, partial(put_back, rig, "a", removed, (layout.LOG,))):
-        _, error = outcome(lambda: run_fix(rig.yard.service.engine, opened, CleanVolume(volume_id=volume_id)))
+        _, error = outcome(
+            lambda: run_fix(rig.yard.service.engine, repository, CleanVolume(volume_id=volume_id))
+        )
     assert error is None or isinstance(error, errors.CorruptRecord)
     put_back(rig, "a", before, (layout.LOG,))
     restart(rig)

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from diskyard import Diskyard, KiB, MiB
-from diskyard.opened import volume_name
+from diskyard.repository.repository import volume_name
 from tests.api.helpers import COMMIT_ONLY, Rig, fix_module, fixes, kill, picture, python, run_fix, settle
 
 SIZE = 16 * MiB
@@ -49,7 +49,7 @@ def test_a_killed_copy_goes_on_from_its_checkpoint(rig: Rig, kind: str) -> None:
     copy = killed_copy(rig, disk, base)
     status = yard.get_image_status("b", copy)
     assert (status.status, status.host_id, status.task_id) == ("broken", "killed", None)
-    progress = rig.opened("b").progress(copy)
+    progress = rig.repository("b").progress(copy)
     assert progress is not None
     durable_bytes = progress.durable_bytes
     volumes = rig.files("b")
@@ -73,7 +73,7 @@ def test_progress_that_is_lost_costs_only_time(rig: Rig) -> None:
     """Without its progress a copy begins again, and is right."""
     disk = rig.disk("a", *BUSY, size=SIZE)
     copy = killed_copy(rig, disk)
-    rig.opened("b").storage.remove_progress(copy)
+    rig.repository("b").storage.remove_progress(copy)
     settle(rig.host("two"), "b", "a")
     rig.expect("b", copy, picture(SIZE, *BUSY))
     rig.clean_slate("a", "b")
@@ -84,13 +84,13 @@ def test_progress_that_is_damaged_is_not_believed(rig: Rig, damage: bytes | None
     """Nor is one of another volume or source, however far it says the work was."""
     disk = rig.disk("a", *BUSY, size=SIZE)
     copy = killed_copy(rig, disk)
-    opened = rig.opened("b")
-    progress = opened.progress(copy)
+    repository = rig.repository("b")
+    progress = repository.progress(copy)
     assert progress is not None
     if damage is not None:
-        opened.storage.put_progress(copy, damage)
+        repository.storage.put_progress(copy, damage)
     else:
-        opened.put_progress(replace(progress, durable_bytes=SIZE, fingerprint="another"))
+        repository.put_progress(replace(progress, durable_bytes=SIZE, fingerprint="another"))
     settle(rig.host("two"), "b", "a")
     rig.expect("b", copy, picture(SIZE, *BUSY))
 
@@ -119,15 +119,15 @@ def test_stopped_and_gone_on_with(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> 
         if durable_bytes:
             kill()
 
-    monkeypatch.setattr("diskyard.mover.moving._CHECKPOINT_S", 0.0)
-    monkeypatch.setattr("diskyard.mover.telling._BATCH_MOVES", 1)
-    monkeypatch.setattr("diskyard.mover.moving._IN_FLIGHT_MOST", 1)
+    monkeypatch.setattr("diskyard.mover.copying.moving._CHECKPOINT_S", 0.0)
+    monkeypatch.setattr("diskyard.mover.copying.telling._BATCH_MOVES", 1)
+    monkeypatch.setattr("diskyard.mover.copying.moving._IN_FLIGHT_MOST", 1)
     with monkeypatch.context() as patch:
         patch.setattr(module, "checkpoint", stop_after)
         task = yard.fix_storage_repository("b", fix)
         assert yard.wait_for_tasks(30)
         assert json.dumps(yard.get_task(task.task_id).error)
-    progress = rig.opened("b").progress(copy)
+    progress = rig.repository("b").progress(copy)
     assert progress is not None
     assert 0 < progress.durable_bytes < SIZE
     assert run_fix(rig.host("two"), "b", fix).total_bytes <= SIZE - progress.durable_bytes
@@ -167,7 +167,7 @@ def test_a_volume_that_was_made_without_a_checkpoint(rig: Rig) -> None:
     """What is under its name is nobody's promise, even if it is as long as it should be."""
     disk = rig.disk("a", *BUSY[:4], size=SIZE)
     copy = rig.yard.copy_image("b", disk, options=COMMIT_ONLY)
-    state = rig.opened("b").state()
+    state = rig.repository("b").state()
     name = volume_name(state.volumes[str(state.images[copy].volume_id)])
     (Path(rig.place("b")["path"]) / "volumes" / str(name)).write_bytes(b"\xff" * SIZE)
     settle(rig.host("two"), "b", "a")

@@ -168,7 +168,7 @@ time.sleep(600)
         assert one.new_task_id is not None
         last.stop_task(one.new_task_id)
     assert last.wait_for_tasks(60)
-    assert actors(rig.opened("b"), "mend") == {"python"}
+    assert actors(rig.repository("b"), "mend") == {"python"}
     settle(rig.yard, "a", "b")
     rig.expect("b", in_b, picture(SIZE, WHOLE))
     rig.expect("a", in_a, picture(SIZE, WHOLE))

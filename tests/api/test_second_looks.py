@@ -59,7 +59,7 @@ def test_a_hold_released_before_the_copy_is_answered(rig: Rig, monkeypatch: pyte
     """The caller is not told of a copy whose source may change: it is taken back."""
     yard, other = rig.yard, rig.host("two")
     disk = rig.disk("a", ONE)
-    source = rig.opened("a", other)
+    source = rig.repository("a", other)
 
     def release() -> None:
         (image,) = [found for found in source.state().images.values() if found.held_for]
@@ -84,7 +84,7 @@ def test_a_disk_made_between_the_look_at_the_log_and_at_the_storage(
     def make() -> None:
         made.append(other.create_virtual_disk("a", SIZE))
 
-    calls = intercept(monkeypatch, rig.opened("a").storage, "list_volumes", before=make)
+    calls = intercept(monkeypatch, rig.repository("a").storage, "list_volumes", before=make)
     assert fixes(rig.yard, "a") == []
     assert calls
     rig.expect("a", made[0], bytes(SIZE))
@@ -94,12 +94,12 @@ def test_a_disk_made_between_the_look_at_the_log_and_at_the_storage(
 def test_a_clean_of_garbage_that_is_none(rig: Rig, number: int) -> None:
     """A volume that the log names, or that carries a number above it, is left, whatever a fix says."""
     disk = rig.disk("a", ONE)
-    opened = rig.opened("a")
+    repository = rig.repository("a")
     path = rig.volume_path("a", disk)
     if number > 1:
         path = path.with_name(f"{number:016x}-{'0' * 8}-0000-4000-8000-{'0' * 12}.raw")
         Path(path).write_bytes(b"from a log that was put back from a backup")
     action = CleanGarbage(name=path.name)
-    assert run_action(rig.yard.service.engine, opened, action) is False
+    assert run_action(rig.yard.service.engine, repository, action) is False
     assert path.exists()
     rig.expect("a", disk, picture(SIZE, ONE))

@@ -65,11 +65,11 @@ def grown_beside(rig: Rig, format: str) -> str:
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_disk_grown_by_its_guest_keeps_what_the_guest_wrote(rig: Rig, format: str) -> None:
     disk = made(rig, format)
-    before = rig.opened("a").state().images[disk]
+    before = rig.repository("a").state().images[disk]
     attached = rig.yard.prepare_image("a", disk)
     qemu_io(attached, f"truncate {2 * SIZE}", f"write -P 7 {SIZE} {MiB}", "flush")
     rig.yard.teardown_image("a", disk)
-    info = rig.opened("a").state().images[disk]
+    info = rig.repository("a").state().images[disk]
     assert info.size_bytes == 2 * SIZE
     assert info.data_generation != before.data_generation
     assert info.revision != before.revision
@@ -112,7 +112,7 @@ def test_whoever_looks_at_a_longer_volume_takes_its_size_over(
         assert fix.runnable
         assert fix.image_id == disk
         run_fix(rig.host("two"), "a", fix)
-    assert rig.opened("a").state().images[disk].size_bytes == len(wanted)
+    assert rig.repository("a").state().images[disk].size_bytes == len(wanted)
     rig.expect("a", disk, wanted)
     rig.wait()
     settle(rig.yard, "a", "b")
@@ -130,12 +130,12 @@ def test_a_copy_of_what_a_disk_was_before_it_grew_is_no_base_of_equal_bytes(rig:
     rig.expect("b", tuesday, GROWN)
     copied = rig.yard.copy_image("a", tuesday)
     rig.wait()
-    assert rig.opened("a").state().images[copied].origin is not None
+    assert rig.repository("a").state().images[copied].origin is not None
     path = rig.volume_path("a", copied)
     with path.open("ab") as file:
         file.truncate(3 * SIZE)
     rig.expect("a", copied, GROWN.ljust(3 * SIZE, b"\0"))
-    assert rig.opened("a").state().images[copied].origin is None
+    assert rig.repository("a").state().images[copied].origin is None
 
 
 def test_a_size_that_is_no_whole_sector_is_rounded_up(rig: Rig) -> None:
@@ -176,7 +176,7 @@ def test_who_comes_after_an_extend_that_was_cut_settles_it(
 ) -> None:
     disk = made(rig, format)
     cut_extend(disk)
-    volume = rig.opened("a").state().volumes[rig.opened("a").state().images[disk].volume_id or ""]
+    volume = rig.repository("a").state().volumes[rig.repository("a").state().images[disk].volume_id or ""]
     assert volume.extending is not None
     assert volume.extending.size_bytes == 2 * SIZE
     wanted = picture(SIZE, ONE)
@@ -203,13 +203,13 @@ def test_who_comes_after_an_extend_that_was_cut_settles_it(
     elif format == "raw":
         return  # there is no Snapshot to go back to
     else:
-        base = next(i.id for i in rig.opened("a").state().images.values() if i.kind == "snapshot")
+        base = next(i.id for i in rig.repository("a").state().images.values() if i.kind == "snapshot")
         two.revert_virtual_disk("a", disk, base)
     rig.expect("a", disk, wanted)
     two.wait_for_tasks(60)
     settle(two, "a", "b")
     rig.expect("a", disk, wanted)
-    assert all(v.extending is None for v in rig.opened("a").state().volumes.values())
+    assert all(v.extending is None for v in rig.repository("a").state().volumes.values())
     rig.clean_slate("a", "b")
 
 
@@ -263,7 +263,7 @@ def test_an_extend_within_a_snapshot(rig: Rig, monkeypatch: pytest.MonkeyPatch, 
     two = rig.host("two")
     with monkeypatch.context() as patch:
         extend = lambda: two.extend_virtual_disk("a", disk, 2 * SIZE)  # noqa: E731 - one word of a test
-        intercept(patch, rig.opened("a").storage, "create_volume", after=extend)
+        intercept(patch, rig.repository("a").storage, "create_volume", after=extend)
         base = rig.yard.create_snapshot("a", disk)
     rig.write("a", disk, GUEST)
     rig.expect("a", base, picture(2 * SIZE, ONE))
@@ -288,7 +288,7 @@ def test_an_extend_and_a_snapshot_cut_together(
         raise OSError(5, "the power is gone")
 
     with monkeypatch.context() as patch:
-        intercept(patch, rig.opened("a").storage, "create_volume", after=cut_inside)
+        intercept(patch, rig.repository("a").storage, "create_volume", after=cut_inside)
         assert code_of(lambda: rig.yard.create_snapshot("a", disk)) == "StorageError"
     attached = rig.yard.prepare_image("a", disk)
     size = int(run("qemu-io", "-c", "length", "json:" + json.dumps(attached.blockdev)).split()[0] == "4")
@@ -339,7 +339,7 @@ def test_what_was_written_since_an_extend_is_not_cut(
     rig.expect("a", disk, wanted)
     settle(rig.yard, "a")
     rig.expect("a", disk, wanted)
-    assert rig.opened("a").state().images[disk].size_bytes == len(wanted)
+    assert rig.repository("a").state().images[disk].size_bytes == len(wanted)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -350,7 +350,7 @@ def test_nothing_is_cut_where_it_cannot_be_committed(
     disk = made(rig, format)
     cut_extend(disk)
     before = rig.volume_path("a", disk).read_bytes()
-    rig.opened("a").log.newer_minor = True
+    rig.repository("a").log.newer_minor = True
     assert code_of(lambda: rig.yard.prepare_image("a", disk)) == "Unsupported"
     assert rig.volume_path("a", disk).read_bytes() == before
 

@@ -116,7 +116,7 @@ def test_a_deep_chain_is_shortened(rig: Rig) -> None:
     assert wanted[10][0] not in deep
     assert rig.yard.get_image_status("a", disk).status == "degraded"
     settle(rig.yard, "a")
-    state = rig.opened("a").state()
+    state = rig.repository("a").state()
     for image in state.images.values():
         assert len(list(state.chain(image))) <= 32
         assert rig.yard.get_image_status("a", image.id).status == "optimized"
@@ -128,7 +128,7 @@ def test_a_deep_chain_is_shortened(rig: Rig) -> None:
 
 def test_optimize_without_room(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not begun, and the image says why."""
-    storage = rig.opened("a").storage
+    storage = rig.repository("a").storage
     capacity = storage.capacity()
     base = rig.yard.create_snapshot("a", rig.disk("a", ONE))
     disk = rig.yard.create_virtual_disk("a", SIZE, base, options=FAST)
@@ -149,6 +149,6 @@ def test_optimize_is_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     (fix,) = fixes(rig.yard, "a")
     assert run_fix(rig.yard, "a", fix).changed
     other = rig.host("two")
-    calls = intercept(monkeypatch, rig.opened("a", other).storage, "create_volume")
+    calls = intercept(monkeypatch, rig.repository("a", other).storage, "create_volume")
     assert run_fix(other, "a", fix).changed is False
     assert calls == []

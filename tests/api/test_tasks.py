@@ -161,7 +161,7 @@ def test_a_task_names_its_caller(rig: Rig, make_host: MakeHost) -> None:
         CALLER.reset(token)
     assert caller.started == [task.task_id]
     assert host.service.tasks.wait(timeout_s=60)
-    assert actors(rig.opened("b"), "mend") == {"token:alice"}
+    assert actors(rig.repository("b"), "mend") == {"token:alice"}
 
 
 def test_a_queued_task_is_stopped_without_a_trace(rig: Rig, make_host: MakeHost) -> None:
@@ -172,11 +172,11 @@ def test_a_queued_task_is_stopped_without_a_trace(rig: Rig, make_host: MakeHost)
     held = host.fix("b", one, **CRAWL)
     host.await_bytes(held)
     queued = host.fix("b", two)
-    version = rig.opened("b").state().version
+    version = rig.repository("b").state().version
     host.call("stopTask", taskId=queued)
     assert (host.task(queued).state, host.task(queued).started_at) == ("stopped", None)
     assert host.task(held).state == "running"
-    assert rig.opened("b").state().version == version
+    assert rig.repository("b").state().version == version
     assert [fix["fixId"] for fix in host.fixes("b", "mend")] == [two["fixId"]]
 
 
@@ -184,24 +184,26 @@ def test_closing_leaves_what_runs_at_its_checkpoint(
     rig: Rig, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was done is kept, what was queued is listed as it was; another host completes both."""
-    monkeypatch.setattr("diskyard.mover.moving._CHECKPOINT_S", 0.0)
-    monkeypatch.setattr("diskyard.mover.telling._BATCH_MOVES", 1)
-    monkeypatch.setattr("diskyard.mover.moving._IN_FLIGHT_MOST", 1)
+    monkeypatch.setattr("diskyard.mover.copying.moving._CHECKPOINT_S", 0.0)
+    monkeypatch.setattr("diskyard.mover.copying.telling._BATCH_MOVES", 1)
+    monkeypatch.setattr("diskyard.mover.copying.moving._IN_FLIGHT_MOST", 1)
     images = copies(rig, 2)
     host = make_host(TaskLimits(at_once=1))
     one, two = host.fixes("b", "mend")
     runs = host.fix("b", one, rateLimit=MiB)
     wait_until(
-        lambda: (found := rig.opened("b").progress(one["imageId"])) is not None and found.durable_bytes > 0
+        lambda: (
+            (found := rig.repository("b").progress(one["imageId"])) is not None and found.durable_bytes > 0
+        )
     )
     queued = host.fix("b", two)
     assert host.service.close()
     assert [host.task(task_id).state for task_id in (runs, queued)] == ["stopped", "stopped"]
     assert host.service.records.interrupted() == []  # it was asked for, by whoever closed
-    progress = rig.opened("b").progress(one["imageId"])
+    progress = rig.repository("b").progress(one["imageId"])
     assert progress is not None
     assert 0 < progress.durable_bytes < SIZE
-    assert rig.opened("b").progress(two["imageId"]) is None
+    assert rig.repository("b").progress(two["imageId"]) is None
     other = rig.host("two")
     listed = other.check_storage_repository("b")
     assert {fix.fix_id for fix in listed if fix.runnable} >= {one["fixId"], two["fixId"]}

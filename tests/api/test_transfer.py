@@ -236,7 +236,7 @@ def test_an_import_without_room(rig: Rig, name: str, monkeypatch: pytest.MonkeyP
     file = foreign(rig, name, picture(SIZE, ONE))
     image = rig.yard.import_image("a", str(file), name, options=COMMIT_ONLY)
     (fix,) = fixes(rig.yard, "a")
-    storage = rig.opened("a").storage
+    storage = rig.repository("a").storage
     capacity = storage.capacity()
     free_bytes = file.stat().st_blocks * 512 * (1 if name == "raw" else 2) - 1
     with monkeypatch.context() as patch:
@@ -301,7 +301,7 @@ def _moments(rig: Rig, name: str) -> dict[str, tuple[object, str]]:
     importing, transfer = fix_module("importing"), importlib.import_module("diskyard.operations.transfer")
     return {
         "after its headers": (transfer, "parse_import"),
-        "before the mend": (fix_module("mend"), "require_room_to_import"),
+        "before the mend": (fix_module("mend"), "require_free_space_to_import"),
         "once it is open": (importing, "open_given"),
         "before it is read": (importing, "import_layer"),
         "after it was read": (importing, "copy_view" if name == "raw" else "private_copy"),
@@ -330,9 +330,9 @@ def _shrink_and_grow(file: Path) -> None:
 def _write_in_place(file: Path) -> None:
     """With the time of change of its contents set back: the inode's own tells it all the same."""
     info = file.stat()
-    with file.open("r+b") as opened:
-        opened.seek(MiB + 7)
-        opened.write(b"another")
+    with file.open("r+b") as repository:
+        repository.seek(MiB + 7)
+        repository.write(b"another")
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
@@ -390,11 +390,11 @@ def test_nothing_is_called_durable_of_a_file_that_has_changed(
     file = foreign(rig, "raw", picture(SIZE, ONE))
     image = rig.yard.import_image("a", str(file), "raw", options=COMMIT_ONLY)
     (fix,) = fixes(rig.yard, "a")
-    moving = importlib.import_module("diskyard.mover.moving")
+    moving = importlib.import_module("diskyard.mover.copying.moving")
     intercept(monkeypatch, moving.Mover, "_flush_all", after=lambda: _write_in_place(file))
     with pytest.raises(errors.UnsafeImage, match="changed"):
         run_fix(rig.yard, "a", fix)
-    progress = rig.opened("a").progress(image)
+    progress = rig.repository("a").progress(image)
     assert progress is not None
     assert progress.durable_bytes == 0
 

@@ -102,7 +102,7 @@ def test_what_needs_it_says_why_not(rig: Rig, shut: Shut) -> None:
         for kind in ("merge", "optimize"):
             assert not found[kind].runnable
             assert os.strerror(shut.number) in (found[kind].waits_for or "")
-    assert {volume.damage for volume in rig.opened("a").state().volumes.values()} == {None}
+    assert {volume.damage for volume in rig.repository("a").state().volumes.values()} == {None}
     refusals: tuple[Callable[[], object], ...] = (
         lambda: yard.create_snapshot("a", own),
         lambda: yard.copy_image("b", own),

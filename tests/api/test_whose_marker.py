@@ -95,11 +95,11 @@ def test_given_again_after_its_entry_was_trimmed(rig: Rig) -> None:
     copy = yard.copy_image("b", disk, options=COMMIT_ONLY)
     rig.write("c", disk, (9, 0, MiB), yard=yard)
     with guest(yard.prepare_image("c", used, options={"owner": "guest"})):
-        before = rig.opened("c", yard).state()
+        before = rig.repository("c", yard).state()
         another = rig.host("three", connect=("b",))
         give(another, rig)
         assert marker_of(rig, "c") == marker
-        after = rig.opened("c", another).state()
+        after = rig.repository("c", another).state()
         assert (after.version, after.nonce) == (before.version, before.nonce)
         assert after.held
         assert after.attachments
@@ -127,7 +127,9 @@ def test_an_original_is_no_copy(rig: Rig) -> None:
 
 def _a_guest(rig: Rig, yard: Diskyard, name: str, disk: str) -> Callable[[], None]:
     """One that nobody prepared."""
-    path = rig.opened(name, yard).layer(next(iter(rig.opened(name, yard).state().volumes.values()))).path
+    path = (
+        rig.repository(name, yard).layer(next(iter(rig.repository(name, yard).state().volumes.values()))).path
+    )
     program = subprocess.Popen(
         ["qemu-io", "-f", "raw", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

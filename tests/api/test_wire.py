@@ -290,7 +290,7 @@ def test_names_of_the_results(rig: Rig) -> None:
     wanted = {"path", "sharedByOneHost", "owner", "group", "mode"}
     assert set(formats["localfs-1.0"]["parameters"]) == wanted
     for name, can in formats["localfs-1.0"]["capabilities"].items():
-        has = {wire_name(key): has for key, has in asdict(rig.opened("a").storage.capabilities).items()}
+        has = {wire_name(key): has for key, has in asdict(rig.repository("a").storage.capabilities).items()}
         assert can in (None, has[name])
     rig.call("teardownImage", repositoryId="a", imageId=disk)
     task = rig.call(

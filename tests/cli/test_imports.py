@@ -19,7 +19,7 @@ _NOBODY = frozenset(
         "diskyard.daemon",
         "diskyard.fixes",
         "diskyard.http",
-        "diskyard.mover.blockgraph",
+        "diskyard.mover.qemu.blockgraph",
         "diskyard.testing",
         "http.server",
         "hypothesis",
@@ -118,7 +118,7 @@ def test_a_program_that_lives_long_runs_one_version(program: Program) -> None:
 
 def test_a_daemon_runs_one_version() -> None:
     found = said("import sys, diskyard.daemon.daemon; print(*sys.modules, file=sys.stderr)")
-    assert {"diskyard.operations.copy", "diskyard.fixes.runner", "diskyard.mover.qmp"} <= found
+    assert {"diskyard.operations.copy", "diskyard.fixes.runner", "diskyard.mover.qemu.qmp"} <= found
 
 
 def test_what_must_not_be_imported_exists() -> None:

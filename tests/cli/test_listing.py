@@ -60,10 +60,10 @@ def listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     monkeypatch.setattr(listing, "PAGE", AT_ONCE)
 
     def run(yard: Yard, *, as_json: bool, repo: str | None = None, fails: bool = False) -> str:
-        def opened() -> AbstractContextManager[Yard]:
+        def repository() -> AbstractContextManager[Yard]:
             return nullcontext(yard)
 
-        monkeypatch.setattr(listing, "open_yard", opened)
+        monkeypatch.setattr(listing, "open_yard", repository)
         monkeypatch.setattr(listing, "wants_json", lambda: as_json)
         monkeypatch.setattr(output, "wants_json", lambda: as_json)
         if fails:

@@ -119,10 +119,10 @@ def test_waiting_without_a_stream_of_events(host: Host) -> None:
     """There is one stream, and somebody else has it: the end is seen all the same."""
     with Diskyard(host.daemon.url) as other, Diskyard(host.daemon.url) as yard:
         held = other.events()
-        opened = threading.Thread(target=lambda: next(held))
-        opened.start()
+        repository = threading.Thread(target=lambda: next(held))
+        repository.start()
         yard.disconnect_storage_repository("a")
-        opened.join(WAIT_S)
+        repository.join(WAIT_S)
         yard.connect_storage_repository("a", "localfs-1.0", host.daemon.place("a"))
         image = yard.import_image("a", str(host.noise), "raw", options=slow())
         assert yard.wait_for_tasks(timeout_s=WAIT_S)

@@ -19,16 +19,16 @@ from diskyard.host.publishing import UncertainError
 from diskyard.host.temporary import temporary_name
 from diskyard.log.codec import decode
 from diskyard.model.transaction import Entry, Frees
-from diskyard.repositories.interface import Repository
-from diskyard.repositories.localfs import connect, layout
-from diskyard.repositories.localfs.access import Access
-from diskyard.repositories.localfs.remove import remove
+from diskyard.storage.interface import Storage
+from diskyard.storage.localfs import connect, layout
+from diskyard.storage.localfs.access import Access
+from diskyard.storage.localfs.remove import remove
 from diskyard.testing.faults import FailingFiles, no_space, with_files
 from diskyard.testing.lease_contract import first_file
-from diskyard.testing.repository_contract import Place, RepositoryContract
+from diskyard.testing.storage_contract import Place, RepositoryContract
 
 
-def _connect_full(root: str, has_room: Event) -> Repository:
+def _connect_full(root: str, has_room: Event) -> Storage:
     """Files are made and grow only in room that they have already."""
     host = Host.real()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diskyard.host.identity import new_uuid
-from diskyard.testing.repository_contract import Place, RepositoryContract
+from diskyard.testing.storage_contract import Place, RepositoryContract
 
 
 class TestMemory(RepositoryContract):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diskyard.testing import pathless
-from diskyard.testing.repository_contract import Place, RepositoryContract
+from diskyard.testing.storage_contract import Place, RepositoryContract
 
 
 class TestPathless(RepositoryContract):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diskyard.log.store import LogKind
-from diskyard.repositories.localfs import layout
+from diskyard.storage.localfs import layout
 from diskyard.testing.read_chain import read_image
 from diskyard.testing.survey import Survey, survey, watchdog
 from diskyard.testing.world import World, host_named

@@ -10,10 +10,10 @@ import pytest
 from diskyard import errors
 from diskyard.host import Files
 from diskyard.host.publishing import publish
-from diskyard.log import codec, reading, twins
+from diskyard.log import codec, reading, replicas
 from diskyard.log.store import Copies, LogKind
-from diskyard.repositories.localfs import log_store
-from diskyard.repositories.localfs.repository import LocalRepository
+from diskyard.storage.localfs import log_store
+from diskyard.storage.localfs.storage import LocalStorage
 from diskyard.testing.corruption import GONE, Damage, Outside, flipped
 from diskyard.testing.survey import Hung
 from tests.conftest import Tally
@@ -47,7 +47,7 @@ def _no_link(patch: Patch) -> None:
 
 
 def _no_place(patch: Patch) -> None:
-    for module in (reading, twins):
+    for module in (reading, replicas):
         patch.setattr(module, "check_place", lambda entry, marker, number: None)
 
 
@@ -59,16 +59,18 @@ def _one_copy_written(patch: Patch) -> None:
 
 
 def _one_copy_read(patch: Patch) -> None:
-    get = LocalRepository.get
+    get = LocalStorage.get
 
-    def first_only(self: LocalRepository, kind: LogKind, number: int) -> Copies:
+    def first_only(self: LocalStorage, kind: LogKind, number: int) -> Copies:
         return get(self, kind, number)[0], None
 
-    patch.setattr(LocalRepository, "get", first_only)
+    patch.setattr(LocalStorage, "get", first_only)
 
 
 def _no_header_check(patch: Patch) -> None:
-    patch.setattr("diskyard.volume_bytes.own_header_flaw", lambda read, file_size_bytes, size_bytes: None)
+    patch.setattr(
+        "diskyard.repository.volume_bytes.own_header_flaw", lambda read, file_size_bytes, size_bytes: None
+    )
 
 
 def _newest(bench: Bench) -> int:

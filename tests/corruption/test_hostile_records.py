@@ -16,7 +16,7 @@ from diskyard.log.codec import MAJOR, MINOR, Checkpoint, _checksum, decode
 from diskyard.log.log import Log
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry
-from diskyard.repositories.localfs import connect
+from diskyard.storage.localfs import connect
 from diskyard.testing.corruption import Outside
 from diskyard.testing.effort import Effort
 from diskyard.testing.survey import survey, watchdog

@@ -11,8 +11,8 @@ import pytest
 
 from diskyard.log.codec import RepositoryRecord, encode
 from diskyard.log.store import LogKind
-from diskyard.repositories.localfs import layout
 from diskyard.service import call
+from diskyard.storage.localfs import layout
 from diskyard.testing.corruption import Outside
 from diskyard.testing.effort import Effort
 from diskyard.testing.survey import survey

@@ -17,7 +17,7 @@ from diskyard.log.store import LogKind
 from diskyard.model.records import entry_id
 from diskyard.model.transaction import Entry
 from diskyard.model.volume_name import VolumeName
-from diskyard.repositories.localfs import layout
+from diskyard.storage.localfs import layout
 from diskyard.testing.corruption import DAMAGES, GONE, REPLACEMENTS, Outside, apply_to_all, remove
 from diskyard.testing.effort import Effort
 from diskyard.testing.survey import survey

@@ -30,9 +30,9 @@ def volume_of(world: World, name: str) -> Path:
     """The file with the bytes of an image of repository a."""
     service = world.service(host_named("looker"))
     try:
-        opened = service.connections.get("a")
-        state = opened.state()
-        layer = opened.chain(state, state.images[world.names[name]])[0]
+        repository = service.connections.get("a")
+        state = repository.state()
+        layer = repository.chain(state, state.images[world.names[name]])[0]
         assert layer.path is not None
         return Path(layer.path)
     finally:

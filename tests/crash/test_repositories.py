@@ -35,10 +35,10 @@ def require_whole_and_empty(world: World, service: Service) -> None:
     """It can be connected, holds nothing, and works."""
     connect(world, service)
     assert call(service, "listImages", {"repositoryId": "c"})["images"] == ()
-    opened = service.connections.get("c")
+    repository = service.connections.get("c")
     for fix in call(service, "checkStorageRepository", {"repositoryId": "c"}):
         assert fix["type"] == "clean"
-        run_fix(service.engine, opened, msgspec.convert(fix, Fix).data.action)
+        run_fix(service.engine, repository, msgspec.convert(fix, Fix).data.action)
     assert not call(service, "checkStorageRepository", {"repositoryId": "c"})
     made = call(service, "createVirtualDisk", {"targetRepoId": "c", "size": SIZE_BYTES})
     assert [image["imageId"] for image in call(service, "listImages", {"repositoryId": "c"})["images"]] == [

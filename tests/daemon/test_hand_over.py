@@ -174,10 +174,14 @@ def test_what_was_handed_over_is_what_counts(daemon: DaemonProcess, file: Path) 
 def test_what_may_not_be_imported_by_its_path_may_not_be_handed_over(
     daemon: DaemonProcess, file: Path
 ) -> None:
-    pipe, twin = file.with_name("pipe"), file.with_name("twin.raw")
+    pipe, replica = file.with_name("pipe"), file.with_name("twin.raw")
     os.mkfifo(pipe)
-    twin.hardlink_to(file)
-    for path, flags in ((pipe, os.O_RDONLY | os.O_NONBLOCK), (file.parent, os.O_RDONLY), (twin, os.O_RDONLY)):
+    replica.hardlink_to(file)
+    for path, flags in (
+        (pipe, os.O_RDONLY | os.O_NONBLOCK),
+        (file.parent, os.O_RDONLY),
+        (replica, os.O_RDONLY),
+    ):
         fd = os.open(path, flags)
         ticket = _handed(daemon, fd)
         os.close(fd)

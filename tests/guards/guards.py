@@ -89,7 +89,7 @@ GUARDS = [
     Guard(
         "the twin before the next entry",
         "diskyard.log.log",
-        (("                self._complete_twin(state)\n", "                pass\n"),),
+        (("                self._complete_replica(state)\n", "                pass\n"),),
         ("tests/unit/log/test_log.py::test_one_copy_is_enough_and_the_next_writer_completes_it",),
     ),
     Guard(
@@ -107,7 +107,7 @@ GUARDS = [
     # -- groups -----------------------------------------------------------------------
     Guard(
         "one change of a record in an entry",
-        "diskyard.commit",
+        "diskyard.repository.commit",
         (("        return self._ids.isdisjoint(ids) and len", "        return len"),),
         (f"{GROUPS}::test_two_changes_of_one_record_are_two_entries",),
     ),
@@ -119,19 +119,19 @@ GUARDS = [
     ),
     Guard(
         "an answer only once what it was planned on stands",
-        "diskyard.commit",
+        "diskyard.repository.commit",
         (("            fail_all(group.members, error)\n            return\n", "            fail_all(group.members, error)\n            return group.answer()\n"),),
         (f"{GROUPS}::test_an_unknown_outcome_is_unknown_to_all_in_the_entry_and_to_no_one_else",),
     ),
     Guard(
         "the reserve is for what leads to less",
-        "diskyard.commit",
+        "diskyard.repository.commit",
         (("self._frees = min(self._frees, ", "self._frees = max(self._frees, "),),
         (f"{GROUPS}::test_on_a_full_storage_what_leads_to_less_gets_through",),
     ),
     Guard(
         "room for a name in a full folder",
-        "diskyard.repositories.localfs.reserve",
+        "diskyard.storage.localfs.reserve",
         (("            if not places:\n", "            if True:\n"),),
         ("tests/faults/test_reserve.py::test_a_full_storage_strands_nothing[xfs-False-100000]",),
     ),
@@ -187,13 +187,13 @@ GUARDS = [
     ),
     Guard(
         "a raw volume's bound",
-        "diskyard.mover.graphs",
+        "diskyard.mover.qemu.graphs",
         (("return {} if layer.bound_bytes is None else", "return {} if True else"),),
         ("tests/api/test_beyond_the_record.py::test_what_prepare_gives_out[raw]",),
     ),
     Guard(
         "a qcow2 volume that cannot be bounded",
-        "diskyard.opened",
+        "diskyard.repository.repository",
         (("            if not consumed:\n", "            if False:\n"),),
         ("tests/api/test_beyond_the_record.py::test_optimize[qcow2]",),
     ),
@@ -242,13 +242,13 @@ GUARDS = [
     ),
     Guard(
         "volumes that were merged before they were opened",
-        "diskyard.settled",
+        "diskyard.repository.settled",
         (("            if now == [_ids(volumes) for _, volumes in found]:\n", "            if True:\n"),),
         (f"{MOVED}::test_a_mend_whose_source_is_merged_when_it_is_opened",),
     ),
     Guard(
         "a whole copy elsewhere",
-        "diskyard.connections",
+        "diskyard.repository.connections",
         (("                if why_broken(sight.state, image, sight.missing) is not None:\n", "                if image.pending is not None:\n"),),
         (f"{MOVED}::test_a_disk_from_a_base_that_is_lost_here_and_whole_elsewhere",),
     ),
@@ -274,7 +274,7 @@ GUARDS = [
     Guard(
         "the hold of a mend that reads elsewhere",
         "diskyard.fixes.mend",
-        (("    own = copy_hold(work.opened, image_id, new_uuid())\n", "    yield found, new_uuid()\n    return\n    own = copy_hold(work.opened, image_id, new_uuid())\n"),),
+        (("    own = copy_hold(work.repo, image_id, new_uuid())\n", "    yield found, new_uuid()\n    return\n    own = copy_hold(work.repo, image_id, new_uuid())\n"),),
         ("tests/api/test_second_looks.py",),
     ),
     Guard(
@@ -286,13 +286,13 @@ GUARDS = [
     # -- leases -----------------------------------------------------------------------
     Guard(
         "the work lease",
-        "diskyard.opened",
+        "diskyard.repository.repository",
         (("                leases.append(self._lock(image_id, wait_s))\n", "                pass\n"),),
         ("tests/api/test_merging.py::test_two_hosts_merge_at_once",),
     ),
     Guard(
         "a lease that children inherit",
-        "diskyard.leases.local",
+        "diskyard.storage.leases",
         (("return () if self._fd is None else (self._fd,)", "return ()"),),
         (f"{CONTRACT}::test_a_child_keeps_it_after_its_parents_death",),
     ),
@@ -311,10 +311,10 @@ GUARDS = [
     # -- what may be deleted ----------------------------------------------------------
     Guard(
         "garbage is judged by a log read after it was listed",
-        "diskyard.fixes.look",
+        "diskyard.fixes.scan",
         (
-            ("    opened.state()\n    engine.asked", "    state = opened.state()\n    engine.asked"),
-            ("progress_image_ids()\n    state = opened.state().whole()\n", "progress_image_ids()\n"),
+            ("    repo.state()\n    engine.asked", "    state = repo.state()\n    engine.asked"),
+            ("progress_image_ids()\n    state = repo.state().whole()\n", "progress_image_ids()\n"),
         ),
         ("tests/api/test_second_looks.py",),
     ),
@@ -332,7 +332,7 @@ GUARDS = [
     ),
     Guard(
         "temporary files of living processes",
-        "diskyard.repositories.localfs.repository",
+        "diskyard.storage.localfs.storage",
         (("if owner is not None and provably_gone(owner, self._host.identity):", "if owner is not None:"),),
         (f"{CONTRACT}::test_what_a_dead_process_left",),
     ),
@@ -358,13 +358,13 @@ GUARDS = [
     ),
     Guard(
         "a header is read from what is opened",
-        "diskyard.opened",
+        "diskyard.repository.repository",
         (("        flaw = self.flaw(volume, stored, container)\n", "        flaw = self.flaw(volume, stored)\n"),),
         (f"{SWAPS}/test_contents.py",),
     ),
     Guard(
         "a header is read where there is no path",
-        "diskyard.volume_bytes",
+        "diskyard.repository.volume_bytes",
         (
             (
                 '        if volume.format == "raw":\n            return None\n        read_more',
@@ -388,13 +388,13 @@ GUARDS = [
     # -- imports ----------------------------------------------------------------------
     Guard(
         "the time of an import is that of its file",
-        "diskyard.mover.foreign_headers",
+        "diskyard.mover.formats.foreign_headers",
         (("        sum(held) * vhdx.block_bytes < file_size_bytes + vhdx.block_bytes,\n", "        True,\n"),),
         ("tests/unit/mover/test_vhdx.py",),
     ),
     Guard(
         "what is not about a block",
-        "diskyard.mover.foreign_headers",
+        "diskyard.mover.formats.foreign_headers",
         (("    del held[vhdx.blocks_of_a_chunk :: vhdx.blocks_of_a_chunk + 1]\n", ""),),
         ("tests/unit/mover/test_vhdx.py",),
     ),
@@ -402,13 +402,13 @@ GUARDS = [
     Guard(
         "a guest that nobody prepared, as its disk is frozen",
         "diskyard.operations.freeze",
-        (("    opened.make_empty(begun.result)\n    require_no_stranger(opened, begun.state, asked.disk_id)\n", "    opened.make_empty(begun.result)\n"),),
+        (("    repo.make_empty(begun.result)\n    require_no_stranger(repo, begun.state, asked.disk_id)\n", "    repo.make_empty(begun.result)\n"),),
         (f"{WRITERS}::test_a_guest_that_starts_while_a_disk_is_frozen",),
     ),
     Guard(
         "a guest that nobody prepared, in a merge",
         "diskyard.fixes.merge",
-        (("                _require_no_stranger(work, plan)\n", ""), ("    _require_no_stranger(work, plan)\n    work.opened.commit(lambda draft: planner.seal_merge_down", "    work.opened.commit(lambda draft: planner.seal_merge_down")),
+        (("                _require_no_stranger(work, plan)\n", ""), ("    _require_no_stranger(work, plan)\n    work.repo.commit(lambda draft: planner.seal_merge_down", "    work.repo.commit(lambda draft: planner.seal_merge_down")),
         (f"{WRITERS}::test_fixes_wait_for_a_guest_that_nobody_prepared",),
     ),
     Guard(
@@ -420,25 +420,25 @@ GUARDS = [
     Guard(
         "a guest that writes to what is deleted",
         "diskyard.fixes.clean",
-        (("        _require_unwritten(opened, volume_name(doomed))\n", ""),),
+        (("        _require_unwritten(repo, volume_name(doomed))\n", ""),),
         (f"{WRITERS}::test_a_volume_that_a_guest_writes_is_not_deleted[_doomed]",),
     ),
     Guard(
         "work that a stranger keeps from beginning explains nobody",
         "diskyard.operations.writers",
-        (("    return opened.is_locked(_writing_lease(volume))\n", "    return bool(opened.locked_among([*state.images_on(volume.id), *(f\"{key}/size\" for key in state.images_on(volume.id))]))\n"),),
+        (("    return repo.is_locked(_writing_lease(volume))\n", "    return bool(repo.locked_among([*state.images_on(volume.id), *(f\"{key}/size\" for key in state.images_on(volume.id))]))\n"),),
         (f"{WRITERS}::test_work_that_a_guest_refuses_does_not_explain_it[prepareImage]",),
     ),
     Guard(
         "what was written beyond a record is not cut",
         "diskyard.operations.sizes",
-        (("    if is_cut and _is_unwritten_beyond(opened, volume, actual_bytes):\n", "    if is_cut:\n"),),
+        (("    if is_cut and _is_unwritten_beyond(repo, volume, actual_bytes):\n", "    if is_cut:\n"),),
         ("tests/api/test_sizes.py::test_what_was_written_since_an_extend_is_not_cut[prepare-raw]",),
     ),
     Guard(
         "what cannot be committed is not done to a file",
         "diskyard.operations.sizes",
-        (("    opened.log.require_writable()  # of what cannot be committed nothing is done to the file either\n", ""),),
+        (("    repo.log.require_writable()  # of what cannot be committed nothing is done to the file either\n", ""),),
         ("tests/api/test_sizes.py::test_nothing_is_cut_where_it_cannot_be_committed[after it grew-raw]",),
     ),
     Guard(
@@ -449,8 +449,8 @@ GUARDS = [
     ),
     Guard(
         "what a check saw of a disk that was given out",
-        "diskyard.fixes.look",
-        ((" and not _has_changed(opened, volume, before):", ":"),),
+        "diskyard.fixes.scan",
+        ((" and not _has_changed(repo, volume, before):", ":"),),
         ("tests/api/test_own_looks.py::test_what_a_check_saw_of_a_disk_given_out_says_nothing[_nobody_prepared]",),
     ),
 ]  # fmt: skip

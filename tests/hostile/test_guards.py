@@ -15,7 +15,8 @@ _PROGRAM = """
 import struct
 from diskyard.host import commands
 from diskyard.host.confinement import limit_words
-from diskyard.mover import qcow2_header, untrusted
+from diskyard.mover import untrusted
+from diskyard.mover.formats import qcow2_header
 from diskyard.testing.hostile_images import trial
 
 def lenient(read, file_size_bytes):

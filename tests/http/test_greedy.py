@@ -30,8 +30,8 @@ from uvicorn.server import ServerState
 from diskyard import errors
 from diskyard.caller import Caller, Share
 from diskyard.daemon import listeners
+from diskyard.http.bulkheads import Bulkheads
 from diskyard.http.connections import Connections, Held
-from diskyard.http.lanes import Lanes
 from diskyard.http.limits import Limits
 from diskyard.http.pieces import PIECE_BYTES, pieces
 from diskyard.http.running import Asked, Verbs
@@ -221,11 +221,11 @@ def service(tmp_path: Path) -> Service:
 @pytest.mark.parametrize("limit", [200, 201, 400, 449, 450, 10_000])
 def test_pieces_are_the_whole_answer(service: Service, limit: int) -> None:
     cursor: str | None = None
-    opened = service.connections.get("a")
+    repository = service.connections.get("a")
     while True:
         request = ask.ListImages(repository_id="a", limit=limit, cursor=cursor)
         found = list(pieces(service, request))
-        page = list_images(opened, request)
+        page = list_images(repository, request)
         assert b"".join(piece.data for piece in found) == msgspec.json.encode(page)
         assert [piece.is_last for piece in found] == [False] * (len(found) - 1) + [True]
         assert max(len(piece.data) for piece in found) <= PIECE_BYTES + 4_000
@@ -240,7 +240,7 @@ def test_of_a_page_that_nobody_takes_one_piece_is_made(service: Service, limit: 
     """Also of a page that is no long call: many connections may ask for one each."""
     request, share = ask.ListImages(repository_id="a", limit=limit), Share("token:a", is_limited=True)
     limits = Limits()
-    verbs, charged = Verbs(service, Lanes(limits, _PATIENCE_S), limits), list[float]()
+    verbs, charged = Verbs(service, Bulkheads(limits, _PATIENCE_S), limits), list[float]()
 
     async def attempt() -> bytes:
         caller = Caller(share.actor, is_limited=True)

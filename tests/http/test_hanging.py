@@ -14,7 +14,7 @@ from tests.conftest import Tally
 
 MiB = 1 << 20
 _TIMEOUT_S = 2.0
-_LANE = 4
+_BULKHEAD = 4
 _LONG_S = 60.0
 
 
@@ -40,7 +40,7 @@ def test_storage_that_hangs_keeps_nobody_else_waiting(frozen: Path, short_folder
     tally("hangs")
     daemon = DaemonProcess(
         short_folder / "d",
-        {"limits": {"concurrent_per_repository": _LANE}},
+        {"limits": {"concurrent_per_repository": _BULKHEAD}},
         {"DISKYARD_STORAGE_TIMEOUT_S": str(_TIMEOUT_S)},
     )
     with daemon:
@@ -81,7 +81,7 @@ def test_storage_that_hangs_keeps_nobody_else_waiting(frozen: Path, short_folder
         code, took_s = ask(daemon, "createVirtualDisk", targetRepoId="frozen", size=MiB)
         assert (code, took_s < _TIMEOUT_S) == ("RepositoryUnavailable", True)
         # Four in the lane, each a thread; what asks about all repositories has one of its own for each.
-        assert len(os.listdir(f"/proc/{daemon.pid}/task")) - threads_before <= 4 * _LANE
+        assert len(os.listdir(f"/proc/{daemon.pid}/task")) - threads_before <= 4 * _BULKHEAD
         listed = daemon.call("listStorageRepositories")
         assert [found["health"] == "ok" for found in listed] == [False, True]
         subprocess.run(["fsfreeze", "--unfreeze", str(frozen)], check=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diskyard.model.fix import Fix
-from diskyard.opened import volume_name
+from diskyard.repository.repository import volume_name
 
 if TYPE_CHECKING:
     from tests.stateful.machine import ImageMachine
@@ -72,13 +72,13 @@ def fix_all(machine: ImageMachine) -> None:
 
 def _require_clean(machine: ImageMachine, host: int, repo: str) -> None:
     """No garbage: every volume is ready, named, there, and read by an image."""
-    opened = machine.yards[host].service.connections.get(repo)
-    state = opened.state()
-    stored = {item.name for item in opened.storage.list_volumes()}
+    repository = machine.yards[host].service.connections.get(repo)
+    state = repository.state()
+    stored = {item.name for item in repository.storage.list_volumes()}
     assert stored == {volume_name(volume) for volume in state.volumes.values()}
     assert all(volume.state == "ready" for volume in state.volumes.values())
     assert all(state.images_on(key) for key in state.volumes)
-    assert opened.storage.list_leftovers() == []
+    assert repository.storage.list_leftovers() == []
     assert not state.attachments
     for image in state.images.values():
         if not image.is_strong:

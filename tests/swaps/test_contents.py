@@ -12,11 +12,11 @@ import pytest
 
 from diskyard import errors
 from diskyard.host import Files
-from diskyard.opened import volume_name
+from diskyard.repository.repository import volume_name
+from diskyard.repository.volume_files import opening
 from diskyard.testing.faults import with_files
 from diskyard.testing.scenarios import shapes
 from diskyard.testing.world import SIZE_BYTES, World, host_named
-from diskyard.volume_files import opening
 
 R = TypeVar("R")
 SECRET = b"secret"
@@ -58,15 +58,15 @@ def test_a_header_that_leads_to_another_file(world: World) -> None:
     host = host_named("host")
     files = SwappingFiles(host.identity)
     service = world.service(with_files(host, files))
-    opened = service.connections.get("a")
-    state = opened.state()
+    repository = service.connections.get("a")
+    state = repository.state()
     volume = state.volumes[state.images[world.names["d"]].volume_id or ""]
-    path = opened.storage.locate_volume(volume_name(volume)).path
+    path = repository.storage.locate_volume(volume_name(volume)).path
     assert path is not None
     files.path, files.other = Path(path), evil
-    with pytest.raises(errors.ImageBroken, match="incompatible features"), opening(opened, [volume]):
+    with pytest.raises(errors.ImageBroken, match="incompatible features"), opening(repository, [volume]):
         pass
     assert os.path.exists(path)
-    with opening(opened, [volume]) as (layer,):  # what has its name now is the volume
+    with opening(repository, [volume]) as (layer,):  # what has its name now is the volume
         assert layer.fd is not None
     service.close()

@@ -14,8 +14,8 @@ from diskyard.fixes.runner import run_fix
 from diskyard.host import Host
 from diskyard.host.identity import new_nonce, this_process
 from diskyard.host.temporary import temporary_name
-from diskyard.repositories.localfs import layout
 from diskyard.service import Service, call
+from diskyard.storage.localfs import layout
 from diskyard.testing.effort import Effort
 from diskyard.testing.fault_runs import ROUNDS
 from diskyard.testing.swaps import Swap, Swapper, swapped_host

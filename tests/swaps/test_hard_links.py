@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diskyard import errors
-from diskyard.opened import volume_name
+from diskyard.repository.repository import volume_name
 from diskyard.service import Service, call
 from diskyard.testing.scenarios import find_scenario, shapes
 from diskyard.testing.scenarios.base import LATER, new, verb
@@ -118,10 +118,10 @@ def test_growing_a_volume_with_a_second_name(prepared: World, quick_folder: Path
     """The storage's own calls refuse it as well."""
     world = prepared.copied(quick_folder / "world")
     service = world.service(host_named("host"))
-    opened = service.connections.get("a")
-    volume = next(volume for volume in opened.state().volumes.values() if volume.format == "raw")
+    repository = service.connections.get("a")
+    volume = next(volume for volume in repository.state().volumes.values() if volume.format == "raw")
     kept = back_up(world)
     with pytest.raises(errors.UnsafeImage):
-        opened.storage.grow_volume(volume_name(volume), length_bytes=4 * SIZE_BYTES)
+        repository.storage.grow_volume(volume_name(volume), length_bytes=4 * SIZE_BYTES)
     service.close()
     assert {path: path.read_bytes() for path in kept} == kept

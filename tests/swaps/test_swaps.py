@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from diskyard.host import Child, Commands
-from diskyard.mover.qmp import QmpChild
+from diskyard.mover.qemu.qmp import QmpChild
 from diskyard.service import Service, call
 from diskyard.testing.effort import Effort
 from diskyard.testing.fault_runs import ROUNDS

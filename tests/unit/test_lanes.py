@@ -11,7 +11,7 @@ import pytest
 
 from diskyard import errors
 from diskyard.caller import Caller, Share
-from diskyard.http.lanes import Lanes
+from diskyard.http.bulkheads import Bulkheads
 from diskyard.http.limits import Limits
 from diskyard.http.running import Answer, Asked, Verbs
 from diskyard.model import requests as ask
@@ -28,7 +28,7 @@ def verbs(tmp_path: Path) -> Verbs:
     service = Service(state_folder=str(tmp_path / "state"))
     service.connections.remember("b", "localfs-1.0", {"path": str(tmp_path / "b")})
     limits = Limits(concurrent_per_repository=1)
-    return Verbs(service, Lanes(limits, _PATIENCE_S), limits)
+    return Verbs(service, Bulkheads(limits, _PATIENCE_S), limits)
 
 
 async def answered(verbs: Verbs, request: ask.Request, caller: Caller = ANYBODY) -> bytes:
@@ -41,7 +41,7 @@ async def answered(verbs: Verbs, request: ask.Request, caller: Caller = ANYBODY)
 
 def test_a_lane_that_is_full_is_no_news_for_who_may_not_use_it(verbs: Verbs) -> None:
     async def attempt() -> None:
-        await verbs._lanes.enter("b", SOMEBODY)
+        await verbs._bulkheads.enter("b", SOMEBODY)
         await answered(verbs, ask.ListImages(repository_id="b"), Caller("of-a", repositories=frozenset("a")))
 
     with pytest.raises(errors.Forbidden):
@@ -79,7 +79,7 @@ def test_a_new_place_that_hangs_keeps_none_waiting_who_ask_no_place(
         )
         connecting = asyncio.create_task(answered(verbs, request))
         try:
-            while not verbs._lanes._places:
+            while not verbs._bulkheads._places:
                 await asyncio.sleep(0.01)
             return await answered(verbs, ask.GetHostInfo())
         finally:
@@ -96,7 +96,7 @@ def test_a_caller_is_answered_also_if_the_lane_fails_as_its_place_is_given_back(
         raise RuntimeError("a defect")
 
     async def attempt() -> bytes:
-        monkeypatch.setattr(verbs._lanes, "leave", fail)
+        monkeypatch.setattr(verbs._bulkheads, "leave", fail)
         heard: list[str] = []
         asyncio.get_running_loop().set_exception_handler(
             lambda _, told: heard.append(str(told.get("exception")))

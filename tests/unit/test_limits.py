@@ -11,7 +11,7 @@ import pytest
 from diskyard import errors
 from diskyard.caller import Share
 from diskyard.http import long_calls
-from diskyard.http.lanes import Lanes
+from diskyard.http.bulkheads import Bulkheads
 from diskyard.http.limits import Limits, Queue, Rates
 from diskyard.http.long_calls import NO_PLACE, Courtesy, LongCalls, is_long
 from diskyard.model import requests as ask
@@ -119,15 +119,15 @@ def test_a_turn_that_comes_as_its_task_is_cancelled_is_given_back_once() -> None
 
 def test_a_lane_has_room_for_others_and_for_the_operator() -> None:
     async def attempt() -> None:
-        lanes = Lanes(Limits(concurrent_per_repository=8), PATIENCE_S)
-        begun = [asyncio.create_task(lanes.enter("a", GREEDY)) for _ in range(20)]
+        bulkheads = Bulkheads(Limits(concurrent_per_repository=8), PATIENCE_S)
+        begun = [asyncio.create_task(bulkheads.enter("a", GREEDY)) for _ in range(20)]
         await asyncio.sleep(0)
         assert sum(task.done() and task.exception() is None for task in begun) == 2
         refused = [task for task in begun if task.done() and task.exception() is not None]
         assert len(refused) == 20 - 2 - 4  # so many wait
         assert all(isinstance(task.exception(), errors.TooManyRequests) for task in refused)
         for share in (OTHER, OTHER, OPERATOR, OPERATOR):
-            await asyncio.wait_for(lanes.enter("a", share), PATIENCE_S)
+            await asyncio.wait_for(bulkheads.enter("a", share), PATIENCE_S)
         for task in begun:
             task.cancel()
         await asyncio.gather(*begun, return_exceptions=True)
@@ -163,7 +163,7 @@ def test_a_token_waits_for_one_piece_of_another_and_not_for_all() -> None:
         so_far = list(order)
         await asyncio.gather(*greedy)
         assert order.count(GREEDY.actor) == 100
-        assert not long._lanes
+        assert not long._bulkheads
         return so_far
 
     so_far = asyncio.run(attempt())
@@ -190,8 +190,8 @@ def test_a_long_call_is_under_way_until_its_answer_is_taken() -> None:
     asyncio.run(attempt())
 
 
-async def _begin(long: LongCalls, share: Share, lane: str) -> None:
-    async with long.begun(share, lane), long.turn(share, lane):
+async def _begin(long: LongCalls, share: Share, bulkhead: str) -> None:
+    async with long.begun(share, bulkhead), long.turn(share, bulkhead):
         pass
 
 

@@ -48,7 +48,7 @@ class Rig:
     def has_room(self, caller: Caller) -> bool:
         token = CALLER.set(caller)
         try:
-            self.service.tasks.require_room()
+            self.service.tasks.require_free_space()
         except errors.TooManyRequests:
             return False
         finally:

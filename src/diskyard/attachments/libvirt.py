@@ -11,8 +11,8 @@ from xml.etree import ElementTree as ET
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.mover.graphs import opens_past_cache
 from diskyard.mover.interface import Chain, Layer
+from diskyard.mover.qemu.graphs import opens_past_cache
 
 _TYPES = {"file": "file", "nbd": "network"}
 

@@ -20,14 +20,14 @@ from diskyard.host import Host
 from diskyard.host.calls import PatientLock, ThreadCalls, calls_of_this_thread
 from diskyard.model.records import Volume
 from diskyard.model.results import Attached
-from diskyard.mover.crew import Crew
+from diskyard.mover.copying.workers import WorkerPool
 from diskyard.mover.interface import Chain
-from diskyard.opened import Opened, lease_name
-from diskyard.repositories.interface import Lease
-from diskyard.volume_files import opening
+from diskyard.repository.repository import Repository, lease_name
+from diskyard.repository.volume_files import opening
+from diskyard.storage.interface import Lease
 
 if TYPE_CHECKING:
-    from diskyard.mover.blockgraph import StorageDaemon
+    from diskyard.mover.qemu.blockgraph import StorageDaemon
 
 SERVED_IMAGES = 16
 _CONNECTIONS_MOST = 16  # of one image's guest and tools: nbdcopy has 4, a guest one for each queue
@@ -44,7 +44,7 @@ class _Server:
         which lasts as long as it does: where storage hangs, only what is served from there waits.
     """
 
-    thread: Crew[StorageDaemon]
+    thread: WorkerPool[StorageDaemon]
     socket: str
     lease: Lease
     share: Share
@@ -71,7 +71,7 @@ class Servers:
         # For each repository, by its marker: held while a server is started or ended there.
         self._turns: defaultdict[str, PatientLock] = defaultdict(PatientLock)
 
-    def serve(self, opened: Opened, attached: Attached, chain: Chain) -> Attached:
+    def serve(self, repo: Repository, attached: Attached, chain: Chain) -> Attached:
         """Serve an image until :meth:`stop`; the attachment with the URI filled in.
 
         :raises diskyard.errors.ImageInUse: another process serves it to this owner, or the
@@ -81,22 +81,22 @@ class Servers:
         :raises diskyard.errors.StorageError: the server does not start.
         :raises diskyard.errors.TooManyRequests: the limit of servers, or the caller's part, is reached.
         """
-        key = (opened.marker, attached.image_id, attached.owner)
-        with self._turn(opened.marker):
+        key = (repo.marker, attached.image_id, attached.owner)
+        with self._turn(repo.marker):
             server = self._running.get(key)
             if server is None:
-                server = self._running[key] = self._begin(opened, attached, chain)
+                server = self._running[key] = self._begin(repo, attached, chain)
         return replace(attached, nbd_uri=f"nbd+unix:///{attached.image_id}?socket={server.socket}")
 
     def _turn(self, marker: str) -> PatientLock:
         with self._lock:
             return self._turns[marker]
 
-    def _begin(self, opened: Opened, attached: Attached, chain: Chain) -> _Server:
+    def _begin(self, repo: Repository, attached: Attached, chain: Chain) -> _Server:
         whose = share()
         self._take_part(whose)
         try:
-            return self._start_leased(opened, attached, chain, whose)
+            return self._start_leased(repo, attached, chain, whose)
         except BaseException:
             self._give_back(whose)
             raise
@@ -142,17 +142,17 @@ class Servers:
         is_known = folder in removed or files.sees_private(folder)
         return socket != path and is_known and not files.exists(socket)
 
-    def _start_leased(self, opened: Opened, attached: Attached, chain: Chain, whose: Share) -> _Server:
+    def _start_leased(self, repo: Repository, attached: Attached, chain: Chain, whose: Share) -> _Server:
         # Imported when an image is served: every service has this class, and few serve anything.
-        from diskyard.mover.blockgraph import StorageDaemon
+        from diskyard.mover.qemu.blockgraph import StorageDaemon
 
-        lease = _take(opened, attached.image_id, attached.host_id, attached.owner)
+        lease = _take(repo, attached.image_id, attached.host_id, attached.owner)
         try:
-            volumes = _require_attached(opened, attached, chain)
+            volumes = _require_attached(repo, attached, chain)
             socket = self._socket_name(attached)
-            with opening(opened, volumes) as files:
+            with opening(repo, volumes) as files:
                 daemon = StorageDaemon(self._host, (files,), inherit_fds=lease.descriptors())
-                thread = Crew((daemon,), "diskyard-nbd")
+                thread = WorkerPool((daemon,), "diskyard-nbd")
                 try:
                     _done(thread, lambda daemon: self._start(daemon, attached, files, socket))
                 except BaseException:
@@ -214,7 +214,7 @@ class Servers:
                 self.stop(marker, image_id, owner)
 
 
-def _done(thread: Crew[StorageDaemon], work: Callable[[StorageDaemon], None]) -> None:
+def _done(thread: WorkerPool[StorageDaemon], work: Callable[[StorageDaemon], None]) -> None:
     """Run something on the thread of a server; the caller waits for whatever that thread waits for."""
     mine, its = calls_of_this_thread(), ThreadCalls()
     its.timeout_s = mine.timeout_s
@@ -231,22 +231,22 @@ def _done(thread: Crew[StorageDaemon], work: Callable[[StorageDaemon], None]) ->
 
 
 @contextmanager
-def nobody_serves(opened: Opened, image_id: str, host_id: str, owner: str) -> Iterator[None]:
+def nobody_serves(repo: Repository, image_id: str, host_id: str, owner: str) -> Iterator[None]:
     """Keep an image from being served to an owner of a host meanwhile.
 
     :raises diskyard.errors.ImageInUse: it is being served.
     """
-    lease = _take(opened, image_id, host_id, owner)
+    lease = _take(repo, image_id, host_id, owner)
     try:
         yield
     finally:
         lease.release()
 
 
-def _take(opened: Opened, image_id: str, host_id: str, owner: str) -> Lease:
-    name, clock = lease_name(f"{image_id}/served/{host_id}/{owner}"), opened.host.clock
+def _take(repo: Repository, image_id: str, host_id: str, owner: str) -> Lease:
+    name, clock = lease_name(f"{image_id}/served/{host_id}/{owner}"), repo.host.clock
     deadline_s = clock.monotonic_s() + _TEARDOWN_S
-    while (lease := opened.storage.try_lock(name)) is None and clock.monotonic_s() < deadline_s:
+    while (lease := repo.storage.try_lock(name)) is None and clock.monotonic_s() < deadline_s:
         clock.sleep(_POLL_S)
     if lease is None:
         raise errors.ImageInUse(
@@ -259,7 +259,7 @@ def _take(opened: Opened, image_id: str, host_id: str, owner: str) -> Lease:
     return lease
 
 
-def _require_attached(opened: Opened, attached: Attached, chain: Chain) -> list[Volume]:
+def _require_attached(repo: Repository, attached: Attached, chain: Chain) -> list[Volume]:
     """With the lease taken: nobody tears the attachment down any more while it is served.
 
     It must be of the very volumes that are to be served: another one of the same owner may be
@@ -267,7 +267,7 @@ def _require_attached(opened: Opened, attached: Attached, chain: Chain) -> list[
 
     :returns: these volumes, top first.
     """
-    state = opened.state()
+    state = repo.state()
     wanted = (attached.host_id, attached.owner, attached.mode, tuple(layer.name for layer in chain))
     for found in state.attachments_of(attached.image_id):
         if (found.host.host_id, found.owner, found.mode, found.volume_ids) == wanted:

@@ -190,11 +190,11 @@ class _Round:
         self.fixing, self.ended = fix, None
 
         def run(watcher: TaskWatcher) -> bool:
-            opened = self.service.connections.get(self.repository_id)
-            if opened.marker != fix.data.marker:
+            repo = self.service.connections.get(self.repository_id)
+            if repo.marker != fix.data.marker:
                 return False  # its name has been given to another since
             rate_limit = self.policy.rate_limit_bytes_per_s
-            follow_up = FollowUp(opened, fix.data.action, fix.image_id, rate_limit)
+            follow_up = FollowUp(repo, fix.data.action, fix.image_id, rate_limit)
             return self.service.job(follow_up).run(watcher)
 
         job = Job(fix.type, self.repository_id, fix.image_id, run, fix.data.marker)

@@ -25,7 +25,7 @@ from diskyard.daemon.resume import resume
 from diskyard.daemon.tokens import Tokens
 from diskyard.host import Host, provably_gone
 from diskyard.host.temporary import temporary_owner
-from diskyard.http.access import Door
+from diskyard.http.access import Authenticator
 from diskyard.http.app import Application
 from diskyard.http.limits import Limits
 from diskyard.http.metrics import Metrics
@@ -97,11 +97,11 @@ def make_application(
         connections_per_token=config.limits.connections_per_token,
     )
     tokens = Tokens(state_folder(config), service.host)
-    door = Door(tokens, config.transfer.folders, config.repositories.folders, hand_over)
+    authenticator = Authenticator(tokens, config.transfer.folders, config.repositories.folders, hand_over)
     metrics = Metrics(service, service.host.clock)
-    app = Application(service, door, limits, metrics, audit)
+    app = Application(service, authenticator, limits, metrics, audit)
     metrics.watch(
-        lambda: app.lanes.requests.count,
+        lambda: app.bulkheads.requests.count,
         lambda: app.streams.opened.count,
         caretaker.left_alone.counts,
         lambda: app.connections.unsent.count,

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable
 
 from diskyard import errors
-from diskyard.connections import Connections
 from diskyard.events import Events
 from diskyard.host.supervise import Running, Supervisor
 from diskyard.image_events import image_events
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry
-from diskyard.opened import Opened
+from diskyard.repository.connections import Connections
+from diskyard.repository.repository import Repository
 from diskyard.service import Service
 
 _LOOK_EVERY_S = 2.0
@@ -41,8 +41,8 @@ class News:
         """Ask for no more."""
         self._stopping.set()
 
-    def _follow(self, repo_id: str, opened: Opened) -> Callable[[], None]:
-        capabilities = opened.storage.capabilities
+    def _follow(self, repo_id: str, repo: Repository) -> Callable[[], None]:
+        capabilities = repo.storage.capabilities
 
         def tell(entry: Entry | None, before: State, after: State) -> None:
             try:
@@ -55,7 +55,7 @@ class News:
             for event in events:
                 self._events.tell("image", repo_id, event)
 
-        return opened.log.watch(tell)
+        return repo.log.watch(tell)
 
     def _run(self) -> None:
         while not self._stopping.wait(_LOOK_EVERY_S):
@@ -64,8 +64,8 @@ class News:
 
     def look(self) -> None:
         """Ask every connected repository for news; one that has not answered is not asked again."""
-        for repo_id, opened in self._connections.connected().items():
+        for repo_id, repo in self._connections.connected().items():
             asked = self._asked.get(repo_id)
             if asked is None or asked.has_ended():
                 # It fails where a verb would fail too, and the verb reports that to its caller.
-                self._asked[repo_id] = self._supervisor.begin(opened.state)
+                self._asked[repo_id] = self._supervisor.begin(repo.state)

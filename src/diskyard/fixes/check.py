@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diskyard.fixes.look import look
+from diskyard.fixes.scan import look
 from diskyard.model.fix import Fix
 from diskyard.model.requests import CheckStorageRepository
 from diskyard.operations.engine import Engine
@@ -12,9 +12,9 @@ from diskyard.planner.find_fixes import find_fixes
 def check_storage_repository(engine: Engine, request: CheckStorageRepository) -> list[Fix]:
     """The fixes that a repository needs; a deep check keeps what it finds damaged."""
     options = request.options
-    opened = engine.connections.get(request.repository_id)
+    repo = engine.connections.get(request.repository_id)
     places = engine.connections.among(options.participating_repositories)
-    fixes = find_fixes(look(engine, opened, deep=options.deep, places=places))
+    fixes = find_fixes(look(engine, repo, deep=options.deep, places=places))
     return [
         fix
         for fix in fixes

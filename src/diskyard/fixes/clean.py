@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from diskyard import errors
-from diskyard.commit import newest_known
 from diskyard.fixes.judge import hold_is_over
 from diskyard.fixes.work import Work
-from diskyard.foreign import overlays_of
 from diskyard.host import provably_gone_host
-from diskyard.log.twins import rewrite_twin
+from diskyard.log.replicas import rewrite_replica
 from diskyard.model.fix import (
     CleanAttachment,
     CleanGarbage,
     CleanHold,
     CleanLeftover,
     CleanProgress,
+    CleanReplica,
     CleanSize,
     CleanStray,
-    CleanTwin,
     CleanVolume,
     Merge,
 )
@@ -25,8 +23,7 @@ from diskyard.model.records import Attachment, Image
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.model.volume_name import VolumeName
-from diskyard.mover.grow import grow
-from diskyard.opened import Opened, volume_name
+from diskyard.mover.qemu.grow import grow
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.sizes import growth_of_writer, settle_size
@@ -40,7 +37,10 @@ from diskyard.planner.attach import remove_attachment
 from diskyard.planner.clean import doom_abandoned, forget
 from diskyard.planner.sizes import adopt, disk_of, size_lease
 from diskyard.planner.switch import release
-from diskyard.volume_files import opening_chain
+from diskyard.repository.commit import newest_known
+from diskyard.repository.foreign import overlays_of
+from diskyard.repository.repository import Repository, volume_name
+from diskyard.repository.volume_files import opening_chain
 
 
 def clean_volume(work: Work, action: CleanVolume) -> bool:
@@ -50,9 +50,9 @@ def clean_volume(work: Work, action: CleanVolume) -> bool:
 
     :raises diskyard.errors.ImageInUse: some QEMU writes to it.
     """
-    opened, volume_id = work.opened, action.volume_id
+    repo, volume_id = work.repo, action.volume_id
     while True:
-        with opened.work_as_known(lambda known: _leases_to_clean(known, volume_id)) as (leases_of, _):
+        with repo.work_as_known(lambda known: _leases_to_clean(known, volume_id)) as (leases_of, _):
             state = work.newest()
             if _leases_to_clean(state, volume_id) != leases_of:
                 continue
@@ -60,14 +60,14 @@ def clean_volume(work: Work, action: CleanVolume) -> bool:
             if doomed is None or doomed.state == "ready":
                 return False
             if doomed.state == "building":
-                doomed = opened.commit(lambda draft: doom_abandoned(draft, volume_id), work.author).result
+                doomed = repo.commit(lambda draft: doom_abandoned(draft, volume_id), work.author).result
                 # Another may have doomed it, in a history that has replaced ours meanwhile.
-                opened.log.require_writable()
+                repo.log.require_writable()
             if doomed is None:
                 return False
-            _require_unwritten(opened, volume_name(doomed))
-            opened.storage.delete_volume(volume_name(doomed))
-            return opened.commit(lambda draft: forget(draft, volume_id), work.author).result
+            _require_unwritten(repo, volume_name(doomed))
+            repo.storage.delete_volume(volume_name(doomed))
+            return repo.commit(lambda draft: forget(draft, volume_id), work.author).result
 
 
 def _leases_to_clean(state: State, volume_id: str) -> list[str]:
@@ -87,26 +87,26 @@ def clean_garbage(work: Work, action: CleanGarbage) -> bool:
 
     :raises diskyard.errors.ImageInUse: some QEMU writes to it.
     """
-    opened = work.opened
+    repo = work.repo
     name = VolumeName.parse(action.name)
     if name is None:
         return False
-    if opened.storage.stored_volume(name) is None:
+    if repo.storage.stored_volume(name) is None:
         return False
     state = work.newest()
     named = state.volumes.get(name.volume_id)
     if named is not None and volume_name(named) == name:
         return False
-    if not (opened.log.has_entry(name.named_by) or work.force):
+    if not (repo.log.has_entry(name.named_by) or work.force):
         return False
-    _require_unwritten(opened, name)
-    return opened.storage.delete_volume(name)
+    _require_unwritten(repo, name)
+    return repo.storage.delete_volume(name)
 
 
-def _require_unwritten(opened: Opened, name: VolumeName) -> None:
+def _require_unwritten(repo: Repository, name: VolumeName) -> None:
     """Refuse to delete what a guest still writes: it would go on, and all it wrote be lost with its end."""
     with unasked_is_unwritten():
-        if is_written(opened, name):
+        if is_written(repo, name):
             raise errors.ImageInUse(
                 f"Volume {name.volume_id} is not deleted: a running QEMU has it open for writing.",
                 advice="End that program, then run the fix again.",
@@ -116,22 +116,22 @@ def _require_unwritten(opened: Opened, name: VolumeName) -> None:
 def clean_leftover(work: Work, action: CleanLeftover) -> bool:
     """Delete a temporary file whose process is gone."""
     work.newest()
-    return work.opened.storage.delete_leftover(action.name)
+    return work.repo.storage.delete_leftover(action.name)
 
 
 def clean_progress(work: Work, action: CleanProgress) -> bool:
     """Forget the progress of an image that is not there any more."""
-    opened = work.opened
-    if action.image_id not in opened.storage.progress_image_ids():
+    repo = work.repo
+    if action.image_id not in repo.storage.progress_image_ids():
         return False
-    lease = opened.storage.try_lock(f"work:{action.image_id}")
+    lease = repo.storage.try_lock(f"work:{action.image_id}")
     if lease is None:
         return False
     try:
         image = work.newest().images.get(action.image_id)
         if image is not None and image.is_strong:
             return False
-        opened.storage.remove_progress(action.image_id)
+        repo.storage.remove_progress(action.image_id)
         return True
     finally:
         lease.release()
@@ -150,14 +150,14 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
     if not provably_gone_host(attachment.host, work.engine.host.identity):
         return False, []
     require_writer_gone(
-        work.opened,
+        work.repo,
         before,
         attachment,
         advice="Tear the attachment down and prepare the image for the guest that runs, or end that first.",
     )
     if not work.force:
-        _require_no_overlay(work.opened, before, attachment)
-    growth = growth_of_writer(work.opened, before, attachment.image_id)
+        _require_no_overlay(work.repo, before, attachment)
+    growth = growth_of_writer(work.repo, before, attachment.image_id)
 
     def plan(draft: Draft) -> bool:
         ended = remove_attachment(draft, action.attachment_id)
@@ -165,13 +165,13 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
             adopt(draft, attachment.image_id, growth)
         return ended
 
-    ended = work.opened.commit(plan, work.author)
-    return ended.result, cleaning(work.opened, before, ended.state)
+    ended = work.repo.commit(plan, work.author)
+    return ended.result, cleaning(work.repo, before, ended.state)
 
 
-def _require_no_overlay(opened: Opened, state: State, attachment: Attachment) -> None:
+def _require_no_overlay(repo: Repository, state: State, attachment: Attachment) -> None:
     """Refuse to let go of a disk whose newest bytes another program may have kept beside it."""
-    overlays = overlays_of(opened, state, attachment.volume_ids) if attachment.mode == "read_write" else []
+    overlays = overlays_of(repo, state, attachment.volume_ids) if attachment.mode == "read_write" else []
     if overlays:
         raise errors.ImageInUse(
             f"Another program made {overlays[0]} as an overlay of image {attachment.image_id}: what the "
@@ -183,16 +183,16 @@ def _require_no_overlay(opened: Opened, state: State, attachment: Attachment) ->
 
 def clean_size(work: Work, action: CleanSize) -> bool:
     """Settle the size of a disk's volume; by force cut off what another program added to a frozen one."""
-    opened = work.opened
-    state = newest_known(opened.log)  # whose lease to take; with it taken the log is read
+    repo = work.repo
+    state = newest_known(repo.log)  # whose lease to take; with it taken the log is read
     disk = _disk_on(state, action.volume_id)
     if disk is None:
         state = work.newest()
         disk = _disk_on(state, action.volume_id)
     if disk is not None:
-        with opened.work_on([size_lease(disk.id)]) as leases:
+        with repo.work_on([size_lease(disk.id)]) as leases:
             work.hold(leases)
-            state, changed = settle_size(opened, disk.id, work.author, list(work.inherit_fds))
+            state, changed = settle_size(repo, disk.id, work.author, list(work.inherit_fds))
         if changed or _disk_on(state, action.volume_id) is not None:
             return changed
     volume = state.volumes.get(action.volume_id)
@@ -201,7 +201,7 @@ def clean_size(work: Work, action: CleanSize) -> bool:
     images = sorted(state.images_on(volume.id))
     if not work.force or not images or state.attachments_naming(volume.id):
         return False
-    with opened.work_on(images) as leases:
+    with repo.work_on(images) as leases:
         work.hold(leases)
         state = work.newest()
         newest = state.volumes.get(volume.id)
@@ -211,11 +211,11 @@ def clean_size(work: Work, action: CleanSize) -> bool:
             or state.attachments_naming(volume.id)
         ):
             return False
-        if opened.longer_bytes(volume, opened.stored(volume)) is None:
+        if repo.longer_bytes(volume, repo.stored(volume)) is None:
             return False
-        opened.log.require_writable()
-        require_no_stranger_in(opened, volume)
-        with opening_chain(opened, state, state.volume_chain(volume)) as chain, work.writing(volume):
+        repo.log.require_writable()
+        require_no_stranger_in(repo, volume)
+        with opening_chain(repo, state, state.volume_chain(volume)) as chain, work.writing(volume):
             grow(
                 work.engine.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=work.inherit_fds
             )
@@ -240,19 +240,19 @@ def clean_hold(work: Work, action: CleanHold) -> tuple[bool, list[FollowUp]]:
     over, why_unknown = hold_is_over(work.engine.connections, before, action.hold)
     if not (over or (work.force and why_unknown is not None)):
         return False, []
-    released = work.opened.commit(lambda draft: release(draft, action.image_id, action.hold), work.author)
-    merge = FollowUp(work.opened, Merge(image_id=action.image_id))
-    return released.result, [merge, *cleaning(work.opened, before, released.state)]
+    released = work.repo.commit(lambda draft: release(draft, action.image_id, action.hold), work.author)
+    merge = FollowUp(work.repo, Merge(image_id=action.image_id))
+    return released.result, [merge, *cleaning(work.repo, before, released.state)]
 
 
-def clean_twin(work: Work, action: CleanTwin) -> bool:
+def clean_replica(work: Work, action: CleanReplica) -> bool:
     """Write a missing or damaged copy again from the one that is whole."""
     work.newest()
-    return rewrite_twin(work.opened.storage, work.opened.log, action.kind, action.number)
+    return rewrite_replica(work.repo.storage, work.repo.log, action.kind, action.number)
 
 
 def clean_stray(work: Work, action: CleanStray) -> bool:
     """By force remove the one entry that follows nothing; the log goes on from what can be read."""
-    work.opened.state()
-    work.opened.log.require_writable_place()
-    return work.force and work.opened.log.remove_stray(action.entry)
+    work.repo.state()
+    work.repo.log.require_writable_place()
+    return work.force and work.repo.log.remove_stray(action.entry)

@@ -33,7 +33,7 @@ from diskyard.operations.transfer import require_transfer_folder
 from diskyard.operations.writers import nobody_writes
 from diskyard.planner import copy as planner
 from diskyard.planner.common import strong_image
-from diskyard.settled import Opening, look_at, open_chains, volumes_below, volumes_of
+from diskyard.repository.settled import Opening, look_at, open_chains, volumes_below, volumes_of
 
 
 def run_export(engine: Engine, export: Export, watcher: Watcher, rate_limit_bytes_per_s: int) -> bool:
@@ -44,27 +44,27 @@ def run_export(engine: Engine, export: Export, watcher: Watcher, rate_limit_byte
     :returns: that something was changed.
     :raises diskyard.errors.NotEmpty: the path has come into use.
     """
-    opened, request, path = export.opened, export.request, export.path
+    repo, request, path = export.repo, export.request, export.path
     author = engine.author("exportImage")
-    work = Work(engine, opened, author, watcher, rate_limit_bytes_per_s, fix="export")
-    if opened.is_read_only:
-        sight = look_at(opened, volumes_below(request.image_id))
+    work = Work(engine, repo, author, watcher, rate_limit_bytes_per_s, fix="export")
+    if repo.is_read_only:
+        sight = look_at(repo, volumes_below(request.image_id))
         image = planner.copy_source(sight.state, request.image_id, sight.missing)
-        _write_file(work, request, image, partial(require_unchanged, opened, image), path)
+        _write_file(work, request, image, partial(require_unchanged, repo, image), path)
         return True
     export_id, work_id = new_uuid(), new_uuid()
-    hold = copy_hold(opened, export_id, work_id)
-    with opened.work_on([export_id]) as leases:
+    hold = copy_hold(repo, export_id, work_id)
+    with repo.work_on([export_id]) as leases:
         work.hold(leases)
         # It may have waited for its turn for long, and a disk's size is judged by its record of now.
-        state = opened.state()
+        state = repo.state()
         image = strong_image(state, request.image_id)
         if image.kind == "snapshot":
-            image = hold_snapshot(opened, image, hold, author).result
+            image = hold_snapshot(repo, image, hold, author).result
         else:
-            image, _ = freeze_disk(opened, state, image.id, hold, author)
+            image, _ = freeze_disk(repo, state, image.id, hold, author)
         try:
-            _write_file(work, request, image, partial(require_held, opened, image.id, hold), path)
+            _write_file(work, request, image, partial(require_held, repo, image.id, hold), path)
         finally:
             _let_go(work, image, hold)
     return True
@@ -72,13 +72,13 @@ def run_export(engine: Engine, export: Export, watcher: Watcher, rate_limit_byte
 
 def _let_go(work: Work, image: Image, hold: CopyHold) -> None:
     """End the hold, then merge or delete what only the export needed, as far as that is quick."""
-    opened = work.opened
-    released = release_hold(opened, image.id, hold, work.author)
+    repo = work.repo
+    released = release_hold(repo, image.id, hold, work.author)
     if released is None:
         return  # check lists it when something can be written
     follow_ups = [
-        FollowUp(opened, Merge(image_id=image.id)),
-        *cleaning(opened, released.before, released.state),
+        FollowUp(repo, Merge(image_id=image.id)),
+        *cleaning(repo, released.before, released.state),
     ]
     # The export has ended, well or not, and that is to be told: check lists what this leaves.
     with contextlib.suppress(errors.DiskyardError):
@@ -136,11 +136,11 @@ def _write_in(
 
     def export(source: Opening) -> None:
         host.files.discard(temporary)  # what was written before the source's volumes were merged
-        with nobody_writes(work.opened, source.volumes, image.id):
+        with nobody_writes(work.repo, source.volumes, image.id):
             export_view(host, source.chain, image.size_bytes, temporary, request.format, work)
 
     try:
-        open_chains([(work.opened, volumes_of(image))], export)
+        open_chains([(work.repo, volumes_of(image))], export)
         require_same()
         try:
             move_to_new(host.files, temporary, os.path.join(folder, os.path.basename(path)))

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from diskyard import errors
 from diskyard.caller import handed
-from diskyard.fixes.work import Work, filled_bytes, require_room
+from diskyard.fixes.work import Work, filled_bytes, require_free_space
 from diskyard.host import Host
 from diskyard.model.records import FileSource, Image
 from diskyard.model.state import State
-from diskyard.mover.copy import copy_view
+from diskyard.mover.copying.copy import copy_view
 from diskyard.mover.interface import Chain, Monitor
 from diskyard.mover.transfer import private_copy
 from diskyard.mover.untrusted import (
@@ -20,20 +20,20 @@ from diskyard.mover.untrusted import (
     import_layer,
     inspect_import,
 )
-from diskyard.opened import Opened
 from diskyard.operations.engine import Engine
 from diskyard.operations.transfer import changed_file, open_given, private_path, require_asked, why_not_asked
 from diskyard.operations.writers import WRITER_WORDS, require_file_unwritten
+from diskyard.repository.repository import Repository
 
 _FINGERPRINT_PARTS = 5
 _LOOK_S = 0.1
 
 
-def import_waits_for(engine: Engine, opened: Opened, image: Image, source: FileSource) -> str | None:
+def import_waits_for(engine: Engine, repo: Repository, image: Image, source: FileSource) -> str | None:
     """Why the file of a pending image cannot be read on this host now; None if it can."""
     if source.machine_id != engine.host.identity.machine_id:
         return "the file to import is on another host"
-    return why_not_asked(engine, opened, image, source) or _file_waits_for(engine.host, source)
+    return why_not_asked(engine, repo, image, source) or _file_waits_for(engine.host, source)
 
 
 def _file_waits_for(host: Host, source: FileSource) -> str | None:
@@ -54,7 +54,7 @@ def _file_waits_for(host: Host, source: FileSource) -> str | None:
     return f"of the file to import, {WRITER_WORDS}" if written else None
 
 
-def require_room_to_import(work: Work, state: State, source: FileSource, image: Image) -> None:
+def require_free_space_to_import(work: Work, state: State, source: FileSource, image: Image) -> None:
     """Refuse an import that would only fail when the storage is full.
 
     All formats but raw are stored twice while they are read: as the private copy, and in
@@ -68,9 +68,9 @@ def require_room_to_import(work: Work, state: State, source: FileSource, image: 
     item = files.look(source.path) if given is None else files.look_open(given.fd)
     if item is None:
         return  # said by who opens it
-    left_bytes = max(0, min(item.allocated_bytes, image.size_bytes) - filled_bytes(work.opened, state, image))
+    left_bytes = max(0, min(item.allocated_bytes, image.size_bytes) - filled_bytes(work.repo, state, image))
     copy_bytes = 0 if source.format == "raw" else item.allocated_bytes
-    require_room(work.opened, copy_bytes + left_bytes, "The import")
+    require_free_space(work.repo, copy_bytes + left_bytes, "The import")
 
 
 class _Watched:
@@ -131,7 +131,7 @@ def copy_file(work: Work, source: FileSource, image: Image, target: Chain, start
     # Opened here, once: whatever gets its name or its folder's from now on, this file is read.
     fd = open_given(host, source.path, block_device=source.format == "raw")
     try:
-        require_asked(work.engine, work.opened, image, source, fd)
+        require_asked(work.engine, work.repo, image, source, fd)
         watched = _Watched(work, source, fd)
         watched.look()
         try:
@@ -151,14 +151,14 @@ def copy_file(work: Work, source: FileSource, image: Image, target: Chain, start
 def _require_as_committed(work: Work, image: Image, source: FileSource) -> None:
     """Refuse before anything is opened, or asked of the file's folder."""
     is_here = source.machine_id == work.engine.host.identity.machine_id
-    not_asked = why_not_asked(work.engine, work.opened, image, source) if is_here else None
+    not_asked = why_not_asked(work.engine, work.repo, image, source) if is_here else None
     if not_asked is not None:
         raise errors.PathNotAllowed(
             f"Image {image.id} cannot be completed: {not_asked}.",
             advice="Anyone who may write to the repository may have written that record: make sure that this "
             "import was asked for before you repeat it.",
         )
-    waits_for = import_waits_for(work.engine, work.opened, image, source)
+    waits_for = import_waits_for(work.engine, work.repo, image, source)
     if waits_for is None:
         return
     if WRITER_WORDS in waits_for:
@@ -182,7 +182,7 @@ def _copy_privately(
     start_bytes: int,
     watched: _Watched,
 ) -> None:
-    path = private_path(work.opened)
+    path = private_path(work.repo)
     work.stage = "1/2"
     copy_fd = private_copy(work.engine.host, source_fd, path, watched)
     try:
@@ -212,7 +212,7 @@ def _copy_layer(
         size_bytes,
         start_bytes=start_bytes,
         monitor=monitor,
-        target_zeroed=work.opened.storage.capabilities.zeroed,
+        target_zeroed=work.repo.storage.capabilities.zeroed,
         source_limits=IMPORT_LIMITS,
         source_blocks=blocks_held(fd, source.format),
     )

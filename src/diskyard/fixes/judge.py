@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from diskyard import errors
 from diskyard.caller import may_use
-from diskyard.connections import Connections
 from diskyard.model.records import AnyHold, CopyHold, FileSource, Image, TrackHold
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
-from diskyard.opened import Opened, volume_name
 from diskyard.operations.freeze import in_place
 from diskyard.operations.writers import WRITER_WORDS, has_stranger, why_unasked
 from diskyard.planner.same import why_no_source
-from diskyard.settled import look_at, volumes_below
+from diskyard.repository.connections import Connections
+from diskyard.repository.repository import Repository, volume_name
+from diskyard.repository.settled import look_at, volumes_below
 
 _ANOTHER_PLACE = (
     "the connected repository is a byte copy of the copy's repository, or that one was moved or restored"
@@ -92,7 +92,7 @@ def _judge_copies(
 class FoundSource:
     """Where the bytes of an image can be read now."""
 
-    opened: Opened
+    repo: Repository
     state: State
     image: Image
 
@@ -119,7 +119,7 @@ class NoSource:
 
 
 def find_source(
-    connections: Connections, target: Opened, image: Image, participating: list[Opened] | None = None
+    connections: Connections, target: Repository, image: Image, participating: list[Repository] | None = None
 ) -> FoundSource | NoSource:
     """Where a mend of ``image`` can read, or what it waits for.
 
@@ -145,7 +145,7 @@ def find_source(
     return NoSource(image_id, tuple(reasons))
 
 
-def _whole(place: Opened, wanted: Image, image_id: str) -> FoundSource | str | None:
+def _whole(place: Repository, wanted: Image, image_id: str) -> FoundSource | str | None:
     try:
         sight = look_at(place, volumes_below(image_id))
         image = sight.state.images.get(image_id)
@@ -157,7 +157,7 @@ def _whole(place: Opened, wanted: Image, image_id: str) -> FoundSource | str | N
     return FoundSource(place, sight.state, image) if why is None else why
 
 
-def waits_for_base(target: Opened, state: State, image: Image) -> str | None:
+def waits_for_base(target: Repository, state: State, image: Image) -> str | None:
     """What a pending image's base lacks now; None if the base is whole or not needed."""
     if image.pending is None or image.pending.base_image_id is None:
         return None
@@ -172,19 +172,19 @@ def waits_for_base(target: Opened, state: State, image: Image) -> str | None:
     return None if why is None else f"its base {base.id} cannot be read: {why}"
 
 
-def why_not_read(opened: Opened, state: State, image: Image, *, own: int = 0) -> str | None:
+def why_not_read(repo: Repository, state: State, image: Image, *, own: int = 0) -> str | None:
     """Why the volumes of a chain cannot be read now as what nobody changes, and no longer than recorded.
 
     :param own: how many of them, from the top, are not read.
     """
     volumes = [volume for _, volume in state.chain(image)]
     try:
-        opened.require_bounded(state, volumes)
+        repo.require_bounded(state, volumes)
         for volume in volumes[own:]:
-            why = why_unasked(opened, volume_name(volume))
+            why = why_unasked(repo, volume_name(volume))
             if why is not None:
                 return why
-            if has_stranger(opened, volume, wait_s=0):
+            if has_stranger(repo, volume, wait_s=0):
                 return f"{WRITER_WORDS}, volume {volume.id}"
     except errors.ImageBroken as error:
         return error.message
@@ -193,6 +193,6 @@ def why_not_read(opened: Opened, state: State, image: Image, *, own: int = 0) ->
     return None
 
 
-def allocated_of(opened: Opened, state: State, image: Image, allocated: Mapping[str, int]) -> int:
+def allocated_of(repo: Repository, state: State, image: Image, allocated: Mapping[str, int]) -> int:
     """Bytes on the storage in an image's chain: at most so much is to be read of it."""
     return sum(allocated.get(volume.id, 0) for _, volume in state.chain(image))

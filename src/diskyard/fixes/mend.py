@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from diskyard import errors
-from diskyard.fixes.importing import copy_file, require_room_to_import
+from diskyard.fixes.importing import copy_file, require_free_space_to_import
 from diskyard.fixes.judge import FoundSource, NoSource, find_source, waits_for_base
-from diskyard.fixes.work import Work, filled_bytes, require_room
+from diskyard.fixes.work import Work, filled_bytes, require_free_space
 from diskyard.host import provably_gone_host
 from diskyard.host.identity import new_uuid
 from diskyard.log.codec import Progress
@@ -16,12 +16,11 @@ from diskyard.model.fix import CleanVolume, Mend, Merge
 from diskyard.model.records import CopyHold, FileSource, Image, Pending, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
-from diskyard.mover.copy import copy_view
+from diskyard.mover.copying.copy import copy_view
 from diskyard.mover.durable import resize
 from diskyard.mover.interface import Chain
-from diskyard.mover.merge import repair_leaks
+from diskyard.mover.qemu.merge import repair_leaks
 from diskyard.mover.reflink import clone_layer
-from diskyard.opened import Opened, volume_name
 from diskyard.operations.change import cleaning, holds_of_cancelled
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.freeze import (
@@ -36,7 +35,8 @@ from diskyard.operations.writers import nobody_writes
 from diskyard.planner import mend as planner
 from diskyard.planner.common import Superseded
 from diskyard.planner.switch import release
-from diskyard.settled import (
+from diskyard.repository.repository import Repository, volume_name
+from diskyard.repository.settled import (
     Opening,
     commit_looking,
     look_at,
@@ -45,23 +45,23 @@ from diskyard.settled import (
     volumes_below,
     volumes_of,
 )
-from diskyard.volume_files import opening
+from diskyard.repository.volume_files import opening
 
 _BASE_STARTS_WITHIN_S = 1.0
 _BASE_POLL_S = 0.1
 
 
-def mend(work: Work, action: Mend, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
+def mend(work: Work, action: Mend, participating: list[Repository] | None) -> tuple[bool, list[FollowUp]]:
     """Complete or restore an image.
 
     :param participating: where a source is looked for; None for all that are connected.
     :raises diskyard.errors.ImageBroken: it cannot run now; says what it waits for.
     """
-    opened = work.opened
-    with opened.work_on([action.image_id]) as leases:
+    repo = work.repo
+    with repo.work_on([action.image_id]) as leases:
         work.hold(leases)
         work.image_id = action.image_id
-        sight = look_at(opened, volumes_below(action.image_id), work.newest())
+        sight = look_at(repo, volumes_below(action.image_id), work.newest())
         image = sight.state.images.get(action.image_id)
         if image is None:
             return False, []
@@ -78,15 +78,15 @@ def mend(work: Work, action: Mend, participating: list[Opened] | None) -> tuple[
 
 def _left_behind(work: Work, image: Image) -> list[FollowUp]:
     """What a mend that was cancelled leaves for others: its volume, and the hold on its source."""
-    opened, volume_id = work.opened, work.volume_id
-    follow_ups = [] if volume_id is None else [FollowUp(opened, CleanVolume(volume_id=volume_id))]
-    if image.id not in opened.state().images:
-        follow_ups += holds_of_cancelled(work.engine, opened, image)
+    repo, volume_id = work.repo, work.volume_id
+    follow_ups = [] if volume_id is None else [FollowUp(repo, CleanVolume(volume_id=volume_id))]
+    if image.id not in repo.state().images:
+        follow_ups += holds_of_cancelled(work.engine, repo, image)
     return follow_ups
 
 
-def _require_source(work: Work, image: Image, participating: list[Opened] | None) -> FoundSource:
-    found = find_source(work.engine.connections, work.opened, image, participating)
+def _require_source(work: Work, image: Image, participating: list[Repository] | None) -> FoundSource:
+    found = find_source(work.engine.connections, work.repo, image, participating)
     if isinstance(found, NoSource):
         raise errors.ImageBroken(
             f"Image {image.id} cannot be mended yet: {found.kept()}.",
@@ -97,13 +97,13 @@ def _require_source(work: Work, image: Image, participating: list[Opened] | None
 
 
 def _complete(
-    work: Work, state: State, image: Image, participating: list[Opened] | None
+    work: Work, state: State, image: Image, participating: list[Repository] | None
 ) -> tuple[bool, list[FollowUp]]:
-    opened = work.opened
+    repo = work.repo
     assert image.pending is not None
     state = _await_base(work, state, image.pending.base_image_id)
     work.rate_limit_bytes_per_s = work.rate_limit_bytes_per_s or image.pending.rate_limit_bytes_per_s
-    waits_for = waits_for_base(opened, state, image)
+    waits_for = waits_for_base(repo, state, image)
     if waits_for is not None:
         raise errors.ImageBroken(
             f"Image {image.id} cannot be mended yet: {waits_for}.",
@@ -112,18 +112,20 @@ def _complete(
         )
     source = image.pending.source
     if isinstance(source, FileSource):
-        require_room_to_import(work, state, source, image)
+        require_free_space_to_import(work, state, source, image)
         volume, start_bytes = _take_over(work, state, image, source.fingerprint)
         target = volumes_being_built(volume.id, work.work_id or "")
         open_chains(
-            [(opened, target)],
+            [(repo, target)],
             lambda being: copy_file(work, source, image, being.chain, start_bytes),
         )
         _seal(work, image.id, volume)
-        work.engine.asked_imports.forget(opened, image.id)
+        work.engine.asked_imports.forget(repo, image.id)
         return True, []
     found = _require_source(work, image, participating)
-    require_room(opened, _least_needed(found, image.pending) - filled_bytes(opened, state, image), "The copy")
+    require_free_space(
+        repo, _least_needed(found, image.pending) - filled_bytes(repo, state, image), "The copy"
+    )
     with _reading(work, found, image.id) as (held, fingerprint):
         volume, start_bytes = _take_over(work, state, image, fingerprint)
         _copy(work, held, volume, start_bytes)
@@ -133,24 +135,24 @@ def _complete(
 
 def _await_base(work: Work, state: State, base_id: str | None) -> State:
     """The state once nobody completes the base, nor may be about to: copies are often made in a row."""
-    clock, opened = work.engine.host.clock, work.opened
+    clock, repo = work.engine.host.clock, work.repo
     begin_s = clock.monotonic_s()
     while base_id is not None:
         base = state.images.get(base_id)
         if base is None or base.pending is None:
             return state
-        if not opened.is_locked(base_id) and clock.monotonic_s() - begin_s > _BASE_STARTS_WITHIN_S:
+        if not repo.is_locked(base_id) and clock.monotonic_s() - begin_s > _BASE_STARTS_WITHIN_S:
             break
         work.advance(0, 0)
         clock.sleep(_BASE_POLL_S)
-        state = opened.state()
+        state = repo.state()
     return state
 
 
 def _seal(work: Work, image_id: str, volume: Volume) -> None:
     work_id = work.work_id
     assert work_id is not None
-    work.opened.commit(
+    work.repo.commit(
         lambda draft: planner.seal_pending(draft, image_id, volume_id=volume.id, work_id=work_id),
         work.author,
     )
@@ -164,16 +166,16 @@ def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tupl
     the same bytes from the last checkpoint on. The first checkpoint says that the volume
     was made; one without any is made again.
     """
-    opened = work.opened
-    progress = opened.progress(image.id)
-    safe = opened.storage.capabilities.enforced_leases or (
+    repo = work.repo
+    progress = repo.progress(image.id)
+    safe = repo.storage.capabilities.enforced_leases or (
         progress is not None and provably_gone_host(progress.host, work.engine.host.identity)
     )
     before = state.volumes.get(image.volume_id or "")
-    exists = before is not None and opened.stored(before) is not None
+    exists = before is not None and repo.stored(before) is not None
     work_id, volume_id = new_uuid(), new_uuid()
     volume, old = commit_looking(
-        opened,
+        repo,
         None if image.pending is None else image.pending.base_image_id,
         lambda draft, missing: planner.take_over(
             draft,
@@ -182,7 +184,7 @@ def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tupl
             volume_id=volume_id,
             keep=safe or not exists,
             missing=missing,
-            capabilities=opened.storage.capabilities,
+            capabilities=repo.storage.capabilities,
         ),
         work.author,
     ).result
@@ -190,10 +192,10 @@ def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tupl
     start_bytes = _resume_at(progress, old, fingerprint) if kept else None
     if start_bytes is None:
         # Without a checkpoint it is not known that the volume was ever made whole.
-        opened.storage.delete_volume(volume_name(volume))
-        opened.make_empty(volume)
+        repo.storage.delete_volume(volume_name(volume))
+        repo.make_empty(volume)
     else:
-        with opening(opened, [volume]) as (layer,):
+        with opening(repo, [volume]) as (layer,):
             repair_leaks(work.engine.host, layer, inherit_fds=work.inherit_fds)
     work.volume_id, work.work_id, work.fingerprint = volume.id, work_id, fingerprint
     work.checkpoint(start_bytes or 0)
@@ -204,12 +206,9 @@ def _resume_at(progress: Progress | None, old: Volume | None, fingerprint: str) 
     """The last checkpoint, if it is of this volume, of the work that last had it, and source."""
     if progress is None or old is None or old.building is None:
         return None
-    same = (progress.volume_id, progress.work_id, progress.fingerprint) == (
-        old.id,
-        old.building.work_id,
-        fingerprint,
-    )
-    return progress.durable_bytes if same else None
+    wanted = (old.id, old.building.work_id, fingerprint)
+    noted = (progress.volume_id, progress.work_id, progress.fingerprint)
+    return progress.durable_bytes if noted == wanted else None
 
 
 def _least_needed(found: FoundSource, pending: Pending) -> int:
@@ -221,7 +220,7 @@ def _least_needed(found: FoundSource, pending: Pending) -> int:
 
 def _allocated(found: FoundSource) -> int:
     volume_id = found.image.volume_id
-    stored = None if volume_id is None else found.opened.stored(found.state.volumes[volume_id])
+    stored = None if volume_id is None else found.repo.stored(found.state.volumes[volume_id])
     return 0 if stored is None else stored.allocated_bytes
 
 
@@ -237,8 +236,8 @@ def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[tuple[Fo
 
     :raises diskyard.errors.LeaseHeld: the hold did not stand until the end.
     """
-    place = found.opened
-    hold = next((hold for hold in found.image.held_for if is_hold_of(hold, work.opened, image_id)), None)
+    place = found.repo
+    hold = next((hold for hold in found.image.held_for if is_hold_of(hold, work.repo, image_id)), None)
     if hold is not None:
         yield found, _fingerprint(found.image, hold)
         _require_held(work, found, hold)
@@ -247,7 +246,7 @@ def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[tuple[Fo
         yield found, new_uuid()  # what an interrupted reading has brought is not relied on
         require_unchanged(place, found.image)
         return
-    own = copy_hold(work.opened, image_id, new_uuid())
+    own = copy_hold(work.repo, image_id, new_uuid())
     image = hold_snapshot(place, found.image, own, work.author).result
     try:
         yield FoundSource(place, found.state, image), _fingerprint(image, own)
@@ -264,7 +263,7 @@ def _fingerprint(image: Image, hold: CopyHold) -> str:
 
 def _require_held(work: Work, found: FoundSource, hold: CopyHold) -> None:
     try:
-        require_held(found.opened, found.image.id, hold)
+        require_held(found.repo, found.image.id, hold)
     except errors.LeaseHeld:
         work.fingerprint = ""  # nothing of what was written is to be used again
         work.checkpoint(0)
@@ -276,7 +275,7 @@ def _copy(work: Work, found: FoundSource, volume: Volume, start_bytes: int) -> N
 
     Source and base are opened as they are now: merges below them may move their bytes meanwhile.
     """
-    opened, size_bytes = work.opened, volume.size_bytes
+    repo, size_bytes = work.repo, volume.size_bytes
 
     def move(source: Opening, target: Opening) -> None:
         if _share(work, source.chain, target.chain, size_bytes):
@@ -291,19 +290,19 @@ def _copy(work: Work, found: FoundSource, volume: Volume, start_bytes: int) -> N
             size_bytes,
             start_bytes=max(start_bytes, work.durable_bytes),
             monitor=work,
-            target_zeroed=opened.storage.capabilities.zeroed,
+            target_zeroed=repo.storage.capabilities.zeroed,
             changed_layers=None if base is None else planner.changed_layers(source.state, image, base),
         )
 
     def move_unwritten(source: Opening, target: Opening) -> None:
         with (
-            nobody_writes(found.opened, source.volumes, found.image.id),
-            nobody_writes(opened, target.volumes[1:], volume.parent_image_id or ""),
+            nobody_writes(found.repo, source.volumes, found.image.id),
+            nobody_writes(repo, target.volumes[1:], volume.parent_image_id or ""),
         ):
             move(source, target)
 
     wanted = volumes_of(found.image), volumes_being_built(volume.id, work.work_id or "")
-    open_chains([(found.opened, wanted[0]), (opened, wanted[1])], move_unwritten)
+    open_chains([(found.repo, wanted[0]), (repo, wanted[1])], move_unwritten)
 
 
 def _require_still_on(found: FoundSource, chain: Chain) -> None:
@@ -311,7 +310,7 @@ def _require_still_on(found: FoundSource, chain: Chain) -> None:
 
     :raises diskyard.errors.LeaseHeld: it is not.
     """
-    now = volumes_of(found.image)(found.opened.state())
+    now = volumes_of(found.image)(found.repo.state())
     if [volume.id for volume in now] != [layer.name for layer in chain]:
         raise errors.LeaseHeld(
             f"The volumes of image {found.image.id} were replaced while they were cloned.",
@@ -344,7 +343,7 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
     def let_go(draft: Draft) -> None:
         frozen = draft.state.images.get(source.image_id)
         holds = () if frozen is None else frozen.held_for
-        for hold in (found for found in holds if is_hold_of(found, work.opened, image_id)):
+        for hold in (found for found in holds if is_hold_of(found, work.repo, image_id)):
             if pending.track_changes and pending.tracked_disk_id is not None:
                 planner.keep_tracker(draft, source.image_id, hold, pending.tracked_disk_id)
             else:
@@ -366,14 +365,14 @@ def _freed(before: State, after: State) -> set[str]:
     }
 
 
-def _restore(work: Work, image: Image, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
+def _restore(work: Work, image: Image, participating: list[Repository] | None) -> tuple[bool, list[FollowUp]]:
     """A Snapshot's volume is missing or damaged here, and the Snapshot whole elsewhere."""
-    opened = work.opened
+    repo = work.repo
     found = _require_source(work, image, participating)
-    require_room(opened, min(image.size_bytes, _allocated(found)), "The restoration")
+    require_free_space(repo, min(image.size_bytes, _allocated(found)), "The restoration")
     volume_id, work_id = new_uuid(), new_uuid()
     image, volume = commit_looking(
-        opened,
+        repo,
         image.id,
         lambda draft, missing: planner.begin_restore(
             draft,
@@ -381,20 +380,20 @@ def _restore(work: Work, image: Image, participating: list[Opened] | None) -> tu
             volume_id=volume_id,
             work_id=work_id,
             missing=missing,
-            capabilities=opened.storage.capabilities,
+            capabilities=repo.storage.capabilities,
         ),
         work.author,
     ).result
     work.volume_id, work.work_id = volume.id, work_id
-    opened.make_empty(volume)
+    repo.make_empty(volume)
     with _reading(work, found, image.id) as (held, _):
         _copy(work, held, volume, 0)
     old_volume_id = image.volume_id
     assert old_volume_id is not None
-    opened.commit(
+    repo.commit(
         lambda draft: planner.seal_restore(
             draft, image.id, old_volume_id=old_volume_id, volume_id=volume_id, work_id=work_id
         ),
         work.author,
     )
-    return True, [FollowUp(opened, CleanVolume(volume_id=old_volume_id))]
+    return True, [FollowUp(repo, CleanVolume(volume_id=old_volume_id))]

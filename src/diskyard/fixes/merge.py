@@ -6,22 +6,22 @@ import contextlib
 from typing import Literal
 
 from diskyard import errors
-from diskyard.commit import newest_known
-from diskyard.fixes.work import Work, require_room
-from diskyard.foreign import snapshots_wait_for
+from diskyard.fixes.work import Work, require_free_space
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Merge
 from diskyard.model.records import Volume
 from diskyard.model.state import State
-from diskyard.mover.merge import commit_down, stream_up
-from diskyard.opened import Opened
+from diskyard.mover.qemu.merge import commit_down, stream_up
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.sizes import settle_disk
 from diskyard.operations.writers import require_no_stranger_in
 from diskyard.planner import merge as planner
 from diskyard.planner.common import Superseded
 from diskyard.planner.merge import MergePlan
-from diskyard.settled import Finder, Opening, look_at, open_chains
+from diskyard.repository.commit import newest_known
+from diskyard.repository.foreign import snapshots_wait_for
+from diskyard.repository.repository import Repository
+from diskyard.repository.settled import Finder, Opening, look_at, open_chains
 
 _MOVE = "Move the repository to a file system that can hold longer files (as XFS)."
 
@@ -31,29 +31,29 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
 
     :returns: whether anything changed, and the clean of the volume that is left over.
     """
-    opened = work.opened
+    repo = work.repo
 
     def images_of(state: State) -> list[str]:
-        plan = _plan(opened, state, action.image_id)
+        plan = _plan(repo, state, action.image_id)
         return [] if plan is None else planner.merge_lease_images(state, plan)
 
     while True:
-        with opened.work_as_known(images_of) as (image_ids, held):
+        with repo.work_as_known(images_of) as (image_ids, held):
             work.hold(held)
             state = work.newest()
-            plan = _plan(opened, state, action.image_id)
+            plan = _plan(repo, state, action.image_id)
             if plan is None:
                 return False, []
             if planner.merge_lease_images(state, plan) != image_ids:
                 continue  # the disk was snapshotted meanwhile: other images to hold
             if _settled(work, state, plan) is not state:
                 continue
-            _require_free(opened, state, plan)
-            too_long = planner.merge_too_long(plan, opened.storage.capabilities)
+            _require_free(repo, state, plan)
+            too_long = planner.merge_too_long(plan, repo.storage.capabilities)
             if too_long is not None:
                 raise errors.Unsupported(f"The merge waits: {too_long}.", advice=_MOVE)
             try:
-                _require_whole(opened, state, plan)
+                _require_whole(repo, state, plan)
                 _require_no_stranger(work, plan)
                 return True, _merge(work, state, plan)
             except Superseded:
@@ -63,42 +63,42 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
 def _settled(work: Work, state: State, plan: MergePlan) -> State:
     """The state once disks on what is merged are as long as their records say: mostly the same."""
     for image_id in sorted(state.images_on(plan.dependent.id)):
-        state = settle_disk(work.opened, state, image_id, work.author)
+        state = settle_disk(work.repo, state, image_id, work.author)
     return state
 
 
-def _plan(opened: Opened, state: State, image_id: str) -> MergePlan | None:
+def _plan(repo: Repository, state: State, image_id: str) -> MergePlan | None:
     image = state.images.get(image_id)
     if image is None or image.volume_id is None:
         return None
     allocated: dict[str, int] = {}
     for volume_id in (image.volume_id, *state.dependents(image_id)):
-        stored = opened.stored(state.volumes[volume_id])
+        stored = repo.stored(state.volumes[volume_id])
         allocated[volume_id] = 0 if stored is None else stored.allocated_bytes
-    return planner.plan_merge(state, image_id, allocated, opened.storage.capabilities)
+    return planner.plan_merge(state, image_id, allocated, repo.storage.capabilities)
 
 
-def merge_is_free(opened: Opened, image_id: str) -> bool:
+def merge_is_free(repo: Repository, image_id: str) -> bool:
     """Whether a merge can be done now by dropping an empty volume, moving nothing."""
-    state = newest_known(opened.log)  # the merge itself decides on the newest
-    plan = _plan(opened, state, image_id)
+    state = newest_known(repo.log)  # the merge itself decides on the newest
+    plan = _plan(repo, state, image_id)
     if plan is None or planner.merge_in_the_way(state, plan) is not None:
         return False
-    if _snapshots_in_the_way(opened, plan) is not None:
+    if _snapshots_in_the_way(repo, plan) is not None:
         return False
-    return plan.image.consumed_by is None and _free_direction(opened, plan) is not None
+    return plan.image.consumed_by is None and _free_direction(repo, plan) is not None
 
 
-def _snapshots_in_the_way(opened: Opened, plan: MergePlan) -> str | None:
+def _snapshots_in_the_way(repo: Repository, plan: MergePlan) -> str | None:
     """What a merge waits for that would change, or delete, a file with a user's internal snapshots."""
     for volume in (plan.parent, plan.dependent):
-        if not opened.is_unreadable(volume, opened.stored(volume)) and opened.has_snapshots(volume):
-            return snapshots_wait_for(opened, volume)
+        if not repo.is_unreadable(volume, repo.stored(volume)) and repo.has_snapshots(volume):
+            return snapshots_wait_for(repo, volume)
     return None
 
 
-def _require_free(opened: Opened, state: State, plan: MergePlan) -> None:
-    in_the_way = planner.merge_in_the_way(state, plan) or _snapshots_in_the_way(opened, plan)
+def _require_free(repo: Repository, state: State, plan: MergePlan) -> None:
+    in_the_way = planner.merge_in_the_way(state, plan) or _snapshots_in_the_way(repo, plan)
     if in_the_way is not None:
         raise errors.ImageInUse(f"The merge waits: {in_the_way}.")
 
@@ -106,7 +106,7 @@ def _require_free(opened: Opened, state: State, plan: MergePlan) -> None:
 def _require_no_stranger(work: Work, plan: MergePlan) -> None:
     """Refuse while a guest that nobody prepared writes: an overlay may be empty but for its memory."""
     for volume in (plan.dependent, plan.parent):
-        require_no_stranger_in(work.opened, volume)
+        require_no_stranger_in(work.repo, volume)
 
 
 def _volumes_from(volume_id: str) -> Finder:
@@ -121,9 +121,9 @@ def _volumes_from(volume_id: str) -> Finder:
     return find
 
 
-def _require_whole(opened: Opened, state: State, plan: MergePlan) -> None:
+def _require_whole(repo: Repository, state: State, plan: MergePlan) -> None:
     """Refuse to write bytes that may be wrong into a volume that is right."""
-    sight = look_at(opened, _volumes_from(plan.dependent.id), state)
+    sight = look_at(repo, _volumes_from(plan.dependent.id), state)
     for volume in sight.volumes:
         if volume.damage is not None or volume.state != "ready" or volume.id in sight.missing:
             raise errors.ImageBroken(
@@ -133,28 +133,28 @@ def _require_whole(opened: Opened, state: State, plan: MergePlan) -> None:
 
 
 def _merge(work: Work, state: State, plan: MergePlan) -> list[FollowUp]:
-    opened = work.opened
+    repo = work.repo
     work.image_id = next(iter(sorted(state.images_on(plan.dependent.id))), None)
-    free = None if plan.image.consumed_by is not None else _free_direction(opened, plan)
+    free = None if plan.image.consumed_by is not None else _free_direction(repo, plan)
     if free is not None:
         gone = _seal_down(work, plan.image.id, plan) if free == "down" else _seal_up(work, plan)
     else:
-        require_room(opened, plan.moves_bytes, "The merge")
+        require_free_space(repo, plan.moves_bytes, "The merge")
         gone = _merge_down(work, plan) if plan.direction == "down" else _merge_up(work, plan)
-    return [FollowUp(opened, CleanVolume(volume_id=gone))]
+    return [FollowUp(repo, CleanVolume(volume_id=gone))]
 
 
-def _free_direction(opened: Opened, plan: MergePlan) -> Literal["down", "up"] | None:
+def _free_direction(repo: Repository, plan: MergePlan) -> Literal["down", "up"] | None:
     """How to merge by dropping a volume that is empty, which moves nothing; None if that cannot be.
 
     The one that stays must show the image's bytes and no more: its own size counts.
     """
     same_size = plan.parent.size_bytes == plan.dependent.size_bytes
-    if same_size and opened.is_unwritten(plan.dependent):
+    if same_size and repo.is_unwritten(plan.dependent):
         with contextlib.suppress(errors.ImageBroken):  # what cannot be read is not known to be as recorded
-            if opened.virtual_bytes(plan.parent) <= plan.parent.size_bytes:
+            if repo.virtual_bytes(plan.parent) <= plan.parent.size_bytes:
                 return "down"
-    if plan.parent.size_bytes >= plan.dependent.size_bytes and opened.is_unwritten(plan.parent):
+    if plan.parent.size_bytes >= plan.dependent.size_bytes and repo.is_unwritten(plan.parent):
         return "up"
     return None
 
@@ -165,14 +165,14 @@ def _merge_down(work: Work, plan: MergePlan) -> str:
     From the first transaction on the parent's own view is going: its image can be read
     only through the dependent, until the second gives the parent to the dependent's image.
     """
-    opened, fresh_id = work.opened, new_uuid()
+    repo, fresh_id = work.repo, new_uuid()
     # Who prepares the image above holds the leases of weak images by the ids they have then.
-    with opened.work_on([fresh_id]) as lease:
+    with repo.work_on([fresh_id]) as lease:
         work.hold([*work.leases, *lease])
-        consumed_id = opened.commit(lambda draft: planner.consume(draft, plan, fresh_id), work.author).result
+        consumed_id = repo.commit(lambda draft: planner.consume(draft, plan, fresh_id), work.author).result
         with work.writing(plan.dependent, plan.parent):
             open_chains(
-                [(opened, _volumes_from(plan.dependent.id))],
+                [(repo, _volumes_from(plan.dependent.id))],
                 lambda found: commit_down(work.engine.host, found.chain[0], found.chain[1:], work),
                 own=1,
             )
@@ -181,7 +181,7 @@ def _merge_down(work: Work, plan: MergePlan) -> str:
 
 def _seal_down(work: Work, image_id: str, plan: MergePlan) -> str:
     _require_no_stranger(work, plan)
-    work.opened.commit(lambda draft: planner.seal_merge_down(draft, image_id, plan), work.author)
+    work.repo.commit(lambda draft: planner.seal_merge_down(draft, image_id, plan), work.author)
     return plan.dependent.id
 
 
@@ -192,15 +192,15 @@ def _merge_up(work: Work, plan: MergePlan) -> str:
         top, parent, *below = found.chain
         # As it is now: who merges further down may give the image there another id.
         parent_image_id = found.state.volumes[plan.parent.id].parent_image_id
-        name = work.opened.name_in_header(plan.dependent, parent_image_id)
+        name = work.repo.name_in_header(plan.dependent, parent_image_id)
         stream_up(work.engine.host, top, (parent,), tuple(below), name, work)
 
     with work.writing(plan.dependent, plan.parent):
-        open_chains([(work.opened, _volumes_from(plan.dependent.id))], stream, own=1)
+        open_chains([(work.repo, _volumes_from(plan.dependent.id))], stream, own=1)
     return _seal_up(work, plan)
 
 
 def _seal_up(work: Work, plan: MergePlan) -> str:
     _require_no_stranger(work, plan)
-    work.opened.commit(lambda draft: planner.seal_merge_up(draft, plan.image.id, plan), work.author)
+    work.repo.commit(lambda draft: planner.seal_merge_up(draft, plan.image.id, plan), work.author)
     return plan.parent.id

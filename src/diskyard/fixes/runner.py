@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 
 from diskyard import errors
-from diskyard.commit import newest_known
 from diskyard.fixes import clean
 from diskyard.fixes.mend import mend
 from diskyard.fixes.merge import merge, merge_is_free
@@ -18,9 +17,9 @@ from diskyard.model.fix import (
     CleanHold,
     CleanLeftover,
     CleanProgress,
+    CleanReplica,
     CleanSize,
     CleanStray,
-    CleanTwin,
     CleanVolume,
     Mend,
     Merge,
@@ -31,12 +30,15 @@ from diskyard.model.fix import (
 )
 from diskyard.mover.durable import os_errors
 from diskyard.mover.interface import Stopped
-from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp
 from diskyard.planner.mend import set_last_error
+from diskyard.repository.commit import newest_known
+from diskyard.repository.repository import Repository
 
 _FOLLOW_UP_LIMIT = 10_000
-SmallAction = CleanVolume | CleanGarbage | CleanLeftover | CleanProgress | CleanTwin | CleanStray | CleanSize
+SmallAction = (
+    CleanVolume | CleanGarbage | CleanLeftover | CleanProgress | CleanReplica | CleanStray | CleanSize
+)
 #: The storage's failures, and others at work: neither says anything of the image.
 _PASSING = (
     errors.CorruptRecord,
@@ -49,12 +51,12 @@ _PASSING = (
 
 def run_fix(
     engine: Engine,
-    opened: Opened,
+    repo: Repository,
     action: AnyAction,
     *,
     watcher: Watcher | None = None,
     rate_limit_bytes_per_s: int = 0,
-    participating: list[Opened] | None = None,
+    participating: list[Repository] | None = None,
     force: bool = False,
 ) -> bool:
     """Run a fix to its end, and the small ones that it makes due.
@@ -68,7 +70,7 @@ def run_fix(
     """
     work = Work(
         engine,
-        opened,
+        repo,
         engine.author(fix_type(action)),
         watcher or NobodyWatches(),
         rate_limit_bytes_per_s,
@@ -96,7 +98,9 @@ def run_fix(
     return changed
 
 
-def _begin(work: Work, action: AnyAction, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
+def _begin(
+    work: Work, action: AnyAction, participating: list[Repository] | None
+) -> tuple[bool, list[FollowUp]]:
     if work.watcher.stop_asked():
         raise Stopped
     return _run(work, action, participating)
@@ -108,10 +112,12 @@ def _keep_why(work: Work, action: AnyAction, text: str) -> None:
         return
     work.persist(text)
     with contextlib.suppress(errors.DiskyardError):  # the caller is told the first error
-        work.opened.commit(lambda draft: set_last_error(draft, action.image_id, text), work.author)
+        work.repo.commit(lambda draft: set_last_error(draft, action.image_id, text), work.author)
 
 
-def _run(work: Work, action: AnyAction, participating: list[Opened] | None) -> tuple[bool, list[FollowUp]]:
+def _run(
+    work: Work, action: AnyAction, participating: list[Repository] | None
+) -> tuple[bool, list[FollowUp]]:
     match action:
         case Mend():
             return mend(work, action, participating)
@@ -143,8 +149,8 @@ def _run_small(work: Work, action: SmallAction) -> bool:
             return clean.clean_leftover(work, action)
         case CleanProgress():
             return clean.clean_progress(work, action)
-        case CleanTwin():
-            return clean.clean_twin(work, action)
+        case CleanReplica():
+            return clean.clean_replica(work, action)
         case CleanStray():
             return clean.clean_stray(work, action)
         case CleanSize():
@@ -155,11 +161,11 @@ def _forget_progress(work: Work) -> None:
     """Work that is done leaves 100 % to be seen, or nothing where its image is gone."""
     if work.image_id is None or work.percent < 0:
         return
-    if work.image_id in newest_known(work.opened.log).images:
+    if work.image_id in newest_known(work.repo.log).images:
         work.percent = 100
         work.persist()
     else:
-        work.opened.storage.remove_progress(work.image_id)
+        work.repo.storage.remove_progress(work.image_id)
 
 
 def run_follow_ups(engine: Engine, follow_ups: list[FollowUp], watcher: Watcher | None = None) -> None:
@@ -169,17 +175,17 @@ def run_follow_ups(engine: Engine, follow_ups: list[FollowUp], watcher: Watcher 
     """
     for follow_up in follow_ups[:_FOLLOW_UP_LIMIT]:
         with os_errors("looking at what a fix made due"):
-            if isinstance(follow_up.action, Merge) and not _is_free(follow_up.opened, follow_up.action):
+            if isinstance(follow_up.action, Merge) and not _is_free(follow_up.repo, follow_up.action):
                 continue
         try:
-            run_fix(engine, follow_up.opened, follow_up.action, watcher=watcher)
+            run_fix(engine, follow_up.repo, follow_up.action, watcher=watcher)
         except (errors.LeaseHeld, errors.ImageInUse):
             continue  # somebody else is at it, or will be: check lists it
 
 
-def _is_free(opened: Opened, action: Merge) -> bool:
+def _is_free(repo: Repository, action: Merge) -> bool:
     """Whether a merge moves no data; also False where somebody else is doing it at this moment."""
     try:
-        return merge_is_free(opened, action.image_id)
+        return merge_is_free(repo, action.image_id)
     except FileNotFoundError:  # a volume of it went after it was found to be there
         return False

@@ -13,11 +13,11 @@ from diskyard.log.log import Author
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.mover.interface import Stopped
-from diskyard.opened import Opened
 from diskyard.operations.engine import Engine
 from diskyard.operations.writers import writing
 from diskyard.planner.common import Superseded
-from diskyard.repositories.interface import Lease
+from diskyard.repository.repository import Repository
+from diskyard.storage.interface import Lease
 
 _PROGRESS_EVERY_S = 1.0
 
@@ -53,7 +53,7 @@ class Work:
     """
 
     engine: Engine
-    opened: Opened
+    repo: Repository
     author: Author
     watcher: Watcher = field(default_factory=NobodyWatches)
     rate_limit_bytes_per_s: int = 0
@@ -80,8 +80,8 @@ class Work:
         :raises diskyard.errors.CorruptRecord: the log cannot all be read, or its history was replaced.
         :raises diskyard.errors.StorageError: the storage is read-only.
         """
-        state = self.opened.state()
-        self.opened.log.require_writable()
+        state = self.repo.state()
+        self.repo.log.require_writable()
         return state
 
     def hold(self, leases: list[Lease]) -> None:
@@ -92,7 +92,7 @@ class Work:
     def writing(self, *volumes: Volume) -> Iterator[None]:
         """While a program writes to volumes that others may look at: it inherits what tells them."""
         held = self.leases
-        with writing(self.opened, *volumes) as leases:
+        with writing(self.repo, *volumes) as leases:
             self.hold([*held, *leases])
             try:
                 yield
@@ -120,7 +120,7 @@ class Work:
         """Go no further for an image or a volume that nobody wants any more."""
         if self.work_id is None or self.volume_id is None:
             return
-        state = self.opened.state()
+        state = self.repo.state()
         volume = state.volumes.get(self.volume_id)
         image_gone = self.image_id is not None and self.image_id not in state.images
         if volume is None or volume.state == "doomed" or image_gone:
@@ -136,7 +136,7 @@ class Work:
         if self.image_id is None:
             return
         try:
-            self.opened.put_progress(
+            self.repo.put_progress(
                 Progress(
                     image_id=self.image_id,
                     host=self.engine.host.identity,
@@ -154,21 +154,21 @@ class Work:
             return
 
 
-def filled_bytes(opened: Opened, state: State, image: Image) -> int:
+def filled_bytes(repo: Repository, state: State, image: Image) -> int:
     """What earlier work on an image has stored of it already."""
     volume = state.volumes.get(image.volume_id or "")
-    stored = None if volume is None else opened.stored(volume)
+    stored = None if volume is None else repo.stored(volume)
     return 0 if stored is None else stored.allocated_bytes
 
 
-def require_room(opened: Opened, needs_bytes: int, doing: str) -> None:
+def require_free_space(repo: Repository, needs_bytes: int, doing: str) -> None:
     """Refuse before starting what would only fail when the storage is full.
 
     :raises diskyard.errors.NoSpace: says how much is needed and how much there is.
     """
-    free_bytes = opened.storage.capacity().free_bytes
+    free_bytes = repo.storage.capacity().free_bytes
     if needs_bytes > free_bytes:
         raise errors.NoSpace(
-            f"{doing} needs {needs_bytes} bytes and {opened.storage.place} has {free_bytes} free.",
-            repositoryId=opened.repo_id,
+            f"{doing} needs {needs_bytes} bytes and {repo.storage.place} has {free_bytes} free.",
+            repositoryId=repo.repo_id,
         )

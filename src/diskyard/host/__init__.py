@@ -15,7 +15,7 @@ from diskyard.host.identity import (
     this_host,
 )
 from diskyard.host.places import made_s
-from diskyard.host.reading import FileEntry, Room
+from diskyard.host.reading import FileEntry, FreeSpace
 from diskyard.model.identity import HostIdentity
 
 __all__ = [
@@ -25,11 +25,11 @@ __all__ = [
     "FileEntry",
     "Files",
     "Finished",
+    "FreeSpace",
     "Host",
     "HostIdentity",
     "Limits",
     "ProcessIdentity",
-    "Room",
     "made_s",
     "provably_gone",
     "provably_gone_host",

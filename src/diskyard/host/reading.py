@@ -49,7 +49,7 @@ class FileEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class FreeSpace:
     """How much a file system holds, and how much of it an unprivileged user can have."""
 
     total_bytes: int
@@ -356,7 +356,7 @@ class ReadingFiles(Names):
         return stat.S_ISDIR(about.st_mode) and owned
 
     @storage_call
-    def room(self, path: str) -> Room:
+    def room(self, path: str) -> FreeSpace:
         """The size and the free space of the file system that holds a path."""
         info = os.statvfs(path)
-        return Room(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)
+        return FreeSpace(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)

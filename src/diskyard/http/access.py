@@ -88,7 +88,7 @@ class Sender:
             )
 
 
-class Door:
+class Authenticator:
     """The authenticator: lets in those who may send requests.
 
     :param tokens: None if no token is valid.

@@ -19,12 +19,12 @@ from starlette.routing import Route
 
 from diskyard import errors
 from diskyard.host.sockets import origin_of
-from diskyard.http.access import Door, Sender, peer_of
+from diskyard.http.access import Authenticator, Sender, peer_of
 from diskyard.http.audited import AuditedCall, AuditTrail, about, is_audited, tasks_of
+from diskyard.http.bulkheads import Bulkheads
 from diskyard.http.connections import Connections, connection_of
 from diskyard.http.exchange import Endpoint, Exchange, request_id_of
 from diskyard.http.framing import Framing
-from diskyard.http.lanes import Lanes
 from diskyard.http.limits import Limits, Rates
 from diskyard.http.pages import Health, Pages
 from diskyard.http.problems import problem_response
@@ -62,7 +62,7 @@ class Application:
     def __init__(
         self,
         service: Service,
-        door: Door,
+        authenticator: Authenticator,
         limits: Limits,
         figures: Figures,
         audit: AuditTrail | None,
@@ -70,13 +70,13 @@ class Application:
         self.service = service
         self.health = Health()
         self.streams = Streams(service.events, limits)
-        self._door = door
+        self._authenticator = authenticator
         self._limits = limits
         self._figures = figures
         self._audit = audit
         self.connections = Connections(limits)
-        self.lanes = Lanes(limits, service.supervisor.timeout_s)
-        self._verbs = Verbs(service, self.lanes, limits)
+        self.bulkheads = Bulkheads(limits, service.supervisor.timeout_s)
+        self._verbs = Verbs(service, self.bulkheads, limits)
         self._rates = Rates.of_requests(limits.requests_per_s)
         self._work = Rates.of_work(limits.work_ms_per_s)
         self._refusals = Rates.of_requests(_REFUSALS_PER_S)
@@ -176,7 +176,7 @@ class Application:
         :raises diskyard.errors.DiskyardError: Unauthorized, Forbidden or TooManyRequests.
         """
         try:
-            sender = self._door.admit(exchange.request, exchange.request_id)
+            sender = self._authenticator.admit(exchange.request, exchange.request_id)
         except errors.Unauthorized:
             self._refusals.take(origin_of(peer_of(exchange.request)))
             self._note(exchange, "", None, None, errors.Unauthorized.__name__)
@@ -231,7 +231,7 @@ class Application:
             is_of_guests = verb is not None and verb.is_of_guests
             access: Access = "read" if verb is None else verb.access
             sender = self._admit(exchange, access, is_of_guests=is_of_guests)
-            exchange.held.enter_context(self.lanes.requests.take(sender.share))
+            exchange.held.enter_context(self.bulkheads.requests.take(sender.share))
             if verb is None:
                 outcome = errors.InvalidParameter.__name__
                 error = errors.InvalidParameter(

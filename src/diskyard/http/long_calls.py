@@ -47,7 +47,7 @@ class _Caller:
 
 
 @dataclass(slots=True)
-class _Lane:
+class _Bulkhead:
     """The long calls on one repository."""
 
     turns: asyncio.Semaphore
@@ -67,10 +67,10 @@ class LongCalls:
     def __init__(self, limits: Limits, patience_s: float) -> None:
         self._limits = limits
         self._patience_s = patience_s
-        self._lanes: dict[str, _Lane] = {}
+        self._bulkheads: dict[str, _Bulkhead] = {}
 
     @asynccontextmanager
-    async def begun(self, share: Share, lane: str) -> AsyncIterator[None]:
+    async def begun(self, share: Share, bulkhead: str) -> AsyncIterator[None]:
         """Wait until a caller may begin one more, which it has until its answer is taken.
 
         :raises diskyard.errors.TooManyRequests: too many of this caller wait already, or waited too long.
@@ -78,7 +78,7 @@ class LongCalls:
         if not share.is_limited:
             yield
             return
-        with self._counted(lane) as found:
+        with self._counted(bulkhead) as found:
             most = self._limits.long_calls_per_token
             caller = found.callers.setdefault(share.actor, _Caller(asyncio.Semaphore(most)))
             await self._enter(caller, share.actor)
@@ -88,18 +88,18 @@ class LongCalls:
                 caller.places.release()
 
     @contextmanager
-    def _counted(self, lane: str) -> Iterator[_Lane]:
+    def _counted(self, bulkhead: str) -> Iterator[_Bulkhead]:
         # What asks all places may wait for one that hangs, and keeps nobody else waiting for it.
-        is_place = not lane.startswith(NO_PLACE)
+        is_place = not bulkhead.startswith(NO_PLACE)
         most = self._limits.long_calls if is_place else self._limits.concurrent_per_repository
-        found = self._lanes.setdefault(lane, _Lane(asyncio.Semaphore(most)))
+        found = self._bulkheads.setdefault(bulkhead, _Bulkhead(asyncio.Semaphore(most)))
         found.count += 1
         try:
             yield found
         finally:
             found.count -= 1
             if not found.count:
-                del self._lanes[lane]
+                del self._bulkheads[bulkhead]
 
     async def _enter(self, caller: _Caller, actor: str) -> None:
         most = self._limits.long_calls_per_token
@@ -120,12 +120,12 @@ class LongCalls:
             caller.waiting -= 1
 
     @asynccontextmanager
-    async def turn(self, share: Share, lane: str) -> AsyncIterator[None]:
+    async def turn(self, share: Share, bulkhead: str) -> AsyncIterator[None]:
         """Wait until it is the turn of a caller that has begun one to have a piece of work done."""
         if not share.is_limited:
             yield
             return
-        found = self._lanes[lane]
+        found = self._bulkheads[bulkhead]
         async with found.callers[share.actor].turn, found.turns:
             yield
 

@@ -54,8 +54,8 @@ def _page(service: Service, request: ask.ListImages) -> Iterator[Piece]:
 
     def images() -> Iterator[ImageInfo]:
         nonlocal next_cursor
-        opened = service.connections.get(request.repository_id)
-        for part in list_images_in_parts(opened, request, FEW_IMAGES):
+        repo = service.connections.get(request.repository_id)
+        for part in list_images_in_parts(repo, request, FEW_IMAGES):
             yield from part.images
             next_cursor = part.next_cursor
 

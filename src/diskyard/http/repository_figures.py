@@ -125,14 +125,14 @@ class RepositoryFigures(Collector):
             place.up = True
 
     def _look(self, repo_id: str, before: _Reading | None) -> _Reading:
-        opened = self._service.connections.get(repo_id)
-        info = repository_info(opened, repo_id, {})
-        state = opened.state()
+        repo = self._service.connections.get(repo_id)
+        info = repository_info(repo, repo_id, {})
+        state = repo.state()
         log_at = (state.marker, state.version, state.nonce)
         if before is not None and before.log_at == log_at:
             counts = before.counts
         else:
-            counts = _count(state, opened.storage.capabilities)
+            counts = _count(state, repo.storage.capabilities)
         return _Reading(info, counts, log_at, self._clock.monotonic_s())
 
     def _end(self, place: _Place) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from diskyard import errors
 from diskyard.caller import CALLER, Caller, Share
-from diskyard.http.lanes import Lanes
+from diskyard.http.bulkheads import Bulkheads
 from diskyard.http.limits import Limits
 from diskyard.http.long_calls import NO_PLACE, Courtesy, LongCalls, is_long
 from diskyard.http.pieces import Piece, pieces
@@ -63,9 +63,9 @@ class Answer:
 class Verbs:
     """Runs requests on a service, each in the bulkhead (lane) of its repository."""
 
-    def __init__(self, service: Service, lanes: Lanes, limits: Limits) -> None:
+    def __init__(self, service: Service, bulkheads: Bulkheads, limits: Limits) -> None:
         self.service = service
-        self._lanes = lanes
+        self._bulkheads = bulkheads
         self._long = LongCalls(limits, service.supervisor.timeout_s)
         self._courtesy = Courtesy()
 
@@ -76,11 +76,11 @@ class Verbs:
         :raises diskyard.errors.DiskyardError: of the table; the rest of the answer raises them too.
         """
         made = pieces(self.service, asked.request)
-        lane = self._lane_of(asked.request, asked.caller)
+        bulkhead = self._bulkhead_of(asked.request, asked.caller)
         try:
             if is_long(asked.request):
-                await held.enter_async_context(self._long.begun(asked.share, _long_lane(asked, lane)))
-            piece = await self._next(asked, lane, made)
+                await held.enter_async_context(self._long.begun(asked.share, _long_bulkhead(asked, bulkhead)))
+            piece = await self._next(asked, bulkhead, made)
         except asyncio.CancelledError:  # the server ends, and waits no longer for what still runs
             kind: type[errors.DiskyardError] = errors.RepositoryUnavailable
             if not BY_REQUEST[type(asked.request)].only_looks:
@@ -90,53 +90,53 @@ class Verbs:
                 advice="Repeat the call when the daemon runs again. A change may have taken effect, or may "
                 "still take effect: check before you repeat one.",
             ) from None
-        return Answer(piece.data, None if piece.is_last else self._rest(asked, lane, made))
+        return Answer(piece.data, None if piece.is_last else self._rest(asked, bulkhead, made))
 
-    async def _rest(self, asked: Asked, lane: str, made: Iterator[Piece]) -> AsyncIterator[bytes]:
+    async def _rest(self, asked: Asked, bulkhead: str, made: Iterator[Piece]) -> AsyncIterator[bytes]:
         is_last = False
         while not is_last:
-            piece = await self._next(asked, lane, made)
+            piece = await self._next(asked, bulkhead, made)
             yield piece.data
             is_last = piece.is_last
 
-    async def _next(self, asked: Asked, lane: str, made: Iterator[Piece]) -> Piece:
+    async def _next(self, asked: Asked, bulkhead: str, made: Iterator[Piece]) -> Piece:
         """The next piece of an answer, when it is the caller's turn."""
         if not is_long(asked.request):
             with self._courtesy.short():
-                return await self._piece(asked, lane, made)
-        async with self._long.turn(asked.share, _long_lane(asked, lane)):
-            return await self._piece(asked, lane, made, self._courtesy.of_one())
+                return await self._piece(asked, bulkhead, made)
+        async with self._long.turn(asked.share, _long_bulkhead(asked, bulkhead)):
+            return await self._piece(asked, bulkhead, made, self._courtesy.of_one())
 
     async def _piece(
-        self, asked: Asked, lane: str, made: Iterator[Piece], way: Callable[[], None] | None = None
+        self, asked: Asked, bulkhead: str, made: Iterator[Piece], way: Callable[[], None] | None = None
     ) -> Piece:
         """The next piece of an answer, made on a thread.
 
         :param way: what lets short calls go first, for a long one.
         """
-        piece, work_ms = await self._in_lane(asked, lane, lambda: _measured(made, asked.caller, way))
+        piece, work_ms = await self._in_bulkhead(asked, bulkhead, lambda: _measured(made, asked.caller, way))
         asked.charge(work_ms + len(piece.data) / (1 << 20) * _MS_PER_MIB)
         return piece
 
-    async def _in_lane(
-        self, asked: Asked, lane: str, work: Callable[[], tuple[Piece, float]]
+    async def _in_bulkhead(
+        self, asked: Asked, bulkhead: str, work: Callable[[], tuple[Piece, float]]
     ) -> tuple[Piece, float]:
         """Do something on a thread, in a lane."""
-        place = await self._lanes.enter(lane, asked.share)
+        place = await self._bulkheads.enter(bulkhead, asked.share)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         done: list[tuple[Piece, float]] = []
 
         def end() -> None:
             try:
                 place.running.remove(running)
-                self._lanes.leave(lane, place, asked.share)
+                self._bulkheads.leave(bulkhead, place, asked.share)
             finally:
                 ended.set()
 
         try:
             running = self.service.supervisor.begin(lambda: done.append(work()), _in_loop(loop, end))
         except BaseException:  # the host gives no more threads
-            self._lanes.leave(lane, place, asked.share)
+            self._bulkheads.leave(bulkhead, place, asked.share)
             raise
         place.running.append(running)
         may_be_done = not BY_REQUEST[type(asked.request)].only_looks
@@ -149,7 +149,7 @@ class Verbs:
                 running.answer()
                 return done[0]
 
-    def _lane_of(self, request: ask.Request, caller: Caller) -> str:
+    def _bulkhead_of(self, request: ask.Request, caller: Caller) -> str:
         """That of the repository, if there is one and the caller may know how it is.
 
         Places that are not connected yet may hang too, and what asks no place waits for none.
@@ -161,9 +161,9 @@ class Verbs:
         return _NEW_PLACES if is_new else _NO_REPOSITORY
 
 
-def _long_lane(asked: Asked, lane: str) -> str:
+def _long_bulkhead(asked: Asked, bulkhead: str) -> str:
     """Where a long call waits for others: what asks no repository for those of its own verb."""
-    return lane or f"{NO_PLACE}{type(asked.request).__name__}"
+    return bulkhead or f"{NO_PLACE}{type(asked.request).__name__}"
 
 
 def _measured(made: Iterator[Piece], caller: Caller, way: Callable[[], None] | None) -> tuple[Piece, float]:

@@ -104,7 +104,7 @@ class Log(LogReader):
                 return None  # another thread of this process was quicker
             self.require_writable()
             with _not_made():
-                self._complete_twin(state)
+                self._complete_replica(state)
             entry = self._entry(parts, state, nonce)
             data = encode(entry)
             after = as_read(state, data)
@@ -113,7 +113,7 @@ class Log(LogReader):
             if not self._require_stands(entry):
                 return after
             self._state, self._newest = after, data
-            self._twin_missing = bool(frees)  # on a full storage one copy is enough
+            self._replica_missing = bool(frees)  # on a full storage one copy is enough
             self._nonces = nonces_kept([*self._nonces, entry.nonce])
             self._watching.note(entry, state, after)
             after = self._stands()
@@ -194,9 +194,9 @@ class Log(LogReader):
     def _unknown(self, number: int, why: str) -> errors.UnknownOutcome:
         return unknown_outcome(why, f"the change (entry {number} of {self._store.place})")
 
-    def _complete_twin(self, state: State) -> None:
+    def _complete_replica(self, state: State) -> None:
         """Before N+1 is written, both replicas of N must be there (docs/format.md, Replicas)."""
-        if not self._twin_missing:
+        if not self._replica_missing:
             return
         copies = self._store.get("entry", state.version)
         whole = next((c for c in copies if c and self._nonce_of(c, state.version) == state.nonce), None)
@@ -204,7 +204,7 @@ class Log(LogReader):
             for index, copy in enumerate(copies):
                 if copy != whole:
                     self._store.rewrite("entry", state.version, index, whole)
-        self._twin_missing = False
+        self._replica_missing = False
 
     # -- mending ------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ class LogReader:
         self._state: State | None = None
         self._newest = b""  # the bytes of the state's entry, as far as they are known
         self._nonces: list[str] = []
-        self._twin_missing = False
+        self._replica_missing = False
         self._synced = True
         self._end_known = False
         self._known: State | None = None  # the newest that was answered, by this process
@@ -119,7 +119,7 @@ class LogReader:
         self.newer_minor = newer
         self._nonces = list(nonces)
         self._synced = False
-        self._twin_missing = True  # not known, so looked at before the next entry
+        self._replica_missing = True  # not known, so looked at before the next entry
         self._end_known = False
         self._state, self._newest = state, b""
         self._watching.restart()
@@ -192,7 +192,7 @@ class LogReader:
         start = state = self._state
         steps: list[tuple[Entry, State, State]] = []
         newest = self._newest
-        damage, newer, twin_missing = None, False, self._twin_missing
+        damage, newer, replica_missing = None, False, self._replica_missing
         while damage is None:
             copies = self._store.get("entry", state.version + 1)
             if copies == (None, None):
@@ -209,13 +209,13 @@ class LogReader:
                 break
             state = steps[-1][-1]
             newer = newer or entry_newer
-            twin_missing = copies[0] != copies[1]
+            replica_missing = copies[0] != copies[1]
         if not self._still_there(start):
             return False
         self.damage = damage
         self._end_known = damage is None
         self.newer_minor = self.newer_minor or newer
-        self._twin_missing = twin_missing
+        self._replica_missing = replica_missing
         self._synced = self._synced and state is start
         if steps:
             self._nonces = nonces_kept([*self._nonces, *(entry.nonce for entry, _, _ in steps)])

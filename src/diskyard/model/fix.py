@@ -73,7 +73,7 @@ class CleanHold(Action, tag="cleanHold", frozen=True):
     hold: AnyHold
 
 
-class CleanTwin(Action, tag="cleanTwin", frozen=True):
+class CleanReplica(Action, tag="cleanTwin", frozen=True):
     """Write a missing or damaged replica of an entry or checkpoint again.
 
     :param kind: which of the two it is.
@@ -157,7 +157,7 @@ AnyAction = (
     | CleanProgress
     | CleanAttachment
     | CleanHold
-    | CleanTwin
+    | CleanReplica
     | CleanStray
     | CleanSize
     | NameForeign

@@ -10,16 +10,16 @@ from diskyard import errors
 from diskyard.host import Child, Host
 from diskyard.host.container import FileContainer
 from diskyard.host.output import Output
-from diskyard.mover.blockgraph import StorageDaemon
-from diskyard.mover.copy import copy_view
+from diskyard.mover.copying.copy import copy_view
+from diskyard.mover.copying.pace import Pace
+from diskyard.mover.copying.views import data_ranges
 from diskyard.mover.durable import os_errors, sync_layer
-from diskyard.mover.failures import failure
 from diskyard.mover.interface import Chain, ImportFormat, Layer, Monitor
 from diskyard.mover.opening import descriptors, file_of, opened_files, storage_told
-from diskyard.mover.pace import Pace
+from diskyard.mover.qemu.blockgraph import StorageDaemon
+from diskyard.mover.qemu.failures import failure
 from diskyard.mover.reflink import clone_into
 from diskyard.mover.untrusted import file_size_bytes
-from diskyard.mover.views import data_ranges
 
 _PIECE_BYTES = 4 << 20
 _POLL_S = 0.1

@@ -18,12 +18,12 @@ from diskyard.host.container import FileContainer
 from diskyard.host.names import require_one_name
 from diskyard.mover import advice
 from diskyard.mover.durable import os_errors
-from diskyard.mover.failures import brief, expected
-from diskyard.mover.foreign_headers import BlockMap, parse_vdi, parse_vhdx, parse_vmdk, vhdx_blocks
-from diskyard.mover.graphs import program_graph
+from diskyard.mover.formats.foreign_headers import BlockMap, parse_vdi, parse_vhdx, parse_vmdk, vhdx_blocks
+from diskyard.mover.formats.qcow2_header import ReadAt, parse_untrusted_qcow2, require_whole_tables
 from diskyard.mover.interface import ImportFormat, Layer
 from diskyard.mover.opening import descriptors
-from diskyard.mover.qcow2_header import ReadAt, parse_untrusted_qcow2, require_whole_tables
+from diskyard.mover.qemu.failures import brief, expected
+from diskyard.mover.qemu.graphs import program_graph
 
 IMPORT_LIMITS = Limits(address_space_bytes=1 << 30, cpu_s=24 * 3600)
 """For the daemon that reads an inspected image; its CPU time is bounded by its size."""

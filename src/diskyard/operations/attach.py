@@ -7,8 +7,6 @@ from collections.abc import Container
 from diskyard import errors
 from diskyard.attachments.libvirt import disk_xml
 from diskyard.attachments.serve import nobody_serves
-from diskyard.commit import Committed
-from diskyard.foreign import overlays_of
 from diskyard.host.identity import new_uuid
 from diskyard.model.looked import Looked
 from diskyard.model.options import TeardownOptions
@@ -17,9 +15,8 @@ from diskyard.model.requests import PrepareImage, TeardownImage
 from diskyard.model.results import Attached
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
-from diskyard.mover.graphs import blockdev_graph
 from diskyard.mover.interface import Chain
-from diskyard.opened import Opened
+from diskyard.mover.qemu.graphs import blockdev_graph
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import Engine, Outcome
 from diskyard.operations.sizes import growth_of_writer, settle_size
@@ -27,7 +24,10 @@ from diskyard.operations.writers import require_no_stranger, require_writer_gone
 from diskyard.planner import attach as planner
 from diskyard.planner.common import strong_image
 from diskyard.planner.sizes import adopt, size_lease
-from diskyard.settled import commit_looking
+from diskyard.repository.commit import Committed
+from diskyard.repository.foreign import overlays_of
+from diskyard.repository.repository import Repository
+from diskyard.repository.settled import commit_looking
 
 DEFAULT_OWNER = "diskyard"
 _MERGE_WAIT_S = 2.0
@@ -41,12 +41,12 @@ def prepare_image(engine: Engine, request: PrepareImage) -> Attached:
     :raises diskyard.errors.TooManyRequests: so many images are served that no more may be.
     :raises diskyard.errors.DiskyardError: as :func:`_attach_for` says.
     """
-    opened = engine.connections.get(request.repository_id)
-    attached, chain, is_new = _attach_for(engine, opened, request)
+    repo = engine.connections.get(request.repository_id)
+    attached, chain, is_new = _attach_for(engine, repo, request)
     if request.options.serve is None:
         return attached
     try:
-        return engine.servers.serve(opened, attached, chain)
+        return engine.servers.serve(repo, attached, chain)
     except BaseException:
         if is_new:
             again = TeardownImage(
@@ -54,11 +54,11 @@ def prepare_image(engine: Engine, request: PrepareImage) -> Attached:
                 image_id=request.image_id,
                 options=TeardownOptions(owner=attached.owner),
             )
-            _detach(engine, opened, again)
+            _detach(engine, repo, again)
         raise
 
 
-def _attach_for(engine: Engine, opened: Opened, request: PrepareImage) -> tuple[Attached, Chain, bool]:
+def _attach_for(engine: Engine, repo: Repository, request: PrepareImage) -> tuple[Attached, Chain, bool]:
     """Attach an image for an owner on this host; durable on return.
 
     The leases of the weak images below it are held meanwhile: a merge that works on them
@@ -76,38 +76,38 @@ def _attach_for(engine: Engine, opened: Opened, request: PrepareImage) -> tuple[
             advice="Name the owner in letters, digits, punctuation and spaces.",
         )
     author = engine.author("prepareImage")
-    if opened.is_read_only:
-        state = opened.state()
-        return *_answer(opened, state, _not_recorded(engine, opened, state, request, owner)), False
+    if repo.is_read_only:
+        state = repo.state()
+        return *_answer(repo, state, _not_recorded(engine, repo, state, request, owner)), False
     while True:
         # A guess at the leases: the look once they are taken, and the plan, tell whether it was right.
-        with opened.work_as_known(lambda known: _leased(known, image_id), wait_s=_MERGE_WAIT_S) as (
+        with repo.work_as_known(lambda known: _leased(known, image_id), wait_s=_MERGE_WAIT_S) as (
             (_, *weak),
             leases,
         ):
             fds = [fd for lease in leases for fd in lease.descriptors()]
-            state, _ = settle_size(opened, image_id, author, fds)
+            state, _ = settle_size(repo, image_id, author, fds)
             if _weak_below(state, image_id) != weak:
                 continue
-            require_no_stranger(opened, state, image_id)
-            _require_bounded(opened, state, image_id)
-            committed = _attach(engine, opened, request, owner, weak)
+            require_no_stranger(repo, state, image_id)
+            _require_bounded(repo, state, image_id)
+            committed = _attach(engine, repo, request, owner, weak)
         if (attachment := committed.result) is not None:
             is_new = attachment.id not in committed.before.attachments
-            return *_given_out(opened, committed.state, attachment), is_new
+            return *_given_out(repo, committed.state, attachment), is_new
 
 
-def _given_out(opened: Opened, state: State, attachment: Attachment) -> tuple[Attached, Chain]:
+def _given_out(repo: Repository, state: State, attachment: Attachment) -> tuple[Attached, Chain]:
     """What is answered; another call of the same owner may have torn it down by now."""
     try:
-        return _answer(opened, state, attachment)
+        return _answer(repo, state, attachment)
     except (errors.StorageError, errors.ImageBroken):
-        _require_recorded(opened.state(), attachment)
+        _require_recorded(repo.state(), attachment)
         raise
 
 
 def _not_recorded(
-    engine: Engine, opened: Opened, state: State, request: PrepareImage, owner: str
+    engine: Engine, repo: Repository, state: State, request: PrepareImage, owner: str
 ) -> Attachment:
     """An attachment for reading where nothing can be written: nobody else learns of it.
 
@@ -118,14 +118,14 @@ def _not_recorded(
     """
     image = strong_image(state, request.image_id)
     if request.options.serve or (image.kind == "virtual_disk" and not request.options.read_only):
-        opened.log.require_writable_place()
-    missing = opened.missing_below(state, image.id)
-    _require_bounded(opened, state, image.id)
-    _require_not_half_extended(opened, state, image)
+        repo.log.require_writable_place()
+    missing = repo.missing_below(state, image.id)
+    _require_bounded(repo, state, image.id)
+    _require_not_half_extended(repo, state, image)
     return _planned(Draft(state), engine, request, owner, missing, unsettled=True)
 
 
-def _require_not_half_extended(opened: Opened, state: State, image: Image) -> None:
+def _require_not_half_extended(repo: Repository, state: State, image: Image) -> None:
     """Refuse a disk that an extend, which was cut and cannot be taken back here, lets be seen too long.
 
     Of a raw volume only as much is shown as its record has.
@@ -133,11 +133,11 @@ def _require_not_half_extended(opened: Opened, state: State, image: Image) -> No
     volume = state.volumes.get(image.volume_id or "")
     if volume is None or volume.extending is None or volume.format != "qcow2":
         return
-    longer_bytes = opened.virtual_bytes(volume)
+    longer_bytes = repo.virtual_bytes(volume)
     if longer_bytes > volume.size_bytes:
         raise errors.ImageBroken(
             f"The volume of disk {image.id} has {longer_bytes} bytes, and its record says "
-            f"{volume.size_bytes}: an extend of it was interrupted, and {opened.storage.place} cannot be "
+            f"{volume.size_bytes}: an extend of it was interrupted, and {repo.storage.place} cannot be "
             "written to, so the extend cannot be taken back now.",
             advice="Mount the file system so that it can be written to, then prepare the image again; or "
             "export the image, which works without that.",
@@ -146,7 +146,7 @@ def _require_not_half_extended(opened: Opened, state: State, image: Image) -> No
 
 
 def _attach(
-    engine: Engine, opened: Opened, request: PrepareImage, owner: str, weak: list[str]
+    engine: Engine, repo: Repository, request: PrepareImage, owner: str, weak: list[str]
 ) -> Committed[Attachment | None]:
     """Attach, unless the chain has other weak images than those whose leases are held."""
 
@@ -155,7 +155,7 @@ def _attach(
             return None
         return _planned(draft, engine, request, owner, missing)
 
-    return commit_looking(opened, request.image_id, plan, engine.author("prepareImage"))
+    return commit_looking(repo, request.image_id, plan, engine.author("prepareImage"))
 
 
 def _planned(
@@ -180,15 +180,15 @@ def _planned(
     )
 
 
-def _require_bounded(opened: Opened, state: State, image_id: str) -> None:
+def _require_bounded(repo: Repository, state: State, image_id: str) -> None:
     """Refuse an image that would show more than its record has, before it is attached."""
     image = strong_image(state, image_id)
-    if opened.missing_of(state, image):
+    if repo.missing_of(state, image):
         return  # refused for that
     chain = [volume for _, volume in state.chain(image)]
-    opened.require_bounded(state, chain)
+    repo.require_bounded(state, chain)
     if image.kind == "snapshot" and chain and chain[0].format == "qcow2":
-        opened.require_as_recorded(chain[0])
+        repo.require_as_recorded(chain[0])
 
 
 def _leased(state: State, image_id: str) -> list[str]:
@@ -214,9 +214,9 @@ def _require_recorded(state: State, attachment: Attachment) -> None:
         )
 
 
-def _answer(opened: Opened, state: State, attachment: Attachment) -> tuple[Attached, Chain]:
+def _answer(repo: Repository, state: State, attachment: Attachment) -> tuple[Attached, Chain]:
     # Volumes that an attachment names are there, and are not merged, for as long as it is.
-    chain = opened.layers(state, [state.volumes[key] for key in attachment.volume_ids])
+    chain = repo.layers(state, [state.volumes[key] for key in attachment.volume_ids])
     read_only = attachment.mode == "read_only"
     # One file is not enough where only a part of it is to be seen.
     bounded = read_only and chain[0].bound_bytes is not None
@@ -226,11 +226,11 @@ def _answer(opened: Opened, state: State, attachment: Attachment) -> tuple[Attac
         host_id=attachment.host.host_id,
         owner=attachment.owner,
         mode=attachment.mode,
-        blockdev=blockdev_graph(opened.host, chain, read_only=read_only),
+        blockdev=blockdev_graph(repo.host, chain, read_only=read_only),
         path=chain[0].path if single else None,
         format=chain[0].format if single else None,
         nbd_uri=None,
-        libvirt_xml=disk_xml(opened.host, chain, read_only=read_only),
+        libvirt_xml=disk_xml(repo.host, chain, read_only=read_only),
     )
     return attached, chain
 
@@ -244,25 +244,25 @@ def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
         QEMU writes to it, or another program has left an overlay of it in the repository; ``force`` is
         for all but the first.
     """
-    opened = engine.connections.get(request.repository_id)
+    repo = engine.connections.get(request.repository_id)
     # The server goes first: what it has open is the attachment's.
     if request.options.host_id in (None, engine.host.identity.host_id):
         owner = request.options.owner or DEFAULT_OWNER
-        engine.servers.stop(opened.marker, request.image_id, owner)
-    return _detach(engine, opened, request)
+        engine.servers.stop(repo.marker, request.image_id, owner)
+    return _detach(engine, repo, request)
 
 
-def _detach(engine: Engine, opened: Opened, request: TeardownImage) -> Outcome:
+def _detach(engine: Engine, repo: Repository, request: TeardownImage) -> Outcome:
     options = request.options
     owner = options.owner or DEFAULT_OWNER
     host_id = options.host_id or engine.host.identity.host_id
-    if opened.is_read_only:
-        before = opened.state()
+    if repo.is_read_only:
+        before = repo.state()
         strong_image(before, request.image_id)
         here = [(found.owner, found.host.host_id) for found in before.attachments_of(request.image_id)]
         if (owner, host_id) not in here:
             return Outcome(request.image_id)  # it was not recorded
-        opened.log.require_writable_place()
+        repo.log.require_writable_place()
 
     def plan(draft: Draft) -> None:
         ended = planner.detach(
@@ -276,36 +276,36 @@ def _detach(engine: Engine, opened: Opened, request: TeardownImage) -> Outcome:
         if ended and growth is not None:
             adopt(draft, request.image_id, growth)
 
-    with nobody_serves(opened, request.image_id, host_id, owner):
-        before = opened.state()
+    with nobody_serves(repo, request.image_id, host_id, owner):
+        before = repo.state()
         if not options.force:
-            _require_no_overlay(opened, before, request.image_id, host_id, owner)
-            _require_writer_gone(opened, before, request.image_id, host_id, owner)
-        growth = growth_of_writer(opened, before, request.image_id)
-        ended = opened.commit(plan, engine.author("teardownImage"))
-    return Outcome(request.image_id, cleaning(opened, before, ended.state))
+            _require_no_overlay(repo, before, request.image_id, host_id, owner)
+            _require_writer_gone(repo, before, request.image_id, host_id, owner)
+        growth = growth_of_writer(repo, before, request.image_id)
+        ended = repo.commit(plan, engine.author("teardownImage"))
+    return Outcome(request.image_id, cleaning(repo, before, ended.state))
 
 
-def _require_writer_gone(opened: Opened, state: State, image_id: str, host_id: str, owner: str) -> None:
+def _require_writer_gone(repo: Repository, state: State, image_id: str, host_id: str, owner: str) -> None:
     for attachment in state.attachments_of(image_id):
         if (attachment.host.host_id, attachment.owner) == (host_id, owner):
             require_writer_gone(
-                opened,
+                repo,
                 state,
                 attachment,
                 advice="End the guest first, or pass force when nobody wants what it still writes.",
             )
 
 
-def _require_no_overlay(opened: Opened, state: State, image_id: str, host_id: str, owner: str) -> None:
+def _require_no_overlay(repo: Repository, state: State, image_id: str, host_id: str, owner: str) -> None:
     """Refuse to let go of a disk whose newest bytes another program may have kept beside it."""
     for found in state.attachments_of(image_id):
         if (found.host.host_id, found.owner, found.mode) != (host_id, owner, "read_write"):
             continue
-        overlays = overlays_of(opened, state, found.volume_ids)
+        overlays = overlays_of(repo, state, found.volume_ids)
         if overlays:
             raise errors.ImageInUse(
-                f"Another program made {overlays[0]} in {opened.storage.place} as an overlay of image "
+                f"Another program made {overlays[0]} in {repo.storage.place} as an overlay of image "
                 f"{image_id}: what the guest wrote last may be in it.",
                 advice="Commit it into the image (virsh blockcommit, or qemu-img commit) or move it away, "
                 "then tear the image down; force tears it down without that.",

@@ -15,7 +15,6 @@ from diskyard.model.requests import (
 )
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
-from diskyard.opened import Opened
 from diskyard.operations.engine import (
     Engine,
     FollowUp,
@@ -28,28 +27,29 @@ from diskyard.operations.freeze import is_hold_of
 from diskyard.operations.writers import require_no_stranger, unasked_is_unwritten
 from diskyard.planner import change as planner
 from diskyard.planner.common import virtual_disk
-from diskyard.settled import commit_looking
+from diskyard.repository.repository import Repository
+from diskyard.repository.settled import commit_looking
 
 
 def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
     """Remove an image; durable on return, and its space is given back by what follows."""
-    opened = engine.connections.get(request.repository_id)
+    repo = engine.connections.get(request.repository_id)
     author = engine.author("removeImage")
-    before = opened.state()
+    before = repo.state()
     with unasked_is_unwritten():
-        require_no_stranger(opened, before, request.image_id)
-    committed = opened.commit(lambda draft: planner.remove(draft, request.image_id), author)
+        require_no_stranger(repo, before, request.image_id)
+    committed = repo.commit(lambda draft: planner.remove(draft, request.image_id), author)
     removed = committed.result
     if removed.pending is not None and isinstance(removed.pending.source, FileSource):
-        engine.asked_imports.forget_if_over(opened, removed.id)
-    follow_ups = cleaning(opened, before, committed.state)
-    follow_ups += holds_of_cancelled(engine, opened, removed)
-    if opened.progress(request.image_id) is not None:
-        follow_ups.append(FollowUp(opened, CleanProgress(image_id=request.image_id)))
+        engine.asked_imports.forget_if_over(repo, removed.id)
+    follow_ups = cleaning(repo, before, committed.state)
+    follow_ups += holds_of_cancelled(engine, repo, removed)
+    if repo.progress(request.image_id) is not None:
+        follow_ups.append(FollowUp(repo, CleanProgress(image_id=request.image_id)))
     return Outcome(request.image_id, follow_ups)
 
 
-def cleaning(opened: Opened, before: State, after: State) -> list[FollowUp]:
+def cleaning(repo: Repository, before: State, after: State) -> list[FollowUp]:
     """The cleans that an operation made due: volumes doomed, or left by work, between two states."""
     found: list[AnyAction] = []
     for volume_id in after.unready:
@@ -59,10 +59,10 @@ def cleaning(opened: Opened, before: State, after: State) -> list[FollowUp]:
             volume.state == "building" and not after.images_on(volume_id) and before.images_on(volume_id)
         ):
             found.append(CleanVolume(volume_id=volume_id))
-    return [FollowUp(opened, action) for action in found]
+    return [FollowUp(repo, action) for action in found]
 
 
-def holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[FollowUp]:
+def holds_of_cancelled(engine: Engine, repo: Repository, removed: Image) -> list[FollowUp]:
     """A copy that is cancelled lets go of its source, where that is connected here."""
     if removed.pending is None or not isinstance(removed.pending.source, ImageSource):
         return []
@@ -77,7 +77,7 @@ def holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[F
     holds = () if image is None else image.held_for
     follow_ups = []
     for hold in holds:
-        if is_hold_of(hold, opened, removed.id):
+        if is_hold_of(hold, repo, removed.id):
             clean = CleanHold(image_id=source.image_id, hold=hold)
             follow_ups += [FollowUp(home, clean), FollowUp(home, Merge(image_id=source.image_id))]
     return follow_ups
@@ -85,16 +85,16 @@ def holds_of_cancelled(engine: Engine, opened: Opened, removed: Image) -> list[F
 
 def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
     """Give a disk a Snapshot's bytes and size; durable on return."""
-    opened = engine.connections.get(request.repository_id)
+    repo = engine.connections.get(request.repository_id)
     author = engine.author("revertVirtualDisk")
     disk_id, volume_id, work_id = request.image_id, new_uuid(), new_uuid()
-    before = opened.state()
+    before = repo.state()
     virtual_disk(before, disk_id)
-    with opened.work_on([disk_id], wait_s=1.0):
+    with repo.work_on([disk_id], wait_s=1.0):
         # If it is on another volume by now, that one is looked at before the seal.
-        require_no_stranger(opened, before, disk_id)
+        require_no_stranger(repo, before, disk_id)
         begun = commit_looking(
-            opened,
+            repo,
             request.snapshot_id,
             lambda draft, missing: planner.begin_revert(
                 draft,
@@ -102,25 +102,25 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
                 request.snapshot_id,
                 volume_id=volume_id,
                 work_id=work_id,
-                capabilities=opened.storage.capabilities,
+                capabilities=repo.storage.capabilities,
                 missing=missing,
             ),
             author,
         )
         with others_may_win():
-            make_volume(opened, begun.result, request.snapshot_id)
-            require_no_stranger(opened, begun.state, disk_id)
-            sealed = opened.commit(
+            make_volume(repo, begun.result, request.snapshot_id)
+            require_no_stranger(repo, begun.state, disk_id)
+            sealed = repo.commit(
                 lambda draft: planner.seal_revert(draft, disk_id, begun.result, work_id=work_id), author
             )
-    return Outcome(disk_id, cleaning(opened, before, sealed.state))
+    return Outcome(disk_id, cleaning(repo, before, sealed.state))
 
 
 def set_user_data(engine: Engine, request: SetUserData) -> Outcome:
     """Replace an image's userData; durable on return."""
     require_user_data(request.user_data)
-    opened = engine.connections.get(request.repository_id)
-    opened.commit(
+    repo = engine.connections.get(request.repository_id)
+    repo.commit(
         lambda draft: planner.set_user_data(
             draft, request.image_id, request.user_data, request.options.if_revision
         ),
@@ -131,8 +131,8 @@ def set_user_data(engine: Engine, request: SetUserData) -> Outcome:
 
 def set_strategy(engine: Engine, request: SetStrategy) -> Outcome:
     """Change what an image is optimized for; durable on return. What follows from it is listed."""
-    opened = engine.connections.get(request.repository_id)
-    opened.commit(
+    repo = engine.connections.get(request.repository_id)
+    repo.commit(
         lambda draft: planner.set_strategy(draft, request.image_id, request.strategy),
         engine.author("setStrategy"),
     )
@@ -141,11 +141,11 @@ def set_strategy(engine: Engine, request: SetStrategy) -> Outcome:
 
 def untrack_changes(engine: Engine, request: UntrackChanges) -> Outcome:
     """Stop tracking a disk's changes; durable on return. What was kept for it can be merged."""
-    opened = engine.connections.get(request.repository_id)
+    repo = engine.connections.get(request.repository_id)
 
     def plan(draft: Draft) -> None:
         virtual_disk(draft.state, request.image_id)
         planner.end_trackers(draft, request.image_id, request.copy_image_id)
 
-    ended = opened.commit(plan, engine.author("untrackChanges"))
-    return Outcome(request.image_id, cleaning(opened, ended.before, ended.state))
+    ended = repo.commit(plan, engine.author("untrackChanges"))
+    return Outcome(request.image_id, cleaning(repo, ended.before, ended.state))

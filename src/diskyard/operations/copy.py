@@ -13,7 +13,6 @@ from diskyard.model.records import CopyHold, Image
 from diskyard.model.requests import CopyImage
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
-from diskyard.opened import Opened
 from diskyard.operations.engine import (
     Engine,
     FollowUp,
@@ -40,7 +39,8 @@ from diskyard.planner.common import already_made
 from diskyard.planner.copy import PendingImage
 from diskyard.planner.same import source_of, why_another
 from diskyard.planner.switch import Switch
-from diskyard.settled import look_at, volumes_below
+from diskyard.repository.repository import Repository
+from diskyard.repository.settled import look_at, volumes_below
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,10 @@ class _Copy:
 
     engine: Engine
     request: CopyImage
-    home: Opened
+    home: Repository
     home_state: State
     source: Image
-    target: Opened
+    target: Repository
     target_state: State
     image_id: str
     digest: str
@@ -115,7 +115,7 @@ def _was_made(state: State, request: CopyImage, digest: str) -> bool:
     return image is not None and image.is_strong and image.request_digest == digest
 
 
-def _require_same_elsewhere(engine: Engine, request: CopyImage, target: Opened, image: Image) -> None:
+def _require_same_elsewhere(engine: Engine, request: CopyImage, target: Repository, image: Image) -> None:
     """Do not call a copy done whose target has another image under the id than the source has.
 
     :raises diskyard.errors.ImageIdInUse: a repository that is searched has other bytes under it.
@@ -158,7 +158,7 @@ def _require_snapshot_options(request: CopyImage) -> None:
         )
 
 
-def _follow_ups(request: CopyImage, target: Opened, image_id: str) -> list[FollowUp]:
+def _follow_ups(request: CopyImage, target: Repository, image_id: str) -> list[FollowUp]:
     rate_limit = request.options.rate_limit
     found = [FollowUp(target, Mend(image_id=image_id), image_id, rate_limit)]
     if request.options.optimize_now:

@@ -7,7 +7,6 @@ from diskyard.host.identity import new_uuid
 from diskyard.model.fix import Mend, Optimize
 from diskyard.model.requests import CreateSnapshot, CreateVirtualDisk
 from diskyard.model.state import State
-from diskyard.opened import Opened
 from diskyard.operations.engine import (
     Engine,
     FollowUp,
@@ -33,7 +32,8 @@ from diskyard.planner.copy import PendingImage
 from diskyard.planner.create_disk import CreateDisk
 from diskyard.planner.same import source_of
 from diskyard.planner.switch import Switch
-from diskyard.settled import commit_looking
+from diskyard.repository.repository import Repository
+from diskyard.repository.settled import commit_looking
 
 
 def create_virtual_disk(engine: Engine, request: CreateVirtualDisk) -> Outcome:
@@ -66,7 +66,7 @@ def create_virtual_disk(engine: Engine, request: CreateVirtualDisk) -> Outcome:
 
 
 def _create_here(
-    engine: Engine, request: CreateVirtualDisk, target: Opened, image_id: str, digest: str
+    engine: Engine, request: CreateVirtualDisk, target: Repository, image_id: str, digest: str
 ) -> None:
     asked = CreateDisk(
         image_id=image_id,
@@ -97,8 +97,8 @@ def _create_here(
 def _create_from_elsewhere(
     engine: Engine,
     request: CreateVirtualDisk,
-    target: Opened,
-    home: Opened,
+    target: Repository,
+    home: Repository,
     home_state: State,
     image_id: str,
     digest: str,

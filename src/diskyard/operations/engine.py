@@ -14,7 +14,6 @@ from diskyard import errors
 from diskyard.asked_imports import AskedImports
 from diskyard.attachments.serve import Servers
 from diskyard.caller import CALLER, may_use
-from diskyard.connections import Connections
 from diskyard.events import Events
 from diskyard.host import Host
 from diskyard.host.supervise import Supervisor
@@ -23,10 +22,11 @@ from diskyard.model.fix import AnyAction
 from diskyard.model.records import USER_DATA_LIMIT_BYTES
 from diskyard.model.requests import ExportImage
 from diskyard.model.state import State
-from diskyard.opened import Opened
 from diskyard.operations.writers import make_from
 from diskyard.planner.common import Superseded
 from diskyard.planner.create_disk import NewVolume
+from diskyard.repository.connections import Connections
+from diskyard.repository.repository import Repository
 from diskyard.settings import Settings
 from diskyard.tasks.limits import Urgency
 from diskyard.tasks.records import TaskRecords
@@ -73,11 +73,11 @@ class FollowUp:
     :param force: run it also where its caller must answer for that (``run_fix``).
     """
 
-    opened: Opened
+    repo: Repository
     action: AnyAction
     image_id: str | None = None
     rate_limit_bytes_per_s: int = 0
-    participating: list[Opened] | None = None
+    participating: list[Repository] | None = None
     force: bool = False
 
 
@@ -88,7 +88,7 @@ class Export:
     :param path: of the new file, as its folder is really called.
     """
 
-    opened: Opened
+    repo: Repository
     request: ExportImage
     path: str
 
@@ -154,7 +154,7 @@ def require_user_data(user_data: Any) -> None:
         )
 
 
-def require_new_id(engine: Engine, target: Opened, image_id: str | None, known: dict[str, State]) -> None:
+def require_new_id(engine: Engine, target: Repository, image_id: str | None, known: dict[str, State]) -> None:
     """Refuse an id of the caller's that another connected repository has already.
 
     Images of one id are taken for the same one wherever they are. A repository that does not answer
@@ -193,16 +193,16 @@ def others_may_win() -> Iterator[None]:
         raise errors.LeaseHeld(f"Another task has taken over: {error}.") from error
 
 
-def make_volume(opened: Opened, new: NewVolume, image_id: str | None) -> None:
+def make_volume(repo: Repository, new: NewVolume, image_id: str | None) -> None:
     """Make a volume that the log has as building; durable on return.
 
     :param image_id: whose volume is cloned, if one is.
     :raises diskyard.planner.common.Superseded: it could not be, and the image is on another one now.
     """
     try:
-        make_from(opened, new)
+        make_from(repo, new)
     except (errors.StorageError, FileNotFoundError) as error:
-        image = opened.state().images.get(image_id or "")
+        image = repo.state().images.get(image_id or "")
         if new.clone_of is None or (image is not None and image.volume_id == new.clone_of.id):
             raise
         raise Superseded(f"image {image_id} is on another volume") from error

@@ -12,7 +12,7 @@ from diskyard.model.requests import ExportImage
 from diskyard.operations.engine import Engine, Export, Outcome
 from diskyard.operations.transfer import transfer_path
 from diskyard.planner import copy as planner
-from diskyard.settled import look_at, volumes_below
+from diskyard.repository.settled import look_at, volumes_below
 
 
 def export_image(engine: Engine, request: ExportImage) -> Outcome:
@@ -26,12 +26,12 @@ def export_image(engine: Engine, request: ExportImage) -> Outcome:
     :raises diskyard.errors.InvalidParameter: its folder is not there, or no file can have its name.
     """
     path = transfer_path(engine.host, request.path)
-    opened = engine.connections.get(request.repository_id)
-    sight = look_at(opened, volumes_below(request.image_id))
+    repo = engine.connections.get(request.repository_id)
+    sight = look_at(repo, volumes_below(request.image_id))
     planner.copy_source(sight.state, request.image_id, sight.missing)
     longest_bytes = sight.state.images[request.image_id].size_bytes if request.format == "raw" else 0
     _require_possible(engine.host.files, path, longest_bytes)
-    return Outcome(request.image_id, [Export(opened, request, path)])
+    return Outcome(request.image_id, [Export(repo, request, path)])
 
 
 def folder_of_new(path: str) -> str:

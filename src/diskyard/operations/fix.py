@@ -5,8 +5,8 @@ from __future__ import annotations
 from diskyard import errors
 from diskyard.model.fix import AnyAction, CleanStray, fix_id
 from diskyard.model.requests import FixStorageRepository
-from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, FollowUp, Outcome
+from diskyard.repository.repository import Repository
 from diskyard.tasks.limits import Urgency
 
 
@@ -15,9 +15,9 @@ def fix_storage_repository(engine: Engine, request: FixStorageRepository) -> Out
 
     :raises diskyard.errors.InvalidParameter: it was listed for another repository, or is not as it was.
     """
-    opened = engine.connections.get(request.repository_id)
+    repo = engine.connections.get(request.repository_id)
     data, options = request.fix.data, request.options
-    if data.marker != opened.marker:
+    if data.marker != repo.marker:
         raise errors.InvalidParameter(
             f"The fix was listed for another repository than {request.repository_id}.",
             advice="Send each fix to the repository whose check listed it.",
@@ -26,10 +26,10 @@ def fix_storage_repository(engine: Engine, request: FixStorageRepository) -> Out
         raise errors.InvalidParameter(
             "The fix is not as it was received.", advice="Send the whole fix back unchanged."
         )
-    opened.state()  # what could not be read before may be whole again
-    require_fixable(opened, data.action)
+    repo.state()  # what could not be read before may be whole again
+    require_fixable(repo, data.action)
     follow_up = FollowUp(
-        opened,
+        repo,
         data.action,
         request.fix.image_id,
         options.rate_limit,
@@ -41,13 +41,13 @@ def fix_storage_repository(engine: Engine, request: FixStorageRepository) -> Out
     )
 
 
-def require_fixable(opened: Opened, action: AnyAction) -> None:
+def require_fixable(repo: Repository, action: AnyAction) -> None:
     """Refuse to fix anything where nothing can be written, but what keeps the log from being written.
 
     :raises diskyard.errors.CorruptRecord: the log cannot all be read, or its history was replaced.
     :raises diskyard.errors.StorageError: the storage is read-only.
     """
     if isinstance(action, CleanStray):
-        opened.log.require_writable_place()
+        repo.log.require_writable_place()
     else:
-        opened.log.require_writable()
+        repo.log.require_writable()

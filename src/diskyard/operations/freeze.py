@@ -8,14 +8,12 @@ from dataclasses import replace
 from typing import TypeGuard
 
 from diskyard import errors
-from diskyard.commit import Committed
 from diskyard.host.identity import new_uuid
 from diskyard.log.log import Author
 from diskyard.model.looked import Looked
 from diskyard.model.records import AnyHold, CopyHold, Image, entry_id
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
-from diskyard.opened import Opened, volume_name
 from diskyard.operations.engine import make_volume, others_may_win
 from diskyard.operations.sizes import settle_disk
 from diskyard.operations.writers import require_no_stranger
@@ -23,13 +21,15 @@ from diskyard.planner import change, clean, switch
 from diskyard.planner.common import Superseded, virtual_disk
 from diskyard.planner.create_disk import NewVolume
 from diskyard.planner.switch import Switch, SwitchAgain
-from diskyard.settled import commit_looking
+from diskyard.repository.commit import Committed
+from diskyard.repository.repository import Repository, volume_name
+from diskyard.repository.settled import commit_looking
 
 _CLONES, _SWITCHES = 3, 100  # how often each is tried while others change the disk
 
 
 def switch_disk(
-    opened: Opened,
+    repo: Repository,
     state: State,
     asked: Switch,
     author: Author,
@@ -50,13 +50,13 @@ def switch_disk(
     for _ in range(_SWITCHES):
         made = state.images.get(asked.image_id)
         if made is None or not made.is_strong:  # who asks once more for an answer need not wait
-            state = settle_disk(opened, state, asked.disk_id, author)
+            state = settle_disk(repo, state, asked.disk_id, author)
         try:
-            frozen = _switch_once(opened, state, asked, author, also)
+            frozen = _switch_once(repo, state, asked, author, also)
             return frozen.result, frozen.state
         except SwitchAgain:
             # Extended, or on another volume, meanwhile. The next intent discards this one.
-            state = opened.state()
+            state = repo.state()
             asked = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
     raise errors.LeaseHeld(
         f"Disk {asked.disk_id} was extended or switched at each attempt.", imageId=asked.disk_id
@@ -64,7 +64,7 @@ def switch_disk(
 
 
 def _switch_once(
-    opened: Opened, state: State, asked: Switch, author: Author, also: Callable[[Draft], object] | None
+    repo: Repository, state: State, asked: Switch, author: Author, also: Callable[[Draft], object] | None
 ) -> Committed[Image | None]:
     def seal(draft: Draft, missing: Looked) -> Image | None:
         frozen = switch.seal(draft, asked, missing)
@@ -73,23 +73,23 @@ def _switch_once(
         return frozen
 
     # Checked again before the seal: a writer may have come meanwhile.
-    require_no_stranger(opened, state, asked.disk_id)
+    require_no_stranger(repo, state, asked.disk_id)
     begun = commit_looking(
-        opened, asked.disk_id, lambda draft, missing: switch.begin(draft, asked, missing), author
+        repo, asked.disk_id, lambda draft, missing: switch.begin(draft, asked, missing), author
     )
     if begun.result is None:
         return Committed(None, begun.before, begun.state)
     looked_at = state.images.get(asked.disk_id)
     if looked_at is None or looked_at.volume_id != begun.state.images[asked.disk_id].volume_id:
         raise SwitchAgain  # whether this volume is as long as its record says is not known
-    opened.make_empty(begun.result)
-    require_no_stranger(opened, begun.state, asked.disk_id)
+    repo.make_empty(begun.result)
+    require_no_stranger(repo, begun.state, asked.disk_id)
     with others_may_win():
-        return commit_looking(opened, asked.disk_id, seal, author)
+        return commit_looking(repo, asked.disk_id, seal, author)
 
 
 def freeze_disk(
-    opened: Opened, state: State, disk_id: str, hold: AnyHold, author: Author
+    repo: Repository, state: State, disk_id: str, hold: AnyHold, author: Author
 ) -> tuple[Image, State]:
     """A held image with the disk's bytes of now, and the state after it; the disk can be used at once.
 
@@ -99,9 +99,9 @@ def freeze_disk(
 
     :param state: what the caller has read last.
     """
-    state = settle_disk(opened, state, disk_id, author)
-    require_no_stranger(opened, state, disk_id)  # it may have its tables of an overlay in its memory
-    held = _hold_unwritten(opened, state, disk_id, hold, author)
+    state = settle_disk(repo, state, disk_id, author)
+    require_no_stranger(repo, state, disk_id)  # it may have its tables of an overlay in its memory
+    held = _hold_unwritten(repo, state, disk_id, hold, author)
     if held is not None and held.result is not None:
         return held.result, held.state
     asked = Switch(
@@ -109,73 +109,73 @@ def freeze_disk(
         image_id=new_uuid(),
         volume_id=new_uuid(),
         work_id=new_uuid(),
-        now=opened.host.clock.now(),
+        now=repo.host.clock.now(),
         hold=hold,
     )
-    with opened.work_on([asked.image_id]):
-        cloned = _freeze_by_clone(opened, asked, author)
+    with repo.work_on([asked.image_id]):
+        cloned = _freeze_by_clone(repo, asked, author)
         if cloned is not None and cloned.result is not None:
             return cloned.result, cloned.state
-        frozen, state = switch_disk(opened, state, asked, author)
+        frozen, state = switch_disk(repo, state, asked, author)
     assert frozen is not None  # only a request that a caller repeats was fulfilled before
     return frozen, state
 
 
 def _hold_unwritten(
-    opened: Opened, state: State, disk_id: str, hold: AnyHold, author: Author
+    repo: Repository, state: State, disk_id: str, hold: AnyHold, author: Author
 ) -> Committed[Image | None] | None:
     disk = virtual_disk(state, disk_id)
     found = switch.reusable_freeze_point(state, disk)
-    if found is None or not opened.is_unwritten(found[1]):
+    if found is None or not repo.is_unwritten(found[1]):
         return None
     frozen, overlay = found
     return commit_looking(
-        opened,
+        repo,
         disk_id,
         lambda draft, missing: switch.hold_again(draft, disk, frozen.id, overlay.id, hold, missing),
         author,
     )
 
 
-def _freeze_by_clone(opened: Opened, asked: Switch, author: Author) -> Committed[Image] | None:
+def _freeze_by_clone(repo: Repository, asked: Switch, author: Author) -> Committed[Image] | None:
     """Freeze a disk that is one raw volume; None if it is not, or if others change it too quickly."""
-    if not opened.storage.capabilities.reflink:
+    if not repo.storage.capabilities.reflink:
         return None
     for _ in range(_CLONES):
         tried = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
         try:
-            return _clone_once(opened, tried, author)
+            return _clone_once(repo, tried, author)
         except Superseded:
-            _forget_volume(opened, tried.volume_id, author)
+            _forget_volume(repo, tried.volume_id, author)
     return None
 
 
-def _clone_once(opened: Opened, asked: Switch, author: Author) -> Committed[Image] | None:
+def _clone_once(repo: Repository, asked: Switch, author: Author) -> Committed[Image] | None:
     """The same; what was begun is left, and nobody needs it, if the disk has changed meanwhile.
 
     :raises Superseded: it has.
     """
     disk_id = asked.disk_id
     clone = commit_looking(
-        opened, disk_id, lambda draft, missing: switch.begin_clone(draft, asked, missing), author
+        repo, disk_id, lambda draft, missing: switch.begin_clone(draft, asked, missing), author
     ).result
     if clone is None:
         return None
-    make_volume(opened, NewVolume(clone.volume, clone.source), disk_id)
+    make_volume(repo, NewVolume(clone.volume, clone.source), disk_id)
     return commit_looking(
-        opened, disk_id, lambda draft, missing: switch.seal_clone(draft, asked, clone, missing), author
+        repo, disk_id, lambda draft, missing: switch.seal_clone(draft, asked, clone, missing), author
     )
 
 
-def _forget_volume(opened: Opened, volume_id: str, author: Author) -> None:
+def _forget_volume(repo: Repository, volume_id: str, author: Author) -> None:
     """Delete a volume that this operation was making, and makes no use of."""
-    doomed = opened.commit(lambda draft: clean.doom_abandoned(draft, volume_id), author).result
+    doomed = repo.commit(lambda draft: clean.doom_abandoned(draft, volume_id), author).result
     if doomed is not None:
-        opened.storage.delete_volume(volume_name(doomed))
-        opened.commit(lambda draft: clean.forget(draft, volume_id), author)
+        repo.storage.delete_volume(volume_name(doomed))
+        repo.commit(lambda draft: clean.forget(draft, volume_id), author)
 
 
-def copy_hold(target: Opened, copy_id: str, work_id: str) -> CopyHold:
+def copy_hold(target: Repository, copy_id: str, work_id: str) -> CopyHold:
     """The hold of a copy, which names the very place and history that the copy is in.
 
     A marker is not enough: a copy of the target's bytes has it as well, and knows nothing of the copy.
@@ -190,7 +190,7 @@ def copy_hold(target: Opened, copy_id: str, work_id: str) -> CopyHold:
     )
 
 
-def is_hold_of(hold: AnyHold, target: Opened, copy_id: str) -> TypeGuard[CopyHold]:
+def is_hold_of(hold: AnyHold, target: Repository, copy_id: str) -> TypeGuard[CopyHold]:
     """Whether a hold is for this copy, in this very place."""
     return (
         isinstance(hold, CopyHold)
@@ -199,13 +199,13 @@ def is_hold_of(hold: AnyHold, target: Opened, copy_id: str) -> TypeGuard[CopyHol
     )
 
 
-def in_place(hold: CopyHold, target: Opened) -> bool:
+def in_place(hold: CopyHold, target: Repository) -> bool:
     """Whether the copy of a hold is in this place, as far as both say which that is."""
     own = target.storage.place_identity
     return hold.target_place == own or "" in (hold.target_place, own)
 
 
-def hold_snapshot(home: Opened, found: Image, hold: AnyHold, author: Author) -> Committed[Image]:
+def hold_snapshot(home: Repository, found: Image, hold: AnyHold, author: Author) -> Committed[Image]:
     """Hold a Snapshot for whoever reads it, before anything relies on its bytes.
 
     :param found: as it was when it was chosen.
@@ -218,7 +218,7 @@ def hold_snapshot(home: Opened, found: Image, hold: AnyHold, author: Author) -> 
     )
 
 
-def require_holdable(home: Opened, source: Image) -> None:
+def require_holdable(home: Repository, source: Image) -> None:
     """Refuse to promise a copy of what nobody would keep for it.
 
     In a place that cannot be written here nothing can be held. Others may write there, be it another
@@ -239,10 +239,10 @@ def require_holdable(home: Opened, source: Image) -> None:
 
 
 def require_hold(
-    home: Opened,
+    home: Repository,
     image_id: str,
     hold: AnyHold,
-    target: Opened,
+    target: Repository,
     published: State,
     copy_id: str,
     author: Author,
@@ -269,7 +269,7 @@ def require_hold(
 
 
 @contextlib.contextmanager
-def release_if_refused(home: Opened, image_id: str, hold: AnyHold, author: Author) -> Iterator[None]:
+def release_if_refused(home: Repository, image_id: str, hold: AnyHold, author: Author) -> Iterator[None]:
     """Release a hold if what it is for is certainly not made."""
     try:
         yield
@@ -281,7 +281,7 @@ def release_if_refused(home: Opened, image_id: str, hold: AnyHold, author: Autho
         raise
 
 
-def require_held(home: Opened, image_id: str, hold: AnyHold) -> None:
+def require_held(home: Repository, image_id: str, hold: AnyHold) -> None:
     """The look after reading an image: what was read is its bytes only if the hold stood all the time.
 
     A hold that was released never comes back: it names work of its own.
@@ -298,7 +298,7 @@ def require_held(home: Opened, image_id: str, hold: AnyHold) -> None:
         )
 
 
-def require_unchanged(home: Opened, seen: Image) -> None:
+def require_unchanged(home: Repository, seen: Image) -> None:
     """The look after reading an image where nothing can be written, and so nothing held.
 
     Who may write there, or a mount made writable in between, could have let its bytes change: only
@@ -323,7 +323,7 @@ def require_unchanged(home: Opened, seen: Image) -> None:
         )
 
 
-def release_hold(home: Opened, image_id: str, hold: AnyHold, author: Author) -> Committed[bool] | None:
+def release_hold(home: Repository, image_id: str, hold: AnyHold, author: Author) -> Committed[bool] | None:
     """End a hold, if it is there; None if nothing can be written: check lists it then."""
     if home.is_read_only:
         return None

@@ -7,7 +7,7 @@ from diskyard.model.options import wire_name
 from diskyard.model.requests import GetHostInfo
 from diskyard.model.results import ConnectionInfo, FormatInfo, HostInfo
 from diskyard.operations.engine import Engine
-from diskyard.repositories.registry import FORMATS
+from diskyard.storage.registry import FORMATS
 from diskyard.version import version
 
 

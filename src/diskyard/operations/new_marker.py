@@ -24,24 +24,22 @@ from diskyard.log.store import LogKind
 from diskyard.model.records import Attachment, CopyHold
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft, Entry
-from diskyard.opened import lease_name, volume_name
 from diskyard.operations.writers import WRITER_WORDS
 from diskyard.planner.normalise import normalise, verify
-from diskyard.repositories.interface import Repository
+from diskyard.repository.repository import lease_name, volume_name
+from diskyard.storage.interface import Storage
 
 _KINDS: tuple[LogKind, LogKind] = ("checkpoint", "entry")
 
-SetMarker = Callable[[Repository, str, str, Host], None]
+SetMarker = Callable[[Storage, str, str, Host], None]
 
 
-def is_done(storage: Repository) -> bool:
+def is_done(storage: Storage) -> bool:
     """Whether a place was given its marker, and nothing is left of the one before."""
     return storage.marker_origin == "given" and not _has_leftovers(storage, _switch(storage))
 
 
-def give_new_marker(
-    storage: Repository, set_marker: SetMarker, actor: str, host: Host, *, cloned: bool
-) -> None:
+def give_new_marker(storage: Storage, set_marker: SetMarker, actor: str, host: Host, *, cloned: bool) -> None:
     """Give a place that was copied a marker of its own, or go on with that; durable on return.
 
     What others keep for the original, and what is attached, is the original's: no hold, no tracker
@@ -81,7 +79,7 @@ def give_new_marker(
         lease.release()
 
 
-def _switch(storage: Repository) -> Entry | None:
+def _switch(storage: Storage) -> Entry | None:
     """The entry by which the place got its marker, if it is the oldest that is of this marker.
 
     Below it nothing is read any more. Once that is gone the entry itself may be trimmed.
@@ -93,13 +91,13 @@ def _switch(storage: Repository) -> Entry | None:
     return None
 
 
-def _has_leftovers(storage: Repository, switch: Entry | None) -> bool:
+def _has_leftovers(storage: Storage, switch: Entry | None) -> bool:
     if switch is None:
         return False
     return any(number < switch.number for kind in _KINDS for number in storage.numbers(kind))
 
 
-def _given(storage: Repository) -> Entry | None:
+def _given(storage: Storage) -> Entry | None:
     """The entry by which this very place got its marker, if there is something left to do after it."""
     switch = _switch(storage)
     if switch is None or switch.request_digest != place_digest(storage.place_identity):
@@ -107,7 +105,7 @@ def _given(storage: Repository) -> Entry | None:
     return switch
 
 
-def _require_copy(storage: Repository, *, cloned: bool) -> None:
+def _require_copy(storage: Storage, *, cloned: bool) -> None:
     """Refuse a place whose record says that its marker is its own.
 
     :raises diskyard.errors.InvalidParameter: so it is.
@@ -120,7 +118,7 @@ def _require_copy(storage: Repository, *, cloned: bool) -> None:
         )
 
 
-def _begun(storage: Repository, state: State) -> Entry | None:
+def _begun(storage: Storage, state: State) -> Entry | None:
     """The entry after the newest, if it gives the place a new marker."""
     for entry in _entries(storage, state.version + 1):
         if (entry.verb, entry.previous) == (NEW_MARKER, state.nonce) and entry.marker != state.marker:
@@ -128,7 +126,7 @@ def _begun(storage: Repository, state: State) -> Entry | None:
     return None
 
 
-def _begin(storage: Repository, state: State, actor: str, host: Host) -> Entry:
+def _begin(storage: Storage, state: State, actor: str, host: Host) -> Entry:
     """Publish the entry; from here on the place can only go on to its new marker."""
     nonce = new_nonce()
     draft = Draft(state, nonce)
@@ -157,7 +155,7 @@ def _begin(storage: Repository, state: State, actor: str, host: Host) -> Entry:
     return entry
 
 
-def _complete(storage: Repository, state: State, nonces: list[str], entry: Entry) -> None:
+def _complete(storage: Storage, state: State, nonces: list[str], entry: Entry) -> None:
     """Both copies of the entry, and its checkpoint: nobody reads what is before it any more."""
     after = replace(follow(state, entry), marker=entry.marker)
     checkpoint = encode(checkpoint_of(after, nonces_kept([*nonces, entry.nonce])))
@@ -169,7 +167,7 @@ def _complete(storage: Repository, state: State, nonces: list[str], entry: Entry
                     storage.rewrite(kind, entry.number, index, data)
 
 
-def _require_idle(storage: Repository, state: State, host: Host, *, cloned: bool) -> None:
+def _require_idle(storage: Storage, state: State, host: Host, *, cloned: bool) -> None:
     """Refuse while somebody works in the place, or has or keeps something of it.
 
     What is older than the place came with the copy and is the original's; the kernel's clock of files, which
@@ -206,7 +204,7 @@ def _is_of_this_boot(attachment: Attachment, host: Host) -> bool:
     return (by.machine_id, by.boot_id) == (here.machine_id, here.boot_id)
 
 
-def _copies_since(storage: Repository, state: State, since_s: float) -> set[str]:
+def _copies_since(storage: Storage, state: State, since_s: float) -> set[str]:
     """Copies that are held in a state by an entry that is not older than that."""
     held = {hold for key in state.held for hold in state.images[key].held_for if isinstance(hold, CopyHold)}
     found = set[str]()
@@ -225,7 +223,7 @@ def _wall_s(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
 
 
-def _entries(storage: Repository, number: int) -> Iterator[Entry]:
+def _entries(storage: Storage, number: int) -> Iterator[Entry]:
     """The copies of an entry that can be read, and were written for this number."""
     for copy in storage.get("entry", number):
         if copy:

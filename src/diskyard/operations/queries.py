@@ -20,6 +20,6 @@ def get_image_info(engine: Engine, request: GetImageInfo) -> ImageInfo:
 
 def get_image_status(engine: Engine, request: GetImageStatus) -> ImageStatus:
     """An image's status, and this host's task that works on it."""
-    opened = engine.connections.get(request.repository_id)
+    repo = engine.connections.get(request.repository_id)
     on_it = [task.task_id for task in engine.records.unended() if task.image_id == request.image_id]
-    return queries.status_of(opened, request.image_id, min(on_it, default=None))
+    return queries.status_of(repo, request.image_id, min(on_it, default=None))

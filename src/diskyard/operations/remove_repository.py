@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from diskyard import errors
-from diskyard.opened import Opened
 from diskyard.operations.writers import is_written, why_unasked
-from diskyard.settled import stored_by_id
+from diskyard.repository.repository import Repository
+from diskyard.repository.settled import stored_by_id
 
 _NAMED_MOST = 10
 
 
-def require_nothing_kept(opened: Opened) -> None:
+def require_nothing_kept(repo: Repository) -> None:
     """Refuse while there is a volume that somebody writes to, or that this history may not have made.
 
     The storage is listed before the log is read: what nothing names then is garbage, or another
@@ -19,13 +19,13 @@ def require_nothing_kept(opened: Opened) -> None:
     :raises diskyard.errors.NotEmpty: names the volumes of another history.
     :raises diskyard.errors.RepositoryInUse: names the volumes that are written to.
     """
-    listed = opened.storage.list_volumes()
-    state = opened.state()
+    listed = repo.storage.list_volumes()
+    state = repo.state()
     by_id = stored_by_id(state, listed)
     others = [
         str(item.name)
         for item in listed
-        if by_id.get(item.name.volume_id) is not item and not opened.log.has_entry(item.name.named_by)
+        if by_id.get(item.name.volume_id) is not item and not repo.log.has_entry(item.name.named_by)
     ]
     if others:
         more = f" and {len(others) - _NAMED_MOST} more" if len(others) > _NAMED_MOST else ""
@@ -37,8 +37,8 @@ def require_nothing_kept(opened: Opened) -> None:
             "move the files away, and remove the repository again.",
         )
     # Of a file that cannot even be opened nobody can tell, and it must not be there for ever.
-    asked = [item.name for item in listed if why_unasked(opened, item.name) is None]
-    written = sorted(str(name) for name in asked if is_written(opened, name))
+    asked = [item.name for item in listed if why_unasked(repo, item.name) is None]
+    written = sorted(str(name) for name in asked if is_written(repo, name))
     if written:
         raise errors.RepositoryInUse(
             f"A running QEMU has volumes open for writing: {', '.join(written[:_NAMED_MOST])}.",

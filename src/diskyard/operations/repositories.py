@@ -8,18 +8,18 @@ from functools import partial
 
 from diskyard import errors
 from diskyard.caller import CALLER, may_use
-from diskyard.connections import require_may_use
 from diskyard.model import requests as ask
 from diskyard.model.records import Attachment, ImageSource
 from diskyard.model.results import RepositoryInfo, Task
-from diskyard.opened import Opened
 from diskyard.operations.engine import Engine
 from diskyard.operations.new_marker import give_new_marker, is_done
 from diskyard.operations.remove_repository import require_nothing_kept
 from diskyard.planner.close import close, require_empty
 from diskyard.queries import repository_info
-from diskyard.repositories.interface import Repository
-from diskyard.repositories.registry import find_format
+from diskyard.repository.connections import require_may_use
+from diskyard.repository.repository import Repository
+from diskyard.storage.interface import Storage
+from diskyard.storage.registry import find_format
 
 _MARKERS_GIVEN = 3  # a copy that was made while its original was given one needs two
 
@@ -83,14 +83,14 @@ def _give_new_marker(engine: Engine, format_name: str, parameters: Mapping[str, 
     )
 
 
-def _require_unconnected(engine: Engine, storage: Repository) -> bool:
+def _require_unconnected(engine: Engine, storage: Storage) -> bool:
     """Refuse a place that is connected, unless nothing is to be done in it.
 
     :returns: whether another is connected that is the same but for its device.
     """
     cloned = False
-    for repo_id, opened in engine.connections.connected().items():
-        known = opened.storage
+    for repo_id, repo in engine.connections.connected().items():
+        known = repo.storage
         if storage.place == known.place or storage.identity == known.identity:
             if is_done(storage):
                 continue
@@ -174,34 +174,34 @@ def _require_idle(engine: Engine, repo_id: str) -> None:
     """Refuse while this host uses the repository, unless another repoId names it too."""
     if not engine.connections.is_reachable(repo_id):
         return
-    opened = engine.connections.get(repo_id)
+    repo = engine.connections.get(repo_id)
     others = [o for key, o in engine.connections.named(to_anybody=True).items() if key != repo_id]
-    if any(other.marker == opened.marker for other in others):
+    if any(other.marker == repo.marker for other in others):
         return
-    names = [f"task {task.task_id}" for task in engine.records.unended() if _works_with(engine, task, opened)]
+    names = [f"task {task.task_id}" for task in engine.records.unended() if _works_with(engine, task, repo)]
     names += [
         f"attachment of image {found.image_id} for {found.owner}"
-        for found in _attachments(opened)
+        for found in _attachments(repo)
         if found.host == engine.host.identity
     ]
     if names:
         raise errors.RepositoryInUse(f"{repo_id} is in use: {', '.join(names)}.", repositoryId=repo_id)
 
 
-def _works_with(engine: Engine, task: Task, opened: Opened) -> bool:
+def _works_with(engine: Engine, task: Task, repo: Repository) -> bool:
     """Whether a task works in a repository, or copies from it."""
-    if task.repository_id == opened.repo_id:
+    if task.repository_id == repo.repo_id:
         return True
     place = engine.connections.named(to_anybody=True).get(task.repository_id or "")
     image = None if place is None else place.state().images.get(task.image_id or "")
     source = None if image is None or image.pending is None else image.pending.source
-    return isinstance(source, ImageSource) and source.marker == opened.marker
+    return isinstance(source, ImageSource) and source.marker == repo.marker
 
 
-def _attachments(opened: Opened) -> list[Attachment]:
+def _attachments(repo: Repository) -> list[Attachment]:
     """The attachments there are; none can be told of a place that does not answer or is destroyed."""
     try:
-        return list(opened.state().attachments.values())
+        return list(repo.state().attachments.values())
     except (errors.RepositoryUnavailable, errors.CorruptRecord):
         return []
 
@@ -211,22 +211,22 @@ def remove_storage_repository(engine: Engine, request: ask.RemoveStorageReposito
 
     :raises diskyard.errors.NotEmpty: it holds one, or what is not its own.
     """
-    opened = engine.connections.get(request.repository_id)
-    found = find_format(opened.format)
+    repo = engine.connections.get(request.repository_id)
+    found = find_format(repo.format)
     if found.folder_of is not None:
-        _require_inside(engine, opened.storage.place)
-    state = opened.state()
+        _require_inside(engine, repo.storage.place)
+    state = repo.state()
     if not state.closed:  # it is after a removal that was cut short
         require_empty(state)
         _require_idle(engine, request.repository_id)
-        require_nothing_kept(opened)
+        require_nothing_kept(repo)
         if found.require_removable is not None:
-            found.require_removable(opened.storage, engine.host)
-        opened.commit(lambda draft: close(draft, opened.is_locked), engine.author("removeStorageRepository"))
-    opened.log.require_writable()
-    found.remove(opened.storage, engine.host)
+            found.require_removable(repo.storage, engine.host)
+        repo.commit(lambda draft: close(draft, repo.is_locked), engine.author("removeStorageRepository"))
+    repo.log.require_writable()
+    found.remove(repo.storage, engine.host)
     for repo_id, other in engine.connections.named(to_anybody=True).items():
-        if other.marker == opened.marker:
+        if other.marker == repo.marker:
             _forget(engine, repo_id)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 
 from diskyard import errors
-from diskyard.commit import Committed
 from diskyard.host.identity import new_uuid
 from diskyard.log.log import Author
 from diskyard.model.records import IMAGE_SIZE_LIMIT_BYTES, SECTOR_BYTES, Image, Volume
@@ -13,15 +12,16 @@ from diskyard.model.requests import ExtendVirtualDisk
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.durable import sync_layer
-from diskyard.mover.grow import grow, reads_zeros
-from diskyard.opened import Opened, volume_name
+from diskyard.mover.qemu.grow import grow, reads_zeros
 from diskyard.operations.engine import Engine, Outcome, others_may_win
 from diskyard.operations.writers import require_no_stranger, require_no_stranger_in, writing
 from diskyard.planner import sizes as planner
 from diskyard.planner.common import strong_image
 from diskyard.planner.sizes import Growth, size_lease
-from diskyard.settled import commit_looking
-from diskyard.volume_files import opening, reading
+from diskyard.repository.commit import Committed
+from diskyard.repository.repository import Repository, volume_name
+from diskyard.repository.settled import commit_looking
+from diskyard.repository.volume_files import opening, reading
 
 _EXTEND_WAIT_S = 1.0
 
@@ -34,49 +34,49 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
     does if it fails. The caller was not answered, so both sizes are right; the old one can be had
     on a full storage too.
     """
-    opened = engine.connections.get(request.repository_id)
+    repo = engine.connections.get(request.repository_id)
     author = engine.author("extendVirtualDisk")
     image_id = request.image_id
-    with opened.work_on([image_id, size_lease(image_id)], wait_s=_EXTEND_WAIT_S) as leases:
+    with repo.work_on([image_id, size_lease(image_id)], wait_s=_EXTEND_WAIT_S) as leases:
         fds = [fd for lease in leases for fd in lease.descriptors()]
-        state, _ = settle_size(opened, image_id, author, fds)
-        missing = opened.missing_below(state, image_id)
+        state, _ = settle_size(repo, image_id, author, fds)
+        missing = repo.missing_below(state, image_id)
         disk = planner.growable_disk(Draft(state), image_id, request.size, missing)
-        planner.require_room_to_grow(state, disk, request.size, opened.storage.capabilities)
-        require_no_stranger(opened, state, image_id)
+        planner.require_free_space_to_grow(state, disk, request.size, repo.storage.capabilities)
+        require_no_stranger(repo, state, image_id)
         work_id = new_uuid()
-        begun = opened.commit(
+        begun = repo.commit(
             lambda draft: planner.begin_extend(draft, image_id, request.size, work_id, missing), author
         )
         if begun.result is not None:
             try:
-                _extend(opened, begun.state, image_id, begun.result, author, fds)
+                _extend(repo, begun.state, image_id, begun.result, author, fds)
             except (errors.DiskyardError, OSError) as error:
                 if not isinstance(error, errors.UnknownOutcome):
                     with contextlib.suppress(errors.DiskyardError, OSError):  # check lists it
-                        settle_size(opened, image_id, author, fds)
+                        settle_size(repo, image_id, author, fds)
                 raise
     return Outcome(image_id)
 
 
 def _extend(
-    opened: Opened, state: State, image_id: str, grown: Volume, author: Author, fds: list[int]
+    repo: Repository, state: State, image_id: str, grown: Volume, author: Author, fds: list[int]
 ) -> None:
     """Grow the volume, durably, and then its record."""
     assert grown.extending is not None
-    with reading(opened, state, strong_image(state, image_id)) as chain, writing(opened, grown) as leases:
+    with reading(repo, state, strong_image(state, image_id)) as chain, writing(repo, grown) as leases:
         fds = [*fds, *(fd for lease in leases for fd in lease.descriptors())]
-        grow(opened.host, chain, grown.extending.size_bytes, grown.preallocated, inherit_fds=fds)
+        grow(repo.host, chain, grown.extending.size_bytes, grown.preallocated, inherit_fds=fds)
     with others_may_win():
         commit_looking(
-            opened,
+            repo,
             image_id,
             lambda draft, missing: planner.seal_extend(draft, image_id, grown, missing),
             author,
         )
 
 
-def settle_disk(opened: Opened, state: State, image_id: str, author: Author) -> State:
+def settle_disk(repo: Repository, state: State, image_id: str, author: Author) -> State:
     """Make sure that a disk's volume is as long as its record says; mostly a look.
 
     :param state: what the caller has read last.
@@ -85,26 +85,28 @@ def settle_disk(opened: Opened, state: State, image_id: str, author: Author) -> 
     :raises diskyard.errors.ImageBroken: it is longer, and that cannot be taken over.
     """
     image = state.images.get(image_id)
-    if image is None or not _is_in_doubt(opened, state, image):
+    if image is None or not _is_in_doubt(repo, state, image):
         return state
     try:
-        with opened.work_on([size_lease(image_id)], wait_s=_EXTEND_WAIT_S) as leases:
+        with repo.work_on([size_lease(image_id)], wait_s=_EXTEND_WAIT_S) as leases:
             fds = [fd for lease in leases for fd in lease.descriptors()]
-            return settle_size(opened, image_id, author, fds)[0]
+            return settle_size(repo, image_id, author, fds)[0]
     except errors.LeaseHeld as error:
         raise errors.LeaseHeld(f"VirtualDisk {image_id} is being extended.", imageId=image_id) from error
 
 
-def _is_in_doubt(opened: Opened, state: State, image: Image) -> bool:
+def _is_in_doubt(repo: Repository, state: State, image: Image) -> bool:
     if image.kind != "virtual_disk" or state.attachments_of(image.id):
         return False
     volume = state.volumes.get(image.volume_id or "")
     if volume is None or volume.state != "ready":
         return False
-    return volume.extending is not None or opened.longer_bytes(volume, opened.stored(volume)) is not None
+    return volume.extending is not None or repo.longer_bytes(volume, repo.stored(volume)) is not None
 
 
-def settle_size(opened: Opened, image_id: str, author: Author, inherit_fds: list[int]) -> tuple[State, bool]:
+def settle_size(
+    repo: Repository, image_id: str, author: Author, inherit_fds: list[int]
+) -> tuple[State, bool]:
     """The same for who has the lease of its size; the newest state, and whether anything changed.
 
     The log is read for it: what an extend did before it gave up the lease must not be undone.
@@ -113,34 +115,34 @@ def settle_size(opened: Opened, image_id: str, author: Author, inherit_fds: list
     become, or that holds anything there, was grown or written by its guest's QEMU: the disk becomes as
     long. A shorter one has lost data: it is damaged, and must not be made to look whole.
     """
-    state, changed = opened.state(), False
+    state, changed = repo.state(), False
     while True:
         image = state.images.get(image_id)
-        if image is None or not _is_in_doubt(opened, state, image):
+        if image is None or not _is_in_doubt(repo, state, image):
             return state, changed
         volume = state.volumes[str(image.volume_id)]
-        if opened.is_unreadable(volume, opened.stored(volume)):
+        if repo.is_unreadable(volume, repo.stored(volume)):
             return state, changed  # who asked for the disk is told that it cannot be read
-        settled = _settle(opened, state, image, volume, author, inherit_fds)
+        settled = _settle(repo, state, image, volume, author, inherit_fds)
         state, changed = settled.state, changed or settled.result
 
 
 def _settle(
-    opened: Opened, state: State, image: Image, volume: Volume, author: Author, inherit_fds: list[int]
+    repo: Repository, state: State, image: Image, volume: Volume, author: Author, inherit_fds: list[int]
 ) -> Committed[bool]:
     """One try, of who has the lease of its size; False if the disk is not as it was found any more."""
-    require_no_stranger_in(opened, volume, image.id)
-    actual_bytes = opened.virtual_bytes(volume)
-    opened.log.require_writable()  # of what cannot be committed nothing is done to the file either
+    require_no_stranger_in(repo, volume, image.id)
+    actual_bytes = repo.virtual_bytes(volume)
+    repo.log.require_writable()  # of what cannot be committed nothing is done to the file either
     is_cut = volume.extending is not None and actual_bytes <= volume.extending.size_bytes
-    if is_cut and _is_unwritten_beyond(opened, volume, actual_bytes):
-        _cut_back(opened, state, image, volume, actual_bytes, inherit_fds)
-        return opened.commit(lambda draft: planner.take_back(draft, volume), author)
-    growth = growth_of(opened, state, volume)
-    return opened.commit(lambda draft: planner.adopt(draft, image.id, growth), author)
+    if is_cut and _is_unwritten_beyond(repo, volume, actual_bytes):
+        _cut_back(repo, state, image, volume, actual_bytes, inherit_fds)
+        return repo.commit(lambda draft: planner.take_back(draft, volume), author)
+    growth = growth_of(repo, state, volume)
+    return repo.commit(lambda draft: planner.adopt(draft, image.id, growth), author)
 
 
-def _is_unwritten_beyond(opened: Opened, volume: Volume, actual_bytes: int) -> bool:
+def _is_unwritten_beyond(repo: Repository, volume: Volume, actual_bytes: int) -> bool:
     """Whether a volume holds nothing beyond its record, as it must while an extend is under way.
 
     Where somebody wrote there the intent is not the newest of the disk: its log was put back, and the disk
@@ -148,50 +150,50 @@ def _is_unwritten_beyond(opened: Opened, volume: Volume, actual_bytes: int) -> b
     """
     if actual_bytes <= volume.size_bytes:
         return True
-    with opening(opened, [volume]) as (layer,):
-        return reads_zeros(opened.host, layer, volume.size_bytes, actual_bytes)
+    with opening(repo, [volume]) as (layer,):
+        return reads_zeros(repo.host, layer, volume.size_bytes, actual_bytes)
 
 
 def _cut_back(
-    opened: Opened, state: State, image: Image, volume: Volume, actual_bytes: int, inherit_fds: list[int]
+    repo: Repository, state: State, image: Image, volume: Volume, actual_bytes: int, inherit_fds: list[int]
 ) -> None:
     """Let a volume durably end where its record says; what an earlier try cut may not be durable yet."""
     if actual_bytes > volume.size_bytes:
-        with reading(opened, state, image) as chain, writing(opened, volume) as leases:
+        with reading(repo, state, image) as chain, writing(repo, volume) as leases:
             fds = [*inherit_fds, *(fd for lease in leases for fd in lease.descriptors())]
-            grow(opened.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=fds)
+            grow(repo.host, chain, volume.size_bytes, volume.preallocated, inherit_fds=fds)
     else:
-        _sync(opened, volume)
+        _sync(repo, volume)
 
 
-def _sync(opened: Opened, volume: Volume) -> None:
-    with opening(opened, [volume]) as (layer,):
+def _sync(repo: Repository, volume: Volume) -> None:
+    with opening(repo, [volume]) as (layer,):
         sync_layer(layer)
 
 
-def growth_of(opened: Opened, state: State, volume: Volume) -> Growth:
+def growth_of(repo: Repository, state: State, volume: Volume) -> Growth:
     """The size that a longer volume has, durably, in whole sectors.
 
     A guest's disk ends with a whole sector, whatever its file does: the rest of it are zeros.
 
     :raises diskyard.errors.ImageBroken: it cannot be taken over.
     """
-    longer_bytes = max(opened.virtual_bytes(volume), volume.size_bytes)
+    longer_bytes = max(repo.virtual_bytes(volume), volume.size_bytes)
     size_bytes = -(-longer_bytes // SECTOR_BYTES) * SECTOR_BYTES
     if planner.disk_of(state, volume) is None or size_bytes > IMAGE_SIZE_LIMIT_BYTES:
         raise errors.ImageBroken(
-            f"Volume {volume.id} of {opened.storage.place} has {longer_bytes} bytes, and its record says "
+            f"Volume {volume.id} of {repo.storage.place} has {longer_bytes} bytes, and its record says "
             f"{volume.size_bytes}: another program made it longer than a disk can be, or while a Snapshot "
             "had it.",
             advice="Once nobody needs the bytes beyond that, cut it to the length that its record says.",
         )
     if volume.format == "raw" and size_bytes > longer_bytes:
-        opened.storage.grow_volume(volume_name(volume), length_bytes=size_bytes)
-    _sync(opened, volume)
+        repo.storage.grow_volume(volume_name(volume), length_bytes=size_bytes)
+    _sync(repo, volume)
     return Growth(volume, size_bytes)
 
 
-def growth_of_writer(opened: Opened, state: State, image_id: str) -> Growth | None:
+def growth_of_writer(repo: Repository, state: State, image_id: str) -> Growth | None:
     """What a guest that ends has made of its disk's size; None if nothing, or if that cannot be said.
 
     An attachment must end whatever the storage says: who looks at the disk next is told.
@@ -206,6 +208,6 @@ def growth_of_writer(opened: Opened, state: State, image_id: str) -> Growth | No
             or state.writer_of(image_id) is None
         ):
             return None
-        if opened.longer_bytes(volume, opened.stored(volume)) is not None:
-            return growth_of(opened, state, volume)
+        if repo.longer_bytes(volume, repo.stored(volume)) is not None:
+            return growth_of(repo, state, volume)
     return None

@@ -20,7 +20,6 @@ from diskyard.model.records import (
 )
 from diskyard.model.requests import ImportImage
 from diskyard.mover.untrusted import open_untrusted, parse_import
-from diskyard.opened import Opened
 from diskyard.operations.engine import (
     Engine,
     FollowUp,
@@ -33,6 +32,7 @@ from diskyard.operations.writers import require_file_unwritten
 from diskyard.planner import copy as planner
 from diskyard.planner.common import already_made
 from diskyard.planner.copy import PendingImage
+from diskyard.repository.repository import Repository
 
 # A file must have been left alone for so long: within one tick of its file system's clock it may be
 # written again and keep its times. The kernel's tick is at most 10 ms, and what is written piece by
@@ -77,13 +77,13 @@ def require_transfer_folder(host: Host, folder: str, path: str) -> None:
     )
 
 
-def why_not_asked(engine: Engine, opened: Opened, image: Image, source: FileSource) -> str | None:
+def why_not_asked(engine: Engine, repo: Repository, image: Image, source: FileSource) -> str | None:
     """Why a mend may not even look at the file that a record names; None if it may.
 
     Whoever may write to the repository's storage may have written the record: it counts where this host
     remembers the request, or for a file in a folder that whoever runs the mend may import from.
     """
-    if engine.asked_imports.remembers(opened, image) or _is_in_own_folder(engine, source.path):
+    if engine.asked_imports.remembers(repo, image) or _is_in_own_folder(engine, source.path):
         return None
     return (
         f"this host does not remember that it was asked to import {source.path!r:.200}, which is in none "
@@ -92,13 +92,13 @@ def why_not_asked(engine: Engine, opened: Opened, image: Image, source: FileSour
     )
 
 
-def require_asked(engine: Engine, opened: Opened, image: Image, source: FileSource, fd: int) -> None:
+def require_asked(engine: Engine, repo: Repository, image: Image, source: FileSource, fd: int) -> None:
     """The same of what was opened: a folder on the way may have become a link meanwhile.
 
     :raises diskyard.errors.PathNotAllowed: it may not be read.
     """
     told = os.readlink(f"/proc/self/fd/{fd}")
-    if not engine.asked_imports.remembers(opened, image) and not _is_in_own_folder(engine, told):
+    if not engine.asked_imports.remembers(repo, image) and not _is_in_own_folder(engine, told):
         raise errors.PathNotAllowed(
             f"{source.path!r:.200} leads out of the transfer directories.",
             advice="Remove the image, and import the file by its own path.",
@@ -152,7 +152,7 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     return Outcome(image_id, follow_ups)
 
 
-def private_path(target: Opened) -> str:
+def private_path(target: Repository) -> str:
     """Where a file to import can be copied to, so that what is checked is what is then read.
 
     :raises diskyard.errors.Unsupported: the repository has no files.
@@ -178,7 +178,7 @@ def _digest(image: Image | None, request: ImportImage) -> str:
 
 
 def _begin(
-    engine: Engine, target: Opened, image_id: str, digest: str, request: ImportImage, path: str
+    engine: Engine, target: Repository, image_id: str, digest: str, request: ImportImage, path: str
 ) -> None:
     if request.format != "raw":
         private_path(target)
@@ -207,7 +207,9 @@ def _begin(
         )
 
 
-def _remember_again(engine: Engine, target: Opened, image: Image, request: ImportImage, path: str) -> None:
+def _remember_again(
+    engine: Engine, target: Repository, image: Image, request: ImportImage, path: str
+) -> None:
     """Remember a request that an earlier version, or one with another state folder, has committed."""
     source = None if image.pending is None else image.pending.source
     if not isinstance(source, FileSource):
@@ -226,8 +228,8 @@ def _look_into(engine: Engine, request: ImportImage, path: str) -> tuple[FileSou
     fd = open_given(engine.host, path, block_device=request.format == "raw")
     try:
         # What was opened is what counts: a folder on the way may have become a link meanwhile.
-        opened = os.readlink(f"/proc/self/fd/{fd}")
-        require_transfer_folder(engine.host, os.path.dirname(opened), path)
+        repo = os.readlink(f"/proc/self/fd/{fd}")
+        require_transfer_folder(engine.host, os.path.dirname(repo), path)
         if not request.options.force:
             require_file_unwritten(engine.host, fd, path)
         fingerprint = _settled_fingerprint(engine.host, fd, path)

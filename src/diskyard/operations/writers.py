@@ -17,9 +17,9 @@ from diskyard.model.records import Attachment, Volume
 from diskyard.model.state import State
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.durable import os_errors
-from diskyard.opened import Opened, volume_name
 from diskyard.planner.create_disk import NewVolume
-from diskyard.repositories.interface import Lease
+from diskyard.repository.repository import Repository, volume_name
+from diskyard.storage.interface import Lease
 
 WRITER_WORDS = "a running QEMU has it open for writing"
 _ENDING_S = 1.0  # a program that was killed a moment ago is gone by then
@@ -43,12 +43,12 @@ def require_file_unwritten(host: Host, fd: int, path: str) -> None:
     )
 
 
-def is_written(opened: Opened, name: VolumeName) -> bool:
+def is_written(repo: Repository, name: VolumeName) -> bool:
     """Whether some QEMU program, of ours or not, has a volume open for writing now.
 
     An OSError says that it cannot be asked: whatever relies on the answer fails by it.
     """
-    return opened.storage.volume_is_written(name)
+    return repo.storage.volume_is_written(name)
 
 
 @contextmanager
@@ -64,10 +64,10 @@ def unasked_is_unwritten() -> Iterator[None]:
             raise
 
 
-def why_unasked(opened: Opened, name: VolumeName) -> str | None:
+def why_unasked(repo: Repository, name: VolumeName) -> str | None:
     """Why nobody can tell here whether a volume is written to; None if one can."""
     try:
-        is_written(opened, name)
+        is_written(repo, name)
     except OSError as error:
         if error.errno not in _UNASKED:
             raise
@@ -76,7 +76,7 @@ def why_unasked(opened: Opened, name: VolumeName) -> str | None:
 
 
 @contextmanager
-def writing(opened: Opened, *volumes: Volume) -> Iterator[list[Lease]]:
+def writing(repo: Repository, *volumes: Volume) -> Iterator[list[Lease]]:
     """Tell whoever finds volumes written to that it is a program of ours, for as long as one may.
 
     Nobody has their leases for any other reason, as for work that is about to look for strangers itself: so
@@ -85,7 +85,7 @@ def writing(opened: Opened, *volumes: Volume) -> Iterator[list[Lease]]:
     :returns: the leases; the program must inherit them, which then outlive it.
     :raises diskyard.errors.LeaseHeld: other work writes there.
     """
-    with opened.work_on([_writing_lease(volume) for volume in volumes], wait_s=_ENDING_S) as leases:
+    with repo.work_on([_writing_lease(volume) for volume in volumes], wait_s=_ENDING_S) as leases:
         yield leases
 
 
@@ -93,33 +93,33 @@ def _writing_lease(volume: Volume) -> str:
     return f"{volume.id}/writing"
 
 
-def has_stranger(opened: Opened, volume: Volume, *, wait_s: float = _ENDING_S) -> bool:
+def has_stranger(repo: Repository, volume: Volume, *, wait_s: float = _ENDING_S) -> bool:
     """Whether a QEMU program writes to a volume that neither the log nor :func:`writing` explains.
 
     :param wait_s: how long such a program may take to end.
     """
-    deadline_s = opened.host.clock.monotonic_s() + wait_s
-    while is_written(opened, volume_name(volume)):
-        if _is_known(opened, volume):
+    deadline_s = repo.host.clock.monotonic_s() + wait_s
+    while is_written(repo, volume_name(volume)):
+        if _is_known(repo, volume):
             return False
-        if opened.host.clock.monotonic_s() >= deadline_s:
+        if repo.host.clock.monotonic_s() >= deadline_s:
             # Once more: work that ended between the two looks had its lease until its program's end.
-            return is_written(opened, volume_name(volume)) and not _is_known(opened, volume)
-        opened.host.clock.sleep(_POLL_S)
+            return is_written(repo, volume_name(volume)) and not _is_known(repo, volume)
+        repo.host.clock.sleep(_POLL_S)
     return False
 
 
-def _is_known(opened: Opened, volume: Volume) -> bool:
+def _is_known(repo: Repository, volume: Volume) -> bool:
     """Whether it may be the guest that has the volume attached, or a program of ours at work."""
-    state = opened.state()
+    state = repo.state()
     for key in state.attachments_naming(volume.id):
         attachment = state.attachments[key]
         if attachment.mode == "read_write" and attachment.volume_ids[0] == volume.id:
             return True
-    return opened.is_locked(_writing_lease(volume))
+    return repo.is_locked(_writing_lease(volume))
 
 
-def require_no_stranger(opened: Opened, state: State, image_id: str, *, depth: int = 1) -> None:
+def require_no_stranger(repo: Repository, state: State, image_id: str, *, depth: int = 1) -> None:
     """Refuse an image into whose volumes a program writes that nobody has told of.
 
     :param depth: how many volumes, from the top, are looked at; 0 for all.
@@ -131,12 +131,12 @@ def require_no_stranger(opened: Opened, state: State, image_id: str, *, depth: i
     for number, (_, volume) in enumerate(state.chain(image)):
         if depth and number >= depth:
             break
-        require_no_stranger_in(opened, volume, image_id)
+        require_no_stranger_in(repo, volume, image_id)
 
 
-def require_no_stranger_in(opened: Opened, volume: Volume, image_id: str | None = None) -> None:
+def require_no_stranger_in(repo: Repository, volume: Volume, image_id: str | None = None) -> None:
     """The same of one volume."""
-    if has_stranger(opened, volume):
+    if has_stranger(repo, volume):
         of = "" if image_id is None else f" of image {image_id}"
         raise errors.ImageInUse(
             f"A running QEMU has volume {volume.id}{of} open for writing, and no attachment says so.",
@@ -145,32 +145,32 @@ def require_no_stranger_in(opened: Opened, volume: Volume, image_id: str | None 
         )
 
 
-def make_from(opened: Opened, new: NewVolume) -> None:
-    """:meth:`Opened.make` where the bytes that are shared must not change meanwhile.
+def make_from(repo: Repository, new: NewVolume) -> None:
+    """:meth:`Repository.make` where the bytes that are shared must not change meanwhile.
 
     :raises diskyard.errors.ImageInUse: some program writes to the volume that they are shared with.
     """
     if new.clone_of is not None:
-        require_no_stranger_in(opened, new.clone_of)
-    opened.make(new)
+        require_no_stranger_in(repo, new.clone_of)
+    repo.make(new)
     if new.clone_of is not None:
-        require_no_stranger_in(opened, new.clone_of)
+        require_no_stranger_in(repo, new.clone_of)
 
 
 @contextmanager
-def nobody_writes(opened: Opened, volumes: Sequence[Volume], image_id: str) -> Iterator[None]:
+def nobody_writes(repo: Repository, volumes: Sequence[Volume], image_id: str) -> Iterator[None]:
     """Look that nobody writes into the volumes of an image, before they are read and after it.
 
     :raises diskyard.errors.ImageInUse: some program does.
     """
     for volume in volumes:
-        require_no_stranger_in(opened, volume, image_id)
+        require_no_stranger_in(repo, volume, image_id)
     yield
     for volume in volumes:
-        require_no_stranger_in(opened, volume, image_id)
+        require_no_stranger_in(repo, volume, image_id)
 
 
-def require_writer_gone(opened: Opened, state: State, attachment: Attachment, *, advice: str) -> None:
+def require_writer_gone(repo: Repository, state: State, attachment: Attachment, *, advice: str) -> None:
     """Refuse to end an attachment whose guest still writes.
 
     :param state: in which the attachment is: for as long as it is, nobody merges its volumes.
@@ -178,9 +178,9 @@ def require_writer_gone(opened: Opened, state: State, attachment: Attachment, *,
     """
     if attachment.mode != "read_write":
         return
-    deadline_s = opened.host.clock.monotonic_s() + _ENDING_S
-    while (why := _why_not_gone(opened, state, attachment)) is not None:
-        if opened.host.clock.monotonic_s() >= deadline_s:
+    deadline_s = repo.host.clock.monotonic_s() + _ENDING_S
+    while (why := _why_not_gone(repo, state, attachment)) is not None:
+        if repo.host.clock.monotonic_s() >= deadline_s:
             raise errors.ImageInUse(
                 f"The attachment of image {attachment.image_id} for {attachment.owner} cannot end: {why}.",
                 advice=advice,
@@ -188,17 +188,17 @@ def require_writer_gone(opened: Opened, state: State, attachment: Attachment, *,
                 hostID=attachment.host.host_id,
                 owner=attachment.owner,
             )
-        opened.host.clock.sleep(_POLL_S)
+        repo.host.clock.sleep(_POLL_S)
 
 
-def _why_not_gone(opened: Opened, state: State, attachment: Attachment) -> str | None:
+def _why_not_gone(repo: Repository, state: State, attachment: Attachment) -> str | None:
     """Of its volumes the first that some QEMU has open for writing, or that cannot be asked."""
     for volume_id in attachment.volume_ids:
         volume = state.volumes.get(volume_id)
         if volume is None:
             continue
-        why = why_unasked(opened, volume_name(volume))
-        if why is None and is_written(opened, volume_name(volume)):
+        why = why_unasked(repo, volume_name(volume))
+        if why is None and is_written(repo, volume_name(volume)):
             why = f"a running QEMU has its volume {volume_id} open for writing"
         if why is not None:
             return why

@@ -33,10 +33,10 @@ from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
 from diskyard.model.volume_name import VolumeName
 from diskyard.planner.clean import wanted
-from diskyard.planner.look import Look, SourceView
 from diskyard.planner.mend import needs_restore
 from diskyard.planner.merge import merge_in_the_way, merge_lease_images, merge_too_long, plan_merge
 from diskyard.planner.optimize import OptimizePlan, optimize_waits_for, plan_optimize
+from diskyard.planner.scan import Look, SourceView
 from diskyard.planner.sizes import size_fix
 
 _WRITTEN = "a running QEMU has the volume open for writing"
@@ -375,9 +375,9 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
             waits_for=f"restore the log from a backup that has those; with force the entry is removed, and "
             f"the log goes on from entry {state.version}",
         )
-    for twin in look.twins:
-        words = f"write the missing or damaged replica of {twin.action.kind} {twin.action.number} again"
-        yield _Found(twin.action, words, waits_for=twin.waits_for)
+    for replica in look.replicas:
+        words = f"write the missing or damaged replica of {replica.action.kind} {replica.action.number} again"
+        yield _Found(replica.action, words, waits_for=replica.waits_for)
 
 
 def _overlay_of(look: Look, attachment: Attachment) -> str | None:

@@ -50,7 +50,9 @@ def growable_disk(draft: Draft, image_id: str, size_bytes: int, missing: Contain
     return disk
 
 
-def require_room_to_grow(state: State, disk: Image, size_bytes: int, capabilities: Capabilities) -> None:
+def require_free_space_to_grow(
+    state: State, disk: Image, size_bytes: int, capabilities: Capabilities
+) -> None:
     """Refuse a size that the disk's volume cannot have.
 
     :raises diskyard.errors.Unsupported: it is raw, and no file here can be so long.

@@ -7,7 +7,6 @@ import os
 from diskyard.asked_imports import AskedImports
 from diskyard.attachments.serve import SERVED_IMAGES, Servers
 from diskyard.caller import CALLER
-from diskyard.connections import Connections
 from diskyard.events import Events
 from diskyard.host import Host
 from diskyard.host.calls import default_timeout_s
@@ -18,6 +17,7 @@ from diskyard.model.requests import Request
 from diskyard.model.results import Task
 from diskyard.model.verbs import Verb
 from diskyard.operations.engine import Engine, Export, FollowUp, Outcome
+from diskyard.repository.connections import Connections
 from diskyard.settings import Settings, default_state_folder
 from diskyard.tasks.limits import TaskLimits
 from diskyard.tasks.records import Again, TaskRecords
@@ -120,11 +120,11 @@ class Service:
 
             return run_export(self.engine, export, watcher, rate_limit)
 
-        return Job("exportImage", asked.repository_id, asked.image_id, run, export.opened.marker)
+        return Job("exportImage", asked.repository_id, asked.image_id, run, export.repo.marker)
 
     def job(self, follow_up: FollowUp) -> Job:
         """A fix as a task."""
-        opened, action, participating = follow_up.opened, follow_up.action, follow_up.participating
+        repo, action, participating = follow_up.repo, follow_up.action, follow_up.participating
 
         def run(watcher: TaskWatcher) -> bool:
             # Imported when one runs: it has all that moves bytes, which who only looks does not need.
@@ -132,7 +132,7 @@ class Service:
 
             return run_fix(
                 self.engine,
-                opened,
+                repo,
                 action,
                 watcher=watcher,
                 rate_limit_bytes_per_s=self._rate_limit(follow_up),
@@ -144,7 +144,7 @@ class Service:
         bound_to = None if caller is None else caller.repositories
         folders = None if caller is None else caller.transfer_folders
         again = Again(
-            fix=FixData(opened.marker, action),
+            fix=FixData(repo.marker, action),
             rate_limit_bytes_per_s=follow_up.rate_limit_bytes_per_s,
             participating=None if participating is None else tuple(o.repo_id for o in participating),
             actor=self.engine.author(fix_type(action)).actor,
@@ -152,13 +152,13 @@ class Service:
             # Those of the host are as they are when it is started again.
             transfer_folders=None if folders == self.engine.transfer_folders else folders,
         )
-        return Job(fix_type(action), opened.repo_id, follow_up.image_id, run, opened.marker, again)
+        return Job(fix_type(action), repo.repo_id, follow_up.image_id, run, repo.marker, again)
 
     def _rate_limit(self, follow_up: FollowUp) -> int:
         """The limit of who asked for a fix, else of who asked for the image, else the host's."""
         given, usual = follow_up.rate_limit_bytes_per_s, self.limits.rate_limit_bytes_per_s
         if given or not usual or not isinstance(follow_up.action, Mend):
             return given or usual
-        image = follow_up.opened.state().images.get(follow_up.action.image_id)
+        image = follow_up.repo.state().images.get(follow_up.action.image_id)
         has_own = image is not None and image.pending is not None and image.pending.rate_limit_bytes_per_s
         return 0 if has_own else usual

@@ -49,7 +49,7 @@ def run_unwatched(service: Service, request: Request) -> Any:
     verb = BY_REQUEST[type(request)]
     with translated(verb):
         if verb.may_add_tasks(request):
-            service.tasks.require_room()
+            service.tasks.require_free_space()
         answer = function_of(verb)(service.engine, request)
         return service.finish(verb, request, answer) if isinstance(answer, Outcome) else answer
 

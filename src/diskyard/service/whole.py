@@ -19,7 +19,7 @@ def import_all() -> None:
     """Import what does the verbs, and what runs the tasks that they start."""
     for verb in VERBS.values():
         function_of(verb)
-    for name in ("diskyard.fixes.exporting", "diskyard.fixes.runner", "diskyard.mover.qmp"):
+    for name in ("diskyard.fixes.exporting", "diskyard.fixes.runner", "diskyard.mover.qemu.qmp"):
         import_module(name)
     with suppress(ImportError):  # libnbd may be missing: who needs it says so then
         import_module("nbd")

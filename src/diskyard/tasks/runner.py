@@ -95,7 +95,7 @@ class TaskRunner:
         self._parts = Parts(self._limits.queued)
         self._started: deque[str] = deque(maxlen=_STARTED_LIMIT)
 
-    def require_room(self) -> None:
+    def require_free_space(self) -> None:
         """Refuse a caller that would add to a queue with no more capacity, or none for this caller.
 
         It is asked before anything is changed. So some more may come at once than there is capacity for;

@@ -25,7 +25,7 @@ from diskyard.testing.steps import Side, Steps, stepping_host
 from diskyard.testing.world import World
 
 _FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(["diskyard.testing.crash", "diskyard.mover.qmp", "nbd", "asyncio"])
+_FORKING.set_forkserver_preload(["diskyard.testing.crash", "diskyard.mover.qemu.qmp", "nbd", "asyncio"])
 _END_TIMEOUT_S = 120.0
 _ORPHANS_TIMEOUT_S = 10.0
 _POLL_S = 0.002

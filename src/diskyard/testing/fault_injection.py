@@ -53,22 +53,10 @@ _OF_FOLDERS = frozenset(
 )  # fmt: skip
 _NEED_ROOM = frozenset(
     (
-        "create",
-        "write",
-        "truncate",
-        "preallocate",
-        "keep_room",
-        "clone",
-        "sync",
-        "begin_write_out",
-        "end_write_out",
-        "make_folder",
-        "link",
-        "symlink",
-        "rename",
-        "rename_to_new",
+        "create", "write", "truncate", "preallocate", "keep_room", "clone", "sync", "begin_write_out",
+        "end_write_out", "make_folder", "link", "symlink", "rename", "rename_to_new",
     )
-)
+)  # fmt: skip
 _USE_NAMES = frozenset(
     (
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",

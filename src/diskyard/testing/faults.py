@@ -1,7 +1,7 @@
 """Faults on purpose: a door to the files that fails or crashes, a repository that is watched.
 
 ``files`` of a :class:`~diskyard.host.Host` may be one of the doors here; a
-:class:`WatchedRepository` stands before any other one.
+:class:`WatchedStorage` stands before any other one.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from diskyard.log.store import Copies, LogKind
 from diskyard.model.identity import HostIdentity
 from diskyard.model.transaction import Frees
 from diskyard.model.volume_name import VolumeName
-from diskyard.repositories.interface import (
+from diskyard.storage.interface import (
     Capacity,
     Foreign,
     Leftover,
     Located,
-    Repository,
+    Storage,
     StoredVolume,
 )
 
@@ -156,7 +156,7 @@ def nothing(method: str, words: Sequence[object]) -> None:
     """The hook that does nothing."""
 
 
-class WatchedRepository(Repository):
+class WatchedStorage(Storage):
     """A repository whose every call is shown to a test, before and after it is made.
 
     :ivar before: called first; what it raises is raised instead of the call.
@@ -164,7 +164,7 @@ class WatchedRepository(Repository):
     :ivar calls: the names of the methods called.
     """
 
-    def __init__(self, inner: Repository) -> None:
+    def __init__(self, inner: Storage) -> None:
         self.inner = inner
         self.marker, self.marker_origin = inner.marker, inner.marker_origin
         self.place, self.made_s = inner.place, inner.made_s

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Self
 
 from diskyard.host import Host
-from diskyard.mover.blockgraph import StorageDaemon
-from diskyard.mover.nbdclient import NbdClient
+from diskyard.mover.qemu.blockgraph import StorageDaemon
+from diskyard.mover.qemu.nbdclient import NbdClient
 
 _READ_MOST_BYTES = 16 << 20
 

@@ -15,7 +15,7 @@ from diskyard import errors
 from diskyard.host import Host
 from diskyard.log.codec import Checkpoint, decode
 from diskyard.model.transaction import Entry
-from diskyard.repositories.interface import Repository
+from diskyard.storage.interface import Storage
 from diskyard.testing import other_process
 from diskyard.testing.faults import Crash, CrashingFiles, with_files
 from diskyard.testing.place import Place
@@ -23,7 +23,7 @@ from diskyard.testing.place import Place
 _TIMEOUT_S = 10.0
 
 
-def _until_free(repository: Repository, name: str) -> bool:
+def _until_free(repository: Storage, name: str) -> bool:
     deadline_s = time.monotonic() + _TIMEOUT_S
     while repository.is_locked(name):
         if time.monotonic() > deadline_s:
@@ -35,7 +35,7 @@ def _until_free(repository: Repository, name: str) -> bool:
 class LeaseContract:
     """What ``try_lock`` and ``is_locked`` promise."""
 
-    def test_a_lease_is_held_once(self, repository: Repository, place: Place) -> None:
+    def test_a_lease_is_held_once(self, repository: Storage, place: Place) -> None:
         """Not even the same connection gets it again; others are not touched."""
         other = place.connect()
         lease = repository.try_lock("image")
@@ -50,7 +50,7 @@ class LeaseContract:
         assert again is not None
         again.release()
 
-    def test_looking_does_not_take_it(self, repository: Repository, place: Place) -> None:
+    def test_looking_does_not_take_it(self, repository: Storage, place: Place) -> None:
         """Nor does it disturb who has it."""
         other = place.connect()
         assert repository.is_locked("image") is False
@@ -63,7 +63,7 @@ class LeaseContract:
         lease.release()
         assert other.is_locked("image") is False
 
-    def test_many_are_asked_for_at_once(self, repository: Repository, place: Place) -> None:
+    def test_many_are_asked_for_at_once(self, repository: Storage, place: Place) -> None:
         """The answer is what is said of each, whoever holds them and however many there are."""
         other = place.connect()
         names = [f"image {number}" for number in range(20)]
@@ -77,7 +77,7 @@ class LeaseContract:
             lease.release()
         assert other.locked_among(names) == set()
 
-    def test_releasing_twice_does_nothing(self, repository: Repository) -> None:
+    def test_releasing_twice_does_nothing(self, repository: Storage) -> None:
         """In particular it does not end the next holder's lease."""
         lease = repository.try_lock("image")
         assert lease is not None
@@ -88,7 +88,7 @@ class LeaseContract:
         assert repository.is_locked("image") is True
         following.release()
 
-    def test_any_name(self, repository: Repository) -> None:
+    def test_any_name(self, repository: Storage) -> None:
         """Names are text, not parts of a path."""
         leases = [repository.try_lock(name) for name in ("", "../x", "work:1", "work:2", "ü" * 300)]
         assert all(lease is not None for lease in leases)
@@ -96,7 +96,7 @@ class LeaseContract:
             assert lease is not None
             lease.release()
 
-    def test_another_process_is_kept_out_until_it_is_dead(self, repository: Repository, place: Place) -> None:
+    def test_another_process_is_kept_out_until_it_is_dead(self, repository: Storage, place: Place) -> None:
         """However it ends."""
         if not place.other_processes:
             pytest.skip("the format lives in one process")
@@ -113,7 +113,7 @@ class LeaseContract:
         other_process.end(late)
         lease.release()
 
-    def test_a_child_keeps_it_after_its_parents_death(self, repository: Repository, place: Place) -> None:
+    def test_a_child_keeps_it_after_its_parents_death(self, repository: Storage, place: Place) -> None:
         """Who moves data holds the lease as long as it can move any."""
         if not place.other_processes:
             pytest.skip("the format lives in one process")
@@ -127,7 +127,7 @@ class LeaseContract:
         assert _until_free(repository, "image")
         other_process.end(process)
 
-    def test_a_child_keeps_it_after_it_is_released(self, repository: Repository, place: Place) -> None:
+    def test_a_child_keeps_it_after_it_is_released(self, repository: Storage, place: Place) -> None:
         """Giving it up here does not take it from a child that is still at work."""
         lease = repository.try_lock("image")
         assert lease is not None
@@ -149,7 +149,7 @@ class LeaseContract:
 class PlaceContract:
     """What creating and connecting promise."""
 
-    def test_a_new_repository_has_a_readable_beginning(self, repository: Repository) -> None:
+    def test_a_new_repository_has_a_readable_beginning(self, repository: Storage) -> None:
         """Entry 0 and checkpoint 0, twice each, with the repository's marker."""
         for copy in repository.get("entry", 0):
             entry, newer = decode(copy or b"", Entry)
@@ -158,11 +158,11 @@ class PlaceContract:
             checkpoint, _ = decode(copy or b"", Checkpoint)
             assert (checkpoint.marker, checkpoint.version) == (repository.marker, 0)
 
-    def test_connections_of_one_place_have_one_marker(self, repository: Repository, place: Place) -> None:
+    def test_connections_of_one_place_have_one_marker(self, repository: Storage, place: Place) -> None:
         """So that aliases are detected."""
         assert place.connect().marker == repository.marker
 
-    def test_creating_it_again_is_refused(self, repository: Repository, place: Place) -> None:
+    def test_creating_it_again_is_refused(self, repository: Storage, place: Place) -> None:
         """And leaves it as it is."""
         before = repository.get("entry", 0)
         with pytest.raises(errors.NotEmpty):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diskyard.log.store import LogKind
-from diskyard.repositories.interface import Repository
+from diskyard.storage.interface import Storage
 from diskyard.testing import other_process
 from diskyard.testing.place import Place
 
@@ -57,32 +57,32 @@ class LogStoreContract:
     """What ``put``, ``get``, ``numbers``, ``rewrite``, ``delete`` and ``sync_log`` promise."""
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_what_is_put_is_there_in_both_copies(self, repository: Repository, kind: LogKind) -> None:
+    def test_what_is_put_is_there_in_both_copies(self, repository: Storage, kind: LogKind) -> None:
         """Both hold the bytes, and they are those that were put."""
         assert repository.get(kind, 7) == (None, None)
         assert repository.put(kind, 7, b"seven") is True
         assert repository.get(kind, 7) == (b"seven", b"seven")
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_a_second_put_changes_nothing(self, repository: Repository, kind: LogKind) -> None:
+    def test_a_second_put_changes_nothing(self, repository: Storage, kind: LogKind) -> None:
         """The loser is told so."""
         repository.put(kind, 7, b"first")
         assert repository.put(kind, 7, b"second") is False
         assert repository.get(kind, 7) == (b"first", b"first")
 
-    def test_entries_and_checkpoints_of_one_number_are_apart(self, repository: Repository) -> None:
+    def test_entries_and_checkpoints_of_one_number_are_apart(self, repository: Storage) -> None:
         """The kinds are two stores."""
         repository.put("entry", 7, b"entry")
         assert repository.put("checkpoint", 7, b"checkpoint") is True
         assert repository.get("entry", 7) == (b"entry", b"entry")
 
-    def test_a_large_object(self, repository: Repository) -> None:
+    def test_a_large_object(self, repository: Storage) -> None:
         """A transaction of many records, and a checkpoint of many images."""
         data = framed(os.urandom(3 << 20))
         repository.put("checkpoint", 7, data)
         assert repository.get("checkpoint", 7) == (data, data)
 
-    def test_threads_that_put_one_number(self, repository: Repository, place: Place) -> None:
+    def test_threads_that_put_one_number(self, repository: Storage, place: Place) -> None:
         """Exactly one wins, and its bytes stand in both copies."""
         connections = [place.connect() for _ in range(_AT_ONCE)]
         won: dict[int, list[int]] = {number: [] for number in range(1, _NUMBERS + 1)}
@@ -104,7 +104,7 @@ class LogStoreContract:
             data = b"writer %d" % winners[0]
             assert repository.get("entry", number) == (data, data)
 
-    def test_processes_that_put_one_number(self, repository: Repository, place: Place) -> None:
+    def test_processes_that_put_one_number(self, repository: Storage, place: Place) -> None:
         """The same between processes, for formats that have more than one."""
         if not place.other_processes:
             pytest.skip("the format lives in one process")
@@ -127,7 +127,7 @@ class LogStoreContract:
                 data = b"writer %d" % n
                 assert repository.get("entry", number) == (data, data)
 
-    def test_numbers_and_their_ages(self, repository: Repository, place: Place) -> None:
+    def test_numbers_and_their_ages(self, repository: Storage, place: Place) -> None:
         """Every number, also for another connection; what is new is young."""
         for number in (1, 2, 5):
             repository.put("entry", number, b"x")
@@ -136,7 +136,7 @@ class LogStoreContract:
         assert all(-2 <= age_s < 60 for age_s in ages.values())
         assert set(repository.numbers("checkpoint")) == {0}
 
-    def test_newest_number(self, repository: Repository, place: Place) -> None:
+    def test_newest_number(self, repository: Storage, place: Place) -> None:
         """The highest there is, also for another connection, and also if it has one copy."""
         assert repository.newest_number("entry") == 0
         for number in (9, 10, 300):
@@ -146,7 +146,7 @@ class LogStoreContract:
         assert repository.newest_number("entry") == 10
         assert repository.newest_number("checkpoint") == 0
 
-    def test_has(self, repository: Repository, place: Place) -> None:
+    def test_has(self, repository: Storage, place: Place) -> None:
         """What is there is there for another connection too, until it is deleted."""
         repository.put("entry", 7, b"x")
         for connection in (repository, place.connect()):
@@ -156,7 +156,7 @@ class LogStoreContract:
         assert not repository.has("entry", 7)
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_delete_removes_both_copies(self, repository: Repository, kind: LogKind) -> None:
+    def test_delete_removes_both_copies(self, repository: Storage, kind: LogKind) -> None:
         """It is absent then; deleting what is absent does nothing."""
         repository.put(kind, 7, b"seven")
         repository.delete(kind, 7)
@@ -165,14 +165,14 @@ class LogStoreContract:
         assert 7 not in repository.numbers(kind)
 
     @pytest.mark.parametrize("copy", [0, 1])
-    def test_rewrite_changes_one_copy(self, repository: Repository, copy: int) -> None:
+    def test_rewrite_changes_one_copy(self, repository: Storage, copy: int) -> None:
         """The other stays."""
         repository.put("entry", 7, b"old")
         repository.rewrite("entry", 7, copy, b"new")
         copies = repository.get("entry", 7)
         assert (copies[copy], copies[1 - copy]) == (b"new", b"old")
 
-    def test_rewrite_is_never_absent_nor_half(self, repository: Repository, place: Place) -> None:
+    def test_rewrite_is_never_absent_nor_half(self, repository: Storage, place: Place) -> None:
         """Who reads meanwhile sees the old bytes or the new."""
         texts = {framed(b"a" * 5000), framed(b"b" * 70_000)}
         repository.put("entry", 7, min(texts))
@@ -194,14 +194,14 @@ class LogStoreContract:
         thread.join()
         assert seen <= texts
 
-    def test_sync_log(self, repository: Repository) -> None:
+    def test_sync_log(self, repository: Storage) -> None:
         """It may be called at any time."""
         repository.sync_log()
 
     # -- copies that are damaged, for formats that keep them as files ----------------------
 
     @pytest.mark.parametrize("copy", [0, 1])
-    def test_one_copy_is_gone(self, repository: Repository, place: Place, copy: int) -> None:
+    def test_one_copy_is_gone(self, repository: Storage, place: Place, copy: int) -> None:
         """The number is not free: of two copies one is enough."""
         if place.copy_path is None:
             pytest.skip("the format has no files to damage")
@@ -218,7 +218,7 @@ class LogStoreContract:
     @pytest.mark.parametrize("spoil", UNREADABLE)
     @pytest.mark.parametrize("copy", [0, 1])
     def test_a_copy_that_cannot_be_read_is_empty(
-        self, repository: Repository, place: Place, copy: int, spoil: Callable[[Path], None]
+        self, repository: Storage, place: Place, copy: int, spoil: Callable[[Path], None]
     ) -> None:
         """It is there, it does not hang, it costs no descriptor, and rewriting mends it."""
         if place.copy_path is None:
@@ -235,7 +235,7 @@ class LogStoreContract:
         repository.rewrite("entry", 7, copy, b"seven")
         assert repository.get("entry", 7) == (b"seven", b"seven")
 
-    def test_a_huge_sparse_file_in_its_place(self, repository: Repository, place: Place) -> None:
+    def test_a_huge_sparse_file_in_its_place(self, repository: Storage, place: Place) -> None:
         """1 GiB without a block is refused by its length, without being read."""
         if place.copy_path is None:
             pytest.skip("the format has no files to damage")
@@ -243,7 +243,7 @@ class LogStoreContract:
         _huge(place.copy_path("entry", 7, 0))
         assert repository.get("entry", 7) == (b"", b"seven")
 
-    def test_deleting_copies_that_cannot_be_read(self, repository: Repository, place: Place) -> None:
+    def test_deleting_copies_that_cannot_be_read(self, repository: Storage, place: Place) -> None:
         """Trimming is not stopped by what stands in an object's place."""
         if place.copy_path is None:
             pytest.skip("the format has no files to damage")

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from diskyard.host import Host
-from diskyard.repositories.interface import Repository
-from diskyard.repositories.registry import find_format
+from diskyard.storage.interface import Storage
+from diskyard.storage.registry import find_format
 from diskyard.testing.place import Place, fresh_name
 
 _CHILD = "import sys; sys.stdin.read()"
@@ -52,7 +52,7 @@ def _say(value: object) -> None:
     sys.stdout.flush()
 
 
-def _publish(repository: Repository, task: Mapping[str, Any]) -> None:
+def _publish(repository: Storage, task: Mapping[str, Any]) -> None:
     """Try every number of a range when told to; which of them this process won."""
     _say("ready")
     sys.stdin.readline()
@@ -61,7 +61,7 @@ def _publish(repository: Repository, task: Mapping[str, Any]) -> None:
     _say([number for number in numbers if repository.put("entry", number, data)])
 
 
-def _hold(repository: Repository, task: Mapping[str, Any]) -> None:
+def _hold(repository: Storage, task: Mapping[str, Any]) -> None:
     """Take a lease and keep it until stdin ends; ``child``: a child inherits it, and its pid."""
     lease = repository.try_lock(task["name"])
     child = None
@@ -73,7 +73,7 @@ def _hold(repository: Repository, task: Mapping[str, Any]) -> None:
     sys.stdin.read()
 
 
-def _litter(repository: Repository, task: Mapping[str, Any]) -> None:
+def _litter(repository: Storage, task: Mapping[str, Any]) -> None:
     """Leave a private file behind, and say its name."""
     path = repository.private_path()
     if path is not None:
@@ -83,7 +83,7 @@ def _litter(repository: Repository, task: Mapping[str, Any]) -> None:
     sys.stdin.read()
 
 
-def _make_volume(repository: Repository, task: Mapping[str, Any]) -> None:
+def _make_volume(repository: Storage, task: Mapping[str, Any]) -> None:
     name = fresh_name()
     repository.create_volume(name, length_bytes=4096, initial=b"volume")
     _say(str(name))

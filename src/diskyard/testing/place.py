@@ -13,8 +13,8 @@ from diskyard.host.identity import new_nonce, new_uuid
 from diskyard.log.store import LogKind
 from diskyard.model.records import entry_id
 from diskyard.model.volume_name import VolumeName
-from diskyard.repositories.interface import Repository
-from diskyard.repositories.registry import find_format
+from diskyard.storage.interface import Storage
+from diskyard.storage.registry import find_format
 from diskyard.testing import pathless as pathless  # so that its format is known wherever places are
 
 
@@ -36,13 +36,13 @@ class Place:
     other_processes: bool = False
     copy_path: Callable[[LogKind, int, int], Path] | None = None
     fill: Callable[[], None] | None = None
-    connect_full: Callable[[Event], Repository] | None = None
+    connect_full: Callable[[Event], Storage] | None = None
 
     def create(self, host: Host | None = None) -> None:
         """Make the repository."""
         find_format(self.format).create(self.parameters, host or Host.real())
 
-    def connect(self, host: Host | None = None) -> Repository:
+    def connect(self, host: Host | None = None) -> Storage:
         """Connect it, as a process or host of its own would."""
         return find_format(self.format).connect(self.parameters, host or Host.real())
 

@@ -9,22 +9,22 @@ from __future__ import annotations
 import struct
 
 from diskyard.mover.interface import Layer
-from diskyard.opened import Opened, volume_name
+from diskyard.repository.repository import Repository, volume_name
 
 _COMPRESSED, _COPIED, _ZERO = 1 << 62, 1 << 63, 1
 _OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
 
 
-def read_image(opened: Opened, image_id: str) -> bytes:
+def read_image(repo: Repository, image_id: str) -> bytes:
     """All bytes of an image as its chain has them, by the newest state of its repository."""
-    state = opened.state()
+    state = repo.state()
     image = state.images[image_id]
     data = bytearray(image.size_bytes)
     volumes = [volume for _, volume in state.chain(image)]
-    for volume, layer in reversed(list(zip(volumes, opened.chain(state, image), strict=True))):
-        stored = opened.stored(volume)
+    for volume, layer in reversed(list(zip(volumes, repo.chain(state, image), strict=True))):
+        stored = repo.stored(volume)
         assert stored is not None
-        content = opened.storage.read_volume(volume_name(volume), 0, stored.length_bytes)
+        content = repo.storage.read_volume(volume_name(volume), 0, stored.length_bytes)
         _lay_over(data, layer, content)
     return bytes(data)
 

@@ -16,11 +16,11 @@ from types import FrameType
 from typing import Any
 
 from diskyard import errors
-from diskyard.commit import refresh
 from diskyard.host import Clock, Commands, Files, Finished, Host, HostIdentity
 from diskyard.host.identity import new_nonce
 from diskyard.log.log import Log
-from diskyard.repositories.registry import find_format
+from diskyard.repository.commit import refresh
+from diskyard.storage.registry import find_format
 from diskyard.testing.power_cut import ANSWERED, BEGIN, FIXED_VARIANTS, CutState, RecordedDisk
 from diskyard.testing.scenarios import Scenario
 from diskyard.testing.scenarios.durable import NEW_PLACE, OUTSIDE, DiskScenario

@@ -12,7 +12,7 @@ import pytest
 
 from diskyard.host.publishing import UncertainError
 from diskyard.model.transaction import Frees
-from diskyard.repositories.interface import Repository
+from diskyard.storage.interface import Storage
 from diskyard.testing.log_contract import framed
 from diskyard.testing.place import Place, fresh_name
 
@@ -31,7 +31,7 @@ class ReserveContract:
         return Event()
 
     @pytest.fixture
-    def full(self, repository: Repository, place: Place, has_room: Event) -> Iterator[Repository]:
+    def full(self, repository: Storage, place: Place, has_room: Event) -> Iterator[Storage]:
         """The repository, where there is room for nothing; the fixture before has made it."""
         if place.connect_full is None:
             pytest.skip("the format cannot be full")
@@ -40,7 +40,7 @@ class ReserveContract:
         connected.close()
 
     @pytest.mark.parametrize("frees", [Frees.LATER, Frees.WHEN_FIXED, Frees.AT_ONCE])
-    def test_what_frees_is_published(self, full: Repository, repository: Repository, frees: Frees) -> None:
+    def test_what_frees_is_published(self, full: Storage, repository: Storage, frees: Frees) -> None:
         """And nothing else: that is refused, and its number stays free."""
         with pytest.raises(OSError, match="space") as caught:
             full.put("entry", 1, b"another")
@@ -50,20 +50,20 @@ class ReserveContract:
         assert full.put("entry", 1, b"two", frees=frees) is False
         assert repository.get("entry", 1) == (b"one", b"one")
 
-    def test_a_large_entry(self, full: Repository, repository: Repository) -> None:
+    def test_a_large_entry(self, full: Storage, repository: Storage) -> None:
         """One that ends many things at once."""
         data = framed(os.urandom(_LARGE_BYTES))
         assert full.put("entry", 1, data, frees=Frees.AT_ONCE) is True
         assert repository.get("entry", 1) == (data, data)
 
-    def test_a_lost_copy_is_written_again(self, full: Repository, repository: Repository) -> None:
+    def test_a_lost_copy_is_written_again(self, full: Storage, repository: Storage) -> None:
         """No entry can follow one that has a single copy."""
         full.put("entry", 1, b"one", frees=Frees.AT_ONCE)
         repository.rewrite("entry", 1, 1, b"other")
         full.rewrite("entry", 1, 1, b"one")
         assert repository.get("entry", 1) == (b"one", b"one")
 
-    def test_what_frees_sooner_can_be_published_when_what_frees_later_cannot(self, full: Repository) -> None:
+    def test_what_frees_sooner_can_be_published_when_what_frees_later_cannot(self, full: Storage) -> None:
         """However many images were removed, a fix that makes room can be done; and then it is as before."""
         number, done = 1, dict.fromkeys(Frees, 0)
         for frees in (Frees.LATER, Frees.WHEN_FIXED, Frees.AT_ONCE):
@@ -72,7 +72,7 @@ class ReserveContract:
                     number, done[frees] = number + 1, done[frees] + 1
         assert all(done[frees] > _FIX_ENTRIES for frees in Frees if frees), done
 
-    def test_it_is_taken_again_first(self, full: Repository, repository: Repository, has_room: Event) -> None:
+    def test_it_is_taken_again_first(self, full: Storage, repository: Storage, has_room: Event) -> None:
         """When a volume is deleted, and before anything else is written."""
         number = self._spend(full, 1)
         name = fresh_name()
@@ -86,7 +86,7 @@ class ReserveContract:
         has_room.clear()
         self._spend(full, number + 1)
 
-    def _spend(self, full: Repository, number: int) -> int:
+    def _spend(self, full: Storage, number: int) -> int:
         """Use all of the reserve, which must be there; the next number."""
         first = number
         try:

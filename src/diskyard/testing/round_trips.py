@@ -23,8 +23,8 @@ from diskyard.fixes.runner import run_fix
 from diskyard.host import Clock, Commands, Files, Host, HostIdentity
 from diskyard.log.log import Log
 from diskyard.model.state import State
-from diskyard.repositories.localfs import layout
 from diskyard.service import Service
+from diskyard.storage.localfs import layout
 from diskyard.testing.fault_injection import path_of
 from diskyard.testing.faults import STEPS
 from diskyard.testing.scenarios import SCENARIOS, shapes

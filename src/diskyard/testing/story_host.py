@@ -328,4 +328,4 @@ def _fields(pid: int) -> list[str]:
     return stat.rpartition(")")[2].split()
 
 
-FORKING.set_forkserver_preload([__name__, "diskyard.mover.qmp", "nbd", "asyncio"])
+FORKING.set_forkserver_preload([__name__, "diskyard.mover.qemu.qmp", "nbd", "asyncio"])

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from diskyard import errors
-from diskyard.fixes.look import look
 from diskyard.fixes.runner import run_fix
+from diskyard.fixes.scan import look
 from diskyard.model.fix import AnyAction, Fix
 from diskyard.planner.find_fixes import find_fixes
 from diskyard.service import Service, call

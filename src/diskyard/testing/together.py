@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from diskyard.commit import commit
 from diskyard.log.log import Author, Log
 from diskyard.model.transaction import Draft
+from diskyard.repository.commit import commit
 
 _TIMEOUT_S = 60.0
 _POLL_S = 0.001

@@ -16,26 +16,26 @@ from diskyard.attachments.libvirt import disk_xml
 from diskyard.host import Host
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.interface import Layer
-from diskyard.repositories.interface import Repository, StoredVolume
+from diskyard.storage.interface import Storage, StoredVolume
 from diskyard.testing import other_process
 from diskyard.testing.place import Place, fresh_name
 
 KIB, MIB = 1 << 10, 1 << 20
 
 
-def _stored(repository: Repository, name: VolumeName) -> StoredVolume:
+def _stored(repository: Storage, name: VolumeName) -> StoredVolume:
     found = repository.stored_volume(name)
     assert found is not None
     return found
 
 
-def _read(repository: Repository, name: VolumeName) -> bytes:
+def _read(repository: Storage, name: VolumeName) -> bytes:
     """All bytes of a volume, by the means of its storage."""
     with repository.open_volume(name) as container:
         return container.read(0, container.length_bytes())
 
 
-def _qemu(repository: Repository, name: VolumeName, *commands: str) -> list[str]:
+def _qemu(repository: Storage, name: VolumeName, *commands: str) -> list[str]:
     """The words that run commands of qemu-io on a volume, as a program of QEMU opens it."""
     file = {"driver": "raw", "file": dict(repository.locate_volume(name).protocol)}
     return [
@@ -45,7 +45,7 @@ def _qemu(repository: Repository, name: VolumeName, *commands: str) -> list[str]
     ]
 
 
-def _path(repository: Repository, name: VolumeName) -> Path:
+def _path(repository: Storage, name: VolumeName) -> Path:
     """Where the volume is, for what is done beside Diskyard."""
     path = repository.locate_volume(name).path
     if path is None:
@@ -56,13 +56,13 @@ def _path(repository: Repository, name: VolumeName) -> Path:
 class VolumeContract:
     """What the methods on volumes promise, and those on small things beside the log."""
 
-    def test_a_new_repository_has_none(self, repository: Repository) -> None:
+    def test_a_new_repository_has_none(self, repository: Storage) -> None:
         """Nor anything else."""
         assert repository.list_volumes() == []
         assert repository.progress_image_ids() == []
         assert repository.list_leftovers() == []
 
-    def test_create_and_list(self, repository: Repository, place: Place) -> None:
+    def test_create_and_list(self, repository: Storage, place: Place) -> None:
         """Another connection sees it in one pass, as it is looked at singly."""
         names = [fresh_name(number) for number in (1, 2, 300)]
         for name in names:
@@ -77,7 +77,7 @@ class VolumeContract:
         assert other.stored_volumes([*names, absent]) == [*(listed[name] for name in names), None]
         assert other.stored_volumes([]) == []
 
-    def test_a_volume_begins_with_its_bytes_and_goes_on_with_zeros(self, repository: Repository) -> None:
+    def test_a_volume_begins_with_its_bytes_and_goes_on_with_zeros(self, repository: Storage) -> None:
         """``initial``, then zeros up to the length, where the format zeroes."""
         name = fresh_name()
         repository.create_volume(name, length_bytes=128 * KIB, initial=b"head" * 100)
@@ -86,14 +86,14 @@ class VolumeContract:
         if repository.capabilities.zeroed:
             assert not any(data[400:])
 
-    def test_initial_bytes_longer_than_the_length(self, repository: Repository) -> None:
+    def test_initial_bytes_longer_than_the_length(self, repository: Storage) -> None:
         """The length is a lower bound."""
         name = fresh_name(format="qcow2")
         repository.create_volume(name, length_bytes=1, initial=b"x" * 5000)
         assert _stored(repository, name).length_bytes >= 5000
         assert _read(repository, name)[:5000] == b"x" * 5000
 
-    def test_preallocated_blocks_are_allocated(self, repository: Repository) -> None:
+    def test_preallocated_blocks_are_allocated(self, repository: Storage) -> None:
         """Where the capability is there."""
         if not repository.capabilities.preallocation:
             pytest.skip("the format cannot preallocate")
@@ -105,7 +105,7 @@ class VolumeContract:
         repository.grow_volume(sparse, length_bytes=MIB, preallocate=True)
         assert _stored(repository, sparse).allocated_bytes >= MIB
 
-    def test_a_name_is_given_once(self, repository: Repository) -> None:
+    def test_a_name_is_given_once(self, repository: Storage) -> None:
         """A volume that is there is left as it is."""
         name = fresh_name()
         repository.create_volume(name, length_bytes=4096, initial=b"first")
@@ -113,7 +113,7 @@ class VolumeContract:
             repository.create_volume(name, length_bytes=4096, initial=b"second")
         assert _read(repository, name)[:5] == b"first"
 
-    def test_grow(self, repository: Repository) -> None:
+    def test_grow(self, repository: Storage) -> None:
         """What was there stays, what is new reads zeros, and nothing is shortened."""
         name = fresh_name()
         repository.create_volume(name, length_bytes=4096, initial=b"a" * 4096)
@@ -124,14 +124,14 @@ class VolumeContract:
         assert data[:4096] == b"a" * 4096
         assert not any(data[4096:])
 
-    def test_growing_what_is_not_there_fails(self, repository: Repository) -> None:
+    def test_growing_what_is_not_there_fails(self, repository: Storage) -> None:
         """And makes nothing."""
         name = fresh_name()
         with pytest.raises(OSError):  # noqa: PT011 - which one is the system's
             repository.grow_volume(name, length_bytes=4096)
         assert repository.stored_volume(name) is None
 
-    def test_delete(self, repository: Repository) -> None:
+    def test_delete(self, repository: Storage) -> None:
         """Once: the second time it is not there."""
         name, other = fresh_name(), fresh_name()
         repository.create_volume(name, length_bytes=4096)
@@ -141,7 +141,7 @@ class VolumeContract:
         assert repository.stored_volume(name) is None
         assert [item.name for item in repository.list_volumes()] == [other]
 
-    def test_clone(self, repository: Repository) -> None:
+    def test_clone(self, repository: Storage) -> None:
         """Where blocks can be shared: the same bytes, apart from then on; else False and nothing."""
         source, target = fresh_name(), fresh_name()
         repository.create_volume(source, length_bytes=MIB, initial=b"shared" * 1000)
@@ -154,7 +154,7 @@ class VolumeContract:
         subprocess.run(_qemu(repository, source, "write -P 7 0 4k"), check=True, capture_output=True)
         assert _read(repository, target)[:6] == b"shared"
 
-    def test_locate_needs_no_volume(self, repository: Repository) -> None:
+    def test_locate_needs_no_volume(self, repository: Storage) -> None:
         """A blockdev's driver and place, without node names, of a kind that libvirt can be told too."""
         located = repository.locate_volume(fresh_name())
         assert "driver" in located.protocol
@@ -166,7 +166,7 @@ class VolumeContract:
         assert source is not None
         assert set(source.attrib) & {"file", "dev", "name"}
 
-    def test_parts_of_a_volume(self, repository: Repository) -> None:
+    def test_parts_of_a_volume(self, repository: Storage) -> None:
         """Open or by its name: from any offset, and less only at the end."""
         name, data = fresh_name(), bytes(range(256)) * 32
         repository.create_volume(name, length_bytes=8192, initial=data)
@@ -179,7 +179,7 @@ class VolumeContract:
                 assert read(end_bytes - 100, 4096) == _read(repository, name)[-100:]
                 assert read(end_bytes + 512, 4096) == b""
 
-    def test_what_is_not_there_is_not_read(self, repository: Repository) -> None:
+    def test_what_is_not_there_is_not_read(self, repository: Storage) -> None:
         """It fails, as the interface says, and is nothing empty."""
         name = fresh_name()
         with pytest.raises(FileNotFoundError):
@@ -188,7 +188,7 @@ class VolumeContract:
             pass
         assert repository.volume_is_written(name) is False
 
-    def test_a_volume_ends_where_it_is_told_to(self, repository: Repository, place: Place) -> None:
+    def test_a_volume_ends_where_it_is_told_to(self, repository: Storage, place: Place) -> None:
         """What was cut off is lost, and what comes in its place reads zeros."""
         name = fresh_name()
         repository.create_volume(name, length_bytes=64 * KIB, initial=b"a" * 64 * KIB)
@@ -200,7 +200,7 @@ class VolumeContract:
             container.sync()
         assert _read(repository, name) == b"a" * 20 * KIB + bytes(28 * KIB)
 
-    def test_blocks_of_an_open_volume_are_reserved(self, repository: Repository) -> None:
+    def test_blocks_of_an_open_volume_are_reserved(self, repository: Storage) -> None:
         """Where the capability is there; nowhere does it change a byte."""
         name = fresh_name()
         repository.create_volume(name, length_bytes=MIB, initial=b"\7" * 512)
@@ -211,7 +211,7 @@ class VolumeContract:
         if repository.capabilities.preallocation:
             assert _stored(repository, name).allocated_bytes >= MIB
 
-    def test_qemu_opens_the_same_bytes(self, repository: Repository) -> None:
+    def test_qemu_opens_the_same_bytes(self, repository: Storage) -> None:
         """By the blockdev, or by a descriptor where there is one."""
         name = fresh_name()
         repository.create_volume(name, length_bytes=64 * KIB, initial=b"\7" * 512)
@@ -222,7 +222,7 @@ class VolumeContract:
             if container.fd is not None:
                 assert os.pread(container.fd, 512, 4096) == b"\11" * 512
 
-    def test_a_program_that_writes_to_a_volume_is_seen(self, repository: Repository) -> None:
+    def test_a_program_that_writes_to_a_volume_is_seen(self, repository: Storage) -> None:
         """For as long as it has it open; one that reads is none."""
         name = fresh_name()
         repository.create_volume(name, length_bytes=64 * KIB)
@@ -247,16 +247,14 @@ class VolumeContract:
     @pytest.mark.parametrize("number", [0, 1, 2**63 - 1])
     @pytest.mark.parametrize("nonce", [None, ""])
     @pytest.mark.parametrize("format", ["raw", "qcow2"])
-    def test_names_come_back(
-        self, repository: Repository, number: int, nonce: str | None, format: str
-    ) -> None:
+    def test_names_come_back(self, repository: Storage, number: int, nonce: str | None, format: str) -> None:
         """Number and nonce of the entry, and the format, are in the name; in format 1.0 no nonce was."""
         name = fresh_name(number, format, nonce=nonce)
         assert VolumeName.parse(str(name)) == name
         repository.create_volume(name, length_bytes=4096)
         assert [item.name for item in repository.list_volumes()] == [name]
 
-    def test_what_is_not_ours_is_not_listed(self, repository: Repository) -> None:
+    def test_what_is_not_ours_is_not_listed(self, repository: Storage) -> None:
         """Foreign names among the volumes are left alone."""
         folder = _path(repository, fresh_name()).parent
         (folder / "notes.txt").write_text("mine")
@@ -265,7 +263,7 @@ class VolumeContract:
 
     # -- progress -------------------------------------------------------------------------------
 
-    def test_progress(self, repository: Repository, place: Place) -> None:
+    def test_progress(self, repository: Storage, place: Place) -> None:
         """The last one put is read by every connection, until it is removed."""
         name = fresh_name().volume_id
         assert repository.get_progress(name) is None
@@ -280,7 +278,7 @@ class VolumeContract:
 
     # -- leftovers --------------------------------------------------------------------------------
 
-    def test_private_paths_are_fresh_and_their_files_no_leftovers_yet(self, repository: Repository) -> None:
+    def test_private_paths_are_fresh_and_their_files_no_leftovers_yet(self, repository: Storage) -> None:
         """While their process lives they are its own."""
         first, second = repository.private_path(), repository.private_path()
         if first is None or second is None:
@@ -292,7 +290,7 @@ class VolumeContract:
         assert repository.delete_leftover(Path(first).name) is False
         Path(first).unlink()
 
-    def test_what_a_dead_process_left(self, repository: Repository, place: Place) -> None:
+    def test_what_a_dead_process_left(self, repository: Storage, place: Place) -> None:
         """It is a leftover once the process is gone, and goes when it is deleted."""
         if not place.other_processes:
             pytest.skip("the format lives in one process")
@@ -311,7 +309,7 @@ class VolumeContract:
         assert repository.list_leftovers() == []
         assert not Path(path).exists()
 
-    def test_a_volume_outlives_its_process(self, repository: Repository, place: Place) -> None:
+    def test_a_volume_outlives_its_process(self, repository: Storage, place: Place) -> None:
         """It is no leftover."""
         if not place.other_processes:
             pytest.skip("the format lives in one process")
@@ -323,12 +321,12 @@ class VolumeContract:
 
     # -- room ---------------------------------------------------------------------------------------
 
-    def test_capacity(self, repository: Repository) -> None:
+    def test_capacity(self, repository: Storage) -> None:
         """Some, and no more of it free than there is."""
         room = repository.capacity()
         assert 0 < room.free_bytes <= room.capacity_bytes
 
-    def test_close(self, repository: Repository, place: Place) -> None:
+    def test_close(self, repository: Storage, place: Place) -> None:
         """Another connection goes on; closing twice does nothing."""
         first, second = place.connect(Host.real()), place.connect(Host.real())
         first.close()

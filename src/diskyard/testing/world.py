@@ -24,7 +24,7 @@ from diskyard.host.files import Files
 from diskyard.model.fix import Fix
 from diskyard.model.records import CopyHold
 from diskyard.model.requests import CheckStorageRepository
-from diskyard.opened import lease_name
+from diskyard.repository.repository import lease_name
 from diskyard.service import Service, call, run
 from diskyard.testing import pathless
 from diskyard.testing.read_chain import read_image
@@ -244,36 +244,34 @@ class World:
     def judge_bytes(self, service: Service) -> None:
         """Every image is there, with its bytes and what its owner wrote down."""
         for (place, image_id), data in self.images.items():
-            opened = service.connections.get(place)
-            image = opened.state().images.get(image_id)
+            repo = service.connections.get(place)
+            image = repo.state().images.get(image_id)
             assert image is not None, f"image {image_id} is in {place}"
             assert image.is_strong, f"image {image_id} in {place} is strong"
             assert image.pending is None, f"image {image_id} in {place} is complete"
-            assert read_image(opened, image_id) == data, f"bytes of {image_id} in {place}"
+            assert read_image(repo, image_id) == data, f"bytes of {image_id} in {place}"
             if (place, image_id) in self.user_data:
                 assert image.user_data == self.user_data[place, image_id]
 
     def judge_no_garbage(self, service: Service) -> None:
         """Nothing else is there: no image, volume, record, hold, lease or temporary file."""
         for place in PLACES:
-            opened = service.connections.get(place)
-            state = opened.state()
+            repo = service.connections.get(place)
+            state = repo.state()
             others = [i.id for i in state.images.values() if i.is_strong and (place, i.id) not in self.images]
             assert not others, f"images in {place} that nobody asked for: {others}"
-            stored = {item.name.volume_id for item in opened.storage.list_volumes()}
+            stored = {item.name.volume_id for item in repo.storage.list_volumes()}
             assert stored == set(state.volumes), "volumes on the storage are those in the log"
             assert all(volume.state == "ready" for volume in state.volumes.values())
             assert not state.attachments
             copying = [i.id for i in state.images.values() for h in i.held_for if isinstance(h, CopyHold)]
             assert not copying, "nothing is held for a copy"
-            assert not [i for i in state.images if opened.storage.is_locked(lease_name(i))], (
-                "no lease is held"
-            )
-            assert not opened.storage.list_leftovers()
+            assert not [i for i in state.images if repo.storage.is_locked(lease_name(i))], "no lease is held"
+            assert not repo.storage.list_leftovers()
             strong = {image.id for image in state.images.values() if image.is_strong}
-            assert strong.issuperset(opened.storage.progress_image_ids()), "no progress of what is gone"
-            if Path(opened.storage.place).is_dir():
-                names = [p.name for p in Path(opened.storage.place).rglob("tmp.*")]
+            assert strong.issuperset(repo.storage.progress_image_ids()), "no progress of what is gone"
+            if Path(repo.storage.place).is_dir():
+                names = [p.name for p in Path(repo.storage.place).rglob("tmp.*")]
                 assert not names, "no temporary files"
 
     def judge(self, service: Service) -> None:
@@ -294,8 +292,8 @@ def judge_outcome(
     world.fix_all(survivors, order)
     choices = [after] if answered else [before, after]
     for place, image_id in {key for key in {*before, *after} if before.get(key) != after.get(key)}:
-        opened = survivors[0].connections.get(place)
-        image = opened.state().images.get(image_id)
+        repo = survivors[0].connections.get(place)
+        image = repo.state().images.get(image_id)
         found = world.read(survivors[0], place, image_id) if image is not None and image.is_strong else None
         allowed = [choice.get((place, image_id)) for choice in choices]
         assert found in allowed, f"image {image_id} in {place} is {'' if found else 'not '}there"

@@ -9,9 +9,7 @@ from functools import partial
 
 import pytest
 
-from diskyard import commit as committing
 from diskyard import errors
-from diskyard.commit import Committed, commit
 from diskyard.host.calls import TIMEOUT_VARIABLE, calls_of_this_thread, noted
 from diskyard.host.publishing import UncertainError
 from diskyard.host.supervise import Supervisor
@@ -23,7 +21,9 @@ from diskyard.model.records import Image, ImageSource, entry_id, split_entry_id
 from diskyard.model.transaction import Draft, Entry, Frees
 from diskyard.planner import attach, change, copy
 from diskyard.planner.optimize import plan_optimize, seal_optimize
-from diskyard.testing.faults import Crash, WatchedRepository
+from diskyard.repository import commit as committing
+from diskyard.repository.commit import Committed, commit
+from diskyard.testing.faults import Crash, WatchedStorage
 from diskyard.testing.together import Together, at_once
 from tests.unit.log.shelf import Shelf, once, write_many
 from tests.unit.records import ENTRY, HOST, NOW, building, disk, image, uid, volume
@@ -355,7 +355,7 @@ def test_all_plan_again_where_another_had_the_number(shelf: Shelf) -> None:
     assert [part.actor for part in entry_of(shelf, 2).parts()] == ["a", "b"]
 
 
-class FullRepository(WatchedRepository):
+class FullStorage(WatchedStorage):
     """There is room only in the reserve."""
 
     def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:
@@ -367,7 +367,7 @@ class FullRepository(WatchedRepository):
 def test_on_a_full_storage_what_leads_to_less_gets_through(shelf: Shelf) -> None:
     log = shelf.log()
     prepared(log, disk(uid("d"), uid("v")), volume(uid("v")), disk(uid("e"), uid("w")), volume(uid("w")))
-    full = Log(FullRepository(shelf.storage()), shelf.host)
+    full = Log(FullStorage(shelf.storage()), shelf.host)
     removes = [named(full, name, remove(name)) for name in "de"]
     answers = at_once(full, *putting(full, "a"), *removes, *putting(full, "b"))
     assert [type(answer) for answer in answers] == [errors.NoSpace, Image, Image, errors.NoSpace]
@@ -379,7 +379,7 @@ def test_on_a_full_storage_what_leads_to_less_gets_through(shelf: Shelf) -> None
 def test_the_reserve_is_for_entries_of_which_all_lead_to_less(shelf: Shelf) -> None:
     log = shelf.log()
     prepared(log, disk(uid("d"), uid("v")), volume(uid("v")), disk(uid("e"), uid("w")), volume(uid("w")))
-    full = Log(FullRepository(shelf.storage()), shelf.host)
+    full = Log(FullStorage(shelf.storage()), shelf.host)
     removes = [named(full, name, remove(name)) for name in "de"]
     at_once(full, *removes)
     assert [part.actor for part in entry_of(shelf, 2).parts()] == ["d", "e"]
@@ -494,7 +494,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     found.set()
 
 
-def hang_in_put(watched: WatchedRepository, answers: threading.Event) -> threading.Event:
+def hang_in_put(watched: WatchedStorage, answers: threading.Event) -> threading.Event:
     hangs = threading.Event()
 
     def hang() -> None:

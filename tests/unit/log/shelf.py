@@ -11,9 +11,9 @@ from diskyard.log.log import Author, Log
 from diskyard.log.store import LogKind
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Part
-from diskyard.repositories.memory import connect as memory
-from diskyard.repositories.memory.repository import MemoryRepository
-from diskyard.testing.faults import WatchedRepository, nothing
+from diskyard.storage.memory import connect as memory
+from diskyard.storage.memory.storage import MemoryStorage
+from diskyard.testing.faults import WatchedStorage, nothing
 from tests.unit.records import uid, volume
 
 DAY_S = 24 * 3600.0
@@ -39,12 +39,12 @@ class Shelf:
         self._parameters = {"name": new_uuid()}
         memory.create(self._parameters, self.host)
 
-    def storage(self) -> MemoryRepository:
+    def storage(self) -> MemoryStorage:
         return memory.connect(self._parameters, self.host)
 
-    def open(self) -> tuple[Log, WatchedRepository]:
+    def open(self) -> tuple[Log, WatchedStorage]:
         """A log of its own, and the storage it sees."""
-        watched = WatchedRepository(self.storage())
+        watched = WatchedStorage(self.storage())
         return Log(watched, self.host, entry_age_kept_s=self.entry_age_kept_s), watched
 
     def log(self) -> Log:
@@ -73,7 +73,7 @@ def write_many(log: Log, count: int) -> None:
         assert write(log, new_uuid()) is not None
 
 
-def once(method: str, run: Callable[[], None], watched: WatchedRepository) -> Callable[..., None]:
+def once(method: str, run: Callable[[], None], watched: WatchedStorage) -> Callable[..., None]:
     """A hook that runs something at the first call of a method, and is off from then on."""
 
     def hook(name: str, words: Sequence[object]) -> None:

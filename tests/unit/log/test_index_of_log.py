@@ -15,7 +15,6 @@ import msgspec
 import pytest
 
 from diskyard import errors
-from diskyard.commit import commit
 from diskyard.host import Files, Host
 from diskyard.host.identity import new_nonce, new_uuid
 from diskyard.log.codec import Checkpoint, decode, encode
@@ -26,7 +25,8 @@ from diskyard.log.log import Author, Log
 from diskyard.model.state import State
 from diskyard.model.tables import InMemory, Table
 from diskyard.model.transaction import Changes, Draft, Entry
-from diskyard.testing.faults import WatchedRepository, with_files
+from diskyard.repository.commit import commit
+from diskyard.testing.faults import WatchedStorage, with_files
 from tests.unit.log.shelf import DAY_S, Shelf, write, write_many
 from tests.unit.log.test_index_files import assert_same, blocks_in, files_in
 from tests.unit.records import disk, uid, volume
@@ -46,8 +46,8 @@ class IndexedShelf(Shelf):
         index = LocalIndex(self.host, str(self.folder), self.storage().marker)
         return IndexKeeper(index, records_least=0, entries_between=BETWEEN, entries_at_close=1)
 
-    def open_indexed(self) -> tuple[Log, WatchedRepository]:
-        watched = WatchedRepository(self.storage())
+    def open_indexed(self) -> tuple[Log, WatchedStorage]:
+        watched = WatchedStorage(self.storage())
         log = Log(watched, self.host, entry_age_kept_s=self.entry_age_kept_s, keeper=self.keeper())
         return log, watched
 
@@ -80,7 +80,7 @@ def shelf(tmp_path: Path) -> IndexedShelf:
     return IndexedShelf(tmp_path / "index")
 
 
-def asked(watched: WatchedRepository, kind: str) -> set[object]:
+def asked(watched: WatchedStorage, kind: str) -> set[object]:
     """The numbers of the log's objects that will have been read."""
     numbers = set[object]()
 

@@ -13,7 +13,7 @@ from diskyard.host.identity import new_nonce
 from diskyard.host.publishing import UncertainError
 from diskyard.log import entries
 from diskyard.log.codec import Checkpoint, decode, encode
-from diskyard.log.twins import look_at_twins, rewrite_twin
+from diskyard.log.replicas import look_at_replicas, rewrite_replica
 from diskyard.model.transaction import Entry
 from tests.unit.log.shelf import Shelf, once, part, write, write_many
 from tests.unit.records import uid
@@ -180,14 +180,14 @@ def test_a_checkpoint_that_cannot_be_read_is_rewritten_as_it_was(shelf: Shelf) -
     shelf.spoil("checkpoint", newest)
     log, storage = shelf.open()
     log.refresh()
-    assert rewrite_twin(storage, log, "checkpoint", newest) is True
+    assert rewrite_replica(storage, log, "checkpoint", newest) is True
     (was, _), (now, _) = (
         decode(copies[0] or b"", Checkpoint) for copies in (whole, shelf.storage().get("checkpoint", newest))
     )
     assert now.state() == was.state()
     assert now.nonces == was.nonces
-    assert look_at_twins(storage, log, "checkpoint", newest) is None
-    assert rewrite_twin(storage, log, "checkpoint", newest) is False
+    assert look_at_replicas(storage, log, "checkpoint", newest) is None
+    assert rewrite_replica(storage, log, "checkpoint", newest) is False
 
 
 def test_a_checkpoint_that_cannot_be_rebuilt_goes_if_a_newer_one_is_there(shelf: Shelf) -> None:
@@ -195,7 +195,7 @@ def test_a_checkpoint_that_cannot_be_rebuilt_goes_if_a_newer_one_is_there(shelf:
     shelf.spoil("checkpoint", 0)
     log, storage = shelf.open()
     log.refresh()
-    assert rewrite_twin(storage, log, "checkpoint", 0) is True
+    assert rewrite_replica(storage, log, "checkpoint", 0) is True
     assert 0 not in shelf.numbers("checkpoint")
     assert log.rewrite_checkpoint(0) is False
 
@@ -204,7 +204,7 @@ def test_the_only_checkpoint_is_not_removed(shelf: Shelf) -> None:
     log, storage = shelf.open()
     log.refresh()
     shelf.spoil("checkpoint", 0)
-    assert rewrite_twin(storage, log, "checkpoint", 0) is False
+    assert rewrite_replica(storage, log, "checkpoint", 0) is False
     assert shelf.numbers("checkpoint") == [0]
 
 
@@ -212,11 +212,11 @@ def test_an_entry_with_one_bad_copy_is_rewritten_from_the_other(shelf: Shelf) ->
     log, storage = shelf.open()
     write_many(log, 3)
     shelf.spoil("entry", 2, 1, data=b"damaged")
-    assert rewrite_twin(storage, log, "entry", 2) is True
+    assert rewrite_replica(storage, log, "entry", 2) is True
     assert "delete" not in storage.calls
-    assert look_at_twins(storage, log, "entry", 2) is None
+    assert look_at_replicas(storage, log, "entry", 2) is None
     shelf.spoil("entry", 2)
-    assert rewrite_twin(storage, log, "entry", 2) is False
+    assert rewrite_replica(storage, log, "entry", 2) is False
     assert shelf.storage().get("entry", 2) == (b"", b"")
 
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from diskyard import errors
-from diskyard.commit import commit
 from diskyard.host.publishing import UncertainError
 from diskyard.log.log import Author, Log
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry, apply
+from diskyard.repository.commit import commit
 from diskyard.testing.together import at_once
 from tests.unit.log.shelf import DAY_S, Shelf, once, write, write_many
 from tests.unit.records import uid, volume

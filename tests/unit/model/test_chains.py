@@ -13,7 +13,7 @@ from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.planner.find_fixes import find_fixes
-from diskyard.planner.look import Look
+from diskyard.planner.scan import Look
 from tests.unit.model.one_by_one import image_status, lasting_depth
 from tests.unit.records import copy_hold, disk, image, state, volume, weak
 

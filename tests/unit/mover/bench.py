@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diskyard.host import Host
+from diskyard.mover.formats.qcow2_header import empty_qcow2
 from diskyard.mover.interface import Chain, Layer, Stopped, VolumeFormat
-from diskyard.mover.qcow2_header import empty_qcow2
 
 MIB = 1 << 20
 Writes = Sequence[tuple[int, int, int]]

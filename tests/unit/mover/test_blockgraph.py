@@ -15,11 +15,11 @@ import pytest
 
 from diskyard import errors
 from diskyard.host import Commands, Host
-from diskyard.mover.blockgraph import StorageDaemon, layer_sizes_bytes
-from diskyard.mover.graphs import blockdev_graph
 from diskyard.mover.interface import Chain
-from diskyard.mover.nbdclient import NbdClient
 from diskyard.mover.opening import opened_files
+from diskyard.mover.qemu.blockgraph import StorageDaemon, layer_sizes_bytes
+from diskyard.mover.qemu.graphs import blockdev_graph
+from diskyard.mover.qemu.nbdclient import NbdClient
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, run
 
 

@@ -15,13 +15,13 @@ import pytest
 
 from diskyard import errors
 from diskyard.host import Clock, Files, Host
-from diskyard.mover.copy import copy_view
-from diskyard.mover.differences import Differences, Side
+from diskyard.mover.copying.copy import copy_view
+from diskyard.mover.copying.differences import Differences, Side
+from diskyard.mover.copying.views import FileView, Reader, Run
 from diskyard.mover.interface import Stopped, VolumeFormat
 from diskyard.mover.opening import opened_files
 from diskyard.mover.transfer import private_copy
 from diskyard.mover.untrusted import IMPORT_LIMITS, import_layer
-from diskyard.mover.views import FileView, Reader, Run
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, graph, run
 
 CLUSTER = 65536
@@ -81,7 +81,7 @@ def wait_for_workers() -> None:
 
 def test_a_read_that_hangs_reads_no_other_file_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller closes what it has opened, and another file gets the number."""
-    monkeypatch.setattr("diskyard.mover.moving.STUCK_S", 0.2)
+    monkeypatch.setattr("diskyard.mover.copying.moving.STUCK_S", 0.2)
     hangs, go_on = threading.Event(), threading.Event()
 
     class HangingFiles(Files):
@@ -120,8 +120,8 @@ def test_storage_that_hangs_while_it_tells_holds_nobody(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stop is heard; the file that was asked stays open until the answer has come."""
-    monkeypatch.setattr("diskyard.mover.copy.STUCK_S", 0.2)
-    monkeypatch.setattr("diskyard.mover.moving.STUCK_S", 0.2)
+    monkeypatch.setattr("diskyard.mover.copying.copy.STUCK_S", 0.2)
+    monkeypatch.setattr("diskyard.mover.copying.moving.STUCK_S", 0.2)
     hangs, go_on = threading.Event(), threading.Event()
     asked = set[int]()
 
@@ -150,7 +150,7 @@ def test_storage_that_hangs_while_it_tells_holds_nobody(
 def test_a_stop_is_heard_while_the_last_is_made_durable(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diskyard.mover.moving.STUCK_S", 0.2)
+    monkeypatch.setattr("diskyard.mover.copying.moving.STUCK_S", 0.2)
     hangs, go_on = threading.Event(), threading.Event()
 
     class HangingFiles(Files):

@@ -13,10 +13,10 @@ import pytest
 
 from diskyard import errors
 from diskyard.host import Files
-from diskyard.leases.local import LocalLeases
-from diskyard.mover.copy import copy_view
-from diskyard.mover.crew import Crew
+from diskyard.mover.copying.copy import copy_view
+from diskyard.mover.copying.workers import WorkerPool
 from diskyard.mover.interface import Chain, Layer, Stopped, VolumeFormat
+from diskyard.storage.leases import LocalLeases
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, check
 
 ODD = 3 * MIB + 512
@@ -151,19 +151,19 @@ def test_the_rate_limit_holds(bench: Bench) -> None:
 
 
 def test_moves_that_have_not_begun_do_not_keep_a_failed_copy_waiting() -> None:
-    crew, begun, go_on, done = Crew(["tool"], "test"), threading.Event(), threading.Event(), list[str]()
+    pool, begun, go_on, done = WorkerPool(["tool"], "test"), threading.Event(), threading.Event(), list[str]()
 
     def hang(tool: str) -> None:
         begun.set()
         go_on.wait()
 
-    crew.submit(hang)
-    later = crew.submit(done.append)
+    pool.submit(hang)
+    later = pool.submit(done.append)
     assert begun.wait(10)
-    crew.end(0.1)
-    assert crew.is_alive()  # it hangs, and is waited for no longer
+    pool.end(0.1)
+    assert pool.is_alive()  # it hangs, and is waited for no longer
     go_on.set()
-    crew.join()
+    pool.join()
     assert done == []
     assert not later.done()
 
@@ -179,7 +179,7 @@ def test_a_crew_whose_threads_are_not_given_leaves_none(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(threading.Thread, "start", give_two)
     with pytest.raises(errors.StorageError, match="cannot start another thread"):
-        Crew(["a", "b", "c"], "test")
+        WorkerPool(["a", "b", "c"], "test")
     for thread in started:
         thread.join(10)
     assert [thread.is_alive() for thread in started] == [False, False]
@@ -208,7 +208,7 @@ def test_what_is_found_faster_than_moved_is_told_twice(
     bench: Bench, format: VolumeFormat, kept_moves: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever the second telling begins, all is moved once, and the total is right."""
-    monkeypatch.setattr("diskyard.mover.telling._KEPT_MOVES", kept_moves)
+    monkeypatch.setattr("diskyard.mover.copying.telling._KEPT_MOVES", kept_moves)
     base = bench.layer("base", "raw", 64 * MIB)
     bench.scatter((base,), 2)
     source = bench.layer("source", "raw", 64 * MIB)
@@ -253,7 +253,7 @@ def test_moving_begins_before_all_is_told(bench: Bench, monkeypatch: pytest.Monk
             super().advance(done_bytes, total_bytes)
             totals.append(total_bytes)
 
-    monkeypatch.setattr("diskyard.mover.views._RANGES_AT_ONCE", 1)
+    monkeypatch.setattr("diskyard.mover.copying.views._RANGES_AT_ONCE", 1)
     late = Bench(bench.folder, replace(bench.host, files=LateFiles(bench.host.identity)))
     copy(late, (source,), (target,), monitor=Totals())
     assert bench.view((target,)) == bench.view((source,))
@@ -279,7 +279,7 @@ def test_a_write_that_hangs_keeps_the_lease_and_its_file(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller is let go; whoever gets the lease afterwards finds that nothing is written any more."""
-    monkeypatch.setattr("diskyard.mover.moving.STUCK_S", 0.2)
+    monkeypatch.setattr("diskyard.mover.copying.moving.STUCK_S", 0.2)
     hangs, go_on = threading.Event(), threading.Event()
 
     class HangingFiles(Files):

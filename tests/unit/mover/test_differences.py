@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diskyard.mover.differences import Differences, Move, Side
-from diskyard.mover.sharing import Sharing
-from diskyard.mover.views import Reader, Run, View
+from diskyard.mover.copying.differences import Differences, Move, Side
+from diskyard.mover.copying.sharing import Sharing
+from diskyard.mover.copying.views import Reader, Run, View
 
 UNIT, MOST, ZERO = 4, 16, 0
 #: What each byte of a layer is: nothing (None), zero, or a value.

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from diskyard.mover.grow import grow
+from diskyard.mover.qemu.grow import grow
 from tests.unit.mover.bench import MIB, Bench, check
 
 

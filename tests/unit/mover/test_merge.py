@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from diskyard import errors
+from diskyard.mover.formats.qcow2_header import own_header_flaw
 from diskyard.mover.interface import Chain, Layer, Stopped, VolumeFormat
-from diskyard.mover.merge import commit_down, stream_up
-from diskyard.mover.qcow2_header import own_header_flaw
+from diskyard.mover.qemu.merge import commit_down, stream_up
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, check, graph, run
 
 ODD = 3 * MIB + 512  # ends inside a cluster

@@ -13,7 +13,7 @@ import pytest
 from diskyard import errors
 from diskyard.host import Files, Host
 from diskyard.host.bulk import FilePiece
-from diskyard.mover.copy import copy_view
+from diskyard.mover.copying.copy import copy_view
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor
 
 R = TypeVar("R")

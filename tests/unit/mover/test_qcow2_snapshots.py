@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from diskyard.mover.qcow2_header import ReadAt, empty_qcow2, own_header_flaw
-from diskyard.mover.qcow2_snapshots import backing_name, snapshot_count, snapshots_flaw
+from diskyard.mover.formats.qcow2_header import ReadAt, empty_qcow2, own_header_flaw
+from diskyard.mover.formats.qcow2_snapshots import backing_name, snapshot_count, snapshots_flaw
 from tests.api.helpers import run
 
 MiB = 1 << 20

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from diskyard import errors
-from diskyard.mover.inspect import check_volume
+from diskyard.mover.copying.views import FileView
+from diskyard.mover.formats.qcow2_header import empty_qcow2, overlay_is_unwritten
 from diskyard.mover.opening import opened_files
-from diskyard.mover.qcow2_header import empty_qcow2, overlay_is_unwritten
+from diskyard.mover.qemu.inspect import check_volume
 from diskyard.mover.reflink import clone_layer
-from diskyard.mover.views import FileView
 from tests.unit.mover.bench import MIB, Bench, check, run
 
 SIZES = (0, 512, 65536, 1 << 29, (1 << 29) + 512, 100 << 30, (1 << 40) + 512, 63 << 40)

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diskyard import errors
-from diskyard.mover.copy import copy_view
-from diskyard.mover.foreign_headers import parse_vdi, parse_vhdx, parse_vmdk
+from diskyard.mover.copying.copy import copy_view
+from diskyard.mover.formats.foreign_headers import parse_vdi, parse_vhdx, parse_vmdk
+from diskyard.mover.formats.qcow2_header import READ_BYTES, empty_qcow2, parse_untrusted_qcow2
 from diskyard.mover.interface import ImportFormat, Layer, Stopped
-from diskyard.mover.qcow2_header import READ_BYTES, empty_qcow2, parse_untrusted_qcow2
 from diskyard.mover.transfer import export_view, private_copy
 from diskyard.mover.untrusted import IMPORT_LIMITS, import_layer, inspect_import, open_untrusted
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, graph, run

@@ -10,7 +10,7 @@ import pytest
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.mover.foreign_headers import BlockMap
+from diskyard.mover.formats.foreign_headers import BlockMap
 from diskyard.mover.untrusted import blocks_held, inspect_import
 from diskyard.testing.hostile_images.corpus import all_cases
 from diskyard.testing.hostile_images.site import Site

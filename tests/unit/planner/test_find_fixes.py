@@ -12,7 +12,7 @@ from diskyard.model.fix import (
     CleanHold,
     CleanLeftover,
     CleanProgress,
-    CleanTwin,
+    CleanReplica,
     CleanVolume,
     Fix,
     Mend,
@@ -23,7 +23,7 @@ from diskyard.model.records import ImageSource, Pending, entry_id
 from diskyard.model.state import State
 from diskyard.model.volume_name import VolumeName
 from diskyard.planner.find_fixes import find_fixes
-from diskyard.planner.look import Look, SourceView, TwinFound
+from diskyard.planner.scan import Look, ReplicaFound, SourceView
 from tests.unit.records import attachment, building, copy_hold, disk, image, state, volume, weak
 
 PENDING = Pending(work_id="w", source=ImageSource(marker="m", image_id="x"))
@@ -159,9 +159,9 @@ def test_small_things() -> None:
     assert only(found, holds_over=(("w", copy_hold()),)).data.action == hold
     waiting = only(found, holds_unknown=(("w", copy_hold(), "not connected"),))
     assert (waiting.data.action, waiting.runnable) == (hold, False)
-    twin = CleanTwin(kind="entry", number=3)
-    assert only(found, twins=(TwinFound(twin),)).data.action == twin
-    lost = only(found, twins=(TwinFound(twin, "neither copy is whole"),))
+    replica = CleanReplica(kind="entry", number=3)
+    assert only(found, replicas=(ReplicaFound(replica),)).data.action == replica
+    lost = only(found, replicas=(ReplicaFound(replica, "neither copy is whole"),))
     assert (lost.runnable, lost.waits_for) == (False, "neither copy is whole")
     assert only(found, progress=("gone",)).data.action == CleanProgress(image_id="gone")
     assert fixes(found, progress=("gone",), locked=frozenset({"gone"})) == []

@@ -13,7 +13,7 @@ from diskyard.host import Clock, Files, Host, HostIdentity
 from diskyard.model import requests as ask
 from diskyard.model.options import CheckOptions
 from diskyard.model.results import ImageInfo, ImagePage
-from diskyard.opened import Opened, volume_name
+from diskyard.repository.repository import Repository, volume_name
 from diskyard.service import Service
 from diskyard.service.verbs import run_unwatched
 
@@ -89,7 +89,7 @@ class Bench:
         )
 
     @property
-    def opened(self) -> Opened:
+    def repository(self) -> Repository:
         return self.service.connections.get("r")
 
     def run(self, request: ask.Request) -> Any:
@@ -137,13 +137,13 @@ class Bench:
 
     def path(self, image_id: str) -> Path:
         """The file of an image's own volume."""
-        state = self.opened.state()
+        state = self.repository.state()
         volume = state.volumes[str(state.images[image_id].volume_id)]
-        return Path(str(self.opened.storage.locate_volume(volume_name(volume)).path))
+        return Path(str(self.repository.storage.locate_volume(volume_name(volume)).path))
 
     def names_below(self, image_id: str) -> set[str]:
         """The files that an image reads."""
-        state = self.opened.state()
+        state = self.repository.state()
         return {str(volume_name(volume)) for _, volume in state.chain(state.images[image_id])}
 
     @contextmanager

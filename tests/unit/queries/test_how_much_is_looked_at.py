@@ -45,7 +45,7 @@ def test_of_one_status_only_so_many_are_looked_at_as_it_takes(bench: Bench) -> N
     fill(bench)
     with bench.counted() as calls:
         assert bench.page(status="broken", limit=2).images == ()
-    assert len(calls.looked) == len(set(calls.looked)) == len(bench.opened.state().volumes)
+    assert len(calls.looked) == len(set(calls.looked)) == len(bench.repository.state().volumes)
 
 
 def test_a_chain_is_looked_at_once_for_all_images_on_it(bench: Bench) -> None:

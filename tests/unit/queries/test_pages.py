@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from diskyard.model.volume_name import VolumeName
-from diskyard.repositories.interface import StoredVolume
+from diskyard.storage.interface import StoredVolume
 from tests.unit.queries.bench import LATER_S, Bench
 
 
@@ -159,7 +159,7 @@ def test_a_volume_that_is_merged_while_it_is_looked_for(
     """The image that read it is not broken: its bytes are in another volume by then."""
     disk = bench.disk()
     snapshot = bench.snapshot(disk)
-    storage = bench.opened.storage
+    storage = bench.repository.storage
     stored_volumes = storage.stored_volumes
     due, path = [snapshot], bench.path(disk)
 

@@ -188,10 +188,10 @@ class Fuzz:
             self.drop(key)
         self.fix_all()
         for place in self.places:
-            opened = self.hosts[0].opened(place)
-            state = opened.state()
+            repo = self.hosts[0].repo(place)
+            state = repo.state()
             left = [*state.images, *state.volumes]
-            left += [str(item.name) for item in opened.storage.list_volumes()]
+            left += [str(item.name) for item in repo.storage.list_volumes()]
             left += [f"{fix.description} ({fix.waits_for})" for fix in self.hosts[0].fixes(place)]
             self.told.serious += [f"left over in {place}: {thing}" for thing in left]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from diskyard import errors
 from diskyard.model.fix import CleanHold
 from diskyard.model.records import CopyHold
-from diskyard.opened import volume_name
+from diskyard.repository.repository import volume_name
 from diskyard.testing.attackers.hosts import YardHost
 from diskyard.testing.attackers.others import Worker, fix_at_random
 
@@ -57,7 +57,7 @@ class Restores:
     def _release_lost_holds(self) -> None:
         """What is kept for copies in a place that is not there any more, only a caller can end."""
         host = self._fuzz.hosts[0]
-        there = {host.opened(place).storage.place_identity for place in self._fuzz.places}
+        there = {host.repo(place).storage.place_identity for place in self._fuzz.places}
         for place in self._fuzz.places:
             for fix in host.fixes(place):
                 action = fix.data.action
@@ -82,7 +82,7 @@ class Restores:
         for other in fuzz.places:
             if other == place:
                 continue
-            state = fuzz.hosts[0].opened(other).state()
+            state = fuzz.hosts[0].repo(other).state()
             for key, held in fuzz.model.items():
                 image = state.images.get(key[1])
                 if key[0] == other and image is not None and image.pending is not None:
@@ -167,7 +167,7 @@ class Restores:
         fuzz = self._fuzz
         host, now = fuzz.hosts[0], self._stamps(place)
         same = {name for name, stamp in stamps.items() if now.get(name) == stamp}
-        state = host.opened(place).state()
+        state = host.repo(place).state()
         unknown = [name for name in now if not any(volume_id in name for volume_id in state.volumes)]
         sound = {
             key: held

@@ -13,7 +13,7 @@ from diskyard import errors
 from diskyard.fixes.runner import run_fix
 from diskyard.model.fix import Fix
 from diskyard.model.requests import CheckStorageRepository
-from diskyard.opened import Opened
+from diskyard.repository.repository import Repository
 from diskyard.service import Service, call, run
 from diskyard.testing.attackers.sectors import read_as_guest, write_as_guest
 from diskyard.testing.world import host_named
@@ -64,7 +64,7 @@ class YardHost:
         words = {"repoFormat": FORMAT, "connectionParameters": {"path": str(self.places[place])}}
         self("connectStorageRepository", repoId=place, **words)
 
-    def opened(self, place: str) -> Opened:
+    def repo(self, place: str) -> Repository:
         """A repository as the fixes see it."""
         return self.service.connections.get(place)
 
@@ -120,7 +120,7 @@ class YardHost:
 
     def run_fix(self, place: str, fix: Fix, *, force: bool = False) -> bool:
         """Run a fix here and now; whether it changed anything."""
-        return run_fix(self.service.engine, self.opened(place), fix.data.action, force=force)
+        return run_fix(self.service.engine, self.repo(place), fix.data.action, force=force)
 
     def fix_some(self, places: Sequence[str], rng: random.Random, told: Counts, most: int = 3) -> None:
         """Run some of what is listed; others may be quicker."""

@@ -89,9 +89,9 @@ def _end(folder: Path, places: Places, disk: str, judge: Judge, told: Counts) ->
             host("removeImage", repositoryId=place, imageId=image["imageId"], options={"AutoFix": False})
     host.fix_all(list(places), rng)
     for place in places:
-        state = host.opened(place).state()
+        state = host.repo(place).state()
         left = [*state.images, *state.volumes, *(fix.description for fix in host.fixes(place))]
-        left += [str(item.name) for item in host.opened(place).storage.list_volumes()]
+        left += [str(item.name) for item in host.repo(place).storage.list_volumes()]
         assert not left, f"left over in {place}: {left}"
     host.close()
 

@@ -61,7 +61,7 @@ def _passed_over(at: str, names: list[str], mounts: Collection[str]) -> set[str]
 def _detach_all(host: YardHost, told: Counts) -> None:
     """The guests of clients that were killed."""
     for place in host.places:
-        for attachment in host.opened(place).state().attachments.values():
+        for attachment in host.repo(place).state().attachments.values():
             options = {"owner": attachment.owner, "hostID": attachment.host.host_id, "force": True}
             host("teardownImage", repositoryId=place, imageId=attachment.image_id, options=options)
             told.did("detached in the end")
@@ -95,7 +95,7 @@ def _judge(host: YardHost, ledger: Ledger, kept: Kept, told: Counts) -> None:
 
 def _lacks_base(host: YardHost, kept: Kept) -> bool:
     """Whether a copy still waits for a base that is not there; one that it had would have been kept."""
-    images = host.opened(kept.place).state().images
+    images = host.repo(kept.place).state().images
     image = images.get(kept.image_id)
     while image is not None and image.pending is not None and image.pending.base_image_id is not None:
         image = images.get(image.pending.base_image_id)
@@ -136,8 +136,8 @@ def _remove_all(host: YardHost, rng: random.Random, told: Counts) -> None:
 
 def _left(host: YardHost, place: str) -> list[str]:
     """What is there though no image is."""
-    opened = host.opened(place)
-    state, storage = opened.state(), opened.storage
+    repo = host.repo(place)
+    state, storage = repo.state(), repo.storage
     left = [*state.images, *state.volumes, *state.attachments]
     left += [str(item.name) for item in storage.list_volumes()]
     left += [str(name) for name in storage.list_leftovers()]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diskyard import errors
-from diskyard.repositories.localfs import layout
+from diskyard.storage.localfs import layout
 from diskyard.testing.attackers.hosts import Counts, Places, YardHost, create_places
 from diskyard.testing.swaps import LINK_KINDS, holders_of_secret, make_outside
 from diskyard.testing.world import KIB

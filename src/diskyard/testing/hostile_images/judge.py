@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from diskyard.errors import CODES
-from diskyard.opened import Opened
+from diskyard.repository.repository import Repository
 from diskyard.service import Service, call
 from diskyard.testing.hostile_images.cases import Case
 from diskyard.testing.hostile_images.picture import Picture, picture_of_volume
@@ -192,13 +192,13 @@ class ImportJudge:
         if difference := case.holds.difference(self._picture(image_id)):
             yield f"imported with other bytes: {difference}"
 
-    def _opened(self) -> Opened:
+    def _opened(self) -> Repository:
         return self._service.connections.get(REPO)
 
     def _picture(self, image_id: str) -> Picture:
-        opened = self._opened()
-        state = opened.state()
-        (layer,) = opened.chain(state, state.images[image_id])
+        repo = self._opened()
+        state = repo.state()
+        (layer,) = repo.chain(state, state.images[image_id])
         return picture_of_volume(layer)
 
     def _holds_secret(self) -> bool:

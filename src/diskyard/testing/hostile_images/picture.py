@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from diskyard.mover.formats.qcow2_header import empty_qcow2
 from diskyard.mover.interface import Layer
-from diskyard.mover.qcow2_header import empty_qcow2
 
 SECTOR_BYTES = 512
 _PIECE_BYTES = 1 << 20

@@ -18,9 +18,9 @@ from typing import Any
 
 from diskyard import errors
 from diskyard.host import Host
-from diskyard.repositories import registry
-from diskyard.repositories.interface import Repository
-from diskyard.testing.pathless.repository import PathlessRepository
+from diskyard.storage import registry
+from diskyard.storage.interface import Storage
+from diskyard.testing.pathless.storage import PathlessStorage
 
 FORMAT = "pathless-1.0"
 _FILES = registry.FORMATS["localfs-1.0"]
@@ -38,9 +38,9 @@ def _create(parameters: Mapping[str, Any], host: Host) -> None:
     _FILES.create(_split(parameters)[1], host)
 
 
-def _connect(parameters: Mapping[str, Any], host: Host) -> Repository:
+def _connect(parameters: Mapping[str, Any], host: Host) -> Storage:
     socket, files = _split(parameters)
-    return PathlessRepository(_FILES.connect(files, host), host, socket)
+    return PathlessStorage(_FILES.connect(files, host), host, socket)
 
 
 def _of_files(do: Callable[..., None] | None) -> Callable[..., None]:

@@ -201,8 +201,8 @@ def prepare_scattered(world: World, service: Service) -> None:
 def mend_with_checkpoints(world: World, service: Service) -> None:
     """Progress is written after each move, so that whoever goes on begins there."""
     with (
-        mock.patch("diskyard.mover.telling._BATCH_MOVES", 1),
-        mock.patch.multiple("diskyard.mover.moving", _CHECKPOINT_S=0.0, _IN_FLIGHT_MOST=1),
+        mock.patch("diskyard.mover.copying.telling._BATCH_MOVES", 1),
+        mock.patch.multiple("diskyard.mover.copying.moving", _CHECKPOINT_S=0.0, _IN_FLIGHT_MOST=1),
     ):
         fix_first("b", "mend")(world, service)
 

@@ -16,8 +16,8 @@ from diskyard.model.fix import (
     CleanHold,
     CleanLeftover,
     CleanProgress,
+    CleanReplica,
     CleanSize,
-    CleanTwin,
     CleanVolume,
 )
 from diskyard.model.records import entry_id
@@ -161,14 +161,14 @@ def half_moved(world: World, service: Service) -> None:
     class Enough(Exception):
         pass
 
-    opened = gone.connections.get("b")
-    put = opened.storage.put_progress
+    repo = gone.connections.get("b")
+    put = repo.storage.put_progress
 
     def put_and_stop(image_id: str, data: bytes) -> None:
         put(image_id, data)
         raise Enough
 
-    with mock.patch.object(opened.storage, "put_progress", put_and_stop), contextlib.suppress(Enough):
+    with mock.patch.object(repo.storage, "put_progress", put_and_stop), contextlib.suppress(Enough):
         fix_first("b", "mend")(world, gone)
         raise AssertionError("the copy was to be interrupted")
     gone.close()
@@ -215,7 +215,7 @@ FIXES = [
     Scenario("clean a temporary file", abandoned, fix_first("a", CleanLeftover), same),
     Scenario("clean an attachment", attached_before_the_boot, fix_first("a", CleanAttachment), same),
     Scenario("clean a hold", held_in_vain, fix_first("a", CleanHold), same),
-    Scenario("clean a twin", half_a_log, fix_first("a", CleanTwin), same),
+    Scenario("clean a twin", half_a_log, fix_first("a", CleanReplica), same),
     Scenario("clean progress", progress_of_nothing, fix_first("a", CleanProgress), same),
     Scenario("merge down into qcow2", both(shapes.chain, removed("s2")), fix_first("a", "merge"), same),
     Scenario("merge down into raw", both(shapes.chain, removed("s1")), fix_first("a", "merge"), same),

@@ -13,9 +13,9 @@ from unittest import mock
 
 from diskyard import errors
 from diskyard.model.records import Volume
-from diskyard.mover.grow import grow
-from diskyard.opened import Opened
+from diskyard.mover.qemu.grow import grow
 from diskyard.operations import sizes
+from diskyard.repository.repository import Repository
 from diskyard.service import Service, call
 from diskyard.testing.scenarios import shapes
 from diskyard.testing.scenarios.base import (
@@ -91,8 +91,8 @@ def exported_whole(world: World, service: Service, *, answered: bool) -> None:
 def about_to_fold(world: World, service: Service) -> None:
     """A log that is about to be folded into a checkpoint, and trimmed."""
     world.disk(service, "a", "d")
-    opened = service.connections.get("a")
-    while opened.state().version % 64 != _ENTRIES_BEFORE_FOLDING or opened.state().version < 4 * 64:
+    repo = service.connections.get("a")
+    while repo.state().version % 64 != _ENTRIES_BEFORE_FOLDING or repo.state().version < 4 * 64:
         change_user_data(world, service)
 
 
@@ -173,14 +173,14 @@ _COPY_ON_BASE = new("copyImage", targetRepoId="b", imageId="@d", baseImageId="@b
 
 def extend_within_snapshot(world: World, service: Service) -> None:
     """Between a switch's overlay and its seal the disk is extended: the switch begins anew."""
-    make_empty, extends = Opened.make_empty, iter([True])
+    make_empty, extends = Repository.make_empty, iter([True])
 
-    def made(opened: Opened, volume: Volume) -> None:
-        make_empty(opened, volume)
+    def made(repo: Repository, volume: Volume) -> None:
+        make_empty(repo, volume)
         if next(extends, False):
             _EXTEND_D(world, service)
 
-    with mock.patch.object(Opened, "make_empty", made):
+    with mock.patch.object(Repository, "make_empty", made):
         _SNAPSHOT(world, service)
 
 

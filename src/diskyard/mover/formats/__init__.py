@@ -1,0 +1,1 @@
+"""Headers of image files, read and written without QEMU."""

@@ -1,0 +1,1 @@
+"""What QEMU's programs are asked to do: block graphs, jobs, NBD."""

@@ -1,0 +1,91 @@
+"""What one scan of a repository finds, for :mod:`diskyard.planner.find_fixes` to judge: values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from diskyard.model.capabilities import Capabilities
+from diskyard.model.fix import CleanReplica
+from diskyard.model.records import AnyHold, EntryId
+from diskyard.model.state import State
+from diskyard.model.volume_name import VolumeName
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """Where a mend would read.
+
+    :param waits_for: why it cannot run now; None if it can.
+    :param moves_bytes: how much is to read, at most; None if not known.
+    """
+
+    waits_for: str | None
+    moves_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaFound:
+    """An object of the log with a missing or damaged replica.
+
+    :param waits_for: why it cannot be written again; None if it can.
+    """
+
+    action: CleanReplica
+    waits_for: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one scan of a repository's storage found.
+
+    The storage was listed before ``state`` was read: a volume that was listed then and is not named
+    now will not be named by any later entry either.
+
+    :param read_only: why nothing can be changed here now; None if it can.
+    :param stored: allocated bytes by volume name, at least of those that ``state`` does not name.
+    :param made_here: those that ``state`` does not name, but an entry of this history named.
+    :param allocated: allocated bytes by volume id.
+    :param missing: volumes that are recorded as ready and are not on the storage.
+    :param leftovers: allocated bytes by name.
+    :param foreign: foreign files by name, with the volume that the file is an overlay of, if it is one.
+    :param snapshotted: volumes with internal snapshots of a user's, with what to do before fixes can run.
+    :param locked: the images whose work lease somebody holds.
+    :param written: the volumes that a program of QEMU has open for writing although neither an attachment
+        nor a lease explains it: among those that fixes are about (ids), and those that no record names
+        (names).
+    :param unasked: the same kind of volumes for which that cannot be known, with the reason.
+    :param gone_attachments: attachments whose host is provably gone.
+    :param holds_over: holds whose copy has provably ended.
+    :param holds_unknown: holds whose copy cannot be checked, with the reason.
+    :param twins: objects of the log with a missing or damaged replica.
+    :param stray: the entry of the log that follows nothing, if there is one.
+    :param longer: the sizes of volumes that are longer than their records.
+    :param sources: for images to mend.
+    :param differing: Snapshots whose id names a different image in another repository, with the reason.
+    :param workers: the host that last worked on an image.
+    """
+
+    state: State
+    capabilities: Capabilities
+    read_only: str | None = None
+    stored: Mapping[VolumeName, int] = field(default_factory=dict)
+    made_here: frozenset[VolumeName] = frozenset()
+    allocated: Mapping[str, int] = field(default_factory=dict)
+    missing: frozenset[str] = frozenset()
+    leftovers: Mapping[str, int] = field(default_factory=dict)
+    foreign: Mapping[str, str | None] = field(default_factory=dict)
+    snapshotted: Mapping[str, str] = field(default_factory=dict)
+    progress: tuple[str, ...] = ()
+    locked: frozenset[str] = frozenset()
+    written: frozenset[str] = frozenset()
+    unasked: Mapping[str, str] = field(default_factory=dict)
+    gone_attachments: frozenset[str] = frozenset()
+    holds_over: tuple[tuple[str, AnyHold], ...] = ()
+    holds_unknown: tuple[tuple[str, AnyHold, str], ...] = ()
+    replicas: tuple[ReplicaFound, ...] = ()
+    stray: EntryId | None = None
+    longer: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, SourceView] = field(default_factory=dict)
+    differing: Mapping[str, str] = field(default_factory=dict)
+    workers: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""One connected repository, and all that are connected on this host."""

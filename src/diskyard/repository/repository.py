@@ -1,0 +1,287 @@
+"""A connected repository: its storage, its log, and the chains of its images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from diskyard import errors
+from diskyard.host import Host
+from diskyard.host.container import Container
+from diskyard.log.codec import Damaged, NewerMajor, Progress, decode, encode
+from diskyard.log.log import Author, Log
+from diskyard.model.looked import LookAgain, Looked
+from diskyard.model.records import Image, Volume
+from diskyard.model.state import State
+from diskyard.model.transaction import Draft
+from diskyard.model.volume_name import backing_name
+from diskyard.mover.formats.qcow2_header import empty_qcow2
+from diskyard.mover.interface import Chain, Layer
+from diskyard.planner.create_disk import NewVolume
+from diskyard.repository.commit import Committed, commit, newest_known, refresh
+from diskyard.repository.remembered import Remembered
+from diskyard.repository.volume_bytes import VolumeBytes, volume_name
+from diskyard.storage.interface import Lease, Storage, StoredVolume
+
+__all__ = ["Repository", "lease_name", "volume_name"]
+Result = TypeVar("Result")
+_LEASE_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Repository(VolumeBytes):
+    """One place, under the first repoId that it was connected by."""
+
+    repo_id: str
+    format: str
+    storage: Storage
+    log: Log
+    host: Host
+    remembered: Remembered = field(default_factory=Remembered, compare=False, repr=False)
+
+    @property
+    def marker(self) -> str:
+        """The repository's random identity, the same on every host."""
+        return self.storage.marker
+
+    def state(self) -> State:
+        """The newest state, durable.
+
+        :raises diskyard.errors.RepositoryUnavailable: the storage does not show it.
+        """
+        return refresh(self.log)
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nothing can be written to the storage now, and so nothing held or attached."""
+        return self.storage.read_only_because() is not None
+
+    def commit(self, plan: Callable[[Draft], Result], author: Author) -> Committed[Result]:
+        """Publish what ``plan`` writes: see :func:`diskyard.repository.commit.commit`.
+
+        :raises diskyard.errors.LeaseHeld: the plan relies on a look at the volumes of an image, which
+            are others now. :func:`diskyard.repository.settled.commit_looking` looks again.
+        """
+        try:
+            return self.try_commit(plan, author)
+        except LookAgain as error:
+            raise errors.LeaseHeld("The volumes of the image were merged meanwhile.") from error
+
+    def try_commit(self, plan: Callable[[Draft], Result], author: Author) -> Committed[Result]:
+        """The same.
+
+        :raises LookAgain: the plan relies on a look at the volumes of an image, which are others now.
+        """
+        return commit(self.log, plan, author)
+
+    # -- leases -------------------------------------------------------------------------
+
+    @contextmanager
+    def work_on(self, image_ids: Iterable[str], *, wait_s: float = 0.0) -> Iterator[list[Lease]]:
+        """Hold the work leases of images, taken in order of id.
+
+        :param wait_s: how long to try; work in the way may be short.
+        :raises diskyard.errors.LeaseHeld: names the host that works on it, where known.
+        :raises diskyard.errors.StorageError: nothing can be written there, nor locked.
+        """
+        leases: list[Lease] = []
+        self.log.require_writable_place()
+        try:
+            for image_id in sorted(set(image_ids)):
+                leases.append(self._lock(image_id, wait_s))
+            yield leases
+        finally:
+            for lease in reversed(leases):
+                lease.release()
+
+    @contextmanager
+    def work_as_known(
+        self, images_of: Callable[[State], list[str]], *, wait_s: float = 0.0
+    ) -> Iterator[tuple[list[str], list[Lease]]]:
+        """Hold the work leases that a state asks for, as far as this process knows the log.
+
+        With them held the caller reads the log, and begins again if that asks for others. Where one
+        cannot be had the log is read here: old knowledge is no reason to refuse anything.
+
+        :yields: the images, and their leases.
+        :raises diskyard.errors.LeaseHeld: as :meth:`work_on`, with the newest state.
+        """
+        image_ids = images_of(newest_known(self.log))
+        while True:
+            with ExitStack() as held:
+                try:
+                    leases = held.enter_context(self.work_on(image_ids, wait_s=wait_s))
+                except errors.LeaseHeld:
+                    newest = images_of(self.state())
+                    if newest == image_ids:
+                        raise
+                    image_ids = newest
+                    continue
+                yield image_ids, leases
+                return
+
+    def _lock(self, image_id: str, wait_s: float) -> Lease:
+        deadline_s = time.monotonic() + wait_s
+        while (lease := self.storage.try_lock(lease_name(image_id))) is None:
+            if time.monotonic() >= deadline_s:
+                progress = self.progress(image_id)
+                worker = "another task" if progress is None else f"host {progress.host.host_id}"
+                raise errors.LeaseHeld(
+                    f"Image {image_id} is being worked on by {worker}.",
+                    imageId=image_id,
+                    hostID=None if progress is None else progress.host.host_id,
+                )
+            time.sleep(_LEASE_POLL_S)
+        return lease
+
+    def is_locked(self, image_id: str) -> bool:
+        """Whether somebody works on the image now."""
+        return self.storage.is_locked(lease_name(image_id))
+
+    def locked_among(self, image_ids: Collection[str]) -> frozenset[str]:
+        """Those of several images that somebody works on now."""
+        names = {lease_name(image_id): image_id for image_id in image_ids}
+        return frozenset(names[name] for name in self.storage.locked_among(names))
+
+    # -- volumes ------------------------------------------------------------------------------
+
+    def make(self, new: NewVolume) -> None:
+        """Make a volume that the log has as building; durable on return."""
+        if new.clone_of is not None and self._make_clone(new.clone_of, new.volume):
+            return
+        self.make_empty(new.volume)
+
+    def _make_clone(self, source: Volume, target: Volume) -> bool:
+        if not self.storage.clone_volume(volume_name(source), volume_name(target)):
+            raise errors.StorageError(
+                f"{self.storage.place} refused to share the bytes of volume {source.id}."
+            )
+        made = self.stored(target)
+        if made is not None and made.length_bytes > source.size_bytes:
+            # Another program has made the source longer: what it holds there is nobody's.
+            with self.storage.open_volume(volume_name(target)) as container:
+                container.set_length(source.size_bytes)
+                container.sync()
+        if target.size_bytes > source.size_bytes:
+            self.storage.grow_volume(volume_name(target), length_bytes=target.size_bytes)
+        return True
+
+    def make_empty(self, volume: Volume) -> None:
+        """Make an empty volume: a raw one that reads zeros, or a qcow2 that shows its parent."""
+        if volume.format == "raw":
+            self.storage.create_volume(
+                volume_name(volume),
+                length_bytes=volume.size_bytes,
+                preallocate=volume.preallocated,
+            )
+            return
+        header = empty_qcow2(volume.size_bytes, self.name_in_header(volume, volume.parent_image_id))
+        self.storage.create_volume(volume_name(volume), length_bytes=len(header), initial=header)
+
+    def name_in_header(self, volume: Volume, parent_image_id: str | None) -> str | None:
+        """What the header of a qcow2 volume says of its parent; None if nothing.
+
+        It is for people who look at files. From a nested graph QEMU passes it on to what is below, and
+        storage that is not opened by the name of a file refuses it there.
+        """
+        is_file = self.storage.locate_volume(volume_name(volume)).path is not None
+        return backing_name(parent_image_id) if is_file else None
+
+    def stored_all(self, volumes: Sequence[Volume]) -> list[StoredVolume | None]:
+        """The same of several volumes, in their order."""
+        return self.storage.stored_volumes([volume_name(volume) for volume in volumes])
+
+    def look(self, volumes: Sequence[Volume]) -> Looked:
+        """Which of some volumes the storage does not have whole."""
+        ready = [volume for volume in volumes if volume.state == "ready"]
+        found = zip(ready, self.stored_all(ready), strict=True)
+        missing = [volume.id for volume, stored in found if self.is_unreadable(volume, stored)]
+        return Looked([volume.id for volume in ready], missing)
+
+    def missing_of(self, state: State, image: Image) -> Looked:
+        """Which volumes of an image's chain the storage does not have whole."""
+        return self.look([volume for _, volume in state.chain(image)])
+
+    def missing_below(self, state: State, image_id: str | None) -> Looked:
+        """The same for an image id that may not exist."""
+        image = state.images.get(image_id or "")
+        return self.look([]) if image is None else self.missing_of(state, image)
+
+    def layer(self, volume: Volume, container: Container | None = None) -> Layer:
+        """A volume as the movers and guests open it: the one way to all that QEMU opens of ours.
+
+        :param container: what holds it, open (:mod:`diskyard.repository.volume_files`): that
+            is looked at, and is the layer's.
+        :raises diskyard.errors.ImageBroken: what is in its place must not be opened.
+        """
+        stored = self.stored(volume)
+        if container is not None and stored is not None:
+            stored = replace(stored, length_bytes=container.length_bytes())
+        flaw = self.flaw(volume, stored, container)
+        if flaw is not None:
+            raise self.not_opened(volume, flaw)
+        located = self.storage.locate_volume(volume_name(volume))
+        is_longer = volume.format == "raw" and stored is not None and stored.length_bytes > volume.size_bytes
+        return Layer(
+            name=volume.id,
+            format=volume.format,
+            protocol=located.protocol,
+            path=located.path,
+            size_bytes=volume.size_bytes,
+            bound_bytes=volume.size_bytes if is_longer else None,
+            container=container,
+        )
+
+    def layers(self, state: State, volumes: Sequence[Volume], *, own: int = 0) -> Chain:
+        """Volumes that read one another, top first.
+
+        :raises diskyard.errors.ImageBroken: one of them must not be opened so.
+        """
+        self.require_bounded(state, volumes[own:])
+        return tuple(self.layer(volume) for volume in volumes)
+
+    def chain(self, state: State, image: Image) -> Chain:
+        """An image's volumes, top first."""
+        return self.layers(state, [volume for _, volume in state.chain(image)])
+
+    def require_bounded(self, state: State, volumes: Sequence[Volume]) -> None:
+        """Refuse a chain that would show what a volume in it holds beyond its record.
+
+        A raw one is opened as long as its record says (:attr:`Layer.bound_bytes`); of a qcow2 QEMU can
+        show no part. What a merge consumes is longer by what it is read through; the top is bounded by
+        who opens it.
+        """
+        for above, volume in pairwise(volumes):
+            if volume.format != "qcow2" or above.size_bytes <= volume.size_bytes:
+                continue
+            consumed = any(state.images[key].consumed_by for key in state.images_on(volume.id))
+            if not consumed:
+                self.require_as_recorded(volume)
+
+    # -- progress -----------------------------------------------------------------------------------
+
+    def progress(self, image_id: str) -> Progress | None:
+        """The last progress written of work on an image, if it can be read."""
+        data = self.storage.get_progress(image_id)
+        if data is None:
+            return None
+        try:
+            progress, _ = decode(data, Progress)
+        except (Damaged, NewerMajor):
+            return None
+        return progress if progress.image_id == image_id else None
+
+    def put_progress(self, progress: Progress) -> None:
+        """Write progress down; a crash leaves the old or the new."""
+        self.storage.put_progress(progress.image_id, encode(progress))
+
+
+def lease_name(image_id: str) -> str:
+    """The name of the work lease of an image, or of a volume that is being deleted."""
+    return f"work:{image_id}"
