@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from diskyard import errors
+from diskyard.testing.fault_injection import Call
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "diskyard"
@@ -28,6 +29,14 @@ PROGRAM_STARTS = re.compile(r"(exec|spawn|posix_spawn|fork)\w*|popen|system")
 PROGRAM_MODULES = {"pty", "subprocess"}
 #: They write files behind the door's back; a repository in memory has its bytes in a temporary folder.
 FILE_MODULES = {"shutil", "tempfile"}
+#: Calls that ask the file system: methods of the door too, so that they can be failed, hung and counted.
+FILE_READS = {
+    "access", "fstat", "fstatvfs", "getxattr", "listdir", "lseek", "lstat", "pread", "preadv", "read",
+    "scandir", "stat", "statvfs", "walk",
+}  # fmt: skip
+PATH_READS = {"exists", "getmtime", "getsize", "isdir", "isfile", "islink", "ismount", "lexists", "realpath"}
+#: What these read is this host's own (configuration, standard streams), never a repository's storage.
+OF_THIS_HOST = ("cli", "client", "daemon", "settings.py")
 PATH_CHANGES = {"hardlink_to", "symlink_to", "touch", "unlink", "write_bytes", "write_text"}
 WRITING_MODE = re.compile(r"(?=.*[wax+])[rwaxbt+]+")
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
@@ -128,6 +137,27 @@ def test_files_are_opened_for_writing_in_host_only() -> None:
         return any(isinstance(mode, str) and WRITING_MODE.fullmatch(mode) for mode in modes)
 
     assert found(outside_the_door(), opens_for_writing) == []
+
+
+def test_storage_is_read_in_host_only() -> None:
+    def reads(call: ast.Call) -> bool:
+        words = ast.unparse(call.func).split(".")
+        of_path = words[:2] == ["os", "path"] and words[-1] in PATH_READS
+        return words == ["open"] or of_path or is_call_of_os(call, FILE_READS.__contains__)
+
+    paths = [path for path in outside_the_door() if not in_package(path, *OF_THIS_HOST)]
+    assert found(paths, reads) == []
+
+
+def test_calls_that_only_read_are_known_to_whoever_makes_them_fail() -> None:
+    # Else they would fail as calls do that have changed something.
+    tree = ast.parse((PACKAGE / "host" / "reading.py").read_text(encoding="utf-8"))
+    methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    reads = [
+        node.name for node in methods if any(ast.unparse(d) == "storage_call" for d in node.decorator_list)
+    ]
+    assert len(reads) > 20
+    assert [name for name in reads if not Call(name, "").reads] == []
 
 
 def imported_modules(path: Path) -> Iterator[tuple[str, int]]:

@@ -214,5 +214,5 @@ def _copy_layer(
         monitor=monitor,
         target_zeroed=work.repo.storage.capabilities.zeroed,
         source_limits=IMPORT_LIMITS,
-        source_blocks=blocks_held(fd, source.format),
+        source_blocks=blocks_held(work.engine.host, fd, source.format),
     )

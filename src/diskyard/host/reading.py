@@ -297,6 +297,11 @@ class ReadingFiles(Names):
         return ownership_of(path)
 
     @storage_call
+    def type_of(self, path: str) -> int:
+        """The type of what has a name, as :func:`stat.S_IFMT` gives it; of a link its own."""
+        return stat.S_IFMT(os.lstat(path).st_mode)
+
+    @storage_call
     def exists(self, path: str) -> bool:
         """Whether anything has this name."""
         try:
@@ -315,8 +320,8 @@ class ReadingFiles(Names):
 
     @storage_call
     def size_bytes_of(self, fd: int) -> int:
-        """The length of an open file."""
-        return os.fstat(fd).st_size
+        """The length of an open file or block device."""
+        return os.lseek(fd, 0, os.SEEK_END)
 
     @storage_call
     def resolve(self, path: str) -> str:
@@ -356,7 +361,7 @@ class ReadingFiles(Names):
         return stat.S_ISDIR(about.st_mode) and owned
 
     @storage_call
-    def room(self, path: str) -> FreeSpace:
+    def free_space(self, path: str) -> FreeSpace:
         """The size and the free space of the file system that holds a path."""
         info = os.statvfs(path)
         return FreeSpace(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)

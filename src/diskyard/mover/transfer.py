@@ -19,7 +19,6 @@ from diskyard.mover.opening import descriptors, file_of, opened_files, storage_t
 from diskyard.mover.qemu.blockgraph import StorageDaemon
 from diskyard.mover.qemu.failures import failure
 from diskyard.mover.reflink import clone_into
-from diskyard.mover.untrusted import file_size_bytes
 
 _PIECE_BYTES = 4 << 20
 _POLL_S = 0.1
@@ -55,7 +54,7 @@ def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor)
 
 
 def _copy_data(host: Host, source_fd: int, target_fd: int, monitor: Monitor) -> None:
-    size_bytes = file_size_bytes(source_fd)
+    size_bytes = host.files.size_bytes_of(source_fd)
     host.files.truncate(target_fd, size_bytes)
     total_bytes = sum(end - start for start, end in data_ranges(host, source_fd, 0, size_bytes))
     done_bytes = 0

@@ -64,7 +64,7 @@ def open_untrusted(host: Host, path: str, *, block_device: bool, given_fd: int |
             return _open_given(host, given_fd, path, block_device=block_device)
         except OSError as error:
             if error.errno == errno.EINVAL:
-                raise _no_file(path) from error
+                raise _no_file(host, path) from error
             if error.errno in _NOT_FOUND:
                 raise errors.InvalidParameter(f"{path} cannot be read: {error.strerror or error}.") from error
             raise
@@ -81,20 +81,20 @@ def _open_given(host: Host, given_fd: int, path: str, *, block_device: bool) -> 
     return fd
 
 
-def _no_file(path: str) -> errors.UnsafeImage:
+def _no_file(host: Host, path: str) -> errors.UnsafeImage:
     """What is in the place of a file, and what to give instead."""
     try:
-        mode = os.lstat(path).st_mode
+        kind = host.files.type_of(path)
     except OSError:
-        mode = 0
-    if stat.S_ISLNK(mode):
+        kind = 0
+    if kind == stat.S_IFLNK:
         return errors.UnsafeImage(
             f"{path} is a link, which is not followed: anyone who may change it could point it anywhere.",
             advice="Give the path of the file or device that it leads to, which 'readlink -f' shows.",
         )
-    if stat.S_ISDIR(mode):
+    if kind == stat.S_IFDIR:
         return errors.UnsafeImage(f"{path} is a directory.", advice="Give the path of an image file in it.")
-    if stat.S_ISBLK(mode):
+    if kind == stat.S_IFBLK:
         return errors.UnsafeImage(
             f"{path} is a block device, which can only be read as raw.", advice="Give raw as its format."
         )
@@ -103,12 +103,7 @@ def _no_file(path: str) -> errors.UnsafeImage:
     )
 
 
-def file_size_bytes(fd: int) -> int:
-    """The size of an open file or block device."""
-    return os.lseek(fd, 0, os.SEEK_END)
-
-
-def parse_import(fd: int, format: ImportFormat) -> int:
+def parse_import(host: Host, fd: int, format: ImportFormat) -> int:
     """The virtual size that an open image file gives itself, in bytes, a multiple of 512.
 
     Read are its headers, and nothing is opened: no program is told of the file, whose owner
@@ -120,15 +115,15 @@ def parse_import(fd: int, format: ImportFormat) -> int:
     :raises diskyard.errors.StorageError: it cannot be read.
     """
     with os_errors("reading an image file"):
-        size_bytes = file_size_bytes(fd)
+        size_bytes = host.files.size_bytes_of(fd)
         if size_bytes > _FILE_MOST_BYTES:
             raise errors.UnsafeImage(f"A file of {size_bytes} bytes is not an image.", advice=advice.LIES)
         if format == "raw":
             return -(-size_bytes // _SECTOR_BYTES) * _SECTOR_BYTES
-        return _PARSERS[format](_reader(fd), size_bytes)
+        return _PARSERS[format](_reader(host, fd), size_bytes)
 
 
-def blocks_held(fd: int, format: ImportFormat) -> BlockMap | None:
+def blocks_held(host: Host, fd: int, format: ImportFormat) -> BlockMap | None:
     """Where an inspected image that is open can hold anything but zeros; None if QEMU tells it as well.
 
     :raises diskyard.errors.UnsafeImage: it cannot be told.
@@ -136,11 +131,11 @@ def blocks_held(fd: int, format: ImportFormat) -> BlockMap | None:
     if format != "vhdx":
         return None
     with os_errors("reading an image file"):
-        return vhdx_blocks(_reader(fd), file_size_bytes(fd))
+        return vhdx_blocks(_reader(host, fd), host.files.size_bytes_of(fd))
 
 
-def _reader(fd: int) -> ReadAt:
-    return lambda offset_bytes, count_bytes: os.pread(fd, count_bytes, offset_bytes)
+def _reader(host: Host, fd: int) -> ReadAt:
+    return lambda offset_bytes, count_bytes: host.files.read_open(fd, offset_bytes, count_bytes)
 
 
 def inspect_import(host: Host, fd: int, format: ImportFormat) -> int:
@@ -153,12 +148,12 @@ def inspect_import(host: Host, fd: int, format: ImportFormat) -> int:
         bounds of time and memory.
     :raises diskyard.errors.StorageError: it cannot be read.
     """
-    virtual_bytes = parse_import(fd, format)
+    virtual_bytes = parse_import(host, fd, format)
     if format == "raw":
         return virtual_bytes
     with os_errors("reading an image file"):
         if format == "qcow2":
-            require_whole_tables(_reader(fd), file_size_bytes(fd))
+            require_whole_tables(_reader(host, fd), host.files.size_bytes_of(fd))
     layer = import_layer(host, fd, format, virtual_bytes)
     told_bytes = _ask_qemu(host, layer, "info")
     if told_bytes != virtual_bytes:
@@ -174,7 +169,7 @@ def import_layer(host: Host, fd: int, format: ImportFormat, size_bytes: int) -> 
 
     :param size_bytes: what :func:`inspect_import` told.
     """
-    is_device = stat.S_ISBLK(os.fstat(fd).st_mode)
+    is_device = not host.files.look_open(fd).is_file
     protocol = {"driver": "host_device" if is_device else "file"}
     return Layer("import", format, protocol, None, size_bytes, container=FileContainer(host.files, fd))
 

@@ -228,12 +228,12 @@ def _look_into(engine: Engine, request: ImportImage, path: str) -> tuple[FileSou
     fd = open_given(engine.host, path, block_device=request.format == "raw")
     try:
         # What was opened is what counts: a folder on the way may have become a link meanwhile.
-        repo = os.readlink(f"/proc/self/fd/{fd}")
-        require_transfer_folder(engine.host, os.path.dirname(repo), path)
+        found = os.readlink(f"/proc/self/fd/{fd}")
+        require_transfer_folder(engine.host, os.path.dirname(found), path)
         if not request.options.force:
             require_file_unwritten(engine.host, fd, path)
         fingerprint = _settled_fingerprint(engine.host, fd, path)
-        size_bytes = parse_import(fd, request.format)
+        size_bytes = parse_import(engine.host, fd, request.format)
         _require_same(engine.host, fd, path, fingerprint)
     finally:
         os.close(fd)

@@ -35,7 +35,8 @@ _READS = frozenset(
     (
         "read", "read_at", "read_beginning", "open_to_read", "list", "look", "look_at", "fingerprint",
         "fingerprint_of", "identities_of", "ownership_of", "exists", "is_folder", "size_bytes_of", "resolve",
-        "room", "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes",
+        "look_open", "type_of", "device_behind", "open_folder", "is_own_folder", "free_space",
+        "open_for_writing", "try_lock_byte", "byte_is_locked", "locked_bytes",
         "lock_folder", "try_lock_folder", "read_open", "names", "is_written_by_qemu",
         "name_is_written_by_qemu", "reads_past_cache", "longest_file_bytes", "is_read_only", "may_write",
         "file_system", "read_into", "read_each", "read_cached", "will_need", "next_data", "physical_extents",
@@ -43,11 +44,14 @@ _READS = frozenset(
     )
 )  # fmt: skip
 _ANSWER_A_DESCRIPTOR = frozenset(
-    ("create", "open_for_writing", "open_to_read", "lock_folder", "try_lock_folder")
-)
+    (
+        "create", "open_for_writing", "open_to_read", "open_to_append", "open_folder", "lock_folder",
+        "try_lock_folder",
+    )
+)  # fmt: skip
 _OF_FOLDERS = frozenset(
     (
-        "list", "keep_room", "drop_room", "names", "look_at", "sync_folder", "room", "lock_folder",
+        "list", "keep_room", "drop_room", "names", "look_at", "sync_folder", "free_space", "lock_folder",
         "try_lock_folder",
     )
 )  # fmt: skip

@@ -46,7 +46,7 @@ def inspected(path: str) -> int:
 
 def blocks_of(path: str) -> BlockMap | None:
     with open(path, "rb") as file:
-        return blocks_held(file.fileno(), "vhdx")
+        return blocks_held(Host.real(), file.fileno(), "vhdx")
 
 
 @pytest.mark.parametrize("block", [4095, 4096, 8193])
@@ -81,4 +81,4 @@ def test_a_block_that_is_named_too_often(tmp_path: Path) -> None:
 
 
 def test_qemu_tells_of_the_others() -> None:
-    assert blocks_held(-1, "qcow2") is None
+    assert blocks_held(Host.real(), -1, "qcow2") is None

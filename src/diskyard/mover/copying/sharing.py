@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import os
 from collections.abc import Iterator
 
 from diskyard.host import Host
@@ -24,7 +23,7 @@ class _File:
 
     def __init__(self, host: Host, fd: int) -> None:
         self._host, self._fd = host, fd
-        self.device = os.fstat(fd).st_dev
+        self.device = host.files.look_open(fd).stamp[0]
         self._extents: list[PhysicalExtent] = []
         self._starts: list[int] = []
         self._known = (0, 0)

@@ -132,7 +132,7 @@ class FileView:
         self._is_cold = True  # until what was read last was in the page cache
         self._is_raw = len(chain) == 1 and chain[0].format == "raw"
         with os_errors("reading a volume's size"):
-            self._lengths_bytes = [os.lseek(fd, 0, os.SEEK_END) for fd in fds]
+            self._lengths_bytes = [host.files.size_bytes_of(fd) for fd in fds]
         self.size_bytes = chain[0].size_bytes if size_bytes is None else size_bytes
         if self._is_raw:  # its record is what a guest sees of it; its file may end before, inside a sector
             bound = chain[0].bound_bytes
@@ -162,7 +162,7 @@ class FileView:
             offset = end
         if offset < self.size_bytes:
             with os_errors("reading a volume's size"):
-                end_bytes = os.lseek(self.fds[0], 0, os.SEEK_END)
+                end_bytes = self._host.files.size_bytes_of(self.fds[0])
             if end_bytes < self.size_bytes:  # what was cut off is no hole
                 raise errors.StorageError("A file became shorter while it was read.")
             yield Run(offset, self.size_bytes - offset, True, 0)

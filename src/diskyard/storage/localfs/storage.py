@@ -264,8 +264,8 @@ class LocalStorage(LocalLogStore):
 
     def capacity(self) -> Capacity:
         """The file system's, as an unprivileged user sees it."""
-        room = self._files.room(self.place)
-        return Capacity(room.total_bytes, room.free_bytes)
+        space = self._files.free_space(self.place)
+        return Capacity(space.total_bytes, space.free_bytes)
 
     def close(self) -> None:
         """Nothing is open between calls; leases belong to who took them."""

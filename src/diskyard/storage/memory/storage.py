@@ -247,8 +247,8 @@ class MemoryStorage:
 
     def capacity(self) -> Capacity:
         """The private folder's file system's."""
-        room = self._host.files.room(self.store.folder.name)
-        return Capacity(room.total_bytes, room.free_bytes)
+        space = self._host.files.free_space(self.store.folder.name)
+        return Capacity(space.total_bytes, space.free_bytes)
 
     def close(self) -> None:
         """The store stays until the process ends or it is removed."""
