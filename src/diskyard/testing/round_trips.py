@@ -27,6 +27,7 @@ from diskyard.service import Service
 from diskyard.storage.localfs import layout
 from diskyard.testing.fault_injection import path_of
 from diskyard.testing.faults import STEPS
+from diskyard.testing.held_locks import locks_held, watched_locks
 from diskyard.testing.scenarios import SCENARIOS, shapes
 from diskyard.testing.scenarios.base import Act, Scenario, same, verb
 from diskyard.testing.scenarios.more import connect, create_and_remove
@@ -111,6 +112,7 @@ class CountingFiles(NoReflinks):
 
     :param folder: calls for what is below it are counted, but those that move volumes' bytes.
     :param latency_s: how much longer each of them takes.
+    :ivar under_locks: which calls for repositories were made under a lock, and where that was made.
     """
 
     def __init__(self, host: HostIdentity, folder: str, latency_s: float = 0.0) -> None:
@@ -119,13 +121,17 @@ class CountingFiles(NoReflinks):
         self._latency_s = latency_s
         self._lock = threading.Lock()
         self._calls: list[tuple[str, str]] = []
+        self.under_locks: set[str] = set()
 
     def passing(self, name: str, words: tuple[object, ...], do: Callable[[], R]) -> R:
         """See :meth:`Files.passing`."""
         path = path_of(words)
         if path.startswith(self._folder) and name not in _OF_BYTES:
+            below = path.removeprefix(self._folder)
+            if below.split("/")[0] in _PLACES:
+                self.under_locks.update(f"{name} under {where}" for where in locks_held())
             with self._lock:
-                self._calls.append((name, path.removeprefix(self._folder)))
+                self._calls.append((name, below))
             if self._latency_s:
                 time.sleep(self._latency_s)
         return super().passing(name, words, do)
@@ -210,6 +216,10 @@ class Counter:
         entries, refreshes = sum(self._entries.values()), sum(self._refreshes.values())
         return replace(self._files.counted(), entries=entries, refreshes=refreshes)
 
+    def under_locks(self) -> set[str]:
+        """Which calls were made by a thread that held a lock of this process, and where the lock was made."""
+        return self._files.under_locks
+
     def most_above(self) -> int:
         """By how much, in the repository where that is most, refreshes are more than entries."""
         return max((count - self._entries[log] for log, count in self._refreshes.items()), default=0)
@@ -218,16 +228,17 @@ class Counter:
 def count(scenario: Scenario, world: World) -> Counter:
     """What a scenario asks, done once in a world that is prepared for it; of a fix, without the check."""
     counter = Counter(str(world.folder))
-    service = world.service(counter.host)
 
     def begin_and_run(*words: Any, **more: Any) -> bool:
         counter.begin()
         return run_fix(*words, **more)
 
-    with counter.counting(), mock.patch(_RUN_FIX, begin_and_run):
-        scenario.act(world, service)
-        assert service.tasks.wait(timeout_s=_TASKS_END_S), "what was started does not end"
-    service.close()
+    with watched_locks():
+        service = world.service(counter.host)
+        with counter.counting(), mock.patch(_RUN_FIX, begin_and_run):
+            scenario.act(world, service)
+            assert service.tasks.wait(timeout_s=_TASKS_END_S), "what was started does not end"
+        service.close()
     return counter
 
 
