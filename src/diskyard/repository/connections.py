@@ -58,7 +58,7 @@ class Connections:
         self._index_folder = index_folder
         self._lock = threading.RLock()  # held for a moment only, never while storage is asked
         self._connecting: dict[str, ThreadCalls] = {}
-        self._opened: dict[str, Repository] = {}
+        self._connected: dict[str, Repository] = {}
         self._known: dict[str, tuple[str, dict[str, Any]]] = {}
         self._followers: list[Follower] = []
         self._ends: dict[str, list[Callable[[], None]]] = {}
@@ -101,19 +101,19 @@ class Connections:
         with self._lock:
             if self._is_connected(repo_id, storage):
                 return False
-            repo = self._opened.get(repo_id)
+            repo = self._connected.get(repo_id)
             if not (
                 repo is None or repo.storage.place == storage.place or _is_same_place(repo.storage, storage)
             ):
                 raise errors.RepositoryIdInUse(f"{repo_id} names another repository.", repositoryId=repo_id)
-            alias = next((o for o in self._opened.values() if _is_alias(o, storage)), None)
+            alias = next((o for o in self._connected.values() if _is_alias(o, storage)), None)
             if alias is not None:
                 _require_same_place(alias, storage)
                 log = alias.log
             self._known[repo_id] = (format_name, dict(parameters))
             repo = Repository(repo_id, format_name, storage, log, self._host)
             self._follow(repo_id, repo)
-            for other, known in list(self._opened.items()):
+            for other, known in list(self._connected.items()):
                 if known.log.replaced is not None and _is_same_place(known.storage, storage):
                     self._follow(other, replace(known, log=log, remembered=Remembered()))
             return True
@@ -122,14 +122,14 @@ class Connections:
         """Have a repoId name a place as it is opened now; what followed it before ends."""
         for end in self._ends.pop(repo_id, ()):
             end()
-        self._opened[repo_id] = repo
+        self._connected[repo_id] = repo
         self._ends[repo_id] = [follow(repo_id, repo) for follow in self._followers]
 
     def _require_unused(
         self, repo_id: str, format_name: str, parameters: Mapping[str, Any], storage: Storage
     ) -> None:
         """Refuse a repoId that another place has, also one that was connected before and is not now."""
-        known, repo = self._known.get(repo_id), self._opened.get(repo_id)
+        known, repo = self._known.get(repo_id), self._connected.get(repo_id)
         if known is None or known == (format_name, dict(parameters)):
             return
         there = None if repo is None else repo.storage
@@ -145,7 +145,7 @@ class Connections:
         return IndexKeeper(LocalIndex(self._host, self._index_folder, marker))
 
     def _is_connected(self, repo_id: str, storage: Storage) -> bool:
-        existing = self._opened.get(repo_id)
+        existing = self._connected.get(repo_id)
         if existing is None or existing.log.replaced is not None:
             return False
         return _is_same_place(existing.storage, storage)
@@ -168,7 +168,7 @@ class Connections:
             if repo_id not in self._known:
                 raise self._unknown(repo_id)
             del self._known[repo_id]
-            repo = self._opened.pop(repo_id, None)
+            repo = self._connected.pop(repo_id, None)
             for end in self._ends.pop(repo_id, ()):
                 end()
             if repo is not None:
@@ -193,7 +193,7 @@ class Connections:
 
     def _get(self, repo_id: str) -> Repository:
         with self._lock:
-            known, repo = self._known.get(repo_id), self._opened.get(repo_id)
+            known, repo = self._known.get(repo_id), self._connected.get(repo_id)
         if known is None:
             raise self._unknown(repo_id)
         if repo is not None:
@@ -206,7 +206,7 @@ class Connections:
                 repositoryId=repo_id,
             ) from error
         with self._lock:
-            repo = self._opened.get(repo_id)
+            repo = self._connected.get(repo_id)
         if repo is None:
             raise self._unknown(repo_id)  # disconnected meanwhile
         return repo
@@ -243,7 +243,7 @@ class Connections:
     def connected(self) -> dict[str, Repository]:
         """What is connected just now; nothing is connected again for it."""
         with self._lock:
-            return dict(self._opened)
+            return dict(self._connected)
 
     def remembered(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Format and parameters by repoId, also of those that cannot be used now."""

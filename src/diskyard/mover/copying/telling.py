@@ -49,7 +49,7 @@ class Telling:
     mover then finds the rest a second time.
 
     :ivar total_bytes: None until all is counted.
-    :ivar crew: the thread that tells.
+    :ivar pool: the thread that tells.
     """
 
     def __init__(self, moves: Moves) -> None:

@@ -215,7 +215,7 @@ FIXES = [
     Scenario("clean a temporary file", abandoned, fix_first("a", CleanLeftover), same),
     Scenario("clean an attachment", attached_before_the_boot, fix_first("a", CleanAttachment), same),
     Scenario("clean a hold", held_in_vain, fix_first("a", CleanHold), same),
-    Scenario("clean a twin", half_a_log, fix_first("a", CleanReplica), same),
+    Scenario("clean a replica", half_a_log, fix_first("a", CleanReplica), same),
     Scenario("clean progress", progress_of_nothing, fix_first("a", CleanProgress), same),
     Scenario("merge down into qcow2", both(shapes.chain, removed("s2")), fix_first("a", "merge"), same),
     Scenario("merge down into raw", both(shapes.chain, removed("s1")), fix_first("a", "merge"), same),

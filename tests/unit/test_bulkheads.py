@@ -1,4 +1,4 @@
-"""Who waits in which lane, and that places in it are given back."""
+"""Which callers wait in which bulkhead, and that capacity in it is given back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOMEBODY = Share("anybody", is_limited=False)
 
 @pytest.fixture
 def verbs(tmp_path: Path) -> Verbs:
-    """Lanes of one place each, and a repository of which only the name is known."""
+    """Bulkheads of one caller each, and a repository of which only the name is known."""
     service = Service(state_folder=str(tmp_path / "state"))
     service.connections.remember("b", "localfs-1.0", {"path": str(tmp_path / "b")})
     limits = Limits(concurrent_per_repository=1)
