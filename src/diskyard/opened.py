@@ -17,14 +17,13 @@ from diskyard.host import Host
 from diskyard.host.container import Container
 from diskyard.log.codec import Damaged, NewerMajor, Progress, decode, encode
 from diskyard.log.log import Author, Log
-from diskyard.model.looked import LookAgain, Looked
+from diskyard.model.looked import NOT_LOOKED, LookAgain, Looked
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.model.volume_name import backing_name
 from diskyard.mover.interface import Chain, Layer
 from diskyard.mover.qcow2_header import empty_qcow2
-from diskyard.planner.create_disk import NewVolume
 from diskyard.remembered import Remembered
 from diskyard.repositories.interface import Lease, Repository, StoredVolume
 from diskyard.volume_bytes import VolumeBytes, volume_name
@@ -62,23 +61,27 @@ class Opened(VolumeBytes):
         """Whether nothing can be written to the storage now, and so nothing held or attached."""
         return self.storage.read_only_because() is not None
 
-    def commit(self, plan: Callable[[Draft], Result], author: Author) -> Committed[Result]:
+    def commit(
+        self, plan: Callable[[Draft], Result], author: Author, missing: Looked = NOT_LOOKED
+    ) -> Committed[Result]:
         """Publish what ``plan`` writes: see :func:`diskyard.commit.commit`.
 
         :raises diskyard.errors.LeaseHeld: the plan relies on a look at the volumes of an image, which
             are others now. :func:`diskyard.settled.commit_looking` looks again.
         """
         try:
-            return self.try_commit(plan, author)
+            return self.try_commit(plan, author, missing)
         except LookAgain as error:
             raise errors.LeaseHeld("The volumes of the image were merged meanwhile.") from error
 
-    def try_commit(self, plan: Callable[[Draft], Result], author: Author) -> Committed[Result]:
+    def try_commit(
+        self, plan: Callable[[Draft], Result], author: Author, missing: Looked
+    ) -> Committed[Result]:
         """The same.
 
         :raises LookAgain: the plan relies on a look at the volumes of an image, which are others now.
         """
-        return commit(self.log, plan, author)
+        return commit(self.log, plan, author, missing)
 
     # -- leases -------------------------------------------------------------------------
 
@@ -150,27 +153,6 @@ class Opened(VolumeBytes):
         return frozenset(names[name] for name in self.storage.locked_among(names))
 
     # -- volumes ------------------------------------------------------------------------------
-
-    def make(self, new: NewVolume) -> None:
-        """Make a volume that the log has as building; durable on return."""
-        if new.clone_of is not None and self._make_clone(new.clone_of, new.volume):
-            return
-        self.make_empty(new.volume)
-
-    def _make_clone(self, source: Volume, target: Volume) -> bool:
-        if not self.storage.clone_volume(volume_name(source), volume_name(target)):
-            raise errors.StorageError(
-                f"{self.storage.place} refused to share the bytes of volume {source.id}."
-            )
-        made = self.stored(target)
-        if made is not None and made.length_bytes > source.size_bytes:
-            # Another program has made the source longer: what it holds there is nobody's.
-            with self.storage.open_volume(volume_name(target)) as container:
-                container.set_length(source.size_bytes)
-                container.sync()
-        if target.size_bytes > source.size_bytes:
-            self.storage.grow_volume(volume_name(target), length_bytes=target.size_bytes)
-        return True
 
     def make_empty(self, volume: Volume) -> None:
         """Make an empty volume: a raw one that reads zeros, or a qcow2 that shows its parent."""

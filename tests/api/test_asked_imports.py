@@ -21,6 +21,7 @@ from diskyard.host.identity import new_uuid
 from diskyard.model.fix import Fix, Mend
 from diskyard.model.records import FileSource, Image
 from diskyard.model.requests import CheckStorageRepository
+from diskyard.operations.building import new_ids
 from diskyard.operations.engine import FollowUp
 from diskyard.planner import copy as planner
 from diskyard.planner.copy import PendingImage
@@ -57,8 +58,7 @@ def forged(rig: Rig, path: str, fingerprint: str, digest: str = "0" * 32) -> str
     opened, now = rig.opened("a", attacker), "2030-01-01T00:00:00.000000Z"
     asked = PendingImage(
         image_id=new_uuid(),
-        volume_id=new_uuid(),
-        work_id=new_uuid(),
+        ids=new_ids(),
         kind="virtual_disk",
         size_bytes=SIZE,
         source=FileSource(

@@ -155,7 +155,7 @@ def test_a_guest_that_starts_while_a_disk_is_frozen(
     disk = rig.disk("a", ONE)
     guest = LiveQemu(rig.volume_path("a", disk), "raw")
     intercept(monkeypatch, type(rig.opened("a")), "make_empty", after=guest.__enter__)
-    intercept(monkeypatch, type(rig.opened("a")), "make", after=guest.__enter__)
+    intercept(monkeypatch, type(rig.opened("a").storage), "clone_volume", after=guest.__enter__)
     verb = yard.create_snapshot if moment == "createSnapshot" else lambda _, disk: yard.copy_image("b", disk)
     with pytest.raises(errors.ImageInUse, match="running QEMU has"):
         verb("a", disk)

@@ -144,8 +144,8 @@ GUARDS = [
     # -- seals ------------------------------------------------------------------------
     Guard(
         "a seal's own work",
-        "diskyard.planner.common",
-        (("    if volume is None or volume.building is None or volume.building.work_id != work_id:\n", "    if volume is None:\n"),),
+        "diskyard.planner.building",
+        (("    if volume is None or volume.building is None or volume.building.work_id != new.work_id:\n", "    if volume is None:\n"),),
         ("tests/unit/planner/test_seals.py",),
     ),
     Guard(
@@ -200,8 +200,8 @@ GUARDS = [
     # -- plans that are made of what there was ------------------------------------------
     Guard(
         "only a raw volume without a parent is cloned",
-        "diskyard.planner.switch",
-        (('    return volume if volume.format == "raw" and volume.parent_image_id is None else None\n', "    return volume\n"),),
+        "diskyard.planner.volume_kind",
+        (('    return volume.format == "raw" and volume.parent_image_id is None\n', "    return True\n"),),
         (f"{STALE}::test_only_one_raw_volume_is_cloned",),
     ),
     Guard(
@@ -218,8 +218,8 @@ GUARDS = [
     ),
     Guard(
         "a clone is of the volume that its base still has",
-        "diskyard.planner.create_disk",
-        (("    if base is None or base.volume_id != new.clone_of.id:\n", "    if base is None:\n"),),
+        "diskyard.planner.building",
+        (("            if parent.volume_id != new.clone_of.id:\n", "            if False:\n"),),
         (f"{STALE}::test_a_clone_of_a_base_that_was_restored_meanwhile",),
     ),
     Guard(
@@ -402,7 +402,7 @@ GUARDS = [
     Guard(
         "a guest that nobody prepared, as its disk is frozen",
         "diskyard.operations.freeze",
-        (("    opened.make_empty(begun.result)\n    require_no_stranger(opened, begun.state, asked.disk_id)\n", "    opened.make_empty(begun.result)\n"),),
+        (("    opened.make_empty(new.volume)\n    require_no_stranger(opened, begun.state, asked.disk_id)\n", "    opened.make_empty(new.volume)\n"),),
         (f"{WRITERS}::test_a_guest_that_starts_while_a_disk_is_frozen",),
     ),
     Guard(

@@ -22,6 +22,7 @@ from diskyard.mover.interface import Chain
 from diskyard.mover.merge import repair_leaks
 from diskyard.mover.reflink import clone_layer
 from diskyard.opened import Opened, volume_name
+from diskyard.operations.building import new_ids
 from diskyard.operations.change import cleaning, holds_of_cancelled
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.freeze import (
@@ -34,6 +35,7 @@ from diskyard.operations.freeze import (
 )
 from diskyard.operations.writers import nobody_writes
 from diskyard.planner import mend as planner
+from diskyard.planner.building import NewVolume
 from diskyard.planner.common import Superseded
 from diskyard.planner.switch import release
 from diskyard.settled import (
@@ -113,21 +115,20 @@ def _complete(
     source = image.pending.source
     if isinstance(source, FileSource):
         require_room_to_import(work, state, source, image)
-        volume, start_bytes = _take_over(work, state, image, source.fingerprint)
-        target = volumes_being_built(volume.id, work.work_id or "")
+        new, start_bytes = _take_over(work, state, image, source.fingerprint)
         open_chains(
-            [(opened, target)],
+            [(opened, volumes_being_built(new))],
             lambda being: copy_file(work, source, image, being.chain, start_bytes),
         )
-        _seal(work, image.id, volume)
+        _seal(work, image.id, new)
         work.engine.asked_imports.forget(opened, image.id)
         return True, []
     found = _require_source(work, image, participating)
     require_room(opened, _least_needed(found, image.pending) - filled_bytes(opened, state, image), "The copy")
     with _reading(work, found, image.id) as (held, fingerprint):
-        volume, start_bytes = _take_over(work, state, image, fingerprint)
-        _copy(work, held, volume, start_bytes)
-    _seal(work, image.id, volume)
+        new, start_bytes = _take_over(work, state, image, fingerprint)
+        _copy(work, held, new, start_bytes)
+    _seal(work, image.id, new)
     return True, _release_source(work, image.pending, image.id)
 
 
@@ -147,16 +148,11 @@ def _await_base(work: Work, state: State, base_id: str | None) -> State:
     return state
 
 
-def _seal(work: Work, image_id: str, volume: Volume) -> None:
-    work_id = work.work_id
-    assert work_id is not None
-    work.opened.commit(
-        lambda draft: planner.seal_pending(draft, image_id, volume_id=volume.id, work_id=work_id),
-        work.author,
-    )
+def _seal(work: Work, image_id: str, new: NewVolume) -> None:
+    work.opened.commit(lambda draft: planner.seal_pending(draft, image_id, new), work.author)
 
 
-def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tuple[Volume, int]:
+def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tuple[NewVolume, int]:
     """Become the one work that may seal the image; its volume, and where to go on in it.
 
     Another worker's volume is used again only if that worker can no longer write into it.
@@ -171,33 +167,27 @@ def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tupl
     )
     before = state.volumes.get(image.volume_id or "")
     exists = before is not None and opened.stored(before) is not None
-    work_id, volume_id = new_uuid(), new_uuid()
-    volume, old = commit_looking(
+    ids = new_ids()
+    new, old = commit_looking(
         opened,
         None if image.pending is None else image.pending.base_image_id,
-        lambda draft, missing: planner.take_over(
-            draft,
-            image,
-            work_id=work_id,
-            volume_id=volume_id,
-            keep=safe or not exists,
-            missing=missing,
-            capabilities=opened.storage.capabilities,
+        lambda draft: planner.take_over(
+            draft, image, ids, keep=safe or not exists, capabilities=opened.storage.capabilities
         ),
         work.author,
     ).result
-    kept = exists and volume.id != volume_id
+    kept = exists and new.volume.id != ids.volume_id
     start_bytes = _resume_at(progress, old, fingerprint) if kept else None
     if start_bytes is None:
         # Without a checkpoint it is not known that the volume was ever made whole.
-        opened.storage.delete_volume(volume_name(volume))
-        opened.make_empty(volume)
+        opened.storage.delete_volume(volume_name(new.volume))
+        opened.make_empty(new.volume)
     else:
-        with opening(opened, [volume]) as (layer,):
+        with opening(opened, [new.volume]) as (layer,):
             repair_leaks(work.engine.host, layer, inherit_fds=work.inherit_fds)
-    work.volume_id, work.work_id, work.fingerprint = volume.id, work_id, fingerprint
+    work.builds(new, fingerprint)
     work.checkpoint(start_bytes or 0)
-    return volume, work.durable_bytes
+    return new, work.durable_bytes
 
 
 def _resume_at(progress: Progress | None, old: Volume | None, fingerprint: str) -> int | None:
@@ -271,12 +261,12 @@ def _require_held(work: Work, found: FoundSource, hold: CopyHold) -> None:
         raise
 
 
-def _copy(work: Work, found: FoundSource, volume: Volume, start_bytes: int) -> None:
+def _copy(work: Work, found: FoundSource, new: NewVolume, start_bytes: int) -> None:
     """Move the bytes: a clone where storage can, else what differs, extent by extent.
 
     Source and base are opened as they are now: merges below them may move their bytes meanwhile.
     """
-    opened, size_bytes = work.opened, volume.size_bytes
+    opened, volume, size_bytes = work.opened, new.volume, new.volume.size_bytes
 
     def move(source: Opening, target: Opening) -> None:
         if _share(work, source.chain, target.chain, size_bytes):
@@ -302,7 +292,7 @@ def _copy(work: Work, found: FoundSource, volume: Volume, start_bytes: int) -> N
         ):
             move(source, target)
 
-    wanted = volumes_of(found.image), volumes_being_built(volume.id, work.work_id or "")
+    wanted = volumes_of(found.image), volumes_being_built(new)
     open_chains([(found.opened, wanted[0]), (opened, wanted[1])], move_unwritten)
 
 
@@ -371,30 +361,20 @@ def _restore(work: Work, image: Image, participating: list[Opened] | None) -> tu
     opened = work.opened
     found = _require_source(work, image, participating)
     require_room(opened, min(image.size_bytes, _allocated(found)), "The restoration")
-    volume_id, work_id = new_uuid(), new_uuid()
-    image, volume = commit_looking(
+    ids = new_ids()
+    image, new = commit_looking(
         opened,
         image.id,
-        lambda draft, missing: planner.begin_restore(
-            draft,
-            image,
-            volume_id=volume_id,
-            work_id=work_id,
-            missing=missing,
-            capabilities=opened.storage.capabilities,
-        ),
+        lambda draft: planner.begin_restore(draft, image, ids, opened.storage.capabilities),
         work.author,
     ).result
-    work.volume_id, work.work_id = volume.id, work_id
-    opened.make_empty(volume)
+    work.builds(new)
+    opened.make_empty(new.volume)
     with _reading(work, found, image.id) as (held, _):
-        _copy(work, held, volume, 0)
+        _copy(work, held, new, 0)
     old_volume_id = image.volume_id
     assert old_volume_id is not None
     opened.commit(
-        lambda draft: planner.seal_restore(
-            draft, image.id, old_volume_id=old_volume_id, volume_id=volume_id, work_id=work_id
-        ),
-        work.author,
+        lambda draft: planner.seal_restore(draft, image.id, new, old_volume_id=old_volume_id), work.author
     )
     return True, [FollowUp(opened, CleanVolume(volume_id=old_volume_id))]

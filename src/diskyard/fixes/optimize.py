@@ -9,16 +9,17 @@ from dataclasses import replace
 from diskyard import errors
 from diskyard.fixes.work import Work, require_room
 from diskyard.foreign import snapshots_wait_for
-from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Optimize
 from diskyard.model.records import Volume
 from diskyard.model.state import State
 from diskyard.mover.copy import copy_view
 from diskyard.opened import Opened, volume_name
+from diskyard.operations.building import new_ids
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.sizes import settle_disk
 from diskyard.operations.writers import nobody_writes
 from diskyard.planner import optimize as planner
+from diskyard.planner.building import NewVolume
 from diskyard.planner.common import Superseded
 from diskyard.planner.optimize import OptimizePlan
 from diskyard.settled import (
@@ -85,44 +86,29 @@ def _reserve(work: Work, plan: OptimizePlan) -> bool:
 
 
 def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
-    opened, volume_id, work_id = work.opened, new_uuid(), new_uuid()
-    image_id, capabilities = plan.image.id, opened.storage.capabilities
+    opened, image_id, ids = work.opened, plan.image.id, new_ids()
     if plan.kind == "flatten":
         require_room(opened, plan.image.size_bytes, "The optimization")
     try:
-        volume = commit_looking(
+        new = commit_looking(
             opened,
             image_id,
-            lambda draft, missing: planner.begin_optimize(
-                draft,
-                plan,
-                volume_id=volume_id,
-                work_id=work_id,
-                capabilities=capabilities,
-                missing=missing,
-            ),
+            lambda draft: planner.begin_optimize(draft, plan, ids, opened.storage.capabilities),
             work.author,
         ).result
     except Superseded:
         return False, []
-    work.volume_id, work.work_id = volume.id, work_id
+    work.builds(new)
     try:
-        opened.make_empty(volume)
-        _fill(work, plan, volume.id, work_id)
-        commit_looking(
-            opened,
-            image_id,
-            lambda draft, missing: planner.seal_optimize(
-                draft, plan, volume_id=volume_id, work_id=work_id, missing=missing
-            ),
-            work.author,
-        )
+        opened.make_empty(new.volume)
+        _fill(work, plan, new)
+        commit_looking(opened, image_id, lambda draft: planner.seal_optimize(draft, plan, new), work.author)
     except Superseded:
-        return False, [FollowUp(opened, CleanVolume(volume_id=volume_id))]
+        return False, [FollowUp(opened, CleanVolume(volume_id=new.volume.id))]
     return True, [FollowUp(opened, CleanVolume(volume_id=plan.volume.id))]
 
 
-def _fill(work: Work, plan: OptimizePlan, volume_id: str, work_id: str) -> None:
+def _fill(work: Work, plan: OptimizePlan, new: NewVolume) -> None:
     opened = work.opened
 
     def image_volumes(state: State) -> list[Volume]:
@@ -142,7 +128,7 @@ def _fill(work: Work, plan: OptimizePlan, volume_id: str, work_id: str) -> None:
             )
 
     with _superseded_if_given_out(opened, plan):
-        open_chains([(opened, image_volumes), (opened, volumes_being_built(volume_id, work_id))], fill)
+        open_chains([(opened, image_volumes), (opened, volumes_being_built(new))], fill)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from diskyard.mover.interface import Stopped
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine
 from diskyard.operations.writers import writing
+from diskyard.planner.building import NewVolume
 from diskyard.planner.common import Superseded
 from diskyard.repositories.interface import Lease
 
@@ -83,6 +84,10 @@ class Work:
         state = self.opened.state()
         self.opened.log.require_writable()
         return state
+
+    def builds(self, new: NewVolume, fingerprint: str = "") -> None:
+        """Name the volume that it makes, and what of, in its progress from now on."""
+        self.volume_id, self.work_id, self.fingerprint = new.volume.id, new.work_id, fingerprint
 
     def hold(self, leases: list[Lease]) -> None:
         """Hand the leases on to every child from now on."""

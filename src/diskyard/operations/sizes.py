@@ -15,7 +15,8 @@ from diskyard.model.transaction import Draft
 from diskyard.mover.durable import sync_layer
 from diskyard.mover.grow import grow, reads_zeros
 from diskyard.opened import Opened, volume_name
-from diskyard.operations.engine import Engine, Outcome, others_may_win
+from diskyard.operations.building import others_may_win
+from diskyard.operations.engine import Engine, Outcome
 from diskyard.operations.writers import require_no_stranger, require_no_stranger_in, writing
 from diskyard.planner import sizes as planner
 from diskyard.planner.common import strong_image
@@ -41,12 +42,12 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         fds = [fd for lease in leases for fd in lease.descriptors()]
         state, _ = settle_size(opened, image_id, author, fds)
         missing = opened.missing_below(state, image_id)
-        disk = planner.growable_disk(Draft(state), image_id, request.size, missing)
+        disk = planner.growable_disk(Draft(state, missing=missing), image_id, request.size)
         planner.require_room_to_grow(state, disk, request.size, opened.storage.capabilities)
         require_no_stranger(opened, state, image_id)
         work_id = new_uuid()
         begun = opened.commit(
-            lambda draft: planner.begin_extend(draft, image_id, request.size, work_id, missing), author
+            lambda draft: planner.begin_extend(draft, image_id, request.size, work_id), author, missing
         )
         if begun.result is not None:
             try:
@@ -68,12 +69,7 @@ def _extend(
         fds = [*fds, *(fd for lease in leases for fd in lease.descriptors())]
         grow(opened.host, chain, grown.extending.size_bytes, grown.preallocated, inherit_fds=fds)
     with others_may_win():
-        commit_looking(
-            opened,
-            image_id,
-            lambda draft, missing: planner.seal_extend(draft, image_id, grown, missing),
-            author,
-        )
+        commit_looking(opened, image_id, lambda draft: planner.seal_extend(draft, image_id, grown), author)
 
 
 def settle_disk(opened: Opened, state: State, image_id: str, author: Author) -> State:

@@ -18,7 +18,6 @@ from diskyard.model.state import State
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.durable import os_errors
 from diskyard.opened import Opened, volume_name
-from diskyard.planner.create_disk import NewVolume
 from diskyard.repositories.interface import Lease
 
 WRITER_WORDS = "a running QEMU has it open for writing"
@@ -143,18 +142,6 @@ def require_no_stranger_in(opened: Opened, volume: Volume, image_id: str | None 
             advice=f"{_END_IT}, then try again; prepare an image before a guest opens it.",
             imageId=image_id,
         )
-
-
-def make_from(opened: Opened, new: NewVolume) -> None:
-    """:meth:`Opened.make` where the bytes that are shared must not change meanwhile.
-
-    :raises diskyard.errors.ImageInUse: some program writes to the volume that they are shared with.
-    """
-    if new.clone_of is not None:
-        require_no_stranger_in(opened, new.clone_of)
-    opened.make(new)
-    if new.clone_of is not None:
-        require_no_stranger_in(opened, new.clone_of)
 
 
 @contextmanager

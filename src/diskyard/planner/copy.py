@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.looked import Seen
 from diskyard.model.records import (
     FileSource,
     Image,
@@ -22,9 +22,9 @@ from diskyard.model.records import (
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.model.transaction import Draft
+from diskyard.planner.building import WorkIds, begin_volume
 from diskyard.planner.common import (
     already_made,
-    building_volume,
     new_image,
     require_openable,
     require_unattached,
@@ -44,8 +44,7 @@ class PendingImage:
     """
 
     image_id: str
-    volume_id: str
-    work_id: str
+    ids: WorkIds
     kind: ImageKind
     size_bytes: int
     source: ImageSource | FileSource
@@ -74,17 +73,16 @@ def begin(draft: Draft, request: PendingImage, capabilities: Capabilities) -> bo
     base = _base(state, request)
     volume_id = None
     if request.base_image_id is None or base is not None:
-        volume_id = building_volume(
+        volume_id = begin_volume(
             draft,
-            request.volume_id,
-            kind=choose_kind(capabilities, request.size_bytes, "copy" if base is None else "difference"),
-            parent_image_id=request.base_image_id,
-            size_bytes=request.size_bytes,
-            work_id=request.work_id,
+            request.ids,
+            choose_kind(capabilities, request.size_bytes, "copy" if base is None else "difference"),
             image_id=request.image_id,
-        ).id
+            size_bytes=request.size_bytes,
+            parent_image_id=request.base_image_id,
+        ).volume.id
     pending = Pending(
-        work_id=request.work_id,
+        work_id=request.ids.work_id,
         source=request.source,
         base_image_id=request.base_image_id,
         rate_limit_bytes_per_s=request.rate_limit_bytes_per_s,
@@ -175,18 +173,18 @@ def snapshot_is_here(draft: Draft, source: Image, user_data: Any, request_digest
     return True
 
 
-def copy_source(state: State, image_id: str, missing: Container[str]) -> Image:
+def copy_source(seen: Seen, image_id: str) -> Image:
     """The image to read: only a usable one is a source, and no guest may be writing to it.
 
     :raises diskyard.errors.ImageBroken: it cannot be read.
     :raises diskyard.errors.ImageInUse: it is a VirtualDisk that is attached.
     :raises diskyard.errors.Unsupported: its chain is too deep to be opened.
     """
-    image = strong_image(state, image_id)
-    require_usable(state, image, missing)
-    require_openable(state, image)
+    image = strong_image(seen.state, image_id)
+    require_usable(seen, image)
+    require_openable(seen.state, image)
     if image.kind == "virtual_disk":
-        require_unattached(state, image)
+        require_unattached(seen.state, image)
     return image
 
 
