@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from diskyard.model.records import Building, Volume
+from diskyard.model.capabilities import Capabilities
+from diskyard.model.records import Building, Image, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import Superseded, require_sound
-from diskyard.planner.volume_kind import VolumeKind
+from diskyard.planner.volume_kind import Content, VolumeKind, choose_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,23 @@ def begin_volume(
     )
     draft.put_volume(volume)
     return NewVolume(volume, same_as if kind.is_clone else None)
+
+
+def begin_filled(
+    draft: Draft,
+    ids: WorkIds,
+    image: Image,
+    capabilities: Capabilities,
+    parent_image_id: str | None,
+    *,
+    reserve: bool = False,
+) -> NewVolume:
+    """Put a volume that a copy is to fill: with an image's bytes, or those that differ from its parent's."""
+    content: Content = "copy" if parent_image_id is None else "difference"
+    kind = choose_kind(capabilities, image.size_bytes, content, reserve=reserve)
+    return begin_volume(
+        draft, ids, kind, image_id=image.id, size_bytes=image.size_bytes, parent_image_id=parent_image_id
+    )
 
 
 def take_over_volume(draft: Draft, volume: Volume, work_id: str) -> NewVolume:

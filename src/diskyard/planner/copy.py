@@ -22,7 +22,7 @@ from diskyard.model.records import (
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.model.transaction import Draft
-from diskyard.planner.building import WorkIds, begin_volume
+from diskyard.planner.building import WorkIds, begin_filled
 from diskyard.planner.common import (
     already_made,
     new_image,
@@ -32,7 +32,6 @@ from diskyard.planner.common import (
     strong_image,
 )
 from diskyard.planner.same import captured_here, why_another
-from diskyard.planner.volume_kind import choose_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +70,6 @@ def begin(draft: Draft, request: PendingImage, capabilities: Capabilities) -> bo
     if already_made(state, request.image_id, request.request_digest):
         return False
     base = _base(state, request)
-    volume_id = None
-    if request.base_image_id is None or base is not None:
-        volume_id = begin_volume(
-            draft,
-            request.ids,
-            choose_kind(capabilities, request.size_bytes, "copy" if base is None else "difference"),
-            image_id=request.image_id,
-            size_bytes=request.size_bytes,
-            parent_image_id=request.base_image_id,
-        ).volume.id
     pending = Pending(
         work_id=request.ids.work_id,
         source=request.source,
@@ -89,23 +78,25 @@ def begin(draft: Draft, request: PendingImage, capabilities: Capabilities) -> bo
         track_changes=request.track_changes,
         tracked_disk_id=request.tracked_disk_id,
     )
-    draft.put_image(
-        new_image(
-            draft,
-            request.image_id,
-            kind=request.kind,
-            size_bytes=request.size_bytes,
-            volume_id=volume_id,
-            strategy=request.strategy,
-            user_data=request.user_data,
-            now=request.now,
-            captured_at=request.captured_at,
-            pending=pending,
-            origin=request.origin,
-            captured=_captured(draft, request),
-            request_digest=request.request_digest,
-        )
+    image = new_image(
+        draft,
+        request.image_id,
+        kind=request.kind,
+        size_bytes=request.size_bytes,
+        volume_id=None,
+        strategy=request.strategy,
+        user_data=request.user_data,
+        now=request.now,
+        captured_at=request.captured_at,
+        pending=pending,
+        origin=request.origin,
+        captured=_captured(draft, request),
+        request_digest=request.request_digest,
     )
+    if request.base_image_id is None or base is not None:
+        new = begin_filled(draft, request.ids, image, capabilities, request.base_image_id)
+        image = replace(image, volume_id=new.volume.id)
+    draft.put_image(image)
     return True
 
 

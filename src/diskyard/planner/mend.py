@@ -15,7 +15,7 @@ from diskyard.model.transaction import Draft
 from diskyard.planner.building import (
     NewVolume,
     WorkIds,
-    begin_volume,
+    begin_filled,
     require_parent,
     seal_volume,
     take_over_volume,
@@ -26,7 +26,6 @@ from diskyard.planner.common import (
 )
 from diskyard.planner.same import names_history, why_another
 from diskyard.planner.switch import release
-from diskyard.planner.volume_kind import choose_kind
 
 
 def take_over(
@@ -54,21 +53,9 @@ def take_over(
     if old is not None and old.building is not None and keep:
         new = take_over_volume(draft, old, ids.work_id)
     else:
-        new = begin_volume(
-            draft,
-            ids,
-            choose_kind(capabilities, image.size_bytes, "copy" if base_id is None else "difference"),
-            image_id=image.id,
-            size_bytes=image.size_bytes,
-            parent_image_id=base_id,
-        )
-    image = replace(
-        image,
-        volume_id=new.volume.id,
-        last_error=None,
-        pending=replace(image.pending, work_id=ids.work_id),
-    )
-    draft.put_image(image)
+        new = begin_filled(draft, ids, image, capabilities, base_id)
+    pending = replace(image.pending, work_id=ids.work_id)
+    draft.put_image(replace(image, volume_id=new.volume.id, last_error=None, pending=pending))
     return new, old
 
 
@@ -104,15 +91,7 @@ def begin_restore(
     parent = draft.state.images.get(parent_id or "")
     if parent is None or parent.consumed_by or why_broken(draft.state, parent, draft.missing):
         parent_id = None
-    new = begin_volume(
-        draft,
-        ids,
-        choose_kind(capabilities, image.size_bytes, "copy" if parent_id is None else "difference"),
-        image_id=image.id,
-        size_bytes=image.size_bytes,
-        parent_image_id=parent_id,
-    )
-    return image, new
+    return image, begin_filled(draft, ids, image, capabilities, parent_id)
 
 
 def needs_restore(state: State, image: Image, missing: Missing) -> bool:

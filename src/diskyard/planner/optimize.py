@@ -14,9 +14,9 @@ from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import NONE_MISSING, better_representation, why_broken
 from diskyard.model.transaction import Draft
-from diskyard.planner.building import NewVolume, WorkIds, begin_volume, require_parent, seal_volume
+from diskyard.planner.building import NewVolume, WorkIds, begin_filled, require_parent, seal_volume
 from diskyard.planner.common import Superseded
-from diskyard.planner.volume_kind import Content, choose_kind, is_whole_raw
+from diskyard.planner.volume_kind import is_whole_raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +72,7 @@ def begin_optimize(draft: Draft, plan: OptimizePlan, ids: WorkIds, capabilities:
     """Put the better volume as building."""
     require_unchanged(draft.state, plan, draft.missing)
     require_parent(draft.state, plan.parent_image_id)
-    content: Content = "copy" if plan.kind == "flatten" else "difference"
-    return begin_volume(
-        draft,
-        ids,
-        choose_kind(capabilities, plan.image.size_bytes, content, reserve=True),
-        image_id=plan.image.id,
-        size_bytes=plan.image.size_bytes,
-        parent_image_id=plan.parent_image_id,
-    )
+    return begin_filled(draft, ids, plan.image, capabilities, plan.parent_image_id, reserve=True)
 
 
 def seal_optimize(draft: Draft, plan: OptimizePlan, new: NewVolume) -> None:

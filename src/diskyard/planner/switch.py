@@ -62,10 +62,7 @@ def begin(draft: Draft, request: Switch) -> NewVolume | None:
     state = draft.state
     if request.request_digest is not None and already_made(state, request.image_id, request.request_digest):
         return None
-    disk = virtual_disk(state, request.disk_id)
-    require_usable(draft, disk)
-    require_unattached(state, disk)
-    require_settled(state, disk)
+    disk = _freezable(draft, request.disk_id)
     if request.hold is not None:
         require_openable(state, disk)  # who holds it reads it
     frozen = new_image(
@@ -89,6 +86,15 @@ def begin(draft: Draft, request: Switch) -> NewVolume | None:
     return begin_volume(
         draft, request.ids, OVERLAY, image_id=frozen.id, size_bytes=disk.size_bytes, parent_image_id=frozen.id
     )
+
+
+def _freezable(draft: Draft, disk_id: str) -> Image:
+    """The disk, if its bytes are whole and nothing may be changing them."""
+    disk = virtual_disk(draft.state, disk_id)
+    require_usable(draft, disk)
+    require_unattached(draft.state, disk)
+    require_settled(draft.state, disk)
+    return disk
 
 
 def _discard_abandoned(draft: Draft, request: Switch) -> None:
@@ -160,10 +166,7 @@ def begin_clone(draft: Draft, request: Switch, capabilities: Capabilities) -> Cl
     What is there now decides, whatever was there when the caller looked: a qcow2 file cloned
     as if it were raw would be other bytes.
     """
-    disk = virtual_disk(draft.state, request.disk_id)
-    require_usable(draft, disk)
-    require_unattached(draft.state, disk)
-    require_settled(draft.state, disk)
+    disk = _freezable(draft, request.disk_id)
     source = draft.state.volumes[disk.volume_id or ""]
     kind = choose_kind(capabilities, source.size_bytes, "difference", same_as=source)
     if not kind.is_clone:
@@ -180,10 +183,7 @@ def seal_clone(draft: Draft, request: Switch, clone: Clone) -> Image:
     :returns: the frozen image.
     :raises Superseded: the disk may have been written to, or is on another volume.
     """
-    disk = virtual_disk(draft.state, request.disk_id)
-    require_usable(draft, disk)
-    require_unattached(draft.state, disk)
-    require_settled(draft.state, disk)
+    disk = _freezable(draft, request.disk_id)
     source, cloned, was = draft.state.volumes[disk.volume_id or ""], clone.new.clone_of, clone.disk
     same = cloned is not None and (source.id, source.size_bytes) == (cloned.id, cloned.size_bytes)
     if not same or not is_whole_raw(source):
