@@ -12,6 +12,7 @@ from diskyard.foreign import snapshots_wait_for
 from diskyard.model.fix import CleanVolume, Optimize
 from diskyard.model.records import Volume
 from diskyard.model.state import State
+from diskyard.model.status import NONE_MISSING
 from diskyard.mover.copy import copy_view
 from diskyard.opened import Opened, volume_name
 from diskyard.operations.building import new_ids
@@ -77,7 +78,8 @@ def _reserve(work: Work, plan: OptimizePlan) -> bool:
                 volume_name(plan.volume), length_bytes=plan.volume.size_bytes, preallocate=True
             )
         except (errors.StorageError, FileNotFoundError):
-            planner.require_unchanged(work.opened.state(), plan)  # or it was removed with its image
+            # It may have been removed with its image.
+            planner.require_unchanged(work.opened.state(), plan, NONE_MISSING)
             raise
         work.opened.commit(lambda draft: planner.seal_reserve(draft, plan), work.author)
     except Superseded:
@@ -112,7 +114,7 @@ def _fill(work: Work, plan: OptimizePlan, new: NewVolume) -> None:
     opened = work.opened
 
     def image_volumes(state: State) -> list[Volume]:
-        return [volume for _, volume in state.chain(planner.require_unchanged(state, plan))]
+        return [volume for _, volume in state.chain(planner.require_unchanged(state, plan, NONE_MISSING))]
 
     def fill(source: Opening, target: Opening) -> None:
         with nobody_writes(opened, source.volumes, plan.image.id):

@@ -84,12 +84,12 @@ def seal_optimize(draft: Draft, plan: OptimizePlan, new: NewVolume) -> None:
 
 def seal_reserve(draft: Draft, plan: OptimizePlan) -> None:
     """Note that the volume's blocks are reserved."""
-    image = require_unchanged(draft.state, plan)
+    image = require_unchanged(draft.state, plan, NONE_MISSING)
     draft.put_volume(replace(draft.state.volumes[plan.volume.id], preallocated=True))
     draft.put_image(replace(image, last_error=None))
 
 
-def require_unchanged(state: State, plan: OptimizePlan, missing: Missing = NONE_MISSING) -> Image:
+def require_unchanged(state: State, plan: OptimizePlan, missing: Missing) -> Image:
     """The image, if it is all that the plan was made for.
 
     :raises Superseded: it is not, or what it reads has turned out to be damaged.
