@@ -173,7 +173,10 @@ class Opened(VolumeBytes):
         return True
 
     def make_empty(self, volume: Volume) -> None:
-        """Make an empty volume: a raw one that reads zeros, or a qcow2 that shows its parent."""
+        """Make an empty volume: a raw one, or a qcow2 that shows its parent.
+
+        A raw one reads zeros only where the storage's volumes do (``zeroed``).
+        """
         if volume.format == "raw":
             self.storage.create_volume(
                 volume_name(volume),
@@ -227,14 +230,16 @@ class Opened(VolumeBytes):
         if flaw is not None:
             raise self.not_opened(volume, flaw)
         located = self.storage.locate_volume(volume_name(volume))
-        is_longer = volume.format == "raw" and stored is not None and stored.length_bytes > volume.size_bytes
+        has_bytes = stored.length_bytes if volume.format == "raw" and stored is not None else 0
         return Layer(
             name=volume.id,
             format=volume.format,
             protocol=located.protocol,
             path=located.path,
             size_bytes=volume.size_bytes,
-            bound_bytes=volume.size_bytes if is_longer else None,
+            bound_bytes=volume.size_bytes if has_bytes > volume.size_bytes else None,
+            bounds_writers=has_bytes <= self.most_bytes(volume, volume.size_bytes),
+            gains_zeros=self.gains_zeros,
             container=container,
         )
 

@@ -21,6 +21,7 @@ from diskyard.model.results import Attached, Task
 from diskyard.model.transaction import Entry
 from diskyard.opened import Opened, volume_name
 from diskyard.testing import pathless
+from diskyard.testing import rounded as rounded  # so that its format is known
 from tests.transports import served
 
 SIZE = 4 * MiB
@@ -289,7 +290,7 @@ def python(rig: Rig, host: str, program: str) -> subprocess.Popen[str]:
     """Start a process of a host that runs a program with a ``yard``."""
     head = f"""
 from diskyard import *
-from diskyard.testing import pathless
+from diskyard.testing import pathless, rounded
 yard = Diskyard()
 for name, place in {[(name, rig.place(name)) for name in "ab"]!r}:
     yard.connect_storage_repository(name, {rig.format!r}, place)

@@ -322,7 +322,8 @@ def _require_still_on(found: FoundSource, chain: Chain) -> None:
 def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:
     """Clone one raw file into another of one reflink file system; False if that cannot be."""
     single = len(source) == 1 == len(target) and source[0].format == "raw" == target[0].format
-    if not single or source[0].fd is None or target[0].fd is None:
+    can = work.opened.storage.capabilities.reflink and None not in (source[0].fd, target[0].fd)
+    if not (single and can):
         return False
     if not clone_layer(work.engine.host, source[0], target[0]):
         return False

@@ -219,7 +219,7 @@ def _answer(opened: Opened, state: State, attachment: Attachment) -> tuple[Attac
     chain = opened.layers(state, [state.volumes[key] for key in attachment.volume_ids])
     read_only = attachment.mode == "read_only"
     # One file is not enough where only a part of it is to be seen.
-    bounded = read_only and chain[0].bound_bytes is not None
+    bounded = chain[0].end_bytes(writable=not read_only) is not None
     single = len(chain) == 1 and chain[0].path is not None and not bounded
     attached = Attached(
         image_id=attachment.image_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 from diskyard import errors
 from diskyard.commit import Committed
@@ -14,7 +15,7 @@ from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.durable import sync_layer
 from diskyard.mover.grow import grow, reads_zeros
-from diskyard.opened import Opened, volume_name
+from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, Outcome, others_may_win
 from diskyard.operations.writers import require_no_stranger, require_no_stranger_in, writing
 from diskyard.planner import sizes as planner
@@ -132,7 +133,8 @@ def _settle(
     require_no_stranger_in(opened, volume, image.id)
     actual_bytes = opened.virtual_bytes(volume)
     opened.log.require_writable()  # of what cannot be committed nothing is done to the file either
-    is_cut = volume.extending is not None and actual_bytes <= volume.extending.size_bytes
+    extending = volume.extending
+    is_cut = extending is not None and actual_bytes <= opened.most_bytes(volume, extending.size_bytes)
     if is_cut and _is_unwritten_beyond(opened, volume, actual_bytes):
         _cut_back(opened, state, image, volume, actual_bytes, inherit_fds)
         return opened.commit(lambda draft: planner.take_back(draft, volume), author)
@@ -144,9 +146,10 @@ def _is_unwritten_beyond(opened: Opened, volume: Volume, actual_bytes: int) -> b
     """Whether a volume holds nothing beyond its record, as it must while an extend is under way.
 
     Where somebody wrote there the intent is not the newest of the disk: its log was put back, and the disk
-    was extended and given out since.
+    was extended and given out since. Of a raw volume that does not gain zeros that cannot be told: an extend
+    that was cut has left there whatever the storage had.
     """
-    if actual_bytes <= volume.size_bytes:
+    if actual_bytes <= volume.size_bytes or not (volume.format == "qcow2" or opened.gains_zeros):
         return True
     with opening(opened, [volume]) as (layer,):
         return reads_zeros(opened.host, layer, volume.size_bytes, actual_bytes)
@@ -185,9 +188,10 @@ def growth_of(opened: Opened, state: State, volume: Volume) -> Growth:
             "had it.",
             advice="Once nobody needs the bytes beyond that, cut it to the length that its record says.",
         )
-    if volume.format == "raw" and size_bytes > longer_bytes:
-        opened.storage.grow_volume(volume_name(volume), length_bytes=size_bytes)
-    _sync(opened, volume)
+    with opening(opened, [volume]) as (layer,):
+        if volume.format == "raw" and size_bytes > longer_bytes:
+            grow(opened.host, (replace(layer, size_bytes=longer_bytes),), size_bytes, preallocate=False)
+        sync_layer(layer)
     return Growth(volume, size_bytes)
 
 

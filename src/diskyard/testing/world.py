@@ -27,6 +27,7 @@ from diskyard.model.requests import CheckStorageRepository
 from diskyard.opened import lease_name
 from diskyard.service import Service, call, run
 from diskyard.testing import pathless
+from diskyard.testing import rounded as rounded  # so that its format is known
 from diskyard.testing.read_chain import read_image
 
 KIB, MIB = 1 << 10, 1 << 20
