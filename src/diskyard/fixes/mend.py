@@ -323,9 +323,7 @@ def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:
     """Clone one raw file into another of one reflink file system; False if that cannot be."""
     single = len(source) == 1 == len(target) and source[0].format == "raw" == target[0].format
     can = work.opened.storage.capabilities.reflink and None not in (source[0].fd, target[0].fd)
-    if not (single and can):
-        return False
-    if not clone_layer(work.engine.host, source[0], target[0]):
+    if not (single and can and clone_layer(work.engine.host, source[0], target[0])):
         return False
     if source[0].bound_bytes is not None:
         resize(target[0], min(source[0].bound_bytes, size_bytes))
