@@ -15,6 +15,7 @@ from diskyard.log.log import Author
 from diskyard.model.fix import CleanVolume, Merge
 from diskyard.planner.clean import doom_abandoned
 from diskyard.planner.common import building_volume
+from diskyard.planner.volume_kind import VolumeKind
 from tests.api.between import before_look, outcome
 from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, picture
 
@@ -56,7 +57,7 @@ def test_a_volume_that_nobody_makes_any_more(rig: Rig) -> None:
         lambda draft: building_volume(
             draft,
             volume_id,
-            format="raw",
+            kind=VolumeKind("raw"),
             parent_image_id=None,
             size_bytes=SIZE,
             work_id=work,

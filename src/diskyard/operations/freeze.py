@@ -157,7 +157,10 @@ def _clone_once(opened: Opened, asked: Switch, author: Author) -> Committed[Imag
     """
     disk_id = asked.disk_id
     clone = commit_looking(
-        opened, disk_id, lambda draft, missing: switch.begin_clone(draft, asked, missing), author
+        opened,
+        disk_id,
+        lambda draft, missing: switch.begin_clone(draft, asked, opened.storage.capabilities, missing),
+        author,
     ).result
     if clone is None:
         return None

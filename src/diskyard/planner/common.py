@@ -8,11 +8,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from diskyard import errors
-from diskyard.model.capabilities import Capabilities
-from diskyard.model.records import Building, Image, ImageKind, Strategy, Volume, VolumeFormat
+from diskyard.model.records import Building, Image, ImageKind, Strategy, Volume
 from diskyard.model.state import State
 from diskyard.model.status import NONE_MISSING, why_broken
 from diskyard.model.transaction import Draft
+from diskyard.planner.volume_kind import VolumeKind
 
 #: libvirt refuses more, and QEMU's time to open a chain grows with the square of its depth.
 CHAIN_DEPTH_OPENED = 200
@@ -112,31 +112,25 @@ def building_volume(
     draft: Draft,
     volume_id: str,
     *,
-    format: VolumeFormat,
+    kind: VolumeKind,
     parent_image_id: str | None,
     size_bytes: int,
     work_id: str,
     image_id: str,
-    preallocated: bool = False,
 ) -> Volume:
     """Put a new volume that is to be made; the log must say so before it exists."""
     volume = Volume(
         id=volume_id,
-        format=format,
+        format=kind.format,
         parent_image_id=parent_image_id,
         size_bytes=size_bytes,
         named_by=draft.entry,
-        preallocated=preallocated,
+        preallocated=kind.preallocated,
         state="building",
         building=Building(work_id=work_id, image_id=image_id),
     )
     draft.put_volume(volume)
     return volume
-
-
-def own_format(capabilities: Capabilities, size_bytes: int) -> VolumeFormat:
-    """The format of a volume whose bytes will all be written, and that reads no parent."""
-    return "raw" if capabilities.why_not_raw(size_bytes) is None else "qcow2"
 
 
 def require_openable(state: State, image: Image) -> None:

@@ -26,13 +26,13 @@ from diskyard.planner.common import (
     already_made,
     building_volume,
     new_image,
-    own_format,
     require_openable,
     require_unattached,
     require_usable,
     strong_image,
 )
 from diskyard.planner.same import captured_here, why_another
+from diskyard.planner.volume_kind import choose_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def begin(draft: Draft, request: PendingImage, capabilities: Capabilities) -> bo
         volume_id = building_volume(
             draft,
             request.volume_id,
-            format=own_format(capabilities, request.size_bytes) if base is None else "qcow2",
+            kind=choose_kind(capabilities, request.size_bytes, "copy" if base is None else "difference"),
             parent_image_id=request.base_image_id,
             size_bytes=request.size_bytes,
             work_id=request.work_id,

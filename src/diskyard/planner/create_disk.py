@@ -18,12 +18,12 @@ from diskyard.planner.common import (
     already_made,
     building_volume,
     new_image,
-    own_format,
     ready,
     require_building,
     require_usable,
     snapshot,
 )
+from diskyard.planner.volume_kind import choose_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +69,17 @@ def volume_from_base(
     """
     assert base.volume_id is not None
     base_volume = draft.state.volumes[base.volume_id]
-    clone = capabilities.reflink and base_volume.format == "raw" and base_volume.parent_image_id is None
-    clone = clone and capabilities.why_not_raw(size_bytes) is None
+    kind = choose_kind(capabilities, size_bytes, "difference", same_as=base_volume)
     volume = building_volume(
         draft,
         volume_id,
-        format="raw" if clone else "qcow2",
+        kind=kind,
         parent_image_id=base.id,
         size_bytes=size_bytes,
         work_id=work_id,
         image_id=image_id,
     )
-    return NewVolume(volume, base_volume if clone else None)
+    return NewVolume(volume, base_volume if kind.is_clone else None)
 
 
 def seal_from_base(state: State, new: NewVolume, work_id: str) -> Volume:
@@ -113,12 +112,13 @@ def begin(
         volume = building_volume(
             draft,
             request.volume_id,
-            format=own_format(capabilities, request.size_bytes) if capabilities.zeroed else "qcow2",
+            kind=choose_kind(
+                capabilities, request.size_bytes, "zeros", reserve=request.strategy == "performance"
+            ),
             parent_image_id=None,
             size_bytes=request.size_bytes,
             work_id=request.work_id,
             image_id=request.image_id,
-            preallocated=_is_reserved(request, capabilities),
         )
         return NewVolume(volume, None)
     base = snapshot(draft.state, request.base_snapshot_id)
@@ -137,12 +137,6 @@ def begin(
         image_id=request.image_id,
         capabilities=capabilities,
     )
-
-
-def _is_reserved(request: CreateDisk, capabilities: Capabilities) -> bool:
-    """Whether the blocks of a new disk without a base are taken at once: those of a raw file can be."""
-    wanted = request.strategy == "performance" and capabilities.preallocation
-    return wanted and capabilities.why_not_raw(request.size_bytes) is None
 
 
 def seal(draft: Draft, request: CreateDisk, new: NewVolume) -> None:

@@ -16,7 +16,6 @@ from diskyard.model.transaction import Draft
 from diskyard.planner.common import (
     Superseded,
     building_volume,
-    own_format,
     ready,
     require_building,
     require_parent,
@@ -24,6 +23,7 @@ from diskyard.planner.common import (
 )
 from diskyard.planner.same import names_history, why_another
 from diskyard.planner.switch import release
+from diskyard.planner.volume_kind import choose_kind
 
 
 def take_over(
@@ -62,7 +62,7 @@ def take_over(
         volume = building_volume(
             draft,
             volume_id,
-            format=own_format(capabilities, image.size_bytes) if base_id is None else "qcow2",
+            kind=choose_kind(capabilities, image.size_bytes, "copy" if base_id is None else "difference"),
             parent_image_id=base_id,
             size_bytes=image.size_bytes,
             work_id=work_id,
@@ -132,7 +132,7 @@ def begin_restore(
     volume = building_volume(
         draft,
         volume_id,
-        format=own_format(capabilities, image.size_bytes) if parent_id is None else "qcow2",
+        kind=choose_kind(capabilities, image.size_bytes, "copy" if parent_id is None else "difference"),
         parent_image_id=parent_id,
         size_bytes=image.size_bytes,
         work_id=work_id,

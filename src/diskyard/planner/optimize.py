@@ -15,6 +15,7 @@ from diskyard.model.state import State
 from diskyard.model.status import NONE_MISSING, better_representation, why_broken
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import Superseded, building_volume, ready, require_building, require_parent
+from diskyard.planner.volume_kind import Content, choose_kind, is_whole_raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,7 @@ def plan_optimize(
         return None
     volume = state.volumes[image.volume_id]
     if image.strategy == "performance":
-        raw = volume.format == "raw" and volume.parent_image_id is None
-        return OptimizePlan(image, volume, "reserve" if raw else "flatten")
+        return OptimizePlan(image, volume, "reserve" if is_whole_raw(volume) else "flatten")
     for link in chains.roots(image):
         if link.id != image.id and link.consumed_by is None:
             return OptimizePlan(image, volume, "shorten", link.id)
@@ -79,16 +79,15 @@ def begin_optimize(
     """Put the better volume as building."""
     require_unchanged(draft.state, plan, missing)
     require_parent(draft.state, plan.parent_image_id)
-    flatten = plan.kind == "flatten"
+    content: Content = "copy" if plan.kind == "flatten" else "difference"
     return building_volume(
         draft,
         volume_id,
-        format="raw" if flatten and capabilities.zeroed else "qcow2",
+        kind=choose_kind(capabilities, plan.image.size_bytes, content, reserve=True),
         parent_image_id=plan.parent_image_id,
         size_bytes=plan.image.size_bytes,
         work_id=work_id,
         image_id=plan.image.id,
-        preallocated=flatten and capabilities.preallocation,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from diskyard import errors
+from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import AnyHold, Image, Strategy, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
@@ -32,6 +33,7 @@ from diskyard.planner.common import (
     virtual_disk,
 )
 from diskyard.planner.same import captured_now, why_another
+from diskyard.planner.volume_kind import OVERLAY, choose_kind, is_whole_raw
 
 
 class SwitchAgain(Exception):
@@ -91,7 +93,7 @@ def begin(draft: Draft, request: Switch, missing: Container[str]) -> Volume | No
     return building_volume(
         draft,
         request.volume_id,
-        format="qcow2",
+        kind=OVERLAY,
         parent_image_id=frozen.id,
         size_bytes=disk.size_bytes,
         work_id=request.work_id,
@@ -164,7 +166,9 @@ class Clone:
     disk: Image
 
 
-def begin_clone(draft: Draft, request: Switch, missing: Container[str]) -> Clone | None:
+def begin_clone(
+    draft: Draft, request: Switch, capabilities: Capabilities, missing: Container[str]
+) -> Clone | None:
     """Put a volume for a frozen image that shares the disk's bytes; None if they are not in one raw volume.
 
     What is there now decides, whatever was there when the caller looked: a qcow2 file cloned
@@ -174,24 +178,20 @@ def begin_clone(draft: Draft, request: Switch, missing: Container[str]) -> Clone
     require_usable(draft.state, disk, missing)
     require_unattached(draft.state, disk)
     require_settled(draft.state, disk)
-    source = _clonable(draft.state, disk)
-    if source is None:
+    source = draft.state.volumes[disk.volume_id or ""]
+    kind = choose_kind(capabilities, source.size_bytes, "difference", same_as=source)
+    if not kind.is_clone:
         return None
     volume = building_volume(
         draft,
         request.volume_id,
-        format="raw",
+        kind=kind,
         parent_image_id=None,
         size_bytes=source.size_bytes,
         work_id=request.work_id,
         image_id=request.image_id,
     )
     return Clone(volume, source, disk)
-
-
-def _clonable(state: State, disk: Image) -> Volume | None:
-    volume = state.volumes[disk.volume_id or ""]
-    return volume if volume.format == "raw" and volume.parent_image_id is None else None
 
 
 def seal_clone(draft: Draft, request: Switch, clone: Clone, missing: Container[str]) -> Image:
@@ -205,8 +205,9 @@ def seal_clone(draft: Draft, request: Switch, clone: Clone, missing: Container[s
     require_unattached(draft.state, disk)
     require_settled(draft.state, disk)
     volume = require_building(draft.state, request.volume_id, request.work_id)
-    source, was = _clonable(draft.state, disk), clone.disk
-    if source is None or (source.id, source.size_bytes) != (clone.source.id, clone.source.size_bytes):
+    source, was = draft.state.volumes[disk.volume_id or ""], clone.disk
+    same = (source.id, source.size_bytes) == (clone.source.id, clone.source.size_bytes)
+    if not same or not is_whole_raw(source):
         raise Superseded(f"disk {disk.id} is on another volume")
     if (disk.data_generation, disk.size_bytes) != (was.data_generation, was.size_bytes):
         raise Superseded(f"disk {disk.id} changed while it was frozen")

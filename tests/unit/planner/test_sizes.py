@@ -47,7 +47,7 @@ def attached(draft: Draft) -> object:
 REFUSED: dict[str, Callable[[Draft], object]] = {
     "attach": attached,
     "switch": lambda draft: switch.begin(draft, SWITCH, ()),
-    "clone": lambda draft: switch.begin_clone(draft, SWITCH, ()),
+    "clone": lambda draft: switch.begin_clone(draft, SWITCH, Capabilities(reflink=True), ()),
     "extend": lambda draft: sizes.begin_extend(draft, "d", 16384, "y", ()),
 }
 

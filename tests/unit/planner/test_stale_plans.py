@@ -55,7 +55,7 @@ def test_what_was_looked_at_says_nothing_of_other_volumes() -> None:
     with pytest.raises(LookAgain):
         why_broken(found, found.images["d"], Looked(["v"], []))
     with pytest.raises(LookAgain):
-        begin_clone(Draft(found), request(), Looked(["r"], []))
+        begin_clone(Draft(found), request(), CAPABILITIES, Looked(["r"], []))
     assert Looked(["v"], ["v"])
     assert not Looked(["v"], [])
 
@@ -70,12 +70,12 @@ def request() -> Switch:
 def test_only_one_raw_volume_is_cloned() -> None:
     """Its file would be taken for the disk's bytes, as any other one's would."""
     raw = state(disk("d", "v"), volume("v"))
-    assert begin_clone(Draft(raw), request(), ALL) is not None
+    assert begin_clone(Draft(raw), request(), CAPABILITIES, ALL) is not None
     overlay = state(disk("d", "v"), volume("v", "p"), weak("p", "r"), volume("r"))
     qcow2 = state(disk("d", "v"), volume("v", format="qcow2"))
     for other in (overlay, qcow2):
         draft = Draft(other)
-        assert begin_clone(draft, request(), ALL) is None
+        assert begin_clone(draft, request(), CAPABILITIES, ALL) is None
         assert not draft.changes()
 
 
@@ -98,7 +98,7 @@ def _switched(found: State) -> State:
 def test_a_clone_of_a_disk_that_has_changed(change: Callable[[State], State]) -> None:
     """It is not sealed."""
     draft = Draft(state(disk("d", "v"), volume("v")))
-    clone = begin_clone(draft, request(), ALL)
+    clone = begin_clone(draft, request(), CAPABILITIES, ALL)
     assert clone is not None
     frozen = seal_clone(Draft(draft.state), request(), clone, ALL)
     assert (frozen.volume_id, frozen.held_for) == ("n", (HOLD,))
@@ -118,7 +118,7 @@ def test_a_clone_of_a_disk_that_is_used_broken_or_gone(
     change: Callable[[State], State], error: type[errors.DiskyardError]
 ) -> None:
     draft = Draft(state(disk("d", "v"), volume("v")))
-    clone = begin_clone(draft, request(), ALL)
+    clone = begin_clone(draft, request(), CAPABILITIES, ALL)
     assert clone is not None
     with pytest.raises(error):
         seal_clone(Draft(change(draft.state)), request(), clone, ALL)
