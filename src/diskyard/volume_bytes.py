@@ -170,9 +170,14 @@ class VolumeBytes:
         return self.storage.capabilities.container_bytes(size_bytes) if is_raw else size_bytes
 
     def _raw_bytes(self, volume: Volume, stored: StoredVolume) -> int:
-        """How long a raw volume is: what its container has because lengths are rounded up does not count."""
-        if volume.size_bytes < stored.length_bytes <= self.most_bytes(volume, volume.size_bytes):
-            return volume.size_bytes
+        """How long a raw volume is: what its container has because lengths are rounded up does not count.
+
+        While it is extended it may be as long as it is to become, in a container that is long enough already.
+        """
+        extending = volume.extending
+        size_bytes = volume.size_bytes if extending is None else extending.size_bytes
+        if volume.size_bytes < stored.length_bytes <= self.most_bytes(volume, size_bytes):
+            return min(size_bytes, stored.length_bytes)
         return stored.length_bytes
 
     def require_as_recorded(self, volume: Volume) -> None:

@@ -199,6 +199,17 @@ class Rig:
             self.write(repo, image, *stretches)
         return image
 
+    def raw_disk(self, repo: str, *stretches: Stretch) -> str:
+        """The same, of one raw volume: as a new disk is where new volumes are zero, and a copy everywhere."""
+        disk = self.disk(repo, *stretches)
+        if self.opened(repo).storage.capabilities.zeroed:
+            return disk
+        copy = self.yard.copy_image(repo, disk)
+        self.wait()
+        self.yard.remove_image(repo, disk)
+        self.wait()
+        return copy
+
     def clean_slate(self, *repos: str) -> None:
         """Nothing is left to do, and the storage has just what the log names."""
         for repo in repos:

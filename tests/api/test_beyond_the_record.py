@@ -47,7 +47,7 @@ class Chain:
 
     def __init__(self, rig: Rig, format: str) -> None:
         self.rig, self.format = rig, format
-        disk = rig.disk("a", ONE)
+        disk = rig.raw_disk("a", ONE)
         if format == "qcow2":
             rig.yard.create_snapshot("a", disk)
         self.parent = rig.yard.create_snapshot("a", disk)

@@ -34,6 +34,7 @@ from tests.api.helpers import (
     same_bytes,
     settle,
 )
+from tests.api.test_histories import back_up, restore_log
 
 SIZE = 3 * MiB + 512  # it ends inside of a unit, and of a sector of 4 KiB
 WITHIN, BEYOND = SIZE + 512 * KiB, 2 * UNIT_BYTES + MiB
@@ -163,6 +164,23 @@ def test_an_extend_that_was_cut(
     assert rig.volume_path("b", raw).stat().st_size == UNIT_BYTES
     two.extend_virtual_disk("b", raw, size)
     rig.expect("b", raw, longer(size), two)
+    rig.clean_slate("b")
+
+
+@pytest.mark.parametrize("size", [WITHIN, BEYOND])
+def test_what_was_written_since_an_extend_is_kept(
+    rig: Rig, raw: str, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """The log alone was put back, to the moment of the intent: it looks as if the extend had been cut."""
+    copies: list[Path] = []
+    with monkeypatch.context() as patch:
+        intercept(patch, sizes, "grow", before=lambda: copies.append(back_up(rig, "b")))
+        rig.yard.extend_virtual_disk("b", raw, size)
+    rig.write("b", raw, (9, size - 512, 512))
+    rig.yard.disconnect_storage_repository("b")
+    restore_log(rig, "b", copies[0])
+    rig.yard.connect_storage_repository("b", rig.format, rig.place("b"))
+    rig.expect("b", raw, longer(size, (9, size - 512, 512)))
     rig.clean_slate("b")
 
 

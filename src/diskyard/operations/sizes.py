@@ -8,12 +8,13 @@ from dataclasses import replace
 from diskyard import errors
 from diskyard.commit import Committed
 from diskyard.host.identity import new_uuid
+from diskyard.log.codec import Progress
 from diskyard.log.log import Author
 from diskyard.model.records import IMAGE_SIZE_LIMIT_BYTES, SECTOR_BYTES, Image, Volume
 from diskyard.model.requests import ExtendVirtualDisk
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
-from diskyard.mover.durable import sync_layer
+from diskyard.mover.durable import os_errors, sync_layer
 from diskyard.mover.grow import grow, reads_zeros
 from diskyard.opened import Opened
 from diskyard.operations.engine import Engine, Outcome, others_may_win
@@ -46,6 +47,8 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         planner.require_room_to_grow(state, disk, request.size, opened.storage.capabilities)
         require_no_stranger(opened, state, image_id)
         work_id = new_uuid()
+        if not opened.gains_zeros:
+            _note_filling(engine, opened, image_id, work_id)
         begun = opened.commit(
             lambda draft: planner.begin_extend(draft, image_id, request.size, work_id, missing), author
         )
@@ -68,6 +71,7 @@ def _extend(
     with reading(opened, state, strong_image(state, image_id)) as chain, writing(opened, grown) as leases:
         fds = [*fds, *(fd for lease in leases for fd in lease.descriptors())]
         grow(opened.host, chain, grown.extending.size_bytes, grown.preallocated, inherit_fds=fds)
+    _forget_filling(opened, image_id)
     with others_may_win():
         commit_looking(
             opened,
@@ -75,6 +79,38 @@ def _extend(
             lambda draft, missing: planner.seal_extend(draft, image_id, grown, missing),
             author,
         )
+
+
+def _note_filling(engine: Engine, opened: Opened, image_id: str, work_id: str) -> None:
+    """Say beside the log that what an extend adds is not zeros yet; before its intent, durable on return.
+
+    From the bytes nobody can tell what the storage had there from what a guest has written since.
+    """
+    with os_errors("noting that an extend begins"):
+        opened.put_progress(
+            Progress(
+                image_id=image_id,
+                host=engine.host.identity,
+                fix="extend",
+                stage="1/1",
+                percent=-1,
+                work_id=work_id,
+            )
+        )
+
+
+def _forget_filling(opened: Opened, image_id: str) -> None:
+    if not opened.gains_zeros:
+        with os_errors("noting that an extend has filled a volume"):
+            opened.storage.remove_progress(image_id)
+
+
+def _is_filling(opened: Opened, image_id: str, volume: Volume) -> bool:
+    """Whether a raw volume's extend ended before what it adds was zeros."""
+    if opened.gains_zeros or volume.format != "raw" or volume.extending is None:
+        return False
+    progress = opened.progress(image_id)
+    return progress is not None and progress.work_id == volume.extending.work_id
 
 
 def settle_disk(opened: Opened, state: State, image_id: str, author: Author) -> State:
@@ -135,21 +171,21 @@ def _settle(
     opened.log.require_writable()  # of what cannot be committed nothing is done to the file either
     extending = volume.extending
     is_cut = extending is not None and actual_bytes <= opened.most_bytes(volume, extending.size_bytes)
-    if is_cut and _is_unwritten_beyond(opened, volume, actual_bytes):
+    if is_cut and _is_unwritten_beyond(opened, image.id, volume, actual_bytes):
         _cut_back(opened, state, image, volume, actual_bytes, inherit_fds)
+        _forget_filling(opened, image.id)
         return opened.commit(lambda draft: planner.take_back(draft, volume), author)
     growth = growth_of(opened, state, volume)
     return opened.commit(lambda draft: planner.adopt(draft, image.id, growth), author)
 
 
-def _is_unwritten_beyond(opened: Opened, volume: Volume, actual_bytes: int) -> bool:
+def _is_unwritten_beyond(opened: Opened, image_id: str, volume: Volume, actual_bytes: int) -> bool:
     """Whether a volume holds nothing beyond its record, as it must while an extend is under way.
 
     Where somebody wrote there the intent is not the newest of the disk: its log was put back, and the disk
-    was extended and given out since. Of a raw volume that does not gain zeros that cannot be told: an extend
-    that was cut has left there whatever the storage had.
+    was extended and given out since.
     """
-    if actual_bytes <= volume.size_bytes or not (volume.format == "qcow2" or opened.gains_zeros):
+    if actual_bytes <= volume.size_bytes or _is_filling(opened, image_id, volume):
         return True
     with opening(opened, [volume]) as (layer,):
         return reads_zeros(opened.host, layer, volume.size_bytes, actual_bytes)

@@ -110,12 +110,15 @@ def has_stranger(opened: Opened, volume: Volume, *, wait_s: float = _ENDING_S) -
 
 
 def _is_known(opened: Opened, volume: Volume) -> bool:
-    """Whether it may be the guest that has the volume attached, or a program of ours at work."""
+    """Whether it may be the guest that has the volume attached, or a program of ours that works on it."""
     state = opened.state()
     for key in state.attachments_naming(volume.id):
         attachment = state.attachments[key]
         if attachment.mode == "read_write" and attachment.volume_ids[0] == volume.id:
             return True
+    building = None if (now := state.volumes.get(volume.id)) is None else now.building
+    if building is not None and opened.is_locked(building.image_id):
+        return True
     return opened.is_locked(_writing_lease(volume))
 
 
