@@ -152,7 +152,7 @@ def test_a_guest_that_starts_while_a_disk_is_frozen(
 ) -> None:
     """The look before the seal sees it: its writes do not go into what cannot change."""
     yard = rig.yard
-    disk = rig.disk("a", ONE)
+    disk = rig.raw_disk("a", ONE)
     guest = LiveQemu(rig.volume_path("a", disk), "raw")
     intercept(monkeypatch, type(rig.opened("a")), "make_empty", after=guest.__enter__)
     intercept(monkeypatch, type(rig.opened("a")), "make", after=guest.__enter__)

@@ -23,6 +23,7 @@ from tests.api.helpers import (
     Rig,
     Stretch,
     code_of,
+    fix_module,
     fixes,
     graph,
     intercept,
@@ -124,6 +125,18 @@ def test_what_is_imported_and_copied_on(rig: Rig) -> None:
     rig.clean_slate("a", "b")
 
 
+def test_a_new_disk_for_performance(rig: Rig) -> None:
+    """Nothing would write its zeros in a raw volume: it is qcow2, until optimizing writes them."""
+    disk = rig.yard.create_virtual_disk("a", SIZE, options={"strategy": "performance"})
+    rig.expect("a", disk, bytes(SIZE))
+    assert rig.volume_path("a", disk).suffix == ".qcow2"
+    settle(rig.yard, "a")
+    assert rig.volume_path("a", disk).suffix == ".raw"
+    assert rig.yard.get_image_status("a", disk).status == "optimized"
+    rig.expect("a", disk, bytes(SIZE))
+    rig.clean_slate("a")
+
+
 # -- what a disk gains -------------------------------------------------------------------------
 
 
@@ -198,6 +211,21 @@ def test_a_merge_into_it(rig: Rig, raw: str, size: int) -> None:
     assert rig.volume_path("b", raw).suffix == ".raw"
     rig.expect("b", raw, longer(size, written))
     rig.clean_slate("b")
+
+
+def test_a_merge_upwards(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into the volume that holds more than a unit: what QEMU leaves out is nobody's garbage."""
+    disk = rig.disk("a", ONE, size=BEYOND)
+    rig.yard.create_snapshot("a", disk)
+    rig.write("a", disk, (2, MiB, 512))
+    removed = rig.yard.create_snapshot("a", disk)
+    rig.write("a", disk, (3, 2 * MiB + 512, 5 * MiB))
+    calls = intercept(monkeypatch, fix_module("merge"), "stream_up")
+    rig.yard.remove_image("a", removed)
+    settle(rig.yard, "a")
+    assert calls
+    rig.expect("a", disk, picture(BEYOND, ONE, (2, MiB, 512), (3, 2 * MiB + 512, 5 * MiB)))
+    rig.clean_slate("a")
 
 
 # -- what others do to it ------------------------------------------------------------------------
