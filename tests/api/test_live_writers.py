@@ -355,7 +355,7 @@ def test_a_reader_that_comes_and_goes_does_not_explain_a_writer(
 def test_a_merge_explains_what_its_own_program_writes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """What reads through the volumes of a merge goes on while that is at work, however long it takes."""
     yard, other = rig.yard, rig.host("two")
-    disk = rig.disk("a", (1, 0, 2 * MiB))
+    disk = rig.raw_disk("a", (1, 0, 2 * MiB))
     base = yard.create_snapshot("a", disk)
     rig.write("a", disk, (5, 0, MiB))
     yard.create_snapshot("a", disk)

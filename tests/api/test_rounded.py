@@ -45,12 +45,11 @@ HELD = picture(SIZE, ONE, LAST)
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    """A host with two empty repositories of the format, in a folder whose name leaves room for a socket's."""
-    with tempfile.TemporaryDirectory(prefix="dy-") as folder:
-        made = Rig(Path(folder), format=rounded.FORMAT)
-        yield made
-        made.close()
+def rig(quick_folder: Path) -> Iterator[Rig]:
+    """A host with two empty repositories of the format."""
+    made = Rig(quick_folder, format=rounded.FORMAT)
+    yield made
+    made.close()
 
 
 def raw_disk(rig: Rig, size: int, *stretches: Stretch) -> str:
@@ -94,10 +93,15 @@ def test_a_guest_sees_no_more_than_its_disk(rig: Rig, raw: str) -> None:
     rig.expect("b", raw, picture(SIZE, ONE, (7, SIZE - 512, 512)))
 
 
-def test_nor_where_it_is_served(rig: Rig, raw: str) -> None:
-    attached = rig.yard.prepare_image("b", raw, options={"serve": "nbd"})
-    same_bytes(rig.convert(str(attached.nbd_uri), "raw"), HELD)
-    rig.yard.teardown_image("b", raw)
+def test_nor_where_it_is_served() -> None:
+    """The state is in a folder whose name leaves room for that of a socket."""
+    with tempfile.TemporaryDirectory(prefix="dy-") as folder:
+        rig = Rig(Path(folder), format=rounded.FORMAT)
+        raw = raw_disk(rig, SIZE, ONE, LAST)
+        attached = rig.yard.prepare_image("b", raw, options={"serve": "nbd"})
+        same_bytes(rig.convert(str(attached.nbd_uri), "raw"), HELD)
+        rig.yard.teardown_image("b", raw)
+        rig.close()
 
 
 @pytest.mark.parametrize("format", ["raw", "vmdk"])

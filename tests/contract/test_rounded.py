@@ -14,8 +14,8 @@ from diskyard.testing.rounded.repository import UNIT_BYTES
 
 class TestRounded(RepositoryContract):
     @pytest.fixture
-    def place(self, tmp_path: Path) -> Place:
-        return Place(rounded.FORMAT, {"path": str(tmp_path / "repository")}, other_processes=True)
+    def place(self, quick_folder: Path) -> Place:
+        return Place(rounded.FORMAT, {"path": str(quick_folder / "repository")}, other_processes=True)
 
     def test_there_is_garbage_wherever_nothing_was_written(self, place: Place) -> None:
         # Without a zero, and other garbage in each volume; in what a volume gains too.

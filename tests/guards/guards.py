@@ -374,6 +374,24 @@ GUARDS = [
         ("tests/api/test_pathless.py::test_a_header_that_leads_elsewhere_is_not_opened",),
     ),
     Guard(
+        "what a raw volume gains is made zeros",
+        "diskyard.mover.grow",
+        (("        if size_bytes > top.size_bytes and not top.gains_zeros:\n", "        if False:\n"),),
+        ("tests/api/test_rounded.py::test_what_a_disk_gains_is_zeros",),
+    ),
+    Guard(
+        "a guest that writes sees no more than its disk",
+        "diskyard.mover.interface",
+        (("        return self.bound_bytes if self.bounds_writers or not writable else None\n", "        return None if writable else self.bound_bytes\n"),),
+        ("tests/api/test_rounded.py::test_a_guest_sees_no_more_than_its_disk",),
+    ),
+    Guard(
+        "an extend says until when it fills",
+        "diskyard.operations.sizes",
+        (("    _forget_filling(opened, image_id)\n    with others_may_win", "    with others_may_win"),),
+        ("tests/api/test_rounded.py::test_what_was_written_since_an_extend_is_kept",),
+    ),
+    Guard(
         "a file of one name",
         "diskyard.host.names",
         (("    if links > 1:\n", "    if False:\n"),),

@@ -19,7 +19,7 @@ STEPS = 40
 STORIES, STORIES_THOROUGH = 34, 40
 #: Which part of the stories is told, and how many operations they have at least. On storage without files, or
 #: with volumes that are not zero, it is a small one: what differs there is where the bytes go.
-FORMATS = {"localfs-1.0": (1.0, 1000), pathless.FORMAT: (0.15, 80), rounded.FORMAT: (0.15, 50)}
+FORMATS = {"localfs-1.0": (1.0, 1000), pathless.FORMAT: (0.15, 80), rounded.FORMAT: (0.1, 30)}
 #: A thorough run tells stories in parts that can run side by side.
 PARTS = parts(12)
 
