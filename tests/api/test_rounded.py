@@ -185,6 +185,30 @@ def test_an_extend_that_was_cut(
 
 
 @pytest.mark.parametrize("size", [WITHIN, BEYOND])
+@pytest.mark.parametrize("happens", ["a fix that fails", "a crash in taking it back"])
+def test_what_happens_before_an_extend_is_taken_back(
+    rig: Rig, raw: str, monkeypatch: pytest.MonkeyPatch, happens: str, size: int
+) -> None:
+    """It is still known that what is there is nobody's."""
+    rig.yard.set_strategy("b", raw, "performance")
+    (optimize,) = fixes(rig.yard, "b", "optimize")
+    with monkeypatch.context() as patch:
+        die_before_zeros(patch)
+        assert code_of(lambda: rig.yard.extend_virtual_disk("b", raw, size)) == "InternalError"
+    if happens == "a fix that fails":
+        with monkeypatch.context() as patch:
+            intercept(patch, sizes, "settle_size", before=kill)
+            assert code_of(lambda: run_fix(rig.yard, "b", optimize)) == "InternalError"
+    else:
+        with monkeypatch.context() as patch:
+            intercept(patch, planner, "take_back", before=kill)
+            assert code_of(lambda: rig.read("b", raw)) == "InternalError"
+    rig.expect("b", raw, HELD)
+    rig.yard.extend_virtual_disk("b", raw, size)
+    rig.expect("b", raw, longer(size))
+
+
+@pytest.mark.parametrize("size", [WITHIN, BEYOND])
 def test_what_was_written_since_an_extend_is_kept(
     rig: Rig, raw: str, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:

@@ -13,7 +13,9 @@ from diskyard.testing.scenarios import RAW_COPIES, SCENARIOS, find_scenario
 from tests.conftest import Tally
 from tests.crash.bench import Bench
 
-NAMES = [scenario.name for scenario in (*RAW_COPIES, *SCENARIOS)]
+#: In these a guest makes the file of a new disk longer: here that is a qcow2 file, whose length says nothing.
+OF_A_RAW_DISK = ("tear down a disk that grew", "take over a size")
+NAMES = [name for name in (s.name for s in (*RAW_COPIES, *SCENARIOS)) if name not in OF_A_RAW_DISK]
 #: In a quick run these, which make a raw volume, or change the length of one.
 QUICK = (*(scenario.name for scenario in RAW_COPIES), "mend a copy")
 KILLS = 3

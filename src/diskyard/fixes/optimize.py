@@ -42,8 +42,8 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
     opened = work.opened
     with opened.work_on([action.image_id]) as leases:
         work.hold(leases)
-        work.image_id = action.image_id
         state = settle_disk(opened, work.newest(), action.image_id, work.author)
+        work.image_id = action.image_id  # from here on: before, its progress may be that of an extend
         sight = look_at(opened, volumes_below(action.image_id), state)
         plan = planner.plan_optimize(sight.state, action.image_id, opened.storage.capabilities)
         if plan is None or sight.missing:

@@ -84,7 +84,8 @@ def _extend(
 def _note_filling(engine: Engine, opened: Opened, image_id: str, work_id: str) -> None:
     """Say beside the log that what an extend adds is not zeros yet; before its intent, durable on return.
 
-    From the bytes nobody can tell what the storage had there from what a guest has written since.
+    From the bytes nobody can tell what the storage had there from what a guest has written since. Work on the
+    disk notes its own progress once it has settled the size.
     """
     with os_errors("noting that an extend begins"):
         opened.put_progress(
@@ -173,8 +174,9 @@ def _settle(
     is_cut = extending is not None and actual_bytes <= opened.most_bytes(volume, extending.size_bytes)
     if is_cut and _is_unwritten_beyond(opened, image.id, volume, actual_bytes):
         _cut_back(opened, state, image, volume, actual_bytes, inherit_fds)
-        _forget_filling(opened, image.id)
-        return opened.commit(lambda draft: planner.take_back(draft, volume), author)
+        taken_back = opened.commit(lambda draft: planner.take_back(draft, volume), author)
+        _forget_filling(opened, image.id)  # not before: a crash in between leaves the last unit as it was
+        return taken_back
     growth = growth_of(opened, state, volume)
     return opened.commit(lambda draft: planner.adopt(draft, image.id, growth), author)
 
