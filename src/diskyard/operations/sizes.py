@@ -226,10 +226,10 @@ def growth_of(opened: Opened, state: State, volume: Volume) -> Growth:
             "had it.",
             advice="Once nobody needs the bytes beyond that, cut it to the length that its record says.",
         )
-    with opening(opened, [volume]) as (layer,):
-        if volume.format == "raw" and size_bytes > longer_bytes:
+    if volume.format == "raw" and size_bytes > longer_bytes:
+        with opening(opened, [volume]) as (layer,):
             grow(opened.host, (replace(layer, size_bytes=longer_bytes),), size_bytes, preallocate=False)
-        sync_layer(layer)
+    _sync(opened, volume)
     return Growth(volume, size_bytes)
 
 
