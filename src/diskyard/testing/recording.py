@@ -139,9 +139,7 @@ class Recording:
             if isinstance(self.scenario, DiskScenario) and self.scenario.judge is not None:
                 self.scenario.judge(world, state.answered)
             judge_outcome(world, self.before, dict(self.after), answered=state.answered, order=order)
-            looker = world.service(host_named("looker"))
-            self.scenario.look(world, looker, answered=state.answered)
-            looker.close()
+            self.scenario.look_at(world, answered=state.answered)
         finally:
             shutil.rmtree(folder)
 
