@@ -58,9 +58,14 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def quick_folder(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory where there is one: for tests that lose nothing if the machine does."""
+    yield from folder_in_memory(tmp_path)
+
+
+def folder_in_memory(otherwise: Path) -> Iterator[Path]:
+    """A new folder in memory while the generator is not at its end; another where memory has no room."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < _MEMORY_LEAST_BYTES:
-        yield tmp_path
+        yield otherwise
         return
     folder = Path(tempfile.mkdtemp(prefix="diskyard-test-", dir=memory))
     yield folder
