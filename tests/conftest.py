@@ -27,6 +27,7 @@ TALLY = "diskyard-tally"
 FAILED_FILE_VARIABLE = "DISKYARD_FAILED_FILE"
 Tally = Callable[..., None]
 _MEMORY_LEAST_BYTES = 1 << 30
+ON_DISK = 8
 
 
 def pytest_configure() -> None:
@@ -58,13 +59,42 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def quick_folder(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory where there is one: for tests that lose nothing if the machine does."""
+    yield from folder_in_memory(tmp_path)
+
+
+def mostly_in_memory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """The folder of a test, in memory; of one test in eight it is on the disk, as the seed chooses.
+
+    On a disk every sync waits for it, and costs the processor a fifth of what such tests cost. What a
+    file system of a disk does otherwise is what the contract suite and the units of it are about.
+    """
+    chosen = Effort.of_environment().random("on a disk", request.node.nodeid).randrange(ON_DISK)
+    if chosen:
+        yield from folder_in_memory(tmp_path)
+    else:
+        yield tmp_path
+
+
+def folder_in_memory(otherwise: Path) -> Iterator[Path]:
+    """A new folder in memory while the generator is not at its end; another where memory has no room."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < _MEMORY_LEAST_BYTES:
-        yield tmp_path
+        yield otherwise
         return
     folder = Path(tempfile.mkdtemp(prefix="diskyard-test-", dir=memory))
     yield folder
+    _let_everything_go(folder)
     shutil.rmtree(folder)
+
+
+def _let_everything_go(folder: Path) -> None:
+    """Who is not root has to be let into the folders that a test has closed, to remove what is in them."""
+    if os.geteuid() == 0:
+        return
+    for inside, names, _ in os.walk(folder):
+        for path in (Path(inside, name) for name in names):
+            if not path.is_symlink():
+                path.chmod(0o700)
 
 
 @pytest.fixture

@@ -13,6 +13,13 @@ import pytest
 
 from tests import transports
 from tests.api.helpers import Rig
+from tests.conftest import mostly_in_memory
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """What a test keeps in files, in memory for most: see :func:`tests.conftest.mostly_in_memory`."""
+    yield from mostly_in_memory(request, tmp_path)
 
 
 @pytest.fixture(autouse=True)

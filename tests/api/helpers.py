@@ -21,6 +21,7 @@ from diskyard.model.results import Attached, Task
 from diskyard.model.transaction import Entry
 from diskyard.repository.repository import Repository, volume_name
 from diskyard.testing import pathless
+from diskyard.testing import rounded as rounded  # so that its format is known
 from tests.transports import served
 
 SIZE = 4 * MiB
@@ -198,6 +199,17 @@ class Rig:
             self.write(repo, image, *stretches)
         return image
 
+    def raw_disk(self, repo: str, *stretches: Stretch) -> str:
+        """The same, of one raw volume: as a new disk is where new volumes are zero, and a copy everywhere."""
+        disk = self.disk(repo, *stretches)
+        if self.repository(repo).storage.capabilities.zeroed:
+            return disk
+        copy = self.yard.copy_image(repo, disk)
+        self.wait()
+        self.yard.remove_image(repo, disk)
+        self.wait()
+        return copy
+
     def clean_slate(self, *repos: str) -> None:
         """Nothing is left to do, and the storage has just what the log names."""
         for repo in repos:
@@ -289,7 +301,7 @@ def python(rig: Rig, host: str, program: str) -> subprocess.Popen[str]:
     """Start a process of a host that runs a program with a ``yard``."""
     head = f"""
 from diskyard import *
-from diskyard.testing import pathless
+from diskyard.testing import pathless, rounded
 yard = Diskyard()
 for name, place in {[(name, rig.place(name)) for name in "ab"]!r}:
     yard.connect_storage_repository(name, {rig.format!r}, place)

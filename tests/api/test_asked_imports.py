@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from diskyard import Diskyard, MiB, errors
+from diskyard import Diskyard, KiB, MiB, errors
 from diskyard.caller import CALLER, Caller
 from diskyard.daemon.resume import resume
 from diskyard.fixes.runner import run_fix as run_fix_here
@@ -21,6 +21,7 @@ from diskyard.host.identity import new_uuid
 from diskyard.model.fix import Fix, Mend
 from diskyard.model.records import FileSource, Image
 from diskyard.model.requests import CheckStorageRepository
+from diskyard.operations.building import new_ids
 from diskyard.operations.engine import FollowUp
 from diskyard.planner import copy as planner
 from diskyard.planner.copy import PendingImage
@@ -57,8 +58,7 @@ def forged(rig: Rig, path: str, fingerprint: str, digest: str = "0" * 32) -> str
     repository, now = rig.repository("a", attacker), "2030-01-01T00:00:00.000000Z"
     asked = PendingImage(
         image_id=new_uuid(),
-        volume_id=new_uuid(),
-        work_id=new_uuid(),
+        ids=new_ids(),
         kind="virtual_disk",
         size_bytes=SIZE,
         source=FileSource(
@@ -90,7 +90,7 @@ def expect_unread(rig: Rig, yard: Diskyard, image: str) -> None:
     assert image in (fix.waits_for or "")
     with pytest.raises(errors.PathNotAllowed, match=NOT_ASKED):
         run_fix(yard, "a", fix)
-    assert [volume for volume in rig.files("a") if b"\1" in volume.read_bytes()] == []
+    assert [volume for volume in rig.files("a") if b"\1" * KiB in volume.read_bytes()] == []
     assert yard.get_image_status("a", image).status == "broken"
 
 
@@ -354,7 +354,7 @@ def test_a_folder_that_becomes_a_link_in_between(
     with calling((str(inside),)), pytest.raises(errors.PathNotAllowed, match="leads out"):
         run_fix_here(engine, rig.repository("a"), Mend(image_id=image))
     assert away.exists()
-    assert [volume for volume in rig.files("a") if b"\1" in volume.read_bytes()] == []
+    assert [volume for volume in rig.files("a") if b"\1" * KiB in volume.read_bytes()] == []
 
 
 @pytest.mark.parametrize("folders", [("/mine",), None])

@@ -188,7 +188,7 @@ def check_xml(text: str, depth: int, read_only: bool, folder: Path) -> None:
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_libvirt_xml(rig: Rig, depth: int) -> None:
     """Libvirt's own schema takes the disk, and no tool follows a header's name."""
-    disk = rig.disk("a", ONE)
+    disk = rig.raw_disk("a", ONE)
     for number in range(depth - 1):
         rig.yard.create_snapshot("a", disk)
         rig.write("a", disk, (number + 2, MiB, MiB))
@@ -215,7 +215,7 @@ def test_libvirt_xml_of_strange_places(tmp_path: Path) -> None:
 
 def test_path_and_format_where_one_file_is_enough(rig: Rig) -> None:
     """A single volume can be opened by name; a chain cannot, and says so."""
-    disk = rig.disk("a", ONE)
+    disk = rig.raw_disk("a", ONE)
     attached = rig.yard.prepare_image("a", disk)
     assert attached.format == "raw"
     assert attached.path is not None

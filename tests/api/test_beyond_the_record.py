@@ -47,7 +47,7 @@ class Chain:
 
     def __init__(self, rig: Rig, format: str) -> None:
         self.rig, self.format = rig, format
-        disk = rig.disk("a", ONE)
+        disk = rig.raw_disk("a", ONE)
         if format == "qcow2":
             rig.yard.create_snapshot("a", disk)
         self.parent = rig.yard.create_snapshot("a", disk)
@@ -179,7 +179,7 @@ def test_merges(rig: Rig, heavy: str) -> None:
 
 def test_a_merge_of_two_frozen_volumes(rig: Rig) -> None:
     """The volume that goes down is longer than its record: that does not come along."""
-    disk = rig.disk("a", ONE)
+    disk = rig.raw_disk("a", ONE)
     gone = rig.yard.create_snapshot("a", disk)
     rig.write("a", disk, (4, MiB, MiB))
     kept = rig.yard.create_snapshot("a", disk)
@@ -197,7 +197,7 @@ def test_a_merge_of_two_frozen_volumes(rig: Rig) -> None:
 
 def test_a_disk_that_takes_over_a_frozen_volume(rig: Rig) -> None:
     """Its overlay is empty and goes: the disk must not become as long as somebody made the Snapshot."""
-    disk = rig.disk("a", ONE)
+    disk = rig.raw_disk("a", ONE)
     snapshot = rig.yard.create_snapshot("a", disk)
     make_longer(rig.volume_path("a", snapshot), "raw")
     rig.yard.remove_image("a", snapshot)

@@ -10,7 +10,19 @@ import pytest
 
 from diskyard import KiB, MiB, errors
 from diskyard.operations import freeze
-from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, fixes, intercept, picture, run_fix, settle
+from diskyard.repository.repository import volume_name
+from tests.api.helpers import (
+    COMMIT_ONLY,
+    SIZE,
+    Rig,
+    code_of,
+    fixes,
+    intercept,
+    picture,
+    run_fix,
+    settle,
+    wait_until,
+)
 
 ONE = (1, 0, MiB)
 TWO = (2, MiB // 2, MiB)
@@ -238,6 +250,21 @@ def test_removing_a_copy_stops_its_worker(rig: Rig) -> None:
     settle(rig.yard, "a", "b")
     assert rig.files("b") == []
     rig.clean_slate("a", "b")
+
+
+def test_removing_a_difference_stops_its_worker(rig: Rig) -> None:
+    """Though it is a program of QEMU that writes it: one of the worker's own."""
+    disk = rig.disk("a", (1, 0, MiB))
+    monday = rig.yard.copy_image("b", disk)
+    rig.wait()
+    rig.write("a", disk, (2, 0, SIZE))
+    tuesday = rig.yard.copy_image("b", disk, monday, options={"rate_limit": 64 * KiB})
+    volume = rig.repository("b").state().volumes[rig.repository("b").state().images[tuesday].volume_id or ""]
+    wait_until(lambda: rig.repository("b").storage.volume_is_written(volume_name(volume)))
+    rig.host("two").remove_image("b", tuesday)
+    assert rig.yard.wait_for_tasks(30)
+    settle(rig.yard, "a", "b")
+    assert len(rig.files("b")) == 1
 
 
 def test_removing_the_source_at_once(rig: Rig) -> None:

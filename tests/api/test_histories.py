@@ -99,7 +99,7 @@ def test_what_a_guest_wrote_after_a_backup_that_was_made_while_it_ran(rig: Rig) 
 
 
 def test_a_guest_that_wrote_while_the_backup_was_made(rig: Rig) -> None:
-    disk = rig.disk("a", (0x11, 0, MiB))
+    disk = rig.raw_disk("a", (0x11, 0, MiB))
     attached = rig.yard.prepare_image("a", disk)
     backup = back_up(rig, "a")
     with Path(attached.path or "").open("r+b") as file:
@@ -133,6 +133,7 @@ def test_volumes_of_another_history_are_kept(rig: Rig) -> None:
     backup = back_up(rig, "a")
     lost = rig.disk("a", ALL)
     path = rig.volume_path("a", lost)
+    data = path.read_bytes()
     rig.yard.disconnect_storage_repository("a")
     restore_log(rig, "a", backup)
     rig.yard.connect_storage_repository("a", rig.format, rig.place("a"))
@@ -142,7 +143,7 @@ def test_volumes_of_another_history_are_kept(rig: Rig) -> None:
     assert garbage(rig.yard, "a") == {path.name: False}  # and also once the log has grown past it
     for fix in rig.yard.check_storage_repository("a"):
         run(rig.yard, "a", fix)
-    assert path.read_bytes() == picture(SIZE, ALL)
+    assert path.read_bytes() == data
     [fix] = [fix for fix in rig.yard.check_storage_repository("a") if path.name in fix.description]
     assert run(rig.yard, "a", fix, force=True) == "changed"
     assert not path.exists()
@@ -167,6 +168,7 @@ def test_a_history_that_is_replaced_under_a_running_process(rig: Rig) -> None:
     backup = back_up(rig, "a")
     lost = rig.disk("a", ALL)
     path = rig.volume_path("a", lost)
+    data = path.read_bytes()
     restore_log(rig, "a", backup)
     other = rig.host("two")
     theirs = other.create_virtual_disk("a", SIZE)
@@ -177,7 +179,7 @@ def test_a_history_that_is_replaced_under_a_running_process(rig: Rig) -> None:
     with pytest.raises(errors.CorruptRecord, match=r"history .* was replaced"):
         rig.yard.create_virtual_disk("a", SIZE)
     assert not any(fix.runnable for fix in rig.yard.check_storage_repository("a"))
-    assert path.read_bytes() == picture(SIZE, ALL)
+    assert path.read_bytes() == data
     rig.yard.connect_storage_repository("a", rig.format, rig.place("a"))
     rig.yard.create_virtual_disk("a", SIZE)
     assert garbage(rig.yard, "a") == {path.name: False}

@@ -13,8 +13,10 @@ from diskyard.fixes.runner import run_fix
 from diskyard.host.identity import new_uuid
 from diskyard.log.log import Author
 from diskyard.model.fix import CleanVolume, Merge
+from diskyard.operations.building import new_ids
+from diskyard.planner.building import begin_volume
 from diskyard.planner.clean import doom_abandoned
-from diskyard.planner.common import building_volume
+from diskyard.planner.volume_kind import VolumeKind
 from tests.api.between import before_look, outcome
 from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, picture
 
@@ -50,24 +52,16 @@ def test_a_merge_whose_reader_is_another_by_now(rig: Rig) -> None:
 
 def test_a_volume_that_nobody_makes_any_more(rig: Rig) -> None:
     other, disk = rig.host("two"), rig.disk("a", ONE)
-    volume_id, work = new_uuid(), new_uuid()
+    ids = new_ids()
     theirs = other.service.connections.get("a")
     rig.repository("a").commit(
-        lambda draft: building_volume(
-            draft,
-            volume_id,
-            format="raw",
-            parent_image_id=None,
-            size_bytes=SIZE,
-            work_id=work,
-            image_id=disk,
-        ),
+        lambda draft: begin_volume(draft, ids, VolumeKind("raw"), image_id=disk, size_bytes=SIZE),
         AUTHOR,
     )
-    theirs.commit(lambda draft: doom_abandoned(draft, volume_id), AUTHOR)
+    theirs.commit(lambda draft: doom_abandoned(draft, ids.volume_id), AUTHOR)
     with theirs.work_on([disk]):
-        assert run_fix(rig.yard.service.engine, rig.repository("a"), CleanVolume(volume_id=volume_id))
-    assert volume_id not in rig.repository("a").state().volumes
+        assert run_fix(rig.yard.service.engine, rig.repository("a"), CleanVolume(volume_id=ids.volume_id))
+    assert ids.volume_id not in rig.repository("a").state().volumes
 
 
 def test_a_lease_that_is_needed_all_the_same(rig: Rig) -> None:

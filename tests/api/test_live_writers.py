@@ -152,10 +152,10 @@ def test_a_guest_that_starts_while_a_disk_is_frozen(
 ) -> None:
     """The look before the seal sees it: its writes do not go into what cannot change."""
     yard = rig.yard
-    disk = rig.disk("a", ONE)
+    disk = rig.raw_disk("a", ONE)
     guest = LiveQemu(rig.volume_path("a", disk), "raw")
     intercept(monkeypatch, type(rig.repository("a")), "make_empty", after=guest.__enter__)
-    intercept(monkeypatch, type(rig.repository("a")), "make", after=guest.__enter__)
+    intercept(monkeypatch, type(rig.repository("a").storage), "clone_volume", after=guest.__enter__)
     verb = yard.create_snapshot if moment == "createSnapshot" else lambda _, disk: yard.copy_image("b", disk)
     with pytest.raises(errors.ImageInUse, match="running QEMU has"):
         verb("a", disk)
@@ -355,7 +355,7 @@ def test_a_reader_that_comes_and_goes_does_not_explain_a_writer(
 def test_a_merge_explains_what_its_own_program_writes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """What reads through the volumes of a merge goes on while that is at work, however long it takes."""
     yard, other = rig.yard, rig.host("two")
-    disk = rig.disk("a", (1, 0, 2 * MiB))
+    disk = rig.raw_disk("a", (1, 0, 2 * MiB))
     base = yard.create_snapshot("a", disk)
     rig.write("a", disk, (5, 0, MiB))
     yard.create_snapshot("a", disk)

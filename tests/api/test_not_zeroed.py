@@ -8,7 +8,7 @@ import pytest
 
 from diskyard import KiB, MiB
 from diskyard.model.volume_name import VolumeName
-from tests.api.helpers import SIZE, Rig, picture
+from tests.api.helpers import SIZE, Rig, picture, settle
 
 ONE = (1, MiB, 64 * KiB)
 
@@ -52,3 +52,16 @@ def test_a_new_disk_and_its_snapshot(rig: Rig) -> None:
     rig.write("b", disk, (2, 2 * MiB, 64 * KiB))
     rig.expect("b", snapshot, picture(SIZE, ONE))
     rig.expect("b", disk, picture(SIZE, ONE, (2, 2 * MiB, 64 * KiB)))
+
+
+def test_a_disk_for_performance(rig: Rig) -> None:
+    """It can show zeros at once only as qcow2; optimizing it writes them, and then it is raw."""
+    disk = rig.disk("b", ONE, strategy="performance")
+    assert rig.volume_path("b", disk).suffix == ".qcow2"
+    rig.expect("b", disk, picture(SIZE, ONE))
+    assert rig.yard.get_image_status("b", disk).status == "degraded"
+    settle(rig.yard, "b")
+    assert rig.yard.get_image_status("b", disk).status == "optimized"
+    assert rig.volume_path("b", disk).suffix == ".raw"
+    rig.expect("b", disk, picture(SIZE, ONE))
+    rig.clean_slate("b")

@@ -86,7 +86,7 @@ def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
 def _disk(rig: Rig) -> str:
     """A disk with a qcow2 volume."""
-    disk = rig.disk("a", ONE)
+    disk = rig.raw_disk("a", ONE)
     rig.yard.create_snapshot("a", disk)
     rig.write("a", disk, (3, 2 * MiB, MiB))
     return disk

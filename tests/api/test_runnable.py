@@ -59,7 +59,7 @@ def expect_waiting(rig: Rig, repo: str, kind: str, words: str) -> None:
 
 @pytest.mark.parametrize("keeps", [attached_for_reading, written_by_a_stranger])
 def test_a_longer_disk(rig: Rig, keeps: Callable[[Rig, str], AbstractContextManager[str]]) -> None:
-    disk = rig.disk("a", ONE)
+    disk = rig.raw_disk("a", ONE)
     path = rig.volume_path("a", disk)
     with keeps(rig, disk) as words:
         os.truncate(path, 2 * SIZE)
@@ -185,7 +185,7 @@ def _lengthen(path: Path) -> None:
 def test_nothing_is_cut_off_by_force_under_a_writer(rig: Rig) -> None:
     """Who writes to a frozen volume goes on with what it has there."""
     yard = rig.yard
-    disk = rig.disk("a", ONE)
+    disk = rig.raw_disk("a", ONE)
     frozen = yard.create_snapshot("a", disk)
     path = rig.volume_path("a", frozen)
     os.truncate(path, 2 * SIZE)

@@ -36,7 +36,7 @@ FORMATS = ("raw", "qcow2")
 
 def made(rig: Rig, format: str, repo: str = "a") -> str:
     """A disk of this format, with :data:`ONE`."""
-    disk = rig.disk(repo, ONE)
+    disk = rig.raw_disk(repo, ONE)
     if format == "qcow2":
         rig.yard.create_snapshot(repo, disk)
     return disk

@@ -10,7 +10,14 @@ import pytest
 from diskyard import Diskyard
 from tests.cli.daemons import Daemons
 from tests.cli.program import Program
+from tests.conftest import mostly_in_memory
 from tests.transports import TransportName, chosen
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """What a test keeps in files, in memory for most: see :func:`tests.conftest.mostly_in_memory`."""
+    yield from mostly_in_memory(request, tmp_path)
 
 
 @pytest.fixture

@@ -39,7 +39,5 @@ class Bench:
         order = effort.random(self.scenario.name, *purpose)
         after = self.scenario.after(world)
         judge_outcome(world, dict(world.images), after, answered=answered, order=order)
-        looker = world.service(host_named("looker"))
-        self.scenario.look(world, looker, answered=answered)
-        looker.close()
+        self.scenario.look_at(world, answered=answered)
         shutil.rmtree(world.folder)

@@ -19,9 +19,10 @@ from tests.conftest import Tally
 from tests.crash.bench import Bench
 
 SIDES: tuple[Side, ...] = ("before", "after")
-MOST = 20  # steps of a scenario tried in a quick run
+MOST = 12  # steps of a scenario tried in a quick run: of each kind of step one, before a second of any
 SLOW = 8  # steps tried of a slow scenario
-SUSPENDED = 3  # of the steps of a scenario, in a quick run
+AFTER = 2  # steps after which it is killed in a quick run
+SUSPENDED = 2  # of the steps of a scenario, in a quick run
 #: How often a scenario is killed, and then its fixes too; of all pairs of steps always a sample.
 AGAIN, AGAIN_THOROUGH = 2, 12
 #: The scenarios whose fixes are killed.
@@ -52,8 +53,9 @@ def test_killed_at_every_step(bench: Bench, effort: Effort, tally: Tally) -> Non
     indexes, name = range(len(bench.steps)), bench.scenario.name
     tally("crash", steps=len(indexes))
     most = SLOW if bench.scenario.is_slow else MOST
-    kills: list[tuple[int, Side]] = [(index, "before") for index in effort.sample(indexes, most, name)]
-    kills += [(index, "after") for index in effort.sample(indexes, most // 8, name, "after")]
+    before = effort.sample_of_kinds(bench.steps, most, name)
+    kills: list[tuple[int, Side]] = [(index, "before") for index in before]
+    kills += [(index, "after") for index in effort.sample(indexes, AFTER, name, "after")]
     for index, side in kills:
         world = bench.copy()
         ran = run_scenario(bench.scenario.name, world, kill_at=index, side=side)

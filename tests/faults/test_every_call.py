@@ -14,7 +14,7 @@ from diskyard.testing.scenarios import SCENARIOS, Scenario
 from diskyard.testing.scenarios.more import MORE
 from tests.conftest import Tally
 
-_FAULTS = 7
+_FAULTS = 5
 
 
 @pytest.mark.parametrize("scenario", [*SCENARIOS, *MORE], ids=lambda scenario: scenario.name)

@@ -144,8 +144,8 @@ GUARDS = [
     # -- seals ------------------------------------------------------------------------
     Guard(
         "a seal's own work",
-        "diskyard.planner.common",
-        (("    if volume is None or volume.building is None or volume.building.work_id != work_id:\n", "    if volume is None:\n"),),
+        "diskyard.planner.building",
+        (("    if volume is None or volume.building is None or volume.building.work_id != new.work_id:\n", "    if volume is None:\n"),),
         ("tests/unit/planner/test_seals.py",),
     ),
     Guard(
@@ -200,8 +200,8 @@ GUARDS = [
     # -- plans that are made of what there was ------------------------------------------
     Guard(
         "only a raw volume without a parent is cloned",
-        "diskyard.planner.switch",
-        (('    return volume if volume.format == "raw" and volume.parent_image_id is None else None\n', "    return volume\n"),),
+        "diskyard.planner.volume_kind",
+        (('    return volume.format == "raw" and volume.parent_image_id is None\n', "    return True\n"),),
         (f"{STALE}::test_only_one_raw_volume_is_cloned",),
     ),
     Guard(
@@ -218,9 +218,21 @@ GUARDS = [
     ),
     Guard(
         "a clone is of the volume that its base still has",
-        "diskyard.planner.create_disk",
-        (("    if base is None or base.volume_id != new.clone_of.id:\n", "    if base is None:\n"),),
+        "diskyard.planner.building",
+        (("            if parent.volume_id != new.clone_of.id:\n", "            if False:\n"),),
         (f"{STALE}::test_a_clone_of_a_base_that_was_restored_meanwhile",),
+    ),
+    Guard(
+        "a base that is sound when it is sealed over",
+        "diskyard.planner.building",
+        (("        require_sound(state, parent)\n", ""),),
+        (f"{STALE}::test_a_base_that_turns_out_to_be_damaged_before_the_seal",),
+    ),
+    Guard(
+        "an empty disk shows no deleted bytes",
+        "diskyard.planner.volume_kind",
+        ((' or (content == "zeros" and not capabilities.zeroed)', ""),),
+        ("tests/api/test_not_zeroed.py::test_a_new_disk_and_its_snapshot",),
     ),
     Guard(
         "a merge of what nobody has written to",
@@ -374,6 +386,24 @@ GUARDS = [
         ("tests/api/test_pathless.py::test_a_header_that_leads_elsewhere_is_not_opened",),
     ),
     Guard(
+        "what a raw volume gains is made zeros",
+        "diskyard.mover.qemu.grow",
+        (("        if size_bytes > top.size_bytes and not top.gains_zeros:\n", "        if False:\n"),),
+        ("tests/api/test_rounded.py::test_what_a_disk_gains_is_zeros",),
+    ),
+    Guard(
+        "a guest that writes sees no more than its disk",
+        "diskyard.mover.interface",
+        (("        return self.bound_bytes if self.bounds_writers or not writable else None\n", "        return None if writable else self.bound_bytes\n"),),
+        ("tests/api/test_rounded.py::test_a_guest_sees_no_more_than_its_disk",),
+    ),
+    Guard(
+        "an extend says until when it fills",
+        "diskyard.operations.sizes",
+        (("    _forget_filling(repo, image_id)\n    with others_may_win", "    with others_may_win"),),
+        ("tests/api/test_rounded.py::test_what_was_written_since_an_extend_is_kept",),
+    ),
+    Guard(
         "a file of one name",
         "diskyard.host.names",
         (("    if links > 1:\n", "    if False:\n"),),
@@ -402,7 +432,7 @@ GUARDS = [
     Guard(
         "a guest that nobody prepared, as its disk is frozen",
         "diskyard.operations.freeze",
-        (("    repo.make_empty(begun.result)\n    require_no_stranger(repo, begun.state, asked.disk_id)\n", "    repo.make_empty(begun.result)\n"),),
+        (("    repo.make_empty(new.volume)\n    require_no_stranger(repo, begun.state, asked.disk_id)\n", "    repo.make_empty(new.volume)\n"),),
         (f"{WRITERS}::test_a_guest_that_starts_while_a_disk_is_frozen",),
     ),
     Guard(

@@ -17,7 +17,9 @@ from tests.guards.guards import GUARDS, Guard
 ROOT = Path(__file__).resolve().parents[2]
 TESTS_FAILED = 1  # pytest's exit status: neither an error of its own, nor nothing to run
 TIMEOUT_S = 300
-QUICK = 40  # of the guards in a quick run; others with another seed, all of them when thorough
+#: Unlike with -m, what a test forks need not import pytest again: it is not its main module.
+PYTEST = "import sys, pytest; sys.exit(pytest.main())"
+QUICK = 30  # of the guards in a quick run; others with another seed, all of them when thorough
 CHOSEN = Effort.of_environment().sample(GUARDS, QUICK, "guards")
 
 
@@ -32,7 +34,7 @@ def test_without_it_a_test_fails(guard: Guard, tally: Tally) -> None:
         "PYTHONPATH": path,
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # they take longer to load than most of these tests
     }
-    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *guard.tests]
+    words = [sys.executable, "-c", PYTEST, "-q", "-x", "-p", "no:cacheprovider", *guard.tests]
     ran = subprocess.run(
         words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )

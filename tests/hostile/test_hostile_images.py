@@ -18,8 +18,8 @@ from tests.conftest import Tally
 
 CLASS = "hostile images"
 #: How many cases of each format are tried in scripts/test; which, the seed decides.
-SAMPLE = {"raw": 65, "qcow2": 110, "vmdk": 70, "vdi": 60, "vhdx": 60}
-MUTANTS = {"qcow2": 20, "vmdk": 16, "vdi": 12, "vhdx": 12}
+SAMPLE = {"raw": 45, "qcow2": 80, "vmdk": 50, "vdi": 42, "vhdx": 42}
+MUTANTS = {"qcow2": 14, "vmdk": 11, "vdi": 9, "vhdx": 9}
 THOROUGH_MUTANTS = 1000
 READ_MOST_BYTES = 1 << 30
 

@@ -20,7 +20,7 @@ ALL = [
     *GROUPED,
     *DURABLE_SCENARIOS,
 ]
-STATES = 6
+STATES = 4
 TORN, TORN_THOROUGH = 2, 8
 #: Of how many states of how many scenarios the fixes are cut too, and how many states of that are judged.
 AGAIN, AGAIN_THOROUGH = 2, 6

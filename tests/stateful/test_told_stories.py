@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from diskyard.testing import pathless
+from diskyard.testing import pathless, rounded
 from diskyard.testing.story_host import StoryHost, identity
 from diskyard.testing.world import KIB, SIZE_BYTES, World, host_named
 
 BOOT = host_named("").identity.boot_id
 
 
-@pytest.fixture(params=["localfs-1.0", pathless.FORMAT])
+@pytest.fixture(params=["localfs-1.0", pathless.FORMAT, rounded.FORMAT])
 def world(request: pytest.FixtureRequest, quick_folder: Path) -> World:
     """Disk d over snapshots s2 and s1, in repository a."""
     world = World(quick_folder / "world", format=request.param)

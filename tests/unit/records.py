@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 from diskyard.model.identity import HostIdentity
+from diskyard.model.looked import Looked
 from diskyard.model.records import Attachment, Building, CopyHold, Image, Volume
 from diskyard.model.state import State
+from diskyard.model.transaction import Draft
 
 NOW = "2024-01-01T00:00:00.000000Z"
 ENTRY = "1.0123456789abcdef0123456789abcdef"
@@ -83,3 +86,8 @@ def state(*records: Image | Volume | Attachment, version: int = 10) -> State:
         [found for found in records if isinstance(found, Volume)],
         [found for found in records if isinstance(found, Attachment)],
     )
+
+
+def draft_on(found: State, nonce: str = "", missing: Collection[str] = ()) -> Draft:
+    """A draft of whoever has looked, and found all volumes but these."""
+    return Draft(found, nonce, Looked(found.volumes, missing))

@@ -19,11 +19,12 @@ from diskyard.model.records import Image, ImageSource, Pending, TrackHold
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Draft, Entry, Part, apply
 from diskyard.planner import attach, change, clean, create_disk, mend, merge, switch
+from diskyard.planner.building import WorkIds
 from diskyard.planner.common import Superseded
 from diskyard.planner.create_disk import CreateDisk
 from diskyard.planner.normalise import normalise, verify
 from diskyard.planner.switch import Switch, SwitchAgain
-from tests.unit.records import HOST, NOW, attachment, disk, image, state, uid, volume, weak
+from tests.unit.records import HOST, NOW, attachment, disk, draft_on, image, state, uid, volume, weak
 
 CAPABILITIES = Capabilities(preallocation=True)
 Plan = Callable[[Draft], object]
@@ -46,7 +47,7 @@ def entry_of(before: State, changes: Changes, *also: Part) -> Entry:
 
 
 def after(before: State, plan: Plan) -> tuple[Entry, State]:
-    draft = Draft(before)
+    draft = draft_on(before)
     plan(draft)
     normalise(draft)
     verify(draft)
@@ -56,9 +57,9 @@ def after(before: State, plan: Plan) -> tuple[Entry, State]:
 
 def told(before: State, *plans: Plan) -> list[ImageEvent]:
     """What is told when each plan is a part of one entry."""
-    draft, parts = Draft(before), []
+    draft, parts = draft_on(before), []
     for number, plan in enumerate(plans):
-        draft = Draft(draft.state)
+        draft = draft_on(draft.state)
         plan(draft)
         normalise(draft)
         parts.append(Part(verb=f"verb {number}", actor="", request_digest=None, changes=draft.changes()))
@@ -204,7 +205,7 @@ class Story:
             yield partial(attach.remove_attachment, attachment_id=self._any(found.attachments))
         disk_id = self._any(found.images)
         hold = TrackHold(target_marker="m", disk_id=disk_id, copy_id=next(fresh))
-        yield partial(switch.hold, was=one, new_hold=hold, missing=())
+        yield partial(switch.hold, was=one, new_hold=hold)
         yield partial(change.end_trackers, disk_id=disk_id)
         for weak_id in [key for key, item in found.images.items() if not item.is_strong]:
             plan = merge.plan_merge(
@@ -219,8 +220,7 @@ class Story:
         snapshots = [key for key, item in draft.state.images.items() if item.kind == "snapshot"]
         asked = CreateDisk(
             image_id=next(self._names),
-            volume_id=next(self._names),
-            work_id="w",
+            ids=WorkIds(next(self._names), "w"),
             size_bytes=4096,
             base_snapshot_id=self._any([*snapshots, ""]) or None,
             strategy=self._any(["space", "performance"]),
@@ -228,7 +228,7 @@ class Story:
             request_digest="x",
             now=NOW,
         )
-        new = create_disk.begin(draft, asked, CAPABILITIES, ())
+        new = create_disk.begin(draft, asked, CAPABILITIES)
         assert new is not None
         create_disk.seal(draft, asked, new)
 
@@ -237,13 +237,13 @@ class Story:
         asked = Switch(
             disk_id=self._any(disks),
             image_id=next(self._names),
-            volume_id=next(self._names),
-            work_id="w",
+            ids=WorkIds(next(self._names), "w"),
             now=NOW,
             request_digest="x",
         )
-        switch.begin(draft, asked, ())
-        switch.seal(draft, asked, ())
+        new = switch.begin(draft, asked)
+        assert new is not None
+        switch.seal(draft, asked, new)
 
     def _prepare(self, one: Image) -> Plan:
         words = {
@@ -251,7 +251,6 @@ class Story:
             "owner": "vm",
             "read_only": self._any([True, False]),
             "now": NOW,
-            "missing": (),
         }
         return partial(attach.attach, image_id=one.id, attachment_id=next(self._names), **words)
 

@@ -29,12 +29,12 @@ def disk_xml(host: Host, chain: Chain, *, read_only: bool, device: str = "vda") 
     )
     cache = "none" if past_cache else "writeback"
     ET.SubElement(disk, "driver", name="qemu", type=chain[0].format, cache=cache)
-    _add_source(disk, chain[0], bounded=read_only)
+    _add_source(disk, chain[0], writable=not read_only)
     below = disk
     for layer in chain[1:]:
         below = ET.SubElement(below, "backingStore", type=_type_of(layer))
         ET.SubElement(below, "format", type=layer.format)
-        _add_source(below, layer, bounded=True)
+        _add_source(below, layer, writable=False)
     ET.SubElement(below, "backingStore")
     ET.SubElement(disk, "target", dev=device, bus="virtio")
     if read_only:
@@ -53,7 +53,7 @@ def _type_of(layer: Layer) -> str:
     return _TYPES[driver]
 
 
-def _add_source(parent: ET.Element, layer: Layer, *, bounded: bool) -> None:
+def _add_source(parent: ET.Element, layer: Layer, *, writable: bool) -> None:
     protocol = layer.protocol
     if _type_of(layer) == "network":
         source = ET.SubElement(parent, "source", protocol="nbd", name=str(protocol["export"]))
@@ -62,6 +62,7 @@ def _add_source(parent: ET.Element, layer: Layer, *, bounded: bool) -> None:
         ET.SubElement(source, "host", transport="unix", socket=str(server["path"]))
     else:
         source = ET.SubElement(parent, "source", file=str(protocol["filename"]))
-    if bounded and layer.bound_bytes is not None:
+    end_bytes = layer.end_bytes(writable=writable)
+    if end_bytes is not None:
         slices = ET.SubElement(source, "slices")
-        ET.SubElement(slices, "slice", type="storage", offset="0", size=str(layer.bound_bytes))
+        ET.SubElement(slices, "slice", type="storage", offset="0", size=str(end_bytes))

@@ -49,7 +49,7 @@ def run_export(engine: Engine, export: Export, watcher: Watcher, rate_limit_byte
     work = Work(engine, repo, author, watcher, rate_limit_bytes_per_s, fix="export")
     if repo.is_read_only:
         sight = look_at(repo, volumes_below(request.image_id))
-        image = planner.copy_source(sight.state, request.image_id, sight.missing)
+        image = planner.copy_source(sight, request.image_id)
         _write_file(work, request, image, partial(require_unchanged, repo, image), path)
         return True
     export_id, work_id = new_uuid(), new_uuid()

@@ -21,6 +21,7 @@ from diskyard.mover.durable import resize
 from diskyard.mover.interface import Chain
 from diskyard.mover.qemu.merge import repair_leaks
 from diskyard.mover.reflink import clone_layer
+from diskyard.operations.building import new_ids
 from diskyard.operations.change import cleaning, holds_of_cancelled
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.freeze import (
@@ -33,6 +34,7 @@ from diskyard.operations.freeze import (
 )
 from diskyard.operations.writers import nobody_writes
 from diskyard.planner import mend as planner
+from diskyard.planner.building import NewVolume
 from diskyard.planner.common import Superseded
 from diskyard.planner.switch import release
 from diskyard.repository.repository import Repository, volume_name
@@ -113,13 +115,12 @@ def _complete(
     source = image.pending.source
     if isinstance(source, FileSource):
         require_free_space_to_import(work, state, source, image)
-        volume, start_bytes = _take_over(work, state, image, source.fingerprint)
-        target = volumes_being_built(volume.id, work.work_id or "")
+        new, start_bytes = _take_over(work, state, image, source.fingerprint)
         open_chains(
-            [(repo, target)],
+            [(repo, volumes_being_built(new))],
             lambda being: copy_file(work, source, image, being.chain, start_bytes),
         )
-        _seal(work, image.id, volume)
+        _seal(work, image.id, new)
         work.engine.asked_imports.forget(repo, image.id)
         return True, []
     found = _require_source(work, image, participating)
@@ -127,9 +128,9 @@ def _complete(
         repo, _least_needed(found, image.pending) - filled_bytes(repo, state, image), "The copy"
     )
     with _reading(work, found, image.id) as (held, fingerprint):
-        volume, start_bytes = _take_over(work, state, image, fingerprint)
-        _copy(work, held, volume, start_bytes)
-    _seal(work, image.id, volume)
+        new, start_bytes = _take_over(work, state, image, fingerprint)
+        _copy(work, held, new, start_bytes)
+    _seal(work, image.id, new)
     return True, _release_source(work, image.pending, image.id)
 
 
@@ -149,16 +150,11 @@ def _await_base(work: Work, state: State, base_id: str | None) -> State:
     return state
 
 
-def _seal(work: Work, image_id: str, volume: Volume) -> None:
-    work_id = work.work_id
-    assert work_id is not None
-    work.repo.commit(
-        lambda draft: planner.seal_pending(draft, image_id, volume_id=volume.id, work_id=work_id),
-        work.author,
-    )
+def _seal(work: Work, image_id: str, new: NewVolume) -> None:
+    work.repo.commit(lambda draft: planner.seal_pending(draft, image_id, new), work.author)
 
 
-def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tuple[Volume, int]:
+def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tuple[NewVolume, int]:
     """Become the one work that may seal the image; its volume, and where to go on in it.
 
     Another worker's volume is used again only if that worker can no longer write into it.
@@ -173,33 +169,27 @@ def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tupl
     )
     before = state.volumes.get(image.volume_id or "")
     exists = before is not None and repo.stored(before) is not None
-    work_id, volume_id = new_uuid(), new_uuid()
-    volume, old = commit_looking(
+    ids = new_ids()
+    new, old = commit_looking(
         repo,
         None if image.pending is None else image.pending.base_image_id,
-        lambda draft, missing: planner.take_over(
-            draft,
-            image,
-            work_id=work_id,
-            volume_id=volume_id,
-            keep=safe or not exists,
-            missing=missing,
-            capabilities=repo.storage.capabilities,
+        lambda draft: planner.take_over(
+            draft, image, ids, keep=safe or not exists, capabilities=repo.storage.capabilities
         ),
         work.author,
     ).result
-    kept = exists and volume.id != volume_id
+    kept = exists and new.volume.id != ids.volume_id
     start_bytes = _resume_at(progress, old, fingerprint) if kept else None
     if start_bytes is None:
         # Without a checkpoint it is not known that the volume was ever made whole.
-        repo.storage.delete_volume(volume_name(volume))
-        repo.make_empty(volume)
+        repo.storage.delete_volume(volume_name(new.volume))
+        repo.make_empty(new.volume)
     else:
-        with opening(repo, [volume]) as (layer,):
+        with opening(repo, [new.volume]) as (layer,):
             repair_leaks(work.engine.host, layer, inherit_fds=work.inherit_fds)
-    work.volume_id, work.work_id, work.fingerprint = volume.id, work_id, fingerprint
+    work.builds(new, fingerprint)
     work.checkpoint(start_bytes or 0)
-    return volume, work.durable_bytes
+    return new, work.durable_bytes
 
 
 def _resume_at(progress: Progress | None, old: Volume | None, fingerprint: str) -> int | None:
@@ -270,12 +260,12 @@ def _require_held(work: Work, found: FoundSource, hold: CopyHold) -> None:
         raise
 
 
-def _copy(work: Work, found: FoundSource, volume: Volume, start_bytes: int) -> None:
+def _copy(work: Work, found: FoundSource, new: NewVolume, start_bytes: int) -> None:
     """Move the bytes: a clone where storage can, else what differs, extent by extent.
 
     Source and base are opened as they are now: merges below them may move their bytes meanwhile.
     """
-    repo, size_bytes = work.repo, volume.size_bytes
+    repo, volume, size_bytes = work.repo, new.volume, new.volume.size_bytes
 
     def move(source: Opening, target: Opening) -> None:
         if _share(work, source.chain, target.chain, size_bytes):
@@ -301,7 +291,7 @@ def _copy(work: Work, found: FoundSource, volume: Volume, start_bytes: int) -> N
         ):
             move(source, target)
 
-    wanted = volumes_of(found.image), volumes_being_built(volume.id, work.work_id or "")
+    wanted = volumes_of(found.image), volumes_being_built(new)
     open_chains([(found.repo, wanted[0]), (repo, wanted[1])], move_unwritten)
 
 
@@ -321,9 +311,8 @@ def _require_still_on(found: FoundSource, chain: Chain) -> None:
 def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:
     """Clone one raw file into another of one reflink file system; False if that cannot be."""
     single = len(source) == 1 == len(target) and source[0].format == "raw" == target[0].format
-    if not single or source[0].fd is None or target[0].fd is None:
-        return False
-    if not clone_layer(work.engine.host, source[0], target[0]):
+    can = work.repo.storage.capabilities.reflink and None not in (source[0].fd, target[0].fd)
+    if not (single and can and clone_layer(work.engine.host, source[0], target[0])):
         return False
     if source[0].bound_bytes is not None:
         resize(target[0], min(source[0].bound_bytes, size_bytes))
@@ -370,30 +359,20 @@ def _restore(work: Work, image: Image, participating: list[Repository] | None) -
     repo = work.repo
     found = _require_source(work, image, participating)
     require_free_space(repo, min(image.size_bytes, _allocated(found)), "The restoration")
-    volume_id, work_id = new_uuid(), new_uuid()
-    image, volume = commit_looking(
+    ids = new_ids()
+    image, new = commit_looking(
         repo,
         image.id,
-        lambda draft, missing: planner.begin_restore(
-            draft,
-            image,
-            volume_id=volume_id,
-            work_id=work_id,
-            missing=missing,
-            capabilities=repo.storage.capabilities,
-        ),
+        lambda draft: planner.begin_restore(draft, image, ids, repo.storage.capabilities),
         work.author,
     ).result
-    work.volume_id, work.work_id = volume.id, work_id
-    repo.make_empty(volume)
+    work.builds(new)
+    repo.make_empty(new.volume)
     with _reading(work, found, image.id) as (held, _):
-        _copy(work, held, volume, 0)
+        _copy(work, held, new, 0)
     old_volume_id = image.volume_id
     assert old_volume_id is not None
     repo.commit(
-        lambda draft: planner.seal_restore(
-            draft, image.id, old_volume_id=old_volume_id, volume_id=volume_id, work_id=work_id
-        ),
-        work.author,
+        lambda draft: planner.seal_restore(draft, image.id, new, old_volume_id=old_volume_id), work.author
     )
     return True, [FollowUp(repo, CleanVolume(volume_id=old_volume_id))]

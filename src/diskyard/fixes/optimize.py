@@ -8,15 +8,17 @@ from dataclasses import replace
 
 from diskyard import errors
 from diskyard.fixes.work import Work, require_free_space
-from diskyard.host.identity import new_uuid
 from diskyard.model.fix import CleanVolume, Optimize
 from diskyard.model.records import Volume
 from diskyard.model.state import State
+from diskyard.model.status import NONE_MISSING
 from diskyard.mover.copying.copy import copy_view
+from diskyard.operations.building import new_ids
 from diskyard.operations.engine import FollowUp
 from diskyard.operations.sizes import settle_disk
 from diskyard.operations.writers import nobody_writes
 from diskyard.planner import optimize as planner
+from diskyard.planner.building import NewVolume
 from diskyard.planner.common import Superseded
 from diskyard.planner.optimize import OptimizePlan
 from diskyard.repository.foreign import snapshots_wait_for
@@ -42,8 +44,8 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
     repo = work.repo
     with repo.work_on([action.image_id]) as leases:
         work.hold(leases)
-        work.image_id = action.image_id
         state = settle_disk(repo, work.newest(), action.image_id, work.author)
+        work.image_id = action.image_id  # from here on: before, its progress may be that of an extend
         sight = look_at(repo, volumes_below(action.image_id), state)
         plan = planner.plan_optimize(sight.state, action.image_id, repo.storage.capabilities)
         if plan is None or sight.missing:
@@ -76,7 +78,8 @@ def _reserve(work: Work, plan: OptimizePlan) -> bool:
                 volume_name(plan.volume), length_bytes=plan.volume.size_bytes, preallocate=True
             )
         except (errors.StorageError, FileNotFoundError):
-            planner.require_unchanged(work.repo.state(), plan)  # or it was removed with its image
+            # It may have been removed with its image.
+            planner.require_unchanged(work.repo.state(), plan, NONE_MISSING)
             raise
         work.repo.commit(lambda draft: planner.seal_reserve(draft, plan), work.author)
     except Superseded:
@@ -85,48 +88,33 @@ def _reserve(work: Work, plan: OptimizePlan) -> bool:
 
 
 def _build(work: Work, plan: OptimizePlan) -> tuple[bool, list[FollowUp]]:
-    repo, volume_id, work_id = work.repo, new_uuid(), new_uuid()
-    image_id, capabilities = plan.image.id, repo.storage.capabilities
+    repo, image_id, ids = work.repo, plan.image.id, new_ids()
     if plan.kind == "flatten":
         require_free_space(repo, plan.image.size_bytes, "The optimization")
     try:
-        volume = commit_looking(
+        new = commit_looking(
             repo,
             image_id,
-            lambda draft, missing: planner.begin_optimize(
-                draft,
-                plan,
-                volume_id=volume_id,
-                work_id=work_id,
-                capabilities=capabilities,
-                missing=missing,
-            ),
+            lambda draft: planner.begin_optimize(draft, plan, ids, repo.storage.capabilities),
             work.author,
         ).result
     except Superseded:
         return False, []
-    work.volume_id, work.work_id = volume.id, work_id
+    work.builds(new)
     try:
-        repo.make_empty(volume)
-        _fill(work, plan, volume.id, work_id)
-        commit_looking(
-            repo,
-            image_id,
-            lambda draft, missing: planner.seal_optimize(
-                draft, plan, volume_id=volume_id, work_id=work_id, missing=missing
-            ),
-            work.author,
-        )
+        repo.make_empty(new.volume)
+        _fill(work, plan, new)
+        commit_looking(repo, image_id, lambda draft: planner.seal_optimize(draft, plan, new), work.author)
     except Superseded:
-        return False, [FollowUp(repo, CleanVolume(volume_id=volume_id))]
+        return False, [FollowUp(repo, CleanVolume(volume_id=new.volume.id))]
     return True, [FollowUp(repo, CleanVolume(volume_id=plan.volume.id))]
 
 
-def _fill(work: Work, plan: OptimizePlan, volume_id: str, work_id: str) -> None:
+def _fill(work: Work, plan: OptimizePlan, new: NewVolume) -> None:
     repo = work.repo
 
     def image_volumes(state: State) -> list[Volume]:
-        return [volume for _, volume in state.chain(planner.require_unchanged(state, plan))]
+        return [volume for _, volume in state.chain(planner.require_unchanged(state, plan, NONE_MISSING))]
 
     def fill(source: Opening, target: Opening) -> None:
         with nobody_writes(repo, source.volumes, plan.image.id):
@@ -142,7 +130,7 @@ def _fill(work: Work, plan: OptimizePlan, volume_id: str, work_id: str) -> None:
             )
 
     with _superseded_if_given_out(repo, plan):
-        open_chains([(repo, image_volumes), (repo, volumes_being_built(volume_id, work_id))], fill)
+        open_chains([(repo, image_volumes), (repo, volumes_being_built(new))], fill)
 
 
 @contextmanager

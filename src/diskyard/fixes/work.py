@@ -15,6 +15,7 @@ from diskyard.model.state import State
 from diskyard.mover.interface import Stopped
 from diskyard.operations.engine import Engine
 from diskyard.operations.writers import writing
+from diskyard.planner.building import NewVolume
 from diskyard.planner.common import Superseded
 from diskyard.repository.repository import Repository
 from diskyard.storage.interface import Lease
@@ -83,6 +84,10 @@ class Work:
         state = self.repo.state()
         self.repo.log.require_writable()
         return state
+
+    def builds(self, new: NewVolume, fingerprint: str = "") -> None:
+        """Name the volume that it makes, and what of, in its progress from now on."""
+        self.volume_id, self.work_id, self.fingerprint = new.volume.id, new.work_id, fingerprint
 
     def hold(self, leases: list[Lease]) -> None:
         """Hand the leases on to every child from now on."""

@@ -27,7 +27,11 @@ class Container(Protocol):
         """How long it is now."""
 
     def set_length(self, length_bytes: int) -> None:
-        """Let it end there; what is new reads zeros. Not durable before :meth:`sync`."""
+        """Let it end there, or where a unit of lengths next does. Not durable before :meth:`sync`.
+
+        What is new reads zeros where the storage's volumes are zeroed, and anything where they are not. What
+        is cut off is lost, up to the rest of the last unit: that may still be there.
+        """
 
     def reserve(self, length_bytes: int) -> None:
         """Have blocks for all of its bytes up to there, if it can. Not durable before :meth:`sync`."""

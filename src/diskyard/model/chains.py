@@ -6,12 +6,13 @@ one, the work grows with the square of the chain.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.courtesy import give_way
+from diskyard.model.looked import Missing
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import (
@@ -53,7 +54,7 @@ class Chains:
     def __init__(
         self,
         state: State,
-        missing: Container[str] = NONE_MISSING,
+        missing: Missing = NONE_MISSING,
         allocated: Mapping[str, int] | None = None,
     ) -> None:
         self._state = state

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container
+from typing import Protocol
+
+from diskyard.model.state import State
+
+#: Ids of volumes that the log names and the storage does not have whole.
+Missing = Container[str]
 
 
 class LookAgain(Exception):
     """A plan asks about a volume that was not looked at: the chain has changed since the look."""
 
 
-class Looked(Container[str]):
+class Looked(Missing):
     """The volumes that the storage does not have whole, of those that were looked at.
 
     It does not answer about others: a volume that was not scanned is not thereby whole.
@@ -28,3 +34,19 @@ class Looked(Container[str]):
         if volume_id not in self._looked_at:
             raise LookAgain(volume_id)
         return volume_id in self._missing
+
+
+#: Nothing was looked at: whoever asks of any volume whether it is missing has to look first.
+NOT_LOOKED = Looked((), ())
+
+
+class Seen(Protocol):
+    """A state, and which of its volumes the storage does not have whole."""
+
+    @property
+    def state(self) -> State:
+        """The records."""
+
+    @property
+    def missing(self) -> Missing:
+        """Of the volumes that were looked at."""

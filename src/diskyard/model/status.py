@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Literal
 
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.looked import Missing
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 
@@ -15,10 +15,9 @@ NOT_SET_UP = "its data has not all been set up"
 NONE_MISSING: frozenset[str] = frozenset()
 
 
-def why_broken(state: State, image: Image, missing: Container[str] = NONE_MISSING) -> str | None:
+def why_broken(state: State, image: Image, missing: Missing = NONE_MISSING) -> str | None:
     """Why an image cannot be read, for people; None if it can.
 
-    :param missing: volumes that the log names and the storage does not have.
     :raises diskyard.model.looked.LookAgain: what is missing was looked for in another chain.
     """
     if image.pending is not None:
@@ -32,7 +31,7 @@ def why_broken(state: State, image: Image, missing: Container[str] = NONE_MISSIN
     return None
 
 
-def why_link_broken(link: Image, volume: Volume, missing: Container[str]) -> str | None:
+def why_link_broken(link: Image, volume: Volume, missing: Missing) -> str | None:
     """Why a link of a chain makes what reads it unreadable; None if it does not."""
     if link.pending is not None:
         return f"image {link.id}, which it reads, is not complete"

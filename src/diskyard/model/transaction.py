@@ -7,6 +7,7 @@ from dataclasses import replace
 from enum import IntEnum
 
 from diskyard.model.identity import HostIdentity
+from diskyard.model.looked import NOT_LOOKED, Looked
 from diskyard.model.records import Attachment, EntryId, EntryNumber, Image, Record, Volume, entry_id
 from diskyard.model.state import State
 
@@ -119,11 +120,13 @@ class Draft:
 
     :param nonce: of the entry that the changes would become. Who only looks what a plan would say
         needs none: nothing of such a draft is published.
+    :param missing: what a look at the storage has found, for plans that need one.
     :ivar state: the state with all changes so far.
     """
 
-    def __init__(self, state: State, nonce: str = "") -> None:
+    def __init__(self, state: State, nonce: str = "", missing: Looked = NOT_LOOKED) -> None:
         self._nonce = nonce
+        self.missing = missing
         self.before = state
         self.state = state
         self.images_touched: dict[str, None] = {}

@@ -29,6 +29,9 @@ class Layer:
     :param path: the file, where the volume is one; for guests and for people.
     :param size_bytes: the virtual size that the record gives it.
     :param bound_bytes: where a raw layer ends for readers, if its file is longer than its record.
+    :param bounds_writers: it ends there for a guest that writes it too: it is longer only because the storage
+        rounds lengths up.
+    :param gains_zeros: what its container gains reads zeros, and ends exactly where it is told to.
     :param shared: it is only read, and a guest may begin to write to it meanwhile: QEMU takes no lock
         that would stop the guest. The reader must find out afterwards whether a guest did.
     :param container: what holds it, open for a piece of work (:mod:`diskyard.mover.opening`): that is what
@@ -41,8 +44,14 @@ class Layer:
     path: str | None
     size_bytes: int
     bound_bytes: int | None = None
+    bounds_writers: bool = False
+    gains_zeros: bool = True
     shared: bool = False
     container: Container | None = None
+
+    def end_bytes(self, *, writable: bool) -> int | None:
+        """Where it ends for who opens it so, if what holds it goes on; None: where that ends."""
+        return self.bound_bytes if self.bounds_writers or not writable else None
 
     @property
     def fd(self) -> int | None:

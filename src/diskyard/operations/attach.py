@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 from diskyard import errors
 from diskyard.attachments.libvirt import disk_xml
 from diskyard.attachments.serve import nobody_serves
 from diskyard.host.identity import new_uuid
-from diskyard.model.looked import Looked
 from diskyard.model.options import TeardownOptions
 from diskyard.model.records import Attachment, Image
 from diskyard.model.requests import PrepareImage, TeardownImage
@@ -122,7 +119,7 @@ def _not_recorded(
     missing = repo.missing_below(state, image.id)
     _require_bounded(repo, state, image.id)
     _require_not_half_extended(repo, state, image)
-    return _planned(Draft(state), engine, request, owner, missing, unsettled=True)
+    return _planned(Draft(state, missing=missing), engine, request, owner, unsettled=True)
 
 
 def _require_not_half_extended(repo: Repository, state: State, image: Image) -> None:
@@ -150,22 +147,16 @@ def _attach(
 ) -> Committed[Attachment | None]:
     """Attach, unless the chain has other weak images than those whose leases are held."""
 
-    def plan(draft: Draft, missing: Looked) -> Attachment | None:
+    def plan(draft: Draft) -> Attachment | None:
         if _weak_below(draft.state, request.image_id) != weak:
             return None
-        return _planned(draft, engine, request, owner, missing)
+        return _planned(draft, engine, request, owner)
 
     return commit_looking(repo, request.image_id, plan, engine.author("prepareImage"))
 
 
 def _planned(
-    draft: Draft,
-    engine: Engine,
-    request: PrepareImage,
-    owner: str,
-    missing: Container[str],
-    *,
-    unsettled: bool = False,
+    draft: Draft, engine: Engine, request: PrepareImage, owner: str, *, unsettled: bool = False
 ) -> Attachment:
     return planner.attach(
         draft,
@@ -175,7 +166,6 @@ def _planned(
         owner=owner,
         read_only=request.options.read_only,
         now=engine.host.clock.now(),
-        missing=missing,
         unsettled=unsettled,
     )
 
@@ -219,7 +209,7 @@ def _answer(repo: Repository, state: State, attachment: Attachment) -> tuple[Att
     chain = repo.layers(state, [state.volumes[key] for key in attachment.volume_ids])
     read_only = attachment.mode == "read_only"
     # One file is not enough where only a part of it is to be seen.
-    bounded = read_only and chain[0].bound_bytes is not None
+    bounded = chain[0].end_bytes(writable=not read_only) is not None
     single = len(chain) == 1 and chain[0].path is not None and not bounded
     attached = Attached(
         image_id=attachment.image_id,

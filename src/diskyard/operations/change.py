@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from diskyard import errors
-from diskyard.host.identity import new_uuid
 from diskyard.model.fix import AnyAction, CleanHold, CleanProgress, CleanVolume, Merge
 from diskyard.model.records import FileSource, Image, ImageSource
 from diskyard.model.requests import (
@@ -15,12 +14,11 @@ from diskyard.model.requests import (
 )
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
+from diskyard.operations.building import make_volume, new_ids, others_may_win
 from diskyard.operations.engine import (
     Engine,
     FollowUp,
     Outcome,
-    make_volume,
-    others_may_win,
     require_user_data,
 )
 from diskyard.operations.freeze import is_hold_of
@@ -87,7 +85,7 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
     """Give a disk a Snapshot's bytes and size; durable on return."""
     repo = engine.connections.get(request.repository_id)
     author = engine.author("revertVirtualDisk")
-    disk_id, volume_id, work_id = request.image_id, new_uuid(), new_uuid()
+    disk_id, ids = request.image_id, new_ids()
     before = repo.state()
     virtual_disk(before, disk_id)
     with repo.work_on([disk_id], wait_s=1.0):
@@ -96,23 +94,15 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
         begun = commit_looking(
             repo,
             request.snapshot_id,
-            lambda draft, missing: planner.begin_revert(
-                draft,
-                disk_id,
-                request.snapshot_id,
-                volume_id=volume_id,
-                work_id=work_id,
-                capabilities=repo.storage.capabilities,
-                missing=missing,
+            lambda draft: planner.begin_revert(
+                draft, disk_id, request.snapshot_id, ids, repo.storage.capabilities
             ),
             author,
         )
         with others_may_win():
             make_volume(repo, begun.result, request.snapshot_id)
             require_no_stranger(repo, begun.state, disk_id)
-            sealed = repo.commit(
-                lambda draft: planner.seal_revert(draft, disk_id, begun.result, work_id=work_id), author
-            )
+            sealed = repo.commit(lambda draft: planner.seal_revert(draft, disk_id, begun.result), author)
     return Outcome(disk_id, cleaning(repo, before, sealed.state))
 
 

@@ -13,6 +13,7 @@ from diskyard.model.records import CopyHold, Image
 from diskyard.model.requests import CopyImage
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
+from diskyard.operations.building import new_ids
 from diskyard.operations.engine import (
     Engine,
     FollowUp,
@@ -35,6 +36,7 @@ from diskyard.operations.sizes import settle_disk
 from diskyard.operations.writers import require_no_stranger
 from diskyard.planner import copy as planner
 from diskyard.planner import switch
+from diskyard.planner.building import WorkIds
 from diskyard.planner.common import already_made
 from diskyard.planner.copy import PendingImage
 from diskyard.planner.same import source_of, why_another
@@ -196,11 +198,11 @@ def _commit_copy(asked: _Copy) -> None:
         asked = replace(asked, target_state=asked.target.state())
         if _is_here(asked):
             return
-    work_id = new_uuid()
-    hold = copy_hold(asked.target, asked.image_id, work_id)
+    ids = new_ids()
+    hold = copy_hold(asked.target, asked.image_id, ids.work_id)
     frozen = _hold_source(asked, hold)
     with release_if_refused(asked.home, frozen.id, hold, asked.author):
-        published = _publish(asked, frozen, work_id, freezes_base=freezes_base)
+        published = _publish(asked, frozen, ids, freezes_base=freezes_base)
     if published is None:
         release_hold(asked.home, frozen.id, hold, asked.author)
         return
@@ -219,7 +221,7 @@ def _is_disk_here(asked: _Copy, base_id: str) -> bool:
         if image.kind == "virtual_disk":
             require_no_stranger(asked.target, sight.state, base_id)
             settle_disk(asked.target, sight.state, base_id, asked.author)
-            planner.copy_source(sight.state, base_id, sight.missing)
+            planner.copy_source(sight, base_id)
         return image.kind == "virtual_disk"
     known = {asked.home.marker: asked.home_state, asked.target.marker: sight.state}
     _, _, elsewhere = asked.engine.connections.find(base_id, asked.request.options, known=known)
@@ -241,7 +243,7 @@ def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
     return freeze_disk(home, asked.home_state, source.id, hold, asked.author)[0]
 
 
-def _publish(asked: _Copy, frozen: Image, work_id: str, *, freezes_base: bool) -> State | None:
+def _publish(asked: _Copy, frozen: Image, ids: WorkIds, *, freezes_base: bool) -> State | None:
     """The commit in the target; a VirtualDisk as base is frozen in the same transaction.
 
     :returns: the state after it; None if the copy was made before.
@@ -251,8 +253,7 @@ def _publish(asked: _Copy, frozen: Image, work_id: str, *, freezes_base: bool) -
     base_id = request.base_image_id
     pending = PendingImage(
         image_id=asked.image_id,
-        volume_id=new_uuid(),
-        work_id=work_id,
+        ids=ids,
         kind="snapshot" if request.options.as_ == "snapshot" else source.kind,
         size_bytes=frozen.size_bytes,
         source=source_of(asked.home.marker, frozen),
@@ -278,12 +279,11 @@ def _publish_on_disk(asked: _Copy, pending: PendingImage, disk_id: str) -> State
     """Freeze the base and publish the copy that reads it, so that it always has a reader."""
     assert pending.base_image_id is not None
     target = asked.target
-    hold = copy_hold(target, pending.image_id, pending.work_id)
+    hold = copy_hold(target, pending.image_id, pending.ids.work_id)
     frozen = Switch(
         disk_id=disk_id,
         image_id=pending.base_image_id,
-        volume_id=new_uuid(),
-        work_id=new_uuid(),
+        ids=new_ids(),
         now=pending.now,
         hold=hold,
     )

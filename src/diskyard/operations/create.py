@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from diskyard import errors
 from diskyard.host.identity import new_uuid
 from diskyard.model.fix import Mend, Optimize
 from diskyard.model.requests import CreateSnapshot, CreateVirtualDisk
 from diskyard.model.state import State
+from diskyard.operations.building import make_volume, new_ids, others_may_win
 from diskyard.operations.engine import (
     Engine,
     FollowUp,
     Outcome,
-    make_volume,
-    others_may_win,
     request_digest,
     require_new_id,
     require_user_data,
@@ -70,8 +68,7 @@ def _create_here(
 ) -> None:
     asked = CreateDisk(
         image_id=image_id,
-        volume_id=new_uuid(),
-        work_id=new_uuid(),
+        ids=new_ids(),
         size_bytes=request.size,
         base_snapshot_id=request.base_snapshot_id,
         strategy=request.options.strategy or "space",
@@ -85,7 +82,7 @@ def _create_here(
         new = commit_looking(
             target,
             request.base_snapshot_id,
-            lambda draft, missing: create_disk.begin(draft, asked, capabilities, missing),
+            lambda draft: create_disk.begin(draft, asked, capabilities),
             author,
         ).result
         if new is not None:
@@ -108,16 +105,11 @@ def _create_from_elsewhere(
     author = engine.author("createVirtualDisk", digest)
     base = snapshot(home_state, request.base_snapshot_id)
     require_openable(home_state, base)
-    if request.size < base.size_bytes:
-        raise errors.InvalidParameter(
-            f"The size {request.size} is smaller than its base's, {base.size_bytes}.",
-            imageId=base.id,
-        )
+    create_disk.require_not_smaller(request.size, base)
     now = engine.host.clock.now()
     asked = PendingImage(
         image_id=image_id,
-        volume_id=new_uuid(),
-        work_id=new_uuid(),
+        ids=new_ids(),
         kind="virtual_disk",
         size_bytes=request.size,
         source=source_of(home.marker, base),
@@ -130,7 +122,7 @@ def _create_from_elsewhere(
         rate_limit_bytes_per_s=request.options.rate_limit,
     )
     with target.work_on([image_id]):
-        hold = copy_hold(target, image_id, asked.work_id)
+        hold = copy_hold(target, image_id, asked.ids.work_id)
         hold_snapshot(home, base, hold, author)
         with release_if_refused(home, base.id, hold, author):
             begun = target.commit(
@@ -152,8 +144,7 @@ def create_snapshot(engine: Engine, request: CreateSnapshot) -> Outcome:
     asked = Switch(
         disk_id=request.base_virtual_disk_id,
         image_id=image_id,
-        volume_id=new_uuid(),
-        work_id=new_uuid(),
+        ids=new_ids(),
         now=engine.host.clock.now(),
         user_data=request.user_data,
         request_digest=digest,

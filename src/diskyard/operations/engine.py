@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +21,6 @@ from diskyard.model.fix import AnyAction
 from diskyard.model.records import USER_DATA_LIMIT_BYTES
 from diskyard.model.requests import ExportImage
 from diskyard.model.state import State
-from diskyard.operations.writers import make_from
-from diskyard.planner.common import Superseded
-from diskyard.planner.create_disk import NewVolume
 from diskyard.repository.connections import Connections
 from diskyard.repository.repository import Repository
 from diskyard.settings import Settings
@@ -179,30 +175,3 @@ def require_new_id(engine: Engine, target: Repository, image_id: str | None, kno
             raise errors.ImageIdInUse(
                 f"Image id {image_id} belongs to an image of {where}.", imageId=image_id
             )
-
-
-@contextmanager
-def others_may_win() -> Iterator[None]:
-    """Tell the caller of a verb what work finds that was taken over, or had its reason taken away.
-
-    :raises diskyard.errors.LeaseHeld: it was.
-    """
-    try:
-        yield
-    except Superseded as error:
-        raise errors.LeaseHeld(f"Another task has taken over: {error}.") from error
-
-
-def make_volume(repo: Repository, new: NewVolume, image_id: str | None) -> None:
-    """Make a volume that the log has as building; durable on return.
-
-    :param image_id: whose volume is cloned, if one is.
-    :raises diskyard.planner.common.Superseded: it could not be, and the image is on another one now.
-    """
-    try:
-        make_from(repo, new)
-    except (errors.StorageError, FileNotFoundError) as error:
-        image = repo.state().images.get(image_id or "")
-        if new.clone_of is None or (image is not None and image.volume_id == new.clone_of.id):
-            raise
-        raise Superseded(f"image {image_id} is on another volume") from error

@@ -10,19 +10,17 @@ from typing import TypeGuard
 from diskyard import errors
 from diskyard.host.identity import new_uuid
 from diskyard.log.log import Author
-from diskyard.model.looked import Looked
 from diskyard.model.records import AnyHold, CopyHold, Image, entry_id
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
-from diskyard.operations.engine import make_volume, others_may_win
+from diskyard.operations.building import forget_volume, make_volume, new_ids, others_may_win
 from diskyard.operations.sizes import settle_disk
 from diskyard.operations.writers import require_no_stranger
-from diskyard.planner import change, clean, switch
+from diskyard.planner import change, switch
 from diskyard.planner.common import Superseded, virtual_disk
-from diskyard.planner.create_disk import NewVolume
 from diskyard.planner.switch import Switch, SwitchAgain
 from diskyard.repository.commit import Committed
-from diskyard.repository.repository import Repository, volume_name
+from diskyard.repository.repository import Repository
 from diskyard.repository.settled import commit_looking
 
 _CLONES, _SWITCHES = 3, 100  # how often each is tried while others change the disk
@@ -57,7 +55,7 @@ def switch_disk(
         except SwitchAgain:
             # Extended, or on another volume, meanwhile. The next intent discards this one.
             state = repo.state()
-            asked = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
+            asked = replace(asked, ids=new_ids())
     raise errors.LeaseHeld(
         f"Disk {asked.disk_id} was extended or switched at each attempt.", imageId=asked.disk_id
     )
@@ -66,24 +64,24 @@ def switch_disk(
 def _switch_once(
     repo: Repository, state: State, asked: Switch, author: Author, also: Callable[[Draft], object] | None
 ) -> Committed[Image | None]:
-    def seal(draft: Draft, missing: Looked) -> Image | None:
-        frozen = switch.seal(draft, asked, missing)
-        if also is not None:
-            also(draft)
-        return frozen
-
     # Checked again before the seal: a writer may have come meanwhile.
     require_no_stranger(repo, state, asked.disk_id)
-    begun = commit_looking(
-        repo, asked.disk_id, lambda draft, missing: switch.begin(draft, asked, missing), author
-    )
+    begun = commit_looking(repo, asked.disk_id, lambda draft: switch.begin(draft, asked), author)
     if begun.result is None:
         return Committed(None, begun.before, begun.state)
     looked_at = state.images.get(asked.disk_id)
     if looked_at is None or looked_at.volume_id != begun.state.images[asked.disk_id].volume_id:
         raise SwitchAgain  # whether this volume is as long as its record says is not known
-    repo.make_empty(begun.result)
+    new = begun.result
+    repo.make_empty(new.volume)
     require_no_stranger(repo, begun.state, asked.disk_id)
+
+    def seal(draft: Draft) -> Image | None:
+        frozen = switch.seal(draft, asked, new)
+        if also is not None:
+            also(draft)
+        return frozen
+
     with others_may_win():
         return commit_looking(repo, asked.disk_id, seal, author)
 
@@ -107,8 +105,7 @@ def freeze_disk(
     asked = Switch(
         disk_id=disk_id,
         image_id=new_uuid(),
-        volume_id=new_uuid(),
-        work_id=new_uuid(),
+        ids=new_ids(),
         now=repo.host.clock.now(),
         hold=hold,
     )
@@ -132,7 +129,7 @@ def _hold_unwritten(
     return commit_looking(
         repo,
         disk_id,
-        lambda draft, missing: switch.hold_again(draft, disk, frozen.id, overlay.id, hold, missing),
+        lambda draft: switch.hold_again(draft, disk, frozen.id, overlay.id, hold),
         author,
     )
 
@@ -142,11 +139,11 @@ def _freeze_by_clone(repo: Repository, asked: Switch, author: Author) -> Committ
     if not repo.storage.capabilities.reflink:
         return None
     for _ in range(_CLONES):
-        tried = replace(asked, volume_id=new_uuid(), work_id=new_uuid())
+        tried = replace(asked, ids=new_ids())
         try:
             return _clone_once(repo, tried, author)
         except Superseded:
-            _forget_volume(repo, tried.volume_id, author)
+            forget_volume(repo, tried.ids.volume_id, author)
     return None
 
 
@@ -157,22 +154,15 @@ def _clone_once(repo: Repository, asked: Switch, author: Author) -> Committed[Im
     """
     disk_id = asked.disk_id
     clone = commit_looking(
-        repo, disk_id, lambda draft, missing: switch.begin_clone(draft, asked, missing), author
+        repo,
+        disk_id,
+        lambda draft: switch.begin_clone(draft, asked, repo.storage.capabilities),
+        author,
     ).result
     if clone is None:
         return None
-    make_volume(repo, NewVolume(clone.volume, clone.source), disk_id)
-    return commit_looking(
-        repo, disk_id, lambda draft, missing: switch.seal_clone(draft, asked, clone, missing), author
-    )
-
-
-def _forget_volume(repo: Repository, volume_id: str, author: Author) -> None:
-    """Delete a volume that this operation was making, and makes no use of."""
-    doomed = repo.commit(lambda draft: clean.doom_abandoned(draft, volume_id), author).result
-    if doomed is not None:
-        repo.storage.delete_volume(volume_name(doomed))
-        repo.commit(lambda draft: clean.forget(draft, volume_id), author)
+    make_volume(repo, clone.new, disk_id)
+    return commit_looking(repo, disk_id, lambda draft: switch.seal_clone(draft, asked, clone), author)
 
 
 def copy_hold(target: Repository, copy_id: str, work_id: str) -> CopyHold:
@@ -213,9 +203,7 @@ def hold_snapshot(home: Repository, found: Image, hold: AnyHold, author: Author)
     :raises diskyard.errors.Unsupported: nothing can be held there: see :func:`require_holdable`.
     """
     require_holdable(home, found)
-    return commit_looking(
-        home, found.id, lambda draft, missing: switch.hold(draft, found, hold, missing), author
-    )
+    return commit_looking(home, found.id, lambda draft: switch.hold(draft, found, hold), author)
 
 
 def require_holdable(home: Repository, source: Image) -> None:

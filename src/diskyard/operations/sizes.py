@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 from diskyard import errors
 from diskyard.host.identity import new_uuid
+from diskyard.log.codec import Progress
 from diskyard.log.log import Author
 from diskyard.model.records import IMAGE_SIZE_LIMIT_BYTES, SECTOR_BYTES, Image, Volume
 from diskyard.model.requests import ExtendVirtualDisk
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
-from diskyard.mover.durable import sync_layer
+from diskyard.mover.durable import os_errors, sync_layer
 from diskyard.mover.qemu.grow import grow, reads_zeros
-from diskyard.operations.engine import Engine, Outcome, others_may_win
+from diskyard.operations.building import others_may_win
+from diskyard.operations.engine import Engine, Outcome
 from diskyard.operations.writers import require_no_stranger, require_no_stranger_in, writing
 from diskyard.planner import sizes as planner
 from diskyard.planner.common import strong_image
 from diskyard.planner.sizes import Growth, size_lease
 from diskyard.repository.commit import Committed
-from diskyard.repository.repository import Repository, volume_name
+from diskyard.repository.repository import Repository
 from diskyard.repository.settled import commit_looking
 from diskyard.repository.volume_files import opening, reading
 
@@ -41,12 +44,14 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         fds = [fd for lease in leases for fd in lease.descriptors()]
         state, _ = settle_size(repo, image_id, author, fds)
         missing = repo.missing_below(state, image_id)
-        disk = planner.growable_disk(Draft(state), image_id, request.size, missing)
+        disk = planner.growable_disk(Draft(state, missing=missing), image_id, request.size)
         planner.require_free_space_to_grow(state, disk, request.size, repo.storage.capabilities)
         require_no_stranger(repo, state, image_id)
         work_id = new_uuid()
+        if not repo.gains_zeros:
+            _note_filling(engine, repo, image_id, work_id)
         begun = repo.commit(
-            lambda draft: planner.begin_extend(draft, image_id, request.size, work_id, missing), author
+            lambda draft: planner.begin_extend(draft, image_id, request.size, work_id), author, missing
         )
         if begun.result is not None:
             try:
@@ -67,13 +72,42 @@ def _extend(
     with reading(repo, state, strong_image(state, image_id)) as chain, writing(repo, grown) as leases:
         fds = [*fds, *(fd for lease in leases for fd in lease.descriptors())]
         grow(repo.host, chain, grown.extending.size_bytes, grown.preallocated, inherit_fds=fds)
+    _forget_filling(repo, image_id)
     with others_may_win():
-        commit_looking(
-            repo,
-            image_id,
-            lambda draft, missing: planner.seal_extend(draft, image_id, grown, missing),
-            author,
+        commit_looking(repo, image_id, lambda draft: planner.seal_extend(draft, image_id, grown), author)
+
+
+def _note_filling(engine: Engine, repo: Repository, image_id: str, work_id: str) -> None:
+    """Say beside the log that what an extend adds is not zeros yet; before its intent, durable on return.
+
+    From the bytes nobody can tell what the storage had there from what a guest has written since. Work on the
+    disk notes its own progress once it has settled the size.
+    """
+    with os_errors("noting that an extend begins"):
+        repo.put_progress(
+            Progress(
+                image_id=image_id,
+                host=engine.host.identity,
+                fix="extend",
+                stage="1/1",
+                percent=-1,
+                work_id=work_id,
+            )
         )
+
+
+def _forget_filling(repo: Repository, image_id: str) -> None:
+    if not repo.gains_zeros:
+        with os_errors("noting that an extend has filled a volume"):
+            repo.storage.remove_progress(image_id)
+
+
+def _is_filling(repo: Repository, image_id: str, volume: Volume) -> bool:
+    """Whether a raw volume's extend ended before what it adds was zeros."""
+    if repo.gains_zeros or volume.format != "raw" or volume.extending is None:
+        return False
+    progress = repo.progress(image_id)
+    return progress is not None and progress.work_id == volume.extending.work_id
 
 
 def settle_disk(repo: Repository, state: State, image_id: str, author: Author) -> State:
@@ -134,21 +168,24 @@ def _settle(
     require_no_stranger_in(repo, volume, image.id)
     actual_bytes = repo.virtual_bytes(volume)
     repo.log.require_writable()  # of what cannot be committed nothing is done to the file either
-    is_cut = volume.extending is not None and actual_bytes <= volume.extending.size_bytes
-    if is_cut and _is_unwritten_beyond(repo, volume, actual_bytes):
+    extending = volume.extending
+    is_cut = extending is not None and actual_bytes <= repo.most_bytes(volume, extending.size_bytes)
+    if is_cut and _is_unwritten_beyond(repo, image.id, volume, actual_bytes):
         _cut_back(repo, state, image, volume, actual_bytes, inherit_fds)
-        return repo.commit(lambda draft: planner.take_back(draft, volume), author)
+        taken_back = repo.commit(lambda draft: planner.take_back(draft, volume), author)
+        _forget_filling(repo, image.id)  # not before: a crash in between leaves the last unit as it was
+        return taken_back
     growth = growth_of(repo, state, volume)
     return repo.commit(lambda draft: planner.adopt(draft, image.id, growth), author)
 
 
-def _is_unwritten_beyond(repo: Repository, volume: Volume, actual_bytes: int) -> bool:
+def _is_unwritten_beyond(repo: Repository, image_id: str, volume: Volume, actual_bytes: int) -> bool:
     """Whether a volume holds nothing beyond its record, as it must while an extend is under way.
 
     Where somebody wrote there the intent is not the newest of the disk: its log was put back, and the disk
     was extended and given out since.
     """
-    if actual_bytes <= volume.size_bytes:
+    if actual_bytes <= volume.size_bytes or _is_filling(repo, image_id, volume):
         return True
     with opening(repo, [volume]) as (layer,):
         return reads_zeros(repo.host, layer, volume.size_bytes, actual_bytes)
@@ -188,7 +225,8 @@ def growth_of(repo: Repository, state: State, volume: Volume) -> Growth:
             advice="Once nobody needs the bytes beyond that, cut it to the length that its record says.",
         )
     if volume.format == "raw" and size_bytes > longer_bytes:
-        repo.storage.grow_volume(volume_name(volume), length_bytes=size_bytes)
+        with opening(repo, [volume]) as (layer,):
+            grow(repo.host, (replace(layer, size_bytes=longer_bytes),), size_bytes, preallocate=False)
     _sync(repo, volume)
     return Growth(volume, size_bytes)
 

@@ -20,6 +20,7 @@ from diskyard.model.records import (
 )
 from diskyard.model.requests import ImportImage
 from diskyard.mover.untrusted import open_untrusted, parse_import
+from diskyard.operations.building import new_ids
 from diskyard.operations.engine import (
     Engine,
     FollowUp,
@@ -186,8 +187,7 @@ def _begin(
     now = engine.host.clock.now()
     asked = PendingImage(
         image_id=image_id,
-        volume_id=new_uuid(),
-        work_id=new_uuid(),
+        ids=new_ids(),
         kind="snapshot" if request.options.as_ == "snapshot" else "virtual_disk",
         size_bytes=size_bytes,
         source=source,

@@ -17,7 +17,6 @@ from diskyard.model.records import Attachment, Volume
 from diskyard.model.state import State
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.durable import os_errors
-from diskyard.planner.create_disk import NewVolume
 from diskyard.repository.repository import Repository, volume_name
 from diskyard.storage.interface import Lease
 
@@ -110,12 +109,15 @@ def has_stranger(repo: Repository, volume: Volume, *, wait_s: float = _ENDING_S)
 
 
 def _is_known(repo: Repository, volume: Volume) -> bool:
-    """Whether it may be the guest that has the volume attached, or a program of ours at work."""
+    """Whether it may be the guest that has the volume attached, or a program of ours that works on it."""
     state = repo.state()
     for key in state.attachments_naming(volume.id):
         attachment = state.attachments[key]
         if attachment.mode == "read_write" and attachment.volume_ids[0] == volume.id:
             return True
+    building = None if (now := state.volumes.get(volume.id)) is None else now.building
+    if building is not None and repo.is_locked(building.image_id):
+        return True
     return repo.is_locked(_writing_lease(volume))
 
 
@@ -143,18 +145,6 @@ def require_no_stranger_in(repo: Repository, volume: Volume, image_id: str | Non
             advice=f"{_END_IT}, then try again; prepare an image before a guest opens it.",
             imageId=image_id,
         )
-
-
-def make_from(repo: Repository, new: NewVolume) -> None:
-    """:meth:`Repository.make` where the bytes that are shared must not change meanwhile.
-
-    :raises diskyard.errors.ImageInUse: some program writes to the volume that they are shared with.
-    """
-    if new.clone_of is not None:
-        require_no_stranger_in(repo, new.clone_of)
-    repo.make(new)
-    if new.clone_of is not None:
-        require_no_stranger_in(repo, new.clone_of)
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 from msgspec.structs import replace
 
 from diskyard import errors
@@ -22,7 +20,6 @@ def attach(
     owner: str,
     read_only: bool | None,
     now: str,
-    missing: Container[str],
     unsettled: bool = False,
 ) -> Attachment:
     """The attachment of this image for this host and owner: the one there is, or a new one.
@@ -36,7 +33,7 @@ def attach(
     :raises diskyard.errors.Unsupported: its chain is too deep to be opened.
     """
     image = strong_image(draft.state, image_id)
-    require_usable(draft.state, image, missing)
+    require_usable(draft, image)
     if not unsettled:
         require_settled(draft.state, image)
     require_openable(draft.state, image)

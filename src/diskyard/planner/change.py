@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Any
 
 from msgspec.structs import replace
@@ -11,6 +10,7 @@ from diskyard import errors
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, Strategy, TrackHold
 from diskyard.model.transaction import Draft
+from diskyard.planner.building import NewVolume, WorkIds, seal_volume
 from diskyard.planner.common import (
     Superseded,
     require_unattached,
@@ -19,7 +19,7 @@ from diskyard.planner.common import (
     strong_image,
     virtual_disk,
 )
-from diskyard.planner.create_disk import NewVolume, seal_from_base, volume_from_base
+from diskyard.planner.create_disk import volume_from_base
 
 
 def remove(draft: Draft, image_id: str) -> Image:
@@ -77,14 +77,7 @@ def set_strategy(draft: Draft, image_id: str, strategy: Strategy) -> None:
 
 
 def begin_revert(
-    draft: Draft,
-    disk_id: str,
-    snapshot_id: str,
-    *,
-    volume_id: str,
-    work_id: str,
-    capabilities: Capabilities,
-    missing: Container[str],
+    draft: Draft, disk_id: str, snapshot_id: str, ids: WorkIds, capabilities: Capabilities
 ) -> NewVolume:
     """Put the volume that shows the Snapshot's bytes as building."""
     disk = virtual_disk(draft.state, disk_id)
@@ -95,26 +88,19 @@ def begin_revert(
             imageId=disk_id,
         )
     base = snapshot(draft.state, snapshot_id)
-    require_usable(draft.state, base, missing)
+    require_usable(draft, base)
     return volume_from_base(
-        draft,
-        base,
-        volume_id=volume_id,
-        size_bytes=base.size_bytes,
-        work_id=work_id,
-        image_id=disk_id,
-        capabilities=capabilities,
+        draft, base, ids, image_id=disk_id, size_bytes=base.size_bytes, capabilities=capabilities
     )
 
 
-def seal_revert(draft: Draft, disk_id: str, new: NewVolume, *, work_id: str) -> None:
+def seal_revert(draft: Draft, disk_id: str, new: NewVolume) -> None:
     """The commit: the disk has the Snapshot's bytes and size; normalising dooms the old volume."""
     disk = virtual_disk(draft.state, disk_id)
     require_unattached(draft.state, disk)
     if disk.pending is not None:
         raise Superseded(f"disk {disk_id} is another one, and still being made")
-    volume = seal_from_base(draft.state, new, work_id)
-    draft.put_volume(volume)
+    volume = seal_volume(draft, new)
     draft.put_image(
         replace(
             disk,

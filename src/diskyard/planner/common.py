@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Any
 
 from msgspec.structs import replace
 
 from diskyard import errors
-from diskyard.model.capabilities import Capabilities
-from diskyard.model.records import Building, Image, ImageKind, Strategy, Volume, VolumeFormat
+from diskyard.model.looked import Missing, Seen
+from diskyard.model.records import Image, ImageKind, Strategy, Volume
 from diskyard.model.state import State
 from diskyard.model.status import NONE_MISSING, why_broken
 from diskyard.model.transaction import Draft
@@ -59,12 +58,24 @@ def snapshot(state: State, image_id: str) -> Image:
     return image
 
 
-def require_usable(state: State, image: Image, missing: Container[str] = NONE_MISSING) -> None:
-    """Refuse an image whose bytes cannot be read.
+def require_usable(seen: Seen, image: Image) -> None:
+    """Refuse an image whose bytes cannot be read, as far as storage and records tell.
 
     :raises diskyard.errors.ImageBroken: says why.
-    :raises diskyard.model.looked.LookAgain: what is missing was looked for in another chain.
+    :raises diskyard.model.looked.LookAgain: what is missing was looked for in another chain, or not at all.
     """
+    _refuse_broken(seen.state, image, seen.missing)
+
+
+def require_sound(state: State, image: Image) -> None:
+    """Refuse an image that the records alone say cannot be read, where the storage was not looked at again.
+
+    :raises diskyard.errors.ImageBroken: says why.
+    """
+    _refuse_broken(state, image, NONE_MISSING)
+
+
+def _refuse_broken(state: State, image: Image, missing: Missing) -> None:
     why = why_broken(state, image, missing)
     if why is not None:
         # What is pending somewhere in its chain is completed by a mend; what is lost may not be.
@@ -108,37 +119,6 @@ def already_made(state: State, image_id: str, request_digest: str) -> bool:
     )
 
 
-def building_volume(
-    draft: Draft,
-    volume_id: str,
-    *,
-    format: VolumeFormat,
-    parent_image_id: str | None,
-    size_bytes: int,
-    work_id: str,
-    image_id: str,
-    preallocated: bool = False,
-) -> Volume:
-    """Put a new volume that is to be made; the log must say so before it exists."""
-    volume = Volume(
-        id=volume_id,
-        format=format,
-        parent_image_id=parent_image_id,
-        size_bytes=size_bytes,
-        named_by=draft.entry,
-        preallocated=preallocated,
-        state="building",
-        building=Building(work_id=work_id, image_id=image_id),
-    )
-    draft.put_volume(volume)
-    return volume
-
-
-def own_format(capabilities: Capabilities, size_bytes: int) -> VolumeFormat:
-    """The format of a volume whose bytes will all be written, and that reads no parent."""
-    return "raw" if capabilities.why_not_raw(size_bytes) is None else "qcow2"
-
-
 def require_openable(state: State, image: Image) -> None:
     """Refuse an image whose chain is deeper than what can be opened together.
 
@@ -153,34 +133,6 @@ def require_openable(state: State, image: Image) -> None:
             "checkStorageRepository lists, then the image's optimize fix.",
             imageId=image.id,
         )
-
-
-def require_building(state: State, volume_id: str, work_id: str) -> Volume:
-    """The volume that this work is making: the precondition of every seal.
-
-    :raises Superseded: it was cleaned, or taken over by other work.
-    """
-    volume = state.volumes.get(volume_id)
-    if volume is None or volume.building is None or volume.building.work_id != work_id:
-        raise Superseded(f"volume {volume_id} is no longer being built by this work")
-    return volume
-
-
-def require_parent(state: State, image_id: str | None) -> None:
-    """Refuse a parent that has gone, or is going, since the work was planned.
-
-    :raises Superseded: it is not there, a merge consumes it, or its bytes may change.
-    """
-    if image_id is None:
-        return
-    parent = state.images.get(image_id)
-    if parent is None or parent.consumed_by is not None or parent.kind != "snapshot":
-        raise Superseded(f"image {image_id} is gone")
-
-
-def ready(volume: Volume) -> Volume:
-    """A volume sealed."""
-    return replace(volume, state="ready", building=None, damage=None)
 
 
 def doomed(volume: Volume) -> Volume:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.looked import Seen
 from diskyard.model.records import (
     FileSource,
     Image,
@@ -22,11 +22,10 @@ from diskyard.model.records import (
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.model.transaction import Draft
+from diskyard.planner.building import WorkIds, begin_filled
 from diskyard.planner.common import (
     already_made,
-    building_volume,
     new_image,
-    own_format,
     require_openable,
     require_unattached,
     require_usable,
@@ -44,8 +43,7 @@ class PendingImage:
     """
 
     image_id: str
-    volume_id: str
-    work_id: str
+    ids: WorkIds
     kind: ImageKind
     size_bytes: int
     source: ImageSource | FileSource
@@ -72,42 +70,33 @@ def begin(draft: Draft, request: PendingImage, capabilities: Capabilities) -> bo
     if already_made(state, request.image_id, request.request_digest):
         return False
     base = _base(state, request)
-    volume_id = None
-    if request.base_image_id is None or base is not None:
-        volume_id = building_volume(
-            draft,
-            request.volume_id,
-            format=own_format(capabilities, request.size_bytes) if base is None else "qcow2",
-            parent_image_id=request.base_image_id,
-            size_bytes=request.size_bytes,
-            work_id=request.work_id,
-            image_id=request.image_id,
-        ).id
     pending = Pending(
-        work_id=request.work_id,
+        work_id=request.ids.work_id,
         source=request.source,
         base_image_id=request.base_image_id,
         rate_limit_bytes_per_s=request.rate_limit_bytes_per_s,
         track_changes=request.track_changes,
         tracked_disk_id=request.tracked_disk_id,
     )
-    draft.put_image(
-        new_image(
-            draft,
-            request.image_id,
-            kind=request.kind,
-            size_bytes=request.size_bytes,
-            volume_id=volume_id,
-            strategy=request.strategy,
-            user_data=request.user_data,
-            now=request.now,
-            captured_at=request.captured_at,
-            pending=pending,
-            origin=request.origin,
-            captured=_captured(draft, request),
-            request_digest=request.request_digest,
-        )
+    image = new_image(
+        draft,
+        request.image_id,
+        kind=request.kind,
+        size_bytes=request.size_bytes,
+        volume_id=None,
+        strategy=request.strategy,
+        user_data=request.user_data,
+        now=request.now,
+        captured_at=request.captured_at,
+        pending=pending,
+        origin=request.origin,
+        captured=_captured(draft, request),
+        request_digest=request.request_digest,
     )
+    if request.base_image_id is None or base is not None:
+        new = begin_filled(draft, request.ids, image, capabilities, request.base_image_id)
+        image = replace(image, volume_id=new.volume.id)
+    draft.put_image(image)
     return True
 
 
@@ -175,18 +164,18 @@ def snapshot_is_here(draft: Draft, source: Image, user_data: Any, request_digest
     return True
 
 
-def copy_source(state: State, image_id: str, missing: Container[str]) -> Image:
+def copy_source(seen: Seen, image_id: str) -> Image:
     """The image to read: only a usable one is a source, and no guest may be writing to it.
 
     :raises diskyard.errors.ImageBroken: it cannot be read.
     :raises diskyard.errors.ImageInUse: it is a VirtualDisk that is attached.
     :raises diskyard.errors.Unsupported: its chain is too deep to be opened.
     """
-    image = strong_image(state, image_id)
-    require_usable(state, image, missing)
-    require_openable(state, image)
+    image = strong_image(seen.state, image_id)
+    require_usable(seen, image)
+    require_openable(seen.state, image)
     if image.kind == "virtual_disk":
-        require_unattached(state, image)
+        require_unattached(seen.state, image)
     return image
 
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec.structs import replace
-
 from diskyard import errors
 from diskyard.model.capabilities import Capabilities
-from diskyard.model.records import Image, Strategy, Volume
-from diskyard.model.state import State
+from diskyard.model.records import Image, Strategy
 from diskyard.model.transaction import Draft
+from diskyard.planner.building import NewVolume, WorkIds, begin_volume, seal_volume
 from diskyard.planner.common import (
     Superseded,
     already_made,
-    building_volume,
     new_image,
-    own_format,
-    ready,
-    require_building,
     require_usable,
     snapshot,
 )
+from diskyard.planner.volume_kind import choose_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +25,7 @@ class CreateDisk:
     """A request for a VirtualDisk, empty or from a Snapshot of the same repository."""
 
     image_id: str
-    volume_id: str
-    work_id: str
+    ids: WorkIds
     size_bytes: int
     base_snapshot_id: str | None
     strategy: Strategy
@@ -41,122 +34,66 @@ class CreateDisk:
     now: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewVolume:
-    """How to make a volume that was put as building.
-
-    :param clone_of: copy this volume by sharing its bytes; None to make an empty one.
-    """
-
-    volume: Volume
-    clone_of: Volume | None
-
-
 def volume_from_base(
-    draft: Draft,
-    base: Image,
-    *,
-    volume_id: str,
-    size_bytes: int,
-    work_id: str,
-    image_id: str,
-    capabilities: Capabilities,
+    draft: Draft, base: Image, ids: WorkIds, *, image_id: str, size_bytes: int, capabilities: Capabilities
 ) -> NewVolume:
-    """Put a volume that shows a Snapshot's bytes at once: a clone, or an overlay.
-
-    While it is building even a clone has the base as its parent, so that the base stays;
-    sealing it (:func:`seal_from_base`) lets it go.
-    """
+    """Put a volume that shows a Snapshot's bytes at once: a clone, or an overlay."""
     assert base.volume_id is not None
     base_volume = draft.state.volumes[base.volume_id]
-    clone = capabilities.reflink and base_volume.format == "raw" and base_volume.parent_image_id is None
-    clone = clone and capabilities.why_not_raw(size_bytes) is None
-    volume = building_volume(
+    return begin_volume(
         draft,
-        volume_id,
-        format="raw" if clone else "qcow2",
-        parent_image_id=base.id,
-        size_bytes=size_bytes,
-        work_id=work_id,
+        ids,
+        choose_kind(capabilities, size_bytes, "difference", same_as=base_volume),
         image_id=image_id,
+        size_bytes=size_bytes,
+        parent_image_id=base.id,
+        same_as=base_volume,
     )
-    return NewVolume(volume, base_volume if clone else None)
 
 
-def seal_from_base(state: State, new: NewVolume, work_id: str) -> Volume:
-    """The sealed record of a volume that :func:`volume_from_base` put.
-
-    :raises diskyard.planner.common.Superseded: it is other work's, or what was cloned is not
-        the base's volume any more: that was found to be damaged, and restored.
-    """
-    building = require_building(state, new.volume.id, work_id)
-    if new.clone_of is None:
-        return ready(building)
-    base = state.images.get(building.parent_image_id or "")
-    if base is None or base.volume_id != new.clone_of.id:
-        raise Superseded(f"the base of volume {building.id} is on another volume")
-    if state.volumes[new.clone_of.id].damage is not None:
-        raise Superseded(f"volume {new.clone_of.id} was found to be damaged")
-    return replace(ready(building), parent_image_id=None)
-
-
-def begin(
-    draft: Draft, request: CreateDisk, capabilities: Capabilities, missing: Container[str]
-) -> NewVolume | None:
+def begin(draft: Draft, request: CreateDisk, capabilities: Capabilities) -> NewVolume | None:
     """Put the disk's volume as building; None if the disk was made already.
 
     :raises diskyard.errors.InvalidParameter: it would be smaller than its base.
     """
     if already_made(draft.state, request.image_id, request.request_digest):
         return None
+    size_bytes = request.size_bytes
     if request.base_snapshot_id is None:
-        volume = building_volume(
-            draft,
-            request.volume_id,
-            format=own_format(capabilities, request.size_bytes) if capabilities.zeroed else "qcow2",
-            parent_image_id=None,
-            size_bytes=request.size_bytes,
-            work_id=request.work_id,
-            image_id=request.image_id,
-            preallocated=_is_reserved(request, capabilities),
-        )
-        return NewVolume(volume, None)
+        reserve = request.strategy == "performance"
+        kind = choose_kind(capabilities, size_bytes, "zeros", reserve=reserve)
+        return begin_volume(draft, request.ids, kind, image_id=request.image_id, size_bytes=size_bytes)
     base = snapshot(draft.state, request.base_snapshot_id)
-    require_usable(draft.state, base, missing)
-    if request.size_bytes < base.size_bytes:
-        raise errors.InvalidParameter(
-            f"The size {request.size_bytes} is smaller than its base's, {base.size_bytes}.",
-            imageId=base.id,
-        )
+    require_usable(draft, base)
+    require_not_smaller(size_bytes, base)
     return volume_from_base(
-        draft,
-        base,
-        volume_id=request.volume_id,
-        size_bytes=request.size_bytes,
-        work_id=request.work_id,
-        image_id=request.image_id,
-        capabilities=capabilities,
+        draft, base, request.ids, image_id=request.image_id, size_bytes=size_bytes, capabilities=capabilities
     )
 
 
-def _is_reserved(request: CreateDisk, capabilities: Capabilities) -> bool:
-    """Whether the blocks of a new disk without a base are taken at once: those of a raw file can be."""
-    wanted = request.strategy == "performance" and capabilities.preallocation
-    return wanted and capabilities.why_not_raw(request.size_bytes) is None
+def require_not_smaller(size_bytes: int, base: Image) -> None:
+    """Refuse a disk that could not show all of its base.
+
+    :raises diskyard.errors.InvalidParameter: it would be smaller.
+    """
+    if size_bytes < base.size_bytes:
+        raise errors.InvalidParameter(
+            f"The size {size_bytes} is smaller than its base's, {base.size_bytes}.", imageId=base.id
+        )
 
 
 def seal(draft: Draft, request: CreateDisk, new: NewVolume) -> None:
     """The commit: the disk exists. That its base may have been removed by now does not matter."""
     if already_made(draft.state, request.image_id, request.request_digest):
         raise Superseded(f"disk {request.image_id} was made by another task")
-    draft.put_volume(seal_from_base(draft.state, new, request.work_id))
+    volume = seal_volume(draft, new)
     draft.put_image(
         new_image(
             draft,
             request.image_id,
             kind="virtual_disk",
             size_bytes=request.size_bytes,
-            volume_id=request.volume_id,
+            volume_id=volume.id,
             strategy=request.strategy,
             user_data=request.user_data,
             now=request.now,

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 from msgspec.structs import replace
 
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.looked import Missing
 from diskyard.model.records import CopyHold, Image, TrackHold, Volume
 from diskyard.model.state import State
 from diskyard.model.status import (
     why_broken,
 )
 from diskyard.model.transaction import Draft
+from diskyard.planner.building import (
+    NewVolume,
+    WorkIds,
+    begin_filled,
+    require_parent,
+    seal_volume,
+    take_over_volume,
+)
 from diskyard.planner.common import (
     Superseded,
-    building_volume,
-    own_format,
-    ready,
-    require_building,
-    require_parent,
     require_usable,
 )
 from diskyard.planner.same import names_history, why_another
@@ -27,15 +29,8 @@ from diskyard.planner.switch import release
 
 
 def take_over(
-    draft: Draft,
-    was: Image,
-    *,
-    work_id: str,
-    volume_id: str,
-    keep: bool,
-    missing: Container[str],
-    capabilities: Capabilities,
-) -> tuple[Volume, Volume | None]:
+    draft: Draft, was: Image, ids: WorkIds, *, keep: bool, capabilities: Capabilities
+) -> tuple[NewVolume, Volume | None]:
     """Make this work the one that may seal a pending image, and put its volume.
 
     :param was: the image as it was when this was decided.
@@ -53,68 +48,35 @@ def take_over(
         raise Superseded(f"image {was.id} is another one, or another's work")
     require_parent(draft.state, base_id)
     if base_id is not None:
-        require_usable(draft.state, draft.state.images[base_id], missing)
+        require_usable(draft, draft.state.images[base_id])
     old = draft.state.volumes.get(image.volume_id or "")
     if old is not None and old.building is not None and keep:
-        volume = replace(old, building=replace(old.building, work_id=work_id))
-        draft.put_volume(volume)
+        new = take_over_volume(draft, old, ids.work_id)
     else:
-        volume = building_volume(
-            draft,
-            volume_id,
-            format=own_format(capabilities, image.size_bytes) if base_id is None else "qcow2",
-            parent_image_id=base_id,
-            size_bytes=image.size_bytes,
-            work_id=work_id,
-            image_id=image.id,
-        )
-    image = replace(
-        image,
-        volume_id=volume.id,
-        last_error=None,
-        pending=replace(image.pending, work_id=work_id),
-    )
-    draft.put_image(image)
-    return volume, old
+        new = begin_filled(draft, ids, image, capabilities, base_id)
+    pending = replace(image.pending, work_id=ids.work_id)
+    draft.put_image(replace(image, volume_id=new.volume.id, last_error=None, pending=pending))
+    return new, old
 
 
-def seal_pending(draft: Draft, image_id: str, *, volume_id: str, work_id: str) -> Image:
+def seal_pending(draft: Draft, image_id: str, new: NewVolume) -> Image:
     """The image is whole.
 
     :raises Superseded: it was removed, or is another work's.
     :raises diskyard.errors.ImageBroken: its base has turned out to be damaged.
     """
     image = draft.state.images.get(image_id)
-    if image is None or image.pending is None or image.pending.work_id != work_id:
+    if image is None or image.pending is None or image.pending.work_id != new.work_id:
         raise Superseded(f"image {image_id} was removed, or taken over")
-    draft.put_volume(_whole(draft.state, volume_id, work_id))
-    sealed = replace(image, pending=None, volume_id=volume_id, last_error=None)
+    volume = seal_volume(draft, new)
+    sealed = replace(image, pending=None, volume_id=volume.id, last_error=None)
     draft.put_image(sealed)
     return sealed
 
 
-def _whole(state: State, volume_id: str, work_id: str) -> Volume:
-    """A volume that this work has filled with what differs from what it reads, sealed.
-
-    :raises Superseded: it is not this work's, or what it reads has gone.
-    :raises diskyard.errors.ImageBroken: what it reads has turned out to be damaged.
-    """
-    volume = require_building(state, volume_id, work_id)
-    require_parent(state, volume.parent_image_id)
-    if volume.parent_image_id is not None:
-        require_usable(state, state.images[volume.parent_image_id])
-    return ready(volume)
-
-
 def begin_restore(
-    draft: Draft,
-    was: Image,
-    *,
-    volume_id: str,
-    work_id: str,
-    missing: Container[str],
-    capabilities: Capabilities,
-) -> tuple[Image, Volume]:
+    draft: Draft, was: Image, ids: WorkIds, capabilities: Capabilities
+) -> tuple[Image, NewVolume]:
     """Put a fresh volume for a Snapshot whose own volume is missing or damaged.
 
     It reads what the old one read if that is whole, and nothing otherwise.
@@ -122,26 +84,17 @@ def begin_restore(
     :raises Superseded: nothing is wrong with it.
     """
     image = draft.state.images.get(was.id)
-    if image is None or not needs_restore(draft.state, image, missing) or why_another(was, image):
+    if image is None or not needs_restore(draft.state, image, draft.missing) or why_another(was, image):
         raise Superseded(f"image {was.id} needs no mending")
     assert image.volume_id is not None
     parent_id = draft.state.volumes[image.volume_id].parent_image_id
     parent = draft.state.images.get(parent_id or "")
-    if parent is None or parent.consumed_by or why_broken(draft.state, parent, missing):
+    if parent is None or parent.consumed_by or why_broken(draft.state, parent, draft.missing):
         parent_id = None
-    volume = building_volume(
-        draft,
-        volume_id,
-        format=own_format(capabilities, image.size_bytes) if parent_id is None else "qcow2",
-        parent_image_id=parent_id,
-        size_bytes=image.size_bytes,
-        work_id=work_id,
-        image_id=image.id,
-    )
-    return image, volume
+    return image, begin_filled(draft, ids, image, capabilities, parent_id)
 
 
-def needs_restore(state: State, image: Image, missing: Container[str]) -> bool:
+def needs_restore(state: State, image: Image, missing: Missing) -> bool:
     """Whether a Snapshot's own volume, not one below it, is missing or damaged."""
     if image.kind != "snapshot" or image.pending is not None or image.volume_id is None:
         return False
@@ -149,16 +102,15 @@ def needs_restore(state: State, image: Image, missing: Container[str]) -> bool:
     return image.consumed_by is None and (volume.id in missing or volume.damage is not None)
 
 
-def seal_restore(draft: Draft, image_id: str, *, old_volume_id: str, volume_id: str, work_id: str) -> None:
+def seal_restore(draft: Draft, image_id: str, new: NewVolume, *, old_volume_id: str) -> None:
     """The Snapshot, and all that read it, read the fresh volume."""
     image = draft.state.images.get(image_id)
-    volume = _whole(draft.state, volume_id, work_id)
+    volume = seal_volume(draft, new)
     if image is None or image.kind != "snapshot" or image.volume_id != old_volume_id:
         raise Superseded(f"image {image_id} changed meanwhile")
     if image.size_bytes != volume.size_bytes:
         raise Superseded(f"image {image_id} is another one")
-    draft.put_volume(volume)
-    draft.put_image(replace(image, volume_id=volume_id, last_error=None))
+    draft.put_image(replace(image, volume_id=volume.id, last_error=None))
 
 
 def set_last_error(draft: Draft, image_id: str, text: str | None) -> None:

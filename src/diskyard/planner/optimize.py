@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +9,14 @@ from msgspec.structs import replace
 
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.chains import Chains
+from diskyard.model.looked import Missing
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import NONE_MISSING, better_representation, why_broken
 from diskyard.model.transaction import Draft
-from diskyard.planner.common import Superseded, building_volume, ready, require_building, require_parent
+from diskyard.planner.building import NewVolume, WorkIds, begin_filled, require_parent, seal_volume
+from diskyard.planner.common import Superseded
+from diskyard.planner.volume_kind import is_whole_raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,7 @@ def plan_optimize(
         return None
     volume = state.volumes[image.volume_id]
     if image.strategy == "performance":
-        raw = volume.format == "raw" and volume.parent_image_id is None
-        return OptimizePlan(image, volume, "reserve" if raw else "flatten")
+        return OptimizePlan(image, volume, "reserve" if is_whole_raw(volume) else "flatten")
     for link in chains.roots(image):
         if link.id != image.id and link.consumed_by is None:
             return OptimizePlan(image, volume, "shorten", link.id)
@@ -67,48 +68,28 @@ def optimize_waits_for(state: State, plan: OptimizePlan, capabilities: Capabilit
     return f"the image is attached on host {writer.host.host_id} for {writer.owner}"
 
 
-def begin_optimize(
-    draft: Draft,
-    plan: OptimizePlan,
-    *,
-    volume_id: str,
-    work_id: str,
-    capabilities: Capabilities,
-    missing: Container[str],
-) -> Volume:
+def begin_optimize(draft: Draft, plan: OptimizePlan, ids: WorkIds, capabilities: Capabilities) -> NewVolume:
     """Put the better volume as building."""
-    require_unchanged(draft.state, plan, missing)
+    require_unchanged(draft.state, plan, draft.missing)
     require_parent(draft.state, plan.parent_image_id)
-    flatten = plan.kind == "flatten"
-    return building_volume(
-        draft,
-        volume_id,
-        format="raw" if flatten and capabilities.zeroed else "qcow2",
-        parent_image_id=plan.parent_image_id,
-        size_bytes=plan.image.size_bytes,
-        work_id=work_id,
-        image_id=plan.image.id,
-        preallocated=flatten and capabilities.preallocation,
-    )
+    return begin_filled(draft, ids, plan.image, capabilities, plan.parent_image_id, reserve=True)
 
 
-def seal_optimize(
-    draft: Draft, plan: OptimizePlan, *, volume_id: str, work_id: str, missing: Container[str]
-) -> None:
+def seal_optimize(draft: Draft, plan: OptimizePlan, new: NewVolume) -> None:
     """Switch to the better volume, if the image's bytes are still those it was built from."""
-    image = require_unchanged(draft.state, plan, missing)
-    draft.put_volume(ready(require_building(draft.state, volume_id, work_id)))
-    draft.put_image(replace(image, volume_id=volume_id, last_error=None))
+    image = require_unchanged(draft.state, plan, draft.missing)
+    volume = seal_volume(draft, new)
+    draft.put_image(replace(image, volume_id=volume.id, last_error=None))
 
 
 def seal_reserve(draft: Draft, plan: OptimizePlan) -> None:
     """Note that the volume's blocks are reserved."""
-    image = require_unchanged(draft.state, plan)
+    image = require_unchanged(draft.state, plan, NONE_MISSING)
     draft.put_volume(replace(draft.state.volumes[plan.volume.id], preallocated=True))
     draft.put_image(replace(image, last_error=None))
 
 
-def require_unchanged(state: State, plan: OptimizePlan, missing: Container[str] = NONE_MISSING) -> Image:
+def require_unchanged(state: State, plan: OptimizePlan, missing: Missing) -> Image:
     """The image, if it is all that the plan was made for.
 
     :raises Superseded: it is not, or what it reads has turned out to be damaged.

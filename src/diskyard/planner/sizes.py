@@ -8,7 +8,6 @@ is taken over, or refused, and never cut.
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -35,13 +34,13 @@ def size_lease(image_id: str) -> str:
     return f"{image_id}/size"
 
 
-def growable_disk(draft: Draft, image_id: str, size_bytes: int, missing: Container[str]) -> Image:
+def growable_disk(draft: Draft, image_id: str, size_bytes: int) -> Image:
     """The disk to extend, if it may be.
 
     :raises diskyard.errors.InvalidParameter: it would shrink.
     """
     disk = virtual_disk(draft.state, image_id)
-    require_usable(draft.state, disk, missing)
+    require_usable(draft, disk)
     require_unattached(draft.state, disk)
     if size_bytes < disk.size_bytes:
         raise errors.InvalidParameter(
@@ -69,11 +68,9 @@ def require_free_space_to_grow(
         )
 
 
-def begin_extend(
-    draft: Draft, image_id: str, size_bytes: int, work_id: str, missing: Container[str]
-) -> Volume | None:
+def begin_extend(draft: Draft, image_id: str, size_bytes: int, work_id: str) -> Volume | None:
     """Put the intent, before the volume grows; the volume, or None if the disk has that size."""
-    disk = growable_disk(draft, image_id, size_bytes, missing)
+    disk = growable_disk(draft, image_id, size_bytes)
     require_settled(draft.state, disk)
     if disk.size_bytes == size_bytes:
         return None
@@ -84,7 +81,7 @@ def begin_extend(
     return grown
 
 
-def seal_extend(draft: Draft, image_id: str, grown: Volume, missing: Container[str]) -> None:
+def seal_extend(draft: Draft, image_id: str, grown: Volume) -> None:
     """The commit: the disk is as large as its volume has been made.
 
     :param grown: as :func:`begin_extend` put it.
@@ -92,7 +89,7 @@ def seal_extend(draft: Draft, image_id: str, grown: Volume, missing: Container[s
     """
     assert grown.extending is not None
     size_bytes = grown.extending.size_bytes
-    disk = growable_disk(draft, image_id, size_bytes, missing)
+    disk = growable_disk(draft, image_id, size_bytes)
     if disk.volume_id != grown.id or draft.state.volumes[grown.id].extending != grown.extending:
         raise Superseded(f"the extend of disk {image_id} was given up")
     _put_size(draft, disk, draft.state.volumes[grown.id], size_bytes)

@@ -7,24 +7,22 @@ frozen *image*, and which volume that image points at is settled when it is seal
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
 
 from diskyard import errors
+from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import AnyHold, Image, Strategy, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
+from diskyard.planner.building import NewVolume, WorkIds, begin_volume, require_building, seal_volume
 from diskyard.planner.common import (
     Superseded,
     already_made,
-    building_volume,
     doomed,
     new_image,
-    ready,
-    require_building,
     require_openable,
     require_settled,
     require_unattached,
@@ -32,6 +30,7 @@ from diskyard.planner.common import (
     virtual_disk,
 )
 from diskyard.planner.same import captured_now, why_another
+from diskyard.planner.volume_kind import OVERLAY, choose_kind, is_whole_raw
 
 
 class SwitchAgain(Exception):
@@ -49,8 +48,7 @@ class Switch:
 
     disk_id: str
     image_id: str
-    volume_id: str
-    work_id: str
+    ids: WorkIds
     now: str
     hold: AnyHold | None = None
     user_data: Any = None
@@ -58,16 +56,13 @@ class Switch:
     strategy: Strategy | None = None
 
 
-def begin(draft: Draft, request: Switch, missing: Container[str]) -> Volume | None:
+def begin(draft: Draft, request: Switch) -> NewVolume | None:
     """Put the weak frozen image and the overlay as building; None if it was done already."""
     _discard_abandoned(draft, request)
     state = draft.state
     if request.request_digest is not None and already_made(state, request.image_id, request.request_digest):
         return None
-    disk = virtual_disk(state, request.disk_id)
-    require_usable(state, disk, missing)
-    require_unattached(state, disk)
-    require_settled(state, disk)
+    disk = _freezable(draft, request.disk_id)
     if request.hold is not None:
         require_openable(state, disk)  # who holds it reads it
     frozen = new_image(
@@ -88,15 +83,18 @@ def begin(draft: Draft, request: Switch, missing: Container[str]) -> Volume | No
         request_digest=request.request_digest,
     )
     draft.put_image(frozen)
-    return building_volume(
-        draft,
-        request.volume_id,
-        format="qcow2",
-        parent_image_id=frozen.id,
-        size_bytes=disk.size_bytes,
-        work_id=request.work_id,
-        image_id=frozen.id,
+    return begin_volume(
+        draft, request.ids, OVERLAY, image_id=frozen.id, size_bytes=disk.size_bytes, parent_image_id=frozen.id
     )
+
+
+def _freezable(draft: Draft, disk_id: str) -> Image:
+    """The disk, if its bytes are whole and nothing may be changing them."""
+    disk = virtual_disk(draft.state, disk_id)
+    require_usable(draft, disk)
+    require_unattached(draft.state, disk)
+    require_settled(draft.state, disk)
+    return disk
 
 
 def _discard_abandoned(draft: Draft, request: Switch) -> None:
@@ -112,7 +110,7 @@ def _discard_abandoned(draft: Draft, request: Switch) -> None:
     draft.remove_image(image.id)
 
 
-def seal(draft: Draft, request: Switch, missing: Container[str]) -> Image:
+def seal(draft: Draft, request: Switch, new: NewVolume) -> Image:
     """The commit: the disk goes on in the overlay, the frozen image is what it was.
 
     The disk may have been switched by others since, or changed its volume; it must only
@@ -124,16 +122,15 @@ def seal(draft: Draft, request: Switch, missing: Container[str]) -> Image:
     """
     state = draft.state
     disk = virtual_disk(state, request.disk_id)
-    require_usable(state, disk, missing)
+    require_usable(draft, disk)
     require_unattached(state, disk)
-    overlay = require_building(state, request.volume_id, request.work_id)
+    overlay = require_building(state, new)
     frozen = state.images.get(request.image_id)
     if frozen is None or overlay.parent_image_id != frozen.id:
         raise Superseded(f"the frozen image {request.image_id} is gone")
     assert disk.volume_id is not None
     if overlay.size_bytes != disk.size_bytes or state.volumes[disk.volume_id].extending is not None:
         raise SwitchAgain
-    draft.put_volume(ready(overlay))
     frozen = replace(
         frozen,
         volume_id=disk.volume_id,
@@ -146,6 +143,7 @@ def seal(draft: Draft, request: Switch, missing: Container[str]) -> Image:
         visibility="strong" if request.hold is None else "weak",
     )
     draft.put_image(frozen)
+    seal_volume(draft, new)
     draft.put_image(replace(disk, volume_id=overlay.id))
     return frozen
 
@@ -154,63 +152,45 @@ def seal(draft: Draft, request: Switch, missing: Container[str]) -> Image:
 class Clone:
     """A frozen image to be made by sharing the bytes of a disk's one raw volume.
 
-    :param volume: that is to hold them.
-    :param source: the disk's volume, as the entry that put ``volume`` found it.
-    :param disk: as that entry found it.
+    :param new: the volume that is to hold them.
+    :param disk: as the entry that put ``new`` found it.
     """
 
-    volume: Volume
-    source: Volume
+    new: NewVolume
     disk: Image
 
 
-def begin_clone(draft: Draft, request: Switch, missing: Container[str]) -> Clone | None:
+def begin_clone(draft: Draft, request: Switch, capabilities: Capabilities) -> Clone | None:
     """Put a volume for a frozen image that shares the disk's bytes; None if they are not in one raw volume.
 
     What is there now decides, whatever was there when the caller looked: a qcow2 file cloned
     as if it were raw would be other bytes.
     """
-    disk = virtual_disk(draft.state, request.disk_id)
-    require_usable(draft.state, disk, missing)
-    require_unattached(draft.state, disk)
-    require_settled(draft.state, disk)
-    source = _clonable(draft.state, disk)
-    if source is None:
+    disk = _freezable(draft, request.disk_id)
+    source = draft.state.volumes[disk.volume_id or ""]
+    kind = choose_kind(capabilities, source.size_bytes, "difference", same_as=source)
+    if not kind.is_clone:
         return None
-    volume = building_volume(
-        draft,
-        request.volume_id,
-        format="raw",
-        parent_image_id=None,
-        size_bytes=source.size_bytes,
-        work_id=request.work_id,
-        image_id=request.image_id,
+    new = begin_volume(
+        draft, request.ids, kind, image_id=request.image_id, size_bytes=source.size_bytes, same_as=source
     )
-    return Clone(volume, source, disk)
+    return Clone(new, disk)
 
 
-def _clonable(state: State, disk: Image) -> Volume | None:
-    volume = state.volumes[disk.volume_id or ""]
-    return volume if volume.format == "raw" and volume.parent_image_id is None else None
-
-
-def seal_clone(draft: Draft, request: Switch, clone: Clone, missing: Container[str]) -> Image:
+def seal_clone(draft: Draft, request: Switch, clone: Clone) -> Image:
     """The commit: a weak held image has the disk's bytes, if they have not changed since.
 
     :returns: the frozen image.
     :raises Superseded: the disk may have been written to, or is on another volume.
     """
-    disk = virtual_disk(draft.state, request.disk_id)
-    require_usable(draft.state, disk, missing)
-    require_unattached(draft.state, disk)
-    require_settled(draft.state, disk)
-    volume = require_building(draft.state, request.volume_id, request.work_id)
-    source, was = _clonable(draft.state, disk), clone.disk
-    if source is None or (source.id, source.size_bytes) != (clone.source.id, clone.source.size_bytes):
+    disk = _freezable(draft, request.disk_id)
+    source, cloned, was = draft.state.volumes[disk.volume_id or ""], clone.new.clone_of, clone.disk
+    same = cloned is not None and (source.id, source.size_bytes) == (cloned.id, cloned.size_bytes)
+    if not same or not is_whole_raw(source):
         raise Superseded(f"disk {disk.id} is on another volume")
     if (disk.data_generation, disk.size_bytes) != (was.data_generation, was.size_bytes):
         raise Superseded(f"disk {disk.id} changed while it was frozen")
-    draft.put_volume(ready(volume))
+    volume = seal_volume(draft, clone.new)
     frozen = new_image(
         draft,
         request.image_id,
@@ -252,16 +232,14 @@ def reusable_freeze_point(state: State, disk: Image) -> tuple[Image, Volume] | N
     return (frozen, overlay) if same else None
 
 
-def hold_again(
-    draft: Draft, disk: Image, frozen_id: str, overlay_id: str, new_hold: AnyHold, missing: Container[str]
-) -> Image | None:
+def hold_again(draft: Draft, disk: Image, frozen_id: str, overlay_id: str, new_hold: AnyHold) -> Image | None:
     """Hold a freeze point found by :func:`reusable_freeze_point`; None if it is none any more.
 
     :param disk: as it was when its overlay was looked at, which was unwritten then.
     :returns: the freeze point, as it is held.
     """
     now = virtual_disk(draft.state, disk.id)
-    require_usable(draft.state, now, missing)
+    require_usable(draft, now)
     found = reusable_freeze_point(draft.state, now)
     if found is None or now.data_generation != disk.data_generation:
         return None
@@ -271,7 +249,7 @@ def hold_again(
     return _held(draft, frozen, new_hold) if (frozen.id, overlay.id) == (frozen_id, overlay_id) else None
 
 
-def hold(draft: Draft, was: Image, new_hold: AnyHold, missing: Container[str]) -> Image:
+def hold(draft: Draft, was: Image, new_hold: AnyHold) -> Image:
     """Hold a Snapshot, weak or strong, so that its bytes stay.
 
     :param was: as it was when it was found.
@@ -283,7 +261,7 @@ def hold(draft: Draft, was: Image, new_hold: AnyHold, missing: Container[str]) -
     gone = image is None or image.kind != "snapshot" or image.consumed_by is not None
     if image is None or gone or why_another(was, image) is not None:
         raise errors.ImageNotFound(f"Snapshot {was.id} was removed meanwhile.", imageId=was.id)
-    require_usable(draft.state, image, missing)
+    require_usable(draft, image)
     require_openable(draft.state, image)
     return _held(draft, image, new_hold)
 

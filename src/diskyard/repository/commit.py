@@ -15,6 +15,7 @@ from diskyard import errors
 from diskyard.host.identity import new_nonce
 from diskyard.log.log import Author, Log, unknown_outcome
 from diskyard.log.turns import Waiter, fail_all
+from diskyard.model.looked import NOT_LOOKED, Looked
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes, Draft, Frees, Part
 from diskyard.planner.normalise import normalise, verify
@@ -68,17 +69,20 @@ def _answer_of(ask: Callable[[], State]) -> State:
         ) from error
 
 
-def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> Committed[Result]:
+def commit(
+    log: Log, plan: Callable[[Draft], Result], author: Author, missing: Looked = NOT_LOOKED
+) -> Committed[Result]:
     """Plan on the newest state and publish; on losing the number, again.
 
     :param plan: writes on the draft what must change, or raises an error of the table, or
         leaves it as it is: then nothing is published for it. It may be called any number of
         times, in any thread that commits to this log.
+    :param missing: what a look at the storage has found; the plan has it in its draft.
     :returns: what ``plan`` returned, and the state after it; its changes are durable.
     :raises diskyard.errors.NotARepository: the repository is being removed.
     :raises diskyard.errors.UnknownOutcome: it may be made (see :meth:`Log.publish`).
     """
-    change = _Change(plan, author)
+    change = _Change(plan, author, missing)
     log.writers.take_part(change, partial(_commit, log))
     committed: Committed[Result] = change.answer()
     return committed
@@ -87,10 +91,11 @@ def commit(log: Log, plan: Callable[[Draft], Result], author: Author) -> Committ
 class _Change(Waiter[Committed[Any]]):
     """What one thread wants to change."""
 
-    def __init__(self, plan: Callable[[Draft], object], author: Author) -> None:
+    def __init__(self, plan: Callable[[Draft], object], author: Author, missing: Looked) -> None:
         super().__init__()
         self.plan = plan
         self.author = author
+        self.missing = missing
 
 
 def _commit(log: Log, changes: Sequence[_Change]) -> None:
@@ -148,7 +153,7 @@ class _Group:
                 self._add(change)
 
     def _add(self, change: _Change) -> None:
-        draft = Draft(self._on_top, self._nonce)
+        draft = Draft(self._on_top, self._nonce, change.missing)
         try:
             _require_open(draft.state)
             result = change.plan(draft)

@@ -16,14 +16,13 @@ from diskyard.host import Host
 from diskyard.host.container import Container
 from diskyard.log.codec import Damaged, NewerMajor, Progress, decode, encode
 from diskyard.log.log import Author, Log
-from diskyard.model.looked import LookAgain, Looked
+from diskyard.model.looked import NOT_LOOKED, LookAgain, Looked
 from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.model.volume_name import backing_name
 from diskyard.mover.formats.qcow2_header import empty_qcow2
 from diskyard.mover.interface import Chain, Layer
-from diskyard.planner.create_disk import NewVolume
 from diskyard.repository.commit import Committed, commit, newest_known, refresh
 from diskyard.repository.remembered import Remembered
 from diskyard.repository.volume_bytes import VolumeBytes, volume_name
@@ -62,23 +61,27 @@ class Repository(VolumeBytes):
         """Whether nothing can be written to the storage now, and so nothing held or attached."""
         return self.storage.read_only_because() is not None
 
-    def commit(self, plan: Callable[[Draft], Result], author: Author) -> Committed[Result]:
+    def commit(
+        self, plan: Callable[[Draft], Result], author: Author, missing: Looked = NOT_LOOKED
+    ) -> Committed[Result]:
         """Publish what ``plan`` writes: see :func:`diskyard.repository.commit.commit`.
 
         :raises diskyard.errors.LeaseHeld: the plan relies on a look at the volumes of an image, which
             are others now. :func:`diskyard.repository.settled.commit_looking` looks again.
         """
         try:
-            return self.try_commit(plan, author)
+            return self.try_commit(plan, author, missing)
         except LookAgain as error:
             raise errors.LeaseHeld("The volumes of the image were merged meanwhile.") from error
 
-    def try_commit(self, plan: Callable[[Draft], Result], author: Author) -> Committed[Result]:
+    def try_commit(
+        self, plan: Callable[[Draft], Result], author: Author, missing: Looked
+    ) -> Committed[Result]:
         """The same.
 
         :raises LookAgain: the plan relies on a look at the volumes of an image, which are others now.
         """
-        return commit(self.log, plan, author)
+        return commit(self.log, plan, author, missing)
 
     # -- leases -------------------------------------------------------------------------
 
@@ -151,29 +154,11 @@ class Repository(VolumeBytes):
 
     # -- volumes ------------------------------------------------------------------------------
 
-    def make(self, new: NewVolume) -> None:
-        """Make a volume that the log has as building; durable on return."""
-        if new.clone_of is not None and self._make_clone(new.clone_of, new.volume):
-            return
-        self.make_empty(new.volume)
-
-    def _make_clone(self, source: Volume, target: Volume) -> bool:
-        if not self.storage.clone_volume(volume_name(source), volume_name(target)):
-            raise errors.StorageError(
-                f"{self.storage.place} refused to share the bytes of volume {source.id}."
-            )
-        made = self.stored(target)
-        if made is not None and made.length_bytes > source.size_bytes:
-            # Another program has made the source longer: what it holds there is nobody's.
-            with self.storage.open_volume(volume_name(target)) as container:
-                container.set_length(source.size_bytes)
-                container.sync()
-        if target.size_bytes > source.size_bytes:
-            self.storage.grow_volume(volume_name(target), length_bytes=target.size_bytes)
-        return True
-
     def make_empty(self, volume: Volume) -> None:
-        """Make an empty volume: a raw one that reads zeros, or a qcow2 that shows its parent."""
+        """Make an empty volume: a raw one, or a qcow2 that shows its parent.
+
+        A raw one reads zeros only where the storage's volumes do (``zeroed``).
+        """
         if volume.format == "raw":
             self.storage.create_volume(
                 volume_name(volume),
@@ -227,14 +212,16 @@ class Repository(VolumeBytes):
         if flaw is not None:
             raise self.not_opened(volume, flaw)
         located = self.storage.locate_volume(volume_name(volume))
-        is_longer = volume.format == "raw" and stored is not None and stored.length_bytes > volume.size_bytes
+        has_bytes = stored.length_bytes if volume.format == "raw" and stored is not None else 0
         return Layer(
             name=volume.id,
             format=volume.format,
             protocol=located.protocol,
             path=located.path,
             size_bytes=volume.size_bytes,
-            bound_bytes=volume.size_bytes if is_longer else None,
+            bound_bytes=volume.size_bytes if has_bytes > volume.size_bytes else None,
+            bounds_writers=has_bytes <= self.most_bytes(volume, volume.size_bytes),
+            gains_zeros=self.gains_zeros,
             container=container,
         )
 

@@ -20,7 +20,7 @@ from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.interface import Chain
-from diskyard.planner.common import require_building
+from diskyard.planner.building import NewVolume, require_building
 from diskyard.repository.commit import Committed, newest_known
 from diskyard.repository.repository import Repository
 from diskyard.repository.volume_files import opening_chain
@@ -79,12 +79,12 @@ def volumes_of(image: Image) -> Finder:
     return find
 
 
-def volumes_being_built(volume_id: str, work_id: str) -> Finder:
+def volumes_being_built(new: NewVolume) -> Finder:
     """A volume that this work makes, and those that it reads.
 
     :raises diskyard.planner.common.Superseded: it is not this work's any more.
     """
-    return lambda state: state.volume_chain(require_building(state, volume_id, work_id))
+    return lambda state: state.volume_chain(require_building(state, new))
 
 
 def look_at(repo: Repository, find: Finder, state: State | None = None) -> Sight:
@@ -119,7 +119,7 @@ def _restless(volumes: Sequence[Volume]) -> errors.LeaseHeld:
 
 
 def commit_looking(
-    repo: Repository, image_id: str | None, plan: Callable[[Draft, Looked], Result], author: Author
+    repo: Repository, image_id: str | None, plan: Callable[[Draft], Result], author: Author
 ) -> Committed[Result]:
     """Commit what is planned knowing what storage has of an image's volumes.
 
@@ -133,14 +133,10 @@ def commit_looking(
     for _ in range(_TRIES):
         volumes = list(find(newest_known(repo.log)))
         try:
-            return repo.try_commit(_knowing(repo.look(volumes), plan), author)
+            return repo.try_commit(plan, author, repo.look(volumes))
         except LookAgain:
             continue
     raise _restless(volumes)
-
-
-def _knowing(missing: Looked, plan: Callable[[Draft, Looked], Result]) -> Callable[[Draft], Result]:
-    return lambda draft: plan(draft, missing)
 
 
 @dataclass(frozen=True, slots=True)

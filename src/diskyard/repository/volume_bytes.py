@@ -130,7 +130,7 @@ class VolumeBytes:
         """
         if stored is None:
             return None
-        actual_bytes = stored.length_bytes
+        actual_bytes = self._raw_bytes(volume, stored)
         if volume.format == "qcow2":
             if as_read:
                 return self.remembered.virtual_bytes.get(volume.id)
@@ -151,12 +151,34 @@ class VolumeBytes:
         if stored is None or self.is_unreadable(volume, stored):
             raise self.not_opened(volume, self.flaw(volume, stored) or "it could not be read")
         if volume.format == "raw":
-            return stored.length_bytes
+            return self._raw_bytes(volume, stored)
         try:
             return int.from_bytes(self._reader(volume)(*QCOW2_SIZE_FIELD), "big")
         except OSError as error:
             flaw = f"its header cannot be read: {error.strerror or error}"
             raise self.not_opened(volume, flaw) from error
+
+    @property
+    def gains_zeros(self) -> bool:
+        """Whether what a raw volume gains reads zeros, and it ends exactly where it is told to."""
+        capabilities = self.storage.capabilities
+        return capabilities.zeroed and capabilities.length_unit_bytes == 1
+
+    def most_bytes(self, volume: Volume, size_bytes: int) -> int:
+        """How long a volume of this size may be found to be, if nobody else made it longer."""
+        is_raw = volume.format == "raw"
+        return self.storage.capabilities.container_bytes(size_bytes) if is_raw else size_bytes
+
+    def _raw_bytes(self, volume: Volume, stored: StoredVolume) -> int:
+        """How long a raw volume is: what its container has because lengths are rounded up does not count.
+
+        While it is extended it may be as long as it is to become, in a container that is long enough already.
+        """
+        extending = volume.extending
+        size_bytes = volume.size_bytes if extending is None else extending.size_bytes
+        if volume.size_bytes < stored.length_bytes <= self.most_bytes(volume, size_bytes):
+            return min(size_bytes, stored.length_bytes)
+        return stored.length_bytes
 
     def require_as_recorded(self, volume: Volume) -> None:
         """Refuse a volume that another program has made longer than its record says."""

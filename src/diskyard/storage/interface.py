@@ -42,7 +42,8 @@ MarkerOrigin = Literal["created", "given", "copied", "unknown"]
 class StoredVolume(msgspec.Struct, frozen=True, gc=False):
     """A volume as the storage lists it.
 
-    :param length_bytes: of the container (file, logical volume), not the virtual size.
+    :param length_bytes: of the container (file, logical volume), not the virtual size: a raw volume's may be
+        longer than its record says, by less than ``length_unit_bytes``.
     :param stamp: numbers of which one changes with everything that is written to the volume, the last
         of them when that was, in nanoseconds of this host's clock: what is written so soon afterwards that
         the clock may not have gone on can leave it as it was. Empty where the storage cannot tell.
@@ -119,9 +120,12 @@ class VolumeStore(Protocol):
     def create_volume(
         self, name: VolumeName, *, length_bytes: int, initial: bytes = b"", preallocate: bool = False
     ) -> None:
-        """Make a volume that starts with ``initial`` and then reads zeros, if ``zeroed``.
+        """Make a volume that starts with ``initial``.
 
-        :param length_bytes: at least this long.
+        What follows reads zeros where the capability ``zeroed`` is there. Where it is not, it reads anything:
+        what a volume that is gone held, perhaps; and nobody must see it.
+
+        :param length_bytes: at least this long, rounded up to ``length_unit_bytes``.
         :raises FileExistsError: it is there.
         """
 
@@ -129,7 +133,10 @@ class VolumeStore(Protocol):
         """Make a new volume with the source's bytes by sharing them; False if it cannot here."""
 
     def grow_volume(self, name: VolumeName, *, length_bytes: int, preallocate: bool = False) -> None:
-        """Make a volume's container at least this long; what is new reads zeros."""
+        """Make a volume's container at least this long, rounded up to ``length_unit_bytes``.
+
+        What is new reads zeros where the capability ``zeroed`` is there, and anything where it is not.
+        """
 
     def delete_volume(self, name: VolumeName) -> bool:
         """Remove a volume; False if it is not there."""

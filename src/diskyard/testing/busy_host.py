@@ -25,7 +25,7 @@ from diskyard.host.identity import new_uuid
 from diskyard.log.codec import decode
 from diskyard.model.transaction import Entry
 from diskyard.service import Service, call
-from diskyard.testing.story_host import FORKING
+from diskyard.testing.forking import FORKING
 from diskyard.testing.world import KIB, World, host_named
 
 WAITS = {"ImageBroken", "ImageInUse", "LeaseHeld"}

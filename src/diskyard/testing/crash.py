@@ -20,12 +20,11 @@ from typing import Any
 
 from diskyard import errors
 from diskyard.host.identity import new_nonce
+from diskyard.testing.forking import FORKING
 from diskyard.testing.scenarios import find_scenario
 from diskyard.testing.steps import Side, Steps, stepping_host
 from diskyard.testing.world import World
 
-_FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(["diskyard.testing.crash", "diskyard.mover.qemu.qmp", "nbd", "asyncio"])
 _END_TIMEOUT_S = 120.0
 _ORPHANS_TIMEOUT_S = 10.0
 _POLL_S = 0.002
@@ -54,10 +53,10 @@ def run_scenario(name: str, world: World, *, kill_at: int | None = None, side: S
     :param kill_at: the index of the step at which it is killed; None to let it live.
     :param side: whether just before that step, or just after it.
     """
-    ours, theirs = _FORKING.Pipe()
+    ours, theirs = FORKING.Pipe()
     run_id = new_nonce()
     args = (name, _bare(world), run_id, kill_at, side, False, theirs)
-    process = _FORKING.Process(target=_play, args=args)
+    process = FORKING.Process(target=_play, args=args)
     process.start()
     theirs.close()
     with ours:
@@ -86,10 +85,10 @@ class Held:
 @contextmanager
 def held_scenario(name: str, world: World, *, hold_at: int) -> Iterator[Held]:
     """Run a scenario's operation in another process, which waits before a step until it may go on."""
-    ours, theirs = _FORKING.Pipe()
+    ours, theirs = FORKING.Pipe()
     run_id = new_nonce()
     args = (name, _bare(world), run_id, hold_at, "before", True, theirs)
-    process = _FORKING.Process(target=_play, args=args)
+    process = FORKING.Process(target=_play, args=args)
     process.start()
     theirs.close()
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -70,3 +71,20 @@ class Effort:
             return list(items)
         chosen = sorted(self.random("sample", *purpose).sample(range(len(items)), count))
         return [items[index] for index in chosen]
+
+    def sample_of_kinds(self, kinds: Sequence[str], count: int, *purpose: object) -> list[int]:
+        """At most ``count`` of the indexes, in their order; all of them when thorough.
+
+        :param kinds: what kind of thing is at each index. One of each is chosen before a second of any,
+            so that what is rare is tried as often as what there is much of.
+        """
+        if self.thorough:
+            return list(range(len(kinds)))
+        indexes = list(range(len(kinds)))
+        self.random("sample of kinds", *purpose).shuffle(indexes)
+        seen = Counter[str]()
+        turns = []
+        for index in indexes:
+            turns.append((seen[kinds[index]], index))
+            seen[kinds[index]] += 1
+        return sorted(index for _, index in sorted(turns, key=lambda turn: turn[0])[:count])

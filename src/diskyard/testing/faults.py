@@ -329,3 +329,9 @@ class WatchedStorage(Storage):
     def close(self) -> None:
         """Watched."""
         self._call("close")
+
+
+def done_to_inner(do: Callable[..., None] | None) -> Callable[..., None]:
+    """What is done to a repository of some format, done to the one that a watched one stands before."""
+    assert do is not None
+    return lambda repository, *words: do(repository.inner, *words)

@@ -15,7 +15,10 @@ from diskyard.model.records import entry_id
 from diskyard.model.volume_name import VolumeName
 from diskyard.storage.interface import Storage
 from diskyard.storage.registry import find_format
-from diskyard.testing import pathless as pathless  # so that its format is known wherever places are
+
+# So that their formats are known wherever places are.
+from diskyard.testing import pathless as pathless
+from diskyard.testing import rounded as rounded
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diskyard.testing.copying import write_sparse
 from diskyard.testing.simulated_files import (
     BLOCK_BYTES,
     ROOT,
@@ -133,6 +134,7 @@ class RecordedDisk:
         self._histories: dict[int, _History] = {}
         self._known: dict[tuple[int, int], tuple[bytes, bytes]] = {}
         self._known_names: dict[tuple[int, int], list[tuple[str, int]]] = {}
+        self._known_states: dict[int, list[CutState]] = {}
         self._index()
         self._settled = {number for number in self._begun.nodes if self._is_settled(number)}
 
@@ -153,7 +155,7 @@ class RecordedDisk:
     def without(self, kinds: Collection[str]) -> RecordedDisk:
         """The same run by a program that has none of the syncs of these kinds."""
         other = copy.copy(self)
-        other._histories = {}
+        other._histories, other._known_states = {}, {}
         other._index(frozenset(kinds))
         return other
 
@@ -176,6 +178,12 @@ class RecordedDisk:
 
         :param torn: how many random states of each random variant are taken at each cut.
         """
+        known = self._known_states.get(torn)
+        if known is None:
+            known = self._known_states[torn] = self._find_states(torn)
+        return list(known)
+
+    def _find_states(self, torn: int) -> list[CutState]:
         variants = [*FIXED_VARIANTS, *(f"{name} {n}" for name in RANDOM_VARIANTS for n in range(torn))]
         found: dict[str, CutState] = {}
         answered = False
@@ -198,20 +206,17 @@ class RecordedDisk:
     def write(self, cut: Cut, folder: Path) -> None:
         """Make a folder hold what the disk holds after a cut."""
         folder.mkdir()
-        zeros = bytes(BLOCK_BYTES)
         for path, (data, kind) in self._walk(cut):
             if kind == _FOLDER:
-                (folder / path).mkdir()
+                os.mkdir(f"{folder}/{path}")
                 continue
-            with (folder / path).open("xb") as file:
-                for start in range(0, len(data), BLOCK_BYTES):
-                    block = data[start : start + BLOCK_BYTES]
-                    if block != zeros[: len(block)]:
-                        file.seek(start)
-                        file.write(block)
-                file.truncate(len(data))
+            fd = os.open(f"{folder}/{path}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                write_sparse(fd, data)
                 if "/reserve/" in path and data:  # its blocks were durable long before
-                    os.posix_fallocate(file.fileno(), 0, len(data))
+                    os.posix_fallocate(fd, 0, len(data))
+            finally:
+                os.close(fd)
 
     def _walk(self, cut: Cut, *, settled: bool = True) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
         """Every path there is, with its bytes and their digest; folders before what they hold.

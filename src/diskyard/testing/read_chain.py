@@ -54,10 +54,12 @@ def _lay_qcow2_over(data: bytearray, content: bytes) -> int:
         if not l1_entry & _OFFSET_MASK:
             continue
         table = struct.unpack_from(f">{per_table}Q", content, l1_entry & _OFFSET_MASK)
-        for index, entry in enumerate(table):
+        if not any(table):  # mostly
+            continue
+        for index, entry in [(index, entry) for index, entry in enumerate(table) if entry]:
             start = (number * per_table + index) * cluster_bytes
             length = min(cluster_bytes, shown_bytes - start)
-            if not entry or length <= 0:
+            if length <= 0:
                 continue
             assert not entry & _COMPRESSED
             if entry & _ZERO:

@@ -139,9 +139,7 @@ class Recording:
             if isinstance(self.scenario, DiskScenario) and self.scenario.judge is not None:
                 self.scenario.judge(world, state.answered)
             judge_outcome(world, self.before, dict(self.after), answered=state.answered, order=order)
-            looker = world.service(host_named("looker"))
-            self.scenario.look(world, looker, answered=state.answered)
-            looker.close()
+            self.scenario.look_at(world, answered=state.answered)
         finally:
             shutil.rmtree(folder)
 
@@ -188,14 +186,21 @@ class Recording:
         """
         allowed = {state.digest: state.answered for state in self.disk.states(torn)}
         disk = self.disk.without(without)
-        new = [s for s in disk.states(torn) if s.digest not in allowed or s.answered > allowed[s.digest]]
-        # Where it is likeliest first: after the answer, with nothing torn, and late.
-        new.sort(key=lambda s: (not s.answered, s.cut.variant not in FIXED_VARIANTS, -s.cut.place))
-        for state in new[:most]:
-            try:
-                self.judge(disk, state, folder)
-            except _NOT_AS_IT_MUST_BE as error:
-                return f"{state.cut}: {type(error).__name__}: {error}"
+        judged = set[str]()
+        # Where it is likeliest first: after the answer, with nothing torn, and late. The states that have
+        # something torn are many, and mostly not needed.
+        for likely in (True, False):
+            states = disk.states(0 if likely else torn)
+            new = [s for s in states if s.digest not in allowed or s.answered > allowed[s.digest]]
+            new.sort(key=lambda s: (not s.answered, s.cut.variant not in FIXED_VARIANTS, -s.cut.place))
+            for state in new:
+                if (likely and not state.answered) or state.digest in judged or len(judged) == most:
+                    continue
+                judged.add(state.digest)
+                try:
+                    self.judge(disk, state, folder)
+                except _NOT_AS_IT_MUST_BE as error:
+                    return f"{state.cut}: {type(error).__name__}: {error}"
         return None
 
 

@@ -1,26 +1,22 @@
 """A disk in memory, mounted, that remembers all that was done to it and what was synced.
 
 The file system is served by a process of its own, so that those who use it, QEMU's programs
-among them, can wait for it::
-
-    python -m diskyard.testing.simulated_disk FOLDER MOUNT JOURNAL
-
-mounts what is in FOLDER on MOUNT, and when it is unmounted writes the journal to the file JOURNAL.
-It needs root and ``/dev/fuse``.
+among them, can wait for it. It needs root and ``/dev/fuse``.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgspec
 
+from diskyard.testing.forking import FORKING
 from diskyard.testing.fuse_protocol import serve
 from diskyard.testing.simulated_files import Record, SimulatedFiles
 
@@ -42,19 +38,26 @@ def mounted(folder: Path, mount: Path, journal: Path) -> Iterator[None]:
 
     It is unmounted and its process has ended whatever happens.
     """
-    words = [sys.executable, "-m", __name__, str(folder), str(mount), str(journal)]
-    server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    ours, theirs = FORKING.Pipe()
+    server = FORKING.Process(target=_serve, args=(str(folder), str(mount), str(journal), theirs))
+    server.start()
+    theirs.close()
     try:
-        assert server.stdout is not None
-        assert server.stdout.readline() == b"mounted\n", "the simulated disk was not mounted"
-        yield
+        with ours:  # its end ends the server
+            assert _is_mounted(ours), "the simulated disk was not mounted"
+            yield
     finally:
-        try:
-            server.communicate(timeout=_ENDS_WITHIN_S)  # the end of its input ends it
-        finally:
-            server.kill()
-            server.wait()
-    assert server.returncode == 0, "the simulated disk did not end well"
+        server.join(_ENDS_WITHIN_S)
+        server.kill()
+        server.join()
+    assert server.exitcode == 0, "the simulated disk did not end well"
+
+
+def _is_mounted(pipe: Connection) -> bool:
+    try:
+        return bool(pipe.recv())
+    except EOFError:
+        return False
 
 
 def read_journal(path: Path) -> list[Record]:
@@ -62,26 +65,23 @@ def read_journal(path: Path) -> list[Record]:
     return msgspec.msgpack.decode(path.read_bytes(), type=list[Record])
 
 
-def _unmount_at_end_of_input(mount: str) -> None:
+def _unmount_at_end(mount: str, pipe: Connection) -> None:
     """Who started this is done, or dead: nothing stays mounted, be it still in use."""
-    sys.stdin.read()
+    with suppress(EOFError):
+        pipe.recv()
     plain = subprocess.run(["umount", mount], capture_output=True, check=False)
     if plain.returncode:
         subprocess.run(["umount", "--lazy", mount], check=True)
 
 
-def _main(folder: str, mount: str, journal: str) -> None:
+def _serve(folder: str, mount: str, journal: str, pipe: Connection) -> None:
+    """Mount what is in a folder, and once it is unmounted write the journal to a file."""
     files = SimulatedFiles.loaded(Path(folder))
     descriptor = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,default_permissions"
     words = ["mount", "-i", "-t", "fuse", "-o", options, "diskyard-simulated-disk", mount]
     subprocess.run(words, check=True, pass_fds=[descriptor])
-    sys.stdout.write("mounted\n")
-    sys.stdout.flush()
-    threading.Thread(target=_unmount_at_end_of_input, args=(mount,), daemon=True).start()
+    threading.Thread(target=_unmount_at_end, args=(mount, pipe), daemon=True).start()
+    pipe.send(True)
     serve(descriptor, files)
     Path(journal).write_bytes(msgspec.msgpack.encode(files.journal))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

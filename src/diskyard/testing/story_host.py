@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import faulthandler
 import functools
-import multiprocessing
 import os
 import random
 import signal
@@ -27,9 +26,9 @@ from diskyard.host import Child, Clock, Commands, Host, HostIdentity, Limits
 from diskyard.service import Service, call
 from diskyard.tasks.pool import TASK_THREADS
 from diskyard.testing.faults import SteppedFiles
+from diskyard.testing.forking import FORKING
 from diskyard.testing.world import World
 
-FORKING = multiprocessing.get_context("forkserver")
 _ANSWER_TIMEOUT_S = 20.0
 _DEATH_TIMEOUT_S = 10.0
 _POLL_S = 0.002
@@ -326,6 +325,3 @@ def _fields(pid: int) -> list[str]:
     except OSError:
         return []
     return stat.rpartition(")")[2].split()
-
-
-FORKING.set_forkserver_preload([__name__, "diskyard.mover.qemu.qmp", "nbd", "asyncio"])

@@ -7,7 +7,6 @@ A repository format whose place is not a folder passes the suites by a subclass 
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import time
@@ -27,6 +26,8 @@ from diskyard.model.requests import CheckStorageRepository
 from diskyard.repository.repository import lease_name
 from diskyard.service import Service, call, run
 from diskyard.testing import pathless
+from diskyard.testing import rounded as rounded  # so that its format is known
+from diskyard.testing.copying import copy_tree
 from diskyard.testing.read_chain import read_image
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -45,20 +46,6 @@ def host_named(name: str) -> Host:
     real = Host.real()
     identity = HostIdentity(name, real.identity.machine_id, real.identity.boot_id)
     return Host(identity, Files(identity), Commands(), Clock())
-
-
-def _allocate_again(reserve: Path) -> None:
-    """Give copied files of a reserve their blocks, which a copy of their zeros has not.
-
-    Else the first entry in each copy would do so, in hundreds of steps that no scenario is about.
-    """
-    for path in reserve.iterdir() if reserve.is_dir() else ():
-        fd = os.open(path, os.O_RDWR)
-        try:
-            if size_bytes := os.fstat(fd).st_size:
-                os.posix_fallocate(fd, 0, size_bytes)
-        finally:
-            os.close(fd)
 
 
 @dataclass
@@ -120,9 +107,7 @@ class World:
         """The same world in another folder; what hosts remember is left behind."""
         folder.mkdir()
         for place in PLACES:
-            words = ["cp", "-a", "--sparse=always", str(self.folder / place), str(folder / place)]
-            subprocess.run(words, check=True)
-            _allocate_again(folder / place / "reserve")
+            copy_tree(str(self.folder / place), str(folder / place))
         return self.moved(folder)
 
     def moved(self, folder: Path) -> World:

@@ -17,9 +17,11 @@ from diskyard.log.codec import decode
 from diskyard.log.log import Author, Log
 from diskyard.log.store import LogKind
 from diskyard.model.capabilities import Capabilities
+from diskyard.model.looked import NOT_LOOKED, Looked
 from diskyard.model.records import Image, ImageSource, entry_id, split_entry_id
 from diskyard.model.transaction import Draft, Entry, Frees
 from diskyard.planner import attach, change, copy
+from diskyard.planner.building import NewVolume, WorkIds
 from diskyard.planner.optimize import plan_optimize, seal_optimize
 from diskyard.repository import commit as committing
 from diskyard.repository.commit import Committed, commit
@@ -38,8 +40,8 @@ def shelf() -> Shelf:
     return Shelf()
 
 
-def named(log: Log, name: str, plan: Plan) -> Callable[[], object]:
-    return lambda: commit(log, plan, Author(f"verb of {name}", name, f"digest of {name}")).result
+def named(log: Log, name: str, plan: Plan, missing: Looked = NOT_LOOKED) -> Callable[[], object]:
+    return lambda: commit(log, plan, Author(f"verb of {name}", name, f"digest of {name}"), missing).result
 
 
 def put(name: str) -> Plan:
@@ -219,8 +221,7 @@ def test_what_one_removes_is_not_there_for_the_next(shelf: Shelf) -> None:
 def pending(image_id: str, volume_name: str, digest: str) -> copy.PendingImage:
     return copy.PendingImage(
         image_id=image_id,
-        volume_id=uid(volume_name),
-        work_id="w",
+        ids=WorkIds(uid(volume_name), "w"),
         kind="virtual_disk",
         size_bytes=4096,
         source=ImageSource(marker="m", image_id=uid("source")),
@@ -251,7 +252,9 @@ def test_changes_that_do_not_fit_into_one_entry_are_made_one_by_one(shelf: Shelf
     slow = disk(uid("d"), uid("v"), strategy="performance")
     prepared(log, slow, volume(uid("v")), building(uid("n"), uid("d")))
     capabilities = Capabilities(preallocation=True)
-    plan = plan_optimize(log.refresh(), uid("d"), capabilities)
+    found = log.refresh()
+    built, looked = found.volumes[uid("n")], Looked(found.volumes, ())
+    plan = plan_optimize(found, uid("d"), capabilities)
     assert plan is not None
 
     def prepare(draft: Draft) -> object:
@@ -263,13 +266,13 @@ def test_changes_that_do_not_fit_into_one_entry_are_made_one_by_one(shelf: Shelf
             owner="vm",
             read_only=True,
             now=NOW,
-            missing=(),
         )
 
     def optimize(draft: Draft) -> None:
-        seal_optimize(draft, plan, volume_id=uid("n"), work_id="w", missing=())
+        seal_optimize(draft, plan, NewVolume(built))
 
-    acts = [named(log, "prepare", prepare), named(log, "optimize", optimize), *putting(log, "x")]
+    acts = [named(log, "prepare", prepare, looked), named(log, "optimize", optimize, looked)]
+    acts += putting(log, "x")
     attached, optimized, written = at_once(log, *acts)
     assert getattr(attached, "volume_ids", None) == (uid("v"),)
     assert (optimized, written) == (None, "x")

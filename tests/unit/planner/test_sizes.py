@@ -14,16 +14,29 @@ from diskyard.model.soundness import flaw_of
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft, Frees
 from diskyard.planner import attach, change, merge, optimize, sizes, switch
+from diskyard.planner.building import NewVolume, WorkIds
 from diskyard.planner.common import Superseded
 from diskyard.planner.normalise import normalise, verify
 from diskyard.planner.sizes import Growth
 from diskyard.planner.switch import Clone, Switch, SwitchAgain
-from tests.unit.records import HOST, NOW, attachment, building, copy_hold, disk, image, state, volume, weak
+from tests.unit.records import (
+    HOST,
+    NOW,
+    attachment,
+    building,
+    copy_hold,
+    disk,
+    draft_on,
+    image,
+    state,
+    volume,
+    weak,
+)
 
 CAPABILITIES = Capabilities(reflink=True, preallocation=True, zeroed=True, enforced_leases=True)
 INTENT = Extending(work_id="x", size_bytes=8192)
-SWITCH = Switch(disk_id="d", image_id="s", volume_id="o", work_id="w", now=NOW)
-CLONE = Switch(disk_id="d", image_id="s", volume_id="o", work_id="w", now=NOW, hold=copy_hold())
+SWITCH = Switch(disk_id="d", image_id="s", ids=WorkIds("o", "w"), now=NOW)
+CLONE = Switch(disk_id="d", image_id="s", ids=WorkIds("o", "w"), now=NOW, hold=copy_hold())
 
 
 def extending(found: State, volume_id: str = "v") -> State:
@@ -32,57 +45,56 @@ def extending(found: State, volume_id: str = "v") -> State:
 
 
 def begun(found: State) -> tuple[State, Volume]:
-    draft = Draft(found, "n" * 32)
-    grown = sizes.begin_extend(draft, "d", 8192, "x", ())
+    draft = draft_on(found, "n" * 32)
+    grown = sizes.begin_extend(draft, "d", 8192, "x")
     assert grown is not None
     return draft.state, grown
 
 
 def attached(draft: Draft) -> object:
-    return attach.attach(
-        draft, "d", attachment_id="t", host=HOST, owner="vm", read_only=None, now=NOW, missing=()
-    )
+    return attach.attach(draft, "d", attachment_id="t", host=HOST, owner="vm", read_only=None, now=NOW)
 
 
 REFUSED: dict[str, Callable[[Draft], object]] = {
     "attach": attached,
-    "switch": lambda draft: switch.begin(draft, SWITCH, ()),
-    "clone": lambda draft: switch.begin_clone(draft, SWITCH, ()),
-    "extend": lambda draft: sizes.begin_extend(draft, "d", 16384, "y", ()),
+    "switch": lambda draft: switch.begin(draft, SWITCH),
+    "clone": lambda draft: switch.begin_clone(draft, SWITCH, Capabilities(reflink=True)),
+    "extend": lambda draft: sizes.begin_extend(draft, "d", 16384, "y"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_while_an_extend_is_open(name: str) -> None:
     found = state(disk("d", "v"), volume("v"))
-    REFUSED[name](Draft(found))
+    REFUSED[name](draft_on(found))
     with pytest.raises(errors.LeaseHeld, match="being extended"):
-        REFUSED[name](Draft(extending(found)))
+        REFUSED[name](draft_on(extending(found)))
 
 
 def test_what_is_not_sealed_while_an_extend_is_open() -> None:
     switching = state(disk("d", "v"), volume("v"), weak("s", "v"), building("o", "s", "s"))
-    switch.seal(Draft(switching), SWITCH, ())
+    overlay = NewVolume(switching.volumes["o"])
+    switch.seal(draft_on(switching), SWITCH, overlay)
     with pytest.raises(SwitchAgain):
-        switch.seal(Draft(extending(switching)), SWITCH, ())
+        switch.seal(draft_on(extending(switching)), SWITCH, overlay)
     cloning = state(disk("d", "v"), volume("v"), building("o", "s"))
-    clone = Clone(cloning.volumes["o"], cloning.volumes["v"], cloning.images["d"])
-    switch.seal_clone(Draft(cloning), CLONE, clone, ())
+    clone = Clone(NewVolume(cloning.volumes["o"], cloning.volumes["v"]), cloning.images["d"])
+    switch.seal_clone(draft_on(cloning), CLONE, clone)
     with pytest.raises(errors.LeaseHeld):
-        switch.seal_clone(Draft(extending(cloning)), CLONE, clone, ())
+        switch.seal_clone(draft_on(extending(cloning)), CLONE, clone)
     optimizing = state(disk("d", "v", strategy="performance"), volume("v"))
     plan = optimize.plan_optimize(optimizing, "d", CAPABILITIES)
     assert plan is not None
-    optimize.seal_reserve(Draft(optimizing), plan)
+    optimize.seal_reserve(draft_on(optimizing), plan)
     with pytest.raises(Superseded):
-        optimize.seal_reserve(Draft(extending(optimizing)), plan)
+        optimize.seal_reserve(draft_on(extending(optimizing)), plan)
     merging = state(disk("d", "v"), volume("v", "w"), weak("w", "p"), volume("p"))
     merged = merge.plan_merge(merging, "w", {}, CAPABILITIES)
     assert merged is not None
     for seal in (merge.seal_merge_down, merge.seal_merge_up):
-        seal(Draft(merging), "w", merged)
+        seal(draft_on(merging), "w", merged)
         with pytest.raises(Superseded):
-            seal(Draft(extending(merging)), "w", merged)
+            seal(draft_on(extending(merging)), "w", merged)
 
 
 def test_a_freeze_point_below_an_extend_is_not_used_again() -> None:
@@ -93,14 +105,14 @@ def test_a_freeze_point_below_an_extend_is_not_used_again() -> None:
 
 def test_an_extend_is_sealed_by_its_own_work() -> None:
     found, grown = begun(state(disk("d", "v", origin=None), volume("v", preallocated=True)))
-    draft = Draft(found)
-    sizes.seal_extend(draft, "d", grown, ())
+    draft = draft_on(found)
+    sizes.seal_extend(draft, "d", grown)
     after = draft.state
     assert (after.images["d"].size_bytes, after.volumes["v"].size_bytes) == (8192, 8192)
     assert after.volumes["v"].extending is None
     assert after.volumes["v"].preallocated
     assert after.images["d"].data_generation == draft.entry
-    taken_back = Draft(found)
+    taken_back = draft_on(found)
     assert sizes.take_back(taken_back, grown)
     assert not sizes.take_back(taken_back, grown)
     assert taken_back.frees() is Frees.WHEN_FIXED
@@ -110,19 +122,19 @@ def test_an_extend_is_sealed_by_its_own_work() -> None:
     )
     for other in (taken_back.state, others, moved):
         with pytest.raises(Superseded):
-            sizes.seal_extend(Draft(other), "d", grown, ())
+            sizes.seal_extend(draft_on(other), "d", grown)
 
 
 def test_a_size_is_taken_over_once() -> None:
     found = state(disk("d", "v"), volume("v", preallocated=True), weak("s", "v"), building("o", "s", "s"))
     growth = Growth(found.volumes["v"], 8192)
-    draft = Draft(found)
+    draft = draft_on(found)
     assert sizes.adopt(draft, "d", growth), "a switch that is not sealed has frozen nothing"
     assert (draft.state.images["d"].size_bytes, draft.state.volumes["v"].size_bytes) == (8192, 8192)
     assert not draft.state.volumes["v"].preallocated
     assert not sizes.adopt(draft, "d", growth)
     with pytest.raises(SwitchAgain):
-        switch.seal(draft, SWITCH, ())
+        switch.seal(draft, SWITCH, NewVolume(found.volumes["o"]))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +149,7 @@ def test_a_size_is_taken_over_once() -> None:
     ids=["attached", "frozen", "a snapshot", "another volume", "another size"],
 )
 def test_what_is_not_taken_over(found: State) -> None:
-    assert not sizes.adopt(Draft(found), "d", Growth(volume("v"), 8192))
+    assert not sizes.adopt(draft_on(found), "d", Growth(volume("v"), 8192))
 
 
 def test_what_no_state_may_hold() -> None:
@@ -153,7 +165,7 @@ def test_what_no_state_may_hold() -> None:
 
 def test_an_extend_ends_with_its_volume() -> None:
     found = extending(state(disk("d", "v"), volume("v")))
-    draft = Draft(found)
+    draft = draft_on(found)
     change.remove(draft, "d")
     normalise(draft)
     verify(draft)

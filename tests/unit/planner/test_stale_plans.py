@@ -14,6 +14,7 @@ from diskyard.model.records import CopyHold, FileSource, ImageSource, Pending
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.model.transaction import Draft
+from diskyard.planner.building import NewVolume, WorkIds
 from diskyard.planner.change import begin_revert, seal_revert
 from diskyard.planner.common import Superseded
 from diskyard.planner.copy import PendingImage
@@ -36,12 +37,12 @@ from diskyard.planner.switch import (
     reusable_freeze_point,
     seal_clone,
 )
-from tests.unit.records import MARKER, NOW, attachment, building, disk, image, state, volume, weak
+from tests.unit.records import MARKER, NOW, attachment, building, disk, draft_on, image, state, volume, weak
 
 CAPABILITIES = Capabilities(reflink=True, preallocation=True, zeroed=True, enforced_leases=True)
 HOLD = CopyHold(target_marker="m", copy_id="c", work_id="w")
 LATER = "2.0123456789abcdef0123456789abcdef"
-ALL: frozenset[str] = frozenset()
+IDS = WorkIds("n", "work")
 
 
 # -- what was looked at --------------------------------------------------------------------
@@ -55,7 +56,9 @@ def test_what_was_looked_at_says_nothing_of_other_volumes() -> None:
     with pytest.raises(LookAgain):
         why_broken(found, found.images["d"], Looked(["v"], []))
     with pytest.raises(LookAgain):
-        begin_clone(Draft(found), request(), Looked(["r"], []))
+        begin_clone(Draft(found, missing=Looked(["r"], [])), request(), CAPABILITIES)
+    with pytest.raises(LookAgain):
+        begin_clone(Draft(found), request(), CAPABILITIES)  # nobody has looked
     assert Looked(["v"], ["v"])
     assert not Looked(["v"], [])
 
@@ -64,18 +67,18 @@ def test_what_was_looked_at_says_nothing_of_other_volumes() -> None:
 
 
 def request() -> Switch:
-    return Switch("d", "s", "n", "work", NOW, hold=HOLD)
+    return Switch("d", "s", IDS, NOW, hold=HOLD)
 
 
 def test_only_one_raw_volume_is_cloned() -> None:
     """Its file would be taken for the disk's bytes, as any other one's would."""
     raw = state(disk("d", "v"), volume("v"))
-    assert begin_clone(Draft(raw), request(), ALL) is not None
+    assert begin_clone(draft_on(raw), request(), CAPABILITIES) is not None
     overlay = state(disk("d", "v"), volume("v", "p"), weak("p", "r"), volume("r"))
     qcow2 = state(disk("d", "v"), volume("v", format="qcow2"))
     for other in (overlay, qcow2):
-        draft = Draft(other)
-        assert begin_clone(draft, request(), ALL) is None
+        draft = draft_on(other)
+        assert begin_clone(draft, request(), CAPABILITIES) is None
         assert not draft.changes()
 
 
@@ -97,13 +100,13 @@ def _switched(found: State) -> State:
 )
 def test_a_clone_of_a_disk_that_has_changed(change: Callable[[State], State]) -> None:
     """It is not sealed."""
-    draft = Draft(state(disk("d", "v"), volume("v")))
-    clone = begin_clone(draft, request(), ALL)
+    draft = draft_on(state(disk("d", "v"), volume("v")))
+    clone = begin_clone(draft, request(), CAPABILITIES)
     assert clone is not None
-    frozen = seal_clone(Draft(draft.state), request(), clone, ALL)
+    frozen = seal_clone(draft_on(draft.state), request(), clone)
     assert (frozen.volume_id, frozen.held_for) == ("n", (HOLD,))
     with pytest.raises(Superseded):
-        seal_clone(Draft(change(draft.state)), request(), clone, ALL)
+        seal_clone(draft_on(change(draft.state)), request(), clone)
 
 
 @pytest.mark.parametrize(
@@ -117,11 +120,11 @@ def test_a_clone_of_a_disk_that_has_changed(change: Callable[[State], State]) ->
 def test_a_clone_of_a_disk_that_is_used_broken_or_gone(
     change: Callable[[State], State], error: type[errors.DiskyardError]
 ) -> None:
-    draft = Draft(state(disk("d", "v"), volume("v")))
-    clone = begin_clone(draft, request(), ALL)
+    draft = draft_on(state(disk("d", "v"), volume("v")))
+    clone = begin_clone(draft, request(), CAPABILITIES)
     assert clone is not None
     with pytest.raises(error):
-        seal_clone(Draft(change(draft.state)), request(), clone, ALL)
+        seal_clone(draft_on(change(draft.state)), request(), clone)
 
 
 def test_a_freeze_point_whose_overlay_was_merged_into() -> None:
@@ -132,26 +135,26 @@ def test_a_freeze_point_whose_overlay_was_merged_into() -> None:
     was = found.images["d"]
     point = reusable_freeze_point(found, was)
     assert point is not None
-    held = hold_again(Draft(found), was, "p", "v", HOLD, ALL)
+    held = hold_again(draft_on(found), was, "p", "v", HOLD)
     assert held is not None
     assert held.held_for == (HOLD,)
     merged = found.put_volume(volume("v", "q")).remove_image("p")
-    assert hold_again(Draft(merged), was, "p", "v", HOLD, ALL) is None
+    assert hold_again(draft_on(merged), was, "p", "v", HOLD) is None
     written = found.put_image(replace(was, data_generation=LATER))
-    assert hold_again(Draft(written), was, "p", "v", HOLD, ALL) is None
+    assert hold_again(draft_on(written), was, "p", "v", HOLD) is None
     with pytest.raises(errors.ImageBroken):
-        hold_again(Draft(found), was, "p", "v", HOLD, {"r"})
+        hold_again(draft_on(found, missing={"r"}), was, "p", "v", HOLD)
 
 
 def test_a_snapshot_of_the_same_id_that_is_another() -> None:
     """It was removed, and its id given to other bytes, between being found and being held."""
     was = image("s", "v")
     found = state(was, volume("v"))
-    assert hold(Draft(found), was, HOLD, ALL).held_for == (HOLD,)
+    assert hold(draft_on(found), was, HOLD).held_for == (HOLD,)
     others = (disk("s", "v"), replace(was, size_bytes=512), replace(was, captured_at=NOW.replace("4", "5")))
     for other in others:
         with pytest.raises(errors.ImageNotFound):
-            hold(Draft(state(other, volume("v"))), was, HOLD, ALL)
+            hold(draft_on(state(other, volume("v"))), was, HOLD)
 
 
 # -- volumes made of a base ------------------------------------------------------------------
@@ -167,12 +170,23 @@ def test_a_snapshot_of_the_same_id_that_is_another() -> None:
 )
 def test_a_clone_of_a_base_that_was_restored_meanwhile(change: Callable[[State], State]) -> None:
     """What was cloned was damaged."""
-    draft = Draft(state(disk("d", "w"), volume("w"), image("s", "v"), volume("v")))
-    new = begin_revert(draft, "d", "s", volume_id="n", work_id="work", capabilities=CAPABILITIES, missing=ALL)
+    draft = draft_on(state(disk("d", "w"), volume("w"), image("s", "v"), volume("v")))
+    new = begin_revert(draft, "d", "s", IDS, CAPABILITIES)
     assert new.clone_of is not None
-    seal_revert(Draft(draft.state), "d", new, work_id="work")
+    seal_revert(draft_on(draft.state), "d", new)
     with pytest.raises(Superseded):
-        seal_revert(Draft(change(draft.state)), "d", new, work_id="work")
+        seal_revert(draft_on(change(draft.state)), "d", new)
+
+
+def test_an_overlay_of_a_base_that_turns_out_to_be_damaged() -> None:
+    """No disk is made that could not be read."""
+    draft = draft_on(state(disk("d", "w"), volume("w"), image("s", "v"), volume("v")))
+    new = begin_revert(draft, "d", "s", IDS, Capabilities())
+    assert new.clone_of is None
+    seal_revert(draft_on(draft.state), "d", new)
+    damaged = draft.state.put_volume(replace(draft.state.volumes["v"], damage="bad"))
+    with pytest.raises(errors.ImageBroken):
+        seal_revert(draft_on(damaged), "d", new)
 
 
 # -- copies ----------------------------------------------------------------------------------
@@ -182,8 +196,7 @@ def test_a_base_that_came_meanwhile_as_a_disk() -> None:
     """A copy never reads an image whose bytes change."""
     asked = PendingImage(
         image_id="c",
-        volume_id="n",
-        work_id="work",
+        ids=IDS,
         kind="virtual_disk",
         size_bytes=4096,
         source=ImageSource(marker=MARKER, image_id="s"),
@@ -194,9 +207,9 @@ def test_a_base_that_came_meanwhile_as_a_disk() -> None:
         now=NOW,
         captured_at=NOW,
     )
-    assert begin_copy(Draft(state(image("b", "v"), volume("v"))), asked, CAPABILITIES)
+    assert begin_copy(draft_on(state(image("b", "v"), volume("v"))), asked, CAPABILITIES)
     with pytest.raises(errors.NotASnapshot):
-        begin_copy(Draft(state(disk("b", "v"), volume("v"))), asked, CAPABILITIES)
+        begin_copy(draft_on(state(disk("b", "v"), volume("v"))), asked, CAPABILITIES)
 
 
 def _pending(**more: object) -> Pending:
@@ -232,9 +245,7 @@ def test_a_mend_of_what_is_another_image_by_now(
     found = state(was, building("n", "d", "b"), image("b", "v"), volume("v"))
 
     def take(found: State) -> object:
-        return take_over(
-            Draft(found), was, work_id="new", volume_id="m", keep=True, missing=ALL, capabilities=CAPABILITIES
-        )
+        return take_over(draft_on(found), was, WorkIds("m", "new"), keep=True, capabilities=CAPABILITIES)
 
     assert take(found) is not None
     with pytest.raises(error):
@@ -244,29 +255,27 @@ def test_a_mend_of_what_is_another_image_by_now(
 def test_a_base_that_turns_out_to_be_damaged_before_the_seal() -> None:
     """What was found to differ from it may be wrong."""
     found = state(disk("d", "n", pending=_pending()), building("n", "d", "b"), image("b", "v"), volume("v"))
-    record = found.volumes["n"]
-    assert record.building is not None
-    words = {"volume_id": "n", "work_id": record.building.work_id}
-    found = found.put_image(disk("d", "n", pending=_pending(work_id=words["work_id"])))
-    seal_pending(Draft(found), "d", **words)
+    new = NewVolume(found.volumes["n"])
+    found = found.put_image(disk("d", "n", pending=_pending(work_id=new.work_id)))
+    seal_pending(draft_on(found), "d", new)
     with pytest.raises(errors.ImageBroken):
-        seal_pending(Draft(found.put_volume(replace(found.volumes["v"], damage="bad"))), "d", **words)
+        seal_pending(draft_on(found.put_volume(replace(found.volumes["v"], damage="bad"))), "d", new)
 
 
 def test_a_snapshot_that_is_another_is_not_restored() -> None:
     was = image("s", "v")
     found = state(was, volume("v"))
-    words = {"volume_id": "n", "work_id": "work", "missing": {"v"}, "capabilities": CAPABILITIES}
-    begin_restore(Draft(found), was, **words)  # type: ignore[arg-type]
+    begin_restore(draft_on(found, missing={"v"}), was, IDS, CAPABILITIES)
+    other = found.put_image(replace(was, size_bytes=512))
     with pytest.raises(Superseded):
-        begin_restore(Draft(found.put_image(replace(was, size_bytes=512))), was, **words)  # type: ignore[arg-type]
+        begin_restore(draft_on(other, missing={"v"}), was, IDS, CAPABILITIES)
 
 
 def test_a_tracker_of_a_disk_that_was_removed() -> None:
     """The hold is released: nothing is to be tracked any more."""
     frozen = weak("f", "v", held_for=(HOLD,))
     for disks in ((disk("d", "w"),), (replace(disk("d", "w"), visibility="weak"),), ()):
-        draft = Draft(state(frozen, volume("v"), volume("w"), *disks))
+        draft = draft_on(state(frozen, volume("v"), volume("w"), *disks))
         keep_tracker(draft, "f", HOLD, "d")
         is_tracked = bool(draft.state.images["f"].held_for)
         assert is_tracked == bool(disks and disks[0].is_strong)
@@ -294,9 +303,9 @@ def test_a_merge_of_volumes_that_have_changed(change: Callable[[State], State]) 
         lambda draft: seal_merge_down(draft, "w", plan),
         lambda draft: seal_merge_up(draft, "w", plan),
     ):
-        seal(Draft(found))
+        seal(draft_on(found))
         with pytest.raises(Superseded):
-            seal(Draft(change(found)))
+            seal(draft_on(change(found)))
 
 
 def test_a_merge_under_a_disk_that_was_snapshotted_meanwhile() -> None:
@@ -306,7 +315,7 @@ def test_a_merge_under_a_disk_that_was_snapshotted_meanwhile() -> None:
     assert plan is not None
     taken = found.put_image(image("s", "v")).put_volume(volume("o", "s"))
     taken = taken.put_image(replace(found.images["d"], volume_id="o", data_generation=LATER))
-    draft = Draft(taken)
+    draft = draft_on(taken)
     seal_merge_down(draft, "w", plan)
     assert draft.state.images["s"].volume_id == "p"
 
@@ -327,16 +336,15 @@ def test_an_optimize_of_what_has_changed(change: Callable[[State], State]) -> No
     )
     plan = plan_optimize(found, "d", CAPABILITIES)
     assert plan is not None
-    begun = Draft(found)
-    words = {"volume_id": "n", "work_id": "work"}
-    begin_optimize(begun, plan, capabilities=CAPABILITIES, missing=ALL, **words)
-    seal_optimize(Draft(begun.state), plan, missing=ALL, **words)
+    begun = draft_on(found)
+    new = begin_optimize(begun, plan, IDS, CAPABILITIES)
+    seal_optimize(draft_on(begun.state), plan, new)
     with pytest.raises(Superseded):
-        begin_optimize(Draft(change(found)), plan, capabilities=CAPABILITIES, missing=ALL, **words)
+        begin_optimize(draft_on(change(found)), plan, IDS, CAPABILITIES)
     with pytest.raises(Superseded):
-        seal_optimize(Draft(change(begun.state)), plan, missing=ALL, **words)
+        seal_optimize(draft_on(change(begun.state)), plan, new)
     with pytest.raises(Superseded):
-        seal_optimize(Draft(begun.state), plan, missing={"p"}, **words)
+        seal_optimize(draft_on(begun.state, missing={"p"}), plan, new)
 
 
 def test_damage_seen_in_a_volume_that_was_written_to_meanwhile() -> None:
@@ -345,7 +353,7 @@ def test_damage_seen_in_a_volume_that_was_written_to_meanwhile() -> None:
     was, users = found.volumes["v"], users_of(found, found.volumes["v"])
 
     def noted(found: State) -> str | None:
-        draft = Draft(found)
+        draft = draft_on(found)
         note_damage(draft, was, users, "bad")
         return draft.state.volumes["v"].damage
 

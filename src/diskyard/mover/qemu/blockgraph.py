@@ -183,8 +183,7 @@ class StorageDaemon:
         }
         if layer.format in BACKED_FORMATS:
             options["backing"] = backing
-        if not writable:
-            options |= bound(layer)
+        options |= bound(layer, writable=writable)
         self.command("blockdev-add", options, doing=f"opening volume {layer.name}")
         self._nodes[layer.name, writable] = node
         return node

@@ -36,8 +36,7 @@ def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = 
         file = {**layer.protocol, "read-only": protected, "cache": cache, **share}
         below = graph
         graph = {"driver": layer.format, "read-only": protected, "cache": cache, "file": file, **share}
-        if protected:
-            graph |= bound(layer)
+        graph |= bound(layer, writable=not protected)
         if layer.format in BACKED_FORMATS:
             graph["backing"] = below
     if graph is None:
@@ -51,9 +50,10 @@ def program_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = F
     return "json:" + json.dumps(blockdev_graph(host, told, read_only=read_only, direct=direct))
 
 
-def bound(layer: Layer) -> dict[str, object]:
-    """What keeps QEMU from showing what a raw file holds beyond its record."""
-    return {} if layer.bound_bytes is None else {"size": layer.bound_bytes}
+def bound(layer: Layer, *, writable: bool) -> dict[str, object]:
+    """What keeps QEMU from showing what a raw volume's container holds beyond its record."""
+    end_bytes = layer.end_bytes(writable=writable)
+    return {} if end_bytes is None else {"size": end_bytes}
 
 
 def check_format(layer: Layer, *, is_root: bool) -> None:
@@ -72,7 +72,7 @@ def opens_past_cache(host: Host, layer: Layer, *, writable: bool) -> bool:
 
     It takes its largest sector as the least that can be read where the file begins with a hole, and
     aborts where data and holes meet inside of one: with smaller blocks they do. And it cannot write
-    to a raw file that ends inside a sector, as it would have to lengthen it.
+    to a raw volume that ends inside a sector, as it would have to lengthen it.
     """
     where = layer.path if layer.fd is None else layer.fd
     if where is None:
@@ -82,6 +82,9 @@ def opens_past_cache(host: Host, layer: Layer, *, writable: bool) -> bool:
             return False
         if not writable or layer.format != "raw":
             return True
+        end_bytes = layer.end_bytes(writable=True)
+        if end_bytes is not None:
+            return end_bytes % _SECTOR_MOST_BYTES == 0
         if isinstance(where, int):
             return host.files.size_bytes_of(where) % _SECTOR_MOST_BYTES == 0
         file = host.files.look(where)

@@ -108,6 +108,8 @@ def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence
     actual_bytes, *below_bytes = layer_sizes_bytes(host, chain[:2])
     if top.format == "raw":
         _set_raw_size(top, size_bytes)
+        if size_bytes > top.size_bytes and not top.gains_zeros:
+            _write_zeros(host, top, size_bytes, inherit_fds=inherit_fds)
         return
     zero_to_bytes = min(size_bytes, -(-top.size_bytes // CLUSTER_BYTES) * CLUSTER_BYTES)
     if below_bytes and below_bytes[0] > top.size_bytes:
@@ -137,3 +139,13 @@ def _set_raw_size(top: Layer, size_bytes: int) -> None:
         if top.open_container.length_bytes() > top.size_bytes:
             top.open_container.set_length(min(top.size_bytes, size_bytes))
         top.open_container.set_length(size_bytes)
+
+
+def _write_zeros(host: Host, top: Layer, end_bytes: int, *, inherit_fds: Sequence[int]) -> None:
+    """Have a raw volume hold zeros from its recorded size on, whatever its container held there."""
+    whole = replace(top, bound_bytes=None)
+    with StorageDaemon(host, ((whole,),), inherit_fds=inherit_fds) as daemon:
+        node = daemon.open_chain((whole,), writable=(top.name,))
+        with NbdClient(host, daemon.export_nbd(node, writable=True)) as client:
+            client.zero(top.size_bytes, end_bytes - top.size_bytes)
+            client.flush()

@@ -50,6 +50,7 @@ def _commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -
     # QEMU takes over all that the overlay has, and cannot make every raw volume longer itself.
     has_bytes = max(overlay.size_bytes, overlay_bytes if target.format == "raw" else 0)
     set_size(host, parents, has_bytes, inherit_fds=monitor.inherit_fds)
+    parents = (replace(target, bound_bytes=None), *parents[1:])  # it ends further on now
     with StorageDaemon(host, ((overlay, *parents),), inherit_fds=monitor.inherit_fds) as daemon:
         # The parent's own parents are open too: with none, clusters that the overlay fills in
         # part would be completed with zeros.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import random
 import time
 import uuid
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from diskyard.testing.attackers.hosts import Counts, Places, YardHost
+from diskyard.testing.forking import FORKING
 
-_FORKSERVER = multiprocessing.get_context("forkserver")
 _DEATH_MOST_S, _END_MOST_S, _PAUSE_S = 60.0, 300.0, 0.05
 
 
@@ -28,8 +27,8 @@ class Worker:
 
     def start(self) -> Worker:
         """Start it. What it does is called with its words and a function that says whether to go on."""
-        self._pipe, theirs = _FORKSERVER.Pipe()
-        self._process = _FORKSERVER.Process(target=_work, args=(self.act, self.words, theirs), daemon=True)
+        self._pipe, theirs = FORKING.Pipe()
+        self._process = FORKING.Process(target=_work, args=(self.act, self.words, theirs), daemon=True)
         self._process.start()
         theirs.close()
         return self

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from diskyard import errors
 from diskyard.host import Host
 from diskyard.storage import registry
 from diskyard.storage.interface import Storage
+from diskyard.testing.faults import done_to_inner
 from diskyard.testing.pathless.storage import PathlessStorage
 
 FORMAT = "pathless-1.0"
@@ -43,12 +44,6 @@ def _connect(parameters: Mapping[str, Any], host: Host) -> Storage:
     return PathlessStorage(_FILES.connect(files, host), host, socket)
 
 
-def _of_files(do: Callable[..., None] | None) -> Callable[..., None]:
-    """What is done to a localfs repository, done to the one that is behind a place."""
-    assert do is not None
-    return lambda repository, *words: do(repository.inner, *words)
-
-
 def _folder_of(parameters: Mapping[str, Any], host: Host) -> str:
     assert _FILES.folder_of is not None
     return _FILES.folder_of(_split(parameters)[1], host)
@@ -65,9 +60,9 @@ PATHLESS = registry.Format(
     capabilities={**_FILES.capabilities, "reflink": False},
     create=_create,
     connect=_connect,
-    remove=_of_files(_FILES.remove),
-    require_removable=_of_files(_FILES.require_removable),
-    set_marker=_of_files(_FILES.set_marker),
+    remove=done_to_inner(_FILES.remove),
+    require_removable=done_to_inner(_FILES.require_removable),
+    set_marker=done_to_inner(_FILES.set_marker),
     folder_of=_folder_of,
     create_in=_create_in,
 )

@@ -9,7 +9,7 @@ from typing import Any
 from diskyard.fixes.runner import run_fix
 from diskyard.model.fix import AnyAction
 from diskyard.service import Service, call
-from diskyard.testing.world import SIZE_BYTES, Images, World
+from diskyard.testing.world import SIZE_BYTES, Images, World, host_named
 
 LATER = {"AutoFix": False}
 NEW_ID = "11111111-2222-4333-8444-555555555555"
@@ -41,6 +41,14 @@ class Scenario:
     after: After
     look: Callable[..., None] = nothing_more
     is_slow: bool = False
+
+    def look_at(self, world: World, *, answered: bool) -> None:
+        """Start a host for its look, if it has one: the hosts of the judge have already seen all the rest."""
+        if self.look is nothing_more:
+            return
+        looker = world.service(host_named("looker"))
+        self.look(world, looker, answered=answered)
+        looker.close()
 
 
 # -- what is done ----------------------------------------------------------------------

@@ -1,0 +1,82 @@
+"""Making the volume that a plan has begun: after its intent is in the log, and before its seal.
+
+Work that makes a volume begins it (``planner.building``), makes its bytes here or with
+:meth:`Repository.make_empty`, fills it where it is to be filled, and seals it. If it fails in between, the volume
+stays building and check lists its clean: nothing else refers to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diskyard import errors
+from diskyard.host.identity import new_uuid
+from diskyard.log.log import Author
+from diskyard.model.records import Volume
+from diskyard.operations.writers import require_no_stranger_in
+from diskyard.planner import clean
+from diskyard.planner.building import NewVolume, WorkIds
+from diskyard.planner.common import Superseded
+from diskyard.repository.repository import Repository, volume_name
+
+
+def new_ids() -> WorkIds:
+    """For a volume that is to be made."""
+    return WorkIds(volume_id=new_uuid(), work_id=new_uuid())
+
+
+@contextmanager
+def others_may_win() -> Iterator[None]:
+    """Tell the caller of a verb what work finds that was taken over, or had its reason taken away.
+
+    :raises diskyard.errors.LeaseHeld: it was.
+    """
+    try:
+        yield
+    except Superseded as error:
+        raise errors.LeaseHeld(f"Another task has taken over: {error}.") from error
+
+
+def make_volume(repo: Repository, new: NewVolume, image_id: str | None) -> None:
+    """Make a volume that the log has as building, empty or as a clone; durable on return.
+
+    :param image_id: whose volume is cloned, if one is.
+    :raises diskyard.errors.ImageInUse: some program writes to the volume that is cloned.
+    :raises diskyard.planner.common.Superseded: it could not be cloned, and the image is on another one now.
+    """
+    source = new.clone_of
+    if source is None:
+        repo.make_empty(new.volume)
+        return
+    try:
+        require_no_stranger_in(repo, source)
+        _make_clone(repo, source, new.volume)
+        require_no_stranger_in(repo, source)
+    except (errors.StorageError, FileNotFoundError) as error:
+        image = repo.state().images.get(image_id or "")
+        if image is not None and image.volume_id == source.id:
+            raise
+        raise Superseded(f"image {image_id} is on another volume") from error
+
+
+def _make_clone(repo: Repository, source: Volume, target: Volume) -> None:
+    storage, name = repo.storage, volume_name(target)
+    if not storage.clone_volume(volume_name(source), name):
+        raise errors.StorageError(f"{storage.place} refused to share the bytes of volume {source.id}.")
+    made = repo.stored(target)
+    if made is not None and made.length_bytes > source.size_bytes:
+        # Another program has made the source longer: what it holds there is nobody's.
+        with storage.open_volume(name) as container:
+            container.set_length(source.size_bytes)
+            container.sync()
+    if target.size_bytes > source.size_bytes:
+        storage.grow_volume(name, length_bytes=target.size_bytes)
+
+
+def forget_volume(repo: Repository, volume_id: str, author: Author) -> None:
+    """Delete a volume that this operation was making, and makes no use of."""
+    doomed = repo.commit(lambda draft: clean.doom_abandoned(draft, volume_id), author).result
+    if doomed is not None:
+        repo.storage.delete_volume(volume_name(doomed))
+        repo.commit(lambda draft: clean.forget(draft, volume_id), author)
