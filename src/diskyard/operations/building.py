@@ -1,8 +1,8 @@
 """Making the volume that a plan has begun: after its intent is in the log, and before its seal.
 
 Work that makes a volume begins it (``planner.building``), makes its bytes here or with
-:meth:`Repository.make_empty`, fills it where it is to be filled, and seals it. If it fails in between, the volume
-stays building and check lists its clean: nothing else refers to it.
+:meth:`Repository.make_empty`, fills it where it is to be filled, and seals it. If it fails in between, the
+volume stays building and check lists its clean: nothing else refers to it.
 """
 
 from __future__ import annotations
