@@ -72,7 +72,7 @@ def ticket_for(socket_path: str, verb: str, body: bytes) -> str | None:
 
 
 def _opened(path: str, *, is_file: bool) -> int | None:
-    """The file to be read, or the folder in which a new one is to be.
+    """The file to be read, or the directory in which a new one is to be.
 
     A link to a file is followed only where the daemon follows it: to a device, where root alone makes links.
     """

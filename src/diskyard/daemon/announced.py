@@ -28,7 +28,7 @@ class Announced(msgspec.Struct, frozen=True):
 
 
 class Announcement:
-    """The place of the one daemon of a state folder.
+    """The place of the one daemon of a state directory.
 
     The place is held by a lock, which ends with the process however it ends.
 

@@ -204,7 +204,7 @@ def state_folder(config: Config) -> str:
 
 
 def socket_path(config: Config) -> str:
-    """Where the Unix socket is; its folder need not exist yet.
+    """Where the Unix socket is; its directory need not exist yet.
 
     ``/run/diskyard`` is for root, or for whom the service manager made it.
     """

@@ -37,7 +37,7 @@ from diskyard.version import version
 _log = logger("diskyard.daemon")
 _STARTED_LOOK_S = 0.01
 _CLOSE_MOST_S = 20.0
-#: Folders of the state folder in which files are replaced.
+#: Directories of the state directory in which files are replaced.
 _WRITTEN_TO = ("imports", "tasks")
 
 
@@ -113,7 +113,7 @@ def make_application(
 class Daemon:
     """One daemon of this host.
 
-    :raises diskyard.errors.InvalidParameter: another one runs on the same state folder, or it
+    :raises diskyard.errors.InvalidParameter: another one runs on the same state directory, or it
         cannot listen where it is configured to.
     """
 
@@ -214,7 +214,7 @@ class Daemon:
                     _log.info(f"{what} of dead processes are removed", paths=removed)
 
     def _remove_temporary_files(self) -> list[str]:
-        """Those of the state folder, where a repository's check does not look; the paths."""
+        """Those of the state directory, where a repository's check does not look; the paths."""
         host, removed = self.service.host, []
         for folder in (self._state_folder, *(os.path.join(self._state_folder, name) for name in _WRITTEN_TO)):
             if not host.files.is_folder(folder):

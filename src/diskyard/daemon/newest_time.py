@@ -57,7 +57,7 @@ class NewestTime:
     def watch(self) -> None:
         """Keep it now and every minute, until :meth:`stop`."""
         while True:
-            with contextlib.suppress(OSError):  # a state folder that fails, or is full: in a minute again
+            with contextlib.suppress(OSError):  # a state directory that fails, or is full: in a minute again
                 self.keep()
             if self._stopping.wait(_EVERY_S):
                 return

@@ -58,7 +58,7 @@ def resume(service: Service) -> list[Resumed]:
     none of the others from being resumed.
 
     :returns: what became of each, the repositories in the order of their oldest task.
-    :raises OSError: the state folder cannot be read.
+    :raises OSError: the state directory cannot be read.
     """
     by_repository: dict[str | None, list[TaskRecord]] = {}
     for record in service.records.interrupted():

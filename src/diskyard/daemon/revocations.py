@@ -35,7 +35,7 @@ class Revocation(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name):
 
 
 class Revocations:
-    """The marks of one state folder. Changed under its lock only.
+    """The marks of one state directory. Changed under its lock only.
 
     Each mark stays until there are many, as a record of who revoked what and when.
     """

@@ -73,7 +73,7 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Tokens:
     """The tokens of one host. Safe to use from several threads, and beside other processes.
 
-    :param folder: the state folder; made if it is not there.
+    :param folder: the state directory; made if it is not there.
     :param host: this machine if not given.
     """
 

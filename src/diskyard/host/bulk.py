@@ -84,12 +84,12 @@ class BulkFiles(FileSystems):
     def keep_room(
         self, folder: str, sizes_bytes: Mapping[str, int], temporary: str, grant: Grant | None = None
     ) -> None:
-        """Make files of zeros that have all of their blocks, by their names in a folder.
+        """Make files of zeros that have all of their blocks, by their names in a directory.
 
         Each has its name only once it is whole, and what had the name before has lost it: nothing
         here ever changes a file that others can find.
 
-        :param temporary: a path in the folder for the one that is being made.
+        :param temporary: a path in the directory for the one that is being made.
         :param grant: whose they are to be.
         """
         with self._holder(temporary) as (handle, new):

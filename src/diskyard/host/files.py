@@ -31,7 +31,7 @@ FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _DISCARD_ATTEMPTS = 2
 _MODE_BITS = 0o640
 PRIVATE_BITS = 0o600
-_counter = itertools.count()  # of the process: several doors may write into one folder
+_counter = itertools.count()  # of the process: several doors may write into one directory
 
 
 class Files(LockingFiles):
@@ -41,7 +41,7 @@ class Files(LockingFiles):
         super().__init__()
         self._host = host
         self._undiscarded: dict[str, None] = {}  # ordered, and changed from any thread
-        self._private: dict[str, int] = {}  # folders for sockets, with the locks on them
+        self._private: dict[str, int] = {}  # directories for sockets, with the locks on them
 
     # -- primitives: each changes one thing, and each is a step for the simulators ---
 
@@ -131,7 +131,7 @@ class Files(LockingFiles):
 
     @storage_call
     def sync_folder(self, folder: str) -> None:
-        """Make the names in a folder durable."""
+        """Make the names in a directory durable."""
         fd = self._enter(folder, os.O_RDONLY)
         try:
             os.fsync(fd)
@@ -140,10 +140,10 @@ class Files(LockingFiles):
 
     @storage_call
     def make_folder(self, path: str, grant: Grant | None = None) -> None:
-        """Make a folder that must not exist; its name is durable after its parent's sync.
+        """Make a directory that must not exist; its name is durable after its parent's sync.
 
         :param grant: whose it is to be.
-        :raises PermissionError: another folder came in its place, which is given to nobody.
+        :raises PermissionError: another directory came in its place, which is given to nobody.
         """
         with self._holder(path) as (folder, name):
             if grant is None:
@@ -155,7 +155,7 @@ class Files(LockingFiles):
 
     @storage_call
     def give_folder(self, path: str, grant: Grant, may_hold: Callable[[str], bool]) -> None:
-        """Give a folder that was there.
+        """Give a directory that was there.
 
         :param may_hold: whether it may hold something of a name.
         :raises diskyard.errors.NotEmpty: it holds something else, and is given to nobody.
@@ -166,14 +166,14 @@ class Files(LockingFiles):
             grant.apply(fd)
 
     def ensure_folder(self, path: str) -> None:
-        """Make a folder unless something has its name, be it since this moment."""
+        """Make a directory unless something has its name, be it since this moment."""
         if not self.exists(path):
             with contextlib.suppress(FileExistsError):
                 self.make_folder(path)
 
     @storage_call
     def make_private_folder(self) -> str:
-        """The path of a new folder outside of any storage that only this user enters: for sockets."""
+        """The path of a new directory outside of any storage that only this user enters: for sockets."""
         path, lock = private.make_locked()
         self._private[path] = lock
         return path
@@ -219,7 +219,7 @@ class Files(LockingFiles):
 
     @storage_call
     def remove_folder(self, path: str) -> None:
-        """Remove an empty folder."""
+        """Remove an empty directory."""
         with self._holder(path) as (folder, name):
             os.rmdir(name, dir_fd=folder)
 
@@ -288,7 +288,7 @@ class Files(LockingFiles):
         return True
 
     def discard_private_folder(self, folder: str) -> None:
-        """Remove a folder of :meth:`make_private_folder` with the names in it.
+        """Remove a directory of :meth:`make_private_folder` with the names in it.
 
         One that cannot be removed is no reason for the work done to count as failed.
         """

@@ -68,7 +68,7 @@ class FileSystems(ReadingFiles):
 
     @storage_call
     def may_write(self, path: str) -> bool:
-        """Whether this process may change a file, or the names in a folder, by its permissions."""
+        """Whether this process may change a file, or the names in a directory, by its permissions."""
         return os.access(path, os.W_OK, effective_ids=True)
 
     @storage_call

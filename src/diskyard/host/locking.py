@@ -36,7 +36,7 @@ class LockingFiles(BulkFiles):
 
     @storage_call
     def try_lock_folder(self, folder: str) -> int | None:
-        """The one lock on a folder, if nobody has it; it ends when the descriptor is closed."""
+        """The one lock on a directory, if nobody has it; it ends when the descriptor is closed."""
         fd = self._enter(folder, os.O_RDONLY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +50,7 @@ class LockingFiles(BulkFiles):
 
     @storage_call
     def lock_folder(self, folder: str) -> int:
-        """Wait for the one lock on a folder (flock(2)); it ends when the descriptor is closed."""
+        """Wait for the one lock on a directory (flock(2)); it ends when the descriptor is closed."""
         fd = self._enter(folder, os.O_RDONLY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

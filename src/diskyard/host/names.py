@@ -52,7 +52,7 @@ def require_one_name(fd: int, path: str) -> None:
 
 
 def _walk(folder: str, flags: int) -> int:
-    """The descriptor of a folder to which no link leads."""
+    """The descriptor of a directory to which no link leads."""
     fd = os.open("/", (flags if folder == "/" else os.O_PATH) | os.O_DIRECTORY | os.O_CLOEXEC)
     parts = folder.strip("/").split("/") if folder != "/" else []
     for number, name in enumerate(parts, 1):
@@ -104,7 +104,7 @@ class Names:
             self._judged.root = before
 
     def _enter(self, folder: str, flags: int = os.O_PATH) -> int:
-        """The descriptor of a folder."""
+        """The descriptor of a directory."""
         folder = folder.rstrip("/") or "/"  # behind a slash O_NOFOLLOW says nothing
         above, root = os.path.dirname(folder), getattr(self._judged, "root", None)
         if root and (root in (folder, above) or folder == os.path.dirname(root)):
@@ -115,7 +115,7 @@ class Names:
 
     @contextmanager
     def _entered(self, name: str, folder_fd: int) -> Iterator[int]:
-        """A folder, no link, that has a name in an open one; it can be listed."""
+        """A directory, no link, that has a name in an open one; it can be listed."""
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
         try:
             yield fd
@@ -124,7 +124,7 @@ class Names:
 
     @contextmanager
     def _holder(self, path: str) -> Iterator[tuple[int, str]]:
-        """The folder of a name, open, and the name in it; an error names the whole path."""
+        """The directory of a name, open, and the name in it; an error names the whole path."""
         folder, name = os.path.split(path)
         fd = self._enter(folder or ".")
         try:

@@ -20,7 +20,7 @@ class Ownership:
 
 
 def ownership_of(path: str) -> Ownership:
-    """That of a file or folder; of a link its own."""
+    """That of a file or directory; of a link its own."""
     info = os.lstat(path)
     return Ownership(info.st_uid, info.st_gid, info.st_mode & _PERMISSIONS)
 
@@ -51,7 +51,7 @@ class Grant:
         os.fchmod(fd, self.mode_bits)
 
     def apply_to_new_folder(self, fd: int, path: str) -> None:
-        """Give a folder that this process has made just now.
+        """Give a directory that this process has made just now.
 
         :raises PermissionError: by its owner, or by what it holds, it is another.
         """

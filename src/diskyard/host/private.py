@@ -16,12 +16,12 @@ import tempfile
 _PREFIX = "diskyard-nbd-"
 _NAME = re.compile(rf"{_PREFIX}[a-z0-9_]+")
 _MODE_BITS = 0o700
-#: Why a name leads to no folder of ours: it is gone by now, a link, another thing, or somebody else's.
+#: Why a name leads to no directory of ours: it is gone by now, a link, another thing, or somebody else's.
 _NOT_OURS = frozenset((errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES))
 
 
 def make_locked() -> tuple[str, int]:
-    """A new folder, and the descriptor that has the lock on it until it is closed."""
+    """A new directory, and the descriptor that has the lock on it until it is closed."""
     while True:
         path = tempfile.mkdtemp(prefix=_PREFIX)
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -37,7 +37,7 @@ def make_locked() -> tuple[str, int]:
 
 
 def is_seen(folder: str) -> bool:
-    """Whether a folder is where this process makes its own.
+    """Whether a directory is where this process makes its own.
 
     Of one elsewhere nothing is known: a service has a /tmp of its own.
     """
@@ -45,7 +45,7 @@ def is_seen(folder: str) -> bool:
 
 
 def remove_dead() -> list[str]:
-    """Remove the folders that dead processes of this user left, with their sockets; the paths.
+    """Remove the directories that dead processes of this user left, with their sockets; the paths.
 
     What is not certainly one of them stays: a link, another user's, and what anybody else may enter or
     has put something into.

@@ -41,7 +41,7 @@ def publish(
     spare: Callable[[], bool] | None = None,
     overruled: Callable[[], bool] | None = None,
 ) -> bool:
-    """Make every one of ``paths``, all in one folder, hold ``data``, if the first is absent.
+    """Make every one of ``paths``, all in one directory, hold ``data``, if the first is absent.
 
     Of several publishers of the same first path one wins, and its answer is True. On return of
     True all is durable. A crash leaves none of the names, or the first ones of them, and
@@ -52,8 +52,8 @@ def publish(
 
     :param make: makes a temporary file with durable contents; by default a new one.
     :param drop: removes the name of such a file in the end.
-    :param spare: frees some space where the folder has none for a name; False if it cannot. With
-        it one name is enough where the folder has no space for another.
+    :param spare: frees some space where the directory has none for a name; False if it cannot. With
+        it one name is enough where the directory has no space for another.
     :param overruled: asked where a later path is there already: whether another publisher had won
         before, so that this one has lost; else that path is left as it is.
     :raises UncertainError: it failed where the name may be there; any other OSError means
@@ -84,7 +84,7 @@ def _publish_written(
         return False
     except OSError as error:
         if is_full(error) and not _may_exist(files, paths[0]):
-            raise  # the folder had no space for the name: it is certainly not there
+            raise  # the directory had no space for the name: it is certainly not there
         raise UncertainError(error.errno, error.strerror, paths[0]) from error
     try:
         for temporary, path in zip(temporaries[1:], paths[1:], strict=True):

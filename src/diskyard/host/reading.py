@@ -31,9 +31,9 @@ _NO_LOCKS = frozenset((errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUP
 
 
 class FileEntry(msgspec.Struct, frozen=True, gc=False):
-    """One name in a folder; a struct, as there may be very many, and these are made quickly.
+    """One name in a directory; a struct, as there may be very many, and these are made quickly.
 
-    :param links: how many names the file has, in all folders.
+    :param links: how many names the file has, in all directories.
     :param stamp: device, inode, and the nanoseconds at which the contents and the inode last
         changed: no program can write to a file and leave its stamp as it was, but within one tick of the
         kernel's clock.
@@ -108,7 +108,7 @@ class ReadingFiles(Names):
     ) -> bytes | None:
         """The contents of a regular file; None if absent.
 
-        A link, FIFO, device or folder in the file's place is an OSError, at once, and so is
+        A link, FIFO, device or directory in the file's place is an OSError, at once, and so is
         a file of more than ``limit_bytes``, which is not read.
 
         :param may_be: whether a file with this beginning, these last two bytes and this length
@@ -162,7 +162,7 @@ class ReadingFiles(Names):
 
     @storage_call
     def open_folder(self, path: str) -> int:
-        """The descriptor of a folder, links followed: what is in it, whatever gets its name later."""
+        """The descriptor of a directory, links followed: what is in it, whatever gets its name later."""
         return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     @storage_call
@@ -293,7 +293,7 @@ class ReadingFiles(Names):
 
     @storage_call
     def ownership_of(self, path: str) -> Ownership:
-        """Of whom a file or folder is, and who may do what with it; of a link its own."""
+        """Of whom a file or directory is, and who may do what with it; of a link its own."""
         return ownership_of(path)
 
     @storage_call
@@ -307,7 +307,7 @@ class ReadingFiles(Names):
 
     @storage_call
     def is_folder(self, path: str) -> bool:
-        """Whether a folder has this name; a link is none, wherever it leads."""
+        """Whether a directory has this name; a link is none, wherever it leads."""
         try:
             return stat.S_ISDIR(os.lstat(path).st_mode)
         except (FileNotFoundError, NotADirectoryError):
@@ -328,7 +328,7 @@ class ReadingFiles(Names):
         """The block device that a link of root's in /dev leads to, as udev makes them; else the path itself.
 
         Nobody but root can change what such a link leads to, so it is followed. Others may make links in
-        some folders there, as in /dev/shm.
+        some directories there, as in /dev/shm.
         """
         with contextlib.suppress(OSError):
             folder = os.path.realpath(os.path.dirname(path))
@@ -344,13 +344,13 @@ class ReadingFiles(Names):
         return path
 
     def is_inside(self, folder: str, folders: Sequence[str]) -> bool:
-        """Whether a folder, which need not exist, is, links followed, one of others or in one."""
+        """Whether a directory, which need not exist, is, links followed, one of others or in one."""
         real = self.resolve(folder)
         return any(os.path.commonpath((real, allowed)) == allowed for allowed in map(self.resolve, folders))
 
     @storage_call
     def is_own_folder(self, path: str) -> bool:
-        """Whether it is a folder, no link, in which nobody but this user, and root, may change names."""
+        """Whether it is a directory, no link, in which nobody but this user, and root, may change names."""
         about = os.lstat(path)
         owned = about.st_uid in (0, os.geteuid()) and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         return stat.S_ISDIR(about.st_mode) and owned

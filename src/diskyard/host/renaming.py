@@ -61,7 +61,7 @@ def move_to_new(files: _Door, source: str, target: str) -> None:
 def rename_exclusively(old: tuple[int, str], new: tuple[int, str], source: str, target: str) -> None:
     """renameat2(2) with RENAME_NOREPLACE, which Python does not have.
 
-    :param old: a folder, open, and the name in it; and ``new``.
+    :param old: a directory, open, and the name in it; and ``new``.
     :param source: the whole paths, for errors; and ``target``.
     :raises FileExistsError: the target exists.
     :raises OSError: EINVAL or ENOSYS: the file system, or the kernel, cannot.

@@ -89,7 +89,7 @@ def export_view(
     On return the file's data is durable; the caller gives it its final name.
 
     :param size_bytes: the size of the view, at most that of the chain.
-    :param temporary_path: absolute, in an existing folder; gone again after any failure.
+    :param temporary_path: absolute, in an existing directory; gone again after any failure.
     :raises Stopped: from the monitor.
     :raises diskyard.errors.NoSpace: the file's storage is full.
     :raises diskyard.errors.StorageError: QEMU or the storage failed.

@@ -28,7 +28,7 @@ class Format:
     :param set_marker: writes another marker into the place's own record; None where no place can be copied.
     :param folder_of: the folder that the connection parameters of a place lead to, links resolved; None where
         places are in no file system.
-    :param create_in: creates a place in that folder, and in no other; where there is ``folder_of``.
+    :param create_in: creates a place in that directory, and in no other; where there is ``folder_of``.
     :param remembered: a host can connect it again in another process.
     """
 

@@ -62,7 +62,7 @@ def _stopped(task: Task) -> Task:
 
 
 class TaskRecords:
-    """The task files of one state folder.
+    """The task files of one state directory.
 
     :param folder: made if it is not there.
     """
@@ -81,7 +81,7 @@ class TaskRecords:
     def put(self, task: Task, again: Again | None = None, *, resumable: bool = False) -> None:
         """Show a task as it is now.
 
-        A state folder that is full or gone is no reason for the work to fail, whose repository
+        A state directory that is full or gone is no reason for the work to fail, whose repository
         may be quite well: then only this process sees the task.
         """
         try:
@@ -206,7 +206,7 @@ class TaskRecords:
                 os.close(self._host.files.create(path))
 
     def stop_asked(self, task_id: str) -> bool:
-        """Whether somebody asked for a task to stop; a folder that does not answer says no."""
+        """Whether somebody asked for a task to stop; a directory that does not answer says no."""
         try:
             return self._host.files.exists(self._path(task_id, "stop"))
         except OSError:

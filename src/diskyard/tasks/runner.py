@@ -216,7 +216,7 @@ class TaskRunner:
     def stop(self, task_id: str) -> None:
         """Stop a task, also of another process: at once if it is queued, else at its next checkpoint.
 
-        :raises OSError: another process cannot be asked, for the state folder takes no file.
+        :raises OSError: another process cannot be asked, for the state directory takes no file.
         """
         with self._idle:
             watcher = self._unfinished.get(task_id)
@@ -288,7 +288,7 @@ class TaskRunner:
         But for those whose storage does not answer: they end with this process, or when it does.
 
         :param resumable: what this cuts short is to be started again by the next process of the
-            state folder that resumes.
+            state directory that resumes.
         :param timeout_s: how long to wait at most; None for as long as it takes.
         :returns: whether nothing is left running but what the storage does not answer. What is
             left is cut by the end of this process as by a crash.

@@ -63,7 +63,7 @@ class Outside:
 
     @property
     def somewhere(self) -> Path:
-        """A folder with one file."""
+        """A directory with one file."""
         return self.folder / "somewhere"
 
     def _look(self) -> dict[str, object]:

@@ -31,11 +31,11 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 
 class DaemonProcess:
-    """A daemon on a state folder; started by :meth:`start` or a ``with`` block.
+    """A daemon on a state directory; started by :meth:`start` or a ``with`` block.
 
     :param folder: for its files; a short path, since the socket is in it.
     :param tables: tables of the configuration beyond those for listening: ``{"tasks": {"at_once": 1}}``. Of
-        itself repositories may be in its folder.
+        itself repositories may be in its directory.
     :param environment: variables of the process beyond the caller's own.
     :param through: the words of a program that becomes the one after them.
     :ivar socket_path: where it answers without a token.

@@ -1,4 +1,4 @@
-"""A folder of programs for ``$PATH``: the true ones, but for those that a test replaces."""
+"""A directory of programs for ``$PATH``: the true ones, but for those that a test replaces."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ OF_THE_DAEMON = {
 
 
 class FakePrograms:
-    """The folder.
+    """The directory.
 
     :ivar path: for ``$PATH``, alone.
     """

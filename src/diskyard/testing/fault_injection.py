@@ -76,7 +76,7 @@ PRIVATE = "diskyard-"
 class Call:
     """One storage call of a run.
 
-    :param where: what kind of thing it is about: the name of its folder, mostly.
+    :param where: what kind of thing it is about: the name of its directory, mostly.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Call:
 
     @property
     def is_private(self) -> bool:
-        """Whether it is not about storage, but about this host's folder for sockets."""
+        """Whether it is not about storage, but about this host's directory for sockets."""
         return self.name == "make_private_folder" or self.where.startswith(PRIVATE)
 
     def may_fail_afterwards(self) -> bool:
@@ -174,14 +174,14 @@ class Injector:
     def hang(self, at: int, roots: Sequence[str]) -> None:
         """Let a call not return, and no later one to the same storage, until :meth:`release`.
 
-        :param roots: the folders of the storages.
+        :param roots: the directories of the storages.
         """
         self.begin(None)
         self._hang_at, self._roots = at, tuple(f"{root}/" for root in roots)
 
     @property
     def hung_root(self) -> str | None:
-        """The folder of the storage that hangs; None if what hangs is in none."""
+        """The directory of the storage that hangs; None if what hangs is in none."""
         return None if self._hung_root is None else self._hung_root.rstrip("/")
 
     def release(self) -> None:
@@ -248,7 +248,7 @@ def path_of(words: Sequence[object]) -> str:
 
 
 def _kind_of(name: str, path: str) -> str:
-    """The folder that a path is in, or is."""
+    """The directory that a path is in, or is."""
     return os.path.basename(path if name in _OF_FOLDERS else os.path.dirname(path))
 
 

@@ -164,7 +164,7 @@ def require_clear(error: errors.DiskyardError) -> None:
 
 @contextmanager
 def nothing_left_behind(folder: Path) -> Iterator[None]:
-    """What is done within leaves no child process, descriptor, socket or private folder."""
+    """What is done within leaves no child process, descriptor, socket or private directory."""
     private = folder / f"{PRIVATE}sockets"
     private.mkdir()
     descriptors, processes, usual = open_descriptors(), children(), tempfile.tempdir

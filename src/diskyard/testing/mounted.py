@@ -95,7 +95,7 @@ def unmount(place: Path) -> None:
 
 @contextmanager
 def mounted(kind: str, folder: Path) -> Iterator[Mounted]:
-    """A small file system of a kind, in a new folder, mounted within."""
+    """A small file system of a kind, in a new directory, mounted within."""
     size_bytes, words = _MAKE[kind]
     folder.mkdir()
     file, place = folder / "disk", folder / "mounted"

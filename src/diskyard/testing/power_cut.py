@@ -3,7 +3,7 @@
 The operation runs once, on a simulated disk. From its journal alone every state is told that the
 disk can be in when the power fails: what was synced is there; of the rest any part may be, as a
 file system with a journal allows. Syncing a file makes its bytes and length durable, not its
-name; syncing a folder its names, as one prefix of what was done to them; nothing else is promised.
+name; syncing a directory its names, as one prefix of what was done to them; nothing else is promised.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FOLDER = b"folder"
 
 @dataclass(slots=True)
 class _History:
-    """What was done to one file or folder, each with its place in the journal."""
+    """What was done to one file or directory, each with its place in the journal."""
 
     places: list[int] = field(default_factory=list)
     changes: list[Change | NameChange] = field(default_factory=list)
@@ -89,7 +89,7 @@ class CutState:
 
 
 class _Kept:
-    """What a variant keeps at a cut: of each folder and file, how many of its changes."""
+    """What a variant keeps at a cut: of each directory and file, how many of its changes."""
 
     def __init__(self, histories: Mapping[int, _History], cut: Cut, chance: random.Random) -> None:
         self._histories = histories
@@ -98,7 +98,7 @@ class _Kept:
         self._moment = chance.randint(0, cut.place)
 
     def names(self, number: int) -> int:
-        """How many changes of a folder."""
+        """How many changes of a directory."""
         history = self._histories.get(number) or _History()
         durable, all_done = history.durable(self._cut.place), history.until(self._cut.place)
         variant = self._cut.variant
@@ -196,7 +196,7 @@ class RecordedDisk:
         return digest.hexdigest()
 
     def write(self, cut: Cut, folder: Path) -> None:
-        """Make a folder hold what the disk holds after a cut."""
+        """Make a directory hold what the disk holds after a cut."""
         folder.mkdir()
         zeros = bytes(BLOCK_BYTES)
         for path, (data, kind) in self._walk(cut):
@@ -214,9 +214,9 @@ class RecordedDisk:
                     os.posix_fallocate(file.fileno(), 0, len(data))
 
     def _walk(self, cut: Cut, *, settled: bool = True) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
-        """Every path there is, with its bytes and their digest; folders before what they hold.
+        """Every path there is, with its bytes and their digest; directories before what they hold.
 
-        :param settled: also what is in folders in which nothing was done.
+        :param settled: also what is in directories in which nothing was done.
         """
         kept = _Kept(self._histories, cut, random.Random(f"{self.seed} {cut.place} {cut.variant}"))
         files: dict[int, tuple[bytes, bytes]] = {}  # a file has the same bytes under all of its names

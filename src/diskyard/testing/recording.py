@@ -218,7 +218,7 @@ def _unnamed(world: World) -> set[str]:
 
 
 def _on_mount(world: World, folder: Path) -> World:
-    """The same world, in a new folder, with its places on the disk that is to be mounted there."""
+    """The same world, in a new directory, with its places on the disk that is to be mounted there."""
     (folder / "mount").mkdir()
     moved = world.moved(folder / "world")
     moved.shared_by_one_host = True
@@ -233,7 +233,7 @@ def _shares(scenario: Scenario) -> bool:
 
 
 def record(scenario: Scenario, folder: Path, seed: int) -> Recording:
-    """Run a scenario on a simulated disk, in a new folder."""
+    """Run a scenario on a simulated disk, in a new directory."""
     folder.mkdir()
     prepared = World(folder / "prepared")
     prepared.create()

@@ -1,6 +1,6 @@
 """How often a verb or fix asks storage: each such call is a round trip where that is not of this machine.
 
-What a host asks of a repository's folder passes its door to the files, and is counted there by kind;
+What a host asks of a repository's directory passes its door to the files, and is counted there by kind;
 what reads the log to its newest entry (a refresh) is counted at the log. Nothing is timed, so that the
 same work gives the same counts on every machine.
 """
@@ -58,8 +58,8 @@ class RoundTrips:
     :param entries: put in logs.
     :param refreshes: of logs: the newest state was read.
     :param log_reads: of the log's files, each entry and checkpoint of which has two.
-    :param log_listings: of the log's folders.
-    :param volume_listings: of the folder of volumes.
+    :param log_listings: of the log's directories.
+    :param volume_listings: of the directory of volumes.
     :param looks: everything else that changes nothing.
     :param writes: everything that changes something, and is no sync.
     """
@@ -136,7 +136,7 @@ class CountingFiles(NoReflinks):
             self._calls.clear()
 
     def counted(self) -> RoundTrips:
-        """The calls for the repositories in the folder; there are other things too."""
+        """The calls for the repositories in the directory; there are other things too."""
         with self._lock:
             paths = [(name, path.split("/")) for name, path in self._calls]
         calls = (_of_call(name, *path[1:2]) for name, path in paths if path[0] in _PLACES)

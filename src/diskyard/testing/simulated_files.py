@@ -41,7 +41,7 @@ class Removed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Renamed(msgspec.Struct, frozen=True, tag=True):
-    """A name of a folder takes the place of another of the same folder, atomically."""
+    """A name of a directory takes the place of another of the same directory, atomically."""
 
     folder: int
     old: str
@@ -93,7 +93,7 @@ Change = Written | Zeroed | Resized
 
 @dataclass(slots=True)
 class Node:
-    """A file or folder."""
+    """A file or directory."""
 
     number: int
     mode: int
@@ -122,9 +122,9 @@ class SimulatedFiles:
 
     @classmethod
     def loaded(cls, folder: Path) -> SimulatedFiles:
-        """What a real folder holds, all of it durable.
+        """What a real directory holds, all of it durable.
 
-        The same folder gives the same numbers to the same files.
+        The same directory gives the same numbers to the same files.
         """
         files = cls()
         files._load(ROOT, folder)
@@ -158,7 +158,7 @@ class SimulatedFiles:
         return self.nodes[number]
 
     def listed(self, folder: int) -> list[tuple[str, Node]]:
-        """The names of a folder."""
+        """The names of a directory."""
         return [(name, self.nodes[number]) for name, number in self.nodes[folder].names.items()]
 
     def links(self, number: int) -> int:
@@ -179,7 +179,7 @@ class SimulatedFiles:
     # -- names ------------------------------------------------------------------------
 
     def make(self, folder: int, name: str, mode: int, *, is_folder: bool) -> Node:
-        """A new file or folder."""
+        """A new file or directory."""
         self._require_free(folder, name)
         kind = stat.S_IFDIR if is_folder else stat.S_IFREG
         node = Node(len(self.nodes) + 1, kind | (mode & 0o7777))
@@ -194,16 +194,16 @@ class SimulatedFiles:
         return self.nodes[number]
 
     def remove(self, folder: int, name: str) -> None:
-        """Take a name away; of a folder only if it is empty."""
+        """Take a name away; of a directory only if it is empty."""
         if self.find(folder, name).names:
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
         del self.nodes[folder].names[name]
         self.journal.append(Removed(folder, name))
 
     def rename(self, folder: int, old: str, new_folder: int, new: str) -> None:
-        """Move a name over another in the same folder.
+        """Move a name over another in the same directory.
 
-        Between two folders it is refused: what a journal may lose of it would have to be known.
+        Between two directories it is refused: what a journal may lose of it would have to be known.
         """
         if folder != new_folder:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), new)

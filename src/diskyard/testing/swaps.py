@@ -1,6 +1,6 @@
 """Names that somebody swaps for links between a look at them and their use, at one moment after another.
 
-Whoever may write to the folders of a repository, or of a transfer, can put a link to any file in a name's
+Whoever may write to the directories of a repository, or of a transfer, can put a link to any file in a name's
 place. Here that is done at each moment of an operation, just before one call of storage or the start of a
 program, and taken back some calls later, or never: no byte of the file outside may be read or written.
 """
@@ -150,7 +150,7 @@ def swapped_host(swapper: Swapper, host_id: str) -> Host:
 
 
 def make_outside(folder: Path) -> dict[str, Path]:
-    """A raw and a qcow2 file full of :data:`SECRET`, in a new folder, as ``raw`` and ``qcow2``."""
+    """A raw and a qcow2 file full of :data:`SECRET`, in a new directory, as ``raw`` and ``qcow2``."""
     folder.mkdir()
     raw, qcow2 = folder / "outside.raw", folder / "outside.qcow2"
     raw.write_bytes(SECRET * (SIZE_BYTES // len(SECRET)))
@@ -159,7 +159,7 @@ def make_outside(folder: Path) -> dict[str, Path]:
 
 
 def holders_of_secret(folder: Path, but: Path) -> list[str]:
-    """The regular files below a folder that have a sector of what is outside in them."""
+    """The regular files below a directory that have a sector of what is outside in them."""
     return [
         str(path)
         for path in folder.rglob("*")

@@ -1,6 +1,6 @@
 """Repositories with known bytes, and what must be true of them whatever happened.
 
-A repository format whose place is not a folder passes the suites by a subclass of
+A repository format whose place is not a directory passes the suites by a subclass of
 :class:`World` that says how a place is named and copied.
 """
 
@@ -63,13 +63,13 @@ def _allocate_again(reserve: Path) -> None:
 
 @dataclass
 class World:
-    """Repositories in a folder, the images that must be in them, and their bytes.
+    """Repositories in a directory, the images that must be in them, and their bytes.
 
     :ivar images: by repository and image id, the bytes that must be read.
     :ivar user_data: by the same, what must have been kept, where a test says so.
     :ivar names: ids by a test's own names.
     :ivar shared_by_one_host: they are on a file system that is not known to be local.
-    :ivar earlier: the folders in which it was before: files to import may be in them.
+    :ivar earlier: the directories in which it was before: files to import may be in them.
     :ivar socket: where the volumes are served, if they are no files.
     """
 
@@ -117,7 +117,7 @@ class World:
         return service
 
     def copied(self, folder: Path) -> World:
-        """The same world in another folder; what hosts remember is left behind."""
+        """The same world in another directory; what hosts remember is left behind."""
         folder.mkdir()
         for place in PLACES:
             words = ["cp", "-a", "--sparse=always", str(self.folder / place), str(folder / place)]
@@ -126,7 +126,7 @@ class World:
         return self.moved(folder)
 
     def moved(self, folder: Path) -> World:
-        """What must be true, said of repositories in another folder."""
+        """What must be true, said of repositories in another directory."""
         return replace(
             self,
             folder=folder,

@@ -34,7 +34,7 @@ class BlockFile:
     It stays open as long as anything reads from it, also if its name goes to another file.
 
     :param fd: its descriptor, which belongs to this object from now on.
-    :ivar name: its name in its folder.
+    :ivar name: its name in its directory.
     :ivar is_bad: a block could not be read; nothing that rests on this file may be used.
     """
 

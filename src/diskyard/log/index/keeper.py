@@ -16,7 +16,7 @@ from diskyard.model.tables import InMemory, Records, Table
 RECORDS_LEAST = 1000  # of fewer, a checkpoint is read in a few milliseconds
 ENTRIES_BETWEEN = 128  # read in some 30 ms; written in as long, where there are very many images
 ENTRIES_AT_CLOSE = 32
-_WRITTEN_WITHIN_S = 60.0  # a state folder that does not answer keeps no process from ending
+_WRITTEN_WITHIN_S = 60.0  # a state directory that does not answer keeps no process from ending
 
 
 class IndexKeeper:

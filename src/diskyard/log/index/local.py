@@ -1,6 +1,6 @@
 """The index's files: one small head, which is replaced, and a file of blocks, which only grows.
 
-``<state folder>/index/<repository>/head`` names the file of blocks and the roots of the trees in
+``<state directory>/index/<repository>/head`` names the file of blocks and the roots of the trees in
 it. Several processes may write: the one that has the lock on the directory. A new file of blocks is
 made once the old one has grown too large; readers of the old one go on, because they have it open.
 """
@@ -81,7 +81,7 @@ class Indexed:
 class LocalIndex:
     """The index of one repository on this host. If anything about it fails, it counts as absent.
 
-    :param folder: of the indexes of all repositories, in the state folder.
+    :param folder: of the indexes of all repositories, in the state directory.
     :param marker: the repository's.
     """
 

@@ -34,9 +34,9 @@ _ID_LIMIT = (1 << 32) - 1  # chown(2) takes it for "as it is"
 class Access:
     """What the creator of a repository asks for.
 
-    :param mode_bits: of the repository's own folder and of that of the volumes, which guests pass.
-    :param inner_bits: of all other folders.
-    :param is_given: whether any of it was asked for: a folder that was there keeps what it has if not.
+    :param mode_bits: of the repository's own directory and of that of the volumes, which guests pass.
+    :param inner_bits: of all other directories.
+    :param is_given: whether any of it was asked for: a directory that was there keeps what it has if not.
     """
 
     user_id: int | None
@@ -46,7 +46,7 @@ class Access:
     is_given: bool
 
     def of_folder(self, folder: str) -> Grant:
-        """Whose one of the repository's folders is to be, ``""`` for its own."""
+        """Whose one of the repository's directories is to be, ``""`` for its own."""
         bits = self.mode_bits if folder in ("", layout.VOLUMES) else self.inner_bits
         return Grant(bits, self.group_id, self.user_id)
 

@@ -46,7 +46,7 @@ _NO_PATH = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELO
 
 
 def _root(parameters: Mapping[str, Any], host: Host, others: Collection[str] = ()) -> tuple[str, bool]:
-    """The folder of the parameter ``path``, with links resolved, and ``sharedByOneHost``.
+    """The directory of the parameter ``path``, with links resolved, and ``sharedByOneHost``.
 
     :param others: what may be given besides.
     :raises diskyard.errors.InvalidParameter: one is not of its form, or there are others.
@@ -69,7 +69,7 @@ def _root(parameters: Mapping[str, Any], host: Host, others: Collection[str] = (
 
 
 def folder_of(parameters: Mapping[str, Any], host: Host) -> str:
-    """The folder of a place, with links resolved; it need not exist.
+    """The directory of a place, with links resolved; it need not exist.
 
     :param parameters: those of :func:`connect` or of :func:`create`.
     :raises diskyard.errors.InvalidParameter: the parameters are not of their form.
@@ -78,20 +78,20 @@ def folder_of(parameters: Mapping[str, Any], host: Host) -> str:
 
 
 def create(parameters: Mapping[str, Any], host: Host) -> None:
-    """:func:`create_in` the folder that the parameters lead to now."""
+    """:func:`create_in` the directory that the parameters lead to now."""
     create_in(folder_of(parameters, host), parameters, host)
 
 
 def create_in(root: str, parameters: Mapping[str, Any], host: Host) -> None:
-    """Make an empty repository in a folder that is empty or does not exist, durably.
+    """Make an empty repository in a directory that is empty or does not exist, durably.
 
-    The last step publishes the repository's own record; a crash before it leaves folders
+    The last step publishes the repository's own record; a crash before it leaves directories
     that are no repository, and that creating again completes.
 
     :param root: the directory that :func:`folder_of` returned; a link put on the way since then is refused.
     :param parameters: besides those of :func:`connect` who may use it (:mod:`.access`): ``owner``,
         ``group`` and ``mode``.
-    :raises diskyard.errors.NotEmpty: the folder holds something.
+    :raises diskyard.errors.NotEmpty: the directory holds something.
     :raises diskyard.errors.InvalidParameter: there can be none, as the one above it is not there.
     """
     shared = bool(parameters.get(SHARED_BY_ONE_HOST, False))
@@ -122,7 +122,7 @@ def _create(root: str, access: Access, host: Host, *, shared_by_one_host: bool) 
 
 
 def _require_empty(host: Host, root: str) -> set[str]:
-    """Refuse a folder that holds what is none of ours, before anything in it is touched.
+    """Refuse a directory that holds what is none of ours, before anything in it is touched.
 
     :returns: the names that are there: of a creation or a removal that was cut short.
     """
@@ -198,10 +198,10 @@ def _give_empty(host: Host, locks: str, grant: Grant | None) -> None:
 
 
 def _make_root(host: Host, root: str, access: Access) -> bool:
-    """Make the repository's own folder, if it is not there; never those above it.
+    """Make the repository's own directory, if it is not there; never those above it.
 
     :returns: whether it is made.
-    :raises diskyard.errors.InvalidParameter: there can be no folder of this name.
+    :raises diskyard.errors.InvalidParameter: there can be no directory of this name.
     """
     files = host.files
     try:
@@ -260,7 +260,7 @@ def _seed(host: Host, root: str) -> None:
 
 
 def connect(parameters: Mapping[str, Any], host: Host) -> LocalStorage:
-    """The repository in a folder.
+    """The repository in a directory.
 
     :raises diskyard.errors.NotARepository: there is none, or one of a newer version.
     """

@@ -25,7 +25,7 @@ _LOG_NAME = re.compile(r"([0-9a-f]{16})\.[ab]")
 
 
 def log_folder(root: str, kind: LogKind) -> str:
-    """The folder of the entries or of the checkpoints."""
+    """The directory of the entries or of the checkpoints."""
     return os.path.join(root, _FOLDER_OF[kind])
 
 

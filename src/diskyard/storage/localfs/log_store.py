@@ -36,9 +36,9 @@ _UNREADABLE = frozenset(
 
 
 class LocalLogStore:
-    """What :class:`diskyard.log.store.LogStore` asks for, as files below one folder.
+    """What :class:`diskyard.log.store.LogStore` asks for, as files below one directory.
 
-    :param root: the folder, absolute and without links.
+    :param root: the directory, absolute and without links.
     """
 
     def __init__(self, host: Host, root: str, marker: str) -> None:
@@ -140,7 +140,7 @@ class LocalLogStore:
             self._reserve.replace(path, data)
 
     def delete(self, kind: LogKind, number: int) -> None:
-        """Unlink both copies; the folder is synced so that lower numbers stay gone first."""
+        """Unlink both copies; the directory is synced so that lower numbers stay gone first."""
         for path in layout.log_paths(self.place, kind, number):
             with contextlib.suppress(FileNotFoundError):
                 if self._files.is_folder(path):
@@ -151,5 +151,5 @@ class LocalLogStore:
         self._reserve.refill_if_used()
 
     def sync_log(self) -> None:
-        """Sync the entries' folder; their contents were durable before they had names."""
+        """Sync the entries' directory; their contents were durable before they had names."""
         self._files.sync_folder(self._folder(layout.LOG))

@@ -97,7 +97,7 @@ def require_able(host: Host, root: str, folder: str) -> None:
 
 
 def sync_folder(host: Host, folder: str) -> None:
-    """Make the names in a folder durable.
+    """Make the names in a directory durable.
 
     :raises diskyard.errors.Unsupported: the file system never can.
     """
@@ -116,7 +116,7 @@ def _needed(root: str, words: str) -> Iterator[None]:
 
 
 def read_only_because(host: Host, folder: str) -> str | None:
-    """Why nothing in a repository's folder can be changed now, for people; None if it can."""
+    """Why nothing in a repository's directory can be changed now, for people; None if it can."""
     try:
         if host.files.may_write(folder):
             return None

@@ -38,7 +38,7 @@ _OURS: dict[str, Callable[[str], bool]] = {
 
 
 def is_ours(folder: str, name: str) -> bool:
-    """Whether something of the layout may have a name in one of its folders."""
+    """Whether something of the layout may have a name in one of its directories."""
     return _OURS[folder](name) or temporary_owner(name) is not None
 
 
@@ -46,7 +46,7 @@ def require_removable(repository: LocalStorage, host: Host) -> None:
     """Refuse to remove a repository in which there is something that is none of its own.
 
     :raises diskyard.errors.NotEmpty: names it.
-    :raises diskyard.errors.CorruptRecord: one of its folders is missing, or a link.
+    :raises diskyard.errors.CorruptRecord: one of its directories is missing, or a link.
     """
     root = repository.place
     require_folders(host, root)
@@ -58,7 +58,7 @@ def require_removable(repository: LocalStorage, host: Host) -> None:
 
 
 def remove(repository: LocalStorage, host: Host) -> None:
-    """Remove a repository whose log is closed: all its names but that of its folder.
+    """Remove a repository whose log is closed: all its names but that of its directory.
 
     While the record is there a removal that was cut short can be repeated. A crash after it
     is gone leaves a closed log that is no repository; creating one there finishes the removal.
@@ -110,7 +110,7 @@ def _remove_reserve(host: Host, root: str) -> None:
 
 
 def empty_folders(host: Host, root: str) -> None:
-    """Remove what is in a removed repository's folders; the entry that says so goes last.
+    """Remove what is in a removed repository's directories; the entry that says so goes last.
 
     :raises diskyard.errors.NotEmpty: something else is there too, and stays.
     """
@@ -127,7 +127,7 @@ def empty_folders(host: Host, root: str) -> None:
 
 
 def _remove_all(host: Host, root: str, folder: str) -> None:
-    """Remove every name in a folder that is ours; another process may be removing some of them.
+    """Remove every name in a directory that is ours; another process may be removing some of them.
 
     :raises diskyard.errors.NotEmpty: there are others, which stay.
     """
@@ -139,7 +139,7 @@ def _remove_all(host: Host, root: str, folder: str) -> None:
 
 
 def _split(host: Host, root: str, folder: str) -> tuple[list[FileEntry], list[FileEntry]]:
-    """What is in a folder: the files that have names of the layout, and all else."""
+    """What is in a directory: the files that have names of the layout, and all else."""
     ours: list[FileEntry] = []
     others: list[FileEntry] = []
     for item in host.files.list(os.path.join(root, folder)):

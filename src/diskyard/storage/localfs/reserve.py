@@ -24,12 +24,12 @@ _KIB = 1 << 10
 #: How many files of which size. The small ones are for the entries of one image.
 _FILES = {4 * _KIB: 128, 16 * _KIB: 16, 128 * _KIB: 4, 1024 * _KIB: 2}
 _NAME = re.compile(r"([0-9a-f]{8})\.([0-9]{3})")
-#: Empty files whose names are longer than a temporary one: where a folder has no space for another name,
+#: Empty files whose names are longer than a temporary one: where a directory has no space for another name,
 #: as it may be on a full XFS, one of them leaves space for it.
 _PLACES = [f"name.{index:03d}.{'-' * 200}" for index in range(16)]
 #: Which part of the files of a size is left alone: for the entries that free more, or sooner.
 _LEFT_ALONE = {Frees.LATER: 1 / 2, Frees.WHEN_FIXED: 1 / 4, Frees.AT_ONCE: 0.0}
-#: Of which sizes files are given to a folder that needs space for one name, one after the other.
+#: Of which sizes files are given to a directory that needs space for one name, one after the other.
 _SPARED_BYTES = (*[4 * _KIB] * 6, *[16 * _KIB] * 4, *[128 * _KIB] * 2)
 
 
@@ -53,7 +53,7 @@ class _SpentError(OSError):
 class Reserve:
     """The reserve of one repository.
 
-    :param root: the repository's folder.
+    :param root: the repository's directory.
     """
 
     def __init__(self, files: Files, root: str, follower: Follower) -> None:
@@ -162,7 +162,7 @@ class Reserve:
                     raise
 
     def spare(self) -> Callable[[], bool]:
-        """What gives blocks of the reserve to a folder that needs one for a name.
+        """What gives blocks of the reserve to a directory that needs one for a name.
 
         It is the one thing that cannot be written into a file that is there: others may be quicker.
         """

@@ -1,4 +1,4 @@
-"""One localfs repository: the interface's methods as files in a folder."""
+"""One localfs repository: the interface's methods as files in a directory."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def _identities(files: Files, root: str) -> tuple[str, str]:
 
 
 class LocalStorage(LocalLogStore):
-    """Files below one folder; the layout is in ``docs/format.md``.
+    """Files below one directory; the layout is in ``docs/format.md``.
 
-    :param root: the folder, absolute and without links.
+    :param root: the directory, absolute and without links.
     """
 
     def __init__(self, host: Host, root: str, record: RepositoryRecord) -> None:
@@ -128,7 +128,7 @@ class LocalStorage(LocalLogStore):
     def delete_volume(self, name: VolumeName) -> bool:
         """Unlink the file; its blocks are free when the last process closes it.
 
-        A folder that somebody put in its place is not ours, and stays.
+        A directory that somebody put in its place is not ours, and stays.
         """
         try:
             self._files.unlink(self._volume_path(name))
@@ -139,7 +139,7 @@ class LocalStorage(LocalLogStore):
         return True
 
     def list_volumes(self) -> list[StoredVolume]:
-        """One pass over the folder; names that are not of our form are not ours to list."""
+        """One pass over the directory; names that are not of our form are not ours to list."""
         names: dict[str, VolumeName] = {}
 
         def parse(text: str) -> VolumeName | None:
@@ -215,7 +215,7 @@ class LocalStorage(LocalLogStore):
             self._files.unlink(self._progress_path(image_id))
 
     def progress_image_ids(self) -> list[str]:
-        """The names in the progress folder that are image ids; what has another is not ours."""
+        """The names in the progress directory that are image ids; what has another is not ours."""
         return [item.name for item in self._files.list(self._folder(layout.PROGRESS), layout.image_id)]
 
     def _temporaries(self) -> Iterator[tuple[str, FileEntry]]:
@@ -232,7 +232,7 @@ class LocalStorage(LocalLogStore):
         return [Leftover(name, item.allocated_bytes) for name, item in self._temporaries()]
 
     def list_foreign(self) -> list[Foreign]:
-        """What is in the repository's own folder, or among its volumes, and is not of the layout."""
+        """What is in the repository's own directory, or among its volumes, and is not of the layout."""
         return list_foreign(self._files, self.place)
 
     def delete_leftover(self, name: str) -> bool:
@@ -245,7 +245,7 @@ class LocalStorage(LocalLogStore):
         return True
 
     def private_path(self) -> str | None:
-        """A name in the temporary folder."""
+        """A name in the temporary directory."""
         return self._files.temporary_path(self._folder(layout.TEMPORARY))
 
     # -- leases, space, end ------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def _name(parameters: Mapping[str, Any]) -> str:
 
 
 def create(parameters: Mapping[str, Any], host: Host) -> None:
-    """Make an empty repository; volumes lie in a private folder that ends with the process.
+    """Make an empty repository; volumes lie in a private directory that ends with the process.
 
     :raises diskyard.errors.NotEmpty: the name is taken.
     """

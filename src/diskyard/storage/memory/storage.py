@@ -126,7 +126,7 @@ class MemoryStorage:
     def create_volume(
         self, name: VolumeName, *, length_bytes: int, initial: bytes = b"", preallocate: bool = False
     ) -> None:
-        """A sparse file in the private folder."""
+        """A sparse file in the private directory."""
         fd = self._host.files.create(self._path(name))
         try:
             self._host.files.truncate(fd, max(length_bytes, len(initial)))
@@ -212,11 +212,11 @@ class MemoryStorage:
         return list(self.store.progress)
 
     def list_leftovers(self) -> list[Leftover]:
-        """None: what is private is removed with the folder."""
+        """None: what is private is removed with the directory."""
         return []
 
     def list_foreign(self) -> list[Foreign]:
-        """None: nobody else knows of the folder."""
+        """None: nobody else knows of the directory."""
         return []
 
     def delete_leftover(self, name: str) -> bool:
@@ -224,7 +224,7 @@ class MemoryStorage:
         return False
 
     def private_path(self) -> str | None:
-        """A name in the private folder."""
+        """A name in the private directory."""
         return self._host.files.temporary_path(self.store.folder.name)
 
     def try_lock(self, name: str) -> MemoryLease | None:

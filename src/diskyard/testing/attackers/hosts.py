@@ -41,8 +41,8 @@ def create_places(places: Places, state_folder: Path) -> None:
 class YardHost:
     """One host, embedded in this process.
 
-    :param name: of the host; its state folder is named by it.
-    :param folder: where its state folder is.
+    :param name: of the host; its state directory is named by it.
+    :param folder: where its state directory is.
     :param places: the repositories that it connects, by the repoId.
     """
 

@@ -32,7 +32,7 @@ from diskyard.testing.attackers.storm_faults import Vandal, Weather
 from diskyard.testing.daemon_process import DaemonProcess
 from diskyard.testing.mounted import Mounted
 
-#: Marks all processes of a storm: its folder.
+#: Marks all processes of a storm: its directory.
 STORM = "DISKYARD_STORM"
 _CLIENTS: dict[str, tuple[Literal["http", "embedded", "command"], str]] = {
     "http": ("http", "h1"),

@@ -38,9 +38,9 @@ _JUDGES = 3
 class ClientSettings(msgspec.Struct, frozen=True):
     """What a client is told.
 
-    :param name: of the client; ``way`` it calls Diskyard, as a host, with a state folder or a URL.
+    :param name: of the client; ``way`` it calls Diskyard, as a host, with a state directory or a URL.
     :param places: paths of the repositories by repoId.
-    :param folder: of the storm, with the ledger, the transfer folder, and what clients have to say.
+    :param folder: of the storm, with the ledger, the transfer directory, and what clients have to say.
     :param over: the file that is there when it is time to end.
     """
 

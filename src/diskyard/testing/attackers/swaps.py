@@ -46,8 +46,8 @@ def _exchange(one: Path, other: Path) -> None:
 class Flipper:
     """A thread that makes names lead outside for some milliseconds each.
 
-    :param roots: repositories, of which some folders are swapped; and of ``folders`` every file.
-    :param outside: of :func:`make_outside`, on the same file system; ``victim``: a folder beside them.
+    :param roots: repositories, of which some directories are swapped; and of ``folders`` every file.
+    :param outside: of :func:`make_outside`, on the same file system; ``victim``: a directory beside them.
     :ivar flips: how often a name has led outside.
     """
 

@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Site:
-    """A folder for the image, and a folder of bait: a secret, a FIFO, and a port that listens.
+    """A directory for the image, and a directory of bait: a secret, a FIFO, and a port that listens.
 
     Nothing but the image may be opened while it is imported: the kernel tells (inotify(7)) of
     every open of the bait by any process, and the port of every connection.

@@ -94,5 +94,5 @@ def server() -> str:
 
 
 def parameters(path: str) -> dict[str, str]:
-    """Of a place in a folder."""
+    """Of a place in a directory."""
     return {"path": path, "socket": server()}

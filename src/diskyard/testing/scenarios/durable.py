@@ -136,7 +136,7 @@ def remove_on_a_full_storage(world: World, service: Service) -> None:
 
 
 def create_repository(world: World, service: Service) -> None:
-    """In a folder that is not there yet."""
+    """In a directory that is not there yet."""
     asked = {"repoFormat": world.format, "connectionParameters": world.parameters(NEW_PLACE)}
     call(service, "createStorageRepository", asked)
 

@@ -51,7 +51,7 @@ def _await(service: Service, task_id: str) -> None:
     service.tasks.wait([task_id])
     try:
         task = service.records.get(task_id)
-    except OSError as error:  # this host's folder of tasks is sick
+    except OSError as error:  # this host's directory of tasks is sick
         raise errors.from_os_error(error, "looking at a task") from error
     if task.error is not None:
         kind = errors.CODES[str(task.error["code"])]
