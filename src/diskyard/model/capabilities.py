@@ -12,12 +12,12 @@ class Capabilities:
     :param reflink: volumes can share blocks.
     :param preallocation: volumes can have their blocks reserved.
     :param zeroed: a new volume reads zeros before anything is written to it.
-    :param shared: several hosts use one repository at a time.
+    :param shared: several hosts can use one repository at the same time.
     :param needs_sdm: only the SDM creates, grows and deletes volumes.
     :param overlays_grow: a guest's overlay needs growing while the guest runs.
-    :param enforced_leases: a lost lease's holder can no longer write.
-    :param longest_bytes: the longest that a volume can be in the place, or a raw volume's image: None if
-        any image fits.
+    :param enforced_leases: a host that has lost a lease can no longer write.
+    :param longest_bytes: the maximum length of a volume at this location, and so of an image in a raw
+        volume; None if any image fits.
     """
 
     reflink: bool = False

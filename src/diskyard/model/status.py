@@ -1,4 +1,4 @@
-"""Statuses and representations, derived from a state; nothing here is stored."""
+"""Statuses and representations. They are derived from a state, and never stored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def why_broken(state: State, image: Image, missing: Container[str] = NONE_MISSIN
     """Why an image cannot be read, for people; None if it can.
 
     :param missing: volumes that the log names and the storage does not have.
-    :raises diskyard.model.looked.LookAgain: what is missing was looked for in another chain.
+    :raises diskyard.model.looked.LookAgain: a volume of the chain was not scanned.
     """
     if image.pending is not None:
         return NOT_SET_UP
@@ -33,7 +33,7 @@ def why_broken(state: State, image: Image, missing: Container[str] = NONE_MISSIN
 
 
 def why_link_broken(link: Image, volume: Volume, missing: Container[str]) -> str | None:
-    """Why a link of a chain makes what reads it unreadable; None if it does not."""
+    """Why a link of a chain makes the images that read it unreadable; None if it does not."""
     if link.pending is not None:
         return f"image {link.id}, which it reads, is not complete"
     if volume.state != "ready":
@@ -48,7 +48,7 @@ def why_link_broken(link: Image, volume: Volume, missing: Container[str]) -> str
 def merge_dependent(state: State, image: Image) -> Volume | None:
     """The one volume that a weak image can be merged with; None if it cannot be merged.
 
-    Attachments are not looked at: they only postpone a merge.
+    Attachments do not count here: they only postpone a merge.
     """
     if image.is_strong or image.held_for or image.pending or image.volume_id is None:
         return None
@@ -66,9 +66,9 @@ def merge_dependent(state: State, image: Image) -> Volume | None:
 
 
 def better_representation(state: State, image: Image, capabilities: Capabilities, depth: int) -> str | None:
-    """What would be better for the strategy of an image with a volume; None if nothing is known.
+    """What would suit the strategy of an image with a volume better; None if nothing is known.
 
-    :param depth: how many volumes its chain has once every merge that is possible now is done.
+    :param depth: how many volumes its chain has after every merge that is possible now.
     """
     if image.strategy == "space":
         if depth <= CHAIN_DEPTH_LIMIT:
