@@ -1,4 +1,4 @@
-"""A repository format under test: what the contract suite is given by the format's own test."""
+"""A repository format under test: what the format's own test gives to the contract suite."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from diskyard.model.records import entry_id
 from diskyard.model.volume_name import VolumeName
 from diskyard.storage.interface import Storage
 from diskyard.storage.registry import find_format
-from diskyard.testing import pathless as pathless  # so that its format is known wherever places are
+from diskyard.testing import pathless as pathless  # so that its format is known wherever places are used
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a test makes a repository of its own.
 
-    :param parameters: the connection parameters of a place that is empty.
+    :param parameters: the connection parameters of an empty location.
     :param other_processes: whether another process can connect it too.
-    :param copy_path: the file that holds a copy of an object of the log, for formats that
-        have one: its tests put other things in its place.
-    :param fill: put something foreign into an empty place, which creating must then refuse.
-    :param connect_full: connect it where the storage has no room but what the format keeps in
-        reserve, while something that is set is not; for formats that can be full.
+    :param copy_path: the path of a replica of an object of the log, for formats that keep them as files:
+        tests put other things in its place.
+    :param fill: puts something foreign into an empty location; creating must then refuse it.
+    :param connect_full: connects it so that the storage has only the space that the format keeps in
+        reserve, until something is set; for formats that can be full.
     """
 
     format: str
@@ -43,7 +43,7 @@ class Place:
         find_format(self.format).create(self.parameters, host or Host.real())
 
     def connect(self, host: Host | None = None) -> Storage:
-        """Connect it, as a process or host of its own would."""
+        """Connect it, as another process or host would."""
         return find_format(self.format).connect(self.parameters, host or Host.real())
 
 

@@ -1,11 +1,11 @@
-"""A disk in memory, mounted, that remembers all that was done to it and what was synced.
+"""A disk in memory, mounted, that records all changes to it and all syncs.
 
-The file system is served by a process of its own, so that those who use it, QEMU's programs
-among them, can wait for it::
+A process of its own serves the file system, so that the programs that use it, QEMU's among them,
+can wait for it::
 
     python -m diskyard.testing.simulated_disk FOLDER MOUNT JOURNAL
 
-mounts what is in FOLDER on MOUNT, and when it is unmounted writes the journal to the file JOURNAL.
+mounts what is in FOLDER on MOUNT. When it is unmounted, it writes the journal to the file JOURNAL.
 It needs root and ``/dev/fuse``.
 """
 
@@ -40,7 +40,7 @@ def why_not() -> str | None:
 def mounted(folder: Path, mount: Path, journal: Path) -> Iterator[None]:
     """Have a disk with what is in ``folder`` on ``mount``; afterwards its journal is in a file.
 
-    It is unmounted and its process has ended whatever happens.
+    In any case it is unmounted in the end, and its process has ended.
     """
     words = [sys.executable, "-m", __name__, str(folder), str(mount), str(journal)]
     server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -50,7 +50,7 @@ def mounted(folder: Path, mount: Path, journal: Path) -> Iterator[None]:
         yield
     finally:
         try:
-            server.communicate(timeout=_ENDS_WITHIN_S)  # the end of its input ends it
+            server.communicate(timeout=_ENDS_WITHIN_S)  # it ends when its input ends
         finally:
             server.kill()
             server.wait()
@@ -63,7 +63,7 @@ def read_journal(path: Path) -> list[Record]:
 
 
 def _unmount_at_end_of_input(mount: str) -> None:
-    """Who started this is done, or dead: nothing stays mounted, be it still in use."""
+    """Unmount when the starting process is done or dead, even if the disk is still in use."""
     sys.stdin.read()
     plain = subprocess.run(["umount", mount], capture_output=True, check=False)
     if plain.returncode:

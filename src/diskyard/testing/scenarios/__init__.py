@@ -1,4 +1,4 @@
-"""Every operation and fix, each on a world of its own: what crashes, faults and power cuts interrupt."""
+"""Every operation and fix, each on a world of its own. Crashes, faults and power cuts interrupt them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCENARIOS = [*OPERATIONS, *FIXES]
 
 
 def find_scenario(name: str) -> Scenario:
-    """The scenario of this name."""
+    """The scenario with this name."""
     everything = (*SCENARIOS, *GROUPED, *MORE, *MORE_SHARING, *ON_REPOSITORIES, FIX_ALL)
     return next(scenario for scenario in everything if scenario.name == name)
 
