@@ -270,8 +270,8 @@ class Files(LockingFiles):
         """Remove a temporary file if it is there.
 
         If the storage fails, the next call tries again to remove the file. This process may live for long,
-        and to other processes its files look as if they were in use. What is left when this process ends
-        is litter that check finds.
+        and to other processes its files look as if they were in use. What this process still
+        leaves at its end is a leftover, which check lists.
         """
         for left in (path, *self._undiscarded):
             if any(self._try_unlink(left) for _ in range(_DISCARD_ATTEMPTS)):

@@ -10,7 +10,7 @@ class LookAgain(Exception):
 
 
 class Looked(Container[str]):
-    """The volumes that are missing or cut short on the storage, among those that were scanned.
+    """The volumes that are not whole on the storage, among those that were scanned.
 
     It refuses to answer about other volumes: a volume that was not scanned may not be whole.
 
