@@ -101,7 +101,7 @@ class Checkpoints:
         raise damage
 
     def _require_not_anothers(self, number: int, nonce: str) -> None:
-        """Refuse a checkpoint whose replicas differ, unless it belongs to the entry with its number.
+        """Of replicas that differ, refuse one that does not belong to the entry with its number.
 
         :raises Damaged: it was written in another history.
         """

@@ -81,7 +81,7 @@ class Verb:
 
     @property
     def only_looks(self) -> bool:
-        """Whether the scope read is enough for it (except for a deep check, which records damage)."""
+        """Whether it changes nothing that matters to its caller; a deep check records damage all the same."""
         return self.access == "read"
 
     @property

@@ -104,7 +104,7 @@ class Follower:
     """Gives new files in a repository the owner and group of the lock file.
 
     Only root can give a file to another user, and only a member of a group can give it to that group. If
-    this process cannot give anything, nothing is done.
+    nothing needs to be given, or can be, nothing is done.
     """
 
     def __init__(self, host: Host, root: str) -> None:
