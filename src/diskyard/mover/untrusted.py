@@ -82,7 +82,7 @@ def _open_given(host: Host, given_fd: int, path: str, *, block_device: bool) -> 
 
 
 def _no_file(path: str) -> errors.UnsafeImage:
-    """The error for something that is not a file; it says what to give instead."""
+    """What is in the place of a file, and what to give instead."""
     try:
         mode = os.lstat(path).st_mode
     except OSError:
@@ -109,7 +109,7 @@ def file_size_bytes(fd: int) -> int:
 
 
 def parse_import(fd: int, format: ImportFormat) -> int:
-    """The virtual size that an open image file claims, in bytes, a multiple of 512.
+    """The virtual size that an open image file gives itself, in bytes, a multiple of 512.
 
     This reads only the file's headers, and opens nothing: no program gets the file, whose owner
     may change it, or its name, at any moment. A file that passes may still be refused by
@@ -129,7 +129,7 @@ def parse_import(fd: int, format: ImportFormat) -> int:
 
 
 def blocks_held(fd: int, format: ImportFormat) -> BlockMap | None:
-    """Where an open, inspected image can hold anything but zeros; None if QEMU itself can report that.
+    """Where an inspected image that is open can hold anything but zeros; None if QEMU tells it as well.
 
     :raises diskyard.errors.UnsafeImage: the file does not say.
     """

@@ -48,8 +48,8 @@ class Telling:
     If far more is found than the mover has taken, it only counts from there on, so that few moves wait.
     The mover then finds the rest a second time.
 
-    :ivar total_bytes: None until everything is counted.
-    :ivar pool: the thread that finds the moves.
+    :ivar total_bytes: None until all is counted.
+    :ivar pool: the thread that tells.
     """
 
     def __init__(self, moves: Moves) -> None:

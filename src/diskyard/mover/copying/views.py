@@ -163,7 +163,7 @@ class FileView:
         if offset < self.size_bytes:
             with os_errors("reading a volume's size"):
                 end_bytes = os.lseek(self.fds[0], 0, os.SEEK_END)
-            if end_bytes < self.size_bytes:  # the file was cut: this is not a hole
+            if end_bytes < self.size_bytes:  # what was cut off is no hole
                 raise errors.StorageError("A file became shorter while it was read.")
             yield Run(offset, self.size_bytes - offset, True, 0)
 

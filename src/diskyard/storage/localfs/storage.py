@@ -263,7 +263,7 @@ class LocalStorage(LocalLogStore):
         return self._leases.locked_among(names)
 
     def capacity(self) -> Capacity:
-        """The file system's size and free space, as an unprivileged user sees them."""
+        """The file system's, as an unprivileged user sees it."""
         room = self._files.room(self.place)
         return Capacity(room.total_bytes, room.free_bytes)
 

@@ -246,7 +246,7 @@ class MemoryStorage:
             return self.store.leases.intersection(names)
 
     def capacity(self) -> Capacity:
-        """The size and free space of the private directory's file system."""
+        """The private folder's file system's."""
         room = self._host.files.room(self.store.folder.name)
         return Capacity(room.total_bytes, room.free_bytes)
 
