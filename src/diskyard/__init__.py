@@ -16,7 +16,7 @@ __all__ = ["AsyncDiskyard", "Diskyard", "DiskyardError", "GiB", "KiB", "MiB", "T
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is large when it is used: a command line's help needs none of it."""
+    """Import large modules when they are used: a command's help does not need them."""
     if name == "Diskyard":
         from diskyard.client.yard import Diskyard
 

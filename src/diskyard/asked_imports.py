@@ -1,8 +1,8 @@
-"""Which imports this host was asked for: no record of a repository makes it read any other file.
+"""The imports that were requested on this host: no record of a repository makes it read any other file.
 
-Anyone who may write to a repository's storage can write a record that says that a file of this host is to be
-imported. So the record counts only if this host's own state directory, to which nobody else writes,
-remembers the same request (docs/decisions/0035-asked-imports.md).
+Anyone who may write to a repository's storage can write a record saying that a file of this host is to be
+imported. So the record counts only if this host's own state directory, to which nobody else can write,
+has the same request (docs/decisions/0035-asked-imports.md).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _LIMIT_BYTES = 64 << 10
 
 
 class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One request, as the repository's record of it must say it.
+    """One request, as the repository's record of it must be.
 
-    :param place: the repository, as no program can forge it.
+    :param place: the repository's marker and location, which no program can forge.
     """
 
     place: str
@@ -36,9 +36,9 @@ class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AskedImports:
-    """The imports that this host was asked for and has not completed. Safe to use from several processes.
+    """The imports that were requested on this host and are not complete. Several processes may use it.
 
-    :param settings: those of the state folder in which they are remembered.
+    :param settings: of the state directory that keeps them.
     """
 
     def __init__(self, host: Host, settings: Settings) -> None:
@@ -47,9 +47,9 @@ class AskedImports:
         self._folder = os.path.join(settings.folder, "imports")
 
     def remember(self, repo: Repository, image_id: str, source: FileSource, request_digest: str) -> None:
-        """Note a request, durably; before its entry is published, and under the image's work lease.
+        """Keep a request, durably. This comes before its entry is published, under the image's work lease.
 
-        :raises diskyard.errors.StorageError: others may write to the state folder, or it fails.
+        :raises diskyard.errors.StorageError: others may write to the state directory, or it fails.
         """
         asked = _Asked(_place(repo), image_id, request_digest, source)
         try:
@@ -68,42 +68,42 @@ class AskedImports:
             raise errors.from_os_error(error, f"remembering an import in {self._folder}") from error
 
     def remembers(self, repo: Repository, image: Image) -> bool:
-        """Whether this host was asked for just what the record of a pending image says."""
+        """Whether exactly what the record of a pending image says was requested on this host."""
         try:
             data = self._host.files.read(self._path(repo, image.id), _LIMIT_BYTES)
             if data is None or not self._is_private():
                 return False
             asked = msgspec.json.decode(data, type=_Asked)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return False  # the request can be made again: that is what its words say
+            return False  # the caller can repeat the request, as the error says
         source = None if image.pending is None else image.pending.source
         known = (asked.place, asked.image_id, asked.request_digest, asked.source)
         return known == (_place(repo), image.id, image.request_digest, source)
 
     def forget(self, repo: Repository, image_id: str) -> None:
-        """Its image is complete, or gone; under the image's work lease.
+        """Drop a request whose image is complete or gone; under the image's work lease.
 
-        What cannot be removed now is removed by a later check.
+        If that fails now, a later check does it.
         """
         with contextlib.suppress(OSError):
             self._host.files.discard(self._path(repo, image_id))
 
     def forget_over(self, repo: Repository) -> None:
-        """Forget those of a repository whose images are complete, or gone."""
+        """Drop a repository's requests whose images are complete or gone."""
         try:
             names = [item.name for item in self._host.files.list(self._folder)]
         except OSError:
-            return  # none was remembered, or it does not answer: a later check looks again
+            return  # nothing was kept, or the directory does not answer: a later check tries again
         ending = _ending(repo)
         for name in names:
             if name.endswith(ending):
                 self.forget_if_over(repo, name.removesuffix(ending))
 
     def forget_if_over(self, repo: Repository, image_id: str) -> None:
-        """The same of one image. One that is being made or completed has its lease, and stays."""
+        """The same for one image. An image that is being made or completed has its lease, and stays."""
         if repo.is_read_only or _is_pending(repo, image_id):
             return
-        # What is in the way is looked at again by a later check.
+        # A later check tries again after an error.
         with contextlib.suppress(errors.DiskyardError), repo.work_on([image_id]):
             if not _is_pending(repo, image_id):
                 self.forget(repo, image_id)
@@ -119,7 +119,7 @@ class AskedImports:
 
 
 def _place(repo: Repository) -> str:
-    """The repository and the place that it is in: a copy of it, or one that says it was it, is another."""
+    """The repository and its location: a copy, or a repository with the same marker elsewhere, differs."""
     return f"{repo.marker}/{repo.storage.place_identity}"
 
 

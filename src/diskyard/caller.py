@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 class HandedFile:
     """A file, or a directory, that a caller opened and handed over; closed once nothing refers to it.
 
-    :param fd: its descriptor, which belongs to this object from now on.
+    :param fd: its descriptor, which this object takes over.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        # Not when the process ends: a thread may be using it still, and the number become another file's.
+        # Not when the process ends: a thread may still use it, and the number may then be another file's.
         weakref.finalize(self, os.close, fd).atexit = False
 
 
@@ -25,16 +25,16 @@ class HandedFile:
 class Caller:
     """A caller whose request is being served.
 
-    A task runs in the context of the request that started it. So its commits name the caller, and it
-    reaches no more than the caller may.
+    A task runs in the context of the request that started it. So its commits name the caller, and it can
+    reach only what the caller may reach.
 
-    :param actor: the name that the log's entries keep.
+    :param actor: the name in the log's entries.
     :param request_id: of the request, as errors and events show it.
     :param repositories: the repoIds that this caller may use; None for all.
-    :param transfer_folders: where import and export may reach; None for everywhere.
+    :param transfer_folders: the directories for imports and exports; None for everywhere.
     :param repository_folders: where repositories may be made, connected and removed; None for everywhere.
-    :param is_limited: it came with a token, and gets only a part of what all callers share.
-    :param handed: what came open with the request: the file to import, or the directory to export into.
+    :param is_limited: the caller has a token, and gets only a part of what all callers share.
+    :param handed: what was handed over, open: the file to import, or the directory for an export.
     :ivar started: the ids of the tasks that the request started.
     """
 
@@ -49,7 +49,7 @@ class Caller:
 
     @property
     def share(self) -> Share:
-        """Its part of what all callers share."""
+        """The caller's share of what all callers use."""
         return Share(self.actor, self.is_limited)
 
     def may_use(self, repo_id: str | None) -> bool:
@@ -57,7 +57,7 @@ class Caller:
         return self.repositories is None or repo_id is None or repo_id in self.repositories
 
 
-#: The caller of the running context; None where the program itself is the caller.
+#: The caller in the running context; None if the program itself is the caller.
 CALLER: ContextVar[Caller | None] = ContextVar("diskyard-caller", default=None)
 
 
@@ -68,7 +68,7 @@ def may_use(repo_id: str | None) -> bool:
 
 
 def handed() -> HandedFile | None:
-    """What the present caller opened and handed over with the request; None if nothing."""
+    """What the present caller opened and handed over with the request, if anything."""
     caller = CALLER.get()
     return None if caller is None else caller.handed
 
@@ -81,11 +81,11 @@ def share() -> Share:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The caller whose part of something shared is taken.
+    """The caller to whom a part of something shared is counted.
 
     :param actor: the caller.
-    :param is_limited: the caller gets a quarter of it at most, and all such callers together leave
-        a quarter to those on the Unix socket.
+    :param is_limited: the caller gets at most a quarter, and all such callers together leave a quarter
+        to those on the Unix socket.
     """
 
     actor: str
@@ -95,7 +95,7 @@ class Share:
 class Parts:
     """Divides something among callers, so that no caller with a token gets all of it.
 
-    If there is very little of it, each caller still gets one piece, however large.
+    If there is very little of it, each caller can still get one piece, however large.
 
     :param most: how much there is.
     :ivar count: how much is taken.
@@ -109,7 +109,7 @@ class Parts:
         self.count = 0
 
     def in_the_way(self, share: Share, amount: int = 1) -> str | None:
-        """Why a caller can have no more: who has how much; None if it can have more."""
+        """Why a caller can have no more: the message says who has how much. None if it can have more."""
         own = self._of_actor[share.actor]
         if self.count and self.count + amount > self._most:
             return f"{self.count} {{words}}"
@@ -121,13 +121,13 @@ class Parts:
         return None
 
     def add(self, share: Share, amount: int = 1) -> None:
-        """Count it as taken."""
+        """Count an amount as taken."""
         self.count += amount
         self._limited += amount * share.is_limited
         self._of_actor[share.actor] += amount
 
     def remove(self, share: Share, amount: int = 1) -> None:
-        """Count it as given back."""
+        """Count an amount as returned."""
         self.count -= amount
         self._limited -= amount * share.is_limited
         self._of_actor[share.actor] -= amount

@@ -49,7 +49,7 @@ class DiskyardError(Exception):
     """Base of all errors: a sentence that says what happened, and what to do next.
 
     :param message: one sentence for people.
-    :param advice: what to do next; the class's own advice if not given.
+    :param advice: what to do next; by default the class's own advice.
     :param details: identifiers that help a program: ``repositoryId``, ``imageId``,
         ``hostID``, ``taskId``, ``owner``.
     """
@@ -72,7 +72,7 @@ class DiskyardError(Exception):
 
     @property
     def request_id(self) -> str | None:
-        """The id of the request to a daemon that failed, as the daemon's log has it."""
+        """The id of the failed request to a daemon, as in the daemon's log."""
         return self.details.get("requestId")
 
     def to_json(self) -> dict[str, object]:
@@ -309,10 +309,10 @@ CODES: dict[str, type[DiskyardError]] = {error.__name__: error for error in Disk
 
 
 class UnknownOutcome(DiskyardError):
-    """The call may have been done all the same, or may yet be: look before repeating it.
+    """The call may have taken effect, or may still take effect: look before repeating it.
 
-    It is never raised alone: :func:`unknown_outcome` makes it an error of a code too. Callers on the wire see
-    it by ``outcome: unknown`` among the details.
+    It is never raised alone: :func:`unknown_outcome` combines it with an error of a code. On the wire it is
+    ``outcome: unknown`` among the details.
     """
 
     def __init__(self, message: str, *, advice: str | None = None, **details: str | None) -> None:
@@ -326,17 +326,17 @@ _UNKNOWN = {
 
 
 def unknown_outcome(kind: type[DiskyardError]) -> type[UnknownOutcome]:
-    """The error of a code for a call that may have been done: caught as both, and otherwise as its code's."""
+    """The class for a call that may have taken effect: caught as this code, and as UnknownOutcome."""
     return _UNKNOWN[kind]
 
 
 def unexpected(error: Exception) -> InternalError:
-    """The error of the table for an exception that no code expects."""
+    """The InternalError for an exception that no code covers."""
     return InternalError(f"{type(error).__name__}: {error}")
 
 
 def from_os_error(error: OSError, doing: str) -> DiskyardError:
-    """The error of the table for a failed system call.
+    """Diskyard's error for a failed system call.
 
     :param doing: what was being done, as in "writing the log".
     """

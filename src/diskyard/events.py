@@ -24,7 +24,7 @@ class Events:
     """The latest events of this process. Safe to use from several threads.
 
     Reporting costs next to nothing while nobody listens. An event that nobody has fetched is lost
-    when :data:`KEPT` newer ones have come; a listener that asks for what came after it is told so.
+    when :data:`KEPT` newer ones have come; :meth:`after` says so to a listener that wanted it.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Events:
             return self._count
 
     def number_of(self, event_id: str) -> int | None:
-        """The number of an event of this process; None if it is none."""
+        """The number of an event of this process; None if the event is not this process's."""
         instance, _, number = event_id.rpartition("-")
         if instance != self._instance or not (number.isascii() and number.isdigit()):
             return None
@@ -62,14 +62,14 @@ class Events:
         return found if found <= self.newest() else None
 
     def id_of(self, number: int) -> str:
-        """The id of the event with a number; of 0, what comes before the first."""
+        """The id of the event with a number; 0 stands for the time before the first event."""
         return f"{self._instance}-{number}"
 
     def after(self, number: int, most: int = KEPT) -> tuple[list[Event], int, bool]:
         """The events after a number, the oldest first.
 
-        :param most: how many at a time.
-        :returns: them, the number of the last of them, and whether none before it is lost.
+        :param most: how many at most.
+        :returns: the events, the number of the last one, and whether no event before them is lost.
         """
         with self._lock:
             first = self._count - len(self._kept) + 1
@@ -78,7 +78,7 @@ class Events:
             return found, wanted - 1 + len(found), number + 1 >= first
 
     def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """Be woken, in the thread that tells, after each event; call the answer to end that."""
+        """Call ``wake`` after each event, in the reporting thread, until the returned function is called."""
         with self._lock:
             self._listeners.append(wake)
 

@@ -1,4 +1,4 @@
-"""What callers see change of images with each entry of a log: for the stream of events."""
+"""What each entry of a log changes in images for callers; for the stream of events."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from diskyard.model.transaction import Changes, Entry
 class ImageEvent(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name):
     """An image that verbs return has changed.
 
-    :param status: according to the log; storage is not asked. None if the image is removed.
-    :param entry: the number of the entry. Where entries were skipped it is that of the last one,
-        and what ``verb`` and ``host_id`` would say is not known.
+    :param status: according to the log, without the storage. None if the image was removed.
+    :param entry: the number of the entry. If entries were skipped, it is the last one's, and ``verb`` and
+        ``host_id`` are not known.
     :param verb: the verb or type of fix that changed the image.
     """
 
@@ -38,10 +38,10 @@ class ImageEvent(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name):
 def image_events(
     repository_id: str, capabilities: Capabilities, entry: Entry | None, before: State, after: State
 ) -> list[ImageEvent]:
-    """The images that verbs return whose record or status an entry has changed.
+    """The images that verbs return and whose record or status an entry has changed.
 
-    :param entry: between the two states. None where entries were skipped: then all images are
-        looked at, which with many of them takes long.
+    :param entry: the entry between the two states. None if entries were skipped: then all images are
+        compared, which takes long if there are many.
     """
     verbs = _verbs(entry, before, after)
     looks = [(state, Chains(state), _trackers(state, verbs)) for state in (before, after)]
@@ -91,7 +91,7 @@ def _seen(
 
 
 def _trackers(state: State, image_ids: Iterable[str]) -> dict[str, list[str]]:
-    """By disk, the copies since which images of these ids track its changes."""
+    """By disk, the copies with these ids since which the disk's changes are tracked."""
     found: dict[str, list[str]] = {}
     for image_id in sorted(image_id for image_id in image_ids if image_id in state.held):
         for hold in state.images[image_id].held_for:
@@ -100,11 +100,11 @@ def _trackers(state: State, image_ids: Iterable[str]) -> dict[str, list[str]]:
     return {disk_id: sorted(copy_ids) for disk_id, copy_ids in found.items()}
 
 
-# -- which images to look at ------------------------------------------------------------
+# -- which images to compare ------------------------------------------------------------
 
 
 def _verbs(entry: Entry | None, before: State, after: State) -> dict[str, str | None]:
-    """The images that an entry may have changed for callers, each with the verb of who did."""
+    """The images that an entry may have changed for callers, each with the verb that changed it."""
     if entry is None:
         return {image_id: None for state in (before, after) for image_id in state.images}
     found: dict[str, str | None] = {}
@@ -112,7 +112,7 @@ def _verbs(entry: Entry | None, before: State, after: State) -> dict[str, str | 
         for image_id in _affected(part.changes, before, after):
             found.setdefault(image_id, part.verb)
     for part in entry.parts():
-        # Named by one of them alone, though it may be affected by others.
+        # An image is named by one part alone, though other parts may affect it.
         found.update(dict.fromkeys(_named(part.changes, before), part.verb))
     return found
 
@@ -129,7 +129,7 @@ def _named(changes: Changes, before: State) -> Iterator[str]:
 
 
 def _affected(changes: Changes, before: State, after: State) -> dict[str, None]:
-    """The images that changes are of, that track others by them, or that read what they are of."""
+    """The images that the changes name, those whose volumes read these, and the disks that track them."""
     found = dict.fromkeys(_named(changes, before))
     volumes = {volume.id: None for volume in changes.put_volumes} | dict.fromkeys(changes.remove_volumes)
     for state in (before, after):
@@ -156,7 +156,7 @@ def _affected(changes: Changes, before: State, after: State) -> dict[str, None]:
 
 
 def _links(state: State, volume_ids: Iterable[str]) -> Iterator[str]:
-    """The images on volumes, and those that these volumes read."""
+    """The images on some volumes, and the images that these volumes read."""
     for volume_id in volume_ids:
         yield from state.images_on(volume_id)
         volume = state.volumes.get(volume_id)
@@ -165,7 +165,7 @@ def _links(state: State, volume_ids: Iterable[str]) -> Iterator[str]:
 
 
 def _link(state: State, image_id: str) -> object:
-    """What an image is to the status of those that read it."""
+    """What matters of an image to the status of the images that read it."""
     image = state.images.get(image_id)
     if image is None:
         return None
@@ -173,7 +173,7 @@ def _link(state: State, image_id: str) -> object:
 
 
 def _volume(state: State, volume_id: str) -> object:
-    """What a volume is to the status of the images that read it."""
+    """What matters of a volume to the status of the images that read it."""
     volume = state.volumes.get(volume_id)
     if volume is None:
         return None

@@ -32,16 +32,16 @@ from diskyard.repository.repository import Repository
 from diskyard.repository.settled import stored_by_id
 
 _LOOKED_AT_ONCE = 1_000
-_FEW = 200  # with so many, reading all records there are takes longer than reading these one by one
+_FEW = 200  # with more, it is quicker to read all records there are than these one by one
 _ATTEMPTS = 3
 _LOOK_KEPT_S = 1.0  # for the next part of a page: slow readers must not get outdated answers
 Answer = TypeVar("Answer")
 
 
 class _Look:
-    """What the answers about images of one state share; each volume is examined once.
+    """What the answers about images of one state have in common. Each volume is examined once.
 
-    :ivar unreadable: of the volumes looked at, those that the storage does not have whole.
+    :ivar unreadable: the examined volumes that are not whole on the storage.
     """
 
     def __init__(self, repo: Repository, state: State) -> None:
@@ -53,7 +53,7 @@ class _Look:
         self._chains = Chains(state, self.unreadable, self._allocated)
 
     def at(self, images: Iterable[Image]) -> None:
-        """Look at the volumes that images read, as far as that was not done before."""
+        """Examine the volumes that images read, except those that were examined before."""
         met = (volume for image in images for volume in self._chains.not_met(image))
         # By id: two images may be on one volume.
         volumes = list({volume.id: volume for volume in met if volume.id not in self._looked}.values())
@@ -66,11 +66,11 @@ class _Look:
                 self.unreadable.add(volume.id)
 
     def status(self, image: Image) -> Status:
-        """The status of an image that was looked at."""
+        """The status of an image whose volumes were examined."""
         return self._chains.status(image, self.repo.storage.capabilities)
 
     def info(self, image: Image, status: Status) -> ImageInfo:
-        """What is known of an image that was looked at, and has this status."""
+        """The information about an image whose volumes were examined, and that has this status."""
         exclusive = exclusive_bytes(self.state, self._chains.links(image), self._allocated)
         return ImageInfo(
             image_id=image.id,
@@ -104,9 +104,9 @@ def _attachment_info(attachment: Attachment) -> AttachmentInfo:
 
 
 def _answer(repo: Repository, ask: Callable[[_Look], Answer], *, whole: bool = False) -> Answer:
-    """What is answered from the newest state and a look at storage after it.
+    """The answer from the newest state, and from what the storage shows after it was read.
 
-    :param whole: read all records at once, as so many are to be asked for that this is quicker.
+    :param whole: read all records at once: so many are needed that this is quicker.
     """
     answer, _ = _looked(repo, ask, None, whole=whole)
     return answer
@@ -115,12 +115,12 @@ def _answer(repo: Repository, ask: Callable[[_Look], Answer], *, whole: bool = F
 def _looked(
     repo: Repository, ask: Callable[[_Look], Answer], before: _Look | None, *, whole: bool
 ) -> tuple[Answer, _Look]:
-    """The same, and the look that it is from.
+    """The same, and the examination that it rests on.
 
-    A volume that was not there may have been merged into another since the state was read: then
-    the newer state is asked.
+    A volume that was missing may have been merged into another one since the state was read. Then the
+    answer is taken from the newer state.
 
-    :param before: a look that is young enough; used again if it is of the newest state.
+    :param before: a recent examination, which is used again if it is of the newest state.
     """
 
     def newest() -> State:
@@ -176,10 +176,10 @@ def image_info(repo: Repository, image_id: str) -> ImageInfo:
 
 
 def list_images(repo: Repository, request: ListImages) -> ImagePage:
-    """listImages: in the order of ids, so that a page's end is a place in any later state.
+    """listImages: in the order of ids, so that a page's end is a valid position in any later state.
 
-    Looked at are the images of the page and what they read; where only those of one status are
-    wanted, as many more as it takes to find them.
+    It examines the images of the page and what they read. If only images with one status are wanted, it
+    examines as many more as it takes to find them.
 
     :raises diskyard.errors.InvalidParameter: the limit is out of range.
     """
@@ -188,9 +188,9 @@ def list_images(repo: Repository, request: ListImages) -> ImagePage:
 
 
 def list_images_in_parts(repo: Repository, request: ListImages, most: int) -> Iterator[ImagePage]:
-    """The same page in parts of at most so many images, each looked at when it is asked for.
+    """The same page in parts of at most so many images, each examined when it is needed.
 
-    Each is of the newest state then, as if it had been asked for as a page of its own.
+    Each part shows the newest state at that time, as if it were a page of its own.
 
     :raises diskyard.errors.InvalidParameter: the limit is out of range.
     """

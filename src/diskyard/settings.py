@@ -60,7 +60,7 @@ class Settings:
             os.close(fd)
 
     def connections(self) -> dict[str, Remembered]:
-        """The connections remembered, in the order in which they were made."""
+        """The kept connections, in the order in which they were made."""
         try:
             data = self._host.files.read(self._path, _LIMIT_BYTES)
             if data is None:
@@ -73,7 +73,7 @@ class Settings:
             ) from error
 
     def remember(self, repo_id: str, format_name: str, parameters: dict[str, Any]) -> None:
-        """Remember a connection, durably."""
+        """Keep a connection, durably."""
         with self.locked():
             known = self.connections()
             known[repo_id] = Remembered(format_name, parameters)

@@ -6,7 +6,7 @@ import os
 
 
 def default_state_folder() -> str:
-    """``$DISKYARD_STATE_DIR``; else the system's for root, the XDG one for anybody else."""
+    """``$DISKYARD_STATE_DIR``; otherwise the system's directory for root, the XDG one for anybody else."""
     given = os.environ.get("DISKYARD_STATE_DIR")
     if given:
         return os.path.abspath(given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def version() -> str:
-    """As it is installed; "0" in a source tree that is not."""
+    """The installed version; "0" in a source tree that is not installed."""
     from importlib import metadata  # slow to import
 
     try:

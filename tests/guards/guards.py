@@ -188,7 +188,7 @@ GUARDS = [
     Guard(
         "a raw volume's bound",
         "diskyard.mover.qemu.graphs",
-        (("return {} if layer.bound_bytes is None else", "return {} if True else"),),
+        (("return {} if end_bytes is None else", "return {} if True else"),),
         ("tests/api/test_beyond_the_record.py::test_what_prepare_gives_out[raw]",),
     ),
     Guard(
@@ -352,7 +352,7 @@ GUARDS = [
     Guard(
         "a checkpoint of the same work and source",
         "diskyard.fixes.mend",
-        (("    return progress.durable_bytes if same else None", "    return progress.durable_bytes"),),
+        (("    return progress.durable_bytes if noted == wanted else None", "    return progress.durable_bytes"),),
         ("tests/api/test_resume.py::test_progress_that_is_damaged_is_not_believed",),
     ),
     Guard(
@@ -462,7 +462,7 @@ GUARDS = [
     Guard(
         "what was written beyond a record is not cut",
         "diskyard.operations.sizes",
-        (("    if is_cut and _is_unwritten_beyond(repo, volume, actual_bytes):\n", "    if is_cut:\n"),),
+        (("    if is_cut and _is_unwritten_beyond(repo, image.id, volume, actual_bytes):\n", "    if is_cut:\n"),),
         ("tests/api/test_sizes.py::test_what_was_written_since_an_extend_is_not_cut[prepare-raw]",),
     ),
     Guard(

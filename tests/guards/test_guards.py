@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -21,6 +22,21 @@ TIMEOUT_S = 300
 PYTEST = "import sys, pytest; sys.exit(pytest.main())"
 QUICK = 30  # of the guards in a quick run; others with another seed, all of them when thorough
 CHOSEN = Effort.of_environment().sample(GUARDS, QUICK, "guards")
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_it_is_where_it_was(guard: Guard) -> None:
+    """Of every guard, also of those that are not taken out in a quick run."""
+    found = importlib.util.find_spec(guard.module)
+    assert found is not None
+    assert found.origin is not None
+    source = Path(found.origin).read_text(encoding="utf-8")
+    for old, new in guard.changes:
+        assert source.count(old) == 1, f"{guard.module} has {source.count(old)} times: {old}"
+        source = source.replace(old, new)
+    compile(source, found.origin, "exec")
+    for named in guard.tests:
+        assert (ROOT / named.partition("::")[0]).exists(), named
 
 
 @pytest.mark.parametrize("guard", CHOSEN, ids=lambda guard: guard.name)

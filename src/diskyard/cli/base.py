@@ -1,4 +1,4 @@
-"""What all commands have: ``--json``, where they run, an example in their help, options they share."""
+"""What all commands have: ``--json``, where they run, an example in their help, shared options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _json_option() -> click.Option:
 
 
 def _where_options() -> list[click.Option]:
-    """``--url`` and ``--embedded``: of the program and of every command, wherever they are typed."""
+    """``--url`` and ``--embedded``, which the program and every command accept, in any position."""
 
     def note(context: click.Context, option: click.Parameter, given: str | bool | None) -> None:
         if given:
@@ -51,7 +51,7 @@ def _where_options() -> list[click.Option]:
 
 
 def wants_json() -> bool:
-    """Whether the running command was asked for JSON."""
+    """Whether the running command has ``--json``."""
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.meta.get(_JSON))
 
@@ -63,15 +63,15 @@ def typed_url() -> str | None:
 
 
 def wants_embedded() -> bool:
-    """Whether the command line wants no daemon."""
+    """Whether the command line says to use no daemon."""
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.meta.get(_EMBEDDED))
 
 
 class Command(click.Command):
-    """A command that takes ``--json``, ``--url`` and ``--embedded``.
+    """A command that accepts ``--json``, ``--url`` and ``--embedded``.
 
-    :param example: one line or more that show it at work.
+    :param example: one line or more that show it in use.
     """
 
     def __init__(self, *args: Any, example: str = "", **kwargs: Any) -> None:
@@ -83,7 +83,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group whose commands take ``--json``, ``--url`` and ``--embedded``."""
+    """A group whose commands accept ``--json``, ``--url`` and ``--embedded``."""
 
     command_class = Command
 

@@ -71,7 +71,7 @@ def _decode(data: bytes) -> Any:
 
 
 def _without_fixes(verb: str, words: Any) -> Any:
-    """The parameters with AutoFix false, for a verb that has options."""
+    """The parameters with AutoFix false, if the verb has options."""
     from diskyard.model.verbs import VERBS
 
     if verb in _RUNS_HERE:

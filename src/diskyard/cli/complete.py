@@ -1,4 +1,4 @@
-"""What a shell is offered where a repository, an image or a verb is expected."""
+"""Completions in a shell, for a repository, an image or a verb."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def _starting(words: list[str], typed: str) -> list[CompletionItem]:
-    """Words that a shell can be given: it shows them as they are, and takes each line for one."""
+    """Words that can be given to a shell: it shows them as they are, and takes each line for one."""
     return [CompletionItem(word) for word in words if word.startswith(typed) and word.isprintable()]
 
 
@@ -32,7 +32,7 @@ def complete_repo(context: click.Context, __: click.Parameter, typed: str) -> li
         with context.scope(), open_yard() as yard:
             return _starting(list(yard.connected()), typed)
     except (errors.DiskyardError, OSError):
-        return []  # a shell that completes is no place for an error
+        return []  # an error must not appear while a shell completes
 
 
 def complete_image(context: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:

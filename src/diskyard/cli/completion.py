@@ -1,4 +1,4 @@
-"""``diskyard completion``: the script that completes in a shell."""
+"""``diskyard completion``: the script for completion in a shell."""
 
 from __future__ import annotations
 

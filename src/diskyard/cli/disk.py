@@ -1,4 +1,4 @@
-"""``diskyard disk``: VirtualDisks, which can be written."""
+"""``diskyard disk``: VirtualDisks, which can be written to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which image a person means: REPO/NAME, REPO/ID, an id or its beginning, or a bare NAME."""
+"""Finding the image that a person means: REPO/NAME, REPO/ID, an id or its beginning, or a bare NAME."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Found:
 
     @property
     def title(self) -> str:
-        """REPO/NAME, or REPO/ID where there is no name."""
+        """REPO/NAME, or REPO/ID if the image has no name."""
         return f"{self.repo_id}/{name_of(self.info.user_data) or self.image_id}"
 
 
 def name_of(user_data: Any) -> str | None:
-    """The name in an image's userData, which is anybody's to write."""
+    """The name in an image's userData, in which anybody may have written anything."""
     name = user_data.get("name") if isinstance(user_data, dict) else None
     return name if isinstance(name, str) and name else None
 
@@ -63,12 +63,12 @@ def images_of(
 def find(yard: Diskyard, text: str, kind: Kind | None = None, prefer: str | None = None) -> Found:
     """The one image that is meant.
 
-    :param kind: what it must be; images of the other kind are no candidates unless there
-        is no other, and then the error says so.
-    :param prefer: the repository to take an image from that several have under one id, as
-        a Snapshot and its copies; for verbs to which these are the same.
+    :param kind: what it must be. Images of the other kind do not count, unless there is no other: then
+        the error says so.
+    :param prefer: the repository to take the image from if several have it under one id, as with a Snapshot
+        and its copies. For verbs to which these are the same.
     :raises diskyard.errors.ImageNotFound: no image is meant.
-    :raises diskyard.errors.InvalidParameter: several are; the message lists them.
+    :raises diskyard.errors.InvalidParameter: several are meant; the message lists them.
     """
     candidates, silent = _candidates(yard, text)
     fitting = [found for found in candidates if kind in (None, found.info.kind)]
@@ -121,7 +121,7 @@ def _candidates(yard: Diskyard, text: str) -> tuple[list[Found], list[str]]:
 
 
 def _places(connected: Mapping[str, Any]) -> list[str]:
-    """One name of each place: one that is connected twice is searched once."""
+    """One repoId for each location, so that one that is connected twice is searched once."""
     seen: list[Any] = []
     names = []
     for repo_id, place in connected.items():
@@ -146,7 +146,7 @@ def _matches(yard: Diskyard, repo_id: str, text: str) -> list[Found]:
 
 
 def _closest(found: list[Found], text: str) -> list[Found]:
-    """A whole id is meant before a name, and a name before the beginning of an id."""
+    """The best matches: a whole id counts before a name, and a name before the beginning of an id."""
 
     def distance(candidate: Found) -> int:
         if text.endswith(candidate.image_id):
@@ -158,7 +158,7 @@ def _closest(found: list[Found], text: str) -> list[Found]:
     return [candidate for candidate in found if distance(candidate) == least]
 
 
-# -- names that are given --------------------------------------------------------------
+# -- names for images ------------------------------------------------------------------
 
 
 def described(name: str | None, description: str | None, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def described(name: str | None, description: str | None, labels: Mapping[str, st
 def require_name(name: str) -> None:
     """Refuse a name that cannot be typed or seen.
 
-    :raises diskyard.errors.InvalidParameter: it is empty, long, or has control characters.
+    :raises diskyard.errors.InvalidParameter: it is empty, too long, or has control characters.
     """
     if not name.strip() or not name.isprintable() or len(name.encode()) > _NAME_LIMIT_BYTES:
         raise refuse("A name is 1-255 bytes of text that can be seen.", "Choose another name.")
@@ -188,7 +188,7 @@ def require_free_name(
 ) -> None:
     """Refuse a name that another image of the repository has.
 
-    :param except_ids: the images that may have it: the one that is named, or made again.
+    :param except_ids: images that may have it: the one that is being named, or made again.
     """
     if name is None:
         return

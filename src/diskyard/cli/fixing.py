@@ -1,4 +1,4 @@
-"""Running fixes for people: until none that can run is listed, and each one's outcome."""
+"""Running fixes for people: until no runnable one is listed, with the outcome of each."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _ROUNDS_LIMIT = 10_000
 
 @dataclass(slots=True)
 class Fixed:
-    """What a run of fixes came to.
+    """The result of a run of fixes.
 
     :param ran: each fix with its outcome, in order.
     :param failed: the first error.
-    :param left: what is listed afterwards.
+    :param left: the fixes that are listed afterwards.
     """
 
     ran: list[dict[str, Any]] = field(default_factory=list)
@@ -43,7 +43,7 @@ def names_of(yard: Diskyard, repo: str, fixes: Sequence[Fix]) -> dict[str, str]:
 
 
 def _described(repo: str, fix: Fix, names: Mapping[str, str]) -> str:
-    """What a fix does, with its image called by its name."""
+    """What a fix does, with the image's name if it has one."""
     name = names.get(fix.image_id or "")
     if name is None or fix.image_id is None:
         return fix.description
@@ -51,7 +51,7 @@ def _described(repo: str, fix: Fix, names: Mapping[str, str]) -> str:
 
 
 def print_fixes(repo: str, fixes: Sequence[Fix], names: Mapping[str, str]) -> None:
-    """A table of fixes; what waits, with why."""
+    """Print a table of fixes; those that wait, with the reason."""
     columns = ["FIX", "~WHAT", ">FREES", ">MOVES", "~STATE"]
     print_table(
         columns,
@@ -74,21 +74,21 @@ def _bytes(size: int | None) -> str:
 
 def state_of(fix: Fix) -> str:
     """Whether a fix can run, or what it waits for."""
-    from diskyard.model.fix import outlook  # not above: what only asks for help needs none of it
+    from diskyard.model.fix import outlook  # not at the top: help texts do not need it
 
     return outlook(fix)
 
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """How fixes are looked for and run.
+    """How fixes are found and run.
 
-    :param types: only these; all if there are none.
+    :param types: only these types; all if empty.
     :param rate: bytes per second, 0 for no limit.
-    :param first: before all that waits on this host.
-    :param force: run also a chosen fix that waits: delete a volume that another history of the
+    :param first: before all tasks that wait on this host.
+    :param force: also run a chosen fix that waits: delete a volume that another history of the
         repository may have made, or release data kept for a copy that cannot be
-        looked at.
+        checked.
     """
 
     types: Sequence[str] = ()
@@ -98,7 +98,7 @@ class How:
     force: bool = False
 
     def check(self, yard: Diskyard, repo: str) -> list[Fix]:
-        """What is listed."""
+        """The fixes that are listed."""
         options = {"deep": self.deep, "types": self.types or None}
         return yard.check_storage_repository(repo, options)
 
@@ -132,7 +132,7 @@ def run_fixes(
     chosen: Collection[str] | None,
     how: How,
 ) -> None:
-    """Run the chosen fixes, or all, and print what came of it.
+    """Run the chosen fixes, or all, and print the outcome.
 
     :raises diskyard.errors.DiskyardError: the first failure, after all others have run.
     """
@@ -155,7 +155,7 @@ def fix_until_done(
     chosen: Collection[str] | None,
     how: How,
 ) -> Fixed:
-    """Run fixes that can run until none is listed; a fix that comes back thrice is left."""
+    """Run runnable fixes until none is listed. A fix that is listed for the third time is left."""
     outcome = Fixed()
     runs: dict[str, int] = {}
     for _ in range(_ROUNDS_LIMIT):
@@ -177,7 +177,7 @@ def fix_until_done(
 
 
 def _run(yard: Diskyard, repo: str, fix: Fix, title: str, how: How, outcome: Fixed) -> bool:
-    """Run one fix to its end; whether it failed."""
+    """Run one fix to its end. Return whether it failed."""
     error: errors.DiskyardError | None = None
     changed: bool | None = None
     try:

@@ -109,7 +109,7 @@ def _changed(
     labels: dict[str, str],
     unlabel: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The image's userData with the changes; what others keep there stays."""
+    """The image's userData with the changes. What others keep there stays."""
     old = found.info.user_data
     if not isinstance(old, dict):
         raise refuse(f"The userData of {found.title} is not an object.", "Replace it with --user-data.")

@@ -1,4 +1,4 @@
-"""What ``list`` prints of images: some thousands at a time, however many there are."""
+"""How ``list`` prints images: some thousands at a time, however many there are."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _DATE, _MINUTE = len("2026-01-31"), len("2026-01-31T12:00")
 
 
 def list_images(repo: str | None, status: str | None, kind: Kind | None) -> None:
-    """Print the images of a repository, or of all that are connected.
+    """Print the images of a repository, or of all connected ones.
 
-    Of more than :data:`~diskyard.cli.find.PAGE` as many are printed as soon as they are known, in order
-    of their names among themselves.
+    With more than :data:`~diskyard.cli.find.PAGE` images, each page is printed as soon as it is known, sorted
+    by name within the page.
 
-    :raises diskyard.errors.DiskyardError: a repository could not be listed, after the others were.
+    :raises diskyard.errors.DiskyardError: a repository could not be listed; the others were.
     """
     printed = _Printed()
     due: list[Found] = []
@@ -49,14 +49,14 @@ def list_images(repo: str | None, status: str | None, kind: Kind | None) -> None
 class _Printed:
     """A list that is printed piece by piece: one table, or one JSON value on one line.
 
-    :ivar begun: whether anything of it was printed.
+    :ivar begun: whether a part of it has been printed.
     """
 
     def __init__(self) -> None:
         self.begun = False
 
     def go_on(self, images: list[Found]) -> None:
-        """Print some more; none only where there are none at all."""
+        """Print some more images. An empty list is printed only if there are no images at all."""
         if not wants_json():
             _print_rows(images, heading=not self.begun)
         else:

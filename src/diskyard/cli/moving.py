@@ -1,4 +1,4 @@
-"""``diskyard image import`` and ``export``: files of the host that does it."""
+"""``diskyard image import`` and ``export``: files of the host that runs the verb."""
 
 from __future__ import annotations
 

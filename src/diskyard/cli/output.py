@@ -1,4 +1,4 @@
-"""What commands print: JSON, tables, lines, errors."""
+"""Printing: JSON, tables, lines, errors."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 
 def print_json(value: Any, *, err: bool = False) -> None:
-    """One JSON value on a line of its own, at once."""
+    """Print a JSON value on a line of its own, at once."""
     click.echo(json_text(value), err=err)
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """One line of text; what others wrote in it may be anything, and none of it acts on a terminal."""
+    """Print a line of text. Others may have written parts of it, but nothing in it acts on a terminal."""
     click.echo(shown(text), err=err)
 
 
 def say_lines(text: str) -> None:
-    """The same of text that has lines of its own."""
+    """The same for text with several lines."""
     for line in text.split("\n"):
         say(line)
 
 
 def print_error(error: DiskyardError, *, as_json: bool) -> None:
-    """An error on stderr: as one JSON object, or its sentence and its advice."""
+    """Print an error on stderr: one JSON object, or its sentence and its advice."""
     if as_json:
         print_json(error.to_json(), err=True)
         return
@@ -47,13 +47,13 @@ def _lines(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """A remark for people, on stderr: what is on stdout may be read by a program."""
+    """Print a remark for people, on stderr, since a program may read stdout."""
     if not wants_json():
         click.echo(_lines(text), err=True)
 
 
 def answer(value: Any, text: str) -> None:
-    """The one thing that a command answers: as JSON, or as text for people."""
+    """Print a command's result: as JSON, or as text for people."""
     if wants_json():
         print_json(value)
     else:
@@ -61,17 +61,17 @@ def answer(value: Any, text: str) -> None:
 
 
 def on_terminal() -> bool:
-    """Whether what is printed goes to a terminal."""
+    """Whether the output goes to a terminal."""
     return sys.stdout.isatty()
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, heading: bool = True) -> None:
-    """A table; a column is aligned to the right if its title starts with ``>``.
+    """Print a table; a column is aligned to the right if its title starts with ``>``.
 
-    On a terminal it is drawn to its width, and columns whose titles start with ``~`` may be
-    folded for that; else columns are two spaces apart.
+    On a terminal the table fits its width, and columns whose titles start with ``~`` may be
+    folded for that. Otherwise columns are two spaces apart.
 
-    :param heading: also the titles; not where a table goes on.
+    :param heading: print the titles too; not for the continuation of a table.
     """
     titles = [column.lstrip(">~") for column in columns]
     right = [column.startswith(">") for column in columns]
@@ -104,7 +104,7 @@ def _draw(columns: Sequence[str], cells: Iterable[Sequence[str]], *, heading: bo
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
-    """Names and values, one pair a line; pairs without a value are left out."""
+    """Print names and values, one pair per line; pairs without a value are left out."""
     pairs = [(shown(name), shown(value)) for name, value in fields if value not in (None, "", (), {})]
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:

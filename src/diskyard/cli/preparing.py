@@ -91,7 +91,7 @@ def _print_xml(attached: Attached) -> None:
 def _serve(
     yard: Diskyard, found: Found, options: Mapping[str, object], owner: str | None, form: str | None
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM, which is how it is meant to end: that is a success."""
+    """Serve until Ctrl-C or SIGTERM. That is the normal end, and counts as success."""
     try:
         attached = yard.prepare_image(found.repo_id, found.image_id, options)
         if form == "json" or wants_json():

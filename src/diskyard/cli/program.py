@@ -1,4 +1,4 @@
-"""The program: its groups of commands, and how every way to end it looks to the caller."""
+"""The program: its groups of commands, and how each way in which it can end appears to the caller."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ for _command in (repo, image, disk, snapshot, task, serve, token, call, completi
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line; the exit status. Nothing but a defect of Diskyard shows a traceback."""
+    """Run a command line. Return the exit status. Only a defect of Diskyard shows a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     session.catch_signals()
-    # For errors in reading the command line itself; what follows -- is no option.
+    # For errors in reading the command line itself. What follows -- is not an option.
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json = "--json" in options or "call" in options[:1]
     try:

@@ -1,4 +1,4 @@
-"""Removing an image, and telling what of it stays for others."""
+"""Removing an image, and reporting what of it stays for others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, no_wait: bool) -> None:
-    """Remove an image; say how much is held until a merge, or run the merge."""
+    """Remove an image; report how much is held until a merge, or run the merge."""
     if merge and no_wait:
         raise refuse("Both --merge and --no-wait are given.", "Leave one of them out.")
     repo = found.repo_id
@@ -30,7 +30,7 @@ def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, no_
     if merge:
         new = set(_merges(yard, repo)) - merges_before
         outcome = fix_until_done(yard, repo, new, How(types=["merge"], rate=rate))
-        # One that failed may be listed under another id: what it merges gets a new id when it begins.
+        # A merge that failed may have another id now: the image to merge gets a new id when it begins.
         outcome.left = [fix for fix in outcome.left if fix.fix_id not in merges_before]
     after = _space(yard, repo)
     mergeable, retained, used = (
@@ -53,7 +53,7 @@ def remove_and_tell(yard: Diskyard, found: Found, *, merge: bool, rate: int, no_
 
 
 def _merges(yard: Diskyard, repo: str) -> list[str]:
-    """The ids of the merges that are listed."""
+    """The ids of the listed merges."""
     return [fix.fix_id for fix in yard.check_storage_repository(repo, {"types": ["merge"]})]
 
 

@@ -30,7 +30,7 @@ def repo() -> None:
 
 
 def _parsed(parameters: dict[str, str]) -> dict[str, object]:
-    """Parameters as people type them: a path from where they are, and what is true or false."""
+    """Parameters as people type them: a relative path becomes absolute, true and false are values."""
     found: dict[str, object] = {**parameters}
     if "path" in parameters:
         found["path"] = os.path.abspath(parameters["path"])
@@ -135,7 +135,7 @@ def usage(repo: str | None) -> None:
     """Show what uses the space of a REPO, or of all; the lines above 'used' add up to it."""
     with open_yard() as yard:
         if repo is not None and repo not in yard.connected():
-            yard.check_storage_repository(repo)  # refuses it, in the words of the API
+            yard.check_storage_repository(repo)  # refuses an unknown repoId, with the API's own error
         found = [info for info in yard.list_storage_repositories() if repo in (None, info.repo_id)]
     if wants_json():
         print_json(found if repo is None else found[0])

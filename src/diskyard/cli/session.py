@@ -1,4 +1,4 @@
-"""One command's use of Diskyard: opening it, waiting for what was started, interruption."""
+"""One command's use of Diskyard: opening it, waiting for the tasks it started, interruption."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TOKEN_LIMIT = 4096
 class Interrupted(BaseException):
     """Ctrl-C, or SIGTERM.
 
-    :param signal_number: which of them.
+    :param signal_number: which of the two.
     :ivar goes_on: whether a daemon goes on with what the command started.
     """
 
@@ -36,7 +36,7 @@ class Interrupted(BaseException):
 
 
 class StoppedByOther(Exception):
-    """A task that was waited for was stopped by somebody else."""
+    """The command waited for a task, and somebody else stopped it."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"task {task_id} was stopped")
@@ -57,10 +57,10 @@ def catch_signals() -> None:
 
 @contextmanager
 def open_yard(no_wait: bool = False) -> Iterator[Diskyard]:
-    """Diskyard, of a daemon or embedded; on the way out, what was started is waited for.
+    """Diskyard, through a daemon or embedded. At the end, wait for the tasks that were started.
 
-    :param no_wait: leave what was started to the daemon.
-    :raises diskyard.errors.DiskyardError: what a task that was waited for failed with.
+    :param no_wait: leave these tasks to the daemon.
+    :raises diskyard.errors.DiskyardError: the error of a task that it waited for.
     :raises diskyard.errors.ImageNotFound: an image was removed before it was complete.
     """
     yard = connect()
@@ -76,9 +76,9 @@ def open_yard(no_wait: bool = False) -> Iterator[Diskyard]:
 
 
 def connect() -> Diskyard:
-    """Diskyard where the command line and the environment say, or a daemon that runs, or embedded.
+    """Diskyard at the URL in the command line or the environment, else a running daemon, else embedded.
 
-    :raises diskyard.errors.DiskyardError: what they say cannot be used.
+    :raises diskyard.errors.DiskyardError: the URL or the token cannot be used.
     """
     from diskyard.client import Diskyard
 
@@ -100,7 +100,7 @@ def connect() -> Diskyard:
 
 
 def _token() -> str | None:
-    """The token of the environment."""
+    """The token in the environment."""
     token, path = os.environ.get("DISKYARD_TOKEN"), os.environ.get("DISKYARD_TOKEN_FILE")
     if token or not path:
         return token or None
@@ -114,22 +114,22 @@ def _token() -> str | None:
 
 
 def _leave_out_httpx_main() -> None:
-    """Keep httpx from importing a command line of its own, which takes as long as all the rest of it."""
-    # None is what the import system takes for "not to be had"; the type of the table leaves it out.
+    """Keep httpx from importing its own command line, which takes as long as the rest of httpx."""
+    # For the import system, None means "not available"; the type of sys.modules does not include it.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
 
 def auto_fix(yard: Diskyard, no_wait: bool) -> bool:
-    """Whether a change is to start what it makes due: there must be somebody to do it."""
+    """Whether a change should start the tasks that it makes due: something must be able to run them."""
     return yard.url is not None or not no_wait
 
 
 def wait(yard: Diskyard) -> list[Task]:
     """Wait for the tasks that this command started, with a progress bar if that takes long.
 
-    :returns: these tasks as they ended.
-    :raises diskyard.errors.DiskyardError: what the first that failed failed with.
-    :raises StoppedByOther: somebody else stopped one.
+    :returns: these tasks, as they ended.
+    :raises diskyard.errors.DiskyardError: the error of the first task that failed.
+    :raises StoppedByOther: somebody else stopped a task.
     """
     if sys.stderr.isatty():
         with Bars() as bars:
@@ -150,7 +150,7 @@ def wait(yard: Diskyard) -> list[Task]:
 
 
 def _require_made(yard: Diskyard, ended: Sequence[Task]) -> None:
-    """What was to be completed and found nothing to do may be gone: that is no success."""
+    """Fail if an image is gone: a task that was to complete it found nothing to do, and succeeded."""
     for task in ended:
         if task.verb != "mend" or task.changed or task.image_id is None or task.repository_id is None:
             continue
@@ -168,12 +168,12 @@ def _require_made(yard: Diskyard, ended: Sequence[Task]) -> None:
 
 
 def _is_others_work(task: Task) -> bool:
-    """Whether a clean, and what was to follow it, is left to the task that still uses what it deletes."""
+    """Whether a clean, or what follows it, is left to a task that still uses what it would delete."""
     return task.verb == "clean" and (task.error or {}).get("code") == errors.LeaseHeld.__name__
 
 
 def say_interrupted(interrupted: Interrupted, *, as_json: bool) -> None:
-    """One line that says what becomes of the rest."""
+    """Print a line that says what happens to the rest of the work."""
     if as_json:
         return
     if interrupted.goes_on:
@@ -183,5 +183,5 @@ def say_interrupted(interrupted: Interrupted, *, as_json: bool) -> None:
 
 
 def refuse(message: str, advice: str) -> errors.InvalidParameter:
-    """What a person asked for cannot be meant: an error to raise."""
+    """The error for a request that cannot be meant; the caller raises it."""
     return errors.InvalidParameter(message, advice=advice)

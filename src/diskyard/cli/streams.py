@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _STDIN, _STDOUT, _STDERR = range(3)
-#: As of a program that SIGPIPE ended.
+#: The exit status of a program that SIGPIPE ended.
 _NOBODY_READS = 141
 
 
 class Streams:
-    """stdin, stdout and stderr of this process, such that no use of them fails.
+    """stdin, stdout and stderr of this process, made so that using them never fails.
 
-    What cannot be written never ends a command before it has done its work; it shows in the exit
-    status. A stream that was closed before the program began counts as /dev/null, so that no file
-    which the program opens gets its number.
+    If output cannot be written, a command still does its work; the exit status shows the failure. A stream
+    that was closed before the program began counts as /dev/null, so that no file that the program opens
+    gets its number.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Streams:
         sys.stderr = _Written(_STDERR).text(sys.stderr, line_buffering=True)
 
     def end(self, status: int, arguments: Sequence[str]) -> int:
-        """The exit status of a command that ended with ``status``; says what could not be written."""
+        """The exit status of a command that ended with ``status``. Report lost output."""
         from diskyard.cli.output import print_error
 
         sys.stdout.flush()
@@ -62,7 +62,7 @@ def _is_open(fd: int) -> bool:
 
 
 def _devnull(fd: int) -> io.FileIO:
-    """/dev/null; it gets the lowest number that is free, which is that of the stream."""
+    """Open /dev/null. It gets the lowest free number, which is that of the closed stream."""
     null = io.FileIO("/dev/null", "r+")
     if null.fileno() != fd:
         raise errors.InternalError(f"/dev/null was opened as {null.fileno()}, not as {fd}.")
@@ -70,11 +70,11 @@ def _devnull(fd: int) -> io.FileIO:
 
 
 class _Written(io.BufferedIOBase):
-    """A stream that takes all that is written to it, and writes each byte at most once.
+    """A stream that accepts all output, and writes each byte at most once.
 
-    Python's own would write again, at its end, what it was writing when an interrupt came.
+    If an interrupt comes during a write, Python's own stream would write the same bytes again at its end.
 
-    :ivar failed: why some of it went nowhere.
+    :ivar failed: why some output was lost.
     """
 
     def __init__(self, fd: int) -> None:
@@ -84,7 +84,7 @@ class _Written(io.BufferedIOBase):
         self.failed: OSError | None = None
 
     def text(self, instead_of: TextIO | None, *, line_buffering: bool = False) -> io.TextIOWrapper:
-        """The stream for text, in the encoding of another; on a terminal each line is there at once."""
+        """The stream for text, in another stream's encoding. On a terminal each line appears at once."""
         return io.TextIOWrapper(
             self,
             encoding="utf-8" if instead_of is None else instead_of.encoding,
@@ -93,7 +93,7 @@ class _Written(io.BufferedIOBase):
         )
 
     def writable(self) -> bool:
-        """It is for writing."""
+        """True: the stream is for writing."""
         return True
 
     def fileno(self) -> int:
@@ -105,7 +105,7 @@ class _Written(io.BufferedIOBase):
         return self._file.isatty()
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Take bytes, and write them now and then."""
+        """Accept bytes, and write them now and then."""
         taken = memoryview(data).nbytes
         self._pending += data
         if len(self._pending) >= io.DEFAULT_BUFFER_SIZE:
@@ -113,7 +113,7 @@ class _Written(io.BufferedIOBase):
         return taken
 
     def flush(self) -> None:
-        """Write what was taken, or note why that is not possible."""
+        """Write the accepted bytes, or record why that is not possible."""
         rest, self._pending = memoryview(bytes(self._pending)), bytearray()
         try:
             while rest:
@@ -126,7 +126,7 @@ class _Written(io.BufferedIOBase):
             self.failed = self.failed or error
 
     def _wait(self) -> None:
-        """Wait until the stream accepts more: another process that shares it has made it non-blocking."""
+        """Wait until the stream accepts more: another process that shares it made it non-blocking."""
         import select
 
         select.select([], [self._file], [])

@@ -72,7 +72,7 @@ def _left(found: Task) -> str:
 
 
 def _find_task(yard: Diskyard, text: str) -> Task:
-    """The task of an id, or of the beginning of one."""
+    """The task with this id, or with an id that begins like this."""
     found = [task for task in yard.list_tasks() if len(text) >= 4 and task.task_id.startswith(text)]
     if len(found) > 1:
         ids = ", ".join(task.task_id for task in found)

@@ -48,11 +48,11 @@ def token() -> None:
 
 
 def _tokens(config: str | None) -> tuple[Tokens, str]:
-    """The tokens, and the audit file of the daemon that they are for; none where that cannot be known."""
+    """The tokens, and the audit file of their daemon; empty if it cannot be known."""
     from diskyard.daemon.config import load, state_folder
     from diskyard.daemon.tokens import Tokens
 
-    # The environment says it for one command; without it, the configuration names the place.
+    # DISKYARD_STATE_DIR is for one command. Without it, the configuration names the directory.
     given = os.environ.get("DISKYARD_STATE_DIR") if config is None else None
     try:
         loaded = load(config)

@@ -13,9 +13,9 @@ _DIGITS_LIMIT = 30
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as 10G, 1.5T, 512MiB or 4096; a unit is a power of 1024.
+    """The bytes in a size such as 10G, 1.5T, 512MiB or 4096; units are powers of 1024.
 
-    :raises ValueError: it is none, or no whole number of bytes.
+    :raises ValueError: it is not a size, or not a whole number of bytes.
     """
     match = _SIZE.fullmatch(text.strip()) if len(text) <= _DIGITS_LIMIT else None
     if match is None:
@@ -31,7 +31,7 @@ def parse_size(text: str) -> int:
 class Size(click.ParamType[int]):
     """A size, as a number of bytes.
 
-    :param name: how help texts name it.
+    :param name: its name in help texts.
     """
 
     def __init__(self, name: str = "size") -> None:
@@ -48,14 +48,14 @@ class Size(click.ParamType[int]):
 
 
 class NewSize(click.ParamType[tuple[int, bool]]):
-    """A size, or with a ``+`` what is added to one: ``(bytes, whether it is added)``."""
+    """A size, or with a ``+`` an addition to one: ``(bytes, whether it is an addition)``."""
 
     name = "size"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, bool]:
-        """Bytes, and whether they are added."""
+        """Bytes, and whether they are an addition."""
         if isinstance(value, tuple):
             return value
         text = str(value).strip()
@@ -66,7 +66,7 @@ SIZE, RATE, NEW_SIZE = Size(), Size("rate"), NewSize()
 
 
 def key_values(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    """A dictionary of arguments such as KEY=VALUE; as the callback of an option."""
+    """A dictionary from arguments such as KEY=VALUE; used as the callback of an option."""
     found: dict[str, str] = {}
     for text in given:
         key, equals, value = text.partition("=")
@@ -103,12 +103,12 @@ def human_time(time_s: int) -> str:
 
 
 def shown(text: object) -> str:
-    """Text that others wrote, without what would move a terminal's cursor or turn what is read around."""
+    """Text that others wrote, without characters that move a terminal's cursor or reverse the text."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON on one line; in its strings the same characters are escaped."""
+    """A value as JSON on one line. In its strings the same characters are escaped."""
     import msgspec
 
     text = msgspec.json.encode(value).decode()
@@ -118,6 +118,6 @@ def json_text(value: Any) -> str:
 
 
 def _escaped(character: str) -> str:
-    """As JSON writes it: in UTF-16, of which a character may need two."""
+    """A character as JSON escapes it: in UTF-16, where it may take two units."""
     units = character.encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))

@@ -13,7 +13,7 @@ __all__ = ["AsyncDiskyard", "Diskyard"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what speaks HTTP when it is used."""
+    """Import the classes that use HTTP only when they are needed."""
     if name == "AsyncDiskyard":
         from diskyard.client.async_yard import AsyncDiskyard
 

@@ -60,7 +60,7 @@ class AsyncRemote:
         self._has_answered = False
 
     async def close(self) -> None:
-        """Close the connections; what the daemon does for this client goes on."""
+        """Close the connections. Work that the daemon does for this client goes on."""
         await self._http.aclose()
 
     # -- calls -------------------------------------------------------------------------
@@ -70,7 +70,7 @@ class AsyncRemote:
         return await self._send(typed_call(kind, words, new_id_for(kind, words)))
 
     async def call(self, verb: str, parameters: Any) -> Any:
-        """Run a verb by its name, also one that this client does not know."""
+        """Run a verb by its name, even one that this client does not know."""
         return await self._send(raw_call(verb, parameters))
 
     async def _send(self, call: Call) -> Any:
@@ -102,21 +102,21 @@ class AsyncRemote:
         self._unfinished.update(dict.fromkeys(task_ids))
 
     async def connected(self) -> Connected:
-        """The daemon's connections; no storage is asked."""
+        """The daemon's connections. No storage is used."""
         info = await self.run(ask.GetHostInfo, {})
         return {found.repo_id: (found.repo_format, found.connection_parameters) for found in info.connections}
 
     # -- tasks -------------------------------------------------------------------------
 
     def take_started(self) -> list[str]:
-        """The ids of the tasks started since this was last asked: of many, only the latest."""
+        """The ids of the tasks started since the last call; if there were many, only the latest."""
         taken: list[str] = []
         while self._started:
             taken.append(self._started.popleft())
         return taken
 
     def unfinished(self) -> list[str]:
-        """The ids of the tasks that have not ended, as far as is known here."""
+        """The ids of the tasks that have not ended, as far as this client knows."""
         return list(self._unfinished)
 
     async def wait(self, timeout_s: float | None, on_progress: OnProgress | None) -> bool:
@@ -135,7 +135,7 @@ class AsyncRemote:
         return False
 
     async def _look(self, on_progress: OnProgress | None) -> None:
-        """Ask for the tasks that are not known to have ended."""
+        """Get the tasks that are not known to have ended."""
         waiting = list(self._unfinished)
         if len(waiting) > _MANY:
             for task in await self.run(ask.ListTasks, {}):
@@ -187,10 +187,10 @@ class AsyncRemote:
                 if response.status_code != 200:
                     yield None
             except httpx.ReadTimeout:
-                yield None  # a quiet stream: look, and listen again
+                yield None  # a quiet stream: check, and listen again
             except httpx.HTTPError:
                 await asyncio.sleep(patience.pause_s())
-                if not patience.is_away():  # a daemon that is started again soon tells the end itself
+                if not patience.is_away():  # a daemon that is soon restarted reports the end itself
                     yield None
 
     async def events(

@@ -75,7 +75,7 @@ class AsyncVerbs(AsyncWaiting):
         return answer
 
     async def connected(self) -> Connected:
-        """Format and parameters of every connection by its repoId; no storage is asked."""
+        """Format and parameters of every connection by its repoId. No storage is used."""
         return await self.transport.connected()
 
     # -- images -----------------------------------------------------------------------

@@ -25,8 +25,8 @@ class AsyncDiskyard(AsyncVerbs):
         if not given.
     :param timeout_s: how long one call may take, with its repetitions.
     :param hands_over: on a Unix socket, for root and the daemon's own user: open what importImage and
-        exportImage name here, and hand the daemon the open file or folder, so that it need not be able to
-        open it. This bypasses the transfer folders: never for paths that others give.
+        exportImage name here, and hand the daemon the open file or directory, so that it need not be able to
+        open it. This bypasses the transfer directories: never for paths that others give.
     :raises diskyard.errors.InvalidParameter: there is no URL, or something cannot be used.
     """
 

@@ -20,8 +20,8 @@ class Attempts:
     """The attempts of one call.
 
     :param url: of the daemon, for messages.
-    :param timeout_s: how long all of them may take together.
-    :param has_answered: whether the daemon has answered before: then it may be about to start again.
+    :param timeout_s: how long all attempts may take together.
+    :param has_answered: whether the daemon has answered before, so that it may just be restarting.
     """
 
     def __init__(self, call: Call, url: str, timeout_s: float, *, has_answered: bool) -> None:
@@ -39,13 +39,13 @@ class Attempts:
         return httpx.Timeout(left_s, connect=min(_CONNECT_TIMEOUT_S, left_s))
 
     def after_answer(self, answer: Answer) -> float | None:
-        """None if an answer is the call's; else how long to wait before the next attempt."""
+        """None if the answer is final; otherwise how long to wait before the next attempt."""
         if answer.status not in _BUSY:
             return None
         told = answer.headers.get("Retry-After", "")
         if not (told.isascii() and told.isdigit() and len(told) < 6):
             return None
-        # A daemon's own 503 is for storage, on which it has waited long enough. One of a proxy
+        # A 503 from a daemon is about storage that it has waited for long enough. A 503 from a proxy
         # does not say whether the daemon got the call.
         if answer.status != 429 and (answer.is_ours() or not self._call.repeatable):
             return None
@@ -58,7 +58,7 @@ class Attempts:
     def after_failure(self, failure: httpx.HTTPError) -> float:
         """How long to wait before the next attempt.
 
-        :raises diskyard.errors.DiskyardError: there should be none.
+        :raises diskyard.errors.DiskyardError: there is to be no other attempt.
         """
         is_unsent = isinstance(failure, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
         is_repeatable = is_unsent or self._call.repeatable
@@ -102,12 +102,12 @@ class Attempts:
 
 
 def failure_text(failure: BaseException) -> str:
-    """What a failure says, or what it is."""
+    """The message of a failure, or else the name of its class."""
     return str(failure) or type(failure).__name__
 
 
 def _is_refused_tls(failure: BaseException) -> bool:
-    """Whether it is for the certificate, or something else of TLS, that nothing was sent."""
+    """Whether nothing was sent because of the certificate, or of something else in TLS."""
     import ssl
 
     cause: BaseException | None = failure if isinstance(failure, httpx.ConnectError) else None

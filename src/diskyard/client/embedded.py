@@ -20,14 +20,14 @@ _LOOK_EVERY_S = 0.2
 class Embedded:
     """The service, in this process.
 
-    :param state_folder: where connections and tasks are remembered; None for the usual place.
-    :param actor: who calls, for the audit trail.
-    :param one_command: this process ends soon, so that what it does not use need not be imported.
+    :param state_folder: the directory that keeps connections and tasks; None for the usual one.
+    :param actor: the caller, for the audit trail.
+    :param one_command: this process ends soon, so that it imports only what it uses.
     """
 
     def __init__(self, state_folder: str | None, actor: str, *, one_command: bool = False) -> None:
         if not one_command:
-            import diskyard.service.whole  # noqa: F401 - it imports the rest
+            import diskyard.service.whole  # noqa: F401 - it imports everything else
         self.service = Service(state_folder=state_folder, actor=actor)
 
     def close(self) -> None:
@@ -43,13 +43,13 @@ class Embedded:
         return call(self.service, verb, parameters)
 
     def connected(self) -> Connected:
-        """The connections; no storage is asked."""
+        """The connections. No storage is used."""
         return self.service.connections.remembered()
 
     # -- tasks -------------------------------------------------------------------------
 
     def take_started(self) -> list[str]:
-        """The ids of the tasks started since this was last asked."""
+        """The ids of the tasks started since the last call."""
         return self.service.tasks.take_started()
 
     def unfinished(self) -> list[str]:
@@ -76,7 +76,7 @@ class Embedded:
     # -- events ------------------------------------------------------------------------
 
     def watch(self, types: Sequence[EventType], timeout_s: float | None) -> Generator[Event | None]:
-        """Say to look: when something happens here, and often, as other processes tell no events here."""
+        """Signal a check at each event, and often: other processes report no events here."""
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         woken = threading.Event()
         end = self.service.events.listen(woken.set)
@@ -91,7 +91,7 @@ class Embedded:
     def events(
         self, types: Sequence[EventType], repository_id: str | None, last_event_id: str | None
     ) -> Generator[Event]:
-        """The events of this process, from now on or after the one named."""
+        """The events of this process, from now on or after the given one."""
         told, woken = self.service.events, threading.Event()
         known = told.newest() if last_event_id is None else told.number_of(last_event_id)
         number, is_missed = known or 0, known is None

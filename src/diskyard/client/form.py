@@ -1,4 +1,4 @@
-"""Parameters in the form of the wire, and refusing them before anything is sent."""
+"""Parameters as they are sent, and refusing them before anything is sent."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Form = TypeVar("Form", bound=Request)
 
 
 def require_form(kind: type[Form], name: str, words: Mapping[str, Any]) -> Form:
-    """The request of a verb's parameters.
+    """The request with a verb's parameters.
 
-    :raises diskyard.errors.InvalidParameter: the parameters are not of the verb's form.
+    :raises diskyard.errors.InvalidParameter: the parameters do not have the verb's form.
     """
     try:
         return msgspec.convert(words, kind)
@@ -28,9 +28,9 @@ def require_form(kind: type[Form], name: str, words: Mapping[str, Any]) -> Form:
 
 
 def words_of(kind: type[Request], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters in snake_case as JSON-like values with the names of the wire.
+    """Parameters in snake_case as JSON-like values with their names on the wire.
 
-    :raises diskyard.errors.InvalidParameter: one is nothing that JSON has.
+    :raises diskyard.errors.InvalidParameter: a value cannot be JSON.
     """
     words: dict[str, Any] = {}
     for name, value in parameters.items():

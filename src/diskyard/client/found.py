@@ -20,9 +20,9 @@ class _Announced(msgspec.Struct, frozen=True):
 
 
 def running_daemon() -> str | None:
-    """The URL of the daemon that runs; None if none does.
+    """The URL of the running daemon; None if none runs.
 
-    :raises diskyard.errors.StorageError: it cannot be told.
+    :raises diskyard.errors.StorageError: it is not known whether one runs.
     """
     path = os.path.join(default_state_folder(), "daemon.json")
     try:
@@ -39,7 +39,7 @@ def running_daemon() -> str | None:
 
 
 def _answers(url: str) -> bool:
-    """Whether anything listens: a daemon that was killed has left its file and its socket."""
+    """Whether anything listens. A daemon that was killed leaves its file and its socket behind."""
     if not url.startswith(_UNIX):
         return False
     import socket

@@ -21,10 +21,10 @@ _CALLS = "/v1/"
 
 
 class HandingAsync(httpx.AsyncHTTPTransport):
-    """The asynchronous transport on a Unix socket, which hands over what requests name.
+    """The asynchronous transport on a Unix socket, which hands over the files that requests name.
 
     :param path: of the socket.
-    :param given: as of httpx's own.
+    :param given: the parameters of httpx's own transport.
     """
 
     def __init__(self, path: str, **given: Any) -> None:
@@ -33,23 +33,23 @@ class HandingAsync(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """As httpx does."""
-        import asyncio  # large, and loaded by whoever comes here: a command needs none of it
+        import asyncio  # a large module, which every asynchronous caller has loaded
 
         await asyncio.to_thread(hand_over, self._path, request)
         return await super().handle_async_request(request)
 
 
 def hand_over(socket_path: str, request: httpx.Request) -> None:
-    """Hand over what a request names, and put the ticket into its headers."""
+    """Hand over the file that a request names, and put the ticket into its headers."""
     ticket = ticket_for(socket_path, request.url.path.removeprefix(_CALLS), request.content)
     if ticket is not None:
         request.headers[HANDED_HEADER] = ticket
 
 
 def ticket_for(socket_path: str, verb: str, body: bytes) -> str | None:
-    """The ticket of what a request names, now handed over; None if nothing is to be, or can be.
+    """Hand over the file that a request names; its ticket. None if there is none, or it cannot be opened.
 
-    The daemon then does what it may by the path alone, and says what it may not.
+    Without a ticket, the daemon does what it may by the path alone, and reports what it may not do.
 
     :param socket_path: of the daemon's API.
     :param body: the request's parameters, as JSON.
@@ -59,7 +59,7 @@ def ticket_for(socket_path: str, verb: str, body: bytes) -> str | None:
     try:
         path = json.loads(body)["path"]
     except (ValueError, TypeError, KeyError):
-        return None  # the daemon says what is wrong with it
+        return None  # the daemon reports what is wrong with it
     if not isinstance(path, str) or not os.path.isabs(path) or "\0" in path:
         return None
     fd = _opened(path, is_file=verb == "importImage")
@@ -72,11 +72,11 @@ def ticket_for(socket_path: str, verb: str, body: bytes) -> str | None:
 
 
 def _opened(path: str, *, is_file: bool) -> int | None:
-    """The file to be read, or the folder in which a new one is to be.
+    """Open the file to be read, or the directory of the new file.
 
-    A link to a file is followed only where the daemon follows it: to a device, where root alone makes links.
+    A link to a file is followed only if the daemon would follow it: to a device, where only root makes links.
     """
-    # Imported here: of all calls only these two need it.
+    # Imported here, since only two verbs need it.
     from diskyard.host import Host
 
     files = Host.real().files
@@ -89,7 +89,7 @@ def _opened(path: str, *, is_file: bool) -> int | None:
 
 
 def _ticket_of(socket_path: str, fd: int) -> str | None:
-    # Imported here: of all calls only these two need it.
+    # Imported here, since only two verbs need it.
     from diskyard.host.sockets import peer_user_id
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
@@ -97,7 +97,7 @@ def _ticket_of(socket_path: str, fd: int) -> str | None:
         try:
             connection.connect(socket_path + _SUFFIX)
             if peer_user_id(connection) not in (0, os.geteuid()):
-                return None  # somebody else's, who would get what only this user may open
+                return None  # another user's process, which must not get what only this user may open
             socket.send_fds(connection, [_GREETING], [fd])
             answer = json.loads(connection.recv(_ANSWER_BYTES))
         except (OSError, ValueError):

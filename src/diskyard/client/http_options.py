@@ -18,14 +18,14 @@ from diskyard.model.results import Event, Task
 
 STARTED_LIMIT = 10_000
 CONNECT_TIMEOUT_S = 10.0
-#: A stream of events says something at least every 15 s.
+#: A stream of events sends something at least every 15 s.
 DEAD_AFTER_S = 40.0
 _QUIET_FIRST_S, _QUIET_MOST_S = 0.5, 5.0
 _SHORTEST_S = 0.05
 _AWAY_MOST_S = 60.0
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.05, 1.0
 _LISTEN_PAUSE_S = 1.0
-#: Shorter than a daemon keeps a connection without requests: it is never the one to close first.
+#: Shorter than a daemon keeps an idle connection, so that this side always closes it first.
 _KEEP_IDLE_S = 2.0
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=_KEEP_IDLE_S)
 #: A host that is gone is noticed within a minute.
@@ -38,7 +38,7 @@ _TCP_OPTIONS = (
 
 
 def headers(address: Address, token: str | None) -> dict[str, str]:
-    """The headers of every request. On a Unix socket no token is sent: none is needed."""
+    """The headers of every request. No token is sent on a Unix socket: none is needed."""
     if address.socket is not None or token is None:
         return {}
     return {"Authorization": f"Bearer {require_token(token)}"}
@@ -47,7 +47,8 @@ def headers(address: Address, token: str | None) -> dict[str, str]:
 def sync_transport(address: Address, ca_file: str | None, *, hands_over: bool) -> httpx.HTTPTransport:
     """The transport of the synchronous client.
 
-    :param hands_over: on a Unix socket: hand over what requests name (:mod:`diskyard.client.handing`).
+    :param hands_over: on a Unix socket: hand over the files that requests name
+        (:mod:`diskyard.client.handing`).
 
     :raises diskyard.errors.InvalidParameter: the authorities' file cannot be used.
     """
@@ -74,7 +75,7 @@ def async_transport(address: Address, ca_file: str | None, *, hands_over: bool) 
 
 
 def _trusting(ca_file: str | None) -> ssl.SSLContext:
-    """TLS 1.2 or newer, with these authorities or the system's."""
+    """TLS 1.2 or newer, trusting these authorities, or the system's."""
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
@@ -110,7 +111,7 @@ class Patience:
         return _QUIET_MOST_S if self._until_s is None else self._until_s - time.monotonic()
 
     def is_over(self) -> bool:
-        """Whether the time ran out."""
+        """Whether the time has run out."""
         return self._left_s() <= 0
 
     def quiet_s(self) -> float:
@@ -119,23 +120,23 @@ class Patience:
         return max(_SHORTEST_S, min(quiet_s, self._left_s()))
 
     def is_short_of(self, quiet_s: float) -> bool:
-        """Whether the time will run out before a stream that may be silent so long is given up."""
+        """Whether the time will run out before a stream that may be silent for so long is given up."""
         return self._left_s() < quiet_s - _SHORTEST_S
 
     def reached(self) -> None:
-        """The daemon answers."""
+        """Record that the daemon answers."""
         self._reached_s = time.monotonic()
 
     def is_away(self) -> bool:
-        """Whether a daemon that does not answer may well be back soon."""
+        """Whether a daemon that does not answer may soon be back."""
         return time.monotonic() - self._reached_s < _AWAY_MOST_S
 
     def heard(self) -> None:
-        """An event came: listening works."""
+        """Record that an event came, so that listening works."""
         self._pause_s, self._quiet_s = _PAUSE_FIRST_S, _QUIET_MOST_S
 
     def pause_s(self) -> float:
-        """How long to wait before looking, where listening does not work."""
+        """How long to wait before checking, where listening does not work."""
         pause_s, self._pause_s = self._pause_s, min(self._pause_s * 2, _PAUSE_MOST_S)
         return max(0.0, min(pause_s, self._left_s()))
 
@@ -153,14 +154,14 @@ class Listening:
         self._pause_s = _PAUSE_FIRST_S
 
     def works(self) -> None:
-        """A stream was opened."""
+        """Record that a stream was opened."""
         self._works_s = time.monotonic()
         self._pause_s = _PAUSE_FIRST_S
 
     def refused(self, answer: Answer) -> None:
-        """No stream was opened.
+        """Record that no stream was opened.
 
-        :raises diskyard.errors.DiskyardError: why, unless that passes by itself.
+        :raises diskyard.errors.DiskyardError: the reason, unless it passes by itself.
         """
         if answer.status not in (429, 502, 503, 504):
             raise answer.error()
@@ -168,9 +169,9 @@ class Listening:
             raise answer.error()
 
     def failed(self, failure: httpx.HTTPError) -> None:
-        """The stream ended, or there is no daemon.
+        """Record that the stream ended, or that there is no daemon.
 
-        :raises diskyard.errors.RepositoryUnavailable: for too long.
+        :raises diskyard.errors.RepositoryUnavailable: this has lasted too long.
         """
         if time.monotonic() - self._works_s > self._give_up_s:
             raise errors.RepositoryUnavailable(

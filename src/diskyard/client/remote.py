@@ -59,7 +59,7 @@ class Remote:
         self._has_answered = False
 
     def close(self) -> None:
-        """Close the connections; what the daemon does for this client goes on."""
+        """Close the connections. Work that the daemon does for this client goes on."""
         self._http.close()
 
     # -- calls -------------------------------------------------------------------------
@@ -69,7 +69,7 @@ class Remote:
         return self._send(typed_call(kind, words, new_id_for(kind, words)))
 
     def call(self, verb: str, parameters: Any) -> Any:
-        """Run a verb by its name, also one that this client does not know."""
+        """Run a verb by its name, even one that this client does not know."""
         return self._send(raw_call(verb, parameters))
 
     def _send(self, call: Call) -> Any:
@@ -101,21 +101,21 @@ class Remote:
         self._unfinished.update(dict.fromkeys(task_ids))
 
     def connected(self) -> Connected:
-        """The daemon's connections; no storage is asked."""
+        """The daemon's connections. No storage is used."""
         info = self.run(ask.GetHostInfo, {})
         return {found.repo_id: (found.repo_format, found.connection_parameters) for found in info.connections}
 
     # -- tasks -------------------------------------------------------------------------
 
     def take_started(self) -> list[str]:
-        """The ids of the tasks started since this was last asked: of many, only the latest."""
+        """The ids of the tasks started since the last call; if there were many, only the latest."""
         taken: list[str] = []
         while self._started:
             taken.append(self._started.popleft())
         return taken
 
     def unfinished(self) -> list[str]:
-        """The ids of the tasks that have not ended, as far as is known here."""
+        """The ids of the tasks that have not ended, as far as this client knows."""
         return list(self._unfinished)
 
     def wait(self, timeout_s: float | None, on_progress: OnProgress | None) -> bool:
@@ -134,7 +134,7 @@ class Remote:
         return False
 
     def _look(self, on_progress: OnProgress | None) -> None:
-        """Ask for the tasks that are not known to have ended."""
+        """Get the tasks that are not known to have ended."""
         waiting = list(self._unfinished)
         if len(waiting) > _MANY:
             for task in self.run(ask.ListTasks, {}):
@@ -184,10 +184,10 @@ class Remote:
                 if response.status_code != 200:
                     yield None
             except httpx.ReadTimeout:
-                yield None  # a quiet stream: look, and listen again
+                yield None  # a quiet stream: check, and listen again
             except httpx.HTTPError:
                 time.sleep(patience.pause_s())
-                if not patience.is_away():  # a daemon that is started again soon tells the end itself
+                if not patience.is_away():  # a daemon that is soon restarted reports the end itself
                     yield None
 
     def events(

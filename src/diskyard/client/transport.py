@@ -1,4 +1,4 @@
-"""What carries calls to the service: the same process, or HTTP to a daemon."""
+"""How calls reach the service: in the same process, or over HTTP to a daemon."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from diskyard.model.results import Event
 
 
 class Transport(Protocol):
-    """Calls, what they started, and what happens."""
+    """Calls, the tasks that they started, and events."""
 
     def run(self, kind: type[Request], words: Mapping[str, Any]) -> Any:
-        """Run a verb with its parameters as JSON-like values; its answer, of its type.
+        """Run a verb with its parameters as JSON-like values. Return its result, in its own type.
 
-        :raises diskyard.errors.DiskyardError: of the table.
+        :raises diskyard.errors.DiskyardError: any error of the verb.
         """
 
     def call(self, verb: str, parameters: Any) -> Any:
-        """Run a verb by its name; parameters and answer are JSON-like.
+        """Run a verb by its name; parameters and result are JSON-like.
 
-        :raises diskyard.errors.DiskyardError: of the table.
+        :raises diskyard.errors.DiskyardError: any error of the verb.
         """
 
     def connected(self) -> Connected:
-        """The connections, in their order; no storage is asked."""
+        """The connections, in their order. No storage is used."""
 
     def take_started(self) -> list[str]:
-        """The ids of the tasks that calls started since this was last asked."""
+        """The ids of the tasks that calls started since the last use of this method."""
 
     def unfinished(self) -> list[str]:
         """The ids of the tasks that calls started and that have not ended."""
@@ -37,13 +37,13 @@ class Transport(Protocol):
     def wait(self, timeout_s: float | None, on_progress: OnProgress | None) -> bool:
         """Wait for the tasks that calls started; False if the time ran out.
 
-        :param on_progress: is given each of them whenever it was looked at.
+        :param on_progress: called with each of these tasks at each check.
         """
 
     def watch(self, types: Sequence[EventType], timeout_s: float | None) -> Generator[Event | None]:
-        """Events until the time runs out; None where the waiting caller should check by itself.
+        """Events until the time runs out. None means that the waiting caller should check by itself.
 
-        What happens after the first None is not missed, or another None follows soon.
+        Events after the first None are not missed; if some are, another None follows soon.
         """
 
     def events(
@@ -52,4 +52,4 @@ class Transport(Protocol):
         """Events without end."""
 
     def close(self) -> None:
-        """Let go of what the transport has open."""
+        """Close everything that the transport has open."""

@@ -1,7 +1,7 @@
 """HTTP on a Unix socket, for the synchronous client.
 
-httpx's own way there makes a TLS context with all authorities first, which takes longer than the
-call, and leaves a socket that it could not connect to the garbage collector.
+httpx's own transport first makes a TLS context with all authorities, which takes longer than the call. It
+also leaves a socket that it could not connect to the garbage collector.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diskyard.client.handing import hand_over
 
 @contextmanager
 def _mapped(timeout: type[Exception], failure: type[Exception]) -> Iterator[None]:
-    """Errors of the system as httpcore's."""
+    """Turn errors of the system into httpcore's."""
     try:
         yield
     except TimeoutError as error:
@@ -49,7 +49,7 @@ class _Stream(httpcore.NetworkStream):
         self._socket.close()
 
     def get_extra_info(self, info: str) -> Any:
-        """Httpcore asks whether the other side has closed a connection that it wants to use again."""
+        """Answer whether the other side has closed a connection that httpcore wants to use again."""
         if info != "is_readable":
             return None
         if self._socket.fileno() < 0:
@@ -83,12 +83,12 @@ class UnixTransport(httpx.HTTPTransport):
     """httpx's transport on a Unix socket.
 
     :param path: of the socket.
-    :param hands_over: hand over what requests name (:mod:`diskyard.client.handing`).
+    :param hands_over: hand over the files that requests name (:mod:`diskyard.client.handing`).
     """
 
     def __init__(self, path: str, limits: httpx.Limits, *, hands_over: bool) -> None:
         self._path, self._hands_over = path, hands_over
-        # Not httpx's own, which would make the pool that this one replaces.
+        # httpx's own constructor is not called: it would make the pool that this one replaces.
         self._pool = httpcore.ConnectionPool(
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,

@@ -1,4 +1,4 @@
-"""The types that callers of the client see beside the model's."""
+"""The types that callers of the client see besides the model's."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Verbs(Waiting):
         return answer
 
     def connected(self) -> Connected:
-        """Format and parameters of every connection by its repoId; no storage is asked."""
+        """Format and parameters of every connection by its repoId. No storage is used."""
         return self.transport.connected()
 
     # -- images -----------------------------------------------------------------------

@@ -113,7 +113,7 @@ class Waiting:
         :raises diskyard.errors.DiskyardError: the daemon refuses, or is gone for too long.
         """
         with closing(self.transport.events(types, repository_id, last_event_id)) as events:
-            for event in events:  # noqa: UP028 - what is made of this cannot yield from
+            for event in events:  # noqa: UP028 - the asynchronous form cannot use yield from
                 yield event
 
     def _task(self, task_id: str) -> Task:

@@ -1,4 +1,4 @@
-"""The daemon's wire, without any input or output: addresses, calls, answers, events."""
+"""The daemon's wire protocol, without any input or output: addresses, calls, answers, events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VERB = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 _TOKEN = re.compile(r"[!-~]+")
 _UNIX = "unix://"
 _SHOWN_LIMIT = 300
-#: Members of a problem that are no details of the error.
+#: Members of a problem that are not details of the error.
 _PROBLEM_MEMBERS = {"type", "title", "status", "detail", "code", "advice", "retryable"}
 _BY_STATUS: dict[int, type[errors.DiskyardError]] = {
     401: errors.Unauthorized,
@@ -38,13 +38,13 @@ _BY_STATUS: dict[int, type[errors.DiskyardError]] = {
 
 
 class ReceivedFix(Fix, kw_only=True, frozen=True, forbid_unknown_fields=False):
-    """A fix as a daemon listed it: its opaque part goes back as it came, whatever it means."""
+    """A fix as a daemon listed it. Its opaque part is sent back unchanged, whatever it means."""
 
     data: Any
 
 
 class _FixAsReceived(ask.FixStorageRepository, kw_only=True, frozen=True):
-    """fixStorageRepository, with a fix that may be of a newer version than this client."""
+    """fixStorageRepository, with a fix that may come from a newer version than this client's."""
 
     fix: ReceivedFix
 
@@ -57,7 +57,7 @@ class Address:
     """Where a daemon listens.
 
     :param url: as it was given.
-    :param base: what HTTP paths are appended to.
+    :param base: the URL that HTTP paths are appended to.
     :param socket: the path of the Unix socket; None for TLS.
     """
 
@@ -69,7 +69,7 @@ class Address:
     def parse(cls, url: str) -> Address:
         """The address that a URL names.
 
-        :raises diskyard.errors.InvalidParameter: it is none of a daemon.
+        :raises diskyard.errors.InvalidParameter: it is not a daemon's URL.
         """
         if url.startswith(_UNIX + "/"):
             return cls(url, "http://localhost", url.removeprefix(_UNIX))
@@ -86,7 +86,7 @@ class Address:
             if parts.scheme == "https" and parts.hostname and is_plain and parts.port != 0:
                 return cls(url, f"https://{parts.netloc}", None)
         except ValueError:
-            pass  # refused below, as any other that is none
+            pass  # refused below, as any other URL that is not a daemon's
         raise errors.InvalidParameter(
             f"{url!r:.300} is not the URL of a daemon.",
             advice="Give unix:///path/to.sock or https://host:port.",
@@ -96,7 +96,7 @@ class Address:
 def require_token(token: str) -> str:
     """The token, if it can be sent.
 
-    :raises diskyard.errors.InvalidParameter: it has characters that no token has.
+    :raises diskyard.errors.InvalidParameter: it contains characters that no token has.
     """
     if not _TOKEN.fullmatch(token):
         raise errors.InvalidParameter(
@@ -116,8 +116,8 @@ class Call:
     :param body: its parameters as JSON.
     :param only_looks: whether it changes nothing.
     :param repeatable: whether doing it twice is the same as doing it once.
-    :param result: the type of its answer; Any to have it as JSON-like values.
-    :param lenient: the type to try where the answer may be of a newer version.
+    :param result: the type of its result; Any for JSON-like values.
+    :param lenient: the type to try if the result may come from a newer version.
     :param request_id: for the daemon's log.
     """
 
@@ -131,15 +131,15 @@ class Call:
 
     @property
     def path(self) -> str:
-        """Where it is sent."""
+        """The path that it is sent to."""
         return f"/v1/{self.verb}"
 
 
 def typed_call(kind: type[ask.Request], words: Mapping[str, Any], new_id: str | None = None) -> Call:
     """A call of a verb.
 
-    :param new_id: the id to give a new image, where the caller gave none.
-    :raises diskyard.errors.InvalidParameter: the parameters are not of the verb's form.
+    :param new_id: the id for a new image, if the caller gave none.
+    :raises diskyard.errors.InvalidParameter: the parameters do not have the verb's form.
     """
     verb = BY_REQUEST[kind]
     if new_id is not None:
@@ -173,9 +173,9 @@ def _call(verb: str, parameters: Any, result: Any, lenient: Any) -> Call:
 
 
 def new_id_for(kind: type[ask.Request], words: Mapping[str, Any]) -> str | None:
-    """An id for the image that a call makes, so that it may be sent twice; None if it has none.
+    """An id for the image that a call makes, so that it may be sent twice; None if it cannot have one.
 
-    A copy gets none: what it copies may be a Snapshot, whose copy has the same id.
+    A copy gets none: its source may be a Snapshot, whose copy has the same id.
     """
     if kind is ask.CopyImage or not _makes_image(kind) or _has_new_id(words):
         return None
@@ -197,9 +197,9 @@ def _has_new_id(words: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back over HTTP.
+    """A response over HTTP.
 
-    :param url: of the daemon that was asked.
+    :param url: of the daemon that was called.
     """
 
     url: str
@@ -208,10 +208,10 @@ class Answer:
     body: bytes
 
     def decoded(self, result: Any, lenient: Any = None) -> Any:
-        """The value of an answer that is no error.
+        """The result in an answer that is not an error.
 
-        :param lenient: another type, for what is not of the type expected.
-        :raises diskyard.errors.DiskyardError: it is an error, or not of the type expected.
+        :param lenient: another type, for a result that does not have the expected type.
+        :raises diskyard.errors.DiskyardError: the answer is an error, or does not have the expected type.
         """
         if self.status != 200:
             raise self.error()
@@ -232,7 +232,7 @@ class Answer:
         )
 
     def is_ours(self) -> bool:
-        """Whether an error comes from a daemon, and not from a proxy before it."""
+        """Whether an error comes from a daemon, and not from a proxy in front of it."""
         return self._problem() is not None
 
     def error(self) -> errors.DiskyardError:
@@ -246,11 +246,11 @@ class Answer:
         try:
             problem = msgspec.json.decode(self.body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return None  # then it is none of a daemon's
+            return None  # no daemon sends this
         return problem if isinstance(problem, dict) and isinstance(problem.get("code"), str) else None
 
     def _foreign(self) -> errors.DiskyardError:
-        """An answer that no daemon sends: of a proxy, or of another server."""
+        """The error for an answer that no daemon sends, but a proxy or another server."""
         kind = _BY_STATUS.get(self.status, errors.InternalError)
         if self.status >= 500:
             kind = errors.unknown_outcome(kind)
@@ -264,7 +264,7 @@ class Answer:
 
 
 def error_of(told: Mapping[str, Any]) -> errors.DiskyardError:
-    """The error that a task failed with, as the class of its code."""
+    """The error that a task failed with, in the class of its code."""
     return _error(told, str(told.get("message", "")))
 
 
@@ -279,7 +279,7 @@ def _error(told: Mapping[str, Any], message: str) -> errors.DiskyardError:
         for name, value in told.items()
         if name not in _PROBLEM_MEMBERS and name != "message" and value is not None
     }
-    if known is None:  # of a newer version
+    if known is None:  # from a newer version
         return kind(
             f"{code}: {message}", advice=str(told.get("advice", "")), **{**details, "unknownCode": code}
         )
@@ -290,9 +290,9 @@ def _error(told: Mapping[str, Any], message: str) -> errors.DiskyardError:
 
 
 class EventLines:
-    """Makes events of the lines of a stream.
+    """Makes events from the lines of a stream.
 
-    :ivar last_id: of the last event, to go on from there.
+    :ivar last_id: the id of the last event, from which the next stream goes on.
     """
 
     def __init__(self, last_id: str | None = None) -> None:
@@ -301,7 +301,7 @@ class EventLines:
         self._data: list[str] = []
 
     def take(self, line: str) -> Event | None:
-        """The event that ends with a line; None if none does."""
+        """The event that ends with this line; None if none does."""
         if not line:
             return self._end()
         field, _, value = line.partition(":")
@@ -325,4 +325,4 @@ class EventLines:
             repository_id = data.get("repositoryId") if isinstance(data, dict) else None
             return msgspec.convert({**told, "repositoryId": repository_id}, Event)
         except msgspec.MsgspecError:
-            return None  # of a kind that only newer clients know
+            return None  # a kind that only newer clients know

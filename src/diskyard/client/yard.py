@@ -61,7 +61,7 @@ class Diskyard(Verbs):
     ) -> None:
         self.url = url
         self._service: Service | None = None
-        # Imported when it is needed: either is large, and neither needs the other.
+        # Imported when it is needed: both modules are large, and neither needs the other.
         if url is not None:
             from diskyard.client.remote import Remote
 

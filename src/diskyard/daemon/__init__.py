@@ -1,1 +1,1 @@
-"""Diskyard as a daemon of a host: configuration, listeners, logs, what it does by itself."""
+"""Diskyard as the daemon of a host: configuration, listeners, logs, and the work that it does by itself."""

@@ -15,10 +15,10 @@ _FOLDER = "daemon"
 
 
 class Announced(msgspec.Struct, frozen=True):
-    """A daemon that runs, or did.
+    """A daemon that is running, or was.
 
     :param url: where it answers without a token, as ``unix:///path``.
-    :param tls_url: where it answers to tokens; None if it does not.
+    :param tls_url: where it answers calls with tokens; None if nowhere.
     """
 
     url: str
@@ -28,11 +28,11 @@ class Announced(msgspec.Struct, frozen=True):
 
 
 class Announcement:
-    """The place of the one daemon of a state folder.
+    """Marks the one daemon of a state directory.
 
-    The place is held by a lock, which ends with the process however it ends.
+    A lock holds the mark, and ends with the process, however the process ends.
 
-    :raises diskyard.errors.InvalidParameter: another daemon has it.
+    :raises diskyard.errors.InvalidParameter: another daemon holds the lock.
     """
 
     def __init__(self, host: Host, state_folder: str) -> None:
@@ -49,11 +49,11 @@ class Announcement:
         self._lock = lock
 
     def tell(self, socket_path: str, tls_url: str | None) -> None:
-        """Say that the daemon answers."""
+        """Announce that the daemon answers."""
         announced = Announced(f"unix://{socket_path}", tls_url, os.getpid(), version())
         self._files.replace(self._path, msgspec.json.encode(announced))
 
     def withdraw(self) -> None:
-        """Say that it does not any more, and give up its place."""
+        """Announce that it no longer answers, and release the lock."""
         self._files.discard(self._path)
         os.close(self._lock)

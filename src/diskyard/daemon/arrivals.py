@@ -13,18 +13,18 @@ from diskyard.daemon.config import LimitsConfig
 from diskyard.host.sockets import origin_of
 from diskyard.http.connections import Why
 
-#: So long nobody is cut for others: a caller needs a moment to begin its TLS.
+#: For this long no connection is cut in favour of others: a caller needs a moment to begin its TLS.
 _SPARED_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many connections a listener of TCP has.
+    """How many connections a TCP listener accepts.
 
-    :param of_origin: of one address.
-    :param silent: in all, that have not begun: their TLS is not done.
-    :param silent_of_origin: of one address.
-    :param silent_s: for that to be done.
+    :param of_origin: from one address.
+    :param silent: connections in all whose TLS handshake is not complete.
+    :param silent_of_origin: such connections from one address.
+    :param silent_s: the time to complete the handshake.
     """
 
     of_origin: int
@@ -34,7 +34,7 @@ class Bounds:
 
     @classmethod
     def of(cls, limits: LimitsConfig) -> Bounds:
-        """As they are configured."""
+        """The bounds in the configuration."""
         return cls(
             limits.connections_per_address,
             limits.handshakes,
@@ -59,12 +59,12 @@ class _Arrival:
 
 
 class Arrivals:
-    """The connections of one listener, from their first moment on; only in the event loop.
+    """The connections of one listener, from their first moment on; only for the event loop.
 
-    At the limit of silent connections, the one that has been silent the longest is closed for each new
-    one. So a caller that holds a thousand silent connections does not keep out those that speak at once.
+    At the limit of silent connections, each new one causes the one that has been silent for longest to be
+    closed. So a caller that holds a thousand silent connections does not keep out those that speak at once.
 
-    :param most: in all.
+    :param most: how many connections there may be in all.
     :param bounds: None for a Unix socket, which has no such limits.
     :param note: called for each connection that is refused or cut, with its address.
     """
@@ -76,7 +76,7 @@ class Arrivals:
         self._arrivals: list[_Arrival] = []
 
     def may_stay(self, connection: socket.socket, address: str) -> bool:
-        """Judge a connection that has just come."""
+        """Decide whether a connection that has just come may stay."""
         self._arrivals = [one for one in self._arrivals if one.is_open]
         origin = origin_of(address)
         why = self._in_the_way(origin)
@@ -105,15 +105,15 @@ class Arrivals:
         return "all" if sum(one.is_open for one in self._arrivals) >= self._most else None
 
     def _made_room(self, silent: list[_Arrival]) -> bool:
-        """Cut the one that has been silent the longest, unless it came just now."""
-        oldest = silent[0]  # they are in the order in which they came
+        """Cut the connection that has been silent for longest, unless it came a moment ago."""
+        oldest = silent[0]  # they are in the order of their arrival
         if time.monotonic() - oldest.came_s < _SPARED_S:
             return False
         self._cut(oldest)
         return True
 
     def has_begun(self, fileno: int) -> None:
-        """The TLS of a connection is done; of a Unix socket there is none."""
+        """Record that the TLS handshake of a connection is complete. On a Unix socket there is none."""
         for arrival in self._arrivals:
             if arrival.connection.fileno() == fileno:
                 arrival.is_silent = False
@@ -121,9 +121,9 @@ class Arrivals:
                     arrival.timer.cancel()
 
     def _cut(self, arrival: _Arrival) -> None:
-        """End a silent connection: the code that waits on it sees its end, and closes it."""
+        """End a silent connection. The code that waits on it notices, and closes it."""
         if arrival.is_silent and arrival.is_open:
             arrival.is_silent = False
             self._note("handshake", arrival.origin)
-            with contextlib.suppress(OSError):  # its other side was quicker
+            with contextlib.suppress(OSError):  # its other side has closed it already
                 arrival.connection.shutdown(socket.SHUT_RDWR)

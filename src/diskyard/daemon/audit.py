@@ -1,6 +1,6 @@
-"""The audit trail: who called what, and the outcome. One JSON object a line.
+"""The audit trail: who called what, and the outcome; one JSON object per line.
 
-It keeps what identifies a call: never its userData, connectionParameters or tokens.
+It records what identifies a call, but never its userData, connectionParameters or tokens.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _TEXT_LIMIT = 255
 
 
 class Audit:
-    """Keeps calls, each before it is answered. Safe to use from several threads.
+    """Records calls, each before it is answered. Safe to use from several threads.
 
-    :param path: of the file to which they are appended; empty for the log.
-    :param host: this machine if not given.
+    :param path: the file to which they are appended; empty for the log.
+    :param host: by default this machine.
     :raises OSError: the file cannot be opened.
     """
 
@@ -33,7 +33,7 @@ class Audit:
         self._fd = self._host.files.open_to_append(path) if path else None
 
     def note(self, call: AuditedCall) -> None:
-        """Keep a call; what the file does not take goes to the log, with the reason."""
+        """Record a call. If the file cannot be written, the call goes to the log, with the reason."""
         fields = {
             "requestId": _text(call.request_id),
             "actor": _text(call.actor),
@@ -56,8 +56,8 @@ class Audit:
         self._log.info("call", **fields)
 
     def _append(self, fd: int, fields: dict[str, object]) -> None:
-        # A line that was cut is ended, so that the next one is whole. In ASCII: there are
-        # characters outside it that some readers take for the end of a line.
+        # After a line that was cut, a newline makes the next line whole. The text is ASCII, because some
+        # readers take certain other characters for the end of a line.
         data = ("\n" if self._torn else "") + json.dumps(fields, ensure_ascii=True) + "\n"
         self._torn = True
         self._host.files.append(fd, data.encode())
@@ -77,7 +77,7 @@ class Audit:
             os.close(old)
 
     def close(self) -> None:
-        """Keep no more in the file: what still comes goes to the log."""
+        """Stop writing to the file. Later calls go to the log."""
         with self._lock:
             old, self._fd = self._fd, None
         if old is not None:

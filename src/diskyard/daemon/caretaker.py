@@ -1,4 +1,4 @@
-"""The caretaker: checks and fixes by itself, as far as policies allow. Without policies it is off."""
+"""The caretaker: it checks and fixes by itself, as far as policies allow. Without policies it is off."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from diskyard.tasks.runner import Job
 from diskyard.tasks.watcher import TaskWatcher
 
 ACTOR = "caretaker"
-#: The longest pause between two looks: the clock on the wall may be set, and repositories come and go.
+#: The longest pause between two rounds of looking: clocks may be set, and repositories come and go.
 _PAUSE_MOST_S = 60.0
 _log = logging.getLogger("diskyard.caretaker")
 
@@ -36,14 +36,14 @@ _log = logging.getLogger("diskyard.caretaker")
 class Caretaker:
     """Runs the fixes that policies name, one after the other in each repository.
 
-    In the queue these fixes are behind everything that callers asked for. A round begins when it is due
-    and the hours allow it. It checks the repository and runs the listed fixes that can run and are of the
-    policy's types. Outside the hours no further fix is begun. A fix that fails three times in
-    a row is left alone for a while (:class:`diskyard.daemon.left_alone.LeftAlone`).
+    In the queue these fixes come after everything that callers have requested. A round begins when it is due
+    and the policy's hours allow it. It checks the repository and runs the listed fixes of the policy's types
+    that can run. Outside the hours no further fix is begun. A fix that fails three times in a row is left
+    alone for a while (:class:`diskyard.daemon.left_alone.LeftAlone`).
 
-    :param policies: each for itself, though two may be about one repository; without any
+    :param policies: each counts by itself, even if two are about one repository. Without any,
         :meth:`start` does nothing.
-    :ivar left_alone: what failed, and is tried again later.
+    :ivar left_alone: the fixes that failed, and are tried again later.
     """
 
     def __init__(self, service: Service, policies: Sequence[Policy]) -> None:
@@ -56,13 +56,13 @@ class Caretaker:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Look after the repositories from now on, in a thread of its own."""
+        """Take care of the repositories from now on, in a thread of its own."""
         if self._policies:
             self._thread = threading.Thread(target=self._run, name="diskyard-caretaker", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Begin nothing any more; what runs is for :meth:`Service.close` to stop."""
+        """Begin nothing more. :meth:`Service.close` stops what is running."""
         self._stopping.set()
         self._wake.set()
         if self._thread is not None:
@@ -81,7 +81,7 @@ class Caretaker:
     def look(self) -> float:
         """Do what can be done now, without waiting for any storage.
 
-        :returns: in how many seconds to look again, if nothing ends before.
+        :returns: after how many seconds to call this again, if nothing ends before.
         """
         pause_s = _PAUSE_MOST_S
         for one in list(self._all_rounds()):
@@ -91,7 +91,7 @@ class Caretaker:
         return pause_s
 
     def is_idle(self) -> bool:
-        """Whether no round is under way, as far as :meth:`look` has seen."""
+        """Whether no round was under way when :meth:`look` last ran."""
         return not any(one.is_busy() for one in self._rounds.values())
 
     def _all_rounds(self) -> Iterator[_Round]:
@@ -110,14 +110,14 @@ class Caretaker:
 
 @dataclasses.dataclass(slots=True)
 class _Round:
-    """One policy in one repository: its round that runs, or when the next is due.
+    """One policy in one repository: its current round, or when the next is due.
 
     :ivar due_s: when the next round begins, on the monotonic clock; None for at once.
     :ivar checking: the check of this round, until it has answered.
-    :ivar is_late: that it does not answer was noted.
+    :ivar is_late: the log has a line saying that the check does not answer.
     :ivar left: the fixes of this round that have not begun.
-    :ivar fixing: the fix that is queued or runs, as ``task_id``.
-    :ivar ended: that task, when it has ended.
+    :ivar fixing: the fix that is queued or running, as ``task_id``.
+    :ivar ended: that task, once it has ended.
     """
 
     service: Service
@@ -134,7 +134,7 @@ class _Round:
     ended: Task | None = None
 
     def look(self) -> float:
-        """Go on as far as that is possible now; the seconds until there may be more to do."""
+        """Go on as far as possible now. Return the seconds until there may be more to do."""
         clock = self.service.host.clock
         if self.checking is not None:
             self._look_at_check(self.checking)
@@ -154,7 +154,7 @@ class _Round:
         return max(0.0, (self.due_s or now_s) - now_s) or _PAUSE_MOST_S
 
     def is_busy(self) -> bool:
-        """Whether a check or a fix of it is under way."""
+        """Whether a check or a fix of this round is under way."""
         return self.checking is not None or self.fixing is not None
 
     def _check(self) -> None:
@@ -167,9 +167,9 @@ class _Round:
         )
 
     def _look_at_check(self, checking: Running) -> None:
-        """Take what the check answered; a repository that does not is left to the next round.
+        """Take the check's answer. If the repository does not answer, it is left to the next round.
 
-        None begins while a check still hangs: it would only leave one more thread behind.
+        No round begins while a check still hangs: it would only leave one more thread behind.
         """
         try:
             if checking.has_ended():
@@ -192,7 +192,7 @@ class _Round:
         def run(watcher: TaskWatcher) -> bool:
             repo = self.service.connections.get(self.repository_id)
             if repo.marker != fix.data.marker:
-                return False  # its name has been given to another since
+                return False  # another repository has its name now
             rate_limit = self.policy.rate_limit_bytes_per_s
             follow_up = FollowUp(repo, fix.data.action, fix.image_id, rate_limit)
             return self.service.job(follow_up).run(watcher)
@@ -217,7 +217,7 @@ class _Round:
         self.left_alone.note(fix, self.repository_id, task, now_s, self.policy.every_s)
 
     def _withdraw(self) -> None:
-        """Begin nothing any more of what was to run: the hours are over."""
+        """Drop what has not begun, because the hours are over."""
         self.left.clear()
         for task in self.service.tasks.unfinished():
             if task.task_id == self.task_id and task.state == "queued":

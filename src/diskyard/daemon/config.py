@@ -1,6 +1,6 @@
 """The daemon's configuration: a TOML file in which every key is optional.
 
-``packaging/diskyard.toml`` shows all of them with their defaults.
+``packaging/diskyard.toml`` shows all keys with their defaults.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class SocketConfig(_Section, frozen=True, kw_only=True):
     """``[socket]``: the Unix socket. Anyone who may open it may do everything.
 
-    :param path: empty for the usual place, see :func:`socket_path`.
-    :param group: the name of the group that it belongs to; empty for the process's own.
+    :param path: empty for the usual path, see :func:`socket_path`.
+    :param group: the name of the socket's group; empty for the process's own.
     """
 
     path: _Path = ""
@@ -54,7 +54,7 @@ class SocketConfig(_Section, frozen=True, kw_only=True):
 class TcpConfig(_Section, frozen=True, kw_only=True):
     """``[tcp]``: TLS and bearer tokens for callers on other hosts.
 
-    :param certificate: a PEM file with the certificate, and what it is signed by up to the root.
+    :param certificate: a PEM file with the certificate and the chain of its signers.
     :param key: the PEM file of its private key, without a passphrase.
     """
 
@@ -63,9 +63,9 @@ class TcpConfig(_Section, frozen=True, kw_only=True):
     key: _Path = ""
 
     def address(self) -> tuple[str, int]:
-        """Host and port; port 0 is any that is free.
+        """Host and port; port 0 means any free port.
 
-        :raises ValueError: ``listen`` is none.
+        :raises ValueError: ``listen`` is not an address.
         """
         host, colon, port = self.listen.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
@@ -127,16 +127,16 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
 class TransferConfig(_Section, frozen=True, kw_only=True):
     """``[transfer]``: imports and exports over HTTP.
 
-    :param folders: they read and write only inside these.
+    :param folders: they read and write only inside these directories.
     """
 
     folders: Annotated[tuple[_Path, ...], msgspec.Meta(description="a list of absolute paths")] = ()
 
 
 class RepositoriesConfig(_Section, frozen=True, kw_only=True):
-    """``[repositories]``: where callers with tokens may have them.
+    """``[repositories]``: where callers with tokens may have repositories.
 
-    :param folders: over TCP repositories are made, connected and removed only inside these.
+    :param folders: over TCP, repositories are made, connected and removed only inside these directories.
     """
 
     folders: Annotated[tuple[_Path, ...], msgspec.Meta(description="a list of absolute paths")] = ()
@@ -148,7 +148,7 @@ class TasksConfig(_Section, frozen=True, kw_only=True):
     :param queued: how many may wait; a call that would exceed this is refused.
     :param order: the order in which types of waiting tasks run.
     :param rate_limit_bytes_per_s: for tasks whose caller gave none; 0 for none.
-    :param resume: whether to run again, at start, what was running when the daemon ended.
+    :param resume: whether the daemon, at its start, resumes the tasks that were running when it ended.
     """
 
     at_once: Annotated[int, msgspec.Meta(ge=1, le=64, description="a number from 1 to 64")] = 2
@@ -166,8 +166,8 @@ class TasksConfig(_Section, frozen=True, kw_only=True):
 class LogConfig(_Section, frozen=True, kw_only=True):
     """``[log]``: the log on stderr, and the audit trail.
 
-    :param format: ``auto``: for people on a terminal, else json.
-    :param audit_file: where the audit trail is appended; empty for the log.
+    :param format: ``auto`` means text for people on a terminal, otherwise JSON.
+    :param audit_file: the file to which the audit trail is appended; empty for the log.
     """
 
     format: Annotated[Literal["auto", "json", "text"], msgspec.Meta(description="auto, json or text")] = (
@@ -181,10 +181,10 @@ class LogConfig(_Section, frozen=True, kw_only=True):
 
 
 class Config(_Section, frozen=True, kw_only=True):
-    """All of it.
+    """The whole configuration.
 
-    :param state_dir: empty for what the command line uses.
-    :param tcp: None: there is no TCP listener.
+    :param state_dir: empty for the one that the command line uses.
+    :param tcp: None if there is no TCP listener.
     """
 
     state_dir: _Path = ""
@@ -199,14 +199,14 @@ class Config(_Section, frozen=True, kw_only=True):
 
 
 def state_folder(config: Config) -> str:
-    """Where this host's Diskyard remembers connections and tasks."""
+    """The directory in which this host keeps connections and tasks."""
     return config.state_dir or default_state_folder()
 
 
 def socket_path(config: Config) -> str:
-    """Where the Unix socket is; its folder need not exist yet.
+    """The path of the Unix socket; its directory need not exist yet.
 
-    ``/run/diskyard`` is for root, or for whom the service manager made it.
+    ``/run/diskyard`` is for root, or for the user for whom the service manager made it.
     """
     if config.socket.path:
         return config.socket.path
@@ -222,8 +222,8 @@ def load(path: str | None = None) -> Config:
     """Read the configuration.
 
     :param path: None for :data:`DEFAULT_PATH`, which may be absent.
-    :raises diskyard.errors.InvalidParameter: the file is absent, or not as it must be: all that is
-        wrong with it, each with its key and what is allowed.
+    :raises diskyard.errors.InvalidParameter: the file is absent or wrong. The message lists all mistakes,
+        each with its key and what is allowed.
     """
     source = DEFAULT_PATH if path is None else path
     try:
@@ -252,7 +252,7 @@ def load(path: str | None = None) -> Config:
 def refused(source: str, wrong: Sequence[str]) -> errors.InvalidParameter:
     """The error for a configuration that cannot be used.
 
-    :param source: the file, or what else gave it.
+    :param source: the file, or another source.
     :param wrong: what is wrong with it, as :func:`diskyard.daemon.config_check.check` lists it.
     """
     lines = "\n".join((f"{source} has errors:", *wrong))
@@ -260,7 +260,7 @@ def refused(source: str, wrong: Sequence[str]) -> errors.InvalidParameter:
 
 
 def _wrong(section: type[msgspec.Struct], table: object, at: str) -> Iterator[str]:
-    """What is wrong with a table: of every key, not only of the first."""
+    """Everything that is wrong with a table, for every key."""
     if not isinstance(table, dict):
         yield f"{at} must be a table"
         return
@@ -297,6 +297,6 @@ def _is_section(kind: Any) -> bool:
 
 
 def _allowed(kind: Any) -> str:
-    """What a field may be, in the words of its own type."""
+    """The allowed values of a field, in the words of its own type."""
     metas = [found for found in get_args(kind) if isinstance(found, msgspec.Meta)]
     return str(metas[-1].description)

@@ -1,4 +1,4 @@
-"""Whether a configuration can be used on this host: checks that its form alone cannot make."""
+"""Whether a configuration can be used on this host. These checks go beyond its form."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from diskyard.daemon.config import Config, TcpConfig, socket_path, state_folder
 from diskyard.daemon.hand_over import hand_over_path
 from diskyard.model.options import FixType
 
-# unix(7): sun_path with the zero that ends it, and ".new", which it ends with until it has its mode.
+# unix(7): sun_path with its final zero, and with the ".new" at its end until it has its mode.
 _SOCKET_PATH_LIMIT_BYTES = 108 - len("\0") - len(f"{hand_over_path('')}.new")
 
 
 def check(config: Config) -> list[str]:
-    """What keeps the daemon from running with it: each with its key; all, not only the first."""
+    """All reasons why the daemon cannot run with a configuration, each with its key."""
     return [
         *_folders(config),
         *_socket(config),
@@ -29,7 +29,7 @@ def check(config: Config) -> list[str]:
 def group_id(name: str) -> int:
     """The number of a group.
 
-    :raises KeyError: there is none of that name.
+    :raises KeyError: there is no group with this name.
     """
     return grp.getgrnam(name).gr_gid
 
@@ -100,7 +100,7 @@ def _not_a_pair(tcp: TcpConfig) -> Iterator[str]:
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # Without the word for it, a key with a passphrase would be asked for on the terminal.
+        # Without this argument, OpenSSL would ask for the passphrase of a key on the terminal.
         context.load_cert_chain(tcp.certificate, tcp.key, password=lambda: "")
     except (ssl.SSLError, ValueError, OSError) as error:
         reason = getattr(error, "reason", None) or str(error)

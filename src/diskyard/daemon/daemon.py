@@ -1,4 +1,4 @@
-"""The daemon: a service, what it listens on, and how it begins and ends."""
+"""The daemon: a service, its listeners, and how it begins and ends."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from diskyard.version import version
 _log = logger("diskyard.daemon")
 _STARTED_LOOK_S = 0.01
 _CLOSE_MOST_S = 20.0
-#: Folders of the state folder in which files are replaced.
+#: Parts of the state directory in which files are replaced.
 _WRITTEN_TO = ("imports", "tasks")
 
 
 def checked_config(path: str | None) -> Config:
-    """The configuration, as a daemon can use it.
+    """The configuration, if a daemon can use it.
 
     :param path: None for the usual file, which may be absent.
-    :raises diskyard.errors.InvalidParameter: all that is wrong with it.
+    :raises diskyard.errors.InvalidParameter: lists everything that is wrong with it.
     """
     config = load(path)
     wrong = check(config)
@@ -82,7 +82,7 @@ def make_application(
 ) -> Application:
     """The application that answers for a service.
 
-    :param hand_over: who takes files of callers on the Unix socket; None: nobody does.
+    :param hand_over: takes files from callers on the Unix socket; None if nothing does.
     """
     limits = Limits(
         request_bytes=config.limits.request_bytes,
@@ -113,13 +113,13 @@ def make_application(
 class Daemon:
     """One daemon of this host.
 
-    :raises diskyard.errors.InvalidParameter: another one runs on the same state folder, or it
-        cannot listen where it is configured to.
+    :raises diskyard.errors.InvalidParameter: another one runs with the same state directory, or it
+        cannot listen where its configuration says.
     """
 
     def __init__(self, config: Config) -> None:
         configure(config.log)
-        build_tables()  # of the types that are the daemon's own too
+        build_tables()  # also for the daemon's own types
         host = Host.real()
         self._manager = Manager()
         self.service = make_service(config, host)
@@ -143,7 +143,7 @@ class Daemon:
             raise
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; a second one ends the process at once."""
+        """Serve until SIGTERM or SIGINT. A second signal ends the process at once."""
         asyncio.run(self._run())
 
     async def _run(self) -> None:
@@ -161,7 +161,7 @@ class Daemon:
             while not (self.listeners.listening or serving.done()):
                 await asyncio.sleep(_STARTED_LOOK_S)
             if serving.done():
-                return  # it cannot serve: why is raised below
+                return  # it cannot serve; the reason is raised below
             self._started()
             await asyncio.wait((serving, stopped), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -183,7 +183,7 @@ class Daemon:
         _begin("diskyard-time", self._newest_time.watch)
 
     def _go_on(self) -> None:
-        """Connect again what was connected before, and go on with what was cut short."""
+        """Connect repositories as before, and resume the work that was interrupted."""
         self._remove_leftovers()
         for repo_id in self.service.connections.remembered():
             try:
@@ -200,7 +200,7 @@ class Daemon:
         self._caretaker.start()
 
     def _remove_leftovers(self) -> None:
-        """Of processes that were killed."""
+        """Remove what killed processes left behind."""
         for what, remove in (
             ("sockets", self.service.servers.remove_leftovers),
             ("temporary files", self._remove_temporary_files),
@@ -214,7 +214,7 @@ class Daemon:
                     _log.info(f"{what} of dead processes are removed", paths=removed)
 
     def _remove_temporary_files(self) -> list[str]:
-        """Those of the state folder, where a repository's check does not look; the paths."""
+        """Remove temporary files from the state directory, which check does not scan; their paths."""
         host, removed = self.service.host, []
         for folder in (self._state_folder, *(os.path.join(self._state_folder, name) for name in _WRITTEN_TO)):
             if not host.files.is_folder(folder):
@@ -247,7 +247,7 @@ class Daemon:
         self._manager.ready("Files were read again.")
 
     async def _end(self, serving: asyncio.Task[None]) -> None:
-        """Answer what was asked, stop what runs at its next checkpoint, and leave nothing behind."""
+        """Answer the calls under way, stop tasks at their next checkpoint, and leave nothing behind."""
         self._manager.stopping("Running tasks end at their next checkpoint.")
         self.app.health.stopping = True
         self._announcement.withdraw()
@@ -275,5 +275,5 @@ class Daemon:
 
 
 def _begin(name: str, work: Callable[[], None]) -> None:
-    """Run on a thread that keeps nothing from ending: storage that hangs may never answer."""
+    """Run work on a thread that a program can end without: storage that hangs may never answer."""
     threading.Thread(target=work, name=name, daemon=True).start()

@@ -1,6 +1,6 @@
 """The socket on which callers hand over open files, even files that the daemon itself could not open.
 
-HTTP carries no descriptors. So a caller sends the descriptor here (``SCM_RIGHTS`` of unix(7)), gets a
+HTTP cannot carry descriptors. So a caller sends the descriptor here (``SCM_RIGHTS`` of unix(7)), gets a
 ticket, and names it in the header of the one request that it is for (docs/decisions/0037-handed-files.md).
 """
 
@@ -19,7 +19,7 @@ from diskyard.caller import HandedFile
 from diskyard.host import Host
 from diskyard.host.sockets import listen_unix, peer_user, peer_user_id
 
-#: What a message says: the first version of what is said here.
+#: The text of a message: the first version of this protocol.
 _GREETING = b"diskyard 1"
 _SUFFIX = ".files"
 _MODE = 0o600
@@ -32,7 +32,7 @@ _MESSAGE_BYTES = 256
 
 
 def hand_over_path(socket_path: str) -> str:
-    """Where files are handed over to a daemon whose API is at a socket."""
+    """The path of the socket for handing files over to a daemon, from that of the API's socket."""
     return socket_path + _SUFFIX
 
 
@@ -46,9 +46,9 @@ class _Kept:
 
 
 class HandOver:
-    """Takes open files of root, and of the daemon's own user. Used in the event loop alone.
+    """Takes open files from root, and from the daemon's own user. Used in the event loop only.
 
-    No storage is asked here: the user of a descriptor checks what it is open on.
+    This does not use storage: the code that reads a descriptor checks what it is open on.
 
     :param socket_path: of the API; see :func:`hand_over_path`.
     :raises diskyard.errors.InvalidParameter: the socket cannot be made.
@@ -72,7 +72,7 @@ class HandOver:
     async def serve(self) -> None:
         """Take files until this is cancelled.
 
-        Above a limit, callers wait for the others: a hundred commands may be started at once.
+        Above a limit, callers wait for one another: a hundred commands may be started at once.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -81,7 +81,7 @@ class HandOver:
                 continue
             try:
                 connection, _ = await loop.sock_accept(self._listener)
-            except OSError:  # this process has too many files open: others must be closed first
+            except OSError:  # this process has too many files open; others must be closed first
                 await asyncio.sleep(_SAYS_MOST_S)
                 continue
             talk = loop.create_task(self._talk(connection))
@@ -89,13 +89,13 @@ class HandOver:
             talk.add_done_callback(self._talking.discard)
 
     async def _talk(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError, TimeoutError):  # it went away, or said nothing
+        with connection, contextlib.suppress(OSError, TimeoutError):  # the caller has left, or sent nothing
             async with asyncio.timeout(_SAYS_MOST_S):
                 await _readable(connection)
             if peer_user_id(connection) in (0, os.geteuid()):
                 answer = await self._take_one(connection)
             else:
-                # Unread it would have the connection reset, and the answer lost.
+                # If the message were not read, the connection would be reset, and the answer lost.
                 connection.recv(_MESSAGE_BYTES)
                 answer = {"refused": "files are taken of root and of the daemon's own user only"}
             connection.send(json.dumps(answer).encode())
@@ -116,7 +116,7 @@ class HandOver:
         return {"ticket": ticket}
 
     async def _has_room(self) -> bool:
-        """Whether one more may wait for its request, once some that wait now had theirs."""
+        """Whether another file may wait for its request. This waits a little for some to be taken."""
         self._forget_late()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ROOM_MOST_S):
@@ -144,14 +144,14 @@ class HandOver:
         return kept.file
 
     def close(self) -> None:
-        """Take no more, let go of what was taken, and remove the socket."""
+        """Take no more files, close those that wait, and remove the socket."""
         self._listener.close()
         self._kept.clear()
         self._files.discard(self.path)
 
 
 async def _readable(connection: socket.socket) -> None:
-    """Wait until there is something to receive: asyncio receives no descriptors itself."""
+    """Wait until there is something to receive: asyncio itself cannot receive descriptors."""
     loop, came = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(connection, came.set)
     try:

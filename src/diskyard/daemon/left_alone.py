@@ -1,4 +1,4 @@
-"""Fixes that fail: how often, and when the caretaker tries them again."""
+"""Fixes that fail: how often they failed, and when the caretaker tries them again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from diskyard.model.fix import Fix
 from diskyard.model.options import FixType
 from diskyard.model.results import Task
 
-#: So many failures in a row, and people are told.
+#: After so many failures in a row, the log says so.
 FAILURES_MOST = 3
-#: What others or the storage may put right: there is space again, a program has closed an image.
+#: Errors whose reason others or the storage may remove: space is freed, a program closes an image.
 _PASSING = frozenset(error.__name__ for error in (errors.NoSpace, errors.StorageError, errors.ImageInUse))
 _PASSING_PAUSE_MOST_S = 3600.0
 _OTHER_PAUSE_MOST_S = 24 * 3600.0
@@ -34,7 +34,7 @@ class LeftAlone:
     """The fixes that failed when the caretaker last tried them. Safe to use from several threads.
 
     A fix that failed three times in a row is left alone for two intervals of its policy, then for four,
-    and so on, up to an hour if the reason may pass, or else a day: nothing is given up for good. A
+    and so on, up to an hour if the reason may pass, otherwise up to a day. No fix is given up for good. A
     ``retryable`` error does not count, and the next round tries again.
     """
 
@@ -43,7 +43,7 @@ class LeftAlone:
         self._failed: dict[str, _Failed] = {}
 
     def note(self, fix: Fix, repository_id: str, task: Task, now_s: float, every_s: float) -> None:
-        """Count how a fix ended; say so once when it is left alone.
+        """Count how a fix ended. When it is left alone, the log says so once.
 
         :param now_s: on the monotonic clock.
         :param every_s: from one round of its policy to the next.
@@ -63,13 +63,13 @@ class LeftAlone:
             _log.error("fix %s of %s (%s) failed %d times and is left alone for %d s: %s", *words)
 
     def may_try(self, fix: Fix, now_s: float) -> bool:
-        """Whether a fix has not failed, or it is time to try it again."""
+        """Whether a fix has not failed, or may be tried again by now."""
         with self._lock:
             failed = self._failed.get(fix.fix_id)
         return failed is None or failed.count < FAILURES_MOST or now_s >= failed.again_s
 
     def forget_unlisted(self, repository_id: str, types: Iterable[FixType], listed: Iterable[Fix]) -> None:
-        """Forget the fixes of some types that a repository does not need any more."""
+        """Forget the fixes of some types that a repository no longer lists."""
         needed, types = {fix.fix_id for fix in listed}, frozenset(types)
         with self._lock:
             for fix_id, failed in list(self._failed.items()):
@@ -79,7 +79,7 @@ class LeftAlone:
                     del self._failed[fix_id]
 
     def forget_repositories_but(self, connected: Iterable[str]) -> None:
-        """Forget what is of a repository that is not connected any more."""
+        """Forget the fixes of repositories that are not connected any more."""
         kept = frozenset(connected)
         with self._lock:
             for fix_id, failed in list(self._failed.items()):
@@ -97,7 +97,7 @@ class LeftAlone:
 
 
 def _pause_s(failures: int, every_s: float, *, may_pass: bool) -> float:
-    """How long a fix is left alone after so many failures; the next round tries it if that is shorter."""
+    """How long a fix is left alone after so many failures. If the policy's rounds are rarer, they decide."""
     if failures < FAILURES_MOST:
         return 0.0
     doubled: float = every_s * 2 ** min(failures - FAILURES_MOST + 1, 30)

@@ -1,4 +1,4 @@
-"""The sockets on which the daemon answers, and the servers of HTTP on them."""
+"""The sockets on which the daemon answers, and the HTTP servers on them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from diskyard.host.sockets import Listener, connections_most, listen_tcp, listen
 from diskyard.http.connections import Connections, Held
 
 _UNIX_CONNECTIONS_MOST = 1000
-_SILENT_MOST_S = 30.0  # for the headers of a request to arrive
-_IDLE_MOST_S = 75  # between two requests of a connection
+_SILENT_MOST_S = 30.0  # for a request's headers to arrive
+_IDLE_MOST_S = 75  # between two requests on one connection
 _GOODBYE_S = 0.2
-_GRACE_S = 5  # for answers to be sent when the daemon ends
+_GRACE_S = 5  # for answers to be sent at the end of the daemon
 _HEADERS_MOST_BYTES = 64 << 10
-# asyncio gives each TLS connection a buffer of its own to read into, of 256 KiB, whatever it says.
+# asyncio would give each TLS connection a read buffer of 256 KiB of its own, whatever it sends.
 _TLS_BUFFER_BYTES = 32 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Keeper:
-    """What a listener's connections are kept by.
+    """What the connections of one listener share.
 
-    :param unread_s: a connection that takes nothing of an answer for so long is cut.
+    :param unread_s: a connection is cut if its caller reads nothing of an answer for this long.
     """
 
     connections: Connections
@@ -47,9 +47,9 @@ class Keeper:
 
 
 class Connection(H11Protocol):
-    """One connection: it knows its peer, and ends if no request comes, or if no answer is taken.
+    """One connection. It knows its peer, and ends if no request comes, or if no answer is read.
 
-    :cvar keeper: of the listener that it came to.
+    :cvar keeper: of the listener that accepted it.
     """
 
     keeper: ClassVar[Keeper]
@@ -59,9 +59,9 @@ class Connection(H11Protocol):
     _unread_bytes = 0
     _held: Held
 
-    # uvicorn narrows the parameter of asyncio's own method, and so must this.
+    # uvicorn narrows the parameter of asyncio's own method, so this must too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """As uvicorn does, with the user at the other end of a Unix socket as the client."""
+        """As uvicorn does, but the client is the user at the other end of a Unix socket."""
         super().connection_made(transport)
         peer = transport.get_extra_info("socket")
         is_unix = peer is not None and peer.family == socket.AF_UNIX
@@ -74,13 +74,13 @@ class Connection(H11Protocol):
         address = str(self.client[0]) if self.client else "unknown"
         self._held = Held(address, not is_unix, transport.abort, drained)
         self.app_state = {**self.app_state, "connection": self._held}
-        # What has not left this process is waited for. (With 0 a TLS transport would wait for nothing.)
-        # It may pause at once: the end of the handshake may be on its way.
+        # Any byte left in this process pauses writing. (With 0, a TLS transport would never pause.)
+        # It may pause at once, since the end of the handshake may still be on its way.
         transport.set_write_buffer_limits(high=1, low=0)
         self._watch()
 
     def pause_writing(self) -> None:
-        """Something is left to be taken: as uvicorn does, and see that it is."""
+        """Pause writing, as uvicorn does, and watch whether the caller reads what is left."""
         super().pause_writing()
         self._held.drained.clear()
         if self._unread_timer is None:
@@ -88,13 +88,13 @@ class Connection(H11Protocol):
             self._unread_timer = self.loop.call_later(self.keeper.unread_s, self._look_unread)
 
     def resume_writing(self) -> None:
-        """All was taken."""
+        """Resume writing: the caller has read everything."""
         super().resume_writing()
         self._held.drained.set()
         self._stop_unread()
 
     def _look_unread(self) -> None:
-        """Cut a connection whose caller took nothing since the last look."""
+        """Cut a connection whose caller has read nothing since the last check."""
         left_bytes = self.transport.get_write_buffer_size()
         if left_bytes < self._unread_bytes:
             self._unread_bytes = left_bytes
@@ -110,14 +110,14 @@ class Connection(H11Protocol):
             self._unread_timer = None
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn does."""
+        """As uvicorn does, and watch the time for the next headers."""
         super().data_received(data)
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """As uvicorn does, but in the middle of an answer, which is sent to its end: then it is the last.
+        """As uvicorn does, except in the middle of an answer: that is sent to its end, and is the last.
 
-        It is the answer of a request that has none yet, and what was to answer that is told so.
+        A request that has no answer yet gets this one, and its handler is told that the caller has left.
         """
         cycle: RequestResponseCycle | None = self.cycle  # none before the first request
         if self.conn.our_state is not h11.SEND_BODY:
@@ -130,7 +130,7 @@ class Connection(H11Protocol):
         self.flow.pause_reading()
 
     def shutdown(self) -> None:
-        """As uvicorn does when the daemon ends; of TLS the other side's goodbye is not waited for."""
+        """As uvicorn does when the daemon ends, without waiting for the other side's end of TLS."""
         was_closing = self.transport.is_closing()
         has_unsent = not was_closing and self.transport.get_write_buffer_size() > 0
         super().shutdown()
@@ -138,7 +138,7 @@ class Connection(H11Protocol):
             self._goodbye = self.loop.call_later(_GOODBYE_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """As uvicorn does."""
+        """As uvicorn does, and end the record of the connection."""
         super().connection_lost(exc)
         self._held.drained.set()
         self.keeper.connections.end(self._held)
@@ -148,10 +148,10 @@ class Connection(H11Protocol):
         self._stop_unread()
 
     def _watch(self) -> None:
-        """Give the headers of the next request their time, from their first byte on.
+        """Limit the time for the headers of the next request, from their first byte on.
 
-        The rest of a body that was answered before it had come, as it is of who is not let in, has
-        as much: it is read only to get to the next request.
+        The same limit holds for the rest of a body whose request was answered early, for example refused: it
+        is read only to reach the next request.
         """
         cycle: RequestResponseCycle | None = self.cycle  # none before the first request
         answered = cycle is None or cycle.response_complete
@@ -175,7 +175,7 @@ class _Server(uvicorn.Server):
 
 
 class Listeners:
-    """The Unix socket, and TCP with TLS where it is configured.
+    """The Unix socket, and TCP with TLS if that is configured.
 
     :param connections: of the application that answers on them.
     :raises diskyard.errors.InvalidParameter: a socket cannot be made.
@@ -211,7 +211,7 @@ class Listeners:
 
     @property
     def tls_url(self) -> str | None:
-        """Where TLS is; None if there is none."""
+        """The URL for TLS; None if there is none."""
         if self._tcp is None:
             return None
         host, _ = self._tcp.address()
@@ -219,7 +219,7 @@ class Listeners:
         return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
     async def serve(self, app: Starlette) -> None:
-        """Answer until :meth:`stop`, and then until what was asked is answered, if that is soon."""
+        """Answer until :meth:`stop`, and then finish the calls under way, if that does not take long."""
         sslproto.SSLProtocol.max_size = _TLS_BUFFER_BYTES
         for _, context, keeper in self._sockets:
             self._servers.append(_Server(_uvicorn_config(app, context, kept_by(keeper))))
@@ -234,18 +234,18 @@ class Listeners:
         return bool(self._servers) and all(server.started for server in self._servers)
 
     def stop(self) -> None:
-        """Accept nothing any more."""
+        """Accept no more connections."""
         for server in self._servers:
             server.should_exit = True
 
     def reload_certificate(self) -> None:
-        """Use the certificate as it now is on the disk, for new connections.
+        """Use the certificate that is now on the disk, for new connections.
 
-        :raises OSError: it cannot be read; the old one stays.
+        :raises OSError: it cannot be read; the old one stays in use.
         """
         for _, context, _ in self._sockets:
             if context is not None and self._tcp is not None:
-                tls_context(self._tcp)  # of a pair that does not fit, the context in use would keep a half
+                tls_context(self._tcp)  # of a mismatched pair, the context in use would keep one half
                 context.load_cert_chain(self._tcp.certificate, self._tcp.key)
 
     def close(self) -> None:
@@ -257,7 +257,7 @@ class Listeners:
 
 
 def tls_context(tcp: TcpConfig) -> ssl.SSLContext:
-    """TLS 1.2 or newer with the certificate of the configuration.
+    """TLS 1.2 or newer, with the certificate of the configuration.
 
     :raises OSError: it cannot be read, or does not belong to the key.
     """
@@ -268,7 +268,7 @@ def tls_context(tcp: TcpConfig) -> ssl.SSLContext:
 
 
 def kept_by(keeper: Keeper) -> type[Connection]:
-    """Connections of one listener: uvicorn makes them of a class."""
+    """The connection class of one listener: uvicorn makes connections from a class."""
 
     class Kept(Connection):
         pass
@@ -289,7 +289,7 @@ def _uvicorn_config(
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="error",  # what callers without a token send makes no lines; the daemon tells the rest
+        log_level="error",  # callers without a token must not fill the log; the daemon logs the rest
         access_log=False,
         server_header=False,
         proxy_headers=False,

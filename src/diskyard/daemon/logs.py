@@ -1,8 +1,8 @@
 """The daemon's log on stderr: one line for each event, for programs (JSON) or for people.
 
 Everything that is logged passes through here, even from the standard library's ``logging``, which uvicorn
-uses. A line has the request and the actor of :data:`diskyard.caller.CALLER` if there is one. Nothing in
-a value can end a line, or begin another.
+uses. A line has the request and the actor of :data:`diskyard.caller.CALLER` if there is one. No value can
+end a line, or begin another.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOGS_ITSELF = frozenset(("_record", "_from_structlog"))
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger that takes values beside its message: ``log.info("task ended", taskId=task_id)``."""
+    """A logger that takes values besides its message: ``log.info("task ended", taskId=task_id)``."""
     made = structlog.wrap_logger(
         logging.getLogger(name),
         processors=[structlog.stdlib.filter_by_level, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -41,9 +41,9 @@ def logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def configure(config: LogConfig, stream: TextIO | None = None) -> None:
-    """Let all of this process log as the configuration says; again after a change of it.
+    """Make all of this process log as the configuration says. Call it again if that changes.
 
-    :param stream: stderr if not given.
+    :param stream: by default stderr.
     """
     root = logging.getLogger()
     for handler in [found for found in root.handlers if isinstance(found, LogHandler)]:
@@ -69,12 +69,12 @@ class LogHandler(logging.StreamHandler[TextIO]):
         )
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, whatever is in the record, without tokens that somebody put in it."""
+        """The line for a record, whatever is in it, without any tokens."""
         return _TOKEN.sub(r"dy_\1_REMOVED", super().format(record))
 
 
 def _complete(_: Any, __: str, found: _Line) -> _Line:
-    """What every line begins with, then what it was given."""
+    """The fields that every line begins with, then those of the record."""
     record: logging.LogRecord = found["_record"]
     line: _Line = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -96,7 +96,7 @@ def _complete(_: Any, __: str, found: _Line) -> _Line:
 
 
 def _as_json(_: Any, __: str, line: _Line) -> str:
-    # In ASCII: there are characters outside it that some readers take for the end of a line.
+    # ASCII, because some readers take certain other characters for the end of a line.
     return json.dumps(line, default=str, ensure_ascii=True)
 
 
@@ -117,7 +117,7 @@ def _shown(value: object) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text without what would move a terminal's cursor or begin a line."""
+    """Text without characters that move a terminal's cursor or begin a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -1,4 +1,4 @@
-"""The newest time that this host has ever seen: setting a clock back makes nothing valid again."""
+"""The newest time that this host has ever seen: setting a clock back makes no token valid again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from diskyard.host.files import PRIVATE_BITS
 
 _EVERY_S = 60.0
 _LIMIT_BYTES = 4096
-# As the clock writes times, so that their order is that of their texts.
+# The form in which the clock writes times, so that their texts sort as the times do.
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
 class NewestTime:
-    """Kept in the state directory; a daemon writes it at most a minute late.
+    """The newest time, kept in the state directory. A daemon writes it at most a minute late.
 
     To correct a clock that was ahead, remove the file: it is read at each use.
     """
@@ -29,14 +29,14 @@ class NewestTime:
         self._stopping = threading.Event()
 
     def now(self) -> str:
-        """The time now, or the newest that was kept, whichever is later.
+        """The current time, or the newest time that was kept, whichever is later.
 
-        :raises OSError: what was kept cannot be looked at.
+        :raises OSError: the file cannot be read.
         """
         return max(self._host.clock.now(), self._kept())
 
     def keep(self) -> None:
-        """Keep the time now, durably, if it is the newest; in the blocks that the file has.
+        """Keep the current time, durably, if it is the newest. An existing file needs no new blocks.
 
         :raises OSError: it cannot be written.
         """
@@ -46,7 +46,7 @@ class NewestTime:
         if not self._host.files.exists(self._path):
             self._host.files.replace(self._path, now.encode(), mode_bits=PRIVATE_BITS)
             return
-        # As long as what it takes the place of, and shorter than what a disk writes at once.
+        # As long as the old text, and shorter than what a disk writes in one piece.
         fd = self._host.files.open_for_writing(self._path)
         try:
             self._host.files.write(fd, now.encode())
@@ -55,9 +55,9 @@ class NewestTime:
             os.close(fd)
 
     def watch(self) -> None:
-        """Keep it now and every minute, until :meth:`stop`."""
+        """Keep the time now and every minute, until :meth:`stop`."""
         while True:
-            with contextlib.suppress(OSError):  # a state folder that fails, or is full: in a minute again
+            with contextlib.suppress(OSError):  # the directory fails or is full: try again in a minute
                 self.keep()
             if self._stopping.wait(_EVERY_S):
                 return

@@ -22,7 +22,7 @@ class News:
     """Reports the events of images.
 
     What this host commits or reads is reported at once. While anybody listens, each repository is
-    asked every two seconds for what other hosts have committed; otherwise storage is left alone.
+    checked every two seconds for commits of other hosts; otherwise storage is left alone.
     """
 
     def __init__(self, service: Service) -> None:
@@ -34,11 +34,11 @@ class News:
         service.connections.when_connected(self._follow)
 
     def start(self) -> None:
-        """Ask for news from now on, in a thread of its own."""
+        """Check for news from now on, in a thread of its own."""
         threading.Thread(target=self._run, name="diskyard-news", daemon=True).start()
 
     def stop(self) -> None:
-        """Ask for no more."""
+        """Check no more."""
         self._stopping.set()
 
     def _follow(self, repo_id: str, repo: Repository) -> Callable[[], None]:
@@ -47,7 +47,7 @@ class News:
         def tell(entry: Entry | None, before: State, after: State) -> None:
             try:
                 events = None if entry is None else image_events(repo_id, capabilities, entry, before, after)
-            except errors.RepositoryUnavailable:  # this host's index cannot be read, and what changed is lost
+            except errors.RepositoryUnavailable:  # the index cannot be read: what changed is unknown
                 events = None
             if events is None:
                 self._events.tell("reset", repo_id, {})
@@ -63,7 +63,7 @@ class News:
                 self.look()
 
     def look(self) -> None:
-        """Ask every connected repository for news; one that has not answered is not asked again."""
+        """Check every connected repository for news, except those that have not answered yet."""
         for repo_id, repo in self._connections.connected().items():
             asked = self._asked.get(repo_id)
             if asked is None or asked.has_ended():

@@ -15,9 +15,9 @@ _SEND_MOST_S = 1.0
 
 
 class Manager:
-    """The service manager that started this process; without one nothing is sent.
+    """The service manager that started this process. Without one, nothing is sent.
 
-    :param environment: what it says is taken out, so that no program started from here uses it.
+    :param environment: the manager's variables are removed from it, so that no child process uses them.
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
@@ -25,24 +25,24 @@ class Manager:
         period = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", str(os.getpid()))
         asked = period.isdigit() and int(period) > 0 and pid == str(os.getpid())
-        #: How often :meth:`alive` must be called; None: nobody waits for it.
+        #: How often :meth:`alive` must be called; None if no watchdog waits for it.
         self.alive_every_s = int(period) / 2e6 if asked and self._address else None
 
     def ready(self, status: str) -> None:
-        """The daemon answers, for the first time or after a reload."""
+        """Report that the daemon answers, for the first time or after a reload."""
         self._tell("READY=1", _status(status))
 
     def status(self, status: str) -> None:
-        """A sentence for ``systemctl status``."""
+        """Report a sentence for ``systemctl status``."""
         self._tell(_status(status))
 
     def reloading(self) -> None:
-        """The daemon reads its files again; :meth:`ready` ends that."""
+        """Report that the daemon reads its files again; :meth:`ready` ends that."""
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._tell("RELOADING=1", f"MONOTONIC_USEC={now_us}")
 
     def stopping(self, status: str) -> None:
-        """The daemon is about to end."""
+        """Report that the daemon is about to end."""
         self._tell("STOPPING=1", _status(status))
 
     def alive(self) -> None:

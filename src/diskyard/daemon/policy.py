@@ -10,7 +10,7 @@ import msgspec
 
 from diskyard.model.options import FixType
 
-#: As a policy's repository: every one that is connected.
+#: As a policy's repository: every connected one.
 EVERY: Final = "*"
 _HOURS = re.compile(r"([01][0-9]|2[0-4]):([0-5][0-9])-([01][0-9]|2[0-4]):([0-5][0-9])")
 _DAY_MIN = 24 * 60
@@ -34,13 +34,12 @@ def minutes_of(hours: str) -> tuple[int, int]:
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the daemon does by itself in a repository.
 
-    :param repository: its repoId, or ``*`` for each that is connected.
+    :param repository: its repoId, or ``*`` for every connected one.
     :param fixes: the types of fixes that it may run.
-    :param hours: of the day in local time, as ``22:00-06:00``, in which it may begin one; empty
-        for always.
-    :param every_s: from the beginning of a round to that of the next.
-    :param at_most: fixes in a round of one repository.
-    :param rate_limit_bytes_per_s: of each fix; 0 for that of tasks whose caller gave none.
+    :param hours: when it may begin a fix, in local time, as ``22:00-06:00``; empty for always.
+    :param every_s: from the beginning of one round to that of the next.
+    :param at_most: how many fixes one round in one repository may run.
+    :param rate_limit_bytes_per_s: of each fix; 0 for the limit of tasks whose caller gave none.
     """
 
     repository: Annotated[

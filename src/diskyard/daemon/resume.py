@@ -24,7 +24,7 @@ from diskyard.tasks.records import Again, TaskRecord
 from diskyard.tasks.runner import Job
 
 R = TypeVar("R")
-#: What its process does not survive so often is not what keeps the daemon from running.
+#: If its process is killed more often than this in a row, a task is not started again.
 _CRASHES_MOST = 3
 _HELD_S = 10.0
 _POLL_S = 0.2
@@ -34,10 +34,10 @@ _log = logging.getLogger("diskyard.resume")
 class Resumed(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome for one interrupted task.
 
-    :param task: as it was when it was cut short.
+    :param task: as it was when it was interrupted.
     :param outcome: ``started`` as a new task; ``over``: it is not started, now or later;
         ``later``: the next start of the daemon tries it again.
-    :param why: it was not started.
+    :param why: the reason why it was not started.
     :param new_task_id: of the new task.
     """
 
@@ -50,15 +50,15 @@ class Resumed(msgspec.Struct, frozen=True, kw_only=True):
 def resume(service: Service) -> list[Resumed]:
     """Start the fixes of the tasks that were queued or running when their process ended.
 
-    Those are the tasks whose process is provably gone, and those that were cut short by a
-    close that said so. What somebody asked to stop is none of them. Each is started at most
-    once, as its caller had asked for it, if check still lists its fix and it can run.
+    Those are the tasks whose process has certainly ended, and those that :meth:`Service.close` interrupted
+    as resumable. Tasks that somebody wanted to stop are not among them. Each is started at most once, as
+    its caller wanted it, if check still lists its fix and it can run.
 
-    It takes as long as a check of each repository concerned; one that does not answer keeps
-    none of the others from being resumed.
+    It takes as long as a check of each repository concerned. A repository that does not answer does not
+    keep the tasks of others from being resumed.
 
-    :returns: what became of each, the repositories in the order of their oldest task.
-    :raises OSError: the state folder cannot be read.
+    :returns: the outcome for each task; the repositories are in the order of their oldest task.
+    :raises OSError: the state directory cannot be read.
     """
     by_repository: dict[str | None, list[TaskRecord]] = {}
     for record in service.records.interrupted():
@@ -104,9 +104,9 @@ class _Resumption:
         return _flat(done)
 
     def _listed(self, wanted: Set[str]) -> dict[str, Fix]:
-        """What check lists now, by its ids.
+        """The fixes that check lists now, by their ids.
 
-        Programs that a killed process had started have its leases until they notice, which is soon.
+        The children of a killed process hold its leases until they notice its death, which is soon.
         """
         request = ask.CheckStorageRepository(repository_id=self._repository_id)
         clock = self._service.host.clock
@@ -119,7 +119,7 @@ class _Resumption:
             clock.sleep(_POLL_S)
 
     def _sort(self, record: TaskRecord, again: Again, listed: dict[str, Fix]) -> list[Resumed]:
-        """Put a task into the chain with which it starts; else say what becomes of it."""
+        """Add a task to the chain with which it starts, or else return its outcome."""
         key, image_id = fix_id(again.fix), record.task.image_id
         behind = None if image_id is None else self._of_image.get(image_id)
         fix = listed.get(key)
@@ -138,8 +138,8 @@ class _Resumption:
         if behind is None:
             behind = []
             self._chains.append(behind)
-        # What was queued behind work on its image has its turn after that: it finds what is to do
-        # then, be it listed before or not.
+        # A task that was queued behind work on its image runs after that work. It will find what is to be
+        # done then, whether its fix is listed now or not.
         behind.append((record, again))
         if image_id is not None:
             self._of_image[image_id] = behind
@@ -163,7 +163,7 @@ class _Resumption:
             jobs = self._supervised(lambda: [self._job(record, again) for record, again in chain], caller)
         except errors.DiskyardError as error:
             return [_later(record, error.message) for record, _ in chain]
-        results = _flat(self._settle(record, "") for record, _ in chain)  # none is to be started twice
+        results = _flat(self._settle(record, "") for record, _ in chain)  # none must be started twice
         settled = list(itertools.takewhile(lambda one: one.outcome == "over", results))
         context = copy_context()
         context.run(CALLER.set, caller)
@@ -189,14 +189,14 @@ class _Resumption:
         return dataclasses.replace(job, again=replace(job.again, crashes=_crashes(record, again)))
 
     def _supervised(self, work: Callable[[], R], caller: Caller | None = None) -> R:
-        """Do it for a caller, and go away from storage that does not answer."""
+        """Do work for a caller, and give up if storage does not answer."""
         context = copy_context()
         context.run(CALLER.set, caller)
         return self._service.supervisor.run(lambda: context.run(work))
 
 
 def _crashes(record: TaskRecord, again: Again) -> int:
-    """How often in a row its process ended without saying so, this time included."""
+    """How often in a row its process ended without recording that, this time included."""
     return 0 if record.resumable else again.crashes + 1
 
 

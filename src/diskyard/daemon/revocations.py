@@ -14,8 +14,8 @@ from diskyard.host.files import PRIVATE_BITS
 from diskyard.host.ownership import Grant
 from diskyard.model.options import wire_name
 
-# Each is written once, into a block of its own: that needs no new block on any file system, also where
-# what was written before is never overwritten in place (docs/decisions/0026-reserve.md).
+# Each mark is written once, into a block of its own. That needs no new block on any file system, even on
+# one that never overwrites written data in place (docs/decisions/0026-reserve.md).
 _SLOT_BYTES = 4096
 _SLOTS = 32
 _FILE_BYTES = _SLOT_BYTES * _SLOTS
@@ -25,7 +25,7 @@ _MARKED = re.compile(rb"([0-9a-f]{8}) ")
 class Revocation(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name):
     """One token that was revoked.
 
-    :param revoked_by: the user who did; empty where a crash cut the mark, which holds all the same.
+    :param revoked_by: the user who revoked it; empty if a crash cut the mark, which is valid all the same.
     """
 
     token_id: str
@@ -35,9 +35,9 @@ class Revocation(msgspec.Struct, frozen=True, kw_only=True, rename=wire_name):
 
 
 class Revocations:
-    """The marks of one state folder. Changed under its lock only.
+    """The marks of one state directory. They are changed only under its lock.
 
-    Each mark stays until there are many, as a record of who revoked what and when.
+    Marks stay until there are many, as a record of who revoked what and when.
     """
 
     def __init__(self, host: Host, folder: str) -> None:
@@ -51,7 +51,7 @@ class Revocations:
 
         :raises OSError: the file cannot be read, or is damaged.
         """
-        # Looked at before it is read: a change in between is then seen by the next call.
+        # Taken before the file is read, so that the next call notices a change in between.
         seen = self._fingerprint()
         known = self._read
         if known is not None and known[0] == seen:
@@ -62,15 +62,15 @@ class Revocations:
             if marked is not None:
                 one = _told(slot, marked[1].decode())
                 found[one.token_id] = one
-            elif slot[:1] != b"\0":  # whose beginning is not there was cut short, and never answered
+            elif slot[:1] != b"\0":  # a cut mark begins with zeros, and was never answered
                 raise OSError(None, "a mark in it is damaged", self._path)
         self._read = (seen, found)
         return found
 
     def prepare(self) -> None:
-        """Have space for marks, durably; if much is used, in a new file without the existing ones.
+        """Make space for marks, durably. If much of the file is used, replace it by one without marks.
 
-        They must not be needed any more: no token that is kept has one.
+        The existing marks must not be needed any more: no token that is kept may have one.
 
         :raises OSError: there is no space.
         """
@@ -85,7 +85,7 @@ class Revocations:
     def mark(self, one: Revocation) -> None:
         """Mark a token as revoked, durably, without a new block.
 
-        :raises OSError: no space is left of what was prepared.
+        :raises OSError: all the prepared space is used.
         """
         free = self._free()
         if not free:
@@ -113,7 +113,7 @@ class Revocations:
 
 
 def _told(slot: bytes, token_id: str) -> Revocation:
-    """A mark with its details, as far as they are whole."""
+    """A mark with its details, if they are whole."""
     try:
         told = msgspec.json.decode(slot.partition(b" ")[2].rstrip(b"\0"), type=Revocation)
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Lines of the audit trail for changes of tokens, which commands make while no daemon need run."""
+"""Lines of the audit trail for changes of tokens. Commands write them, since no daemon need run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOTICE_OF_AUTHORIZATION = 4 * 8 + 5  # RFC 5424: facility auth, severity notice
 
 
 def operator() -> str:
-    """The user of this process, as the audit trail names actors; under sudo also the user who called it."""
+    """The user of this process, as the audit trail names actors; with sudo, also the user who called it."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -26,10 +26,10 @@ def operator() -> str:
 
 
 def note_change(audit_file: str, verb: str, token: Token, host: Host | None = None) -> str | None:
-    """Tell the audit trail that a token was made or revoked.
+    """Record in the audit trail that a token was made or revoked.
 
-    :param audit_file: as the daemon is configured; empty for the system's log, where its own log goes too.
-    :returns: why that was not possible; None if it was. The change is done all the same.
+    :param audit_file: as in the daemon's configuration; empty for the system's log, as for the daemon's own.
+    :returns: why that was not possible; None if it was. The change itself stays done.
     """
     host = host or Host.real()
     line = json.dumps(

@@ -1,4 +1,4 @@
-"""Bearer tokens: who may call what over TCP; only hashes of their secrets are kept."""
+"""Bearer tokens: who may call what over TCP. Only hashes of their secrets are kept."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SECRET_BYTES = 32
 _LIMIT_BYTES = 16 << 20
 _NOBODYS_SHA256 = hashlib.sha256(secrets.token_bytes(_SECRET_BYTES)).hexdigest()
 
-# As the clock writes times, so that their order is that of their texts.
+# The form in which the clock writes times, so that their texts sort as the times do.
 _Time = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
 
 
@@ -45,13 +45,13 @@ class Token(
     omit_defaults=True,
     rename=wire_name,
 ):
-    """What is known of a token; its secret is not.
+    """What is known of a token, which does not include its secret.
 
-    :param token_id: the part of it that is no secret.
+    :param token_id: the part of the token that is not secret.
     :param name: the operator's name for it, which the audit trail shows.
-    :param scope: each includes the ones before it: read, write, admin.
-    :param repositories: the repoIds that it is bound to; None: it is for all.
-    :param transfer_folders: in which alone it imports and exports; None: in those of the configuration.
+    :param scope: read, write or admin; each includes the ones before it.
+    :param repositories: the repoIds that it is bound to; None for all.
+    :param transfer_folders: the only directories for its imports and exports; None for the configured.
     """
 
     token_id: Annotated[str, msgspec.Meta(pattern=f"^{_ID.pattern}$")]
@@ -71,10 +71,10 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tokens:
-    """The tokens of one host. Safe to use from several threads, and beside other processes.
+    """The tokens of one host. Several threads may use them, and other processes at the same time.
 
-    :param folder: the state folder; made if it is not there.
-    :param host: this machine if not given.
+    :param folder: the state directory; made if it does not exist.
+    :param host: by default this machine.
     """
 
     def __init__(self, folder: str, host: Host | None = None) -> None:
@@ -86,11 +86,11 @@ class Tokens:
         self._read: tuple[str, dict[str, _Kept]] | None = None
 
     def verify(self, text: str) -> Token | None:
-        """The token that a caller sends; None if it is none, is revoked, or has expired.
+        """The token that a caller sends; None if it is not valid, is revoked, or has expired.
 
         The time that this takes reveals nothing about the secrets, or about which ids exist.
 
-        :raises diskyard.errors.StorageError: the file cannot be read: nobody may call.
+        :raises diskyard.errors.StorageError: the file cannot be read, so nobody may call.
         """
         kept, revoked = self._kept(), self._revoked()
         found = _TEXT.fullmatch(text)
@@ -102,7 +102,7 @@ class Tokens:
         return None if token_id in revoked or self.has_expired(one.token) else one.token
 
     def has_expired(self, token: Token) -> bool:
-        """Whether its time is over, or was, before the clock was set back."""
+        """Whether the token has expired, even if the clock was set back since."""
         if token.expires_at is None:
             return False
         with _os_errors("reading the newest time that was kept"):
@@ -113,7 +113,7 @@ class Tokens:
         return [one.token for one in self._live().values()]
 
     def revoked(self) -> list[Revocation]:
-        """The last tokens that were revoked, by whom and when; the oldest first."""
+        """The tokens that were revoked most recently, by whom and when; the oldest first."""
         return list(self._revoked().values())
 
     def create(
@@ -128,15 +128,15 @@ class Tokens:
 
         :param repositories: the repoIds that it is bound to; None for all.
         :param lasts_s: seconds until it expires; None for never.
-        :param transfer_folders: in which alone it imports and exports; None for those of the configuration.
-        :returns: what is known of it, and the token itself, which can be had only now.
-        :raises diskyard.errors.InvalidParameter: the name is none or is taken, or another
-            parameter is out of range.
+        :param transfer_folders: the only directories for its imports and exports; None for the configured.
+        :returns: what is known of it, and the token itself, which cannot be shown again.
+        :raises diskyard.errors.InvalidParameter: the name is invalid or taken, or another parameter is out of
+            range.
         """
         self._require_valid(name, repositories, lasts_s, transfer_folders)
         secret = secrets.token_urlsafe(_SECRET_BYTES)
         with self._changing() as kept:
-            # A token that could not be revoked on a full disk is not made.
+            # A token that could not be revoked on a full disk must not be made.
             self._clear_up(kept)
             if any(one.token.name == name for one in kept.values()):
                 raise errors.InvalidParameter(
@@ -159,19 +159,19 @@ class Tokens:
         return token, f"dy_{token_id}_{secret}"
 
     def prepare_to_revoke(self) -> None:
-        """Have space for revoking what there is, also tokens that an earlier version made.
+        """Make space for revoking the existing tokens, also those that an earlier version made.
 
-        :raises diskyard.errors.DiskyardError: there is none, or the tokens cannot be read.
+        :raises diskyard.errors.DiskyardError: there is no space, or the tokens cannot be read.
         """
         if self.all():
             with self._settings.locked(), _os_errors("having room to revoke tokens"):
                 self._clear_up(self._live())
 
     def revoke(self, which: str, by: str = "") -> Token:
-        """End a token, durably: from now on nobody can use it. That needs no space on the disk.
+        """Revoke a token, durably: from now on nobody can use it. That needs no space on the disk.
 
         :param which: its id or its name.
-        :param by: who revokes it, to be kept with it.
+        :param by: the user who revokes it, which is recorded.
         :raises diskyard.errors.InvalidParameter: there is no such token.
         """
         with self._settings.locked():
@@ -181,7 +181,7 @@ class Tokens:
                 raise errors.InvalidParameter(
                     f"There is no token {which!r:.80}.", advice="List the tokens (diskyard token list)."
                 )
-            with contextlib.suppress(OSError):  # it may be full: what was prepared earlier is there
+            with contextlib.suppress(OSError):  # the disk may be full, but space was prepared before
                 self._clear_up(live)
             now = self._host.clock.now()
             mark = Revocation(token_id=one.token_id, name=one.name, revoked_at=now, revoked_by=by)
@@ -189,7 +189,7 @@ class Tokens:
                 self._revocations.mark(mark)
             except OSError as error:
                 raise no_room(error) from error
-            with contextlib.suppress(OSError):  # the mark holds: this is done with the next change
+            with contextlib.suppress(OSError):  # the mark is enough; the next change cleans up
                 self._clear_up(self._live())
             return one
 
@@ -220,7 +220,7 @@ class Tokens:
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, _Kept]]:
-        """The tokens that are not revoked, to be changed; other processes wait until that is written."""
+        """The tokens that are not revoked, to be changed. Other processes wait until they are written."""
         with self._settings.locked():
             kept = self._live()
             with _os_errors(f"writing {self._path}"):
@@ -231,7 +231,7 @@ class Tokens:
         self._host.files.replace(self._path, msgspec.json.encode(list(kept.values())), mode_bits=PRIVATE_BITS)
 
     def _clear_up(self, live: dict[str, _Kept]) -> None:
-        """Have no revoked token in the file, and then space for marks."""
+        """Remove revoked tokens from the file, and then make space for marks."""
         if len(live) < len(self._kept()):
             self._write(live)
         self._revocations.prepare()
@@ -253,7 +253,7 @@ class Tokens:
     def _kept(self) -> dict[str, _Kept]:
         """The tokens in the file as it is now, by id."""
         try:
-            # Looked at before it is read: a change in between is then seen by the next call.
+            # Taken before the file is read, so that the next call notices a change in between.
             seen = self._fingerprint()
             known = self._read
             if known is not None and known[0] == seen:
@@ -278,7 +278,7 @@ class Tokens:
 
 @contextmanager
 def _os_errors(doing: str) -> Iterator[None]:
-    """The system's errors as those of the table."""
+    """Turn the system's errors into Diskyard's."""
     try:
         yield
     except OSError as error:

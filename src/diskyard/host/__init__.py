@@ -38,7 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What Diskyard uses of the machine it runs on; tests replace single parts."""
+    """What Diskyard uses of the machine that it runs on; tests replace single parts."""
 
     identity: HostIdentity
     files: Files

@@ -52,7 +52,7 @@ FilePiece = tuple[int, int, memoryview]
 
 
 class Buffer:
-    """Memory that is allocated when it is first written; comparing it lets other threads run."""
+    """Memory that is allocated when it is first written. Comparing it lets other threads run."""
 
     def __init__(self, size_bytes: int) -> None:
         self._memory = mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -61,17 +61,17 @@ class Buffer:
 
     def equals(self, other: Buffer, start: int, end: int) -> bool:
         """Whether both hold the same bytes in a range."""
-        if self.view[start] != other.view[start]:  # as of most that differ, and quicker than a call
+        if self.view[start] != other.view[start]:  # most that differ do so here; quicker than a call
             return False
         return not _libc.memcmp(self._address + start, other._address + start, end - start)
 
 
 class BulkFiles(FileSystems):
-    """Reads much of a file at once. Errors are the system's own :class:`OSError`."""
+    """Reads much of a file at once. Raises the system's own :class:`OSError`."""
 
     @storage_call
     def drop_room(self, folder: str, names: Iterable[str]) -> None:
-        """Remove files of :meth:`keep_room`, or what has the names that they had."""
+        """Remove files that :meth:`keep_room` made, or whatever has their names now."""
         handle = self._enter(folder)
         try:
             for name in names:
@@ -84,13 +84,14 @@ class BulkFiles(FileSystems):
     def keep_room(
         self, folder: str, sizes_bytes: Mapping[str, int], temporary: str, grant: Grant | None = None
     ) -> None:
-        """Make files of zeros that have all of their blocks, by their names in a folder.
+        """Make files of zeros that have all of their blocks.
 
-        Each has its name only once it is whole, and what had the name before has lost it: nothing
+        A file gets its name only once it is whole, in place of whatever had the name before: nothing
         here ever changes a file that others can find.
 
-        :param temporary: a path in the folder for the one that is being made.
-        :param grant: whose they are to be.
+        :param sizes_bytes: the length of each file, by its name in the directory.
+        :param temporary: a path in the directory, for the file that is being made.
+        :param grant: the owner and the mode of the files.
         """
         with self._holder(temporary) as (handle, new):
             for name, size_bytes in sizes_bytes.items():
@@ -110,7 +111,7 @@ class BulkFiles(FileSystems):
 
     @storage_call
     def read_into(self, fd: int, memory: memoryview, offset_bytes: int) -> int:
-        """Fill ``memory`` from an offset; how many bytes there were, fewer only at the file's end."""
+        """Fill ``memory`` from an offset. Return how many bytes were read: fewer only at the file's end."""
         return self._read_into(fd, memory, offset_bytes)
 
     def _read_into(self, fd: int, memory: memoryview, offset_bytes: int) -> int:
@@ -124,15 +125,15 @@ class BulkFiles(FileSystems):
 
     @storage_call
     def read_each(self, pieces: Sequence[FilePiece]) -> list[int]:
-        """Fill the memory of each piece; how many bytes each got, fewer only at its file's end.
+        """Fill the memory of each piece, in one call for many little pieces.
 
-        One call for many little pieces.
+        :returns: how many bytes each piece got: fewer only at its file's end.
         """
         return [self._read_into(fd, memory, offset_bytes) for fd, offset_bytes, memory in pieces]
 
     @storage_call
     def read_cached(self, pieces: Sequence[FilePiece]) -> list[int]:
-        """The same without waiting for the storage: of what is not cached fewer bytes."""
+        """The same without waiting for the storage: a piece that is not cached gets fewer bytes."""
         return [self._read_cached(fd, memory, offset_bytes) for fd, offset_bytes, memory in pieces]
 
     def _read_cached(self, fd: int, memory: memoryview, offset_bytes: int) -> int:
@@ -145,32 +146,32 @@ class BulkFiles(FileSystems):
 
     @storage_call
     def will_need(self, ranges: Sequence[tuple[int, int, int]]) -> None:
-        """Have the storage begin to read ranges (descriptor, offset, length); nobody waits for it."""
+        """Let the storage begin to read ranges (descriptor, offset, length). This does not wait for it."""
         for fd, offset_bytes, length_bytes in ranges:
             os.posix_fadvise(fd, offset_bytes, length_bytes, os.POSIX_FADV_WILLNEED)
 
     @storage_call
     def begin_write_out(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
-        """Have the storage begin to take what was written in a range; nobody waits for it."""
+        """Let the storage begin to write a range out. This does not wait for it."""
         _sync_file_range(fd, offset_bytes, length_bytes, _WRITE)
 
     @storage_call
     def end_write_out(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
-        """Wait until the storage has taken a range, and let go of the memory that held it.
+        """Wait until a range is written out, and free the page cache that held it.
 
-        It is not durable before :meth:`diskyard.host.files.Files.sync`: neither the file's own
-        record of the range nor the disk's cache is written.
+        The range is not durable before :meth:`diskyard.host.files.Files.sync`: this writes neither the
+        file's metadata nor the disk's cache.
         """
         _sync_file_range(fd, offset_bytes, length_bytes, _WAIT_BEFORE | _WRITE | _WAIT_AFTER)
         os.posix_fadvise(fd, offset_bytes, length_bytes, os.POSIX_FADV_DONTNEED)
 
     @storage_call
     def next_data(self, fd: int, offset_bytes: int, most: int) -> list[tuple[int, int]]:
-        """Where the next ranges begin and end that are no holes; none if there is none.
+        """The begin and end of the next ranges of data, that is, not of holes; empty if there are none.
 
-        Of a block device, which has no holes, that is all there is.
+        A block device has no holes: all of it from the offset on is one range.
 
-        :param most: how many ranges are returned at once.
+        :param most: how many ranges are returned at most.
         """
         found: list[tuple[int, int]] = []
         try:
@@ -191,8 +192,8 @@ class BulkFiles(FileSystems):
     def physical_extents(self, fd: int, offset_bytes: int, length_bytes: int) -> list[PhysicalExtent] | None:
         """Where the first extents of a range lie on the device, in order (FIEMAP).
 
-        What was written is on the device first. Not all extents of a long range need be told.
-        None: the file system does not tell, or not in a way that makes one number one place.
+        The kernel writes the file's data out first. Of a long range only the first extents are returned.
+        None if the file system does not say, or if one number could mean two places there.
         """
         if not _has_plain_addresses(fd):
             return None
@@ -216,8 +217,8 @@ class BulkFiles(FileSystems):
 def _has_plain_addresses(fd: int) -> bool:
     """Whether a file's physical addresses are those of one device, or of one space over all of them.
 
-    On other file systems, as bcachefs with several devices or an overlay of two, two places may have
-    one number. A file in XFS's real-time section counts from that section's beginning.
+    On other file systems one number may mean two places: on bcachefs with several devices, on an overlay
+    of two file systems. In XFS's real-time section, addresses count from that section's beginning.
     """
     told = ctypes.create_string_buffer(_STATFS_BYTES)
     if _libc.fstatfs(fd, told):

@@ -15,8 +15,8 @@ from diskyard import errors
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Calls that take as long as the storage has work to do, which may be much; so does what QEMU is
-#: asked ("qmp …" and "qemu-img …", with time-outs of their own, and "nbd …").
+#: Calls that last as long as the storage has work to do, which may be long. Requests to QEMU do too:
+#: "qmp …", "nbd …" and "qemu-img …", which have time-outs of their own.
 _LONG_CALLS = frozenset(
     ("clone", "preallocate", "keep_room", "sync", "sync_folder", "begin_write_out", "end_write_out")
 )
@@ -32,7 +32,7 @@ _TIMEOUT_S = 30.0
 def default_timeout_s() -> float:
     """``$DISKYARD_STORAGE_TIMEOUT_S``, or 30 seconds.
 
-    :raises diskyard.errors.InvalidParameter: it is no number above 0.
+    :raises diskyard.errors.InvalidParameter: the variable is not a number above 0.
     """
     text = os.environ.get(TIMEOUT_VARIABLE)
     if text is None:
@@ -47,9 +47,9 @@ def default_timeout_s() -> float:
 
 
 class StorageCall(NamedTuple):
-    """One call that has not returned; a named tuple, as one is made for every call.
+    """A call that has not returned. A named tuple because one is made for every call.
 
-    :param where: the path or volume, for people; empty if there is none to tell.
+    :param where: the path or volume, for people; empty if there is none.
     """
 
     name: str
@@ -58,20 +58,20 @@ class StorageCall(NamedTuple):
 
     @property
     def is_long(self) -> bool:
-        """Whether it may well take much longer than others."""
+        """Whether the call may well take much longer than others."""
         return self.name in _LONG_CALLS or self.name.startswith(("qmp ", "nbd ", "qemu-img "))
 
     def lasts_s(self) -> float:
-        """How long it has taken so far."""
+        """How long the call has taken so far."""
         return time.monotonic() - self.since_s
 
 
 class ThreadCalls:
-    """The call that one thread is in; read by others.
+    """The storage call that one thread is in; other threads read it.
 
-    :ivar current: None while the thread asks nothing of storage.
-    :ivar behind: of the thread that it waits for, if it waits for one: that one's calls are its own.
-    :ivar timeout_s: how long it may last before the storage counts as not answering.
+    :ivar current: None while the thread is in no storage call.
+    :ivar behind: the calls of the thread that this thread waits for, if any: they count as its own.
+    :ivar timeout_s: how long a call may last before the storage counts as not answering.
     """
 
     __slots__ = ("behind", "current", "timeout_s")
@@ -82,10 +82,10 @@ class ThreadCalls:
         self.timeout_s = default_timeout_s()
 
     def overdue(self) -> StorageCall | None:
-        """The call, if the storage should have answered it by now."""
+        """The call that the storage should have answered by now, if there is one."""
         thread: ThreadCalls | None = self
-        # A thread that was woken a moment ago may still say whom it waited for, and that one may
-        # wait for it by now: who follows them must not go round in circles.
+        # A thread that was woken a moment ago may still point to the thread that it waited for, which may
+        # wait for it by now: following them must not go round in circles.
         for _ in range(_BEHIND_MOST):
             if thread is None:
                 return None
@@ -101,9 +101,9 @@ _threads = threading.local()
 
 
 def calls_of_this_thread(noting: ThreadCalls | None = None) -> ThreadCalls:
-    """What notes the calling thread's calls; it lasts as long as the thread.
+    """The record of the calling thread's storage calls; it lasts as long as the thread.
 
-    :param noting: to be it from now on.
+    :param noting: the record to use from now on.
     """
     if noting is not None:
         _threads.calls = noting
@@ -115,7 +115,7 @@ def calls_of_this_thread(noting: ThreadCalls | None = None) -> ThreadCalls:
 
 
 class noted:  # noqa: N801 - a context manager, used like a function
-    """The calling thread is in a storage call within."""
+    """A context in which the calling thread counts as being in a storage call."""
 
     __slots__ = ("_calls", "_name", "_outer", "_where")
 
@@ -135,17 +135,17 @@ class noted:  # noqa: N801 - a context manager, used like a function
 
 
 class Door(Protocol):
-    """Something whose storage calls pass one place."""
+    """Something whose storage calls all go through one method."""
 
     def passing(self, name: str, words: tuple[object, ...], do: Callable[[], R]) -> R:
-        """Make a call; simulators of faults override it."""
+        """Make a call. Simulators of faults override this."""
 
 
 D = TypeVar("D", bound=Door)
 
 
 def storage_call(method: Callable[Concatenate[D, P], R]) -> Callable[Concatenate[D, P], R]:
-    """A method of a door that touches storage."""
+    """Marks a method of a door that touches storage."""
     name = method.__name__
 
     @functools.wraps(method)
@@ -156,9 +156,9 @@ def storage_call(method: Callable[Concatenate[D, P], R]) -> Callable[Concatenate
 
 
 def no_answer(call: StorageCall, *, may_be_done: bool = False, **details: str) -> errors.DiskyardError:
-    """The error of the table, RepositoryUnavailable, for a call that does not return.
+    """The RepositoryUnavailable error for a call that does not return.
 
-    :param may_be_done: it is for a caller who has asked for a change, which goes on without them.
+    :param may_be_done: the caller asked for a change, and the change goes on after the error.
     """
     where = f" of {call.where}" if call.where else ""
     kind: type[errors.DiskyardError] = errors.RepositoryUnavailable
@@ -174,11 +174,9 @@ def no_answer(call: StorageCall, *, may_be_done: bool = False, **details: str) -
 
 
 class PatientLock:
-    """A reentrant lock that nobody waits for while the storage hangs.
+    """A reentrant lock, used like :class:`threading.RLock`, that nobody waits for while the storage hangs.
 
-    Used like :class:`threading.RLock`.
-
-    :raises diskyard.errors.RepositoryUnavailable: on entering: the thread that has it is in a
+    :raises diskyard.errors.RepositoryUnavailable: on entering, if the thread that holds it is in a
         storage call that should have returned by now.
     """
 

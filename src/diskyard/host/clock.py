@@ -1,4 +1,4 @@
-"""Time, as the door to the OS gives it; tests put their own clock in its place."""
+"""Time, as the operating system gives it; tests put their own clock in its place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Clock:
         return time.time()
 
     def monotonic_s(self) -> float:
-        """Seconds that only rise, for time-outs and rates."""
+        """Seconds that never go back, for time-outs and rates."""
         return time.monotonic()
 
     def sleep(self, duration_s: float) -> None:

@@ -1,4 +1,4 @@
-"""The only door to other programs: explicit arguments, no shell, limits, and an end.
+"""The only door to other programs: explicit arguments, no shell, limits, and a sure end.
 
 Every child dies with the thread that started it (PR_SET_PDEATHSIG, set by setpriv, so
 that no code of ours runs between fork and exec), so an orphan never goes on writing.
@@ -7,16 +7,15 @@ Descriptors of leases are inherited, so that a lease stays held until the child 
 The kernel tells a child nothing about a parent that died before the child asked to be told.
 So the child checks once more after it has asked: if it has another parent by then, it ends
 and the program never begins. A shell with a constant script makes that check: the program
-and its arguments reach it as arguments, and are never parsed as shell text. A
-thread that ended before the child asked changes nothing, because the child's parent is then another
-thread of the same process. The kernel forgets the request when a program is
-executed that has more rights than its starter (set-user-ID, file capabilities, some
-security modules' transitions). So the rights are given up before, and none can be gained after
-that (no_new_privs). Giving up rights does not make the kernel forget. The same shell sets the limits,
-which needs no process of its own.
+and its arguments reach it as arguments, and are never parsed as shell text. A thread that ended
+before the child asked changes nothing, because the child's parent is then another thread of the
+same process. The kernel forgets the request when the child executes a program that has more rights
+than its starter (set-user-ID, file capabilities, some security modules' transitions). So the rights
+are given up first, and none can be gained after that (no_new_privs). Giving up rights does not
+make the kernel forget. The same shell sets the limits, so that they need no process of their own.
 
-A program has what :mod:`diskyard.host.confinement` leaves it, and of this process's descriptors
-those that it is to inherit.
+A program keeps only what :mod:`diskyard.host.confinement` leaves it, and inherits only the
+descriptors that it is given.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ Child = subprocess.Popen[bytes]
 
 _TERMINATION_GRACE_S = 5.0
 _STDOUT_MOST_BYTES = 16 << 20
-#: Ends at once if its parent is not the process of the first argument; else sets the limits that follow,
-#: up to a word that is none, and becomes the rest of them.
+#: Ends at once if its parent is not the process in the first argument. Otherwise it sets the limits that
+#: follow, up to ``--``, and becomes the program that the rest names.
 _WITH_ITS_PARENT = """
 [ "$PPID" = "$1" ] || exit 1
 shift
@@ -70,9 +69,9 @@ def _not_installed(program: str) -> errors.Unsupported:
 
 
 class Commands:
-    """Starts programs for this host.
+    """Starts programs on this host.
 
-    :cvar timeout_most_s: no time-out is longer.
+    :cvar timeout_most_s: longer time-outs are cut to this.
     """
 
     timeout_most_s: float = math.inf
@@ -88,9 +87,9 @@ class Commands:
     ) -> Finished:
         """Run a program to its end and return what it printed.
 
-        :raises diskyard.errors.StorageError: it did not end within ``timeout_s``, or printed more
-            than 16 MiB; it is killed.
-        :raises diskyard.errors.Unsupported: it is not installed.
+        :raises diskyard.errors.StorageError: the program did not end within ``timeout_s``, or printed more
+            than 16 MiB, and was killed.
+        :raises diskyard.errors.Unsupported: the program is not installed.
         """
         child = self.start(
             words, limits=limits, inherit_fds=inherit_fds, environment=environment, capture=True
@@ -124,7 +123,7 @@ class Commands:
         """Start a program; the caller ends it with :meth:`stop`.
 
         :param environment: its variables besides PATH: it gets none of this process's.
-        :param capture: keep what it prints on stdout too; stderr is always a pipe.
+        :param capture: make a pipe for stdout too; stderr always has one.
         """
         command = [
             "setpriv",
@@ -142,7 +141,7 @@ class Commands:
             *words,
         ]
         told = told_to(environment)
-        # What follows setpriv is looked for by setpriv: it would say so in words of its own.
+        # setpriv looks for the program itself, and would report a missing one in its own words.
         for program in (words[0], command[0]):
             if shutil.which(program, path=told["PATH"]) is None:
                 raise _not_installed(program)
@@ -166,7 +165,7 @@ class Commands:
             ) from error
 
     def wait(self, child: Child, timeout_s: float) -> bool:
-        """Wait for a program to end by itself; whether it did."""
+        """Wait for a program to end by itself. Return whether it did."""
         try:
             child.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -175,10 +174,10 @@ class Commands:
 
     @contextmanager
     def telling(self, what: str) -> Iterator[None]:
-        """Something that changes storage is asked of a running child within, as a QMP command is.
+        """A context in which a running child is asked to change storage, as by a QMP command.
 
-        The door for what is said over a socket: it does nothing here, and is where simulators
-        of crashes and faults stand.
+        Requests over a socket have no other door: this does nothing, but simulators of crashes and
+        faults override it.
 
         :param what: as in ``qmp block-commit``.
         """
@@ -187,7 +186,7 @@ class Commands:
 
     @contextmanager
     def asking(self, what: str) -> Iterator[None]:
-        """The same for what changes nothing, as reading does."""
+        """The same for a request that changes nothing, such as a read."""
         with noted(what):
             yield
 
@@ -199,7 +198,7 @@ class Commands:
                 child.wait(_TERMINATION_GRACE_S)
             except subprocess.TimeoutExpired:
                 child.kill()
-        # One that waits for storage that does not answer ends when that does.
+        # A program that waits for storage which does not answer ends when the storage does answer.
         with noted("end of a program"):
             child.wait()
         for stream in (child.stdout, child.stderr):

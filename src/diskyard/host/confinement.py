@@ -30,8 +30,8 @@ def limit_words(limits: Limits | None) -> list[str]:
     No program dumps core: its memory holds what guests have on their disks. There is no limit on the number
     of processes: the kernel would count all processes of the user, and none for root.
 
-    :param limits: None for a program that reads trusted files, whose only limit is that of descriptors: the
-        memory for a chain grows with its depth.
+    :param limits: None for a program that reads trusted files. Only its descriptors are limited, because the
+        memory for a backing chain grows with the chain's length.
     """
     wanted = [("-c", resource.RLIMIT_CORE, 0, 1)]
     descriptors = limits.descriptors if limits else _DESCRIPTORS_MOST
@@ -49,7 +49,7 @@ def limit_words(limits: Limits | None) -> list[str]:
 
 
 def _at_most_allowed(number: int, value: int) -> int:
-    """A limit that may be set: if this process already has a lower one, it cannot be raised."""
+    """A limit that can be set: if this process already has a lower one, it cannot be raised."""
     _, hard = resource.getrlimit(number)
     return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
@@ -57,16 +57,17 @@ def _at_most_allowed(number: int, value: int) -> int:
 def right_words() -> list[str]:
     """The options of ``setpriv`` that leave a program only the right to open what this process can open.
 
-    Of root's capabilities that is CAP_DAC_OVERRIDE: volumes belong to the user that runs the guests, and
-    opening an inherited descriptor again (/dev/fd/N) checks their modes too. QEMU's programs need no other.
+    For root, that right is the capability CAP_DAC_OVERRIDE: volumes belong to the user that runs the guests,
+    and opening an inherited descriptor again (/dev/fd/N) checks their modes too. QEMU's programs need no
+    other capability.
     """
     sets = _capabilities()
     words = ["--no-new-privs"]
-    # A program that root executes gets everything in the bounding set. For a process that may not reduce the
-    # set, setpriv of util-linux 2.41 fails, and that of 2.38 does nothing.
+    # A program that root executes gets everything in the bounding set. If the process may not reduce the
+    # set, setpriv of util-linux 2.41 fails, and setpriv of util-linux 2.38 does nothing.
     if sets["CapEff"] >> _CAP_SETPCAP & 1:
         words.append("--bounding-set=-all,+dac_override")
-    # A user other than root that was given it has it as an ambient capability, which must be inheritable.
+    # A user other than root has such a capability as an ambient one, which must be inheritable too.
     kept = ",+dac_override" if sets["CapAmb"] >> _CAP_DAC_OVERRIDE & 1 else ""
     words.append(f"--inh-caps=-all{kept}")
     return words
@@ -83,9 +84,9 @@ def _capabilities() -> dict[str, int]:
 
 
 def told_to(environment: Mapping[str, str] | None) -> dict[str, str]:
-    """The whole environment of a program: nothing of this process's own but where programs are.
+    """The whole environment of a program: of this process's own variables only PATH.
 
-    Tokens and passwords that Diskyard was given in its environment are none of a program's business.
+    A program has no business with the tokens and passwords in Diskyard's environment.
 
     :param environment: additional variables for this program.
     """

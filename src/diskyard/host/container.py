@@ -1,4 +1,4 @@
-"""What holds a volume's bytes, open: a file here; a device, or an object of a storage, elsewhere."""
+"""What holds a volume's bytes, opened: here a file; on other storage a device or an object."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from diskyard.host.files import Files
 
 
 class Container(Protocol):
-    """An open container: the bytes of one and the same, whatever has its name by now.
+    """An open container. It stays the same one, whatever has its name by now.
 
-    Errors of the storage are :class:`OSError`.
+    Raises the storage's errors as :class:`OSError`.
     """
 
     @property
     def fd(self) -> int | None:
-        """A descriptor of it, for reading, that programs inherit. None: QEMU opens it by its blockdev."""
+        """A descriptor for reading, which programs inherit. None if QEMU opens it by a blockdev."""
 
     def read(self, offset_bytes: int, size_bytes: int) -> bytes:
-        """A part of it; fewer bytes than asked for only at its end."""
+        """Read a part; fewer bytes than asked for only at the end."""
 
     def length_bytes(self) -> int:
-        """How long it is now."""
+        """The current length."""
 
     def set_length(self, length_bytes: int) -> None:
         """Let it end there, or where a unit of lengths next does. Not durable before :meth:`sync`.
@@ -34,16 +34,16 @@ class Container(Protocol):
         """
 
     def reserve(self, length_bytes: int) -> None:
-        """Have blocks for all of its bytes up to there, if it can. Not durable before :meth:`sync`."""
+        """Allocate blocks for all bytes up to a length, if possible. Not durable before :meth:`sync`."""
 
     def sync(self) -> None:
-        """Make its bytes and its length durable, whoever wrote them."""
+        """Make the bytes and the length durable, whoever wrote them."""
 
 
 class FileContainer:
     """A file as :class:`Container`.
 
-    :param fd: open for reading; who opened it closes it.
+    :param fd: open for reading; the caller that opened it closes it.
     """
 
     def __init__(self, files: Files, fd: int) -> None:
@@ -51,25 +51,25 @@ class FileContainer:
         self.fd = fd
 
     def read(self, offset_bytes: int, size_bytes: int) -> bytes:
-        """Of the file as it was opened."""
+        """Read from the open file."""
         return self._files.read_open(self.fd, offset_bytes, size_bytes)
 
     def length_bytes(self) -> int:
-        """The file's."""
+        """The file's length."""
         return self._files.size_bytes_of(self.fd)
 
     def set_length(self, length_bytes: int) -> None:
-        """Truncate it, or leave a hole at its end."""
+        """Truncate the file, or extend it with a hole."""
         with self._writable() as fd:
             self._files.truncate(fd, length_bytes)
 
     def reserve(self, length_bytes: int) -> None:
-        """Preallocate."""
+        """Preallocate blocks."""
         with self._writable() as fd:
             self._files.preallocate(fd, length_bytes)
 
     def sync(self) -> None:
-        """The file's data and length."""
+        """Sync the file's data and length."""
         self._files.sync(self.fd)
 
     @contextmanager
@@ -83,10 +83,10 @@ class FileContainer:
 
 @contextmanager
 def open_file(files: Files, path: str) -> Iterator[FileContainer]:
-    """The regular file that has this name and no other, open within.
+    """Open a regular file that has this name and no other, for the time of the context.
 
-    :raises OSError: nothing is there (ENOENT), or a link (ELOOP), or what is no file (EINVAL).
-    :raises diskyard.errors.UnsafeImage: it has other names too.
+    :raises OSError: nothing is there (ENOENT), or a link (ELOOP), or something else than a file (EINVAL).
+    :raises diskyard.errors.UnsafeImage: the file has other names too.
     """
     fd = files.open_alone(path)
     try:

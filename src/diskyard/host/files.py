@@ -1,9 +1,9 @@
 """The only door to the file system's contents: every durable step is one method here.
 
-A simulator of crashes, power cuts and faults replaces :class:`Files` by a subclass
-that overrides the primitives; the protocol for durable files, :meth:`Files.replace`, is
-written once, below them, and nowhere else; those for a new name are in
-:mod:`diskyard.host.publishing` and :mod:`diskyard.host.renaming`.
+A simulator of crashes, power cuts and faults replaces :class:`Files` by a subclass that overrides the
+primitives. The protocol for durable files, :meth:`Files.replace`, is written once, below them, and
+nowhere else. The protocols for a new name are in :mod:`diskyard.host.publishing` and
+:mod:`diskyard.host.renaming`.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _DISCARD_ATTEMPTS = 2
 _MODE_BITS = 0o640
 PRIVATE_BITS = 0o600
-_counter = itertools.count()  # of the process: several doors may write into one folder
+_counter = itertools.count()  # for the whole process: several doors may write into one directory
 
 
 class Files(LockingFiles):
-    """Files of this host. Errors are the system's own :class:`OSError`."""
+    """Files of this host. Raises the system's own :class:`OSError`."""
 
     def __init__(self, host: HostIdentity) -> None:
         super().__init__()
         self._host = host
         self._undiscarded: dict[str, None] = {}  # ordered, and changed from any thread
-        self._private: dict[str, int] = {}  # folders for sockets, with the locks on them
+        self._private: dict[str, int] = {}  # directories for sockets, with the locks on them
 
     # -- primitives: each changes one thing, and each is a step for the simulators ---
 
     @storage_call
     def create(self, path: str, *, mode_bits: int = _MODE_BITS, grant: Grant | None = None) -> int:
-        """Make an empty file that must not exist; its descriptor, for writing.
+        """Make an empty file, which must not exist yet. Return a descriptor for writing.
 
-        :param grant: whose it is to be; where it cannot be given there is no file.
+        :param grant: the file's owner and mode; if they cannot be set, no file is left.
         """
         fd = self._open_name(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode_bits)
         try:
@@ -64,7 +64,7 @@ class Files(LockingFiles):
 
     @storage_call
     def open_to_append(self, path: str) -> int:
-        """The descriptor of a regular file, made if absent, whose every write goes to its end."""
+        """Open a regular file, made if absent, so that every write goes to its end; the descriptor."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(path, flags, _MODE_BITS)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -74,23 +74,23 @@ class Files(LockingFiles):
 
     @storage_call
     def append(self, fd: int, data: bytes) -> None:
-        """Add to the end of a file; what others add meanwhile is before it or after it."""
+        """Add to the end of a file. What others add at the same time comes before it or after it."""
         written = os.write(fd, data)
         if written < len(data):
             raise OSError(errno.ENOSPC, "Only a part was written")
 
     @storage_call
     def open_for_writing(self, where: str | int) -> int:
-        """The descriptor of an existing regular file, for writing; anything else is not opened.
+        """Open an existing regular file for writing; the descriptor. Nothing else is opened.
 
-        :param where: its path, or a descriptor that is open on it.
+        :param where: a path, or a descriptor that is open on the file.
         """
         return self._open_regular(where, os.O_RDWR)
 
     def open_alone(self, path: str, *, writable: bool = False, block_device: bool = False) -> int:
-        """The descriptor of a regular file, or block device if allowed, that has this name and no other.
+        """Open a regular file, or a block device if allowed, that has this name and no other; the descriptor.
 
-        :raises diskyard.errors.UnsafeImage: it has another, and may be anybody's.
+        :raises diskyard.errors.UnsafeImage: it has another name, and may be anybody's file.
         """
         fd = self.open_for_writing(path) if writable else self.open_to_read(path, block_device=block_device)
         try:
@@ -116,12 +116,12 @@ class Files(LockingFiles):
 
     @storage_call
     def preallocate(self, fd: int, size_bytes: int) -> None:
-        """Reserve blocks for the first ``size_bytes``, which read as before, or as zeros."""
+        """Reserve blocks for the first ``size_bytes``. The contents stay; new bytes read as zeros."""
         os.posix_fallocate(fd, 0, size_bytes)
 
     @storage_call
     def clone(self, source_fd: int, target_fd: int) -> None:
-        """Make the target share all of the source's blocks (FICLONE); not durable before sync."""
+        """Make the target share all of the source's blocks (FICLONE); not durable before :meth:`sync`."""
         fcntl.ioctl(target_fd, FICLONE, source_fd)
 
     @storage_call
@@ -131,7 +131,7 @@ class Files(LockingFiles):
 
     @storage_call
     def sync_folder(self, folder: str) -> None:
-        """Make the names in a folder durable."""
+        """Make the names in a directory durable."""
         fd = self._enter(folder, os.O_RDONLY)
         try:
             os.fsync(fd)
@@ -140,10 +140,10 @@ class Files(LockingFiles):
 
     @storage_call
     def make_folder(self, path: str, grant: Grant | None = None) -> None:
-        """Make a folder that must not exist; its name is durable after its parent's sync.
+        """Make a directory, which must not exist yet; its name is durable after its parent's sync.
 
-        :param grant: whose it is to be.
-        :raises PermissionError: another folder came in its place, which is given to nobody.
+        :param grant: the directory's owner and mode.
+        :raises PermissionError: another directory came in its place; that one keeps its owner.
         """
         with self._holder(path) as (folder, name):
             if grant is None:
@@ -155,10 +155,10 @@ class Files(LockingFiles):
 
     @storage_call
     def give_folder(self, path: str, grant: Grant, may_hold: Callable[[str], bool]) -> None:
-        """Give a folder that was there.
+        """Set the owner and mode of an existing directory.
 
-        :param may_hold: whether it may hold something of a name.
-        :raises diskyard.errors.NotEmpty: it holds something else, and is given to nobody.
+        :param may_hold: whether the directory may hold something of this name.
+        :raises diskyard.errors.NotEmpty: it holds something else; nothing is changed.
         """
         with self._holder(path) as (folder, name), self._entered(name, folder) as fd:
             if others := sorted(found for found in os.listdir(fd) if not may_hold(found)):
@@ -166,25 +166,25 @@ class Files(LockingFiles):
             grant.apply(fd)
 
     def ensure_folder(self, path: str) -> None:
-        """Make a folder unless something has its name, be it since this moment."""
+        """Make a directory unless something has its name, or gets it meanwhile."""
         if not self.exists(path):
             with contextlib.suppress(FileExistsError):
                 self.make_folder(path)
 
     @storage_call
     def make_private_folder(self) -> str:
-        """The path of a new folder outside of any storage that only this user enters: for sockets."""
+        """Make a directory for sockets, outside any storage, that only this user can enter; its path."""
         path, lock = private.make_locked()
         self._private[path] = lock
         return path
 
     @storage_call
     def remove_dead_private_folders(self) -> list[str]:
-        """Remove those that processes of this user left which have ended; the paths."""
+        """Remove those that this user's processes left when they ended; their paths."""
         return private.remove_dead()
 
     def sees_private(self, folder: str) -> bool:
-        """Whether one of them, made by any process, would be seen in a folder's place."""
+        """Whether this process would see a private directory, made by any process, where this one is."""
         return private.is_seen(folder)
 
     @storage_call
@@ -195,31 +195,31 @@ class Files(LockingFiles):
 
     @storage_call
     def symlink(self, target: str, path: str) -> None:
-        """Make a name that must not exist lead to ``target``."""
+        """Make a link to ``target``; its name must not exist yet."""
         with self._holder(path) as (folder, name):
             os.symlink(target, name, dir_fd=folder)
 
     @storage_call
     def rename(self, source: str, target: str) -> None:
-        """Move a name over another, atomically."""
+        """Move a file to a name, atomically, in place of what has the name."""
         with self._holder(source) as (old_folder, old), self._holder(target) as (new_folder, new):
             os.rename(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder)
 
     @storage_call
     def rename_to_new(self, source: str, target: str) -> None:
-        """Move a name to another that must not exist, atomically; not every file system can (EINVAL)."""
+        """Move a file to a name that must not exist, atomically; not every file system can (EINVAL)."""
         with self._holder(source) as old, self._holder(target) as new:
             rename_exclusively(old, new, source, target)
 
     @storage_call
     def unlink(self, path: str) -> None:
-        """Remove a name that must exist."""
+        """Remove a name, which must exist."""
         with self._holder(path) as (folder, name):
             os.unlink(name, dir_fd=folder)
 
     @storage_call
     def remove_folder(self, path: str) -> None:
-        """Remove an empty folder."""
+        """Remove an empty directory."""
         with self._holder(path) as (folder, name):
             os.rmdir(name, dir_fd=folder)
 
@@ -228,7 +228,7 @@ class Files(LockingFiles):
     def write_temporary(
         self, folder: str, data: bytes, *, mode_bits: int = _MODE_BITS, grant: Grant | None = None
     ) -> str:
-        """A new temporary file in ``folder`` with durable contents; its path.
+        """Write a new temporary file in ``folder``, with durable contents; its path.
 
         A crash leaves a file that :func:`temporary_owner` recognises.
         """
@@ -246,15 +246,16 @@ class Files(LockingFiles):
         return path
 
     def temporary_path(self, folder: str) -> str:
-        """A fresh path for a temporary file of this process; nothing is made."""
+        """A fresh path for a temporary file of this process; no file is made."""
         return os.path.join(folder, temporary_name(this_process(self._host), next(_counter)))
 
     def replace(
         self, path: str, data: bytes, *, mode_bits: int = _MODE_BITS, make: Callable[[], str] | None = None
     ) -> None:
-        """Make ``path`` hold ``data``, durably; a crash leaves the old contents or the new.
+        """Make ``path`` hold ``data``, durably. A crash leaves the old contents or the new.
 
-        :param make: makes a temporary file beside it with durable contents; by default a new one.
+        :param make: makes a temporary file in the same directory, with durable contents; by default one is
+            made here.
         """
         folder = os.path.dirname(path)
         temporary = make() if make else self.write_temporary(folder, data, mode_bits=mode_bits)
@@ -268,14 +269,14 @@ class Files(LockingFiles):
     def discard(self, path: str) -> None:
         """Remove a temporary file if it is there.
 
-        What cannot be removed now, for the storage fails, is tried again with the next one: this
-        process may live for long, and to others its files look as if they were in use. What is
-        left when it ends is garbage for check.
+        If the storage fails, the next call tries again to remove the file. This process may live for long,
+        and to other processes its files look as if they were in use. What this process still
+        leaves at its end is a leftover, which check lists.
         """
         for left in (path, *self._undiscarded):
             if any(self._try_unlink(left) for _ in range(_DISCARD_ATTEMPTS)):
                 self._undiscarded.pop(left, None)
-            elif temporary_owner(os.path.basename(left)):  # other names may be somebody's later
+            elif temporary_owner(os.path.basename(left)):  # another program may use any other name later
                 self._undiscarded[left] = None
 
     def _try_unlink(self, path: str) -> bool:
@@ -288,9 +289,9 @@ class Files(LockingFiles):
         return True
 
     def discard_private_folder(self, folder: str) -> None:
-        """Remove a folder of :meth:`make_private_folder` with the names in it.
+        """Remove a directory that :meth:`make_private_folder` made, and the names in it.
 
-        One that cannot be removed is no reason for the work done to count as failed.
+        If that fails, the directory stays: the work done must not count as failed for that.
         """
         for _ in range(_DISCARD_ATTEMPTS):
             with contextlib.suppress(OSError):
@@ -302,12 +303,12 @@ class Files(LockingFiles):
 
     @storage_call
     def give(self, fd: int, grant: Grant) -> None:
-        """Give an open file."""
+        """Set the owner and mode of an open file."""
         grant.apply(fd)
 
     @storage_call
     def set_access(self, path: str, mode: int, group_id: int | None) -> None:
-        """Set who may connect to a socket that does not listen yet; None leaves it its group."""
+        """Set who may connect to a socket that does not listen yet; with None it keeps its group."""
         handle = self._open_name(path, os.O_PATH)
         try:
             set_access_of_socket(handle, path, mode, group_id)

@@ -12,16 +12,16 @@ from diskyard.host.reading import ReadingFiles
 
 
 class FileSystems(ReadingFiles):
-    """Asks file systems about themselves. Errors are the system's own :class:`OSError`."""
+    """Finds out what file systems can do. Raises the system's own :class:`OSError`."""
 
     @storage_call
     def reads_past_cache(self, where: str | int, piece_bytes: int) -> bool:
-        """Whether a file can be read past the page cache (O_DIRECT), in pieces of so many bytes anywhere.
+        """Whether a file can be read past the page cache (O_DIRECT), in pieces of this size at any offset.
 
-        Not where the file system has no such reads, nor where its blocks are smaller: data and holes then
-        meet inside a piece. Of an absent file nothing is known to be in the way.
+        False if the file system has no such reads, or if its blocks are smaller than a piece: then data and
+        holes can meet inside a piece. True for an absent file, since nothing is known to prevent it.
 
-        :param where: its path, or a descriptor that is open on it.
+        :param where: a path, or a descriptor that is open on the file.
         """
         try:
             if isinstance(where, int):
@@ -42,9 +42,9 @@ class FileSystems(ReadingFiles):
 
     @storage_call
     def longest_file_bytes(self, path: str, most_bytes: int) -> int:
-        """How long a file may be on the file system of a regular file; at most ``most_bytes``.
+        """How long a file may be on the file system that holds a regular file; at most ``most_bytes``.
 
-        No file is made so long: the kernel refuses to seek (lseek(2)) beyond what it would refuse to write.
+        This makes no file so long: the kernel refuses to seek (lseek(2)) where it would refuse to write.
         """
         fd = self._open_name(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
@@ -68,16 +68,16 @@ class FileSystems(ReadingFiles):
 
     @storage_call
     def may_write(self, path: str) -> bool:
-        """Whether this process may change a file, or the names in a folder, by its permissions."""
+        """Whether this process may change a file, or the names in a directory, by its permissions."""
         return os.access(path, os.W_OK, effective_ids=True)
 
     @storage_call
     def file_system(self, path: str) -> str:
         """The kind of file system that holds a path, as the kernel names it: ``ext4``, ``fuse.sshfs``.
 
-        For an overlay it is the kind of the layer that is written to, if that can be found out from here.
-        Empty if the kernel does not tell. What holds a path is asked by the mount that it is opened
-        through: the numbers of devices, as of btrfs's subvolumes, may be in no table of mounts.
+        For an overlay it is the kind of the layer that is written to, if this process can find that out.
+        Empty if the kernel does not say. The mount through which the path is opened decides: device numbers
+        do not, because some, such as those of btrfs's subvolumes, are in no table of mounts.
         """
         for _ in range(_OVERLAYS_MOST):
             kind, options = _mount_of(path)
@@ -88,7 +88,7 @@ class FileSystems(ReadingFiles):
         return ""
 
 
-_OVERLAYS_MOST = 3  # the kernel stacks two
+_OVERLAYS_MOST = 3  # the kernel stacks at most two
 
 
 def _can_seek(fd: int, offset_bytes: int) -> bool:
@@ -102,7 +102,7 @@ def _can_seek(fd: int, offset_bytes: int) -> bool:
 
 
 def _mount_of(path: str) -> tuple[str, dict[str, str]]:
-    """The kind of the mount that holds a path, and its file system's options."""
+    """The kind of the mount that holds a path, and the options of its file system."""
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         told = dict(

@@ -15,10 +15,10 @@ from diskyard.model.identity import HostIdentity
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """One process of one boot of one machine: never the same again.
+    """One process of one boot of one machine. No other process ever has the same identity.
 
-    :param pid_namespace: in which ``pid`` is its number: a container has numbers of its own,
-        and may well share the machine's id and its files.
+    :param pid_namespace: the namespace in which ``pid`` counts: a container has its own process ids, and
+        may well share the machine's id and its files.
     """
 
     machine_id: str
@@ -44,7 +44,7 @@ def _machine_id() -> str:
 
 
 def this_host() -> HostIdentity:
-    """The identity of this host; ``$DISKYARD_HOST_ID`` names it otherwise than its machine id."""
+    """The identity of this host; ``$DISKYARD_HOST_ID`` names it instead of its machine id."""
     machine_id = _machine_id()
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     host_id = os.environ.get("DISKYARD_HOST_ID") or machine_id
@@ -54,14 +54,14 @@ def this_host() -> HostIdentity:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """When a process of this host started, in clock ticks since boot; None if none is shown."""
+    """When a process of this host started, in clock ticks since boot; None if /proc does not show it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    # The command name, in parentheses, may hold spaces and parentheses itself.
+    # The command name, in parentheses, may itself contain spaces and parentheses.
     fields = stat.rpartition(")")[2].split()
-    # A zombie has ended: it waits for its parent only.
+    # A zombie has ended; it only waits for its parent.
     return None if fields[0] == "Z" else int(fields[19])
 
 
@@ -84,7 +84,7 @@ def this_process(host: HostIdentity) -> ProcessIdentity:
 
 @functools.cache
 def _own_numbers() -> tuple[int, int, int]:
-    """Process id, PID namespace and start of this process: asked for with each temporary file."""
+    """Process id, PID namespace and start time of this process; cached, as each temporary file needs them."""
     pid = os.getpid()
     start_ticks = _start_ticks(pid)
     if start_ticks is None:
@@ -102,7 +102,7 @@ def provably_gone(process: ProcessIdentity, host: HostIdentity) -> bool:
     if process.boot_id != host.boot_id:
         return True
     if process.pid_namespace != _pid_namespace():
-        return False  # /proc shows other processes here than there
+        return False  # /proc shows the processes of another namespace here
     ticks = _start_ticks(process.pid)
     if ticks is None:
         return not _is_hidden(process.pid)
@@ -110,14 +110,14 @@ def provably_gone(process: ProcessIdentity, host: HostIdentity) -> bool:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether there is a process of this number all the same: proc(5) may hide those of others."""
+    """Whether a process has this number although /proc does not show it: proc(5) may hide other users'."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    # Ours to signal, so shown if it were alive: a zombie.
+    # This user may signal it, so /proc would show it if it were alive: it is a zombie.
     return False
 
 

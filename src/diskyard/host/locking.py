@@ -16,14 +16,14 @@ _LOCKABLE_BYTES = (1 << 63) - 1
 
 
 class LockingFiles(BulkFiles):
-    """Takes locks, and reports them. Errors are the system's own :class:`OSError`."""
+    """Takes locks and reports them. Raises the system's own :class:`OSError`."""
 
     @storage_call
     def try_lock_byte(self, fd: int, offset_bytes: int) -> bool:
-        """Lock one byte of an open file for its open file description; False if another has it.
+        """Lock one byte of an open file for its open file description; False if another one holds the lock.
 
-        An OFD lock (fcntl(2)) lives until the last descriptor of the description is closed,
-        a child's inherited one included.
+        An OFD lock (fcntl(2)) lives until the last descriptor of its open file description is closed, also
+        one that a child inherited.
         """
         request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset_bytes, 1, 0)
         try:
@@ -36,7 +36,7 @@ class LockingFiles(BulkFiles):
 
     @storage_call
     def try_lock_folder(self, folder: str) -> int | None:
-        """The one lock on a folder, if nobody has it; it ends when the descriptor is closed."""
+        """Take the only lock on a directory, or return None. Closing the descriptor releases it."""
         fd = self._enter(folder, os.O_RDONLY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +50,7 @@ class LockingFiles(BulkFiles):
 
     @storage_call
     def lock_folder(self, folder: str) -> int:
-        """Wait for the one lock on a folder (flock(2)); it ends when the descriptor is closed."""
+        """Wait for the only lock on a directory (flock(2)). Closing the descriptor releases it."""
         fd = self._enter(folder, os.O_RDONLY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -63,7 +63,7 @@ class LockingFiles(BulkFiles):
     def locked_bytes(self, fd: int) -> list[range]:
         """The bytes of an open file on which other open file descriptions have locks, in no order.
 
-        Two questions for each lock there is, and one where there is none.
+        This takes at most two calls for each lock, and one more.
         """
         found = []
         asked = [range(_LOCKABLE_BYTES)]
@@ -75,7 +75,7 @@ class LockingFiles(BulkFiles):
             answer = fcntl.fcntl(fd, OFD_GETLK, request)
             lock_type, _, begin, length, _ = struct.unpack("hhqqi", answer)
             if lock_type != fcntl.F_UNLCK:
-                # A length of 0 reaches to the end; a lock may begin before what was asked about.
+                # A length of 0 means up to the end. A lock may begin before the range that was asked about.
                 locked = range(begin, begin + length if length else _LOCKABLE_BYTES)
                 found.append(locked)
                 asked += [range(among.start, locked.start), range(locked.stop, among.stop)]

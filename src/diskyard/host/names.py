@@ -19,7 +19,7 @@ _LINKED_ADVICE = (
 
 
 def open_again(handle: int, mode: int, path: str) -> int:
-    """The descriptor of what another descriptor is open on, of its own mode; an error names the path."""
+    """Open again what a descriptor is open on, in another mode. An error names the path."""
     try:
         return os.open(f"/proc/self/fd/{handle}", mode | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -27,7 +27,7 @@ def open_again(handle: int, mode: int, path: str) -> int:
 
 
 def _open_kind(handle: int, mode: int, path: str, *, block_device: bool) -> int:
-    """The same, if it is a regular file, or a block device where that is allowed."""
+    """The same, but only a regular file, or a block device if allowed."""
     kind = os.fstat(handle).st_mode
     if not (stat.S_ISREG(kind) or (block_device and stat.S_ISBLK(kind))):
         raise OSError(errno.EINVAL, "Not a regular file", path)
@@ -52,7 +52,7 @@ def require_one_name(fd: int, path: str) -> None:
 
 
 def _walk(folder: str, flags: int) -> int:
-    """The descriptor of a folder to which no link leads."""
+    """Open a directory without following any link on the way to it; the descriptor."""
     fd = os.open("/", (flags if folder == "/" else os.O_PATH) | os.O_DIRECTORY | os.O_CLOEXEC)
     parts = folder.strip("/").split("/") if folder != "/" else []
     for number, name in enumerate(parts, 1):
@@ -69,7 +69,7 @@ def _walk(folder: str, flags: int) -> int:
 
 
 class Names:
-    """Reaches names through their directories. Errors are the system's own :class:`OSError`."""
+    """Reaches names through their directories. Raises the system's own :class:`OSError`."""
 
     def __init__(self) -> None:
         self._roots: set[str] = set()
@@ -104,8 +104,8 @@ class Names:
             self._judged.root = before
 
     def _enter(self, folder: str, flags: int = os.O_PATH) -> int:
-        """The descriptor of a folder."""
-        folder = folder.rstrip("/") or "/"  # behind a slash O_NOFOLLOW says nothing
+        """Open a directory; the descriptor."""
+        folder = folder.rstrip("/") or "/"  # after a slash, O_NOFOLLOW has no effect
         above, root = os.path.dirname(folder), getattr(self._judged, "root", None)
         if root and (root in (folder, above) or folder == os.path.dirname(root)):
             return _walk(folder, flags)
@@ -115,7 +115,7 @@ class Names:
 
     @contextmanager
     def _entered(self, name: str, folder_fd: int) -> Iterator[int]:
-        """A folder, no link, that has a name in an open one; it can be listed."""
+        """Open a directory, not a link, by its name in an open directory; it can be listed."""
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
         try:
             yield fd
@@ -124,7 +124,7 @@ class Names:
 
     @contextmanager
     def _holder(self, path: str) -> Iterator[tuple[int, str]]:
-        """The folder of a name, open, and the name in it; an error names the whole path."""
+        """Open the directory that holds a name; its descriptor and the name. Errors name the whole path."""
         folder, name = os.path.split(path)
         fd = self._enter(folder or ".")
         try:
@@ -139,8 +139,8 @@ class Names:
             os.close(fd)
 
     def _open_name(self, path: str, flags: int, mode_bits: int = 0) -> int:
-        """A descriptor of what has a name; a link in the name's own place is not followed."""
-        folder, name = os.path.split(path)  # as in _holder, which is twice as dear
+        """Open what has a name; the descriptor. If the name itself is a link, it is not followed."""
+        folder, name = os.path.split(path)  # as in _holder, which takes twice as long
         fd = self._enter(folder or ".")
         try:
             return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode_bits, dir_fd=fd)
@@ -151,12 +151,12 @@ class Names:
             os.close(fd)
 
     def _open_regular(self, where: str | int, mode: int, *, block_device: bool = False) -> int:
-        """A descriptor of a regular file, or of a block device if allowed.
+        """Open a regular file, or a block device if allowed; the descriptor.
 
-        Anything else is an OSError (EINVAL) and is not opened: a FIFO would hang, a character device
-        may act on being opened.
+        Anything else is not opened but is an OSError (EINVAL): a FIFO would hang, and opening a character
+        device may have effects.
 
-        :param where: its path, or a descriptor that is open on it: the new one has a mode of its own.
+        :param where: a path, or a descriptor that is open on the file and may have another mode.
         """
         if isinstance(where, int):
             return _open_kind(where, mode, f"descriptor {where}", block_device=block_device)

@@ -16,11 +16,11 @@ class Output:
     """Both pipes of a running program; a context manager.
 
     All output is read, because the program would wait otherwise, but little of it is kept:
-    the end of stderr, the beginning of stdout.
+    the end of stderr, and the beginning of stdout.
 
     :param stdout_kept_bytes: how much of stdout is kept.
-    :ivar stdout: the beginning of what was printed there.
-    :ivar stdout_bytes: how much was printed there.
+    :ivar stdout: the beginning of stdout.
+    :ivar stdout_bytes: how many bytes came from stdout.
     """
 
     def __init__(self, child: subprocess.Popen[bytes], stdout_kept_bytes: int) -> None:
@@ -54,7 +54,7 @@ class Output:
         return bool(self._selector.get_map())
 
     def stderr(self) -> str:
-        """The end of what was printed there, as text."""
+        """The end of stderr, as text."""
         return self._stderr.decode(errors="replace").strip()
 
     def _keep_stdout(self, piece: bytes) -> None:

@@ -20,18 +20,18 @@ class Ownership:
 
 
 def ownership_of(path: str) -> Ownership:
-    """That of a file or folder; of a link its own."""
+    """The owner and mode of a file or directory; a link is not followed."""
     info = os.lstat(path)
     return Ownership(info.st_uid, info.st_gid, info.st_mode & _PERMISSIONS)
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The intended owner of something new, and who may do what with it.
+    """The intended owner and mode of something new.
 
-    It is set through a descriptor: a name may lead to another file by then, if others may change it.
+    They are set through a descriptor: others may be able to make the name lead to another file meanwhile.
 
-    :param group_id: None leaves it as it is, and so does ``user_id``.
+    :param group_id: None leaves the group as it is; the same holds for ``user_id``.
     """
 
     mode_bits: int
@@ -44,16 +44,16 @@ class Grant:
         return not (self.user_id is self.group_id is None)
 
     def apply(self, fd: int) -> None:
-        """Give what a descriptor is open on."""
+        """Set the owner and mode of what a descriptor is open on."""
         if self.gives_away:
             user_id, group_id = (-1 if number is None else number for number in (self.user_id, self.group_id))
             os.fchown(fd, user_id, group_id)
         os.fchmod(fd, self.mode_bits)
 
     def apply_to_new_folder(self, fd: int, path: str) -> None:
-        """Give a folder that this process has made just now.
+        """Set the owner and mode of a directory that this process has just made.
 
-        :raises PermissionError: by its owner, or by what it holds, it is another.
+        :raises PermissionError: its owner or its contents show that it is another directory.
         """
         is_ours = os.fstat(fd).st_uid == os.geteuid() or not self.gives_away
         if not is_ours or os.listdir(fd):
@@ -62,10 +62,10 @@ class Grant:
 
 
 def set_access_of_socket(handle: int, path: str, mode: int, group_id: int | None) -> None:
-    """Set it, of the socket whose name a descriptor is open on (O_PATH, O_NOFOLLOW).
+    """Set the mode and group of the socket whose name a descriptor is open on (O_PATH, O_NOFOLLOW).
 
-    :param group_id: None leaves it as it is.
-    :raises OSError: as of the system calls; ENOTSOCK if something else has the name.
+    :param group_id: None leaves the group as it is.
+    :raises OSError: a system call failed; ENOTSOCK if the name is not that of a socket.
     """
     if not stat.S_ISSOCK(os.fstat(handle).st_mode):
         raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-# statx(2): Python has it from 3.15 on. Offsets in bytes in struct statx.
+# statx(2), which Python has only from 3.15 on. These are offsets in bytes in struct statx.
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW = 0x100
 _STATX_INO_AND_BTIME = 0x100 | 0x800
@@ -19,10 +19,10 @@ _libc.statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_ui
 def identities_of(path: str) -> tuple[str, str]:
     """What identifies a file on this host now, and what identifies it also after a restart or elsewhere.
 
-    The second is its inode and the nanosecond in which that was made, which no program can choose: a
-    copy, on this file system or another, has another. Where the file system does not keep that moment,
-    its own id stands for it. The first has the device besides, which is another after a restart, and
-    also distinguishes a copy of the whole device.
+    The second consists of the file's inode and the nanosecond at which the inode was made. No program can
+    choose that time, so a copy, on this file system or another, has another one. Where the file system does
+    not record the time, the file system's own id stands in for it. The first adds the device number: it
+    changes with a restart, and it also distinguishes a copy of the whole device.
     """
     told = ctypes.create_string_buffer(_STATX_BYTES)
     if _libc.statx(_AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW, _STATX_INO_AND_BTIME, told) != 0:
@@ -41,7 +41,7 @@ def identities_of(path: str) -> tuple[str, str]:
 
 
 def made_s(lasting: str) -> float | None:
-    """When a file was made, in seconds of the wall clock, by what identifies it lastingly; None if untold."""
+    """When a file was made, in wall-clock seconds, from its lasting identity; None if not recorded."""
     born = lasting.partition(":")[2]
     try:
         return float(born)

@@ -1,7 +1,7 @@
 """Directories for sockets, outside any storage, that only this user may enter.
 
-A process holds a lock on each directory that it made (flock(2)), which ends with the process however it
-ends. So a directory that nobody has locked belongs to a dead process, in whatever container it was.
+A process holds a lock (flock(2)) on each directory that it made. The lock ends with the process, however
+the process ends. So a directory without a lock belongs to a dead process, whichever container that ran in.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import tempfile
 _PREFIX = "diskyard-nbd-"
 _NAME = re.compile(rf"{_PREFIX}[a-z0-9_]+")
 _MODE_BITS = 0o700
-#: Why a name leads to no folder of ours: it is gone by now, a link, another thing, or somebody else's.
+#: Errors that mean that a directory is not ours: it is gone, a link, another thing, or somebody else's.
 _NOT_OURS = frozenset((errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES))
 
 
 def make_locked() -> tuple[str, int]:
-    """A new folder, and the descriptor that has the lock on it until it is closed."""
+    """Make a directory; its path, and the descriptor that holds the lock on it until it is closed."""
     while True:
         path = tempfile.mkdtemp(prefix=_PREFIX)
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -33,22 +33,22 @@ def make_locked() -> tuple[str, int]:
             raise
         if os.fstat(lock).st_nlink:
             return path, lock
-        os.close(lock)  # a daemon that began just then has taken it for a dead process's
+        os.close(lock)  # a daemon that has just started took the directory for a dead process's
 
 
 def is_seen(folder: str) -> bool:
-    """Whether a folder is where this process makes its own.
+    """Whether a directory is where this process makes its own.
 
-    Of one elsewhere nothing is known: a service has a /tmp of its own.
+    Nothing is known of a directory elsewhere: a service may have a /tmp of its own.
     """
     return os.path.dirname(folder) == os.path.realpath(tempfile.gettempdir())
 
 
 def remove_dead() -> list[str]:
-    """Remove the folders that dead processes of this user left, with their sockets; the paths.
+    """Remove the directories that dead processes of this user left, with their sockets; their paths.
 
-    What is not certainly one of them stays: a link, another user's, and what anybody else may enter or
-    has put something into.
+    What is not certainly one of them stays: a link, another user's directory, and a directory that others
+    may enter or have put something into.
     """
     parent = tempfile.gettempdir()
     parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -79,9 +79,9 @@ def _removed(parent_fd: int, name: str) -> bool:
             os.unlink(socket, dir_fd=folder)
         os.rmdir(name, dir_fd=parent_fd)
     except BlockingIOError:
-        return False  # its process lives
+        return False  # the process lives
     except FileNotFoundError:
-        return False  # another daemon removes it at the same time
+        return False  # another daemon removed it at the same time
     finally:
         os.close(folder)
     return True

@@ -1,4 +1,4 @@
-"""New names for a whole file, all or the first ones; only one publisher gets the first name."""
+"""Giving a whole file one or several new names. Only one publisher gets the first name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def is_full(error: OSError) -> bool:
 
 
 class UncertainError(OSError):
-    """A publish failed, but may have taken effect."""
+    """Publishing failed, but may have taken effect."""
 
 
 class _Door(Protocol):
-    """What of :class:`diskyard.host.files.Files` is needed."""
+    """The methods of :class:`diskyard.host.files.Files` that are needed."""
 
     def write_temporary(self, folder: str, data: bytes) -> str: ...
 
@@ -41,22 +41,22 @@ def publish(
     spare: Callable[[], bool] | None = None,
     overruled: Callable[[], bool] | None = None,
 ) -> bool:
-    """Make every one of ``paths``, all in one folder, hold ``data``, if the first is absent.
+    """Make every one of ``paths``, all in one directory, hold ``data``, if the first is absent.
 
-    Of several publishers of the same first path one wins, and its answer is True. On return of
-    True all is durable. A crash leaves none of the names, or the first ones of them, and
+    If several publishers want the same first path, exactly one of them wins and gets True. When this
+    returns True, everything is durable. A crash leaves none of the names, or the first ones, and
     temporary files.
 
-    rename(2) would not do: of two writers that look and then rename, both succeed. With
-    link(2) the loser gets EEXIST.
+    rename(2) would not do: if two writers check and then rename, both succeed. With link(2) the
+    loser gets EEXIST.
 
     :param make: makes a temporary file with durable contents; by default a new one.
     :param drop: removes the name of such a file in the end.
-    :param spare: frees some space where the folder has none for a name; False if it cannot. With
-        it one name is enough where the folder has no space for another.
-    :param overruled: asked where a later path is there already: whether another publisher had won
-        before, so that this one has lost; else that path is left as it is.
-    :raises UncertainError: it failed where the name may be there; any other OSError means
+    :param spare: frees some space if the directory has none for a name; False if it cannot. If it is
+        given, the first name alone is enough where there is no space for another.
+    :param overruled: called if a later path exists already. True if another publisher had won before, so
+        that this one has lost; otherwise that path is left as it is.
+    :raises UncertainError: publishing failed, but the name may be there. Any other OSError means
         that nothing was published.
     """
     folder = os.path.dirname(paths[0])
@@ -84,7 +84,7 @@ def _publish_written(
         return False
     except OSError as error:
         if is_full(error) and not _may_exist(files, paths[0]):
-            raise  # the folder had no space for the name: it is certainly not there
+            raise  # the directory had no space for the name, so it is certainly not there
         raise UncertainError(error.errno, error.strerror, paths[0]) from error
     try:
         for temporary, path in zip(temporaries[1:], paths[1:], strict=True):

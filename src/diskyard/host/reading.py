@@ -20,23 +20,23 @@ from diskyard.host.ownership import Ownership, ownership_of
 from diskyard.host.places import identities_of
 
 R = TypeVar("R")
-_BEGINNING_BYTES = 256  # enough to tell what the file may be
+_BEGINNING_BYTES = 256  # enough to judge what the file may be
 _DEVICES = "/dev"
-_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own
+_BLOCK_BYTES = 512  # the unit of st_blocks on every file system
 OFD_GETLK = 36  # asm-generic/fcntl.h
-#: Bytes of an image file that QEMU locks while a program of it may write to the file, or change its
-#: length: RAW_PERM_BASE of block/file-posix.c, and the bits of BLK_PERM_WRITE and BLK_PERM_RESIZE.
+#: Bytes of an image file that a QEMU program locks while it may write to the file, or change its
+#: length: RAW_PERM_BASE of block/file-posix.c, plus the bits of BLK_PERM_WRITE and BLK_PERM_RESIZE.
 _QEMU_WRITES = (100 + 1, 100 + 3)
 _NO_LOCKS = frozenset((errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
 
 
 class FileEntry(msgspec.Struct, frozen=True, gc=False):
-    """One name in a folder; a struct, as there may be very many, and these are made quickly.
+    """One name in a directory. A struct, because there may be very many, and structs are quick to make.
 
-    :param links: how many names the file has, in all folders.
-    :param stamp: device, inode, and the nanoseconds at which the contents and the inode last
-        changed: no program can write to a file and leave its stamp as it was, but within one tick of the
-        kernel's clock.
+    :param links: how many names the file has, in all directories.
+    :param stamp: device, inode, and the nanoseconds at which the contents and the inode last changed. No
+        program can write to a file without changing its stamp, except within one tick of the kernel's
+        clock.
     """
 
     name: str
@@ -50,7 +50,7 @@ class FileEntry(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class FreeSpace:
-    """How much a file system holds, and how much of it an unprivileged user can have."""
+    """The size of a file system, and how much of it an unprivileged user can still use."""
 
     total_bytes: int
     free_bytes: int
@@ -87,17 +87,17 @@ def _is_written_by_qemu(fd: int) -> bool:
         return any(_is_locked(fd, byte) for byte in _QEMU_WRITES)
     except OSError as error:
         if error.errno in _NO_LOCKS:
-            return False  # where there are no locks QEMU has none either
+            return False  # where there are no locks, QEMU holds none either
         raise
 
 
 class ReadingFiles(Names):
-    """Looks at files of this host. Errors are the system's own :class:`OSError`."""
+    """Reads files of this host. Raises the system's own :class:`OSError`."""
 
     def passing(self, name: str, words: tuple[object, ...], do: Callable[[], R]) -> R:
-        """Every call that touches storage passes here: noted while it lasts.
+        """Make a storage call. Every one goes through here, and is recorded while it lasts.
 
-        :param words: what it is called with; the first is a path or a descriptor.
+        :param words: its arguments; the first is a path or a descriptor.
         """
         with noted(name, words[0] if words and isinstance(words[0], str) else ""):
             return do()
@@ -108,11 +108,11 @@ class ReadingFiles(Names):
     ) -> bytes | None:
         """The contents of a regular file; None if absent.
 
-        A link, FIFO, device or folder in the file's place is an OSError, at once, and so is
-        a file of more than ``limit_bytes``, which is not read.
+        A link, FIFO, device or directory in its place is an OSError, at once. So is a file of more than
+        ``limit_bytes``, which is not read.
 
-        :param may_be: whether a file with this beginning, these last two bytes and this length
-            is worth reading; of one that is not, only the beginning is read.
+        :param may_be: whether a file with this beginning, these last two bytes and this length is worth
+            reading. If it is not, only the beginning is returned.
         """
         try:
             fd = self._open_regular(path, os.O_RDONLY)
@@ -127,7 +127,7 @@ class ReadingFiles(Names):
                 if not may_be(beginning, end, info.st_size):
                     return beginning
             with os.fdopen(fd, "rb", closefd=False) as file:
-                # Python takes as much memory as it is told to read: mostly this is all there is.
+                # Python allocates as much memory as it is asked to read. Mostly the file has not grown.
                 data = file.read(info.st_size + 1)
                 if len(data) <= info.st_size:
                     return data
@@ -137,7 +137,7 @@ class ReadingFiles(Names):
 
     @storage_call
     def read_at(self, path: str, offset_bytes: int, size_bytes: int) -> bytes:
-        """At most ``size_bytes`` of a regular file from an offset; less only at its end."""
+        """At most ``size_bytes`` of a regular file from an offset; fewer only at its end."""
         fd = self._open_regular(path, os.O_RDONLY)
         try:
             return os.pread(fd, size_bytes, offset_bytes)
@@ -146,30 +146,30 @@ class ReadingFiles(Names):
 
     @storage_call
     def read_open(self, fd: int, offset_bytes: int, size_bytes: int) -> bytes:
-        """The same of an open file."""
+        """The same for an open file."""
         return os.pread(fd, size_bytes, offset_bytes)
 
     @storage_call
     def open_to_read(self, where: str | int, *, block_device: bool = False) -> int:
-        """The descriptor of a regular file, or of a block device if allowed, for reading.
+        """Open a regular file, or a block device if allowed, for reading; the descriptor.
 
-        Anything else is an OSError (EINVAL) and is not opened: a FIFO would hang, a character
-        device may act on being opened. A link in the file's own place is not followed.
+        Anything else is not opened but is an OSError (EINVAL): a FIFO would hang, and opening a character
+        device may have effects. If the name itself is a link, it is not followed.
 
-        :param where: its path, or a descriptor that is open on it.
+        :param where: a path, or a descriptor that is open on the file.
         """
         return self._open_regular(where, os.O_RDONLY, block_device=block_device)
 
     @storage_call
     def open_folder(self, path: str) -> int:
-        """The descriptor of a folder, links followed: what is in it, whatever gets its name later."""
+        """Open a directory, links followed. The descriptor stays on it, whatever gets its name later."""
         return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     @storage_call
     def list(self, folder: str, wanted: Callable[[str], object] | None = None) -> Iterator[FileEntry]:
         """Every name in ``folder``, in no order; names that vanish meanwhile are left out.
 
-        :param wanted: names for which this is None are left out and not looked at.
+        :param wanted: names for which this returns None are left out, and no ``stat`` is made for them.
         """
         found = []
         handle = self._enter(folder, os.O_RDONLY)
@@ -189,7 +189,7 @@ class ReadingFiles(Names):
 
     @storage_call
     def names(self, folder: str) -> tuple[str, ...]:
-        """Every name in ``folder``, in no order; nothing is looked at."""
+        """Every name in ``folder``, in no order, without a ``stat`` of any."""
         handle = self._enter(folder, os.O_RDONLY)
         try:
             return tuple(os.listdir(handle))
@@ -198,7 +198,7 @@ class ReadingFiles(Names):
 
     @storage_call
     def look(self, path: str) -> FileEntry | None:
-        """One name as :meth:`list` shows it; None if nothing has it."""
+        """One name as :meth:`list` would return it; None if there is no such name."""
         try:
             info = os.lstat(path)
         except FileNotFoundError:
@@ -207,16 +207,16 @@ class ReadingFiles(Names):
 
     @storage_call
     def look_open(self, fd: int) -> FileEntry:
-        """The same of an open file, which has no name here."""
+        """The same for an open file, without a name."""
         return _file_entry("", os.fstat(fd))
 
     @storage_call
     def read_beginning(self, path: str, size_bytes: int) -> bytes:
-        """At most the first ``size_bytes`` of what a look has just shown to be a regular file.
+        """At most the first ``size_bytes`` of what was a regular file a moment ago.
 
-        Half as dear as :meth:`read_at`, which opens nothing before it knows what it is. Here that
-        was looked at a moment ago: what has taken the file's place since is an OSError, a FIFO or a
-        link is not waited for nor followed. Only root could have put a device there meanwhile.
+        This takes half as long as :meth:`read_at`, which opens nothing before it knows what it is. If
+        something else has taken the file's place since, this is an OSError: it does not wait for a FIFO, nor
+        follow a link. Only root could have put a device there meanwhile.
         """
         fd = self._open_name(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
@@ -228,7 +228,7 @@ class ReadingFiles(Names):
 
     @storage_call
     def look_at(self, folder: str, names: Sequence[str]) -> tuple[FileEntry | None, ...]:
-        """Each of these names of ``folder`` as :meth:`look` shows it, in their order."""
+        """Each of these names in ``folder`` as :meth:`look` would return it, in the same order."""
         found: list[FileEntry | None] = []
         handle = self._enter(folder)
         try:
@@ -247,14 +247,14 @@ class ReadingFiles(Names):
     def fingerprint(self, path: str) -> str:
         """What changes when a file does: device, inode, size, and when contents and inode last changed.
 
-        Of a link its own. No program can write to a file and leave it as it was, but within one tick of
-        the kernel's clock.
+        A link is not followed. No program can write to a file without changing its fingerprint, except within
+        one tick of the kernel's clock.
         """
         return _fingerprint(os.lstat(path))
 
     @storage_call
     def fingerprint_of(self, fd: int) -> str:
-        """The same of an open file."""
+        """The same for an open file."""
         return _fingerprint(os.fstat(fd))
 
     @storage_call
@@ -266,15 +266,15 @@ class ReadingFiles(Names):
     def is_written_by_qemu(self, fd: int) -> bool:
         """Whether a program of QEMU, a guest or a tool, has an open file open for writing.
 
-        QEMU's own locks show it; none is taken here, because readers take others. A program that was told
-        to lock nothing (``locking=off``) is not seen, nor one on another host unless the file system shares
+        QEMU's own locks show it. This takes no lock, because other readers do take locks. It does not see a
+        program that was started with ``locking=off``, nor one on another host unless the file system shares
         locks.
         """
         return _is_written_by_qemu(fd)
 
     @storage_call
     def name_is_written_by_qemu(self, path: str) -> bool:
-        """The same of a regular file or block device by its name; of all else, or nothing, it is false."""
+        """The same for a regular file or block device by its name; False for anything else, or nothing."""
         try:
             fd = self._open_regular(path, os.O_RDONLY, block_device=True)
         except OSError as error:
@@ -293,7 +293,7 @@ class ReadingFiles(Names):
 
     @storage_call
     def ownership_of(self, path: str) -> Ownership:
-        """Of whom a file or folder is, and who may do what with it; of a link its own."""
+        """The owner and mode of a file or directory; a link is not followed."""
         return ownership_of(path)
 
     @storage_call
@@ -312,7 +312,7 @@ class ReadingFiles(Names):
 
     @storage_call
     def is_folder(self, path: str) -> bool:
-        """Whether a folder has this name; a link is none, wherever it leads."""
+        """Whether a directory has this name; False for a link, wherever it leads."""
         try:
             return stat.S_ISDIR(os.lstat(path).st_mode)
         except (FileNotFoundError, NotADirectoryError):
@@ -325,15 +325,15 @@ class ReadingFiles(Names):
 
     @storage_call
     def resolve(self, path: str) -> str:
-        """The path without links; what does not exist is kept as it is."""
+        """The path with all links resolved; parts that do not exist stay as they are."""
         return os.path.realpath(path)
 
     @storage_call
     def device_behind(self, path: str) -> str:
-        """The block device that a link of root's in /dev leads to, as udev makes them; else the path itself.
+        """The block device behind a link in /dev that root made, as udev does; else the path itself.
 
-        Nobody but root can change what such a link leads to, so it is followed. Others may make links in
-        some folders there, as in /dev/shm.
+        Only root can change what such a link leads to, so it is followed. In some directories there, such as
+        /dev/shm, others may make links too.
         """
         with contextlib.suppress(OSError):
             folder = os.path.realpath(os.path.dirname(path))
@@ -349,13 +349,13 @@ class ReadingFiles(Names):
         return path
 
     def is_inside(self, folder: str, folders: Sequence[str]) -> bool:
-        """Whether a folder, which need not exist, is, links followed, one of others or in one."""
+        """Whether a directory, links followed, is one of others or inside one; it need not exist."""
         real = self.resolve(folder)
         return any(os.path.commonpath((real, allowed)) == allowed for allowed in map(self.resolve, folders))
 
     @storage_call
     def is_own_folder(self, path: str) -> bool:
-        """Whether it is a folder, no link, in which nobody but this user, and root, may change names."""
+        """Whether it is a directory, not a link, in which only this user and root may change names."""
         about = os.lstat(path)
         owned = about.st_uid in (0, os.geteuid()) and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         return stat.S_ISDIR(about.st_mode) and owned

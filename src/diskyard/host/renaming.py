@@ -1,4 +1,4 @@
-"""A new name for a whole file, where that name must not exist; on any file system."""
+"""Giving a whole file a new name that must not exist yet, on any file system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.
 
 
 class _Door(Protocol):
-    """What of :class:`diskyard.host.files.Files` is needed."""
+    """The methods of :class:`diskyard.host.files.Files` that are needed."""
 
     def create(self, path: str) -> int: ...
 
@@ -30,10 +30,10 @@ class _Door(Protocol):
 
 
 def move_to_new(files: _Door, source: str, target: str) -> None:
-    """Give a whole file another name, which must not exist; durable after the folder's sync.
+    """Move a whole file to a name that must not exist yet; durable after the directory's sync.
 
-    A crash leaves one of the names, or both; where the file system can neither refuse to rename
-    over a name nor link, it may leave an empty file under the new one.
+    A crash leaves one of the names, or both. If the file system can neither link nor refuse to rename
+    over a name, a crash may leave an empty file under the new name.
 
     :raises FileExistsError: something has the new name.
     """
@@ -49,7 +49,7 @@ def move_to_new(files: _Door, source: str, target: str) -> None:
             raise
     else:
         return files.unlink(source)
-    # As exFAT by way of FUSE: who makes the name first has it.
+    # As on exFAT by way of FUSE: whoever makes the name first has it.
     os.close(files.create(target))
     try:
         files.rename(source, target)
@@ -61,10 +61,10 @@ def move_to_new(files: _Door, source: str, target: str) -> None:
 def rename_exclusively(old: tuple[int, str], new: tuple[int, str], source: str, target: str) -> None:
     """renameat2(2) with RENAME_NOREPLACE, which Python does not have.
 
-    :param old: a folder, open, and the name in it; and ``new``.
-    :param source: the whole paths, for errors; and ``target``.
+    :param old: an open directory, and the name in it; ``new`` likewise.
+    :param source: the whole path, for errors; ``target`` likewise.
     :raises FileExistsError: the target exists.
-    :raises OSError: EINVAL or ENOSYS: the file system, or the kernel, cannot.
+    :raises OSError: EINVAL or ENOSYS: the file system or the kernel cannot do it.
     """
     if _libc.renameat2(old[0], os.fsencode(old[1]), new[0], os.fsencode(new[1]), _RENAME_NOREPLACE):
         number = ctypes.get_errno()

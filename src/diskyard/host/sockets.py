@@ -1,4 +1,4 @@
-"""Sockets that listen on this host, and their peers."""
+"""Listening sockets of this host, and the peers of their connections."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from diskyard.host.files import Files
 
 _BACKLOG = 1024
 _FILES_MOST = 65_536
-_FILES_SHARE = 4  # of the files that this process may open, a listener's connections have so small a part
+_FILES_SHARE = 4  # a listener's connections may take one in so many of the files that this process may open
 _IPV6_HOST_BITS = 64
 _SEND_BUFFER_BYTES = 128 << 10  # the kernel takes twice that, half of it for its own needs
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 
 class Listener(socket.socket):
-    """A socket that listens, and decides for each new connection whether it may stay.
+    """A listening socket that decides for each new connection whether it may stay.
 
-    Connections are judged at once, before their TLS handshake. Otherwise a caller that only connects
-    could use up all descriptors of this process, and nothing could be read or written any more.
+    It decides at once, before the TLS handshake. Otherwise a caller that only connects could use up all
+    descriptors of this process, and nothing could be read or written any more.
 
-    :param listening: a socket that listens, which is this one from now on.
-    :param may_stay: asked with each connection and the address of its other side, empty on a Unix socket.
+    :param listening: a listening socket; this object takes it over.
+    :param may_stay: called with each connection and the address of its peer, empty on a Unix socket.
     """
 
     def __init__(self, listening: socket.socket, may_stay: Callable[[socket.socket, str], bool]) -> None:
@@ -37,9 +37,9 @@ class Listener(socket.socket):
         self._may_stay = may_stay
 
     def accept(self) -> tuple[socket.socket, object]:
-        """As of any socket.
+        """Accept a connection, as any socket does.
 
-        :raises ConnectionAbortedError: it may not stay, and is closed.
+        :raises ConnectionAbortedError: the connection may not stay, and is closed.
         """
         connection, address = super().accept()
         if not self._may_stay(connection, str(address[0]) if address else ""):
@@ -49,12 +49,12 @@ class Listener(socket.socket):
 
 
 def connections_most(wanted: int) -> int:
-    """So many connections of a listener, or fewer where this process may open few files."""
+    """How many connections a listener may have: as many as wanted, or fewer if few files may be open."""
     return min(wanted, allow_open_files() // _FILES_SHARE)
 
 
 def origin_of(address: str) -> str:
-    """Whose address it is: of IPv6 the network of a host, which has very many addresses."""
+    """The origin of an address: for IPv6 its /64, because one host has very many addresses."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -67,9 +67,9 @@ def origin_of(address: str) -> str:
 
 
 def allow_open_files() -> int:
-    """Let this process open as many files as it may allow itself; how many that is.
+    """Raise this process's limit of open files as far as possible; the new limit.
 
-    Many systems begin with 1024, for the sake of programs that cannot have more.
+    Many systems begin with 1024, for the sake of programs that cannot handle more.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _FILES_MOST if hard == resource.RLIM_INFINITY else min(hard, _FILES_MOST)
@@ -89,11 +89,11 @@ def listen_unix(
 ) -> socket.socket:
     """A Unix socket that listens at a path.
 
-    It has its mode and group before it has its name, and takes the place of one that an earlier
-    process left; who is to be kept from replacing a live one holds a lock of its own.
+    It has its mode and group before it has its name. It replaces a socket that an earlier process left.
+    A caller that must not replace a live one holds a lock of its own.
 
     :param group_id: None for the process's own.
-    :raises OSError: it cannot be made, or something that is no socket is there.
+    :raises OSError: the socket cannot be made, or something else than a socket is there.
     """
     folder = os.path.dirname(path)
     files.ensure_folder(folder)
@@ -103,7 +103,7 @@ def listen_unix(
     files.discard(temporary)
     listener = socket.socket(socket.AF_UNIX, kind)
     try:
-        # Nobody gets in between its creation and its mode: it does not listen yet.
+        # Nobody can connect before the mode is set: the socket does not listen yet.
         listener.bind(temporary)
         files.set_access(temporary, mode, group_id)
         listener.listen(_BACKLOG)
@@ -122,23 +122,23 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     made = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    # Its connections have it too; asyncio sets it for none whose protocol is not named. Without it the
-    # second part of an answer waits for the first to be acknowledged: 40 ms.
+    # Its connections inherit this. asyncio sets it only where the protocol is named. Without it the second
+    # part of an answer waits until the first is acknowledged: 40 ms.
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # They have this too: else the kernel keeps up to 4 MiB of what each of them does not take.
+    # Inherited too. Without it the kernel buffers up to 4 MiB for each connection that does not read.
     made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     return made
 
 
 def peer_user_id(connection: socket.socket) -> int:
-    """The number of the user whose process is at the other end of a Unix socket."""
+    """The id of the user whose process is at the other end of a Unix socket."""
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, user_id, _ = _CREDENTIALS.unpack(data)
     return int(user_id)
 
 
 def peer_user(connection: socket.socket) -> str:
-    """The same user, by name or number."""
+    """The same user, as a name or a number."""
     user_id = peer_user_id(connection)
     try:
         return pwd.getpwuid(user_id).pw_name

@@ -1,9 +1,9 @@
 """Running a verb so that storage which never answers does not keep its caller for ever.
 
 The verb runs on a thread of its own while the caller watches which storage call that thread
-is in. When one lasts too long the caller gets an error and goes; the thread stays behind. To
-the repository it is a suspended writer, for which the log's rules are made: it keeps its leases,
-and when the storage answers it goes on or fails, and gives them up itself.
+is in. If a call lasts too long, the caller gets an error and leaves; the thread stays behind. To
+the repository that thread is a suspended writer, which the log's rules allow for: it keeps its leases,
+and when the storage answers, it goes on or fails, and releases them itself.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _IDLE_MOST = 8
 
 
 class Running:
-    """Something that was begun on a thread of its own, and what comes of it."""
+    """Work that was begun on a thread of its own, and its outcome."""
 
-    # Not a Future of the standard library: that keeps its error, whose traceback leads back to it.
+    # Not a Future of the standard library: that keeps its error, whose traceback refers back to it.
 
     def __init__(self, work: Callable[[], object], when_ended: Callable[[], None] | None) -> None:
         self._work: Callable[[], object] | None = work
@@ -35,16 +35,16 @@ class Running:
         self._calls: ThreadCalls | None = None
 
     def run(self, calls: ThreadCalls) -> None:
-        """Do it, in the thread that is asked whether the storage answers it."""
+        """Do the work. ``calls`` are those of the thread that does it."""
         self._calls = calls
-        # Let go of first: who waits refers to this, and is referred to by them. Such a cycle would keep what
-        # a caller handed over open until the garbage collector comes.
+        # Drop these references first: the waiting caller refers to this object, and the work refers to the
+        # caller. Such a cycle would keep what a caller handed over open until the garbage collector runs.
         work, self._work = self._work, None
         when_ended, self._when_ended = self._when_ended, None
         assert work is not None
         try:
             self._answer = work()
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             self._error = error
         del work
         self._ended.set()
@@ -52,33 +52,33 @@ class Running:
             when_ended()
 
     def has_ended(self) -> bool:
-        """Whether it has an answer."""
+        """Whether the work has ended."""
         return self._ended.is_set()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for its end; whether that came."""
+        """Wait for the end. Return whether it came."""
         try:
             return self._ended.wait(timeout_s)
         except BaseException:
-            self._ended.wait(_INTERRUPTED_GRACE_S)  # a signal: what is short ends in order
+            self._ended.wait(_INTERRUPTED_GRACE_S)  # a signal: short work ends in order
             raise
 
     def answer(self) -> object:
-        """What it returned; it must have ended.
+        """What the work returned; it must have ended.
 
-        :raises BaseException: what it raised.
+        :raises BaseException: what the work raised.
         """
         if self._error is not None:
             try:
                 raise self._error
             finally:
-                self._error = None  # the error's traceback leads here: a cycle
+                self._error = None  # the error's traceback refers to this object: a cycle
         return self._answer
 
     def require_answering(self, *, may_be_done: bool = False) -> None:
-        """Refuse to wait on.
+        """Refuse to wait any longer if the storage does not answer.
 
-        :param may_be_done: it changes something, and may do so yet.
+        :param may_be_done: the work changes something, and the change may still happen.
         :raises diskyard.errors.RepositoryUnavailable: the storage should have answered by now.
         """
         call = None if self._calls is None else self._calls.overdue()
@@ -87,7 +87,7 @@ class Running:
 
 
 class _Worker(threading.Thread):
-    """A thread that does one thing after another; it keeps no program from ending."""
+    """A thread that does one piece of work after another. A program can end without it."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         super().__init__(name="diskyard-verb", daemon=True)
@@ -96,7 +96,7 @@ class _Worker(threading.Thread):
         self._next: Running | None = None
 
     def give(self, what: Running | None) -> None:
-        """What to do, or None to end."""
+        """Give the thread its next work, or None to end it."""
         self._next = what
         self._given.release()
 
@@ -117,8 +117,8 @@ class _Worker(threading.Thread):
 class Supervisor:
     """Runs verbs on threads of its own, and does not wait for storage for ever.
 
-    :param timeout_s: how long one storage call may last; calls that may well be long, as fsync,
-        ten times that.
+    :param timeout_s: how long one storage call may last; a call that may well be long, such as fsync,
+        may last ten times as long.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -127,11 +127,11 @@ class Supervisor:
         self._closed = False
 
     def run(self, work: Callable[[], R], *, may_be_done: bool = False) -> R:
-        """Do it; what it returned.
+        """Do work and return its result.
 
-        :param may_be_done: it changes something, which may be done yet when this gives up.
-        :raises diskyard.errors.RepositoryUnavailable: the storage does not answer. It goes on
-            when the storage does.
+        :param may_be_done: the work changes something; after an error, the change may still happen.
+        :raises diskyard.errors.RepositoryUnavailable: the storage does not answer. The work goes on once it
+            does.
         """
         running = self.begin(work)
         while not running.wait(self.look_every_s):
@@ -139,9 +139,9 @@ class Supervisor:
         return cast("R", running.answer())
 
     def begin(self, work: Callable[[], object], when_ended: Callable[[], None] | None = None) -> Running:
-        """Start it, for who waits in another way.
+        """Start work, for a caller that waits in a way of its own.
 
-        :param when_ended: called in the thread that did it.
+        :param when_ended: called in the thread that did the work.
         """
         running = Running(work, when_ended)
         self._worker().give(running)
@@ -149,7 +149,7 @@ class Supervisor:
 
     @property
     def look_every_s(self) -> float:
-        """How often whoever waits should look whether the storage still answers."""
+        """How often a waiting caller should check whether the storage still answers."""
         return min(self.timeout_s / 4, _LOOK_MOST_S)
 
     def _worker(self) -> _Worker:
@@ -161,7 +161,7 @@ class Supervisor:
             return worker
 
     def keep(self, worker: _Worker) -> bool:
-        """A worker has nothing to do; whether it should wait for more."""
+        """Called by a worker that has nothing to do. Return whether it should wait for more."""
         if self._closed or len(self._idle) >= _IDLE_MOST:
             return False
         self._idle.append(worker)

@@ -19,8 +19,8 @@ def temporary_name(process: ProcessIdentity, counter: int) -> str:
 
 
 def temporary_owner(name: str) -> ProcessIdentity | None:
-    """The process that made a temporary file of this name; None if it is no such name."""
-    if not name.startswith(_TEMPORARY_PREFIX):  # quicker, where very many others are looked through
+    """The process that made a temporary file of this name; None if it is not such a name."""
+    if not name.startswith(_TEMPORARY_PREFIX):  # quicker, where very many other names are checked
         return None
     found = _TEMPORARY_NAME.fullmatch(name)
     if found is None:

@@ -12,7 +12,7 @@ from diskyard import errors
 from diskyard.caller import Caller, HandedFile, Share
 from diskyard.model.verbs import Access
 
-#: Names the ticket of a file that was handed over for a request.
+#: The header with the ticket of a file that was handed over for a request.
 HANDED_HEADER = "Diskyard-Handed"
 _RANK: dict[Access, int] = {"read": 0, "write": 1, "admin": 2}
 
@@ -22,11 +22,11 @@ class Grant(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that the token was given."""
+        """The name that was given to the token."""
 
     @property
     def scope(self) -> Access:
-        """What the token allows."""
+        """The scope that the token has."""
 
     @property
     def repositories(self) -> tuple[str, ...] | None:
@@ -38,12 +38,12 @@ class Grant(Protocol):
 
 
 class TokenCheck(Protocol):
-    """Tells valid tokens from others."""
+    """Distinguishes valid tokens from others."""
 
     def verify(self, text: str) -> Grant | None:
         """What a token allows; None if it is not valid.
 
-        :raises diskyard.errors.DiskyardError: the tokens cannot be read: nobody is let in.
+        :raises diskyard.errors.DiskyardError: the tokens cannot be read, so nobody is let in.
         """
 
 
@@ -58,8 +58,8 @@ class Handed(Protocol):
 class Sender:
     """Somebody who may send requests.
 
-    :param is_still_let_in: whether a request that lasts may go on: False from when the token is
-        revoked or has expired.
+    :param is_still_let_in: whether a long request may go on: False once the token is revoked or has
+        expired.
     """
 
     caller: Caller
@@ -68,18 +68,18 @@ class Sender:
 
     @property
     def share(self) -> Share:
-        """Its part of what all callers share."""
+        """The sender's share of what all callers use."""
         return self.caller.share
 
     @property
     def limited(self) -> bool:
-        """Whether requests are counted against a rate."""
+        """Whether the sender's requests are limited in rate."""
         return self.caller.is_limited
 
     def require(self, access: Access) -> None:
-        """Refuse what the scope does not include.
+        """Refuse access that the scope does not include.
 
-        :raises diskyard.errors.Forbidden: it needs another scope.
+        :raises diskyard.errors.Forbidden: another scope is needed.
         """
         if _RANK[self.scope] < _RANK[access]:
             raise errors.Forbidden(
@@ -89,12 +89,12 @@ class Sender:
 
 
 class Authenticator:
-    """The authenticator: lets in those who may send requests.
+    """Decides who may send requests.
 
     :param tokens: None if no token is valid.
-    :param transfer_folders: where import and export reach, except for tokens with directories of their own.
-    :param repository_folders: where tokens may make, connect and remove repositories.
-    :param handed: keeps the files that callers on the Unix socket hand over; None: nothing does.
+    :param transfer_folders: the directories for imports and exports, except for tokens that name their own.
+    :param repository_folders: the directories in which tokens may make, connect and remove repositories.
+    :param handed: keeps the files that callers on the Unix socket hand over; None if nothing does.
     """
 
     def __init__(
@@ -114,8 +114,8 @@ class Authenticator:
 
         Anyone who may open the Unix socket may do everything: the socket's mode and group decide who that is.
 
-        :raises diskyard.errors.Unauthorized: no valid token came with it.
-        :raises diskyard.errors.InvalidParameter: the file that it says was handed over is not here.
+        :raises diskyard.errors.Unauthorized: the request has no valid token.
+        :raises diskyard.errors.InvalidParameter: the file that it names as handed over is not here.
         """
         if request.scope["scheme"] == "http":
             actor = peer_of(request)

@@ -1,4 +1,4 @@
-"""The ASGI application: every verb, events, metrics, health, and the description of all that."""
+"""The ASGI application: every verb, events, metrics, health, and their description."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from diskyard.model.verbs import VERBS, Access
 from diskyard.service import Service
 
 _log = logging.getLogger("diskyard.http")
-_REFUSALS_PER_S = 5.0  # of one address, of IPv6 of one network
+_REFUSALS_PER_S = 5.0  # from one address, or for IPv6 from one network
 _REFUSED_AFTER_S = 0.25
 _SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
@@ -45,18 +45,18 @@ class Figures(Protocol):
     """Where requests are counted."""
 
     def observe(self, verb: str, code: str, seconds: float) -> None:
-        """A verb was answered, with ``ok`` or the code of an error."""
+        """Count a verb that was answered with ``ok`` or with the code of an error."""
 
     def render(self) -> tuple[bytes, str]:
-        """All figures, and the media type of that."""
+        """All figures, and their media type."""
 
 
 class Application:
     """What the routes work with.
 
-    :param door: who is let in.
+    :param authenticator: decides who is let in.
     :param figures: where requests are counted.
-    :param audit: where it is kept who did what; None: nowhere.
+    :param audit: the record of who did what; None: there is none.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Application:
         self._pages = Pages(service.host.identity.host_id, self.health)
 
     def asgi(self) -> Starlette:
-        """The application, to be served."""
+        """The application, ready to be served."""
         get = ["GET"]
         routes = [
             Route("/v1/events", self._route(self._events), methods=get),
@@ -105,7 +105,7 @@ class Application:
         )
         app.router.redirect_slashes = False
         for route in routes:
-            # Starlette adds HEAD to GET: of events that would open a stream for nobody.
+            # Starlette adds HEAD to GET. For events that would open a stream that nobody reads.
             assert route.methods is not None
             route.methods.discard("HEAD")
         return app
@@ -142,7 +142,7 @@ class Application:
         return problem_response(error, request_id, self.service.host.identity.host_id, status=status)
 
     async def _no_route(self, request: Request, found: Exception) -> Response:
-        """An unknown path or method; a caller that tries many of them waits for each."""
+        """Answer an unknown path or method. A caller that tries many of them waits for each answer."""
         assert isinstance(found, HTTPException)
         if request.scope["scheme"] == "https":
             await asyncio.sleep(_REFUSED_AFTER_S)
@@ -153,7 +153,7 @@ class Application:
         return self._refused(request, error, found.status_code, found.headers)
 
     def _unclear(self, request: Request, why: str) -> Response:
-        """A request that is not to be read."""
+        """Refuse a request whose end is unclear."""
         error = errors.InvalidParameter(why, advice="Send it again, and state its length once.")
         return self._refused(request, error, 400)
 
@@ -172,7 +172,7 @@ class Application:
     def _admit(self, exchange: Exchange, access: Access, *, is_of_guests: bool = False) -> Sender:
         """Let the sender in.
 
-        :param is_of_guests: it is let in also if it owes work.
+        :param is_of_guests: let it in even if it has used up its share of work.
         :raises diskyard.errors.DiskyardError: Unauthorized, Forbidden or TooManyRequests.
         """
         try:
@@ -304,7 +304,7 @@ class Application:
             raise errors.InvalidParameter(
                 f"The body did not arrive within {self._limits.body_timeout_s:g} seconds."
             ) from None
-        except ClientDisconnect:  # nobody is there to read this, but it is counted
+        except ClientDisconnect:  # nobody will read this, but it is counted
             raise errors.InvalidParameter("The connection ended before the body did.") from None
         return bytes(parts)
 
@@ -327,7 +327,7 @@ class Application:
         return Response(data, headers={"Content-Type": media_type})
 
     def _rendered(self) -> tuple[bytes, str, float]:
-        """All figures, their media type, and the milliseconds of the processor that they took."""
+        """All figures, their media type, and the milliseconds of processor time that they took."""
         began_s = time.thread_time()
         data, media_type = self._figures.render()
         return data, media_type, (time.thread_time() - began_s) * 1000

@@ -25,8 +25,8 @@ class AuditTrail(Protocol):
 class AuditedCall:
     """A verb that was called, or a request that was not let in.
 
-    :param verb: empty if the request was refused before its verb was looked at.
-    :param image_id: asked for, or made.
+    :param verb: empty if the request was refused before its verb was read.
+    :param image_id: the image in the request, or the one that was made.
     :param outcome: ``ok``, or the code of the error.
     :param task_ids: the tasks that it started, or was to stop.
     """
@@ -43,7 +43,7 @@ class AuditedCall:
 
 
 def is_audited(verb: Verb | None, request: ask.Request | None, outcome: str) -> bool:
-    """Whether a call may change something, or was for more than its caller may do or see."""
+    """Whether a call may change something, or wanted more than its caller may do or see."""
     access = "read" if verb is None else verb.access if request is None else verb.access_of(request)
     return access != "read" or outcome == errors.Forbidden.__name__
 

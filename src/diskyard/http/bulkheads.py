@@ -17,7 +17,7 @@ _WAITING_FACTOR = 2
 class Place:
     """Verbs under way on one repository.
 
-    :ivar running: those that have a thread.
+    :ivar running: the verbs that have a thread.
     """
 
     free: Queue
@@ -26,13 +26,13 @@ class Place:
 
 
 class Bulkheads:
-    """A bulkhead (a lane) for each repository, in which only a limited number of verbs run at a time.
+    """A bulkhead for each repository, in which only a limited number of verbs run at a time.
 
-    A verb whose storage does not answer stays in its lane until its thread ends, even if its
-    caller has gone: so storage that hangs gets no more threads than its lane has. A caller with a
-    token gets a quarter of a lane, and all such callers leave a quarter to the Unix socket.
+    A verb whose storage does not answer stays in its bulkhead until its thread ends, even if its caller has
+    gone. So storage that hangs gets no more threads than its bulkhead has. A caller with a token gets a
+    quarter of a bulkhead, and all such callers together leave a quarter to the Unix socket.
 
-    :ivar requests: those whose answers are not taken yet.
+    :ivar requests: the requests whose answers have not been read yet.
     """
 
     def __init__(self, limits: Limits, patience_s: float) -> None:
@@ -42,11 +42,11 @@ class Bulkheads:
         self.requests = Shared(limits.concurrent_requests, "requests are under way")
 
     async def enter(self, repo_id: str, share: Share) -> Place:
-        """Wait for capacity in a repository's lane; :meth:`leave` gives it back.
+        """Wait for capacity in a repository's bulkhead; :meth:`leave` returns it.
 
-        :raises diskyard.errors.RepositoryUnavailable: all in the lane wait for storage that does
-            not answer.
-        :raises diskyard.errors.TooManyRequests: too many wait already, or waited too long.
+        :raises diskyard.errors.RepositoryUnavailable: everything in the bulkhead waits for storage that
+            does not answer.
+        :raises diskyard.errors.TooManyRequests: too many wait already, or this one has waited too long.
         """
         width = self._limits.concurrent_per_repository
         place = self._places.get(repo_id)
@@ -73,7 +73,7 @@ class Bulkheads:
             running.require_answering()
 
     def leave(self, repo_id: str, place: Place, share: Share) -> None:
-        """Give the capacity in a lane back."""
+        """Return the capacity in a bulkhead."""
         place.free.leave(share)
         if not place.waiting.count and not place.free.count and self._places.get(repo_id) is place:
             del self._places[repo_id]

@@ -19,9 +19,9 @@ from diskyard.http.limits import Limits, Queue
 _log = logging.getLogger("diskyard.http")
 _TOLD_EVERY_S = 10.0
 
-#: Why a connection was refused or cut: as many as there may be ``in all``, of one ``address`` or of
-#: one ``token``; its TLS did not ``begin`` in time or made room for others; its caller took nothing of an
-#: answer (``unread``); the answer failed on the way (``failed``).
+#: Why a connection was refused or cut. There are too many in ``all``, from one ``address`` or for one
+#: ``token``. Its TLS ``handshake`` was not complete in time, or it was cut to let others in. Its caller has
+#: read nothing of an answer (``unread``). Or the answer failed on the way (``failed``).
 Why = Literal["all", "address", "token", "handshake", "unread", "failed"]
 
 
@@ -29,10 +29,10 @@ Why = Literal["all", "address", "token", "handshake", "unread", "failed"]
 class Held:
     """One connection, for as long as it lasts.
 
-    :param peer: the other side of it.
+    :param peer: its other side.
     :param is_limited: it is a TCP connection; each caller gets only a part of these.
-    :param cut: ends it at once, with what was not sent.
-    :param drained: waits until what was written has left this process, or the connection has ended.
+    :param cut: ends it at once, dropping what was not sent.
+    :param drained: set unless written bytes are still in this process; set when the connection has ended.
     :ivar gone: set when it has ended.
     :ivar actors: the callers that have used it.
     """
@@ -51,10 +51,10 @@ class Held:
 
 
 class Connections:
-    """Those of a daemon; only in its event loop.
+    """The connections of a daemon; only for its event loop.
 
-    :ivar unsent: the bytes of answers that are made and not taken.
-    :ivar refused: how many were refused or cut, by the reason.
+    :ivar unsent: the bytes of answers that are made and not read.
+    :ivar refused: how many were refused or cut, by reason.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -65,7 +65,7 @@ class Connections:
         self.refused: Counter[Why] = Counter()
 
     def use(self, held: Held, actor: str) -> None:
-        """Count a connection to the caller that a token on it names.
+        """Count a connection for the caller whose token came on it.
 
         :raises diskyard.errors.TooManyRequests: the caller has too many others.
         """
@@ -81,7 +81,7 @@ class Connections:
         held.actors.add(actor)
 
     def end(self, held: Held) -> None:
-        """A connection has ended."""
+        """Record that a connection has ended."""
         held.gone.set()
         for actor in held.actors:
             self._of_token[actor] -= 1
@@ -89,7 +89,7 @@ class Connections:
                 del self._of_token[actor]
 
     def note(self, why: Why, peer: str, **details: object) -> None:
-        """Count a connection that is refused or cut; of one reason a line is logged now and then."""
+        """Count a connection that is refused or cut. Now and then, one line is logged for each reason."""
         self.refused[why] += 1
         now_s = time.monotonic()
         if now_s - self._told_s.get(why, -_TOLD_EVERY_S) >= _TOLD_EVERY_S:
@@ -99,6 +99,6 @@ class Connections:
 
 
 def connection_of(scope: Scope) -> Held | None:
-    """The connection of a request; None if whatever serves it keeps none."""
+    """The connection of a request; None if the server keeps none."""
     found = scope.get("state", {}).get("connection")
     return found if isinstance(found, Held) else None

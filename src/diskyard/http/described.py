@@ -21,8 +21,8 @@ class Said:
     """What a docstring says.
 
     :param summary: its first sentence, without the full stop.
-    :param more: the paragraphs between that and its fields.
-    :param parameters: what it says of each parameter, by the name in Python.
+    :param more: the paragraphs between the summary and the fields.
+    :param parameters: its text for each parameter, by the parameter's name in Python.
     """
 
     summary: str
@@ -31,7 +31,7 @@ class Said:
 
 
 def said_of(cls: type) -> Said:
-    """What a class's docstring says; of parameters also what its bases say."""
+    """What a class's docstring says, and for parameters also what those of its bases say."""
     lines = inspect.cleandoc(cls.__doc__ or "").splitlines()
     start = next((at for at, line in enumerate(lines) if _FIELD.match(line)), len(lines))
     text = _plain("\n".join(lines[:start]).strip())
@@ -58,12 +58,12 @@ def _parameters(docstring: str) -> dict[str, str]:
 
 def _sentence(text: str) -> str:
     plain = _plain(text)
-    # A parameter's name on the wire may come first, and keeps its small letter.
+    # A text may begin with a parameter's name on the wire, which keeps its small letter.
     return plain if plain.startswith("`") else plain[:1].upper() + plain[1:]
 
 
 def _plain(text: str) -> str:
-    """Markdown, as OpenAPI has it, of the little of reStructuredText that docstrings use."""
+    """Markdown for OpenAPI, from the few forms of reStructuredText that docstrings use."""
     return re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text).replace("``", "`")
 
 
@@ -85,7 +85,7 @@ def _describe(schema: dict[str, Any], cls: type[msgspec.Struct]) -> None:
 
 
 def structs(of: Iterable[Any]) -> list[type[msgspec.Struct]]:
-    """Every struct that types are made of, each once."""
+    """Every struct that these types consist of, each once."""
     found: dict[type[msgspec.Struct], None] = {}
     for told in types.multi_type_info(of):
         found |= dict.fromkeys(_structs(told, set()))

@@ -21,8 +21,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class Exchange:
     """A request, and what is found out about it on the way.
 
-    :ivar sender: None until somebody is let in.
-    :ivar held: what is given back when its answer is taken.
+    :ivar sender: None until the sender is let in.
+    :ivar held: what is released when the answer has been read.
     :ivar is_last: its connection ends with the answer.
     """
 
@@ -38,6 +38,6 @@ Endpoint = Callable[[Exchange], Awaitable[Response]]
 
 
 def request_id_of(request: Request) -> str:
-    """The caller's own name of a request, if it is a fair one, else a new one."""
+    """The caller's own id for a request, if it is acceptable; else a new id."""
     given = request.headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else new_uuid()

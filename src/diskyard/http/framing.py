@@ -1,4 +1,4 @@
-"""Requests whose end two readers could see differently are refused before they are read."""
+"""Requests whose end two servers could see differently are refused before they are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Framing:
     A proxy that uses Content-Length where this server uses Transfer-Encoding would take one caller's
     request for a part of the body before it.
 
-    :param refuse: the answer to a request and the reason why it is refused; its connection ends.
+    :param refuse: makes the answer to a refused request from the reason; its connection then ends.
     """
 
     def __init__(self, app: ASGIApp, refuse: Callable[[Request, str], Response]) -> None:
@@ -36,7 +36,7 @@ class Framing:
 
 
 def flaw(scope: Scope) -> str | None:
-    """Why a request is not to be read; None if it may be."""
+    """Why a request must not be read; None if it may be."""
     names = [name for name, _ in scope["headers"]]
     if scope["http_version"] not in _VERSIONS:
         return f"HTTP {scope['http_version']} is not spoken here, but {' and '.join(_VERSIONS)}."

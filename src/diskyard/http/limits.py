@@ -13,25 +13,26 @@ from diskyard import errors
 from diskyard.caller import Parts, Share
 
 _CALLERS_LIMIT = 10_000
-_BURST_S = 10.0  # of work: who did none for so long may do as much at once
+_BURST_S = 10.0  # a caller that has been idle for this long may do as many seconds of work at once
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What the configuration allows.
 
-    :param request_bytes: of one request's body.
-    :param body_timeout_s: for the body to arrive.
-    :param requests_per_s: of one caller with a token; 0 for no limit. Twice as many may come at once.
-    :param work_ms_per_s: of the processor's time, for the calls of one caller with a token; 0 for no
-        limit. Ten seconds' worth may be used at once.
-    :param concurrent_requests: under way at a time, event streams not counted.
-    :param concurrent_per_repository: verbs that work on one repository; twice as many may wait.
-    :param long_calls: pieces of long calls of callers with tokens that are worked on at a time.
-    :param long_calls_per_token: long calls of one caller that are begun, and not taken whole yet.
-    :param event_streams: open at a time.
-    :param answer_bytes: of answers, made and not taken yet.
-    :param connections_per_token: on which a token was used.
+    :param request_bytes: the size of one request's body.
+    :param body_timeout_s: the time for the body to arrive.
+    :param requests_per_s: for one caller with a token; 0 for no limit. Twice as many may come at once.
+    :param work_ms_per_s: processor time for the calls of one caller with a token; 0 for no limit. Ten
+        seconds' worth may be used at once.
+    :param concurrent_requests: requests under way at a time, not counting event streams.
+    :param concurrent_per_repository: verbs at work on one repository; twice as many may wait.
+    :param long_calls: pieces of long calls, of all callers with tokens, that are made on one repository at a
+        time.
+    :param long_calls_per_token: long calls on one repository that a caller has begun and not read to the end.
+    :param event_streams: streams open at a time.
+    :param answer_bytes: bytes of answers that are made and not read yet.
+    :param connections_per_token: connections on which one token was used.
     """
 
     request_bytes: int = 1 << 20
@@ -48,11 +49,11 @@ class Limits:
 
 
 class Rates:
-    """A bucket for each caller: it fills steadily, and what the caller asks for is taken out of it.
+    """A bucket for each caller. It fills steadily, and what the caller uses is taken out of it.
 
     :param per_s: how quickly it fills; 0 for no limit.
-    :param most: what it holds.
-    :param words: what too much is: "100 {words}".
+    :param most: how much it holds.
+    :param words: names too much in messages: "100 {words}".
     """
 
     def __init__(
@@ -66,12 +67,12 @@ class Rates:
 
     @classmethod
     def of_requests(cls, per_s: float, clock: Callable[[], float] = time.monotonic) -> Rates:
-        """Requests: twice as many as in a second may come at once."""
+        """Buckets of requests: twice as many as in one second may come at once."""
         return cls(per_s, 2 * per_s, "requests a second", clock)
 
     @classmethod
     def of_work(cls, ms_per_s: float, clock: Callable[[], float] = time.monotonic) -> Rates:
-        """Milliseconds of work, which are known only when it has been done."""
+        """Buckets of milliseconds of work, which is known only after it was done."""
         return cls(ms_per_s, _BURST_S * ms_per_s, "milliseconds of work a second", clock)
 
     def take(self, caller: str) -> None:
@@ -83,9 +84,9 @@ class Rates:
         self.charge(caller, 1.0)
 
     def require(self, caller: str, least: float = 0.0) -> None:
-        """Refuse a caller whose bucket has less in it; no more than it owes has to be waited for.
+        """Refuse a caller whose bucket holds less than this.
 
-        :raises diskyard.errors.TooManyRequests: it says in how many seconds there is enough.
+        :raises diskyard.errors.TooManyRequests: says in how many seconds the bucket holds enough.
         """
         if not self._per_s:
             return
@@ -98,13 +99,13 @@ class Rates:
             )
 
     def charge(self, caller: str, amount: float) -> None:
-        """Take out what was used; what is missing is owed."""
+        """Take out what was used. The bucket may become less than empty."""
         if not self._per_s:
             return
         left = self._now_left(caller)
         self._left.pop(caller, None)
         if len(self._left) >= _CALLERS_LIMIT:
-            del self._left[next(iter(self._left))]  # the one that has been quiet the longest
+            del self._left[next(iter(self._left))]  # the caller that has been quiet for longest
         self._left[caller] = (left - amount, self._clock())
 
     def _now_left(self, caller: str) -> float:
@@ -114,9 +115,9 @@ class Rates:
 
 
 class Shared(Parts):
-    """A limited number of something at a time: callers that come when none is left are refused.
+    """A limited number of something at a time. Callers that come when none is left are refused.
 
-    :param words: what is said of too many: "64 {words}".
+    :param words: names too many in messages: "64 {words}".
     """
 
     def __init__(self, most: int, words: str) -> None:
@@ -125,9 +126,9 @@ class Shared(Parts):
 
     @contextmanager
     def take(self, share: Share) -> Iterator[None]:
-        """Take one meanwhile.
+        """Take one, for the time of the context.
 
-        :raises diskyard.errors.TooManyRequests: there is none left, or the caller has its part.
+        :raises diskyard.errors.TooManyRequests: none is left, or the caller has its whole share.
         """
         taken = self.in_the_way(share)
         if taken is not None:
@@ -147,9 +148,9 @@ class _Waiter:
 
 
 class Queue(Parts):
-    """A limited number of something: callers wait in order when none is left, each for its own part.
+    """A limited number of something. When none is left, callers wait in order, each for its own share.
 
-    Nobody waits behind a caller that has all of its part already.
+    Nobody waits behind a caller that already has its whole share.
     """
 
     def __init__(self, most: int) -> None:
@@ -157,7 +158,7 @@ class Queue(Parts):
         self._waiting: list[_Waiter] = []
 
     async def enter(self, share: Share, amount: int = 1) -> None:
-        """Wait for some; :meth:`leave` gives it back."""
+        """Wait for some; :meth:`leave` returns it."""
         if self.in_the_way(share, amount) is None:
             self.add(share, amount)
             return
@@ -166,14 +167,14 @@ class Queue(Parts):
         try:
             await waiter.turn
         except asyncio.CancelledError:
-            if not waiter.turn.cancelled():  # its turn came in the same moment
+            if not waiter.turn.cancelled():  # its turn came at the same moment
                 self.leave(share, amount)
             elif waiter in self._waiting:
                 self._waiting.remove(waiter)
             raise
 
     def leave(self, share: Share, amount: int = 1) -> None:
-        """Give it back, to the next caller that may have it."""
+        """Return it, to the next caller that may have it."""
         self.remove(share, amount)
         for waiter in list(self._waiting):
             if waiter.turn.done():  # cancelled, and its task has not run since

@@ -1,7 +1,7 @@
 """Calls whose work grows with the size of a repository: how many at a time, and what goes before them.
 
-All of a process's Python runs on one processor at a time. A short call that comes while a long one
-runs would wait for it again and again, each time its own thread releases the interpreter.
+All of a process's Python runs on one processor at a time. A short call that comes during a long one would
+have to wait for it again and again, each time that the short call's thread releases the interpreter.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from diskyard.http.limits import Limits
 from diskyard.model import requests as ask
 from diskyard.model.verbs import BY_REQUEST
 
-#: A page of so many images is no long call.
+#: A page with at most this many images is not a long call.
 FEW_IMAGES = 200
-#: Begins the names of lanes that are of no repository.
+#: The names of bulkheads that are not a repository's begin with this.
 NO_PLACE = "\n"
 _WAITING_PER_PLACE = 4
-# While short calls come one after the other, a long one works so long and then waits so long.
+# While short calls follow one another, a long call works for so long and then waits for so long.
 _WORK_MOST_S = 0.003
 _WAIT_MOST_S = 0.020
 _SHORT_MOST_S = 1.0
 
 
 def is_long(request: ask.Request) -> bool:
-    """Whether the work of a call grows with what a repository, or this host, has in all."""
+    """Whether the work of a call grows with the size of a repository, or with everything on this host."""
     if isinstance(request, ask.ListImages):
         return request.limit > FEW_IMAGES or request.status is not None
     return BY_REQUEST[type(request)].is_long
@@ -39,7 +39,7 @@ def is_long(request: ask.Request) -> bool:
 
 @dataclass(slots=True)
 class _Caller:
-    """The long calls of a caller with a token on one repository."""
+    """The long calls of one caller with a token on one repository."""
 
     places: asyncio.Semaphore
     turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
@@ -58,10 +58,10 @@ class _Bulkhead:
 class LongCalls:
     """The long calls of callers with tokens, separately for each repository, because one may hang.
 
-    A token may have some long calls begun, from the first read until the last of the answer is sent. Of
-    these, one is worked on at a time; of all tokens, a few. So each token's next piece of work waits for
-    one piece of each other token, not for all that one of them has requested. Callers on the Unix socket
-    wait for nobody.
+    A token may have several long calls open, each from its beginning until the end of its answer is sent. Of
+    these, one is worked on at a time; of all tokens together, a few. So the next piece for a token waits for
+    one piece of each other token, and not for everything that one of them has requested. Callers on the
+    Unix socket wait for nobody.
     """
 
     def __init__(self, limits: Limits, patience_s: float) -> None:
@@ -71,9 +71,9 @@ class LongCalls:
 
     @asynccontextmanager
     async def begun(self, share: Share, bulkhead: str) -> AsyncIterator[None]:
-        """Wait until a caller may begin one more, which it has until its answer is taken.
+        """Wait until a caller may begin another long call, which is open until its answer has been read.
 
-        :raises diskyard.errors.TooManyRequests: too many of this caller wait already, or waited too long.
+        :raises diskyard.errors.TooManyRequests: too many of the caller's wait, or this one waited too long.
         """
         if not share.is_limited:
             yield
@@ -89,7 +89,7 @@ class LongCalls:
 
     @contextmanager
     def _counted(self, bulkhead: str) -> Iterator[_Bulkhead]:
-        # What asks all places may wait for one that hangs, and keeps nobody else waiting for it.
+        # A call about all repositories may wait for one that hangs; no other call should wait for it.
         is_place = not bulkhead.startswith(NO_PLACE)
         most = self._limits.long_calls if is_place else self._limits.concurrent_per_repository
         found = self._bulkheads.setdefault(bulkhead, _Bulkhead(asyncio.Semaphore(most)))
@@ -121,7 +121,7 @@ class LongCalls:
 
     @asynccontextmanager
     async def turn(self, share: Share, bulkhead: str) -> AsyncIterator[None]:
-        """Wait until it is the turn of a caller that has begun one to have a piece of work done."""
+        """Wait until it is the turn of an open long call to have its next piece made."""
         if not share.is_limited:
             yield
             return
@@ -131,7 +131,7 @@ class LongCalls:
 
 
 class Courtesy:
-    """Lets short calls go before long ones, which still get on."""
+    """Lets short calls go before long ones, while the long ones still make progress."""
 
     def __init__(self) -> None:
         self._short = 0
@@ -141,9 +141,9 @@ class Courtesy:
 
     @contextmanager
     def short(self) -> Iterator[None]:
-        """A short call is under way meanwhile; only in the event loop.
+        """A context for a short call; only in the event loop.
 
-        One that lasts waits for storage: it needs nobody to give way.
+        A short call that lasts waits for storage, so that nothing need give way to it any longer.
         """
         self._short += 1
         self._none_short.clear()
@@ -165,12 +165,12 @@ class Courtesy:
             end()
 
     def of_one(self) -> Callable[[], None]:
-        """What a piece of a long call asks in its thread, again and again, so that short ones go first.
+        """A function that a long call's thread calls again and again, to let short calls go first.
 
-        Its work is counted by the processor's time: where many wait for the interpreter, the other would
-        be over before it has done anything.
+        The work is measured in processor time: with many threads waiting for the interpreter, its time by the
+        clock would be over before it has done anything.
         """
-        resumed_s = 0.0  # of the thread: before its first work it gives way once
+        resumed_s = 0.0  # in the thread's processor time; 0.0: it gives way once before it begins
 
         def give_way() -> None:
             nonlocal resumed_s
@@ -178,7 +178,7 @@ class Courtesy:
                 return
             if resumed_s and time.thread_time() - resumed_s < _WORK_MOST_S:
                 return
-            with self._ahead:  # of those that wait only one goes on at a time
+            with self._ahead:  # only one of those that wait goes on at a time
                 self._none_short.wait(_WAIT_MOST_S)
             resumed_s = time.thread_time()
 

@@ -43,7 +43,7 @@ _BEHIND_MOST = 1000
 class Metrics:
     """Counts what one daemon does. Safe to use from several threads.
 
-    Tasks are counted from the service's events, when figures are asked for and while requests are
+    Tasks are counted from the service's events, when figures are requested and while requests are
     answered. If 10,000 events come and neither happens, the oldest of them are not counted.
 
     :param clock: for the ages of figures.
@@ -88,11 +88,11 @@ class Metrics:
         unsent_bytes: Callable[[], int],
         refused: Callable[[], Mapping[Why, int]],
     ) -> None:
-        """Ask these, whenever figures are asked for, how many there are.
+        """Functions to call for the present numbers whenever figures are requested.
 
         :param left_alone: fixes that the caretaker leaves alone for now, by repository and type.
-        :param unsent_bytes: of answers, made and not taken.
-        :param refused: connections that were refused or cut so far, by the reason.
+        :param unsent_bytes: bytes of answers that are made and not read.
+        :param refused: connections that were refused or cut so far, by reason.
         """
         self._in_progress.set_function(requests_in_progress)
         self._event_streams.set_function(event_streams)
@@ -111,14 +111,14 @@ class Metrics:
         self._tasks.keep_up()
 
     def render(self) -> tuple[bytes, str]:
-        """All figures, and the media type of that; it waits for no storage."""
+        """All figures, and their media type. This waits for no storage."""
         self._tasks.catch_up()
         return generate_latest(_WithoutTimes(self._registry)), CONTENT_TYPE_PLAIN_0_0_4
 
 
 @dataclass(frozen=True, slots=True)
 class _WithoutTimes(Collector):
-    """A registry without the time at which each counter began, which would double their number."""
+    """A registry without the time at which each counter began, which would double the number of lines."""
 
     registry: CollectorRegistry
 
@@ -130,7 +130,7 @@ class _WithoutTimes(Collector):
 
 @dataclass(frozen=True, slots=True)
 class _LeftAlone(Collector):
-    """The fixes that failed too often; a repository without any is left out."""
+    """The fixes that failed too often. A repository without any is left out."""
 
     ask: Callable[[], Mapping[tuple[str, FixType], int]]
 
@@ -147,7 +147,7 @@ class _LeftAlone(Collector):
 
 @dataclass(frozen=True, slots=True)
 class _Refused(Collector):
-    """Connections that were not let in, or ended before their callers wanted that."""
+    """Connections that were refused, or ended against their callers' will."""
 
     ask: Callable[[], Mapping[Why, int]]
 
@@ -162,14 +162,14 @@ class _Refused(Collector):
 
 
 class _Tasks(Collector):
-    """Tasks of this process: those that are not over, from its runner; the others from events."""
+    """Tasks of this process. Unfinished ones come from its runner, the others from events."""
 
     def __init__(self, service: Service, registry: CollectorRegistry) -> None:
         self._service = service
         self._events: Events = service.events
         self._seen = self._events.newest()
         self._lock = threading.Lock()
-        self._moved: dict[str, tuple[str, int]] = {}  # stage, and bytes of it, by the task's id
+        self._moved: dict[str, tuple[str, int]] = {}  # stage and its bytes, by task id
         self._ended = Counter(
             "diskyard_tasks_ended", "Tasks that have ended.", ["type", "outcome"], registry=registry
         )
@@ -194,12 +194,12 @@ class _Tasks(Collector):
         yield family
 
     def keep_up(self) -> None:
-        """Count what has happened if it is much."""
+        """Count events if many have come since the last count."""
         if self._events.newest() - self._seen > _BEHIND_MOST:
             self.catch_up()
 
     def catch_up(self) -> None:
-        """Count what has happened since this was last called."""
+        """Count the events since the last call."""
         with self._lock:
             found, self._seen, _ = self._events.after(self._seen)
             for event in found:

@@ -26,13 +26,13 @@ from diskyard.model.records import UUID_PATTERN
 from diskyard.model.verbs import EVERY_CALL, GROUPS, VERBS, Verb
 from diskyard.version import version
 
-#: What a verb answers that makes an image.
+#: The result of verbs that make an image.
 _IMAGE_ID = {"type": "string", "pattern": UUID_PATTERN, "description": "The id of the image."}
 
 
 @cache
 def encoded() -> bytes:
-    """The document as JSON; made once, when it is first asked for."""
+    """The document as JSON; made once, at the first request."""
     return msgspec.json.encode(document())
 
 
@@ -72,12 +72,12 @@ def document() -> dict[str, Any]:
 
 
 def _complete(components: dict[str, Any], verbs: list[Verb]) -> None:
-    """Add what structs cannot say."""
+    """Add what structs cannot express."""
     components |= {"Problem": PROBLEM, "Failure": FAILURE, "Health": HEALTH, **EVENT_SCHEMAS}
     error = components["Task"]["properties"]["error"]
     error["anyOf"] = [{"$ref": "#/components/schemas/Failure"}, {"type": "null"}]
     for cls in described.structs(verb.result for verb in verbs if verb.result is not None):
-        # An answer always has all of its members; the defaults are for clients that read an older one.
+        # An answer always has all of its members. The defaults are for clients that read an older answer.
         schema = components[cls.__name__]
         if not cls.__struct_config__.forbid_unknown_fields:
             schema["required"] = list(schema["properties"])

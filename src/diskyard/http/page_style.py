@@ -1,4 +1,4 @@
-"""How the page of the API looks: in light and dark, wide and narrow, without anything from elsewhere."""
+"""The style of the API's page: light and dark, wide and narrow, without anything from elsewhere."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ summary { cursor: pointer; font-weight: 600; font-size: .9375rem; }
 
 _DIGEST = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 
-#: The page's ``Content-Security-Policy``: nothing runs and nothing is loaded; this one style is allowed.
+#: The page's ``Content-Security-Policy``: nothing runs and nothing is loaded; only this style is allowed.
 CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{_DIGEST}'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"

@@ -15,15 +15,15 @@ from diskyard.http.exchange import Exchange
 from diskyard.http.limits import Rates
 from diskyard.version import version
 
-_PAGES_PER_S = 5.0  # of one address, of IPv6 of one network
+_PAGES_PER_S = 5.0  # from one address, or for IPv6 from one network
 _PROBES_PER_S = 20.0  # the same
 
 
 @dataclass(slots=True)
 class Health:
-    """The daemon's health; storage is not consulted.
+    """The daemon's health. Storage plays no part in it.
 
-    :ivar ready: it listens everywhere, and is not about to end.
+    :ivar ready: the daemon listens everywhere, and is not about to end.
     """
 
     ready: bool = False
@@ -31,7 +31,7 @@ class Health:
 
 
 class Pages:
-    """Answers that need no token: over TCP each address has a limit.
+    """Answers that need no token. Over TCP there is a limit for each address.
 
     :param host_id: of this host.
     """
@@ -43,11 +43,11 @@ class Pages:
         self._probes = Rates.of_requests(_PROBES_PER_S)
 
     async def live(self, exchange: Exchange) -> Response:
-        """The process runs."""
+        """Answer that the process runs."""
         return self._told(exchange, 200)
 
     async def ready(self, exchange: Exchange) -> Response:
-        """Whether the daemon accepts requests."""
+        """Answer whether the daemon accepts requests."""
         return self._told(exchange, 200 if self._is_ready else 503)
 
     async def openapi(self, exchange: Exchange) -> Response:

@@ -1,4 +1,4 @@
-"""Answers as JSON, a piece at a time, so that a long one is never in memory whole."""
+"""Answers as JSON, one piece at a time, so that a long one is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from diskyard.queries import list_images_in_parts
 from diskyard.service import Service
 from diskyard.service.verbs import run_unwatched, translated
 
-#: A piece ends with the item that makes it so long.
+#: A piece ends with the item that reaches this length.
 PIECE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some of an answer.
+    """A part of an answer.
 
-    :param is_last: with it the answer is whole.
+    :param is_last: the answer is complete with it.
     """
 
     data: bytes
@@ -33,9 +33,9 @@ class Piece:
 
 
 def pieces(service: Service, request: ask.Request) -> Iterator[Piece]:
-    """Run a request; returns its answer, whose pieces are made when they are asked for.
+    """Run a request. Return its answer, whose pieces are made when they are needed.
 
-    :raises diskyard.errors.DiskyardError: of the table; also between two pieces.
+    :raises diskyard.errors.DiskyardError: any error of the verb, even between two pieces.
     """
     with translated(BY_REQUEST[type(request)]):
         if isinstance(request, ask.ListImages):
@@ -49,7 +49,7 @@ def pieces(service: Service, request: ask.Request) -> Iterator[Piece]:
 
 
 def _page(service: Service, request: ask.ListImages) -> Iterator[Piece]:
-    """As msgspec writes an ImagePage: what is of the whole page is known when its images are."""
+    """An ImagePage as msgspec writes it. The fields of the page are known once its images are."""
     next_cursor: str | None = None
 
     def images() -> Iterator[ImageInfo]:
@@ -65,7 +65,7 @@ def _page(service: Service, request: ask.ListImages) -> Iterator[Piece]:
 
 
 def _joined(begin: bytes, items: Iterable[bytes], end: Callable[[], bytes]) -> Iterator[Piece]:
-    """Items with commas between them, and what is before and after them."""
+    """Items with commas between them, and the text before and after them."""
     data, comma = bytearray(begin), b""
     for item in items:
         give_way()

@@ -12,12 +12,12 @@ _RETRY_AFTER_S = 1
 
 
 def title_of(error: type[DiskyardError]) -> str:
-    """The sentence that says what every error of a code means."""
+    """The sentence that says what the errors of a code mean."""
     return (error.__doc__ or "").partition("\n")[0].strip()
 
 
 def problem(error: DiskyardError, request_id: str, host_id: str) -> dict[str, object]:
-    """The members of a problem; those of the error itself win over the daemon's."""
+    """The members of a problem. Those of the error itself take precedence over the daemon's."""
     return {
         "type": f"urn:diskyard:error:{error.code}",
         "title": title_of(type(error)),
@@ -34,9 +34,9 @@ def problem(error: DiskyardError, request_id: str, host_id: str) -> dict[str, ob
 def problem_response(
     error: DiskyardError, request_id: str, host_id: str, *, status: int | None = None
 ) -> Response:
-    """An error as an answer.
+    """An error as a response.
 
-    :param status: another HTTP status than the code's own.
+    :param status: an HTTP status other than the code's own.
     """
     status = status or error.http_status
     members = {**problem(error, request_id, host_id), "status": status}

@@ -1,4 +1,4 @@
-"""The API's description as one page: no script, nothing from elsewhere."""
+"""The API's description as one page: no script, and nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["CONTENT_SECURITY_POLICY", "encoded", "page"]
 
 _SOCKET = "/run/diskyard/diskyard.sock"
 _BODY_TYPE = "application/json"
-_LINE = 72  # characters of an example that are easily read in one line
+_LINE = 72  # an example is easy to read in a line of so many characters
 _Schema = dict[str, Any]
 
 
 @cache
 def encoded() -> bytes:
-    """The page of this daemon's document; made once, when it is first asked for."""
+    """The page of this daemon's document; made once, at the first request."""
     return page(openapi.document()).encode()
 
 
@@ -106,7 +106,7 @@ class _Page:
         return f"<h4>Parameters</h4>{_table(('name', 'type', ''), rows)}"
 
     def _rows(self, schema: _Schema, prefix: str) -> Iterator[str]:
-        """A row for each parameter; those of options right after them."""
+        """A row for each parameter. Those of options follow right after."""
         for name, field in schema["properties"].items():
             required = name in schema.get("required", ())
             is_options = not prefix and "$ref" in field and name == "options"
@@ -149,7 +149,7 @@ class _Page:
         return f'<section id="value-{name}"><h3>{name}</h3>{_prose(schema["description"])}{table}</section>'
 
     def _shown_values(self) -> list[str]:
-        """The components that operations answer, and those these are made of; not what is opaque."""
+        """The components that operations return, and their parts, except for opaque ones."""
         bodies = {
             operation["requestBody"]["content"][_BODY_TYPE]["schema"]["$ref"].rpartition("/")[2]
             for _, _, operation in self._operations.values()
@@ -209,7 +209,7 @@ class _Page:
 
 
 def _is_variant(schema: _Schema) -> bool:
-    """Whether a schema is one of several, distinguished by the value of a member."""
+    """Whether a schema is one of several that a member's value distinguishes."""
     return any(len(field.get("enum", ())) == 1 for field in schema.get("properties", {}).values())
 
 
@@ -262,7 +262,7 @@ def _table(heads: tuple[str, ...], rows: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Paragraphs and lists of the little Markdown that the document has."""
+    """Paragraphs and lists, from the few forms of Markdown that the document has."""
     parts = []
     for paragraph in text.strip().split("\n\n"):
         if paragraph.startswith("- "):

@@ -1,6 +1,6 @@
 """Figures of repositories for metrics: read in the background, since storage may hang.
 
-Nothing is read unless a caller asks for figures, and the caller gets those of the last reading.
+Nothing is read unless a caller requests figures, and that caller gets those of the last reading.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from diskyard.service import Service
 
 _log = logging.getLogger("diskyard.http")
 _EVERY_S = 15.0
-_BUSY_SHARE = 20  # times as long as a reading took, at least, from its start to that of the next
+_BUSY_SHARE = 20  # from one reading to the next it takes at least so many times as long as a reading took
 _EVERY_MOST_S = 300.0
 _KINDS: tuple[str, ...] = get_args(ImageKind)
 _STATUSES: tuple[str, ...] = get_args(Status)
@@ -50,7 +50,7 @@ Counts = Mapping[tuple[str, str], int]
 class _Reading:
     """The last reading of a repository.
 
-    :param log_at: the place in the log that the counts are of.
+    :param log_at: marker, version and nonce of the state that was counted.
     """
 
     info: RepositoryInfo
@@ -63,7 +63,7 @@ class _Reading:
 class _Place:
     """A repository, and the reading of it that is under way.
 
-    :ivar up: whether the last reading that ended went well; None before the first.
+    :ivar up: whether the last reading that ended was successful; None before the first.
     """
 
     reading: _Reading | None = None
@@ -77,8 +77,8 @@ class _Place:
 class RepositoryFigures(Collector):
     """The figures of every connected repository.
 
-    At most one reading of each is under way, and at most every 15 seconds one begins; where a
-    reading takes long, less often, but every five minutes.
+    At most one reading of each repository is under way, and at most one begins in 15 seconds. If a reading
+    takes long, they are less frequent, but at least one begins every five minutes.
     """
 
     def __init__(self, service: Service, clock: Clock) -> None:
@@ -88,7 +88,7 @@ class RepositoryFigures(Collector):
         self._lock = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
-        """The figures of the last readings; begins those that are due."""
+        """The figures of the last readings. This also begins the readings that are due."""
         known = self._service.connections.remembered()
         with self._lock:
             for gone in self._places.keys() - known.keys():
@@ -117,8 +117,8 @@ class RepositoryFigures(Collector):
         try:
             place.reading = self._look(repo_id, place.reading)
         except (errors.DiskyardError, OSError):
-            place.up = False  # why is told by listStorageRepositories
-        except Exception:  # noqa: BLE001 - the last resort of a background thread, and told
+            place.up = False  # listStorageRepositories reports the reason
+        except Exception:  # noqa: BLE001 - the last resort of a background thread, and reported
             place.up = False
             _log.exception("the figures of %s cannot be read", repo_id)
         else:
@@ -141,7 +141,7 @@ class RepositoryFigures(Collector):
             place.next_s = place.begun_s + min(max(_EVERY_S, took_s * _BUSY_SHARE), _EVERY_MOST_S)
             place.running = None
 
-    # -- telling ------------------------------------------------------------------------------
+    # -- reporting ----------------------------------------------------------------------------
 
     def _sizes(self, places: Mapping[str, _Place]) -> Iterator[Metric]:
         for name, words in _SIZES.items():

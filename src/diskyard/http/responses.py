@@ -96,12 +96,12 @@ FAILURE: dict[str, Any] = {
 
 
 def security(access: Access | None) -> list[dict[str, list[str]]]:
-    """Who may call: a token of a scope over TCP, anybody over the Unix socket; None: anybody."""
+    """Who may call: over TCP a token with the scope, over the Unix socket anybody. With None, anybody."""
     return [] if access is None else [{"token": [access]}, {}]
 
 
 def failures(codes: Iterable[str]) -> dict[str, Any]:
-    """The answers of errors, in the order of their HTTP statuses."""
+    """The error responses, in the order of their HTTP statuses."""
     found = sorted((CODES[code] for code in codes), key=lambda error: (error.http_status, error.__name__))
     return {
         str(status): _failure(status, list(those))
@@ -136,7 +136,7 @@ def _failure(status: int, found: list[type[DiskyardError]]) -> dict[str, Any]:
 
 
 def example_of(error: type[DiskyardError]) -> dict[str, Any]:
-    """An answer with an error of this code."""
+    """A response with an error of this code."""
     shown = error(title_of(error))
     return {
         "summary": title_of(error),

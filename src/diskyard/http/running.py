@@ -20,9 +20,9 @@ from diskyard.model.courtesy import WAY
 from diskyard.model.verbs import BY_REQUEST
 from diskyard.service import Service
 
-# Lanes that no repoId can name.
+# Bulkheads with names that no repoId can have.
 _NO_REPOSITORY, _NEW_PLACES = "", "\n"
-_MS_PER_MIB = 4.0  # what sending takes, as work
+_MS_PER_MIB = 4.0  # sending counts as so much work
 _REPOSITORY_FIELDS = ("repository_id", "target_repo_id", "repo_id")
 
 
@@ -37,7 +37,7 @@ def repository_of(request: ask.Request) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request and who sends it.
+    """A request and its sender.
 
     :param charge: called with the milliseconds of processor time that each piece of its work took.
     """
@@ -53,7 +53,7 @@ class Answer:
     """The answer to a request.
 
     :param first: all of it, or its first piece.
-    :param rest: the other pieces, each made when it is asked for; None if there is no other.
+    :param rest: the other pieces, each made when it is needed; None if there is no other.
     """
 
     first: bytes
@@ -61,7 +61,7 @@ class Answer:
 
 
 class Verbs:
-    """Runs requests on a service, each in the bulkhead (lane) of its repository."""
+    """Runs requests on a service, each in the bulkhead of its repository."""
 
     def __init__(self, service: Service, bulkheads: Bulkheads, limits: Limits) -> None:
         self.service = service
@@ -70,10 +70,10 @@ class Verbs:
         self._courtesy = Courtesy()
 
     async def run(self, asked: Asked, held: AsyncExitStack) -> Answer:
-        """Run a request; its answer as JSON.
+        """Run a request. Return its answer as JSON.
 
-        :param held: what is to be given back when the answer is taken, or nobody wants it any more.
-        :raises diskyard.errors.DiskyardError: of the table; the rest of the answer raises them too.
+        :param held: what is to be released when the answer has been read, or is not wanted any more.
+        :raises diskyard.errors.DiskyardError: any error of the verb; the rest of the answer raises them too.
         """
         made = pieces(self.service, asked.request)
         bulkhead = self._bulkhead_of(asked.request, asked.caller)
@@ -81,7 +81,7 @@ class Verbs:
             if is_long(asked.request):
                 await held.enter_async_context(self._long.begun(asked.share, _long_bulkhead(asked, bulkhead)))
             piece = await self._next(asked, bulkhead, made)
-        except asyncio.CancelledError:  # the server ends, and waits no longer for what still runs
+        except asyncio.CancelledError:  # the server ends, and does not wait for work that still runs
             kind: type[errors.DiskyardError] = errors.RepositoryUnavailable
             if not BY_REQUEST[type(asked.request)].only_looks:
                 kind = errors.unknown_outcome(kind)
@@ -112,7 +112,7 @@ class Verbs:
     ) -> Piece:
         """The next piece of an answer, made on a thread.
 
-        :param way: what lets short calls go first, for a long one.
+        :param way: for a long call: lets short calls go first.
         """
         piece, work_ms = await self._in_bulkhead(asked, bulkhead, lambda: _measured(made, asked.caller, way))
         asked.charge(work_ms + len(piece.data) / (1 << 20) * _MS_PER_MIB)
@@ -121,7 +121,7 @@ class Verbs:
     async def _in_bulkhead(
         self, asked: Asked, bulkhead: str, work: Callable[[], tuple[Piece, float]]
     ) -> tuple[Piece, float]:
-        """Do something on a thread, in a lane."""
+        """Do work on a thread, in a bulkhead."""
         place = await self._bulkheads.enter(bulkhead, asked.share)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         done: list[tuple[Piece, float]] = []
@@ -135,7 +135,7 @@ class Verbs:
 
         try:
             running = self.service.supervisor.begin(lambda: done.append(work()), _in_loop(loop, end))
-        except BaseException:  # the host gives no more threads
+        except BaseException:  # the host allows no more threads
             self._bulkheads.leave(bulkhead, place, asked.share)
             raise
         place.running.append(running)
@@ -150,9 +150,10 @@ class Verbs:
                 return done[0]
 
     def _bulkhead_of(self, request: ask.Request, caller: Caller) -> str:
-        """That of the repository, if there is one and the caller may know how it is.
+        """The repository's bulkhead, if there is one and the caller may use the repository.
 
-        Places that are not connected yet may hang too, and what asks no place waits for none.
+        Locations that are not connected yet may hang too. They share a bulkhead of their own, so that calls
+        without a repository do not wait for them.
         """
         repo_id = repository_of(request)
         if repo_id is not None and repo_id in self.service.connections.remembered():
@@ -162,12 +163,12 @@ class Verbs:
 
 
 def _long_bulkhead(asked: Asked, bulkhead: str) -> str:
-    """Where a long call waits for others: what asks no repository for those of its own verb."""
+    """The bulkhead of a long call. Without a repository, it is that of its own verb."""
     return bulkhead or f"{NO_PLACE}{type(asked.request).__name__}"
 
 
 def _measured(made: Iterator[Piece], caller: Caller, way: Callable[[], None] | None) -> tuple[Piece, float]:
-    """The next piece, and the milliseconds of the processor that it took."""
+    """The next piece, and the milliseconds of processor time that it took."""
     began_s = time.thread_time()
     who, ahead = CALLER.set(caller), WAY.set(way)
     try:
@@ -179,7 +180,7 @@ def _measured(made: Iterator[Piece], caller: Caller, way: Callable[[], None] | N
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Callable[[], None]:
-    """``call``, made in the loop from another thread."""
+    """A function that makes ``call`` run in the loop, from another thread."""
 
     def wake() -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more

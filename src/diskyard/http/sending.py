@@ -1,4 +1,4 @@
-"""Answers on their way: little is made ahead of what is read, for each connection and in all."""
+"""Sending answers: little is made before it is read, for each connection and for all together."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from diskyard.http.pieces import PIECE_BYTES
 
 _log = logging.getLogger("diskyard.http")
 
-#: Answers up to this length need no capacity that others could have taken: errors, statuses, probes.
+#: Answers up to this length need no capacity that others could use up: errors, statuses, probes.
 _SMALL_BYTES = 4 << 10
 
 
 class Sending:
-    """Sends each answer in pieces, the next when the one before has left the process.
+    """Sends each answer in pieces, the next one when the one before has left the process.
 
-    A caller that reads nothing keeps one piece of its answer here, besides what the kernel has. It
-    waits when its part of the budget for unread bytes, or the whole budget, is used up.
+    For a caller that reads nothing, this process keeps one piece of the answer, besides what the kernel
+    buffers. The answer waits when the caller's share of the budget for unread bytes, or the whole budget,
+    is used up.
     """
 
     def __init__(self, app: ASGIApp, connections: Connections) -> None:
@@ -48,7 +49,7 @@ class Sending:
                 async with self._room(held.share, len(data)):
                     await send({**message, "body": data, "more_body": more})
                     await held.drained.wait()
-                # That nobody takes it any more is told in the loop's next turn; asyncio logs who writes on.
+                # A disconnection is noticed in the loop's next turn; asyncio logs every write after it.
                 await asyncio.sleep(0)
 
         await self._app(scope, receive, send_in_pieces)
@@ -66,7 +67,7 @@ class Sending:
 
 
 def _cut(body: bytes, *, is_more: bool) -> Iterator[tuple[bytes, bool]]:
-    """A body in pieces, and whether more comes after each."""
+    """A body in pieces, and after each piece whether more follows."""
     view = memoryview(body)
     for begin in range(0, max(1, len(body)), PIECE_BYTES):
         end = begin + PIECE_BYTES
@@ -74,16 +75,16 @@ def _cut(body: bytes, *, is_more: bool) -> Iterator[tuple[bytes, bool]]:
 
 
 class Releasing(Response):
-    """An answer that holds something until it is read, or nobody wants it any more.
+    """An answer that holds something until it has been read, or is not wanted any more.
 
-    :param held: given back then.
+    :param held: released then.
     """
 
     def __init__(self, answer: Response, held: AsyncExitStack) -> None:
         self._answer, self._held = answer, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, and give back what was held."""
+        """Send the answer, and release what was held."""
         async with self._held:
             await self._answer(scope, receive, send)
 
@@ -91,7 +92,7 @@ class Releasing(Response):
 def streamed(
     first: bytes, rest: AsyncIterator[bytes], scope: Scope, connections: Connections, request_id: str
 ) -> StreamingResponse:
-    """An answer of several pieces. If one cannot be made the connection is cut: what came is no JSON."""
+    """An answer in several pieces. If one cannot be made, the connection is cut, so the JSON is invalid."""
 
     async def sent() -> AsyncIterator[bytes]:
         try:

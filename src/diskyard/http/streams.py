@@ -20,16 +20,16 @@ from diskyard.http.limits import Limits, Shared
 
 STREAM_TYPE = "text/event-stream"
 _QUIET_S = 15.0
-_AT_ONCE_MOST = 200  # events; so many are kept for a listener who does not read
+_AT_ONCE_MOST = 200  # events; so many are kept for a listener that does not read
 _KINDS = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which events a listener asked for.
+    """The events that a listener wants.
 
-    :param kinds: of these kinds; all if empty. ``reset`` comes always.
-    :param repository_id: about this repository only.
+    :param kinds: events of these kinds; all if empty. ``reset`` is always sent.
+    :param repository_id: only events about this repository.
     """
 
     kinds: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Wanted:
 
     @classmethod
     def parse(cls, types: str | None, repository_id: str | None) -> Wanted:
-        """As the query says it.
+        """Read the query of a request.
 
         :raises diskyard.errors.InvalidParameter: there is no such type of event.
         """
@@ -50,7 +50,7 @@ class Wanted:
         return cls(kinds, repository_id)
 
     def takes(self, event: Event, caller: Caller) -> bool:
-        """Whether a listener gets an event: asked for, and its to see."""
+        """Whether a listener gets an event: it wants it, and may see it."""
         if not caller.may_use(event.repository_id):
             return False
         if event.kind == "reset":
@@ -61,7 +61,7 @@ class Wanted:
 
 
 def encoded(event_id: str, kind: str, data: object) -> bytes:
-    """One event as it is sent."""
+    """One event, ready to be sent."""
     return b"id: %s\nevent: %s\ndata: %s\n\n" % (event_id.encode(), kind.encode(), msgspec.json.encode(data))
 
 
@@ -69,7 +69,7 @@ def encoded(event_id: str, kind: str, data: object) -> bytes:
 class Streams:
     """The streams of events.
 
-    :ivar opened: those that are open.
+    :ivar opened: the streams that are open.
     """
 
     events: Events
@@ -81,12 +81,12 @@ class Streams:
         self.opened = Shared(self.limits.event_streams, "streams of events are open")
 
     def answer(self, wanted: Wanted, sender: Sender, last_event_id: str | None) -> StreamingResponse:
-        """Events from now on, or after ``last_event_id`` where they are still kept.
+        """Events from now on, or after ``last_event_id`` if those are still kept.
 
-        It counts as open from now on until it has been sent, or its listener has gone. It ends when
-        its sender is not let in any more.
+        The stream counts as open from this call until it has been sent, or its listener has gone. It ends
+        when its sender is no longer let in.
 
-        :raises diskyard.errors.TooManyRequests: too many streams are open, of all or of this sender.
+        :raises diskyard.errors.TooManyRequests: too many streams are open, in all or for this sender.
         """
         place = contextlib.ExitStack()
         place.enter_context(self.opened.take(sender.share))
@@ -130,7 +130,7 @@ class Streams:
 class _Counted(StreamingResponse):
     """A stream that has been counted as open.
 
-    :param place: given back when it has ended.
+    :param place: closed when the stream has ended, which ends the count.
     """
 
     def __init__(self, place: contextlib.ExitStack, sent: AsyncIterator[bytes]) -> None:
@@ -155,7 +155,7 @@ def _data(event: Event) -> object:
 
 
 async def _either(woken: asyncio.Event, stop: asyncio.Task[object]) -> bool:
-    """Wait for news or the end; False if it was quiet for long."""
+    """Wait for news or for the end; False if neither came for a long time."""
     news = asyncio.create_task(woken.wait())
     try:
         done, _ = await asyncio.wait((news, stop), timeout=_QUIET_S, return_when=asyncio.FIRST_COMPLETED)

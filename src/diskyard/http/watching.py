@@ -29,7 +29,7 @@ def _field(kind: str | list[str], description: str) -> dict[str, Any]:
 
 _REPOSITORY_ID = _field(["string", "null"], "The repoId of the repository that it is about.")
 
-#: What the data of events is, by the names of components.
+#: The data of events, by the names of components.
 EVENT_SCHEMAS: dict[str, Any] = {
     "TaskEvent": {
         "description": "The data of a `task` event: the task as it is now.",

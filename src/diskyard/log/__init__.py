@@ -1,1 +1,1 @@
-"""The log: what exists, as transactions 0…N that put-if-absent orders (docs/format.md)."""
+"""The log: what exists, as transactions 0…N, which put-if-absent orders (docs/format.md)."""

@@ -1,4 +1,4 @@
-"""Checkpoints: the state written whole, so that reading does not begin at entry 0."""
+"""Checkpoints: the whole state after an entry, so that reading does not begin at entry 0."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def nonces_kept(nonces: Sequence[str]) -> list[str]:
 
 
 def written_by_newer(place: str, error: NewerMajor) -> errors.NotARepository:
-    """The error of the table for a log that this program must not touch."""
+    """The NotARepository error for a log that this program must not touch."""
     return errors.NotARepository(f"{place} was written by a newer Diskyard (format {error}).")
 
 
@@ -55,19 +55,19 @@ class Checkpoints:
         self._store = store
         self._entry_age_kept_s = entry_age_kept_s
         self._folded_at: int | None = None
-        self._standing: int | None = None  # one that was there, and is the first to be looked for again
+        self._standing: int | None = None  # one that existed, and is looked for first next time
 
     def newest(self) -> Found:
         """The newest checkpoint that can be read.
 
-        An older one does as well as a newer that is damaged, since all entries after the
-        oldest checkpoint are kept.
+        If a newer one is damaged, an older one will do, since all entries after the oldest checkpoint
+        are kept.
 
         :raises diskyard.errors.CorruptRecord: none can be read.
         """
         damage, seen = "there is none", list[int]()
         while (numbers := sorted(self._store.numbers("checkpoint"), reverse=True)) != seen:
-            seen = numbers  # newer ones may take the place of these while they are read
+            seen = numbers  # newer ones may replace these while they are read
             for number in numbers:
                 try:
                     found = self.read(number)
@@ -79,9 +79,9 @@ class Checkpoints:
         raise errors.CorruptRecord(f"No checkpoint of {self._store.place} can be read: {damage}.")
 
     def read(self, number: int) -> Found:
-        """One checkpoint, from whichever copy holds it.
+        """One checkpoint, from whichever replica is valid.
 
-        :raises Damaged: neither does.
+        :raises Damaged: neither is.
         """
         damage: Damaged | NewerMajor = Damaged("neither replica can be read")
         copies = self._store.get("checkpoint", number)
@@ -101,7 +101,7 @@ class Checkpoints:
         raise damage
 
     def _require_not_anothers(self, number: int, nonce: str) -> None:
-        """Of copies that differ that one is right which leads on from the entry that is there.
+        """Of replicas that differ, refuse one that does not belong to the entry with its number.
 
         :raises Damaged: it was written in another history.
         """
@@ -114,9 +114,9 @@ class Checkpoints:
     def trimmed_past(self, number: int) -> bool:
         """Whether entry ``number`` may have been trimmed.
 
-        Entries go only after every checkpoint at or below them has: while one of those is
-        there, the entry is what it always was. An entry alone does not show that, because a
-        suspended writer may have put a copy of it back.
+        Entries are removed only after every checkpoint at or below them. So while one of those exists,
+        the entry is what it always was. The entry's own presence does not show that, because a suspended
+        writer may have put a copy of it back.
         """
         standing = self._standing
         if standing is not None and standing <= number and self._store.has("checkpoint", standing):
@@ -127,10 +127,10 @@ class Checkpoints:
         return bool(numbers) and not below
 
     def is_near_to(self, state: State) -> bool:
-        """Whether a state that was kept elsewhere is a good place to go on reading from.
+        """Whether reading should go on from a state that was kept elsewhere.
 
-        Not if its entry may have been trimmed, nor if the newest checkpoint is so far ahead of it
-        that reading that is quicker than reading the entries up to it.
+        False if the state's entry may have been trimmed. False also if the newest checkpoint is so far ahead
+        of the state that reading the checkpoint is quicker than reading the entries between them.
         """
         numbers = self._store.numbers("checkpoint")
         self._folded_at = max(numbers, default=0)
@@ -152,10 +152,10 @@ class Checkpoints:
         return False
 
     def fold_if_due(self, state: State, nonces: Sequence[str]) -> None:
-        """Write a checkpoint, and trim, if enough entries have come since the last one.
+        """Write a checkpoint and trim, if enough entries have been added since the last one.
 
-        How many is enough grows with the state, so that folding costs each entry a
-        constant share. A failure is left to the next writer: nothing depends on it.
+        How many are enough grows with the state, so that checkpoints cost each entry a constant
+        share. If this fails, the next writer tries again: nothing depends on it.
         """
         since = state.version - (self._folded_at or 0)
         if state.closed or since < max(_ENTRIES_BETWEEN, (len(state.images) + len(state.volumes)) // 8):
@@ -164,8 +164,8 @@ class Checkpoints:
             self.fold(state, nonces)
             self.trim()
         except (OSError, errors.DiskyardError):
-            # The entry that led here is durable and must be answered as done. On a full
-            # storage each later entry tries again, until one can.
+            # The entry that led here is durable and must be answered as done. On a full storage each
+            # later entry tries again, until one succeeds.
             return
 
     def fold(self, state: State, nonces: Sequence[str]) -> None:
@@ -176,9 +176,9 @@ class Checkpoints:
     def trim(self) -> None:
         """Remove checkpoints and entries that no reader needs, the lowest numbers first.
 
-        Kept: the newest three checkpoints that can be read, all entries from the oldest of
-        them on, and all entries of the last day. An entry that a suspended reader stands at
-        may go: it notices (``Log._read_forward``).
+        It keeps the newest three checkpoints that can be read, all entries from the oldest of those on,
+        and all entries that are younger than ``entry_age_kept_s``. A suspended reader may lose the entry
+        that it has come to: it notices (``LogReader._read_forward``).
         """
         readable: list[int] = []
         numbers = sorted(self._store.numbers("checkpoint"))
@@ -198,13 +198,13 @@ class Checkpoints:
                 self._store.delete("checkpoint", number)
         for number, age_s in sorted(self._store.numbers("entry").items()):
             if number >= oldest_kept or age_s < self._entry_age_kept_s:
-                # Stopping at the first young one keeps the entries without a gap.
+                # Stopping at the first young entry leaves no gap.
                 return
             self._store.delete("entry", number)
 
 
 def checkpoint_of(state: State, nonces: Sequence[str]) -> CheckpointWritten:
-    """The checkpoint of a state, to be written: its records are in order of their ids."""
+    """The checkpoint of a state, ready to be written: its records are in order of their ids."""
     return CheckpointWritten(
         marker=state.marker,
         version=state.version,
@@ -221,7 +221,7 @@ def _written(name: str, records: Records[Any]) -> tuple[msgspec.Raw, ...]:
 
 
 def check_checkpoint(checkpoint: Checkpoint, marker: str, number: int) -> State:
-    """The state of a checkpoint that was written for this place.
+    """The state that a checkpoint holds, if it was written for this repository and number.
 
     :raises Damaged: it belongs to another repository or number, or its records do not fit together.
     """

@@ -5,8 +5,8 @@ The header is text, so that a person can read an object with any tool::
     diskyard-entry 1.0 412 6f0c…\n{"marker": …}\n
 
 It names the kind, the format's version, the payload's length in bytes and the BLAKE2b
-checksum (256 bits) of kind, version and payload. Decoding is strict: a field unknown to
-this version is damage, unless the object says that a newer minor version wrote it.
+checksum (256 bits) of kind, version and payload. Decoding is strict: a field that this version does
+not know is damage, unless the object says that a newer minor version wrote it.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 class Checkpoint(Record, kw_only=True, frozen=True):
     """The state after entry ``version``, and the nonces of entries up to it.
 
-    :param nonces: of the newest entries up to ``version``, the newest last, so that who
-        published one of them can tell that it stood though its neighbours are trimmed.
+    :param nonces: of the newest entries up to ``version``, the newest last. A writer that published one
+        of them can see that its entry stood, even if the entries around it are trimmed.
     """
 
     marker: str
@@ -56,12 +56,12 @@ class Checkpoint(Record, kw_only=True, frozen=True):
     attachments: tuple[Attachment, ...]
 
     def state(self) -> State:
-        """The state that it holds."""
+        """The state that the checkpoint holds."""
         return State.of(self.marker, self.version, self.nonce, self.images, self.volumes, self.attachments)
 
 
 class CheckpointWritten(Record, kw_only=True, frozen=True):
-    """A :class:`Checkpoint` about to be written, of records that are encoded already."""
+    """A :class:`Checkpoint` that is about to be written, with records that are already encoded."""
 
     marker: str
     version: EntryNumber
@@ -73,12 +73,12 @@ class CheckpointWritten(Record, kw_only=True, frozen=True):
 
 
 class RepositoryRecord(Record, kw_only=True, frozen=True):
-    """What a place says of itself: written at creation, and when it is given another marker.
+    """What a repository says of itself: written at creation, and when it is given another marker.
 
-    :param marker: random; names lock spaces and detects that two paths lead here.
-    :param place: the digest (:func:`diskyard.log.entries.place_digest`) of the place that it was written
-        in: elsewhere it is a copy. Empty if that was not noted.
-    :param given: the marker was given to the place, which had its original's before.
+    :param marker: random. It names lock spaces, and shows when two paths lead to one repository.
+    :param place: the digest (:func:`diskyard.log.entries.place_digest`) of the location that it was written
+        in; at any other location it is a copy. Empty if the location was not noted.
+    :param given: the repository was given this marker; before, it had the marker of its original.
     """
 
     marker: str
@@ -88,15 +88,15 @@ class RepositoryRecord(Record, kw_only=True, frozen=True):
 
 
 class Progress(Record, kw_only=True, frozen=True):
-    """How far the work on an image was when it was last written down. It may be lost.
+    """How far the work on an image was when this was last written. It may be lost.
 
     :param fix: the fix's type.
     :param stage: as "1/2".
-    :param percent: -1 if it cannot be told.
-    :param work_id: of the volume's building record; progress of other work is of no use.
-    :param durable_bytes: everything of the volume below this offset is durable.
+    :param percent: -1 if it is not known.
+    :param work_id: from the volume's building record; the progress of other work is of no use.
+    :param durable_bytes: everything in the volume below this offset is durable.
     :param fingerprint: of the source that the bytes came from.
-    :param error: why the work ended early, if not by I/O or a crash.
+    :param error: why the work ended early, unless it was an I/O error or a crash.
     """
 
     image_id: Uuid
@@ -122,7 +122,7 @@ _HAVE_RECORDS = (Entry, Checkpoint)
 
 
 class Damaged(Exception):
-    """The bytes are not what was written; the message is for people."""
+    """The bytes are not what was written. The message is for people."""
 
 
 class NewerMajor(Exception):
@@ -147,13 +147,13 @@ def encode(value: msgspec.Struct, *, version: tuple[int, int] = (MAJOR, MINOR)) 
 def decode(data: bytes, kind: type[T]) -> tuple[T, bool]:
     """The value in ``data``, and whether a newer minor version wrote it.
 
-    :raises Damaged: it is not exactly what :func:`encode` wrote.
-    :raises NewerMajor: it cannot be read by this program.
+    :raises Damaged: the bytes are not exactly what :func:`encode` wrote.
+    :raises NewerMajor: this program cannot read the version.
     """
     words, begin = _header(data)
     if begin == 0 or words[0] != _KINDS[kind]:
         raise Damaged("it does not begin with the header of its kind")
-    payload = memoryview(data)[begin:-1]  # a checkpoint may be large: no second copy of it
+    payload = memoryview(data)[begin:-1]  # a checkpoint may be large: do not copy it
     if data[-1:] != b"\n" or words[2] != b"%d" % len(payload):
         raise Damaged("it is not as long as its header says")
     if words[3] != _checksum(words[0], words[1], payload):
@@ -173,7 +173,7 @@ def decode(data: bytes, kind: type[T]) -> tuple[T, bool]:
 
 
 def may_be_whole(head: bytes, tail: bytes, length_bytes: int) -> bool:
-    """Whether something may be an object of the log, so that reading all of it is worth while.
+    """Whether a file may be an object of the log, so that it is worth reading all of it.
 
     :param head: its first :data:`HEADER_LIMIT_BYTES`.
     :param tail: its last two bytes.
@@ -183,7 +183,7 @@ def may_be_whole(head: bytes, tail: bytes, length_bytes: int) -> bool:
 
 
 def _header(data: bytes) -> tuple[list[bytes], int]:
-    """The words of the header line, and where the payload begins; 0 if this is no header line."""
+    """The words of the header line, and where the payload begins: 0 if there is no header line."""
     header, newline, _ = data[:HEADER_LIMIT_BYTES].partition(b"\n")
     words = header.split(b" ")
     return (words, len(header) + 1) if newline and len(words) == 4 else (words, 0)
@@ -199,7 +199,7 @@ def _version(words: bytes) -> tuple[int, int]:
 def _without_unknown_fields(value: Any, kind: Any) -> Any:
     """``value`` without the fields that this version does not know, at any depth.
 
-    A tagged union whose tag is unknown is left to fail: what it means cannot be guessed.
+    A tagged union with an unknown tag is left unchanged and fails later: its meaning cannot be guessed.
     """
     structs = _structs_in(kind)
     if isinstance(value, list):
@@ -221,7 +221,7 @@ def _without_unknown_fields(value: Any, kind: Any) -> Any:
 
 
 def _from_1_0(value: Any, kind: Any) -> Any:
-    """``value`` with ids of entries where format 1.0 had their numbers; userData is left as it is."""
+    """``value`` with ids of entries where format 1.0 had their numbers. userData stays as it is."""
     if kind == EntryId:
         return entry_id(value, "") if type(value) is int and value >= 0 else value
     if isinstance(value, list):
@@ -235,7 +235,7 @@ def _from_1_0(value: Any, kind: Any) -> Any:
 
 
 def _structs_in(kind: Any) -> list[type[msgspec.Struct]]:
-    """The structs that a type is, or that its parts are: of ``tuple[A | B, ...]`` A and B."""
+    """The structs in a type: the type itself, or its parts. For ``tuple[A | B, ...]``: A and B."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return [kind]
     return [struct for part in typing.get_args(kind) for struct in _structs_in(part)]

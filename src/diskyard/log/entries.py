@@ -1,4 +1,4 @@
-"""What an entry must be to be trusted: it belongs to this repository, and its records fit together."""
+"""What makes an entry trustworthy: it belongs to this repository, and its records fit together."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ NEW_MARKER = "newMarker"
 
 
 def place_digest(place_identity: str) -> str:
-    """What distinguishes a location from every copy of it, as its record and its log keep it."""
+    """The digest that distinguishes a location from every copy of it; the record and the log keep it."""
     return hashlib.blake2b(place_identity.encode(), digest_size=16).hexdigest()
 
 
 def check_place(entry: Entry, marker: str, number: int) -> None:
-    """Refuse an entry that was written for another place.
+    """Refuse an entry that was written for another repository or number.
 
-    :raises Damaged: it belongs to another repository or number.
+    :raises Damaged: it was.
     """
     if entry.marker != marker:
         if entry.verb == NEW_MARKER:
@@ -36,7 +36,7 @@ def check_place(entry: Entry, marker: str, number: int) -> None:
 
 
 def check_link(entry: Entry, state: State) -> None:
-    """Refuse an entry that was written on top of another than the last one.
+    """Refuse an entry whose predecessor is not the last entry.
 
     :raises Damaged: so it is.
     """
@@ -45,10 +45,10 @@ def check_link(entry: Entry, state: State) -> None:
 
 
 def follow(state: State, entry: Entry) -> State:
-    """The state after an entry that was read, if what it says can be.
+    """The state after an entry that was read.
 
-    :raises Damaged: two of its authors change one record, it removes what is not there, or it
-        leaves records that do not fit together.
+    :raises Damaged: the entry cannot be right: two of its authors change one record, it removes what is
+        not there, or it leaves records that do not fit together.
     """
     changes = entry.all_changes()
     if entry.also:
@@ -66,9 +66,9 @@ def follow(state: State, entry: Entry) -> State:
 
 
 def as_read(state: State, data: bytes) -> State:
-    """The state after an entry that is about to be published, as every reader will find it.
+    """The state after an entry that is about to be published, as every reader will see it.
 
-    :raises diskyard.errors.InternalError: no reader would accept it.
+    :raises diskyard.errors.InternalError: no reader would accept the entry.
     """
     try:
         if len(data) > ENTRY_LIMIT_BYTES:
@@ -79,7 +79,7 @@ def as_read(state: State, data: bytes) -> State:
 
 
 def nonce_of(copy: bytes, marker: str, number: int) -> str | None:
-    """The nonce of an entry; None if these bytes are no whole entry of this version, place and number."""
+    """The nonce of an entry; None unless the bytes are a whole entry with this marker and number."""
     try:
         entry, _ = decode(copy, Entry)
         check_place(entry, marker, number)

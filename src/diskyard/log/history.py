@@ -1,4 +1,4 @@
-"""Whether an entry belongs to a history: a restored or copied repository uses numbers again."""
+"""Whether an entry belongs to a history. A restored or copied repository uses numbers again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diskyard.model.state import State
 
 
 def has_entry(state: State, nonces: Sequence[str], entry: EntryId) -> bool | None:
-    """Whether an entry is in the history that leads to a state; None if that cannot be told.
+    """Whether an entry is in the history that leads to a state; None if that is not known.
 
     :param nonces: of the newest entries up to the state, the newest last.
     """
@@ -23,10 +23,10 @@ def has_entry(state: State, nonces: Sequence[str], entry: EntryId) -> bool | Non
 
 
 def replaced_since(known: State | None, state: State, nonces: Sequence[str]) -> str | None:
-    """How the history that leads to a state differs from what was known before; None if it does not.
+    """How the history that leads to a state differs from the one known before; None if it does not.
 
-    An entry's nonce stands for all entries before it too. What is older than the nonces that are
-    kept cannot be compared, and is taken to be the same.
+    An entry's nonce stands for all entries before it too. A history that is older than the kept nonces
+    cannot be compared, and counts as the same.
     """
     if known is None or known.nonce == state.nonce:
         return None

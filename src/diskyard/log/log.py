@@ -1,4 +1,4 @@
-"""A log: reading it forward, and publishing the next entry of it."""
+"""A log: reading it forward, and publishing its next entry."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from diskyard.model.transaction import Changes, Entry, Frees, Part
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who publishes: kept in each entry, for the audit trail."""
+    """Who publishes an entry. Each entry keeps it, for the audit trail."""
 
     verb: str
     actor: str
     request_digest: str | None = None
 
     def part(self, changes: Changes) -> Part:
-        """Its part of an entry."""
+        """This author's part of an entry."""
         digest = self.request_digest
         return Part(verb=self.verb, actor=self.actor, request_digest=digest, changes=changes)
 
 
 def unknown_outcome(why: str, what: str = "the change") -> errors.UnknownOutcome:
-    """The error of the table, a StorageError, for a change that may have been made."""
+    """The StorageError for a change that may have been made."""
     return errors.unknown_outcome(errors.StorageError)(
         f"It is not known whether {what} was made: {why}.",
         advice="Look at the image before you repeat the call; newImageId makes repeating safe.",
@@ -46,7 +46,7 @@ def unknown_outcome(why: str, what: str = "the change") -> errors.UnknownOutcome
 
 @contextmanager
 def _not_made() -> Iterator[None]:
-    """What fails within, fails before anything was published."""
+    """A context that turns an OSError into an error saying that nothing was published."""
     try:
         yield
     except UncertainError:
@@ -61,8 +61,8 @@ class Log(LogReader):
     Safe to use from several threads.
 
     :param entry_age_kept_s: entries younger than this are never trimmed.
-    :param keeper: of this host's index of the log; none if not given.
-    :ivar writers: the threads of this process that publish, one at a time for all that wait.
+    :param keeper: keeps this host's index of the log; by default there is none.
+    :ivar writers: the threads of this process that publish. One at a time publishes for all that wait.
     """
 
     def __init__(
@@ -85,14 +85,15 @@ class Log(LogReader):
         """Publish changes that were planned on ``state`` as one entry.
 
         :param parts: one or more; no two of them may name the same record.
-        :param nonce: a fresh one, which the changes may refer to: each try has its own.
-        :param frees: what the least of them leads to: how much of the reserve it may use.
-        :returns: the state after the entry, durable; None if another writer had the number: plan again on
-            what it wrote.
+        :param nonce: a fresh one for each attempt; the changes may refer to it.
+        :param frees: how much space the changes free, which decides how much of the reserve they may use. Of
+            several parts, the one that frees least counts.
+        :returns: the state after the entry, durable. None if another writer was first: plan again on what it
+            wrote.
         :raises diskyard.errors.CorruptRecord: something cannot be read, so nothing is written.
-        :raises diskyard.errors.StorageError: if its outcome is unknown, nothing made for the
-            changes may be removed, and they must not be published again without looking. Any
-            other error of the table means that nothing was published.
+        :raises diskyard.errors.StorageError: if its outcome is unknown, nothing made for the changes may be
+            removed, and they must not be published again before the log was read. Any other error means
+            that nothing was published.
         """
         published = self._publish(parts, state, nonce, frees=frees)
         self._watching.tell()
@@ -141,15 +142,15 @@ class Log(LogReader):
             with _not_made():
                 return self._store.put("entry", number, data, frees=frees)
         except UncertainError as error:
-            self._state = None  # whether it stands is for the next reading to tell
+            self._state = None  # the next reading finds out whether the entry stands
             raise self._unknown(number, str(error)) from error
 
     def _require_stands(self, entry: Entry) -> bool:
-        """The look after publishing: no false loss, and no number used twice.
+        """The check after publishing: no false loss, and no number used twice.
 
-        A writer that was suspended may publish into a place that was trimmed meanwhile.
+        A writer that was suspended may publish where the log has been trimmed meanwhile.
 
-        :returns: whether the entry is the newest; if not, it stands, and others came after it.
+        :returns: whether the entry is the newest. If not, it stands, and others came after it.
         """
         try:
             if self._still_follows(entry):
@@ -171,16 +172,16 @@ class Log(LogReader):
         raise self._unknown(entry.number, "the log was trimmed while this process was suspended")
 
     def _still_follows(self, entry: Entry) -> bool:
-        """Whether the entry before one that was published is there, as it was."""
+        """Whether the entry before a published one is still there, unchanged."""
         there = self._is_entry(entry.number - 1, entry.previous)
         return there and not self._checkpoints.trimmed_past(entry.number - 1)
 
     def _take_back(self, entry: Entry) -> bool:
-        """Remove an entry of this process that follows nothing; whether it did.
+        """Remove an entry of this process that follows no other; return whether it did.
 
-        The entry before it was not trimmed, as no checkpoint is at or above that, and all other entries
-        are below it: the log was put back to an older state meanwhile. Nobody can have built on the
-        entry, and as long as it is there nobody can publish.
+        No checkpoint is at or above the entry before it, so that entry was not trimmed; and all other
+        entries are below that one. So the log was put back to an older state meanwhile. Nobody can have
+        built on this process's entry, and nobody can publish while it exists.
         """
         others = set(self._store.numbers("entry")) - {entry.number}
         checkpoints = self._store.numbers("checkpoint")
@@ -195,7 +196,7 @@ class Log(LogReader):
         return unknown_outcome(why, f"the change (entry {number} of {self._store.place})")
 
     def _complete_replica(self, state: State) -> None:
-        """Before N+1 is written, both replicas of N must be there (docs/format.md, Replicas)."""
+        """Write the missing replica of entry N before N+1 is written (docs/format.md, Replicas)."""
         if not self._replica_missing:
             return
         copies = self._store.get("entry", state.version)
@@ -209,11 +210,11 @@ class Log(LogReader):
     # -- mending ------------------------------------------------------------------
 
     def stray(self) -> EntryId | None:
-        """The one entry above the newest that can be read, where it follows nothing.
+        """The one entry above the newest readable one, if there is a gap between them.
 
-        It was published onto a log that had just been put back to an older state, by a process that
-        ended before it could take it back; or those between are lost. None if there is more above
-        the newest than that, or what is there cannot be read.
+        Either a process published it onto a log that had just been put back to an older state, and ended
+        before it could take the entry back; or the entries between are lost. None if there is more above
+        the newest entry than this one, or if this one cannot be read.
         """
         with self._lock:
             if self.damage is None or self._state is None or self.replaced is not None:
@@ -237,11 +238,12 @@ class Log(LogReader):
             return True
 
     def rewrite_checkpoint(self, number: int) -> bool:
-        """Write both copies of a checkpoint again that cannot be read from either.
+        """Write both replicas of a checkpoint again, if neither can be read.
 
-        From an older checkpoint and the entries after it. Where those are gone too, but a
-        newer checkpoint can be read, no reader needs this one: it is removed, as trimming
-        would have done. False if it is not there, or only it could tell the state.
+        It is rebuilt from an older checkpoint and the entries after that. If those are gone, but a newer
+        checkpoint can be read, no reader needs this one: it is removed, as trimming would have done.
+
+        :returns: False if it is not there, or if it is the newest and cannot be rebuilt.
         """
         with self._lock:
             if self._store.get("checkpoint", number) == (None, None):
@@ -275,6 +277,6 @@ class Log(LogReader):
                     nonces.append(entry.nonce)
             except Damaged:
                 continue
-            # A newer program's fields would be lost in what this one writes.
+            # A newer program's fields would be lost in what this program writes.
             return None if newer else encode(checkpoint_of(state, nonces_kept(nonces)))
         return None

@@ -31,13 +31,13 @@ class LogReader:
     Safe to use from several threads.
 
     :param entry_age_kept_s: entries younger than this are never trimmed.
-    :param keeper: of this host's index of the log; none if not given.
-    :ivar damage: what could not be read from either copy; while it is not None the
-        repository is read-only and stands at the last state that could be read.
-    :ivar replaced: how the log differs from what this process has known of it, once it does: it was
+    :param keeper: keeps this host's index of the log; by default there is none.
+    :ivar damage: what cannot be read from either replica. While it is not None, the repository is
+        read-only and stays at the last state that could be read.
+    :ivar replaced: how the log differs from what this process knew of it, once it does: it was
         restored from a backup, or its storage failed over to an older state. What this process has
-        answered may be undone, and volumes that the log does not name may be others' acknowledged
-        images: the repository is read-only here until it is connected again.
+        answered may be undone, and volumes that the log does not name may be acknowledged images of
+        others. So the repository is read-only here until it is connected again.
     """
 
     def __init__(
@@ -54,23 +54,25 @@ class LogReader:
         self._readers: Turns[Waiter[State]] = Turns(must_stay=False)
         self._watching = Watching()
         self._state: State | None = None
-        self._newest = b""  # the bytes of the state's entry, as far as they are known
+        self._newest = b""  # the bytes of the state's entry, if they are known
         self._nonces: list[str] = []
         self._replica_missing = False
         self._synced = True
         self._end_known = False
-        self._known: State | None = None  # the newest that was answered, by this process
+        self._known: State | None = None  # the newest state that this process has answered
         self.newer_minor = False
         self.damage: str | None = None
         self.replaced: str | None = None
 
     def refresh(self) -> State:
-        """The newest state, durable: it may be answered from and acted on irreversibly.
+        """The newest state. It is durable: it can be answered, and irreversible actions can rest on it.
 
-        Threads that ask while it is being read share what is read next.
+        Threads that call this during a read share the next read.
 
         :raises diskyard.errors.CorruptRecord: no state at all can be read.
-        :raises diskyard.errors.NotARepository: a newer major version wrote it.
+        :raises diskyard.errors.NotARepository: a newer major version wrote the log.
+        :raises diskyard.errors.RepositoryUnavailable: the storage does not answer, or the log is trimmed
+            faster than it can be read.
         """
         wanted: Waiter[State] = Waiter()
         self._readers.take_part(wanted, self._refresh_for)
@@ -80,7 +82,7 @@ class LogReader:
     def _refresh_for(self, readers: Sequence[Waiter[State]]) -> None:
         try:
             state = self._refresh()
-        except Exception as error:  # noqa: BLE001 - raised again in the threads that asked
+        except Exception as error:  # noqa: BLE001 - raised again in the threads that wait
             fail_all(readers, error)
             return
         for reader in readers:
@@ -101,7 +103,7 @@ class LogReader:
                     begun_at.add(loaded.version)
                 if self._went_forward() and not self._checkpoint_leads_past_damage():
                     if not self._synced:
-                        # Its writer may not have got so far; who acts on it must know.
+                        # Its writer may not have made it durable yet, and callers act on it.
                         self._store.sync_log()
                         self._synced = True
                     return self._stands()
@@ -119,13 +121,13 @@ class LogReader:
         self.newer_minor = newer
         self._nonces = list(nonces)
         self._synced = False
-        self._replica_missing = True  # not known, so looked at before the next entry
+        self._replica_missing = True  # not known, so checked before the next entry
         self._end_known = False
         self._state, self._newest = state, b""
         self._watching.restart()
 
     def _load_index(self) -> None:
-        """Begin at the state in this host's index, if the log has the entry that it is of."""
+        """Begin at the state in this host's index, if the log still has that state's entry."""
         found = self._keeper.load()
         if found is None:
             return
@@ -136,14 +138,14 @@ class LogReader:
             self._keeper.reject()
 
     def _forget_if_bad(self) -> bool:
-        """Do not go on from a state in an index that cannot be read; whether it was one."""
+        """Drop a state that rests on an unreadable index. Return whether it was one."""
         if self._state is None or not self._keeper.give_up_if_bad(self._state):
             return False
         self._state = None
         return True
 
     def _went_forward(self) -> bool:
-        """As :meth:`_read_forward`; False also if the index cannot be read on which it began."""
+        """As :meth:`_read_forward`, but also False if the index that it began on cannot be read."""
         try:
             return self._read_forward()
         except errors.RepositoryUnavailable:
@@ -152,9 +154,9 @@ class LogReader:
             raise
 
     def _stands(self) -> State:
-        """What was read or published is durable."""
+        """Record that what was read or published is durable; the state."""
         assert self._state is not None
-        if self.damage is None:  # else this may be an older state, as far as it can be read
+        if self.damage is None:  # otherwise this may be an older state: the newest that can be read
             self.replaced = self.replaced or replaced_since(self._known, self._state, self._nonces)
             self._known = self._state
         if self._is_relied_on():
@@ -163,9 +165,9 @@ class LogReader:
         return self._state
 
     def close(self) -> None:
-        """Leave this host's index of the log behind as it should be. The log can still be used.
+        """Leave this host's index of the log as it should be. The log can still be used.
 
-        This neither asks the repository's storage, nor waits for threads that do.
+        This neither uses the repository's storage, nor waits for threads that do.
         """
         state, nonces = self._state, list(self._nonces)
         in_step = state is not None and nonces[-1:] == [state.nonce]
@@ -176,17 +178,17 @@ class LogReader:
         return self.damage is None and not self.newer_minor and self.replaced is None
 
     def has_entry(self, entry: EntryId) -> bool | None:
-        """Whether an entry is in the history of the newest known state; None if that cannot be told."""
+        """Whether an entry is in the history of the newest known state; None if that is not known."""
         state = self.newest_known()
         with self._lock:
             return has_entry(state, self._nonces, entry)
 
     def _read_forward(self) -> bool:
-        """Read the entries after the state; False if what was read may be false news.
+        """Read the entries after the state. False if what was read may be false news.
 
-        Trimming goes from the lowest number up. So if the entry that we began at is still
-        there afterwards, none of those read after it, and not the absence of the next
-        either, was the work of trimming, or of a writer that published into the gap.
+        Trimming removes the lowest numbers first. So if the entry that this began at is still there
+        afterwards, neither the entries that were read after it, nor the absence of the next one, are the
+        work of trimming, or of a writer that published into the gap.
         """
         assert self._state is not None
         start = state = self._state
@@ -225,9 +227,9 @@ class LogReader:
         return True
 
     def _is_gone(self, version: int) -> bool:
-        """Whether the entry of the newest checkpoint is lost: trimming never gets so far.
+        """Whether the newest checkpoint's own entry is lost; trimming never removes that one.
 
-        What comes after it cannot be distinguished from false news, so the repository is read-only.
+        The entries after it cannot be distinguished from false news, so the repository is read-only.
         """
         if self._store.get("entry", version) != (None, None):
             return False
@@ -235,10 +237,10 @@ class LogReader:
         return True
 
     def _beyond_the_end(self, version: int) -> str | None:
-        """What is there with a number above the last entry: that one is not the newest there was.
+        """An object with a number above the last entry: it shows that entries are missing.
 
-        Looked for once after loading, and again while something is wrong: to this process's own
-        knowledge of the end nothing can be added but the next entry.
+        This checks once after loading, and again while something is wrong. After that this process knows
+        the end of the log, to which only the next entry can be added.
         """
         if self._end_known:
             return None
@@ -249,16 +251,16 @@ class LogReader:
         return None
 
     def _checkpoint_leads_past_damage(self) -> bool:
-        """Whether what cannot be read is only history: a checkpoint has what came of it."""
+        """Whether only history cannot be read: a newer checkpoint has its outcome."""
         assert self._state is not None
         if self.damage is None:
             return False
         return self._checkpoints.newest().checkpoint.version > self._state.version
 
     def _valid_entry(self, state: State, copies: Copies) -> tuple[Entry, bool, bytes]:
-        """The entry after ``state`` from whichever copy holds it, and what that copy holds.
+        """The entry after ``state`` from whichever replica is valid, and that replica's bytes.
 
-        Where both do, and differ, the second was there first: docs/format.md, Which replica.
+        If both are valid and differ, the second was there first: docs/format.md, Which replica.
         """
         damage: Damaged | NewerMajor = Damaged("neither replica can be read")
         for copy in reversed(copies):
@@ -281,18 +283,18 @@ class LogReader:
         return self._is_entry(state.version, state.nonce)
 
     def _is_entry(self, number: int, nonce: str) -> bool:
-        """Whether an entry that was known is there, as it was: in one copy, whatever the other is."""
+        """Whether a known entry is still there, unchanged, in one replica at least."""
         there = self._nonces_there(number)
-        # There, but unreadable, is not trimmed: check names it, and the state stands.
+        # An entry that is there but unreadable was not trimmed: check reports it, and the state stands.
         return nonce in there or there == {None}
 
     def _nonces_there(self, number: int) -> set[str | None]:
-        """The nonces that the copies of an entry have; None for one that is none of this place and number."""
+        """The nonces of an entry's replicas; None for a replica that is not of this marker and number."""
         copies = self._store.get("entry", number)
         return {self._nonce_of(copy, number) for copy in copies if copy is not None}
 
     def _nonce_of(self, copy: bytes, number: int) -> str | None:
-        """The nonce of an entry, which mostly is the one that was read last."""
+        """The nonce of an entry; mostly it is the one that was read last."""
         newest = self._state if self._state is not None and self._state.version == number else None
         if newest is not None and copy == self._newest:
             return newest.nonce
@@ -304,22 +306,22 @@ class LogReader:
     # -- what is known ------------------------------------------------------------
 
     def newest_known(self) -> State:
-        """The newest state read or published by this process, without looking for news."""
+        """The newest state that this process read or published; it reads the log only if there is none."""
         with self._lock:
             self._forget_if_bad()
             state = self._state
         return self.refresh() if state is None else state
 
     def watch(self, listener: Listener) -> Callable[[], None]:
-        """Tell a listener of every entry by which the state moves forward, read or published.
+        """Call a listener for every entry, read or published, that moves the state forward.
 
-        It is called in the order of the log, once for each entry that comes from now on, when that
-        is durable, in a thread that reads or publishes. Where the state was read anew from a
-        checkpoint that skips entries, it is called without an entry. It must be quick, since a
-        caller waits for it, and must not commit; it may read the log. What it raises is shown as
-        what ends a thread is, and harms nothing else.
+        It is called in the order of the log, once for each entry from now on, when that entry is durable,
+        in a thread that reads or publishes. If the state was read again from a checkpoint that skips
+        entries, it is called without an entry. It must be quick, since a caller waits for it, and must not
+        commit; it may read the log. An exception in it is reported as one that ends a thread would be,
+        and harms nothing else.
 
-        :returns: ends it.
+        :returns: a function that ends the calls.
         """
         return self._watching.listen(listener)
 
@@ -329,7 +331,7 @@ class LogReader:
             return list(self._nonces)
 
     def require_writable(self) -> None:
-        """Refuse while anything is unreadable, a newer program's fields would be lost, or all is read-only.
+        """Refuse while something is unreadable, a newer program's fields would be lost, or all is read-only.
 
         :raises diskyard.errors.CorruptRecord: names what cannot be read; or the history was replaced.
         :raises diskyard.errors.Unsupported: a newer minor version wrote the log.
@@ -339,7 +341,7 @@ class LogReader:
         self.require_writable_place()
 
     def require_whole(self) -> None:
-        """Refuse to rely on a log that cannot all be read; storage that is read-only will do."""
+        """Refuse to rely on a log that cannot be read completely. Read-only storage is allowed."""
         if self.replaced is not None:
             raise errors.CorruptRecord(
                 f"The history of {self._store.place} was replaced: {self.replaced}.",
@@ -358,7 +360,7 @@ class LogReader:
             )
 
     def require_writable_place(self) -> None:
-        """Refuse a place in which nothing can be written now.
+        """Refuse storage that cannot be written to now.
 
         :raises diskyard.errors.StorageError: says why.
         """

@@ -1,4 +1,4 @@
-"""Checking both replicas of the log's objects, and writing the bad one again."""
+"""Checking both replicas of the log's objects, and writing a bad one again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from diskyard.model.transaction import Entry
 class ReplicaTrouble:
     """An object of the log with a missing or damaged replica.
 
-    :param whole: its bytes, if the other copy has them; None if neither does.
-    :param bad_copies: which copies are not as they should be.
+    :param whole: its bytes, if the other replica has them; None if neither does.
+    :param bad_copies: which replicas are not as they should be.
     """
 
     kind: LogKind
@@ -29,30 +29,31 @@ class ReplicaTrouble:
 def look_at_replicas(
     storage: LogStore, log: Log, kind: LogKind, number: int, *, records: bool = True
 ) -> ReplicaTrouble | None:
-    """What is wrong with an object's copies; None if nothing, or if it is not there at all.
+    """What is wrong with an object's replicas; None if nothing is, or if the object does not exist.
 
-    :param records: also whether the records of a checkpoint fit together, which takes as long as
-        reading it did. Without, it is whole if it passes its checksum and is of this place and history.
+    :param records: check also whether the records of a checkpoint fit together, which takes as long as
+        reading it did. Without this, a checkpoint is whole if its checksum, marker, number and history
+        are right.
     """
     copies = storage.get(kind, number)
     if copies == (None, None):
         return None
     nonce = _nonce_read(log, number)
-    judged: dict[bytes | None, bool] = {}  # mostly they are the same, and are judged once
+    judged: dict[bytes | None, bool] = {}  # mostly both are the same, and are judged once
     for copy in copies:
         if copy not in judged:
             judged[copy] = _is_whole(storage, kind, number, nonce, copy, records=records)
     valid = [copy if judged[copy] else None for copy in copies]
-    whole = next((copy for copy in reversed(valid) if copy is not None), None)  # as it is read
+    whole = next((copy for copy in reversed(valid) if copy is not None), None)  # as a reader does
     bad = tuple(index for index, copy in enumerate(valid) if copy is None or copy != whole)
     return ReplicaTrouble(kind, number, whole, bad) if bad else None
 
 
 def _nonce_read(log: Log, number: int) -> str | None:
-    """The nonce with which the log read an entry; None if it does not know any more.
+    """The nonce with which the log read an entry; None if it is not known any more.
 
-    A copy may be whole and yet not of this history: put there by a writer that had lost, or
-    by somebody else. It must not be written over the one that is read.
+    A replica may be whole and yet belong to another history: a writer that had lost put it there, or
+    somebody else. It must not be written over the one that readers use.
     """
     state, nonces = log.newest_known(), log.nonces()
     back = state.version - number
@@ -81,10 +82,10 @@ def _is_whole(
 
 
 def rewrite_replica(storage: LogStore, log: Log, kind: LogKind, number: int) -> bool:
-    """Write the bad copy of an object again; False if nothing is wrong with it.
+    """Write the bad replica of an object again. False if nothing was wrong, or nothing could be done.
 
-    It is renamed over, never unlinked: at no moment is the object absent. A checkpoint
-    of which neither copy is whole is made again from an older one and the entries.
+    The new one is renamed over the old one, so the object always exists. A checkpoint without a whole
+    replica is rebuilt from an older one and the entries.
     """
     trouble = look_at_replicas(storage, log, kind, number)
     if trouble is None:

@@ -21,9 +21,9 @@ Answer = TypeVar("Answer")
 class Waiter(Generic[Answer]):
     """The request of one thread, and its outcome.
 
-    :ivar calls: of the thread that wants it.
-    :ivar is_done: it has an answer.
-    :ivar woken: set when it is done, or when it is its thread's turn to work.
+    :ivar calls: the storage calls of the thread that waits.
+    :ivar is_done: the request has an outcome.
+    :ivar woken: set when the request is done, or when it is its thread's turn to work.
     """
 
     def __init__(self) -> None:
@@ -34,12 +34,12 @@ class Waiter(Generic[Answer]):
         self._error: Exception | None = None
 
     def succeed(self, answer: Answer) -> None:
-        """Answer it."""
+        """End the request with an answer."""
         self._answer = answer
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """Answer it with an error, which is raised in the thread that wants it."""
+        """End the request with an error, which is raised in the thread that waits."""
         self._error = error
         self._wake()
 
@@ -49,12 +49,12 @@ class Waiter(Generic[Answer]):
         self.woken.set()
 
     def answer(self) -> Answer:
-        """What came of it; it must be done."""
+        """The answer; the request must be done."""
         if self._error is not None:
             try:
                 raise self._error
             finally:
-                self._error = None  # the error's traceback leads here: a cycle
+                self._error = None  # the error's traceback refers to this object: a cycle
         return self._answer
 
 
@@ -62,7 +62,7 @@ AnyWaiter = TypeVar("AnyWaiter", bound=Waiter[Any])
 
 
 def fail_all(waiters: Sequence[Waiter[Answer]], error: Exception) -> None:
-    """Answer waiters with one error, each gets its own copy, because threads add to theirs."""
+    """End all requests with one error. Each gets its own copy, because threads add to theirs."""
     for waiter in waiters[1:]:
         own = copy.copy(error)
         own.__cause__ = error
@@ -72,26 +72,26 @@ def fail_all(waiters: Sequence[Waiter[Answer]], error: Exception) -> None:
 
 
 class Turns(Generic[AnyWaiter]):
-    """One thread works at a time, for all that wait.
+    """One thread at a time works, for all that wait.
 
     :param must_stay: a thread does not leave while another one works for it: its change may
-        still happen, and must not happen after it has given up.
+        still happen, and must not happen after the thread has given up.
     """
 
     def __init__(self, *, must_stay: bool) -> None:
         self._must_stay = must_stay
-        self._lock = threading.Lock()  # held for a moment only, never while storage is asked
+        self._lock = threading.Lock()  # held for a moment only, never during a storage call
         self._waiting: list[AnyWaiter] = []
         self._taken: list[AnyWaiter] = []
         self._working: AnyWaiter | None = None
 
     def take_part(self, waiter: AnyWaiter, work: Callable[[Sequence[AnyWaiter]], None]) -> None:
-        """Have a waiter done, by this thread or by another.
+        """Have a request done, by this thread or by another.
 
-        :param work: does waiters. The first is this thread's own, and is done when this returns.
-            Others may be left, even by an exception: they are for the next turn.
-        :raises diskyard.errors.RepositoryUnavailable: the thread whose turn it is asks storage
-            that should have answered by now. The waiter was not begun, and will not be.
+        :param work: does requests. The first is this thread's own, and is done when this returns.
+            Others may be left undone, even by an exception: the next turn does them.
+        :raises diskyard.errors.RepositoryUnavailable: the thread whose turn it is waits for storage
+            that should have answered by now. This request was not begun, and will not be.
         """
         try:
             if self._comes_first(waiter) or self._is_next(waiter):
@@ -100,7 +100,7 @@ class Turns(Generic[AnyWaiter]):
             self._leave(waiter)
 
     def waiting(self) -> int:
-        """How many threads wait, and are not being worked for."""
+        """How many threads wait while no thread is working for them yet."""
         with self._lock:
             return len(self._waiting)
 
@@ -114,7 +114,7 @@ class Turns(Generic[AnyWaiter]):
             return False
 
     def _is_next(self, waiter: AnyWaiter) -> bool:
-        """Wait until the waiter is done, or until it is this thread's turn; whether it is."""
+        """Wait until the request is done, or until it is this thread's turn. Return whether it is."""
         try:
             while not waiter.woken.wait(_POLL_S):
                 self._require_answering(waiter)
@@ -123,7 +123,7 @@ class Turns(Generic[AnyWaiter]):
         return not waiter.is_done
 
     def _require_answering(self, waiter: AnyWaiter) -> None:
-        """Give the waiter up if the thread whose turn it is hangs, and nothing can come of it then."""
+        """Give the request up if the thread whose turn it is hangs, and no change can come of it then."""
         with self._lock:
             working = self._working
             if waiter.is_done or working is None or working is waiter:
@@ -141,7 +141,7 @@ class Turns(Generic[AnyWaiter]):
             return tuple(self._taken)
 
     def _leave(self, waiter: AnyWaiter) -> None:
-        """Let the next thread work, if this one did; what it has left undone comes first."""
+        """Let the next thread work, if this one did. Requests that it left undone come first."""
         with self._lock:
             self._forget(waiter)
             if self._working is not waiter:
@@ -150,7 +150,7 @@ class Turns(Generic[AnyWaiter]):
             self._taken = []
             self._working = self._waiting[0] if self._waiting else None
             if self._working is not None:
-                self._working.calls.behind = None  # at once: others are behind it from here on
+                self._working.calls.behind = None  # at once: others follow it from here on
                 self._working.woken.set()
 
     def _forget(self, waiter: AnyWaiter) -> None:

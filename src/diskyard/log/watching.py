@@ -24,9 +24,9 @@ class _Step:
 
 
 class Watching:
-    """The listeners of one log, and what they have been told.
+    """The listeners of one log, and what was reported to them.
 
-    Steps are recorded while they are read, and reported once the state that they lead to is known to
+    Steps are recorded while they are read. They are reported once the state that they lead to is known to
     stand and to be durable: in the order of the log, each once, to all that listen by then.
     """
 
@@ -38,8 +38,8 @@ class Watching:
         self._telling = threading.Lock()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Tell a listener from now on, until the answer is called."""
-        own = partial(listener)  # one of its own, though the same listener may listen twice
+        """Report to a listener from now on, until the returned function is called."""
+        own = partial(listener)  # a new object, since the same listener may listen twice
         self._listeners = [*self._listeners, own]
 
         def end() -> None:
@@ -50,16 +50,16 @@ class Watching:
     # -- with the log's lock -------------------------------------------------------------
 
     def note(self, entry: Entry, before: State, after: State) -> None:
-        """The state has moved."""
+        """Record that the state has moved."""
         if self._listeners:
             self._noted.append(_Step(entry, before, after))
 
     def restart(self) -> None:
-        """The state is read again, from a checkpoint."""
+        """Record that the state is being read again, from a checkpoint."""
         self._noted.clear()
 
     def stands(self, state: State) -> None:
-        """All that was noted stands, and leads to this state."""
+        """Record that all steps so far stand, and lead to this state."""
         told, steps = self._told, self._noted
         self._told, self._noted = state, []
         if told is None or not self._listeners:
@@ -74,7 +74,7 @@ class Watching:
     # -- without it ----------------------------------------------------------------------
 
     def tell(self) -> None:
-        """Tell what is due, unless another thread is at it: then it does."""
+        """Report what is due, unless another thread is doing so; that one then reports it."""
         while self._due and self._telling.acquire(blocking=False):
             try:
                 while self._due:
@@ -88,7 +88,7 @@ class Watching:
 def _tell(listener: Listener, step: _Step) -> None:
     try:
         listener(step.entry, step.before, step.after)
-    except Exception:  # noqa: BLE001 - shown as what ends a thread is; the log goes on
+    except Exception:  # noqa: BLE001 - reported like an exception that ends a thread; the log goes on
         threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
 

@@ -1,1 +1,1 @@
-"""Pure values: images, volumes, attachments, the state they make, and what it means."""
+"""Pure values: images, volumes, attachments, the state that they make up, and what it means."""

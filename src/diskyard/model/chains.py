@@ -1,7 +1,7 @@
-"""Questions about the chains of many images of one state: what the chains share is walked once.
+"""Questions about the chains of many images of one state. What chains share is walked only once.
 
-Each image of a chain of thousands asks the same about everything that it reads. Answered one by
-one, the work grows with the square of the chain.
+Every image in a chain of thousands needs the same facts about everything that it reads. If each were
+answered by itself, the work would grow with the square of the chain's length.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from diskyard.model.status import (
     why_link_broken,
 )
 
-#: So many links nearest to the root a shorter chain may keep.
+#: How many links nearest to the root a shortened chain may keep.
 ROOTS = CHAIN_DEPTH_LIMIT // 2
 
 
 class _Seen(msgspec.Struct, frozen=True, gc=False):
-    """What the chain from an image on is, for the images that read it.
+    """Facts about the chain from one image on, for the images that read it.
 
-    :param why: it cannot be read; None if it can.
-    :param lasting: how many of its links no merge that is possible now would take away.
-    :param allocated_bytes: of all of its volumes.
+    :param why: why it cannot be read; None if it can.
+    :param lasting: how many of its links remain after every merge that is possible now.
+    :param allocated_bytes: the sum over all of its volumes.
     :param roots: its last links, at most :data:`ROOTS`, the root last.
     """
 
@@ -45,10 +45,11 @@ class _Seen(msgspec.Struct, frozen=True, gc=False):
 
 
 class Chains:
-    """Answers about images of a state, each as if it were asked alone.
+    """Answers questions about the images of a state. Each answer is as if it were the only one.
 
     :param missing: volumes that the log names and the storage does not have.
-    :param allocated: bytes by volume. Of both, what is about an image may come until it is asked about.
+    :param allocated: bytes by volume. In both, the facts about an image may arrive as late as the first
+        question about that image.
     """
 
     def __init__(
@@ -64,9 +65,9 @@ class Chains:
         self._seen: dict[str, _Seen] = {}
 
     def links(self, image: Image) -> Iterator[tuple[Image, Volume]]:
-        """As :meth:`State.chain <diskyard.model.state.State.chain>`; no record is looked for twice.
+        """As :meth:`State.chain <diskyard.model.state.State.chain>`, but no record is looked up twice.
 
-        Where there are very many, looking for one takes longer than most that is done with it.
+        Among very many records, a look-up takes longer than most of what is done with the record.
         """
         current: Image | None = image
         while current is not None:
@@ -77,7 +78,7 @@ class Chains:
             current = parent
 
     def not_met(self, image: Image) -> Iterator[Volume]:
-        """The volumes of its chain down to the first that belongs to a chain asked about before."""
+        """The volumes of the image's chain, down to the first that an earlier question has come to."""
         current: Image | None = image
         while current is not None and current.id not in self._links:
             volume, parent = self._link(current)
@@ -97,16 +98,16 @@ class Chains:
         return "degraded" if better_representation(self._state, image, capabilities, depth) else "optimized"
 
     def lasting_depth(self, image: Image) -> int:
-        """How many volumes its chain has once every merge that is possible now is done."""
+        """How many volumes the image's chain has after every merge that is possible now."""
         seen = self._of(image)
         return seen.lasting + (merge_dependent(self._state, image) is not None)
 
     def allocated_bytes(self, image: Image) -> int:
-        """Of all the volumes of its chain."""
+        """The allocated bytes of all volumes in the image's chain."""
         return self._of(image).allocated_bytes
 
     def roots(self, image: Image) -> tuple[Image, ...]:
-        """The last links of its chain, the root last, at most :data:`ROOTS`."""
+        """The last links of the image's chain, the root last, at most :data:`ROOTS`."""
         return self._of(image).roots
 
     def _of(self, image: Image) -> _Seen:
@@ -122,7 +123,7 @@ class Chains:
         return self._seen[image.id]
 
     def _link(self, image: Image) -> tuple[Volume | None, Image | None]:
-        """The volume of an image, and the image that this reads."""
+        """The volume of an image, and the image that this volume reads."""
         found = self._links.get(image.id)
         if found is None:
             volume = None if image.volume_id is None else self._state.volumes[image.volume_id]

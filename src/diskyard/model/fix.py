@@ -14,7 +14,7 @@ from diskyard.model.records import AnyHold, EntryId
 class Action(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel", tag_field="do"
 ):
-    """What a fix does and to what; everything else is planned again when it runs."""
+    """What a fix does, and to what. Everything else is planned again when the fix runs."""
 
 
 class CleanVolume(Action, tag="cleanVolume", frozen=True):
@@ -211,7 +211,7 @@ class Fix(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
 
 def fix_type(action: AnyAction) -> FixType:
-    """Which of the four types an action belongs to."""
+    """The one of the four types that an action belongs to."""
     if isinstance(action, Merge):
         return "merge"
     if isinstance(action, Optimize):
@@ -220,7 +220,7 @@ def fix_type(action: AnyAction) -> FixType:
 
 
 def fix_id(data: FixData) -> str:
-    """The id of a fix: its type and a hash of what it is done to."""
+    """The id of a fix: its type, and a hash of its target."""
     digest = hashlib.blake2b(msgspec.json.encode(data, order="sorted"), digest_size=12)
     return f"{fix_type(data.action)}-{digest.hexdigest()}"
 

@@ -1,4 +1,4 @@
-"""Which host did something: a plain value, stored in entries and attachments."""
+"""The host that did something: a plain value, stored in entries and attachments."""
 
 from __future__ import annotations
 

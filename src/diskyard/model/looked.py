@@ -12,15 +12,15 @@ Missing = Container[str]
 
 
 class LookAgain(Exception):
-    """A plan asks about a volume that was not looked at: the chain has changed since the look."""
+    """A plan needs a volume that was not scanned: the chain has changed since the scan."""
 
 
 class Looked(Missing):
     """The volumes that the storage does not have whole, of those that were looked at.
 
-    It does not answer about others: a volume that was not scanned is not thereby whole.
+    It refuses to answer about other volumes: a volume that was not scanned may not be whole.
 
-    :param looked_at: volumes that the log named as ready.
+    :param looked_at: the scanned volumes, which the log named as ready.
     """
 
     def __init__(self, looked_at: Collection[str], missing: Collection[str]) -> None:

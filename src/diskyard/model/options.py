@@ -30,7 +30,7 @@ _WIRE_NAMES = {"auto_fix": "AutoFix", "as_": "as", "host_id": "hostID"}
 
 
 def wire_name(name: str) -> str:
-    """The name on the wire of a field's name in Python."""
+    """A field's name on the wire, from its name in Python."""
     return _WIRE_NAMES.get(name) or re.sub("_(.)", lambda found: found[1].upper(), name)
 
 

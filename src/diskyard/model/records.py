@@ -1,7 +1,7 @@
 """The three kinds of record that a repository's log puts and removes, and their parts.
 
 Every field is durable and is part of the format (``docs/format.md``): a change here is
-a new version of it. Records are frozen values; nothing in them is derived.
+a new version of the format. Records are frozen values, and nothing in them is derived.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ USER_DATA_LIMIT_BYTES = 16 * 1024
 SECTOR_BYTES = 512
 IMAGE_SIZE_LIMIT_BYTES = 63 << 40  # qcow2 overlays were checked up to here
 
-# In Python `$` also matches before a newline at the end; JSON schemas know no `\Z`.
+# In Python `$` also matches before a newline at the end, and JSON schemas do not know `\Z`.
 UUID_PATTERN = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$(?!\n)"
-#: Ids name files and lease bytes: one of another form is damage, wherever it comes from.
+#: Ids name files and lease bytes. An id of another form is damage, wherever it comes from.
 Uuid = Annotated[str, msgspec.Meta(pattern=UUID_PATTERN)]
 SizeBytes = Annotated[int, msgspec.Meta(ge=0, le=IMAGE_SIZE_LIMIT_BYTES, multiple_of=SECTOR_BYTES)]
-#: Of an entry: a name has room for 16 hexadecimal digits, and msgspec compares up to here.
+#: The number of an entry. A name has room for 16 hexadecimal digits; msgspec can compare up to this limit.
 EntryNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-#: Tells one entry from every other, also from those that another history of the repository has under
-#: the same number: its number, a dot, and its nonce. Of format 1.0, which had numbers only, the nonce
-#: is empty, and nothing can be said of the history.
+#: The id of an entry: its number, a dot, and its nonce. It distinguishes the entry from every other, also
+#: from an entry with the same number in another history of the repository. In format 1.0, which had
+#: numbers only, the nonce is empty, and the id says nothing about the history.
 ENTRY_ID_PATTERN = r"^(0|[1-9][0-9]{0,18})\.([0-9a-f]{32})?$(?!\n)"
 EntryId = Annotated[str, msgspec.Meta(pattern=ENTRY_ID_PATTERN)]
 
@@ -42,16 +42,16 @@ def entry_id(number: int, nonce: str) -> EntryId:
 
 
 def split_entry_id(entry: EntryId) -> tuple[int, str]:
-    """The number and the nonce in an entry's id."""
+    """The number and the nonce in the id of an entry."""
     number, _, nonce = entry.partition(".")
     return int(number), nonce
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel", gc=False):
-    """Base of all that is stored in the log.
+    """Base of everything that the log stores.
 
-    Records refer to nothing that refers to them, so the garbage collector need not go through them:
-    of 100,000 images it would do so for seconds while they are listed.
+    No record refers to anything that refers back to it, so the garbage collector need not visit records:
+    with 100,000 images that would take seconds while they are listed.
     """
 
 
@@ -97,8 +97,8 @@ AnyHold = CopyHold | TrackHold
 class Origin(Record, kw_only=True, frozen=True):
     """Which bytes an image has: those of another image, or its own, at one moment.
 
-    :param image_id: the VirtualDisk or Snapshot that had them.
-    :param data_generation: its data_generation then.
+    :param image_id: the VirtualDisk or Snapshot that had these bytes.
+    :param data_generation: that image's data_generation at the moment.
     """
 
     marker: str
@@ -113,11 +113,11 @@ class Source(Record, kw_only=True, tag_field="kind", frozen=True):
 class ImageSource(Source, tag="image", kw_only=True, frozen=True):
     """An image that cannot change: a Snapshot, or the frozen weak image of a VirtualDisk.
 
-    :param marker: the repository in which the committer found it; a Snapshot's id may be
-        used in any other too.
+    :param marker: the repository in which the image was found at the commit. A Snapshot with this id in
+        any other repository may be used too.
     :param image_id: the image there.
-    :param captured: which bytes it has: an image of this id with other bytes is not a source.
-    :param size_bytes: how many. Both are None in format 1.0.
+    :param captured: which bytes it has. An image with this id and other bytes is not a source.
+    :param size_bytes: the size of the image. Both are None in format 1.0.
     """
 
     marker: str
@@ -130,9 +130,9 @@ class FileSource(Source, tag="file", kw_only=True, frozen=True):
     """A file of one host.
 
     :param machine_id: the host that has the file.
-    :param fingerprint: device, inode, size and times of change when it was committed; the
-        file must not change until the mend is done.
-    :param force: a running QEMU may have it open for writing: the caller vouches for its bytes.
+    :param fingerprint: device, inode, size and times of change at the commit. The file must not change
+        until the mend is done.
+    :param force: a running QEMU may have the file open for writing: the caller vouches for its bytes.
     """
 
     machine_id: str
@@ -146,9 +146,9 @@ class Pending(Record, kw_only=True, frozen=True):
     """What must still be done before the image can be used.
 
     :param work_id: the work that may seal it; a takeover publishes a new one.
-    :param base_image_id: the image of this repository that the volume's parent must be.
+    :param base_image_id: the image in this repository that must become the volume's parent.
     :param rate_limit_bytes_per_s: 0 for none.
-    :param track_changes: turn the copy's hold into a tracker when it is sealed.
+    :param track_changes: turn the copy's hold into a tracker when the copy is sealed.
     :param tracked_disk_id: the VirtualDisk that the source was frozen from.
     """
 
@@ -164,18 +164,18 @@ class Image(Record, kw_only=True, frozen=True):
     """A VirtualDisk or a Snapshot.
 
     :param visibility: no verb returns a weak image; it stays while something needs its bytes.
-    :param volume_id: the volume that holds its bytes; None only while it is pending and no
+    :param volume_id: the volume that holds its bytes. None only while it is pending and no
         volume could be made yet.
     :param pending: what must be done before it can be used; None if nothing.
     :param captured_of: the VirtualDisk whose bytes a Snapshot or frozen image captured.
-    :param origin: the bytes it was made from; kept while its own cannot have changed.
-    :param captured: of a Snapshot or frozen image, which bytes it has: set when they were captured,
-        and the same in every copy of it. Two images of one id with different bytes differ in it.
+    :param origin: the bytes that it was made from; kept while its own bytes cannot have changed.
+    :param captured: the bytes of a Snapshot or frozen image: set when they were captured, and the same
+        in every copy. Two images of one id with different bytes differ in it.
     :param data_generation: the entry that last let the bytes change.
     :param held_for: the copies that need its bytes.
-    :param consumed_by: the volume that a merge has begun to write into its own; the image can
-        be read only through that volume from then on, and never be strong or a base again.
-    :param request_digest: of the request that made it; answers a retry with the same id.
+    :param consumed_by: the volume that a merge has begun to write into the image's own volume. From then
+        on the image can be read only through that volume, and can never be strong or a base again.
+    :param request_digest: of the request that made it; a retry with the same id is compared with it.
     :param revision: the entry that last changed what the caller sees.
     """
 
@@ -201,12 +201,12 @@ class Image(Record, kw_only=True, frozen=True):
 
     @property
     def is_strong(self) -> bool:
-        """Whether verbs return it."""
+        """Whether verbs return the image."""
         return self.visibility == "strong"
 
 
 class Building(Record, kw_only=True, frozen=True):
-    """A volume that is being made: only the work of this id may seal it.
+    """A volume that is being made: only the work with this id may seal it.
 
     :param image_id: the image whose work lease protects it.
     """
@@ -216,13 +216,13 @@ class Building(Record, kw_only=True, frozen=True):
 
 
 class Extending(Record, kw_only=True, frozen=True):
-    """A volume that is being made longer: until that is sealed its length is in doubt.
+    """A volume that is being made longer: until that is sealed, its length is in doubt.
 
-    It belongs to the volume and not to the image: whatever freezes, reads or merges the volume finds it
-    there, through whichever image it comes.
+    It belongs to the volume and not to the image, so that whatever freezes, reads or merges the volume
+    finds it there, through whichever image it comes.
 
     :param work_id: the work that may seal it.
-    :param size_bytes: the intended size; nobody asked for more than this.
+    :param size_bytes: the intended size; nobody has requested more than this.
     """
 
     work_id: str
@@ -230,13 +230,13 @@ class Extending(Record, kw_only=True, frozen=True):
 
 
 class Volume(Record, kw_only=True, frozen=True):
-    """Bytes on the storage, and the image whose bytes it reads where it holds none.
+    """Bytes on the storage, and the image that the volume reads where it holds no bytes itself.
 
     :param parent_image_id: the only record of parentage that is trusted (I7).
     :param preallocated: its blocks are reserved.
-    :param named_by: the entry that first named it; part of its name there.
+    :param named_by: the entry that first named it; part of its name on the storage.
     :param damage: what a deep check found.
-    :param extending: an extend of its disk is under way, or was cut.
+    :param extending: an extend of its disk is under way, or was interrupted.
     """
 
     id: Uuid
@@ -255,8 +255,8 @@ class Attachment(Record, kw_only=True, frozen=True):
     """A guest, or another reader, that uses an image.
 
     :param owner: the caller's name for it.
-    :param volume_ids: every volume in the graph it was given, top first; none of them is
-        deleted or merged while it lasts.
+    :param volume_ids: every volume in the graph that it was given, top first. None of them is
+        deleted or merged while the attachment lasts.
     """
 
     id: Uuid

@@ -1,4 +1,4 @@
-"""What all requests are, and those of the verbs about repositories as a whole."""
+"""The base of all requests, and the requests of the verbs about whole repositories."""
 
 from __future__ import annotations
 

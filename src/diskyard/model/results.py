@@ -246,7 +246,7 @@ class Event(Result, kw_only=True, frozen=True):
     """One thing that happened on this host.
 
     :param event_id: ordered within the process that reports the event; another process has other ids.
-    :param repository_id: the repository that it is about, if it is about one.
+    :param repository_id: the repository that it is about, if there is one.
     :param data: the event's data in the API, as JSON-like values.
     """
 

@@ -1,8 +1,8 @@
-"""What every state must be, whoever wrote it: records that fit together.
+"""The rules for every state, whoever wrote it: its records must fit together.
 
 A writer checks before it publishes (``planner/normalise.py``), and a reader before it
 trusts what it read (``log/``): a record with a correct checksum may still have been written
-by a defect, or by a program other than Diskyard. What is refused here would lead a reader
+by a defect, or by a program other than Diskyard. A state that is refused here would lead a reader
 round in circles, to something that does not exist, or to the bytes of another image.
 """
 
@@ -21,7 +21,7 @@ def flaw_of(state: State) -> str | None:
 
 
 def flaw_after(before: State, after: State, changes: Changes) -> str | None:
-    """What changes made wrong in a state that was right before them; None if nothing."""
+    """What changes made wrong in a state that was sound before; None if nothing."""
     images = {image.id: None for image in changes.put_images} | dict.fromkeys(changes.remove_images)
     volumes = {volume.id: None for volume in changes.put_volumes} | dict.fromkeys(changes.remove_volumes)
     for image in changes.put_images:
@@ -37,7 +37,7 @@ def flaw_after(before: State, after: State, changes: Changes) -> str | None:
 def find_flaw(
     state: State, image_ids: Iterable[str], volume_ids: Iterable[str], attachment_ids: Iterable[str]
 ) -> str | None:
-    """What is wrong with records that were put, or with what is left of those removed."""
+    """What is wrong with records that were put, or with what remains of removed ones; None if nothing."""
     volume_ids, attachments = list(volume_ids), dict.fromkeys(attachment_ids)
     for image_id in image_ids:
         image = state.images.get(image_id)
@@ -107,7 +107,7 @@ def _attachment_flaw(state: State, attachment: Attachment) -> str | None:
 
 
 def _chain_ids(state: State, image_id: str) -> tuple[str, ...]:
-    """The volumes of an image, top first; as many as there are records for, each once."""
+    """The volumes of an image, top first: all that have records, each once."""
     found: dict[str, None] = {}
     image = state.images.get(image_id)
     while image is not None and image.volume_id in state.volumes and image.volume_id not in found:
@@ -118,7 +118,7 @@ def _chain_ids(state: State, image_id: str) -> tuple[str, ...]:
 
 
 def _loop(state: State, volume_ids: Iterable[str]) -> str | None:
-    """A volume that reads itself; each volume is looked at once, however deep the chains are."""
+    """A volume that reads itself; None if there is none. Each volume is visited once, in any depth."""
     sound: set[str] = set()
     for volume_id in volume_ids:
         path: dict[str, None] = {}

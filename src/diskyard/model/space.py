@@ -12,12 +12,12 @@ from diskyard.model.status import merge_dependent
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Allocated bytes of volumes by why they are there; ``total`` is their sum.
+    """Allocated bytes of volumes, by the reason why they exist; ``total_bytes`` is the sum.
 
     :param strong_bytes: volumes that a strong image points at.
     :param retained_bytes: volumes of weak images that others need.
-    :param mergeable_bytes: volumes of weak images that a merge would do away with; a merge
-        frees at most so much.
+    :param mergeable_bytes: volumes of weak images that a merge would remove; a merge frees at most
+        this.
     :param building_bytes: volumes that are being made.
     :param doomed_bytes: volumes that clean deletes.
     :param garbage_bytes: volumes that the log does not name, and temporary files.
@@ -32,7 +32,7 @@ class Usage:
 
     @property
     def total_bytes(self) -> int:
-        """The sum of all."""
+        """The sum of all of them."""
         return (
             self.strong_bytes
             + self.retained_bytes
@@ -44,15 +44,15 @@ class Usage:
 
     @property
     def reclaimable_bytes(self) -> int:
-        """What clean gives back now."""
+        """What clean would free now."""
         return self.doomed_bytes + self.garbage_bytes
 
 
 def usage(state: State, allocated: Mapping[str, int], leftovers_bytes: int) -> Usage:
-    """Sort every stored volume under one reason.
+    """Count every stored volume under one reason.
 
-    :param allocated: bytes by volume id, or by name where the log does not name it, of every volume
-        on the storage.
+    :param allocated: bytes of every volume on the storage, by volume id, or by name if the log does not
+        name the volume.
     :param leftovers_bytes: of temporary files.
     """
     sums = dict.fromkeys(("strong", "retained", "mergeable", "building", "doomed", "garbage"), 0)
@@ -79,19 +79,19 @@ def _reason(state: State, volume_id: str) -> str:
 
 
 def exclusive_bytes(state: State, chain: Iterable[tuple[Image, Volume]], allocated: Mapping[str, int]) -> int:
-    """Bytes that removing an image would free; all else that it reads is shared.
+    """Bytes that removing an image would free. All other bytes that it reads are shared.
 
-    Removing frees its own volume if nothing else reads that, and then every weak image's
-    below it that only this chain kept.
+    Removing frees the image's own volume if nothing else reads it, and then the volume of every weak
+    image below that only this chain kept.
 
-    :param chain: of the image, itself first.
+    :param chain: of the image, the image itself first.
     """
     found_bytes = 0
     reader: str | None = None
     for link, volume in chain:
         if reader is not None and link.is_strong:
             break
-        # Counted, not taken apart: thousands of images may read one, and all of them ask this.
+        # Only counted: thousands of images may read this one, and each of them comes here.
         readers = state.dependents(link.id)
         if len(readers) > (reader in readers) or link.held_for or len(state.images_on(volume.id)) > 1:
             break

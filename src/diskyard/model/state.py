@@ -1,7 +1,7 @@
 """The state of a repository at one version of its log: records, and indexes over them.
 
-A :class:`State` is a value: changing it makes another one that shares what is the same.
-Reference counts are indexes here, never stored.
+A :class:`State` is a value: changing it makes another state, which shares what is the same.
+Reference counts are indexes here, and are never stored.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class State:
         volumes: Iterable[Volume] = (),
         attachments: Iterable[Attachment] = (),
     ) -> State:
-        """The state with these records; quicker than adding them one by one."""
+        """The state with these records. This is quicker than adding them one by one."""
         image_list, volume_list, attachment_list = list(images), list(volumes), list(attachments)
         return cls(
             marker=marker,
@@ -158,7 +158,7 @@ class State:
         )
 
     def put_attachment(self, attachment: Attachment) -> State:
-        """This state with a new attachment; a changed one is removed first."""
+        """This state with a new attachment. To change one, remove it first."""
         state = self.remove_attachment(attachment.id) if attachment.id in self.attachments else self
         by_volume = state._attachments_by_volume
         for volume_id in attachment.volume_ids:
@@ -184,7 +184,7 @@ class State:
         )
 
     def whole(self) -> State:
-        """This state with all of its records in memory, for who looks at each and at what it names."""
+        """This state with all of its records in memory, for callers that visit each record and its links."""
         if all(isinstance(records, Map) for records in self.tables().values()):
             return self
         return self.with_tables({name: in_memory(records) for name, records in self.tables().items()})
@@ -192,28 +192,28 @@ class State:
     # -- asking --------------------------------------------------------------------
 
     def tables(self) -> dict[str, Records[Any]]:
-        """The records and the indexes over them, by name."""
+        """The records, and the indexes over them, by name."""
         return {name: getattr(self, field) for name, field in _FIELDS.items()}
 
     def with_tables(self, tables: Mapping[str, Records[Any]]) -> State:
-        """This state with other tables that hold the same."""
+        """This state with other tables that hold the same records."""
         fields: dict[str, Any] = {_FIELDS[name]: records for name, records in tables.items()}
         return replace(self, **fields)
 
     def images_after(self, image_id: str) -> Iterator[Image]:
-        """The images with greater ids, in order, each read when it is asked for; of "" all."""
+        """The images with greater ids, in order, each read when it is needed; with ``""``, all images."""
         return records_after(self.images, image_id)
 
     def dependents(self, image_id: str) -> frozenset[str]:
-        """Ids of the volumes that have the image as their parent."""
+        """The ids of the volumes that have the image as their parent."""
         return self._volumes_by_parent.get(image_id, _NOTHING)
 
     def images_on(self, volume_id: str) -> frozenset[str]:
-        """Ids of the images that point at the volume."""
+        """The ids of the images that point at the volume."""
         return self._images_by_volume.get(volume_id, _NOTHING)
 
     def attachments_naming(self, volume_id: str) -> frozenset[str]:
-        """Ids of the attachments whose graph has the volume."""
+        """The ids of the attachments whose graph contains the volume."""
         return self._attachments_by_volume.get(volume_id, _NOTHING)
 
     def attachments_of(self, image_id: str) -> list[Attachment]:
@@ -226,9 +226,9 @@ class State:
         return next((a for a in self.attachments_of(image_id) if a.mode == "read_write"), None)
 
     def chain(self, image: Image) -> Iterator[tuple[Image, Volume]]:
-        """The image and its volume, then that volume's parent and its volume, to the root.
+        """The image and its volume, then that volume's parent and its volume, down to the root.
 
-        It ends early where a parent has no volume yet: such a chain cannot be read.
+        It ends early at a parent that has no volume yet: such a chain cannot be read.
         """
         current: Image | None = image
         while current is not None and current.volume_id is not None:

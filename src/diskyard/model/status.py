@@ -1,4 +1,4 @@
-"""Statuses and representations, derived from a state; nothing here is stored."""
+"""Statuses and representations. They are derived from a state, and never stored."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def why_link_broken(link: Image, volume: Volume, missing: Missing) -> str | None
 def merge_dependent(state: State, image: Image) -> Volume | None:
     """The one volume that a weak image can be merged with; None if it cannot be merged.
 
-    Attachments are not looked at: they only postpone a merge.
+    Attachments do not count here: they only postpone a merge.
     """
     if image.is_strong or image.held_for or image.pending or image.volume_id is None:
         return None
@@ -65,9 +65,9 @@ def merge_dependent(state: State, image: Image) -> Volume | None:
 
 
 def better_representation(state: State, image: Image, capabilities: Capabilities, depth: int) -> str | None:
-    """What would be better for the strategy of an image with a volume; None if nothing is known.
+    """What would suit the strategy of an image with a volume better; None if nothing is known.
 
-    :param depth: how many volumes its chain has once every merge that is possible now is done.
+    :param depth: how many volumes its chain has after every merge that is possible now.
     """
     if image.strategy == "space":
         if depth <= CHAIN_DEPTH_LIMIT:

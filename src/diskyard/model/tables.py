@@ -1,7 +1,7 @@
-"""Records by id that are not all in memory: what is stored elsewhere, and what changed since.
+"""Records by id that are not all in memory: stored records, and the changes since.
 
 A :class:`Table` is a value like :class:`immutables.Map`, and is used like one: changing it makes
-another that shares what is the same. Where its records are stored is not known here.
+another table, which shares what is the same. It does not know where its records are stored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ V_co = TypeVar("V_co", covariant=True)
 
 
 class Nothing(Enum):
-    """The absence of a record, for a key that is not there, or is no longer there."""
+    """The absence of a record, for a key that does not exist, or no longer does."""
 
     ABSENT = 0
 
@@ -30,28 +30,28 @@ ABSENT = Nothing.ABSENT
 
 
 class Stored(Protocol[V_co]):
-    """Records that never change, and that are read when they are asked for.
+    """Records that never change, and are read when they are needed.
 
-    Reading may fail; then the error is raised, and nothing is returned.
+    If reading fails, the error is raised, and nothing is returned.
     """
 
     def find(self, key: str) -> V_co | Nothing:
-        """The record of a key."""
+        """The record with this key."""
 
     def after(self, key: str) -> Iterator[tuple[str, V_co]]:
         """The keys greater than ``key`` and their records, in order of the keys."""
 
     def keys(self) -> Iterator[str]:
-        """The keys alone."""
+        """The keys only."""
 
     def whole(self) -> Map[str, V_co]:
-        """All of them, in memory."""
+        """All records, in memory."""
 
     def __len__(self) -> int: ...
 
 
 class InMemory(Generic[V]):
-    """Records of a map, as they were when it was given."""
+    """The records of a map."""
 
     def __init__(self, records: Map[str, V]) -> None:
         self._records = records
@@ -61,20 +61,20 @@ class InMemory(Generic[V]):
         return sorted(self._records)
 
     def find(self, key: str) -> V | Nothing:
-        """The record of a key."""
+        """The record with this key."""
         return self._records.get(key, ABSENT)
 
     def after(self, key: str) -> Iterator[tuple[str, V]]:
-        """The records of greater keys, in order."""
+        """The keys greater than ``key`` and their records, in order of the keys."""
         records, keys = self._records, self._keys
         return ((found, records[found]) for found in islice(keys, bisect_right(keys, key), None))
 
     def keys(self) -> Iterator[str]:
-        """The keys alone."""
+        """The keys only."""
         return iter(self._records)
 
     def whole(self) -> Map[str, V]:
-        """All of them."""
+        """All records."""
         return self._records
 
     def __len__(self) -> int:
@@ -84,9 +84,9 @@ class InMemory(Generic[V]):
 class Table(Mapping[str, V]):
     """Stored records, with changes on top of them.
 
-    :param stored: what the changes are on top of.
-    :param changed: the records put since, and :data:`ABSENT` for those deleted.
-    :param length: how many there are with the changes.
+    :param stored: the records under the changes.
+    :param changed: the records that were put, and :data:`ABSENT` for those that were deleted.
+    :param length: how many records there are with the changes.
     """
 
     __slots__ = ("_length", "changed", "stored")
@@ -100,7 +100,7 @@ class Table(Mapping[str, V]):
 
     def _find(self, key: str) -> V | Nothing:
         changed = self.changed
-        # A change may be to None, which is a value here.
+        # A change may be to None, which is a valid value here.
         return changed[key] if key in changed else self.stored.find(key)
 
     def __getitem__(self, key: str) -> V:
@@ -114,7 +114,7 @@ class Table(Mapping[str, V]):
     @overload
     def get(self, key: str, /, default: V | D) -> V | D: ...
     def get(self, key: str, /, default: V | D | None = None) -> V | D | None:
-        """The record of a key, or ``default``; quicker than :class:`Mapping`'s, which raises first."""
+        """The record with this key, or ``default``; quicker than :class:`Mapping`'s, which raises first."""
         found = self._find(key)
         return default if found is ABSENT else found
 
@@ -157,13 +157,13 @@ class Table(Mapping[str, V]):
         return Table(self.stored, self.changed.set(key, record), length)
 
     def delete(self, key: str) -> Table[V]:
-        """This table without a record.
+        """This table without one record.
 
-        :raises KeyError: it is not there.
+        :raises KeyError: it has no such record.
         """
         if self._find(key) is ABSENT:
             raise KeyError(key)
-        # Of what only came and went nothing is left: else a table that is never stored grows for ever.
+        # A record that came and went leaves nothing behind: a table that is never stored would grow for ever.
         is_new = key in self.changed and self.stored.find(key) is ABSENT
         changed = self.changed.delete(key) if is_new else self.changed.set(key, ABSENT)
         return Table(self.stored, changed, self._length - 1)
@@ -171,12 +171,12 @@ class Table(Mapping[str, V]):
     def moved_to(self, stored: Stored[V], written: Table[V]) -> Table[V]:
         """The same records on top of other stored ones.
 
-        :param stored: holds what ``written`` holds.
-        :param written: an earlier table on top of the same stored records as this one.
+        :param stored: holds the same records as ``written``.
+        :param written: an earlier table, on top of the same stored records as this one.
         """
         before, now = written.changed, self.changed
         rest = {key: value for key, value in now.items() if before.get(key, self) is not value}
-        rest.update((key, ABSENT) for key in before if key not in now)  # new then, and deleted since
+        rest.update((key, ABSENT) for key in before if key not in now)  # new then, deleted since
         return Table(stored, Map(rest), self._length)
 
 
@@ -186,7 +186,7 @@ def _there(key: str, record: V | Nothing) -> Iterator[tuple[str, V]]:
 
 
 class _Items(ItemsView[str, V]):
-    """Read in one pass: the view of a mapping would look for each key again."""
+    """Read in one pass: a mapping's own view would look up each key again."""
 
     def __init__(self, table: Table[V]) -> None:
         super().__init__(table)
@@ -205,12 +205,12 @@ class _Values(ValuesView[V]):
         return (record for _, record in self._table.after(""))
 
 
-#: Records by id, wherever they are.
+#: Records by id, wherever they are stored.
 Records = Map[str, V] | Table[V]
 
 
 def records_after(records: Records[V], key: str) -> Iterator[V]:
-    """The records of keys greater than ``key``, in order of the keys."""
+    """The records with keys greater than ``key``, in order of the keys."""
     if isinstance(records, Table):
         return (record for _, record in records.after(key))
     return (record for _, record in InMemory(records).after(key))
@@ -222,7 +222,7 @@ def in_memory(records: Records[V]) -> Map[str, V]:
 
 
 def with_changes(records: Map[str, V], changes: Map[str, V | Nothing]) -> Map[str, V]:
-    """Records with others put among them, and without those that are :data:`ABSENT` in the changes."""
+    """Records with changes applied: some records are put, and those that are :data:`ABSENT` are left out."""
     changing = records.mutate()
     for key, record in changes.items():
         if record is not ABSENT:

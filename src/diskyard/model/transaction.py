@@ -1,4 +1,4 @@
-"""A transaction: the records one entry of the log puts and removes, and who did it."""
+"""A transaction: the records that one entry of the log puts and removes, and its author."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from diskyard.model.looked import NOT_LOOKED, Looked
 from diskyard.model.records import Attachment, EntryId, EntryNumber, Image, Record, Volume, entry_id
 from diskyard.model.state import State
 
-_MANY = 1000  # from here on building the indexes anew is the quicker way
+_MANY = 1000  # with this many changes, it is quicker to build the indexes anew
 
 
 class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
-    """Records put and removed together. Puts come first, so none is named by both.
+    """Records that are put and removed together. Puts are applied first; no record is in both.
 
     :param closes: nothing is published after this entry: the repository is being removed.
     """
@@ -48,7 +48,7 @@ class Changes(Record, kw_only=True, omit_defaults=True, frozen=True):
         ]
 
     def joined(self, others: Iterable[Changes]) -> Changes:
-        """These changes together with others; no two of them may name the same record."""
+        """These changes and others together. No two of them may name the same record."""
         every = (self, *others)
         return Changes(
             put_images=tuple(record for changes in every for record in changes.put_images),
@@ -76,12 +76,12 @@ class Part(Record, kw_only=True, frozen=True):
 class Entry(Record, kw_only=True, omit_defaults=True, frozen=True):
     """One entry of the log.
 
-    :param number: its place: valid only on top of entry ``number - 1``.
+    :param number: its position: it is valid only on top of entry ``number - 1``.
     :param previous: the nonce of that entry; empty for entry 0.
     :param nonce: distinguishes this entry from any other that was ever meant for this number.
     :param request_digest: of the caller's request, for the audit trail.
-    :param also: what others changed with it, who asked for it at the same time. No record is
-        named by two of them: each still changes at most once in an entry.
+    :param also: the changes of other callers that came at the same time. No record is named by two
+        parts, so an entry changes each record at most once.
     """
 
     marker: str
@@ -97,26 +97,26 @@ class Entry(Record, kw_only=True, omit_defaults=True, frozen=True):
     also: tuple[Part, ...] = ()
 
     def parts(self) -> tuple[Part, ...]:
-        """What each author changes."""
+        """The changes of each author."""
         digest, changes = self.request_digest, self.changes
         return Part(verb=self.verb, actor=self.actor, request_digest=digest, changes=changes), *self.also
 
     def all_changes(self) -> Changes:
-        """What all of its authors change."""
+        """The changes of all authors together."""
         return self.changes.joined(part.changes for part in self.also) if self.also else self.changes
 
 
 class Frees(IntEnum):
-    """What an entry lets be deleted, and how soon: more of the log's reserve is for what is sooner."""
+    """What space an entry frees, and how soon: the sooner, the more of the log's reserve it may use."""
 
     NOTHING = 0
-    LATER = 1  # an image is not wanted any more: what others need of it must be moved first
-    WHEN_FIXED = 2  # an attachment or a hold has ended, which a fix waited for; or an extend is taken back
+    LATER = 1  # an image is not wanted any more; the data that others need must be moved first
+    WHEN_FIXED = 2  # an attachment or a hold has ended that a fix waited for, or an extend is taken back
     AT_ONCE = 3  # something is removed or doomed, or a fix is being finished
 
 
 class Draft:
-    """A state under change: what a planner writes on.
+    """A state under change: planners write their changes to it.
 
     :param nonce: of the entry that the changes would become. Who only looks what a plan would say
         needs none: nothing of such a draft is published.
@@ -135,7 +135,7 @@ class Draft:
 
     @property
     def entry(self) -> EntryId:
-        """The entry that these changes would become: what they note as a moment of this history."""
+        """The id of the entry that these changes would become; records use it for "now" in this history."""
         return entry_id(self.before.version + 1, self._nonce)
 
     def put_image(self, image: Image) -> None:
@@ -156,7 +156,7 @@ class Draft:
         self.touch_volume(volume.id)
 
     def remove_volume(self, volume_id: str) -> None:
-        """Remove a volume's record; its data must be gone."""
+        """Remove a volume's record. Its data must be gone already."""
         self.touch_volume(volume_id)
         self.state = self.state.remove_volume(volume_id)
 
@@ -166,7 +166,7 @@ class Draft:
         self.state = self.state.put_attachment(attachment)
 
     def remove_attachment(self, attachment_id: str) -> None:
-        """Remove an attachment; what it named may be free now."""
+        """Remove an attachment. What it named may now be free."""
         self.attachments_touched[attachment_id] = None
         for volume_id in self.state.attachments[attachment_id].volume_ids:
             if volume_id in self.state.volumes:
@@ -180,7 +180,7 @@ class Draft:
         self.state = replace(self.state, closed=True)
 
     def frees(self) -> Frees:
-        """What this lets be deleted, and how soon; nothing if it asks for anything new."""
+        """What space the changes free, and how soon; nothing if they only add, or add an attachment."""
         before, changes = self.before, self.changes()
         puts = ((changes.put_images, before.images), (changes.put_volumes, before.volumes))
         removes = changes.remove_images or changes.remove_volumes
@@ -201,21 +201,21 @@ class Draft:
         return Frees.LATER if weaker else Frees.NOTHING
 
     def touch_image(self, image_id: str) -> None:
-        """Note that an image, and the volume it points at, must be looked at again."""
+        """Note that an image, and the volume that it points at, must be normalised again."""
         self.images_touched[image_id] = None
         image = self.state.images.get(image_id)
         if image is not None and image.volume_id is not None:
             self.volumes_touched[image.volume_id] = None
 
     def touch_volume(self, volume_id: str) -> None:
-        """Note that a volume, and the parent it reads, must be looked at again."""
+        """Note that a volume, and the parent that it reads, must be normalised again."""
         self.volumes_touched[volume_id] = None
         volume = self.state.volumes.get(volume_id)
         if volume is not None and volume.parent_image_id is not None:
             self.images_touched[volume.parent_image_id] = None
 
     def changes(self) -> Changes:
-        """What differs between the state before and the state now."""
+        """The difference between the state before and the state now."""
         before, after = self.before, self.state
         images, volumes, attachments = self.images_touched, self.volumes_touched, self.attachments_touched
         return Changes(
@@ -272,7 +272,7 @@ def apply(state: State, entry: Entry) -> State:
 
 
 def _apply_many(state: State, changes: Changes) -> State:
-    """The same, with indexes built from scratch: one by one, records of one key cost their square."""
+    """The same, with indexes built from scratch: one by one, n records of one key would take n² steps."""
     images, volumes = dict(state.images.items()), dict(state.volumes.items())
     attachments = dict(state.attachments.items())
     images.update((image.id, image) for image in changes.put_images)

@@ -14,12 +14,12 @@ _NAME = re.compile(
 
 
 class VolumeName(msgspec.Struct, frozen=True, order=True, gc=False):
-    """The name of a volume on the storage; a struct, as there may be very many.
+    """The name of a volume on the storage. A struct, because there may be very many.
 
     As text it is ``NUMBER-NONCE-ID.FORMAT``, in format 1.0 without the nonce.
 
-    :param named_by: the entry that first named it. What has a number above the newest entry, or an
-        entry that is not in the log's history, was made by a history that this one knows nothing of.
+    :param named_by: the entry that first named it. If its number is above the newest entry, or the entry is
+        not in the log's history, the volume belongs to another history, of which this log knows nothing.
     """
 
     named_by: EntryId
@@ -41,5 +41,5 @@ class VolumeName(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 def backing_name(image_id: str | None) -> str | None:
-    """What a qcow2 header says of its parent: a name for people that no tool can open (I7)."""
+    """The parent's name in a qcow2 header. It is for people, and no tool can open it (I7)."""
     return None if image_id is None else f"diskyard:{image_id}"

@@ -1,6 +1,7 @@
 """Advice for an image file that is refused: each refusal has its own remedy, or none.
 
-The programs that the advice names open what the file names: only the file's owner can know whether they may.
+The programs in the advice open every file that the image names. Only the owner of the image can know
+whether they may.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ _TAR = (257, b"ustar")
 
 
 def convert(format: Foreign) -> str:
-    """For an image in a form that is not read."""
+    """Advice for an image in a form that Diskyard does not read."""
     return (
         f"If you know where it comes from: 'qemu-img convert -f {format} -O qcow2 FILE NEW' writes it in a "
         "form that Diskyard reads. Import that as qcow2."
@@ -86,9 +87,9 @@ def convert(format: Foreign) -> str:
 
 
 def not_of_format(head: bytes, format: Foreign) -> str:
-    """For a file that is not of the format that the caller gave it.
+    """Advice for a file that does not have the format that the caller gave.
 
-    :param head: its beginning.
+    :param head: the file's beginning.
     """
     for at, magic, found in _FOREIGN:
         if found != format and head[at : at + len(magic)] == magic:

@@ -1,4 +1,4 @@
-"""What every mover does last: making files durable, and distinguishing OS errors."""
+"""What every mover does last: making files durable. And how it reports OS errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diskyard.mover.interface import Layer
 
 @contextmanager
 def os_errors(doing: str) -> Iterator[None]:
-    """Turn an :class:`OSError` into the table's error; ``doing`` as in "growing a volume"."""
+    """Turn an :class:`OSError` into a Diskyard error; ``doing`` as in "growing a volume"."""
     try:
         yield
     except OSError as error:
@@ -19,7 +19,7 @@ def os_errors(doing: str) -> Iterator[None]:
 
 
 def resize(layer: Layer, size_bytes: int) -> None:
-    """Make what holds an open layer exactly so long, durably.
+    """Set the exact length of an open layer's container, durably.
 
     :raises diskyard.errors.StorageError: the storage failed.
     """
@@ -31,7 +31,7 @@ def resize(layer: Layer, size_bytes: int) -> None:
 def sync_layer(layer: Layer) -> None:
     """Make the data and length of an open layer durable, whoever wrote them.
 
-    :raises diskyard.errors.StorageError: the storage failed; what is durable is not known.
+    :raises diskyard.errors.StorageError: the storage failed; it is not known what is durable.
     """
     with os_errors(f"making volume {layer.name} durable"):
         layer.open_container.sync()

@@ -34,8 +34,8 @@ class Layer:
     :param gains_zeros: what its container gains reads zeros, and ends exactly where it is told to.
     :param shared: it is only read, and a guest may begin to write to it meanwhile: QEMU takes no lock
         that would stop the guest. The reader must find out afterwards whether a guest did.
-    :param container: what holds it, open for a piece of work (:mod:`diskyard.mover.opening`): that is what
-        is read, written and handed to programs, whatever has its name by now.
+    :param container: the open container for a piece of work (:mod:`diskyard.mover.opening`). This is
+        what is read, written and handed to programs, whatever has its name by now.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Layer:
 
     @property
     def fd(self) -> int | None:
-        """A descriptor of what holds it, for reading; None if that has none, or is not open."""
+        """A descriptor of the container, for reading; None if it has none, or is not open."""
         return None if self.container is None else self.container.fd
 
     @property
     def open_container(self) -> Container:
-        """What holds it.
+        """The open container.
 
         :raises diskyard.errors.InternalError: it is not open.
         """
@@ -78,11 +78,11 @@ class Monitor(Protocol):
 
     @property
     def rate_limit_bytes_per_s(self) -> int:
-        """At most so many bytes a second; 0 for no limit."""
+        """The limit in bytes per second; 0 for no limit."""
 
     @property
     def inherit_fds(self) -> Sequence[int]:
-        """Descriptors of leases that a child which moves data inherits."""
+        """Descriptors of leases, for children that move data to inherit."""
 
     def advance(self, done_bytes: int, total_bytes: int) -> None:
         """Report progress of the current stage, often (every 100 ms or 4 MiB is fine).
@@ -95,4 +95,4 @@ class Monitor(Protocol):
 
 
 class Stopped(Exception):
-    """The work was asked to stop; what is done stays, and can be resumed."""
+    """The work was told to stop. What is done stays, and the work can be resumed."""

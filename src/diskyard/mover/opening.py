@@ -1,9 +1,9 @@
-"""Opening the files of layers, once for a piece of work, and passing them to QEMU's programs.
+"""Opening the files of layers, once for each piece of work, and passing them to QEMU's programs.
 
 Anyone who may write to a repository's directory can put a link, or another file, in a volume's place at any
-moment. So a program of QEMU's is never given a name. It inherits a descriptor of the file that was opened
-and checked here, and opens ``/dev/fd/N``, which the kernel resolves to that very file. So it gets an open
-file of its own, in the mode that it needs, and again when it changes the mode.
+moment. So a QEMU program is never given a name. It inherits a descriptor of the file that was opened
+and checked here, and opens ``/dev/fd/N``, which the kernel resolves to that very file. So the program gets
+an open file of its own, in the mode that it needs, and gets it again when it changes the mode.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from diskyard.mover.interface import Chain, Layer
 
 @contextmanager
 def opened_files(host: Host, chain: Chain) -> Iterator[Chain]:
-    """A chain whose files are open within; those that are open already stay who opened them's.
+    """A chain with its files open, for the time of the context. Files that are open already stay open.
 
-    :raises diskyard.errors.StorageError: one cannot be opened, or is no regular file.
+    :raises diskyard.errors.StorageError: one cannot be opened, or is not a regular file.
     :raises diskyard.errors.UnsafeImage: one has other names too.
     """
     with ExitStack() as stack:
@@ -41,7 +41,7 @@ def _opened(stack: ExitStack, host: Host, layer: Layer) -> Layer:
 def file_of(layer: Layer) -> int:
     """The descriptor of a layer's file.
 
-    :raises diskyard.errors.InternalError: it has none that is open.
+    :raises diskyard.errors.InternalError: it has no open one.
     """
     if layer.fd is None:
         raise errors.InternalError(f"The file of volume {layer.name} is used and was not opened.")
@@ -49,7 +49,7 @@ def file_of(layer: Layer) -> int:
 
 
 def descriptors(*chains: Chain) -> list[int]:
-    """What a program that opens chains must inherit, each once."""
+    """The descriptors that a program must inherit to open these chains, each once."""
     return list(dict.fromkeys(layer.fd for chain in chains for layer in chain if layer.fd is not None))
 
 

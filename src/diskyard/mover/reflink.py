@@ -14,10 +14,11 @@ _CANNOT = frozenset((errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, 
 
 
 def clone_layer(host: Host, source: Layer, target: Layer) -> bool:
-    """Make an open raw layer hold another's bytes by sharing its blocks; whether that was possible.
+    """Make an open raw layer hold another's bytes by sharing its blocks.
 
-    :param target: its contents go.
-    :return: True: the target's data is durable. False: this file system cannot; it is unchanged.
+    :param target: its contents are replaced.
+    :return: True: the target's data is durable. False: this file system cannot share blocks, and the
+        target is unchanged.
     :raises diskyard.errors.StorageError: the storage failed.
     :raises diskyard.errors.NoSpace: it is full.
     """
@@ -30,10 +31,10 @@ def clone_layer(host: Host, source: Layer, target: Layer) -> bool:
 
 
 def clone_into(host: Host, source_fd: int, target_fd: int) -> bool:
-    """:func:`clone_layer` of files that are open, the target for writing; errors are the system's own."""
+    """:func:`clone_layer` for open files, the target for writing. Raises the system's own errors."""
     try:
         host.files.clone(source_fd, target_fd)
-        # A clone leaves what a longer target holds beyond the source's end.
+        # A clone leaves the part of a longer target that is beyond the source's end.
         host.files.truncate(target_fd, host.files.size_bytes_of(source_fd))
         host.files.sync(target_fd)
     except OSError as error:

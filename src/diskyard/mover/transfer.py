@@ -1,4 +1,4 @@
-"""Files that come from, or go to, outside of any repository."""
+"""Files that come from outside any repository, or go there."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor) -> int:
     """Copy a file that is not trusted, so that nobody can change it while it is inspected.
 
-    By sharing blocks where the file system can, else by copying what is no hole. The new file is
-    for this process alone and need not be durable: a crash makes it a leftover.
+    It shares blocks if the file system can, and otherwise copies everything but the holes. The new file
+    is only for this process and need not be durable: a crash makes it a leftover.
 
-    :return: the descriptor of the new file: what has its name later may be another.
+    :return: the descriptor of the new file. Another file may have its name later.
 
-    :param source_fd: of :func:`diskyard.mover.untrusted.open_untrusted`.
-    :param target_path: a new file; gone again after any failure.
+    :param source_fd: from :func:`diskyard.mover.untrusted.open_untrusted`.
+    :param target_path: a new file; removed again after any failure.
     :raises Stopped: from the monitor.
     :raises diskyard.errors.NoSpace: the target's storage is full.
     :raises diskyard.errors.StorageError: reading or writing failed.
@@ -46,7 +46,7 @@ def private_copy(host: Host, source_fd: int, target_path: str, monitor: Monitor)
             if not clone_into(host, source_fd, target_fd):
                 _copy_data(host, source_fd, target_fd, monitor)
         except BaseException:
-            host.files.discard(target_path)  # it may be there though making it answered an error
+            host.files.discard(target_path)  # it may exist although creating it failed
             if target_fd >= 0:
                 os.close(target_fd)
             raise
@@ -88,14 +88,14 @@ def export_view(
     On return the file's data is durable; the caller gives it its final name.
 
     :param size_bytes: the size of the view, at most that of the chain.
-    :param temporary_path: absolute, in an existing folder; gone again after any failure.
+    :param temporary_path: absolute, in an existing directory; removed again after any failure.
     :raises Stopped: from the monitor.
     :raises diskyard.errors.NoSpace: the file's storage is full.
     :raises diskyard.errors.StorageError: QEMU or the storage failed.
     """
     with os_errors(f"creating {temporary_path}"):
         fd = host.files.create(temporary_path)
-    # Only what was made here is written to: no name is used again.
+    # Written to by its descriptor only: no name is used again.
     target = Layer(
         "export", format, {"driver": "file"}, None, size_bytes, container=FileContainer(host.files, fd)
     )
@@ -152,7 +152,7 @@ def _convert(host: Host, source: str, target: Layer, monitor: Monitor) -> None:
 
 
 def _follow(child: Child, size_bytes: int, monitor: Monitor) -> str:
-    """Report progress until the program closes its output; what it said on stderr."""
+    """Report progress until the program closes its output. Return what it printed on stderr."""
     done_bytes = 0
     with Output(child, _PIECE_BYTES) as output:
         while output.read(_POLL_S):

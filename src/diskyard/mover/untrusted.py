@@ -1,4 +1,4 @@
-"""Disk images from elsewhere: what may be read of them, and by whom.
+"""Disk images from elsewhere: what may be read of them, and by which program.
 
 Headers are parsed here first, at most 1 MiB of them, so that QEMU never opens a file that
 names other files. QEMU then reads the rest under limits.
@@ -31,7 +31,7 @@ IMPORT_LIMITS = Limits(address_space_bytes=1 << 30, cpu_s=24 * 3600)
 _INSPECT_LIMITS = Limits(address_space_bytes=1 << 30, cpu_s=60)
 _INSPECT_TIMEOUT_S = 600.0
 _SECTOR_BYTES = 512
-_FILE_MOST_BYTES = 64 << 40  # more than any image: only a hole can make a file so long
+_FILE_MOST_BYTES = 64 << 40  # more than any image has; only a file with holes can be so long
 _NOT_FOUND = (
     errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM,
 )  # fmt: skip
@@ -48,12 +48,12 @@ class _Told(msgspec.Struct, rename="kebab"):
 
 
 def open_untrusted(host: Host, path: str, *, block_device: bool, given_fd: int | None = None) -> int:
-    """A descriptor to read a file that may be anything.
+    """Open a file that may be anything, for reading; the descriptor.
 
-    :param block_device: whether it may be one.
-    :param given_fd: it is open already, and need not have a path that can be opened here.
-    :raises diskyard.errors.UnsafeImage: it is a link, a FIFO, or anything else that is no file; or it has
-        other names too.
+    :param block_device: whether it may be a block device.
+    :param given_fd: the file is open already, and need not have a path that can be opened here.
+    :raises diskyard.errors.UnsafeImage: it is a link, a FIFO, or anything else that is not a file; or it
+        has other names too.
     :raises diskyard.errors.InvalidParameter: it is absent or may not be read.
     :raises diskyard.errors.StorageError: its storage failed.
     """
@@ -71,7 +71,7 @@ def open_untrusted(host: Host, path: str, *, block_device: bool, given_fd: int |
 
 
 def _open_given(host: Host, given_fd: int, path: str, *, block_device: bool) -> int:
-    """The file behind a descriptor, with the same care as by its path."""
+    """Open the file behind a descriptor, with the same care as by its path."""
     fd = host.files.open_to_read(given_fd, block_device=block_device)
     try:
         require_one_name(fd, path)
@@ -106,8 +106,8 @@ def _no_file(host: Host, path: str) -> errors.UnsafeImage:
 def parse_import(host: Host, fd: int, format: ImportFormat) -> int:
     """The virtual size that an open image file gives itself, in bytes, a multiple of 512.
 
-    Read are its headers, and nothing is opened: no program is told of the file, whose owner
-    may change it, or its name, at any moment. What passes may still be refused by
+    This reads only the file's headers, and opens nothing: no program gets the file, whose owner
+    may change it, or its name, at any moment. A file that passes may still be refused by
     :func:`inspect_import`.
 
     :raises diskyard.errors.UnsafeImage: it refers to another file, is encrypted, needs a repair
@@ -126,7 +126,7 @@ def parse_import(host: Host, fd: int, format: ImportFormat) -> int:
 def blocks_held(host: Host, fd: int, format: ImportFormat) -> BlockMap | None:
     """Where an inspected image that is open can hold anything but zeros; None if QEMU tells it as well.
 
-    :raises diskyard.errors.UnsafeImage: it cannot be told.
+    :raises diskyard.errors.UnsafeImage: the file does not say.
     """
     if format != "vhdx":
         return None
@@ -141,11 +141,11 @@ def _reader(host: Host, fd: int) -> ReadAt:
 def inspect_import(host: Host, fd: int, format: ImportFormat) -> int:
     """The virtual size of an open image file that is not trusted, in bytes, a multiple of 512.
 
-    To be called on a copy that nobody else can change (:func:`diskyard.mover.transfer.private_copy`);
-    what passes may be read through :func:`import_layer`.
+    This must be called on a copy that nobody else can change (:func:`diskyard.mover.transfer.private_copy`).
+    A file that passes may be read through :func:`import_layer`.
 
-    :raises diskyard.errors.UnsafeImage: as of :func:`parse_import`; or QEMU cannot read it within
-        bounds of time and memory.
+    :raises diskyard.errors.UnsafeImage: as in :func:`parse_import`; or QEMU cannot read it within
+        limits of time and memory.
     :raises diskyard.errors.StorageError: it cannot be read.
     """
     virtual_bytes = parse_import(host, fd, format)
@@ -165,9 +165,9 @@ def inspect_import(host: Host, fd: int, format: ImportFormat) -> int:
 
 
 def import_layer(host: Host, fd: int, format: ImportFormat, size_bytes: int) -> Layer:
-    """An inspected image that is open as a layer, to be read with :data:`IMPORT_LIMITS`.
+    """An open, inspected image as a layer, to be read with :data:`IMPORT_LIMITS`.
 
-    :param size_bytes: what :func:`inspect_import` told.
+    :param size_bytes: the size that :func:`inspect_import` returned.
     """
     is_device = not host.files.look_open(fd).is_file
     protocol = {"driver": "host_device" if is_device else "file"}
@@ -182,11 +182,11 @@ def _ask_qemu(host: Host, layer: Layer, verb: str) -> int | None:
             words, timeout_s=_INSPECT_TIMEOUT_S, limits=_INSPECT_LIMITS, inherit_fds=fds
         )
     except errors.StorageError as error:
-        # A file of 1 MiB can make qemu-img complain of 60 million blocks, a line for each.
+        # A file of 1 MiB can make qemu-img report 60 million bad blocks, one on each line.
         raise errors.UnsafeImage(
             f"The image cannot be read within its limits: {error.message}", advice=advice.TOO_DEAR
         ) from error
-    if finished.exit_status not in (0, 3):  # 3: leaked clusters, which harm nobody
+    if finished.exit_status not in (0, 3):  # 3: leaked clusters, which do no harm
         words_said = brief(finished.stderr) or "it has errors"
         raise errors.UnsafeImage(f"qemu-img {verb} refuses the image: {words_said}.", advice=advice.DAMAGED)
     return expected(finished.stdout, _Told, f"running qemu-img {verb}").virtual_size

@@ -28,15 +28,15 @@ from diskyard.tasks.watcher import TaskWatcher
 class Service:
     """What the verbs run on: connections, tasks, and this host.
 
-    :param host: this machine if not given.
-    :param state_folder: where connections and tasks are remembered, and indexes of what was read
-        from repositories; the default is ``$DISKYARD_STATE_DIR``, or the usual place.
-    :param actor: who calls, for the audit trail.
+    :param host: by default this machine.
+    :param state_folder: the directory that keeps connections, tasks, and indexes of what was read from
+        repositories; the default is ``$DISKYARD_STATE_DIR``, or the usual one.
+    :param actor: the caller, for the audit trail.
     :param storage_timeout_s: how long the storage may take to answer one call; the default is
-        ``$DISKYARD_STORAGE_TIMEOUT_S``, or 30. Calls that may well be long have ten times that.
-    :param limits: what the tasks may take; the default is two at a time, as fast as they go.
-    :param transfer_folders: in which pending imports are completed also if this host does not remember
-        that it was asked for them.
+        ``$DISKYARD_STORAGE_TIMEOUT_S``, or 30. Calls that may well be long may take ten times as long.
+    :param limits: for the tasks; the default is two at a time, with no limit of the rate.
+    :param transfer_folders: directories from which pending imports are completed even if this host has no
+        record that they were requested here.
     :param served_images: how many images this process may serve over NBD at a time.
     """
 
@@ -50,7 +50,7 @@ class Service:
         transfer_folders: tuple[str, ...] = (),
         served_images: int = SERVED_IMAGES,
     ) -> None:
-        allow_open_files()  # a deep chain needs one for each volume, twice where it is copied
+        allow_open_files()  # a long chain needs one for each volume, twice during a copy
         timeout_s = default_timeout_s() if storage_timeout_s is None else storage_timeout_s
         self.supervisor = Supervisor(timeout_s)
         self.host = host or Host.real()
@@ -83,13 +83,13 @@ class Service:
         self.events.tell("task", task.repository_id, task)
 
     def close(self, *, resumable: bool = False, timeout_s: float | None = None) -> bool:
-        """Stop this process's tasks at their next checkpoint and wait for that; stop serving.
+        """Stop this process's tasks at their next checkpoint, wait for that, and end serving images.
 
-        Attachments stay: they end by teardownImage.
+        Attachments stay: only teardownImage ends them.
 
-        :param resumable: tasks that this cuts short may be resumed by the next process.
+        :param resumable: tasks that this interrupts may be resumed by the next process.
         :param timeout_s: how long to wait for the tasks at most; None for as long as it takes.
-        :returns: whether all tasks have ended but those whose storage does not answer.
+        :returns: whether all tasks have ended, except those whose storage does not answer.
         """
         have_ended = self.tasks.close(resumable=resumable, timeout_s=timeout_s)
         self.servers.close()
@@ -98,7 +98,7 @@ class Service:
         return have_ended
 
     def finish(self, verb: Verb, request: Request, outcome: Outcome) -> object:
-        """Start what an operation made due, unless the caller wants only the commit; the verb's answer."""
+        """Start the tasks that an operation made due, if the caller wants them. Return the verb's result."""
         tasks = []
         options = getattr(request, "options", None)
         if outcome.follow_ups and (verb.is_task or getattr(options, "auto_fix", True)):
@@ -123,11 +123,11 @@ class Service:
         return Job("exportImage", asked.repository_id, asked.image_id, run, export.repo.marker)
 
     def job(self, follow_up: FollowUp) -> Job:
-        """A fix as a task."""
+        """The job that runs a fix as a task."""
         repo, action, participating = follow_up.repo, follow_up.action, follow_up.participating
 
         def run(watcher: TaskWatcher) -> bool:
-            # Imported when one runs: it has all that moves bytes, which who only looks does not need.
+            # Imported when a fix runs: most commands do not need the code that moves bytes.
             from diskyard.fixes.runner import run_fix
 
             return run_fix(
@@ -149,13 +149,13 @@ class Service:
             participating=None if participating is None else tuple(o.repo_id for o in participating),
             actor=self.engine.author(fix_type(action)).actor,
             repositories=None if bound_to is None else tuple(sorted(bound_to)),
-            # Those of the host are as they are when it is started again.
+            # The host's own directories are read again when the task is started again.
             transfer_folders=None if folders == self.engine.transfer_folders else folders,
         )
         return Job(fix_type(action), repo.repo_id, follow_up.image_id, run, repo.marker, again)
 
     def _rate_limit(self, follow_up: FollowUp) -> int:
-        """The limit of who asked for a fix, else of who asked for the image, else the host's."""
+        """The rate limit: from the caller of the fix, else from the caller of the image, else the host's."""
         given, usual = follow_up.rate_limit_bytes_per_s, self.limits.rate_limit_bytes_per_s
         if given or not usual or not isinstance(follow_up.action, Mend):
             return given or usual

@@ -1,4 +1,4 @@
-"""Running verbs: each is a row of the table (model/verbs) and the function that it names."""
+"""Running verbs: each is a row of the table (model/verbs), which names its function."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["VERBS", "Verb", "call", "function_of", "run", "run_unwatched", "tran
 
 @cache
 def function_of(verb: Verb) -> Callable[[Engine, Any], Any]:
-    """What does a verb: it answers, or says in an Outcome what is to be run next.
+    """The function of a verb. It returns the result, or an Outcome that says what to run next.
 
-    Imported when the verb is called first: what moves bytes is half of all there is, and who only looks,
-    such as a command that lists, needs none of it. A process that lives long has imported all
-    (service/whole.py).
+    It is imported at the first call of the verb: the code that moves bytes is half of the whole program, and
+    a command that only lists, for example, does not need it. A process that lives long imports everything
+    at its start (service/whole.py).
     """
     function: Callable[[Engine, Any], Any] = getattr(import_module(f"diskyard.{verb.module}"), verb.function)
     return function
@@ -34,8 +34,8 @@ def function_of(verb: Verb) -> Callable[[Engine, Any], Any]:
 def run(service: Service, request: Request) -> Any:
     """Run a decoded request.
 
-    :raises diskyard.errors.DiskyardError: of the table; errors of the system become such too,
-        and what nobody expected is an InternalError that has it as its cause.
+    :raises diskyard.errors.DiskyardError: one of Diskyard's errors. Errors of the system are turned into
+        such; an unexpected exception becomes the cause of an InternalError.
     """
     verb = BY_REQUEST[type(request)]
     return service.supervisor.run(lambda: run_unwatched(service, request), may_be_done=not verb.only_looks)
@@ -56,7 +56,7 @@ def run_unwatched(service: Service, request: Request) -> Any:
 
 @contextmanager
 def translated(verb: Verb) -> Iterator[None]:
-    """While a verb runs: what it raises becomes an error of the table.
+    """A context for running a verb, which turns every exception into one of Diskyard's errors.
 
     :raises diskyard.errors.DiskyardError: as :func:`run` says.
     """
@@ -71,9 +71,9 @@ def translated(verb: Verb) -> Iterator[None]:
 
 
 def call(service: Service, name: str, parameters: Any) -> Any:
-    """Run a verb by its name with JSON-like parameters; a JSON-like answer.
+    """Run a verb by its name with JSON-like parameters. Return a JSON-like result.
 
-    :raises diskyard.errors.DiskyardError: of the table; it raises nothing else.
+    :raises diskyard.errors.DiskyardError: one of Diskyard's errors, and nothing else.
     """
     verb = VERBS.get(name)
     if verb is None:

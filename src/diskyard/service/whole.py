@@ -1,8 +1,8 @@
-"""Imports all that a service may ever need: for processes that live long.
+"""Imports everything that a service may ever need, for processes that live long.
 
-Some of it is imported elsewhere only when it is used, so that short commands are quick. A process
-that goes on for weeks has to have it from the beginning: another version may be installed meanwhile,
-and half of one and half of another is neither.
+Some modules are otherwise imported only when they are used, so that short commands are quick. A process
+that goes on for weeks must have them from the beginning: another version may be installed meanwhile, and
+the two must not be mixed.
 """
 
 from collections.abc import Iterator
@@ -16,27 +16,27 @@ from diskyard.service.verbs import function_of
 
 
 def import_all() -> None:
-    """Import what does the verbs, and what runs the tasks that they start."""
+    """Import the functions of all verbs, and what runs the tasks that they start."""
     for verb in VERBS.values():
         function_of(verb)
     for name in ("diskyard.fixes.exporting", "diskyard.fixes.runner", "diskyard.mover.qemu.qmp"):
         import_module(name)
-    with suppress(ImportError):  # libnbd may be missing: who needs it says so then
+    with suppress(ImportError):  # libnbd may be missing: the code that needs it reports that
         import_module("nbd")
 
 
 def build_tables() -> None:
-    """Make what reads JSON as each of our types, which else the first reading of one makes.
+    """Make the decoders of all our types now; otherwise msgspec makes each when it is first used.
 
-    msgspec keeps it with the type. Made here, before there are threads, it is never made by two of
-    them at the same moment (decision 0027).
+    msgspec keeps a decoder's tables with the type. If they are made here, before there are threads, two
+    threads never make the same ones at the same moment (decision 0027).
     """
     for kind in own_types():
         msgspec.json.Decoder(kind)
 
 
 def own_types(of: type[msgspec.Struct] = msgspec.Struct) -> Iterator[type[msgspec.Struct]]:
-    """All types of records that are imported."""
+    """All imported types of records."""
     for kind in of.__subclasses__():
         if kind.__module__.split(".")[0] == "diskyard":
             yield kind

@@ -1,8 +1,8 @@
 """Leases of one machine: OFD locks (fcntl(2)) on single bytes of one file.
 
-The file is never deleted: an unlinked lock file would yield two holders. A lock lives
-until the last descriptor of its open file description is closed, so a child that
-inherited it keeps it after its parent's death, until it is dead itself.
+The file is never deleted: if a lock file were unlinked, two processes could hold one lock. A lock lives
+until the last descriptor of its open file description is closed. So a child that inherited it keeps it
+after its parent's death, until the child itself is dead.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class LocalLease:
         return () if self._fd is None else (self._fd,)
 
     def release(self) -> None:
-        """Give it up; a second call does nothing."""
+        """Release the lock. A second call does nothing."""
         fd, self._fd = self._fd, None
-        if fd is not None:  # forgotten first: closed twice, its number may be another file's by then
+        if fd is not None:  # forgotten first: at a second close, the number may be another file's
             os.close(fd)
 
 
@@ -42,7 +42,7 @@ class LocalLeases:
         self._path = path
 
     def try_lock(self, name: str) -> LocalLease | None:
-        """Take the lease of this name at once, or None if somebody has it."""
+        """Take the lease with this name at once; None if somebody holds it."""
         fd = self._host.files.open_for_writing(self._path)
         try:
             locked = self._host.files.try_lock_byte(fd, lease_byte(name))
@@ -55,7 +55,7 @@ class LocalLeases:
         return LocalLease(fd)
 
     def is_locked(self, name: str) -> bool:
-        """Whether somebody has the lease of this name, without taking it."""
+        """Whether somebody holds the lease with this name. This does not take it."""
         fd = self._host.files.open_to_read(self._path)
         try:
             return self._host.files.byte_is_locked(fd, lease_byte(name))
@@ -63,7 +63,7 @@ class LocalLeases:
             os.close(fd)
 
     def locked_among(self, names: Collection[str]) -> set[str]:
-        """Those of several names whose lease somebody holds; the file is asked once for all of them."""
+        """The names whose lease somebody holds. The file's locks are listed once for all of them."""
         if not names:
             return set()
         fd = self._host.files.open_to_read(self._path)
@@ -79,6 +79,6 @@ class LocalLeases:
 def lease_byte(name: str) -> int:
     """The offset that stands for a name: 62 bits of a hash, so that no table is needed.
 
-    Two names that share a byte would only refuse each other.
+    If two names share a byte, they only refuse each other.
     """
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 2

@@ -1,4 +1,4 @@
-"""The repository formats: the only module that names a concrete one."""
+"""The repository formats. This is the only module that names a concrete one."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Format:
     """A repository format.
 
     :param parameters: each connection parameter with a sentence for people.
-    :param capabilities: those of :class:`~diskyard.model.capabilities.Capabilities` that every
-        place of this format has or has not; None for one that depends on the place.
-    :param require_removable: refuses to remove a place that holds what others have put there; None where
-        nobody can.
-    :param set_marker: writes another marker into the place's own record; None where no place can be copied.
-    :param folder_of: the folder that the connection parameters of a place lead to, links resolved; None where
-        places are in no file system.
-    :param create_in: creates a place in that folder, and in no other; where there is ``folder_of``.
-    :param remembered: a host can connect it again in another process.
+    :param capabilities: the :class:`~diskyard.model.capabilities.Capabilities` that every repository of this
+        format has or does not have; None for one that depends on the location.
+    :param require_removable: refuses to remove a repository that contains foreign files; None if there can
+        be none.
+    :param set_marker: writes another marker into the repository's record; None if it cannot be copied.
+    :param folder_of: the directory that connection parameters lead to, with links resolved; None if the
+        format does not use a file system.
+    :param create_in: creates a repository in exactly that directory; given together with ``folder_of``.
+    :param remembered: a host can connect the repository again in another process.
     """
 
     name: str
@@ -85,9 +85,9 @@ FORMATS: dict[str, Format] = {
 
 
 def find_format(name: str) -> Format:
-    """The format of this name.
+    """The format with this name.
 
-    :raises diskyard.errors.UnknownRepositoryFormat: there is none; the message lists those there are.
+    :raises diskyard.errors.UnknownRepositoryFormat: there is none; the message lists the known ones.
     """
     found = FORMATS.get(name)
     if found is None:

@@ -1,1 +1,1 @@
-"""What runs on this host: tasks of every process, their progress, and stopping them."""
+"""What runs on this host: the tasks of every process, their progress, and stopping them."""

@@ -1,4 +1,4 @@
-"""How many tasks run at a time, which goes before which, and how fast they move bytes."""
+"""How many tasks run at a time, which of them go first, and how fast they move bytes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ _FIX_TYPES = frozenset(get_args(FixType))
 
 
 class Urgency(IntEnum):
-    """How urgent a task is, by who waits for it; urgency goes before the order of the types."""
+    """How urgent a task is, by who waits for it. Urgency counts before the order of the types."""
 
-    FIRST = 0  # its caller asked for it to run before all that waits
+    FIRST = 0  # its caller wants it to run before all that wait
     ASKED = 1
-    SPARE = 2  # nobody asked for it
+    SPARE = 2  # nobody has requested it
 
 
 class TaskLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the tasks of one process may take of a host.
 
-    :param at_once: tasks that run at a time.
-    :param at_once_per_repository: of them, in one repository.
+    :param at_once: how many tasks run at a time.
+    :param at_once_per_repository: how many of those may be in one repository.
     :param order: the types of fixes, the most urgent first; exports count as mends.
-    :param queued: that wait, and that nobody may add to; what is known already is resumed all the same.
-    :param rate_limit_bytes_per_s: of each task whose caller gave none; 0 for none.
-    :raises ValueError: on making one: a number is out of its range, or a type is missing.
+    :param queued: how many tasks may wait. Beyond that callers can add none, but tasks that were known before
+        are still resumed.
+    :param rate_limit_bytes_per_s: for each task whose caller gave no limit; 0 for none.
+    :raises ValueError: at construction: a number is out of its range, or a type is missing.
     """
 
     at_once: AtOnce = 2
@@ -51,5 +52,5 @@ class TaskLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("order names mend, merge, optimize and clean, each of them once")
 
     def rank(self, verb: str) -> int:
-        """The place of a type of fix, or of ``exportImage``, in the order."""
+        """The rank of a type of fix, or of ``exportImage``, in the order."""
         return self.order.index("mend" if verb == "exportImage" else verb)

@@ -11,7 +11,7 @@ from diskyard.tasks.limits import TaskLimits
 from diskyard.tasks.waitlist import Waiting, Waitlist
 
 _LOOK_EVERY_S = 1.0
-#: Threads that one repository may have besides its limit, for storage that does not answer.
+#: Extra threads that one repository may have while its storage does not answer.
 _STUCK_MOST = 2
 
 #: The name of the threads in which tasks run.
@@ -19,16 +19,16 @@ TASK_THREADS = "diskyard-task"
 
 
 class TaskPool:
-    """Runs what it is given, the most urgent first.
+    """Runs tasks, the most urgent first.
 
-    A task in a storage call that should have returned does not count, neither for the
-    host nor for its repository. But one repository gets only a few extra threads for that;
-    then the rest of its work waits until the storage answers. The threads do not keep a program from
-    ending: the task is then cut off as by a crash.
+    A task in a storage call that should have returned does not count, neither for the host nor for its
+    repository. But one repository gets only a few extra threads for that; then the rest of its work waits
+    until the storage answers. The threads do not keep a program from ending: their tasks are then cut
+    off as by a crash.
 
-    :param timeout_s: how long a storage call may last before its thread does not count.
-    :param look: called now and then while something waits; whether something still waits behind
-        what runs. It must not raise.
+    :param timeout_s: how long a storage call may last before its thread no longer counts.
+    :param look: called now and then while something waits. It returns whether anything still waits behind
+        running tasks. It must not raise.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class TaskPool:
         self._keeper: threading.Thread | None = None
 
     def submit(self, waiting: Waiting, *, more: bool = False) -> None:
-        """Run it when it is its turn.
+        """Run a task when it is its turn.
 
-        :param more: something waits behind it.
+        :param more: other tasks wait behind it.
         """
         with self._changed:
             self._submitted += 1
@@ -69,7 +69,7 @@ class TaskPool:
                 target=self._run, args=(waiting.work, calls), name=TASK_THREADS, daemon=True
             )
             if not _started(thread):
-                # It waits for the keeper's next look, or if there is none for what comes next.
+                # It waits until the keeper tries again, or without a keeper until something else changes.
                 del self._busy[calls]
                 self._waitlist.add(waiting)
                 return
@@ -95,7 +95,7 @@ class TaskPool:
                 self._changed.notify_all()
 
     def _keep(self) -> None:
-        """While something waits: let it run in the place of what the storage does not answer."""
+        """While tasks wait, let them run in place of those whose storage does not answer."""
         while True:
             with self._changed:
                 if self._changed.wait_for(lambda: self._is_closed, _LOOK_EVERY_S):
@@ -109,10 +109,10 @@ class TaskPool:
                     return
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Forget what waits, and wait for the rest, but not for storage that does not answer.
+        """Drop the tasks that wait, and wait for the others, except those whose storage does not answer.
 
-        :param timeout_s: how long at most; None for no limit.
-        :returns: whether nothing runs any more but what the storage does not answer.
+        :param timeout_s: how long to wait at most; None for no limit.
+        :returns: whether all tasks have ended, except those whose storage does not answer.
         """
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
@@ -130,7 +130,7 @@ class TaskPool:
 
 
 def _started(thread: threading.Thread) -> bool:
-    """Start a thread; False where the host gives no more (RLIMIT_NPROC, TasksMax), which may pass."""
+    """Start a thread; False if the host allows no more (RLIMIT_NPROC, TasksMax), which may pass."""
     try:
         thread.start()
     except RuntimeError:

@@ -1,7 +1,7 @@
 """Tasks as this host's processes show them to each other: one small file for each.
 
-The files are not part of any repository. Losing them loses only what was to be
-shown: what a task had to do is in the log, and what it has done is on the volumes.
+The files are not part of any repository. Losing them loses only what is shown of tasks: what a task must do
+is in the log, and what it has done is in the volumes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _ENDED = ("done", "failed", "stopped")
 
 
 class Again(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What it takes to start a task another time, as its caller asked for it.
+    """What is needed to start a task again, as its caller wanted it.
 
-    :param fix: what it does.
+    :param fix: what the task does.
     :param rate_limit_bytes_per_s: as the caller gave it; 0 for none.
-    :param participating: the repoIds in which it may look for images; None for all.
-    :param actor: who asked for it.
-    :param repositories: the repoIds that the caller might use; None for all.
-    :param transfer_folders: in which the caller might import; None for those of the host.
-    :param crashes: how often in a row it was started again since its process had been killed.
+    :param participating: the repoIds in which it may search for images; None for all.
+    :param actor: its caller.
+    :param repositories: the repoIds that the caller could use; None for all.
+    :param transfer_folders: the directories from which the caller could import; None for the host's own.
+    :param crashes: how often in a row it was started again after its process had been killed.
     """
 
     fix: FixData
@@ -46,8 +46,8 @@ class Again(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 class TaskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A task and the process that runs it.
 
-    :param again: how to start it another time; None if it cannot be.
-    :param resumable: it was cut short by the end of its process, which was in order.
+    :param again: how to start it again; None if that is not possible.
+    :param resumable: it was interrupted when its process ended in order.
     """
 
     task: Task
@@ -57,14 +57,14 @@ class TaskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 def _stopped(task: Task) -> Task:
-    """A task that its process could not say the end of."""
+    """A task whose process ended before it could record the task's end."""
     return msgspec.structs.replace(task, state="stopped", rate_bytes_per_s=0, remaining_s=None)
 
 
 class TaskRecords:
-    """The task files of one state folder.
+    """The task files of one state directory.
 
-    :param folder: made if it is not there.
+    :param folder: the directory; made if it does not exist.
     """
 
     def __init__(self, host: Host, folder: str) -> None:
@@ -81,8 +81,8 @@ class TaskRecords:
     def put(self, task: Task, again: Again | None = None, *, resumable: bool = False) -> None:
         """Show a task as it is now.
 
-        A state folder that is full or gone is no reason for the work to fail, whose repository
-        may be quite well: then only this process sees the task.
+        If the state directory is full or gone, only this process sees the task. The work goes on: its
+        repository may be well.
         """
         try:
             self._write(TaskRecord(task, self._process, again, resumable))
@@ -92,7 +92,7 @@ class TaskRecords:
             self._unshown.pop(task.task_id, None)
 
     def _write(self, record: TaskRecord) -> None:
-        """Not durable, and never seen half."""
+        """Write a task's file. It is not durable, but is never seen in part."""
         data = msgspec.json.encode(record)
         temporary = self._host.files.temporary_path(self._folder)
         try:
@@ -107,7 +107,7 @@ class TaskRecords:
             raise
 
     def all(self) -> list[Task]:
-        """Every task of the last day, the oldest first; those of ended processes have ended."""
+        """Every task of the last day, the oldest first. Tasks of ended processes count as ended."""
         tasks = []
         now_s = self._host.clock.wall_s()
         for item in self._host.files.list(self._folder):
@@ -121,7 +121,7 @@ class TaskRecords:
         return sorted(tasks, key=lambda task: (task.queued_at, task.task_id))
 
     def unended(self) -> list[Task]:
-        """The tasks that have not ended, in no order; of very many others it is quick to find."""
+        """The tasks that have not ended, in no order. This is quick even among very many others."""
         names = [name for name in self._host.files.names(self._folder) if name.endswith(".task")]
         found = [self._look(name) for name in names if name not in self._ended]
         shown = [task for task in found if task is not None and task.task_id not in self._unshown]
@@ -167,18 +167,18 @@ class TaskRecords:
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None  # damaged, or of another version; it is forgotten within a day
         if self._path(record.task.task_id, "task") != path:
-            return None  # a task's id is the name of its files
+            return None  # the name of a task's file must be its id
         return record
 
     def _was_cut(self, record: TaskRecord) -> bool:
-        """Whether a task's process ended before the task did, and could not say so."""
+        """Whether a task's process ended before the task did, and before it could record that."""
         return record.task.state not in _ENDED and provably_gone(record.process, self._host.identity)
 
     def interrupted(self) -> list[TaskRecord]:
-        """The tasks that the end of their process cut short, the oldest first.
+        """The tasks that were interrupted by the end of their process, the oldest first.
 
-        Those that somebody asked to stop are not among them. Asked before :meth:`all`, it names
-        also those that were queued for longer than a day.
+        Tasks that somebody wanted to stop are not among them. Called before :meth:`all`, this also returns
+        tasks that were queued for longer than a day.
         """
         names = [item.name for item in self._host.files.list(self._folder) if item.name.endswith(".task")]
         records = [self._read_record(os.path.join(self._folder, name)) for name in names]
@@ -192,26 +192,26 @@ class TaskRecords:
         return sorted(found, key=lambda record: (record.task.queued_at, record.task.task_id))
 
     def settle(self, record: TaskRecord) -> None:
-        """Show an interrupted task as stopped for good: it is not interrupted any more.
+        """Mark an interrupted task as stopped for good: it does not count as interrupted any more.
 
         :raises OSError: that could not be written.
         """
         self._write(TaskRecord(_stopped(record.task), self._process))
 
     def ask_to_stop(self, task_id: str) -> None:
-        """Ask the process that runs a task to stop it."""
+        """Request that the process which runs a task stop it."""
         path = self._path(task_id, "stop")
         if not self._host.files.exists(path):
-            with contextlib.suppress(FileExistsError):  # somebody else asks too
+            with contextlib.suppress(FileExistsError):  # another process does the same
                 os.close(self._host.files.create(path))
 
     def stop_asked(self, task_id: str) -> bool:
-        """Whether somebody asked for a task to stop; a folder that does not answer says no."""
+        """Whether somebody wants a task to stop; False if the directory does not answer."""
         try:
             return self._host.files.exists(self._path(task_id, "stop"))
         except OSError:
             return False
 
     def forget_stop(self, task_id: str) -> None:
-        """The task has ended: nobody needs the request to stop it."""
+        """Remove the request to stop a task, since the task has ended."""
         self._host.files.discard(self._path(task_id, "stop"))

@@ -31,9 +31,9 @@ _QUEUE_RETRY_AFTER_S = 5
 class Job:
     """Something to run as a task.
 
-    :param run: does it; True if it changed anything.
+    :param run: does the work; True if it changed anything.
     :param place: the marker of the repository that it works in, whatever its repoId.
-    :param again: how to start it another time; None if it cannot be.
+    :param again: how to start it again; None if that is not possible.
     """
 
     verb: str
@@ -48,7 +48,7 @@ class Job:
 class _Queue:
     """Jobs that run one after the other.
 
-    :ivar left: those that have not begun.
+    :ivar left: the jobs that have not begun.
     """
 
     left: list[tuple[Job, TaskWatcher]]
@@ -59,7 +59,7 @@ class _Queue:
     share: Share
 
     def cut(self, task_id: str) -> list[TaskWatcher]:
-        """Take out a job and those after it."""
+        """Take a job out of the queue, and those after it."""
         at = [watcher.task.task_id for _, watcher in self.left].index(task_id)
         cut, self.left = self.left[at:], self.left[:at]
         return [watcher for _, watcher in cut]
@@ -96,10 +96,10 @@ class TaskRunner:
         self._started: deque[str] = deque(maxlen=_STARTED_LIMIT)
 
     def require_free_space(self) -> None:
-        """Refuse a caller that would add to a queue with no more capacity, or none for this caller.
+        """Refuse a caller if no more tasks may wait, or no more of this caller's.
 
-        It is asked before anything is changed. So some more may come at once than there is capacity for;
-        and what was begun already is queued however many wait.
+        This is checked before anything is changed. So callers that come at the same time may exceed the
+        limit a little; and tasks of work that was begun already are queued however many wait.
 
         :raises diskyard.errors.TooManyRequests: too many tasks wait.
         """
@@ -121,12 +121,12 @@ class TaskRunner:
     ) -> list[Task]:
         """Queue jobs that run one after the other, in the context of the caller.
 
-        Between two of them others may run: each waits as urgently as its own type does. A job
-        that is stopped ends the rest; one that fails does not: each of them plans anew, and what
-        depended on the failed one finds nothing to do.
+        Other jobs may run between two of them: each waits as urgently as its own type does. If a job is
+        stopped, the rest end too. If one fails, they do not: each plans anew, and finds nothing to do if it
+        depended on the one that failed.
 
         :param when_ended: called with each task when it has ended, in any thread.
-        :returns: their tasks, as queued.
+        :returns: the tasks of the jobs, as queued.
         """
         watchers = [self._show_queued(job) for job in jobs]
         tasks = [watcher.task for watcher in watchers]
@@ -186,7 +186,7 @@ class TaskRunner:
         self._submit(queue)
 
     def _run(self, job: Job, watcher: TaskWatcher) -> bool:
-        """Run a job to its end, however it ends; False if it was stopped."""
+        """Run a job to its end, however it ends. Return False if it was stopped."""
         try:
             if watcher.stop_asked():
                 watcher.show_end(state="stopped", resumable=self._is_resumable(watcher))
@@ -203,20 +203,20 @@ class TaskRunner:
             failed = errors.from_os_error(error, f"running {job.verb}")
             watcher.show_end(state="failed", error=failed.to_json())
         except Exception as error:  # noqa: BLE001 - see the comment
-            # The last resort of a background thread: shown to callers that ask for the task.
+            # The last resort of a background thread: the error is shown in the task.
             watcher.show_end(state="failed", error=errors.unexpected(error).to_json())
         return True
 
     def _is_resumable(self, watcher: TaskWatcher) -> bool:
-        """Whether a task that was stopped is to go on later: nobody but the closing ended it."""
+        """Whether a stopped task is to go on later: only the end of this process stopped it."""
         return self._resumable and not watcher.asked()
 
     # -- stopping -----------------------------------------------------------------------------
 
     def stop(self, task_id: str) -> None:
-        """Stop a task, also of another process: at once if it is queued, else at its next checkpoint.
+        """Stop a task of any process: at once if it is queued, otherwise at its next checkpoint.
 
-        :raises OSError: another process cannot be asked, for the state folder takes no file.
+        :raises OSError: another process cannot be reached: no file can be made in the state directory.
         """
         with self._idle:
             watcher = self._unfinished.get(task_id)
@@ -230,7 +230,7 @@ class TaskRunner:
             self._records.ask_to_stop(task_id)
 
     def _cut(self, task_id: str) -> list[TaskWatcher]:
-        """Take a queued task out of its queue, and those after it; the caller has the lock."""
+        """Take a queued task out of its queue, and those after it. The caller holds the lock."""
         queue = self._queued.get(task_id)
         cut = [] if queue is None else queue.cut(task_id)
         for watcher in cut:
@@ -245,7 +245,7 @@ class TaskRunner:
             self._forget(queue, watcher)
 
     def _forget(self, queue: _Queue, watcher: TaskWatcher) -> None:
-        """A task has ended, or was cut by something that ends this process."""
+        """Drop a task that has ended, or that an exception cut off which ends this process."""
         with self._idle:
             del self._unfinished[watcher.task.task_id]
             self._idle.notify_all()
@@ -253,7 +253,7 @@ class TaskRunner:
             queue.when_ended(watcher.task)
 
     def _stop_queued(self) -> bool:
-        """End what is queued here and what another process asked to stop; whether more is queued."""
+        """End queued tasks that another process wants to stop. Return whether any were queued."""
         with self._idle:
             queued = list(self._queued)
         for task_id in queued:
@@ -269,29 +269,29 @@ class TaskRunner:
             return [watcher.task for watcher in self._unfinished.values()]
 
     def take_started(self) -> list[str]:
-        """The ids of the tasks started since this was last asked: of many, only the latest."""
+        """The ids of the tasks started since the last call; if there were many, only the latest."""
         with self._idle:
             taken = list(self._started)
             self._started.clear()
             return taken
 
     def wait(self, task_ids: Sequence[str] | None = None, timeout_s: float | None = None) -> bool:
-        """Wait until the tasks, or all of this process, have ended; False if time ran out."""
+        """Wait until these tasks, or all tasks of this process, have ended. False after the time-out."""
         with self._idle:
             return self._idle.wait_for(
                 lambda: not (set(self._unfinished) & set(task_ids or self._unfinished)), timeout_s
             )
 
     def close(self, *, resumable: bool = False, timeout_s: float | None = None) -> bool:
-        """Stop what is queued at once and what runs at its next checkpoint, and wait for that.
+        """Stop queued tasks at once and running ones at their next checkpoint, and wait for that.
 
-        But for those whose storage does not answer: they end with this process, or when it does.
+        It does not wait for tasks whose storage does not answer: they end with this process, or when it does.
 
-        :param resumable: what this cuts short is to be started again by the next process of the
-            state folder that resumes.
+        :param resumable: the next process that resumes tasks of this state directory is to start the
+            interrupted tasks again.
         :param timeout_s: how long to wait at most; None for as long as it takes.
-        :returns: whether nothing is left running but what the storage does not answer. What is
-            left is cut by the end of this process as by a crash.
+        :returns: whether all tasks have ended, except those whose storage does not answer. The rest are cut
+            off by the end of this process, as by a crash.
         """
         with self._idle:
             self._resumable = self._resumable or resumable

@@ -19,13 +19,13 @@ class Speed:
         self._samples: deque[tuple[float, int]] = deque()
 
     def note(self, now_s: float, stage: str, done_bytes: int) -> None:
-        """Take in what the work reports.
+        """Record what the work reports.
 
-        What a stage begins with was not moved now: work that goes on where it was interrupted says
-        at first what is there already. The pace of one stage says nothing of the next one's.
+        The first report of a stage does not count as moved bytes: resumed work begins with what is there
+        already. The rate of one stage says nothing about the next one's.
 
-        :param now_s: of a clock that only goes forward.
-        :param done_bytes: of the stage.
+        :param now_s: from a clock that never goes back.
+        :param done_bytes: in this stage.
         """
         if stage != self._stage:
             self._stage, self._done_bytes = stage, done_bytes
@@ -35,19 +35,19 @@ class Speed:
         if self._samples and now_s - self._samples[-1][0] < _SAMPLE_EVERY_S:
             return
         self._samples.append((now_s, self._moved_bytes))
-        # The newest of those that are too old stays: reports may come less often than the window is long.
+        # The newest of the samples that are too old stays: reports may be rarer than the window is long.
         while len(self._samples) > 1 and now_s - self._samples[1][0] >= _WINDOW_S:
             self._samples.popleft()
 
     def bytes_per_s(self, now_s: float) -> float:
-        """The rate of the last seconds; 0 until there is one to tell."""
+        """The rate of the last seconds; 0 until it is known."""
         if not self._samples:
             return 0.0
         first_s, first_bytes = self._samples[0]
         return (self._moved_bytes - first_bytes) / (now_s - first_s) if now_s > first_s else 0.0
 
     def remaining_s(self, now_s: float, total_bytes: int) -> int | None:
-        """How long the rest of the stage takes at that rate, rounded up; None if it cannot be told.
+        """How long the rest of the stage takes at that rate, rounded up; None if it is not known.
 
         :param total_bytes: to be moved in the stage; 0 if it is not known.
         """

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 from diskyard.tasks.limits import Urgency
 
-#: Of so many that begin, one is the one that has waited longest, whatever its type.
+#: One in so many tasks that begin is the one that has waited longest, whatever its type.
 TURN = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Something that waits for a thread.
+    """A task that waits for a thread.
 
-    :param rank: the place of its type in the order.
-    :param arrival: its number in the order in which callers came.
+    :param rank: the rank of its type in the order.
+    :param arrival: its number in the order in which tasks came.
     :param place: the repository that it works in.
-    :param work: does it; it must not raise.
+    :param work: does the work; it must not raise.
     """
 
     urgency: Urgency
@@ -35,11 +35,11 @@ class Waiting:
 
 
 class Waitlist:
-    """What waits, the most urgent first. Not safe to use from several threads.
+    """The tasks that wait, the most urgent first. Not safe to use from several threads.
 
-    Among tasks of the same urgency and type, the first to come is the first to go. So that no stream of
-    urgent work keeps the rest waiting for ever, every :data:`TURN`-th place goes to the task that has
-    waited longest; only tasks that are to run first go before that.
+    Among tasks of the same urgency and type, the first to come is the first to go. So that a stream of
+    urgent work cannot keep the rest waiting for ever, one in :data:`TURN` tasks is the one that has
+    waited longest. Only tasks with the urgency FIRST go before that one.
     """
 
     def __init__(self) -> None:
@@ -50,17 +50,17 @@ class Waitlist:
         return len(self._waiting)
 
     def add(self, waiting: Waiting) -> None:
-        """Let it wait."""
+        """Add a task."""
         insort(self._waiting, waiting, key=lambda found: found.order)
 
     def clear(self) -> None:
-        """Nothing waits any more."""
+        """Remove all tasks."""
         self._waiting.clear()
 
     def take(self, may_begin: Callable[[str | None], bool]) -> Waiting | None:
-        """Take out the next that may begin; None if there is none.
+        """Take the next task that may begin; None if there is none.
 
-        :param may_begin: whether something may begin in a repository now.
+        :param may_begin: whether a task may begin in a repository now.
         """
         judged: dict[str | None, bool] = {}
 

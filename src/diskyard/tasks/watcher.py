@@ -30,9 +30,9 @@ class Shown:
 
 
 class TaskWatcher:
-    """One task: what the work reports, and whether it should stop.
+    """One task: what its work reports, and whether it should stop.
 
-    :param again: how to start it another time; None if it cannot be.
+    :param again: how to start it again; None if that is not possible.
     """
 
     def __init__(self, task: Task, again: Again | None, shown: Shown) -> None:
@@ -45,7 +45,7 @@ class TaskWatcher:
         self._speed = Speed()
 
     def show(self, *, resumable: bool = False, **changes: object) -> None:
-        """Change what is shown of the task, and report it.
+        """Change what is shown of the task, and report the change.
 
         :param resumable: it was interrupted, and a later process may start it again.
         """
@@ -54,13 +54,13 @@ class TaskWatcher:
         self._shown.tell(self.task)
 
     def show_end(self, *, resumable: bool = False, **changes: object) -> None:
-        """Show that the task has ended, and what was reported last."""
+        """Show that the task has ended, together with its last report."""
         changes |= {"rate_bytes_per_s": 0, "remaining_s": None, "ended_at": self._shown.clock.now()}
         self.show(resumable=resumable, **self._reported, **changes)
         self._shown.records.forget_stop(self.task.task_id)
 
     def report(self, stage: str, done_bytes: int, total_bytes: int) -> None:
-        """Bytes of a stage; shown at most twice a second."""
+        """Report the bytes of a stage; this is shown at most twice a second."""
         now_s = self._shown.clock.monotonic_s()
         self._reported = {"stage": stage, "done_bytes": done_bytes, "total_bytes": total_bytes}
         self._speed.note(now_s, stage, done_bytes)
@@ -77,13 +77,13 @@ class TaskWatcher:
         )
 
     def ask_to_stop(self) -> None:
-        """Ask for the task to stop, in this process."""
+        """Request that the task stop, from this process."""
         self._asked = True
 
     def asked(self) -> bool:
-        """Whether anybody asked for the task to stop."""
+        """Whether a stop of the task was requested."""
         return self._asked or self._shown.records.stop_asked(self.task.task_id)
 
     def stop_asked(self) -> bool:
-        """Whether this process is closing, or anybody asked for the task to stop."""
+        """Whether this process is closing, or a stop of the task was requested."""
         return self._shown.closing.is_set() or self.asked()

@@ -1,7 +1,7 @@
-"""Threads of several processes at the same few images: what each asked for, and was answered.
+"""Threads of several processes use the same few images: what each requested, and the results.
 
-Only what is told at the end is judged: that all came to an end, that every error is one that
-others may cause, and that nothing that was answered is lost.
+Only the reports at the end are judged: everything must come to an end, every error must be one that
+others may cause, and nothing that was answered may be lost.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from diskyard.testing.forking import FORKING
 from diskyard.testing.world import KIB, World, host_named
 
 WAITS = {"ImageBroken", "ImageInUse", "LeaseHeld"}
-#: Errors that others at the same images may cause.
+#: Errors that others who use the same images may cause.
 EXPECTED = WAITS | {"RevisionMismatch", "InvalidParameter", "ImageNotFound"}
 STACKS_TIMEOUT_S = 2.0
 
 
 @dataclass
 class Told:
-    """What one process asked for, and was answered.
+    """What one process requested, and the results.
 
     :ivar operations: how many verbs were called.
-    :ivar codes: of the errors answered, with how often.
+    :ivar codes: of the errors, with how often each was raised.
     :ivar unexpected: errors that nothing here may cause.
-    :ivar made: image ids that were answered, by repository and the hot disk whose bytes they have.
+    :ivar made: ids of acknowledged images, by repository and by the hot disk whose bytes they have.
     :ivar removed: those of them that were removed again.
     :ivar increments: of the counter in the first hot disk's userData.
-    :ivar user_data: what was answered to be the second hot disk's userData, in each thread's order.
+    :ivar user_data: acknowledged values of the second hot disk's userData, in each thread's order.
     """
 
     operations: int = 0
@@ -60,7 +60,7 @@ class Told:
 class _Thread:
     """One of the threads.
 
-    :param hot: the ids of the images in repository a that everybody uses.
+    :param hot: the ids of the images in repository a that all threads use.
     """
 
     service: Service
@@ -81,11 +81,11 @@ class _Thread:
         try:
             for _ in range(operations):
                 self.random.choice(doing)()
-        except Exception as error:  # noqa: BLE001 - a thread has nobody else to tell
+        except Exception as error:  # noqa: BLE001 - reported here, since a thread has no caller
             self.told.unexpected.append(repr(error))
 
     def ask(self, verb: str, **parameters: Any) -> Any:
-        """The answer; None for an error that others may have caused."""
+        """Call a verb. Return its result, or None after an error that others may have caused."""
         self.told.operations += 1
         self.code = None
         try:
@@ -101,7 +101,7 @@ class _Thread:
         return self.random.choice(self.hot)
 
     def snapshot(self) -> None:
-        """Under an id of one's own; half of the times asked for again."""
+        """Take a Snapshot under an id of this thread's; half of the time, request it again."""
         disk, image_id = self._hot(), new_uuid()
         asked = {"targetRepoId": "a", "baseVirtualDiskId": disk, "options": {"newImageId": image_id}}
         for _ in range(self.random.randint(1, 2)):
@@ -110,7 +110,7 @@ class _Thread:
                 self.told.made.append(("a", image_id, disk))
 
     def copy(self) -> None:
-        """Into the other repository; its bytes move in the background, or are left to a fix."""
+        """Copy to the other repository. The bytes move in the background, or are left to a fix."""
         disk, image_id = self._hot(), new_uuid()
         options = {"newImageId": image_id, "AutoFix": self.random.random() < 0.5}
         if self.ask("copyImage", targetRepoId="b", imageId=disk, options=options) is not None:
@@ -118,7 +118,7 @@ class _Thread:
             self.told.made.append(("b", image_id, disk))
 
     def remove(self) -> None:
-        """One's own image, which is gone once that is answered."""
+        """Remove one of this thread's images. It is gone once that is answered."""
         if not self.own:
             return
         place, image_id = self.random.choice(self.own)
@@ -129,7 +129,7 @@ class _Thread:
         self.told.removed.append((place, image_id))
 
     def count(self) -> None:
-        """Add one to what all count in; each addition is answered once."""
+        """Add one to the counter that all threads use. Each addition is answered once."""
         of_hot = {"repositoryId": "a", "imageId": self.hot[0]}
         info = self.ask("getImageInfo", **of_hot)
         changed = {**info["userData"], "count": info["userData"].get("count", 0) + 1}
@@ -138,20 +138,20 @@ class _Thread:
         self.told.increments += self.code is None
 
     def set_user_data(self) -> None:
-        """What nobody else says."""
+        """Set userData that nobody else sets."""
         said = {"by": self.name, "number": len(self.told.user_data)}
         self.told.operations += 1
         call(self.service, "setUserData", {"repositoryId": "a", "imageId": self.hot[1], "userData": said})
         self.told.user_data.append(said)
 
     def extend(self) -> None:
-        """By some sectors; refused where somebody was quicker."""
+        """Extend a disk by some sectors; refused if another thread was first."""
         of_hot = {"repositoryId": "a", "imageId": self._hot()}
         info = self.ask("getImageInfo", **of_hot)
         self.ask("extendVirtualDisk", **of_hot, size=info["sizeBytes"] + 4 * KIB)
 
     def fix(self) -> None:
-        """Any fix that is listed, which somebody else may be running."""
+        """Run any listed fix, which another thread may be running."""
         place = self.random.choice("ab")
         listed = [f for f in self.ask("checkStorageRepository", repositoryId=place) or [] if f["runnable"]]
         if not listed:
@@ -163,13 +163,13 @@ class _Thread:
         self.service.tasks.wait([task["taskId"]])
 
     def look(self) -> None:
-        """At everything."""
+        """Call the verbs that only read."""
         place = self.random.choice("ab")
         assert self.ask("listImages", repositoryId=place) is not None
         assert self.ask("listStorageRepositories") is not None
 
     def read(self) -> None:
-        """Attach one's own image for oneself, and let go of it."""
+        """Attach one of this thread's images and detach it again."""
         if not self.own:
             return
         place, image_id = self.random.choice(self.own)
@@ -194,7 +194,7 @@ def _add_up(told: Sequence[Told]) -> Told:
 def _be_busy(
     world: World, name: str, hot: Sequence[str], threads: int, operations: int, seed: str, pipe: Connection
 ) -> None:
-    """The process."""
+    """The work of one process."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     service = world.service(host_named(name))
     workers = [
@@ -228,9 +228,9 @@ def be_busy(
     seed: int,
     timeout_s: float,
 ) -> Told:
-    """Run so many threads in so many processes, each doing so much, all at once.
+    """Run so many threads in so many processes at once, each with so many operations.
 
-    :param timeout_s: after which it is a deadlock: every process shows its stacks on stderr.
+    :param timeout_s: after this it counts as a deadlock, and every process prints its stacks on stderr.
     :raises AssertionError: they did not come to an end.
     """
     started = []

@@ -1,6 +1,6 @@
-"""Damages as values: what can happen to a file of a repository, and what lies outside of it.
+"""Damages as values: what can happen to a file of a repository; and files outside of it.
 
-A repository format that keeps files passes the same cases by naming its files to them.
+A repository format that keeps files passes the same cases by naming its files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SECRET_FILE_BYTES = 4 << 20
 class Outside:
     """Things beside a repository that nothing may change, and whose contents nothing may show.
 
-    A FIFO is among them: who opens it for reading waits for ever.
+    One of them is a FIFO: opening it for reading would wait for ever.
 
     :param folder: made here; on the file system of the repository, so that hard links can be made.
     """
@@ -33,7 +33,7 @@ class Outside:
 
     @classmethod
     def make(cls, folder: Path) -> Outside:
-        """The things, new."""
+        """Make the things."""
         outside = cls(folder)
         folder.mkdir()
         for path in (outside.secret, outside.named_twice):
@@ -42,7 +42,7 @@ class Outside:
         outside.somewhere.mkdir()
         (outside.somewhere / "kept").write_bytes(SECRET)
         for path in (outside.secret, outside.somewhere / "kept"):
-            os.utime(path, ns=(0, 1))  # relatime: reading such a file is seen
+            os.utime(path, ns=(0, 1))  # with relatime, this shows when such a file is read
         outside._before.update(outside._look())
         return outside
 
@@ -53,7 +53,7 @@ class Outside:
 
     @property
     def named_twice(self) -> Path:
-        """Such a file to be given a second name: that it is read by that name cannot be helped."""
+        """A file that is to get a second name. Reading it by that name cannot be prevented."""
         return self.folder / "named-twice"
 
     @property
@@ -63,7 +63,7 @@ class Outside:
 
     @property
     def somewhere(self) -> Path:
-        """A folder with one file."""
+        """A directory with one file."""
         return self.folder / "somewhere"
 
     def _look(self) -> dict[str, object]:
@@ -78,7 +78,7 @@ class Outside:
         return found
 
     def judge(self) -> None:
-        """Everything is as it was, was not even read, and nothing else has come."""
+        """Require that everything is unchanged, was not even read, and that nothing was added."""
         after = self._look()
         changed = [path for path in {*after, *self._before} if after.get(path) != self._before.get(path)]
         assert not changed, f"outside of the repository was changed: {changed}"
@@ -88,7 +88,7 @@ class Outside:
 class Damage:
     """One thing that happens to a file.
 
-    :param vanishes: nothing is left of the file, so that nothing shows it was there.
+    :param vanishes: nothing is left of the file, so that nothing shows that it existed.
     """
 
     name: str
@@ -118,7 +118,7 @@ def _written(change: Callable[[bytes], bytes]) -> Callable[[Path, Outside], None
 
 
 def _write(path: Path, data: bytes) -> None:
-    # In place: the modes and the age of the file stay.
+    # In place, so that the file's mode and age stay.
     path.write_bytes(data)
 
 
@@ -131,7 +131,7 @@ def _instead(make: Callable[[Path, Outside], object]) -> Callable[[Path, Outside
 
 
 def flipped(at: int, mask: int) -> Damage:
-    """One byte with some bits changed; a negative offset counts from the end."""
+    """Some bits of one byte are changed. A negative offset counts from the end."""
     return Damage(f"byte {at} ^ {mask:#x}", _written(lambda data: _flip(data, at, mask)))
 
 
@@ -147,7 +147,7 @@ def _sparse(path: Path, outside: Outside) -> None:
 
 
 def _sparse_with_header(path: Path, outside: Outside) -> None:
-    """The object's own header, with the length of the giant that follows."""
+    """The object's own header, with the length of the huge file that follows it."""
     words = path.read_bytes().partition(b"\n")[0].split(b" ")
     limit = GIB - 4096 if words[0].endswith(b"checkpoint") else (32 << 20)
     header = b" ".join([words[0], words[1], b"%d" % limit, words[3]]) if len(words) == 4 else words[0]
@@ -161,7 +161,7 @@ def _full_folder(path: Path) -> None:
     (path / "something").write_bytes(b"of somebody else")
 
 
-#: What is left of a file's bytes.
+#: Damages after which some contents are left.
 CONTENTS = (
     Damage("emptied", _written(lambda data: b"")),
     Damage("truncated by a byte", _written(lambda data: data[:-1])),
@@ -175,7 +175,7 @@ CONTENTS = (
     Damage("1 GiB of zeros", _sparse),
     Damage("its header and a giant", _sparse_with_header),
 )
-#: What else has its name.
+#: Damages that put something else under the name.
 REPLACEMENTS = (
     Damage("folder", _instead(lambda path, outside: path.mkdir())),
     Damage("folder with something in it", _instead(lambda path, outside: _full_folder(path))),
@@ -193,6 +193,6 @@ DAMAGES: tuple[Damage, ...] = (*CONTENTS, *REPLACEMENTS, GONE)
 
 
 def apply_to_all(damage: Damage, paths: Sequence[Path], outside: Outside) -> None:
-    """The same to several files, for instance to both copies."""
+    """Do the same damage to several files, for instance to both replicas."""
     for path in paths:
         damage.apply(path, outside)

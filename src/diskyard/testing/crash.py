@@ -28,16 +28,16 @@ from diskyard.testing.world import World
 _END_TIMEOUT_S = 120.0
 _ORPHANS_TIMEOUT_S = 10.0
 _POLL_S = 0.002
-_RUN_VARIABLE = "DISKYARD_TEST_RUN"  # programs inherit it: that is how they are found
+_RUN_VARIABLE = "DISKYARD_TEST_RUN"  # programs inherit this variable, which is how they are found
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What became of a scenario's process.
+    """What happened to a scenario's process.
 
-    :param names: the steps it did, in order; empty if it was killed.
-    :param answered: its caller had the answer that it was done.
-    :param error_code: of the error of the table that its caller had instead.
+    :param names: the steps that it did, in order; empty if it was killed.
+    :param answered: its caller got the answer that it was done.
+    :param error_code: of the error that its caller got instead.
     :param killed: it died by SIGKILL.
     """
 
@@ -48,7 +48,7 @@ class Ran:
 
 
 def run_scenario(name: str, world: World, *, kill_at: int | None = None, side: Side = "before") -> Ran:
-    """Run a scenario's operation in another process, in which it may be killed.
+    """Run a scenario's operation in another process, which may be killed.
 
     :param kill_at: the index of the step at which it is killed; None to let it live.
     :param side: whether just before that step, or just after it.
@@ -99,7 +99,7 @@ def held_scenario(name: str, world: World, *, hold_at: int) -> Iterator[Held]:
 
 
 def _bare(world: World) -> World:
-    """What another process needs to know of a world."""
+    """The parts of a world that another process needs."""
     return replace(world, images={}, user_data={})
 
 
@@ -122,7 +122,7 @@ def _listen(pipe: Connection, first: Any = None) -> Ran:
 def _play(
     name: str, world: World, run_id: str, stop_at: int | None, side: Side, hold: bool, pipe: Connection
 ) -> None:
-    """What the other process does."""
+    """The work of the other process."""
     os.environ[_RUN_VARIABLE] = run_id
     steps = Steps()
     service = world.service(stepping_host(steps, "acting-host", earlier_boot=not hold))
@@ -151,7 +151,7 @@ def _wait(pipe: Connection) -> None:
 
 
 def _end(process: multiprocessing.process.BaseProcess, run_id: str) -> None:
-    """Wait for a process, and for the programs that it started: they die with it."""
+    """Wait for a process, and for the programs that it started, which die with it."""
     process.join(_END_TIMEOUT_S)
     if process.exitcode is None:
         process.kill()
@@ -164,7 +164,7 @@ def _end(process: multiprocessing.process.BaseProcess, run_id: str) -> None:
 
 
 def _processes_of(run_id: str) -> list[str]:
-    """The processes that were started by a run, and by what it started."""
+    """The processes that were started by a run, and by those."""
     mark = f"{_RUN_VARIABLE}={run_id}".encode()
     found = []
     for folder in Path("/proc").iterdir():

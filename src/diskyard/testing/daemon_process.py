@@ -21,7 +21,7 @@ _LOOK_S = 0.02
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for localhost that signs itself, and its key."""
+    """A self-signed certificate for localhost, and its key."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
@@ -31,15 +31,15 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 
 class DaemonProcess:
-    """A daemon on a state folder; started by :meth:`start` or a ``with`` block.
+    """A daemon on a state directory; started by :meth:`start` or a ``with`` block.
 
-    :param folder: for its files; a short path, since the socket is in it.
-    :param tables: tables of the configuration beyond those for listening: ``{"tasks": {"at_once": 1}}``. Of
-        itself repositories may be in its folder.
+    :param folder: for its files; has a short path, since the socket is in it.
+    :param tables: tables of the configuration beyond those for listening: ``{"tasks": {"at_once": 1}}``. By
+        default repositories may be in its directory.
     :param environment: variables of the process beyond the caller's own.
-    :param through: the words of a program that becomes the one after them.
+    :param through: the command line of a program that then executes the daemon.
     :ivar socket_path: where it answers without a token.
-    :ivar ca_file: what its TLS certificate is checked against.
+    :ivar ca_file: the certificate with which its TLS certificate is checked.
     """
 
     def __init__(
@@ -68,23 +68,23 @@ class DaemonProcess:
 
     @property
     def url(self) -> str:
-        """Where it answers on the Unix socket, for the client."""
+        """Its URL on the Unix socket, for the client."""
         return f"unix://{self.socket_path}"
 
     @property
     def tls_url(self) -> str:
-        """Where it answers to tokens."""
+        """Its URL for callers with tokens."""
         announced = json.loads((self.state_folder / "daemon.json").read_text())
         return str(announced["tls_url"])
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         assert self._process is not None
         return self._process.pid
 
     def place(self, name: str) -> dict[str, str]:
-        """Connection parameters for a repository beside the daemon."""
+        """Connection parameters for a repository in the daemon's directory."""
         return {"path": str(self.folder / f"repo-{name}")}
 
     def start(self) -> Self:
@@ -119,7 +119,7 @@ class DaemonProcess:
         except FileNotFoundError:
             return False
         if announced["pid"] != self.pid:
-            return False  # of one that was killed
+            return False  # the socket of a daemon that was killed
         with self.client() as client:
             return client.get("/healthz/ready").status_code == 200
 
@@ -134,24 +134,24 @@ class DaemonProcess:
         for name, found in tables.items():
             for table in found if isinstance(found, list) else [found]:
                 lines.append(f"[[{name}]]" if isinstance(found, list) else f"[{name}]")
-                # What JSON and TOML write alike: text, numbers, booleans, lists of these.
+                # Values that JSON and TOML write in the same way: text, numbers, booleans, lists of these.
                 lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
         return "\n".join(lines)
 
     def client(self, **words: Any) -> httpx.Client:
-        """A plain client of HTTP on the Unix socket."""
+        """A plain HTTP client on the Unix socket."""
         transport = httpx.HTTPTransport(uds=str(self.socket_path), verify=False)  # plain HTTP
         return httpx.Client(transport=transport, base_url="http://daemon", timeout=60.0, **words)
 
     def call(self, verb: str, **parameters: Any) -> Any:
-        """Call a verb on the Unix socket; its answer."""
+        """Call a verb on the Unix socket; its result."""
         with self.client() as client:
             answer = client.post(f"/v1/{verb}", json=parameters)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def wait_for_task(self, task_id: str) -> Any:
-        """Wait until a task has ended; how it did."""
+        """Wait until a task has ended; the task as it ended."""
         deadline_s = time.monotonic() + _STOP_MOST_S
         while (task := self.call("getTask", taskId=task_id))["state"] in ("queued", "running"):
             assert time.monotonic() < deadline_s, task

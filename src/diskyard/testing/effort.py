@@ -1,6 +1,6 @@
 """How much a run tries: a fair sample in ``scripts/test``, everything in ``scripts/torture``.
 
-What is tried follows from the seed alone, so that a run that failed can be repeated.
+The choice depends only on the seed, so that a run that failed can be repeated.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ FILE_SYSTEMS_VARIABLE = "DISKYARD_FILE_SYSTEMS"
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How hard to try.
+    """How much to try.
 
-    :param seed: decides what a sample holds, and every random choice.
-    :param thorough: try everything, however long it takes: some of it over several rounds, each
+    :param seed: decides which samples are taken, and every random choice.
+    :param thorough: try everything, however long it takes; some of it spread over several rounds, each
         with the next seed.
-    :param minutes: how long an attacker that has no end goes on; None for its usual time.
-    :param file_systems: the kinds that such attackers are to use; none for all they know.
+    :param minutes: how long an endless attacker runs; None for its usual time.
+    :param file_systems: the kinds that such attackers use; none for all that they know.
     """
 
     seed: int = 0
@@ -37,7 +37,7 @@ class Effort:
 
     @classmethod
     def of_environment(cls) -> Effort:
-        """As the environment says; all of it is optional."""
+        """The effort that the environment names. All variables are optional."""
         minutes = os.environ.get(MINUTES_VARIABLE, "")
         return cls(
             seed=int(os.environ.get(SEED_VARIABLE, "0")),
@@ -47,7 +47,7 @@ class Effort:
         )
 
     def seconds(self, quick_s: float, thorough_minutes: float) -> float:
-        """How long an attacker that has no end goes on."""
+        """How long an endless attacker runs."""
         if self.minutes is not None:
             return 60 * self.minutes
         return 60 * thorough_minutes if self.thorough else quick_s
@@ -57,7 +57,7 @@ class Effort:
         return [kind for kind in known if not self.file_systems or kind in self.file_systems]
 
     def random(self, *purpose: object) -> random.Random:
-        """Randomness for a purpose: the same for the same seed, whatever else is drawn."""
+        """Randomness for one purpose: the same for the same seed, whatever is drawn for other purposes."""
         return random.Random(":".join(map(str, (self.seed, *purpose))))
 
     def sample(self, items: Sequence[T], count: int, *purpose: object, rounds: int = 1) -> list[T]:

@@ -1,4 +1,4 @@
-"""A folder of programs for ``$PATH``: the true ones, but for those that a test replaces."""
+"""A directory of programs for ``$PATH``: the real ones, except for those that a test replaces."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ OF_THE_DAEMON = {
 
 
 class FakePrograms:
-    """The folder.
+    """The directory.
 
-    :ivar path: for ``$PATH``, alone.
+    :ivar path: the whole ``$PATH``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -93,25 +93,25 @@ class FakePrograms:
             (folder / name).symlink_to(found)
 
     def remove(self, name: str) -> None:
-        """As if it were not installed."""
+        """Remove a program, as if it were not installed."""
         (self._folder / name).unlink()
 
     def replace(self, name: str, code: str) -> None:
-        """Another program, in Python, in its place."""
+        """Put another program, in Python, in its place."""
         self.remove(name)
         path = self._folder / name
         path.write_text(f"#!{sys.executable} -IS\n{code}\n")
         path.chmod(0o755)
 
     def break_file(self, name: str) -> None:
-        """A file that is no program in its place."""
+        """Put a file that is not a program in its place."""
         self.remove(name)
         path = self._folder / name
         path.write_bytes(b"\0garbage")
         path.chmod(0o755)
 
     def wrap(self, name: str, code: str) -> str:
-        """Another program in its place, which may start the true one; the path of that."""
+        """Put another program in its place, which may start the real one; the path of the real one."""
         true = str((self._folder / name).resolve())
         self.replace(name, code.replace("TRUE_PROGRAM", repr(true)))
         return true

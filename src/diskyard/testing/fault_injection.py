@@ -1,8 +1,8 @@
 """A host whose storage calls fail: one of them, or all from one on.
 
-A storage call is what passes the host's door and touches storage, reads too: the methods of
-:class:`~diskyard.host.Files`, programs that are run, QMP commands, and what is asked of an NBD
-server. A run without a fault tells which calls there are; then each can be made to fail.
+A storage call is anything that passes the host's door and touches storage, including reads: the methods of
+:class:`~diskyard.host.Files`, programs that are run, QMP commands, and requests to an NBD server. A run
+without a fault shows which calls there are; then each of them can be made to fail.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ PRIVATE = "diskyard-"
 class Call:
     """One storage call of a run.
 
-    :param where: what kind of thing it is about: the name of its folder, mostly.
+    :param where: the kind of thing that it is about; mostly the name of its directory.
     """
 
     name: str
@@ -93,15 +93,15 @@ class Call:
 
     @property
     def is_private(self) -> bool:
-        """Whether it is not about storage, but about this host's folder for sockets."""
+        """Whether it is about this host's directory for sockets, and not about storage."""
         return self.name == "make_private_folder" or self.where.startswith(PRIVATE)
 
     def may_fail_afterwards(self) -> bool:
-        """Whether it can have been made all the same."""
+        """Whether it may have taken effect although it failed."""
         return not self.reads and not self.is_private
 
     def errnos(self) -> tuple[int, ...]:
-        """What it may fail with."""
+        """The errors with which it may fail."""
         return ERRNOS_OF_READS if self.reads else ERRNOS
 
 
@@ -109,10 +109,10 @@ class Call:
 class Fault:
     """What goes wrong.
 
-    :param at: the index of the call. The same run may make one call more or less the next time (it asks
-        until a job ends): it is the first call from there on to which this can happen.
-    :param afterwards: the call is made, and its answer is the error all the same.
-    :param lasting: later calls that a sick storage would fail too fail as well, until the end.
+    :param at: the index of the call. A run may make one call more or less than the last one (it polls until
+        a job ends): the fault is at the first call from there on to which it can happen.
+    :param afterwards: the call is made, and returns the error all the same.
+    :param lasting: later calls that failing storage would fail too fail as well, until the end.
     """
 
     at: int
@@ -121,7 +121,7 @@ class Fault:
     lasting: bool = False
 
     def __str__(self) -> str:
-        """As tests name it."""
+        """Its name in tests."""
         words = [f"call {self.at}", errno.errorcode[self.number]]
         words += ["afterwards"] * self.afterwards + ["lasting"] * self.lasting
         return " ".join(words)
@@ -145,10 +145,10 @@ class Fault:
 
 @dataclass(slots=True)
 class Injector:
-    """The storage calls of one operation, of all its threads, and what goes wrong with them.
+    """The storage calls of one operation, from all its threads, and what goes wrong with them.
 
-    :ivar calls: those made since :meth:`begin`, in order.
-    :ivar by_caller: those of them that the thread which began has made itself.
+    :ivar calls: the calls since :meth:`begin`, in order.
+    :ivar by_caller: those of them that the thread which called :meth:`begin` made itself.
     :ivar failed: how many of them were made to fail.
     :ivar hangs: set once a call does not return.
     """
@@ -172,24 +172,24 @@ class Injector:
         self.failed, self._fault, self._active = 0, fault, True
 
     def end(self) -> None:
-        """The storage is well again."""
+        """End the fault: the storage works again."""
         self._active = False
 
     def hang(self, at: int, roots: Sequence[str]) -> None:
-        """Let a call not return, and no later one to the same storage, until :meth:`release`.
+        """Let a call, and all later calls to the same storage, not return until :meth:`release`.
 
-        :param roots: the folders of the storages.
+        :param roots: the directories of the storages.
         """
         self.begin(None)
         self._hang_at, self._roots = at, tuple(f"{root}/" for root in roots)
 
     @property
     def hung_root(self) -> str | None:
-        """The folder of the storage that hangs; None if what hangs is in none."""
+        """The directory of the storage that hangs; None if the hanging call is not in any of them."""
         return None if self._hung_root is None else self._hung_root.rstrip("/")
 
     def release(self) -> None:
-        """The storage answers again."""
+        """Let the storage answer again."""
         self._active = False
         self._released.set()
 
@@ -209,9 +209,9 @@ class Injector:
     def around(
         self, name: str, where: str, raised: Callable[[int, bool], BaseException], path: str = ""
     ) -> Iterator[None]:
-        """A call is made within.
+        """A context in which a call is made.
 
-        :param raised: what it raises for an errno, before or after it is made.
+        :param raised: the exception for an errno, before the call is made or after it.
         """
         fault = self._fault_for(Call(name, where))
         self._wait_if_hung(path)
@@ -239,9 +239,9 @@ class Injector:
 
 
 def path_of(words: Sequence[object]) -> str:
-    """The path that a call is about; that of what a descriptor is open on."""
+    """The path that a call is about. For a descriptor, the path that it is open on."""
     word = words[0] if words else ""
-    if isinstance(word, list):  # of ranges, each with its descriptor
+    if isinstance(word, list):  # a list of ranges, each with its descriptor
         word = word[0][0] if word else ""
     if isinstance(word, int):
         try:
@@ -252,7 +252,7 @@ def path_of(words: Sequence[object]) -> str:
 
 
 def _kind_of(name: str, path: str) -> str:
-    """The folder that a path is in, or is."""
+    """The directory that a path is in, or that it is."""
     return os.path.basename(path if name in _OF_FOLDERS else os.path.dirname(path))
 
 
@@ -288,7 +288,7 @@ class FaultyFiles(Files):
 
 
 class FaultyCommands(Commands):
-    """Programs that fail as the injector says, and what they are told while they run."""
+    """Programs, and requests to running ones, that fail as the injector says."""
 
     def __init__(self, injector: Injector) -> None:
         self._injector = injector
@@ -302,7 +302,7 @@ class FaultyCommands(Commands):
         inherit_fds: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Finished:
-        """See :meth:`Commands.run`; a fault is told on stderr, as programs do."""
+        """See :meth:`Commands.run`. A fault is printed on stderr, as by a program."""
         failed = _ProgramFailed
         try:
             with self._injector.around(f"run {words[0]} {words[1]}", "", failed):
@@ -335,7 +335,7 @@ class _ProgramFailed(Exception):
 
 
 def _told(what: str) -> Callable[[int, bool], BaseException]:
-    """What is raised in the place of an answer: QEMU's words, or, after it has acted, its silence."""
+    """What is raised instead of an answer: QEMU's message, or, after it has acted, its silence."""
 
     def raised(number: int, afterwards: bool) -> BaseException:
         words = os.strerror(number)
@@ -356,8 +356,8 @@ def _told(what: str) -> Callable[[int, bool], BaseException]:
 def faulty_host(injector: Injector, host_id: str, *, ended: bool = False) -> Host:
     """This machine under another name, whose storage calls fail as the injector says.
 
-    :param ended: its boot is over for every other host of this machine: what it leaves behind
-        is provably nobody's.
+    :param ended: every other host of this machine sees that its boot has ended, so that what it leaves
+        behind certainly belongs to nobody.
     """
     real = Host.real().identity
     identity = HostIdentity(host_id, real.machine_id, new_nonce() if ended else real.boot_id)
@@ -368,13 +368,13 @@ def faulty_host(injector: Injector, host_id: str, *, ended: bool = False) -> Hos
 
 
 def open_descriptors() -> dict[str, str]:
-    """What this process has open, by descriptor."""
+    """The open files of this process, by descriptor."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
             found[name] = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
-            continue  # the folder's own, of listing it
+            continue  # the descriptor with which this directory is listed
     return found
 
 

@@ -1,4 +1,4 @@
-"""An operation or fix while storage calls fail: what it answers, leaves behind, and becomes."""
+"""An operation or fix while storage calls fail: its result, what it leaves behind, and its outcome."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _CERTAINLY_NOT = "it was not made"
 class FaultRuns:
     """One scenario, prepared once, and run once for each fault.
 
-    :param folder: where the worlds are made; nothing is left there but the first.
+    :param folder: the directory in which worlds are made; only the first one stays there.
     """
 
     def __init__(self, scenario: Scenario, folder: Path) -> None:
@@ -53,7 +53,7 @@ class FaultRuns:
 
     @property
     def is_fix(self) -> bool:
-        """Whether it is run by a task, or waits for one: that goes on until it is stopped."""
+        """Whether a task runs it, or it waits for one. Then it goes on until it is stopped."""
         return self.scenario.act.__qualname__.startswith(("fix_first", "export"))
 
     def copied(self) -> World:
@@ -64,8 +64,8 @@ class FaultRuns:
     def calls(self) -> list[Call]:
         """The storage calls of a run in which nothing fails.
 
-        Who waits for storage that hangs is only kept from it by a verb: a scenario of verbs must
-        ask nothing of storage itself.
+        Only verbs protect their callers from storage that hangs, so a scenario of verbs must not use
+        storage itself.
         """
         injector = Injector()
         self.run(injector, None)
@@ -80,10 +80,10 @@ class FaultRuns:
         around: Around | None = None,
         host: Host | None = None,
     ) -> errors.DiskyardError | None:
-        """Do it with a fault, then without, and judge everything; the error it ended with.
+        """Do it with a fault, then without, and judge everything. Return the error with which it ended.
 
-        :param around: called before and after: they make and end a fault of another kind.
-        :param host: on which it is done, where that is not the injector's.
+        :param around: called before and after: it makes and ends a fault of another kind.
+        :param host: the host on which it is done, if it is not the injector's.
         """
         world = self.copied()
         lasting = fault is not None and fault.lasting
@@ -134,7 +134,7 @@ class FaultRuns:
         except StopIteration:
             if not faulty:
                 raise
-            # What cannot be read now makes a fix wait: check says so, and there is nothing to run.
+            # A fix waits for what cannot be read now: check says so, and there is nothing to run.
             return errors.StorageError("No fix is listed as runnable.")
         finally:
             injector.end()
@@ -144,8 +144,8 @@ class FaultRuns:
 
 
 def tear_down(world: World, service: Service) -> None:
-    """Whoever does not know whether an image is attached tears it down."""
-    # Places of a scenario's own are made and removed by it, and may be half so.
+    """Detach an image, as a caller does that does not know whether it is attached."""
+    # A scenario makes and removes repositories of its own, which may be half made.
     for place in [known for known in service.connections.remembered() if known in PLACES]:
         for found in service.connections.get(place).state().attachments.values():
             if found.host == service.host.identity:
@@ -154,7 +154,7 @@ def tear_down(world: World, service: Service) -> None:
 
 
 def require_clear(error: errors.DiskyardError) -> None:
-    """An error of the table that people can act on."""
+    """Require an error of Diskyard's that people can act on."""
     if isinstance(error, errors.InternalError):
         raise AssertionError("a defect is shown in the place of a fault of storage") from error
     assert isinstance(error, errors.CODES[error.code])
@@ -164,7 +164,7 @@ def require_clear(error: errors.DiskyardError) -> None:
 
 @contextmanager
 def nothing_left_behind(folder: Path) -> Iterator[None]:
-    """What is done within leaves no child process, descriptor, socket or private folder."""
+    """A context that must leave no child process, descriptor, socket or private directory behind."""
     private = folder / f"{PRIVATE}sockets"
     private.mkdir()
     descriptors, processes, usual = open_descriptors(), children(), tempfile.tempdir
@@ -182,8 +182,8 @@ def nothing_left_behind(folder: Path) -> Iterator[None]:
 def faults_to_try(calls: list[Call], effort: Effort, count: int, *purpose: object) -> list[Fault]:
     """Faults for the calls of a run: all of them in :data:`ROUNDS` rounds when thorough.
 
-    Otherwise ``count``, for as many kinds of calls (a name, and what kind of thing it is about):
-    over the scenarios each kind gets its share, and another seed takes others.
+    Otherwise ``count`` faults, spread over kinds of calls (a name, and the kind of thing that it is about).
+    Over all scenarios each kind gets its share, and another seed takes other calls.
     """
     everything = [fault for at, made in enumerate(calls) for fault in _faults_of(at, made)]
     if effort.thorough:

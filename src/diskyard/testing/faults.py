@@ -1,7 +1,7 @@
-"""Faults on purpose: a door to the files that fails or crashes, a repository that is watched.
+"""Faults on purpose: a door to the files that fails or crashes, and a repository that is watched.
 
 ``files`` of a :class:`~diskyard.host.Host` may be one of the doors here; a
-:class:`WatchedStorage` stands before any other one.
+:class:`WatchedStorage` stands in front of any other one.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ STEPS = (
 
 
 class Crash(BaseException):
-    """The process is dead from here on: only tests catch it."""
+    """The process counts as dead from here on. Only tests catch this."""
 
 
 class SteppedFiles(Files):
-    """A door that tells each change of the file system before and after it is made.
+    """A door that calls hooks before and after each change of the file system.
 
-    :ivar steps: how many there were.
+    :ivar steps: how many changes there were.
     """
 
     def __init__(self, host: HostIdentity) -> None:
@@ -63,10 +63,10 @@ class SteppedFiles(Files):
         self.steps = 0
 
     def before(self, step: str, words: Sequence[object]) -> None:
-        """What a test does before a step; it may raise instead."""
+        """The test's hook before a step; it may raise an error instead of the step."""
 
     def after(self, step: str, words: Sequence[object]) -> None:
-        """What a test does after a step; it may raise as if the answer were lost."""
+        """The test's hook after a step; it may raise an error, as if the answer were lost."""
 
 
 def _stepped(name: str) -> Callable[..., Any]:
@@ -92,7 +92,7 @@ for _name in STEPS:
 
 
 class CrashingFiles(SteppedFiles):
-    """Crashes before the n-th step, counted from 1; nothing is changed from then on."""
+    """Crashes before the n-th step, counted from 1. Nothing is changed from then on."""
 
     def __init__(self, host: HostIdentity, crash_at: int) -> None:
         super().__init__(host)
@@ -105,10 +105,10 @@ class CrashingFiles(SteppedFiles):
 
 
 class FailingFiles(SteppedFiles):
-    """Fails chosen steps with an error of the system.
+    """Makes chosen steps fail with an error of the system.
 
-    :param fails: given a step and its words: the errno to fail with, or None.
-    :param afterwards: the step is made, and its answer is the error all the same.
+    :param fails: gets a step and its arguments, and returns the errno to fail with, or None.
+    :param afterwards: the step is made, and fails all the same.
     """
 
     def __init__(
@@ -133,13 +133,13 @@ class FailingFiles(SteppedFiles):
             self._fail(step, words)
 
     def after(self, step: str, words: Sequence[object]) -> None:
-        """Fail in spite of the step."""
+        """Fail although the step was made."""
         if self._afterwards:
             self._fail(step, words)
 
 
 def no_space(step: str, words: Sequence[object]) -> int | None:
-    """Fails what needs room, as a full storage does."""
+    """Let everything that needs space fail, as on a full storage."""
     return errno.ENOSPC if step in ("create", "write", "preallocate", "clone", "make_folder") else None
 
 
@@ -157,10 +157,10 @@ def nothing(method: str, words: Sequence[object]) -> None:
 
 
 class WatchedStorage(Storage):
-    """A repository whose every call is shown to a test, before and after it is made.
+    """A repository that calls a test's hooks before and after every call.
 
     :ivar before: called first; what it raises is raised instead of the call.
-    :ivar after: called with the call made; what it raises is as if the answer were lost.
+    :ivar after: called after the call; what it raises is raised as if the answer were lost.
     :ivar calls: the names of the methods called.
     """
 
@@ -182,7 +182,7 @@ class WatchedStorage(Storage):
         return value
 
     def read_only_because(self) -> str | None:
-        """The inner one's, not watched: it is asked for before every change."""
+        """The inner storage's answer. It is not watched, since it is needed before every change."""
         return self.inner.read_only_because()
 
     def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:

@@ -1,4 +1,4 @@
-"""An operation or fix on a file system that has next to no room left, and when it has room again."""
+"""An operation or fix on a file system with almost no free space, and when it has space again."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _LARGEST_PIECE_BYTES, _SMALLEST_PIECE_BYTES = 64 * MIB, KIB
 
 
 class FullRuns(FaultRuns):
-    """One scenario, prepared once in a file system, and run there with little room left."""
+    """One scenario, prepared once in a file system, and run there with little free space."""
 
     def run_full(self, *, left_kib: int | None = None, left_inodes: int | None = None) -> bool:
-        """Do it with so much left, then with room, and judge; whether it could be done at once."""
+        """Do it with so much left, then with space, and judge. Return whether it succeeded at once."""
         world = self.copied()
         service = world.service(host_named("filling"))
         before, after = dict(world.images), self.scenario.after(world)
@@ -39,7 +39,7 @@ class FullRuns(FaultRuns):
         return error is None
 
     def run_removal(self, *, left_kib: int) -> None:
-        """Remove all images one by one while it is full, and clean."""
+        """Remove all images one by one while the storage is full, and clean."""
         world = self.copied()
         service = world.service(host_named("filling"))
         with filled(self.folder, left_kib, None):
@@ -54,7 +54,7 @@ class FullRuns(FaultRuns):
 
 
 def judge(world: World) -> None:
-    """What a host finds that had no part in it."""
+    """Judge as a host that had no part in it."""
     survivor = world.service(host_named("survivor"))
     world.fix_all([survivor], random.Random(0))
     world.judge(survivor)
@@ -67,10 +67,10 @@ def _nothing() -> None:
 
 @contextmanager
 def filled(folder: Path, left_kib: int | None, left_inodes: int | None) -> Iterator[None]:
-    """Within, the folder's file system has so much room, or so many files, left.
+    """A context in which the directory's file system has so much space, or so many files, left.
 
-    :param left_kib: None to leave the room as it is.
-    :param left_inodes: None to leave the files that can be made as they are.
+    :param left_kib: None to leave the free space as it is.
+    :param left_inodes: None to leave the number of possible files as it is.
     """
     ballast = folder / "ballast"
     ballast.mkdir()
@@ -86,9 +86,9 @@ def filled(folder: Path, left_kib: int | None, left_inodes: int | None) -> Itera
 
 
 def _fill(path: Path, left_bytes: int) -> None:
-    """Take all that can be had, then give so much back.
+    """Take all space that can be had, then give so much back.
 
-    What file systems say is free cannot all be had: ext4 keeps 2 % for itself.
+    Not all the space that a file system shows as free can be had: ext4 keeps 2 % for itself.
     """
     with path.open("wb") as file:
         piece_bytes, length_bytes = _LARGEST_PIECE_BYTES, 0

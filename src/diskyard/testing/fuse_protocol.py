@@ -1,9 +1,9 @@
 """The kernel's side of FUSE in bytes: just what a small file system in memory needs.
 
-Spoken straight over ``/dev/fuse`` (linux/fuse.h, protocol 7.31), without libfuse: a node of the
-protocol is then a file itself, whatever its names are, which a journal of what is done to files
-has to know. What is left out answers ENOSYS, and the kernel helps itself: locks stay in the
-kernel, files are neither mapped for writing nor cached for it.
+It uses ``/dev/fuse`` directly (linux/fuse.h, protocol 7.31), without libfuse. A node of the protocol is
+then a file itself, whatever its names are, which a journal of changes to files must know. Operations
+that are missing answer ENOSYS, and the kernel manages by itself: locks stay in the kernel, and files are
+neither mapped for writing nor cached for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NEVER_REPLIED = frozenset((2, 36, 42))  # FORGET, INTERRUPT, BATCH_FORGET
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: about which node, and its arguments as bytes."""
+    """One request: its node, and its arguments as bytes."""
 
     node: int
     body: bytes
@@ -46,7 +46,7 @@ class Request:
 
 
 def serve(descriptor: int, files: SimulatedFiles) -> None:
-    """Answer what the kernel asks of a mounted ``/dev/fuse`` until it is unmounted."""
+    """Answer the kernel's requests on a mounted ``/dev/fuse`` until it is unmounted."""
     handlers = _Handlers(files).table()
     while True:
         try:
@@ -55,7 +55,7 @@ def serve(descriptor: int, files: SimulatedFiles) -> None:
             if error.errno == errno.ENODEV:
                 return  # unmounted
             if error.errno in (errno.ENOENT, errno.EINTR):
-                continue  # who asked has been interrupted
+                continue  # the request was interrupted
             raise
         _, operation, unique, node, *_ = _IN_HEADER.unpack_from(message)
         if operation in _NEVER_REPLIED:
@@ -68,7 +68,7 @@ def serve(descriptor: int, files: SimulatedFiles) -> None:
             status = -errno.ENOSYS
         except OSError as error:
             status = -(error.errno or errno.EIO)
-        # Who asked may be gone.
+        # The caller may have gone.
         with contextlib.suppress(FileNotFoundError):
             header = _OUT_HEADER.pack(_OUT_HEADER.size + len(answer), status, unique)
             os.writev(descriptor, (header, answer))
@@ -98,7 +98,7 @@ class _Handlers:
             18: self.nothing,  # RELEASE
             20: self.sync,
             21: self.mark,
-            25: self.nothing,  # FLUSH: of a close, and makes nothing durable
+            25: self.nothing,  # FLUSH comes with each close, and makes nothing durable
             26: self.begin,
             27: self.open,
             28: self.list_folder,
@@ -112,14 +112,14 @@ class _Handlers:
         }
 
     def begin(self, request: Request) -> bytes:
-        """INIT: large writes, and nothing that would keep one from being seen at once."""
+        """INIT: large writes, and nothing that would hide a write for a while."""
         _, _, read_ahead = struct.unpack_from("<III", request.body)
         flags = _BIG_WRITES | _MAX_PAGES
         limits = (16, 12, _WRITE_MOST_BYTES, 1, _WRITE_MOST_BYTES // BLOCK_BYTES, 0)
         return struct.pack("<IIIIHHIIHH32x", 7, 31, read_ahead, flags, *limits)
 
     def nothing(self, request: Request) -> bytes:
-        """What needs no doing."""
+        """For requests that need no work."""
         return b""
 
     def _attributes(self, node: Node) -> bytes:
@@ -144,7 +144,7 @@ class _Handlers:
         return _NO_CACHING.pack(0, 0) + self._attributes(self._files.node(request.node))
 
     def set_attributes(self, request: Request) -> bytes:
-        """SETATTR: the length, and the mode; times and owners stay."""
+        """SETATTR: length and mode; times and owners stay."""
         valid, _, _, size_bytes = struct.unpack_from("<IIQQ", request.body)
         node = self._files.node(request.node)
         if valid & _SET_SIZE:
@@ -175,7 +175,7 @@ class _Handlers:
         return b""
 
     def rename(self, request: Request, skip_bytes: int) -> bytes:
-        """RENAME and RENAME2, which has flags that nobody here uses."""
+        """RENAME and RENAME2, whose flags nobody uses here."""
         new_folder = struct.unpack_from("<Q", request.body)[0]
         if skip_bytes == 16 and struct.unpack_from("<8xI", request.body)[0]:
             raise OSError(errno.EINVAL, "flags of renameat2")
@@ -200,17 +200,17 @@ class _Handlers:
         return struct.pack("<II", size_bytes, 0)
 
     def status(self, request: Request) -> bytes:
-        """STATFS: much room."""
+        """STATFS: much free space."""
         counts = (_FREE_BLOCKS,) * 5
         return struct.pack("<5Q4I24x", *counts, BLOCK_BYTES, 255, BLOCK_BYTES, 0)
 
     def sync(self, request: Request) -> bytes:
-        """FSYNC, for fdatasync(2) too, and FSYNCDIR."""
+        """FSYNC, which fdatasync(2) uses too, and FSYNCDIR."""
         self._files.sync(request.node)
         return b""
 
     def mark(self, request: Request) -> bytes:
-        """SETXATTR, by which the test says what it is about to do."""
+        """SETXATTR, by which the test announces what it is about to do."""
         size_bytes = struct.unpack_from("<I", request.body)[0]
         name, _, value = request.body[8:].partition(b"\0")
         self._files.mark(request.node, name.decode(), value[:size_bytes].decode())
@@ -244,7 +244,7 @@ class _Handlers:
         return b""
 
     def seek(self, request: Request) -> bytes:
-        """LSEEK, for SEEK_DATA and SEEK_HOLE alone."""
+        """LSEEK, only for SEEK_DATA and SEEK_HOLE."""
         _, offset, whence = struct.unpack_from("<QQI", request.body)
         return struct.pack("<Q", self._files.seek(request.node, offset, data=whence == os.SEEK_DATA))
 

@@ -1,4 +1,4 @@
-"""What a guest does with an attached image: it reads and writes through the graph it was given."""
+"""A guest with an attached image: it reads and writes through the graph that it was given."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _READ_MOST_BYTES = 16 << 20
 
 
 def through_the_page_cache(blockdev: Mapping[str, object]) -> dict[str, object]:
-    """The graph without O_DIRECT: quicker on small images, and any size can be written."""
+    """The graph without O_DIRECT: quicker on small images, and writes may have any size."""
     changed = dict(blockdev)
     for key, value in blockdev.items():
         if key == "cache":
@@ -27,7 +27,7 @@ def through_the_page_cache(blockdev: Mapping[str, object]) -> dict[str, object]:
 
 
 class Guest:
-    """One storage daemon that opens a graph at a time, as ``prepareImage`` answered it."""
+    """A storage daemon that opens one graph at a time, as ``prepareImage`` returned it."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -63,7 +63,7 @@ class Guest:
             self._daemon.command("blockdev-del", {"node-name": node}, doing="closing a guest's disk")
 
     def read(self, blockdev: Mapping[str, object]) -> bytes:
-        """All of the image."""
+        """Read the whole image."""
         parts = []
         with self._opened(blockdev) as client:
             for offset in range(0, client.size_bytes, _READ_MOST_BYTES):

@@ -1,4 +1,4 @@
-"""An operation or fix while a storage does not answer at all, and when it does again."""
+"""An operation or fix while a storage does not answer at all, and when it answers again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HangRuns(FaultRuns):
     """One scenario, prepared once, and run once for each call that hangs."""
 
     def run_hung(self, at: int) -> bool:
-        """Do it while a call hangs, look at what others can do, let it end, and judge.
+        """Do it while a call hangs, check what others can do, let it end, and judge.
 
         :returns: whether the call that was to hang was made at all.
         """
@@ -57,7 +57,7 @@ class HangRuns(FaultRuns):
     def _act_in_thread(
         self, world: World, service: Service, injector: Injector, outcome: list[BaseException | None]
     ) -> None:
-        """As the caller of a verb does, or as a task runs a fix."""
+        """Do it in a thread, as the caller of a verb does, or as a task runs a fix."""
         try:
             self.scenario.act(world, service)
             outcome.append(None)
@@ -70,7 +70,7 @@ class HangRuns(FaultRuns):
             injector.hangs.set()
 
     def _look_around(self, world: World, service: Service, injector: Injector) -> None:
-        """The other repository answers as if nothing were; the one that hangs ends with an error."""
+        """Check that the other repository answers as usual, and that the one that hangs gives an error."""
         for place in PLACES:
             hangs = injector.hung_root == str(world.folder / place)
             found = None
@@ -84,7 +84,7 @@ class HangRuns(FaultRuns):
 
 
 def _await_verbs(service: Service, others: set[threading.Thread]) -> None:
-    """Wait for the verbs whose callers have gone, not for the threads of other services."""
+    """Wait for the verbs whose callers have left, but not for the threads of other services."""
     service.supervisor.close()
     for thread in set(threading.enumerate()) - others:
         if thread.name == "diskyard-verb":

@@ -1,4 +1,4 @@
-"""A host whose storage daemons are killed at a chosen thing that they are asked."""
+"""A host whose storage daemons are killed at a chosen request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diskyard.testing.world import host_named
 
 
 class KillingCommands(Commands):
-    """Programs of which those that were started and still run are killed, once.
+    """Programs that are killed, once, if they have been started and still run.
 
     :ivar asked: the QMP commands and NBD requests since :meth:`begin`, in order.
     """
@@ -24,7 +24,7 @@ class KillingCommands(Commands):
         self._lock = threading.Lock()
 
     def begin(self, kill_at: int | None, *, afterwards: bool = False) -> None:
-        """Kill at the request of this index, before it is made or after it was answered."""
+        """Kill at the request with this index, before it is made or after it was answered."""
         self.asked, self._kill_at, self._afterwards = [], kill_at, afterwards
 
     def end(self) -> None:

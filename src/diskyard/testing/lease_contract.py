@@ -1,4 +1,4 @@
-"""The contract suite's third part: leases, and creating and connecting a place."""
+"""The contract suite's third part: leases, and creating and connecting a repository."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LeaseContract:
     """What ``try_lock`` and ``is_locked`` promise."""
 
     def test_a_lease_is_held_once(self, repository: Storage, place: Place) -> None:
-        """Not even the same connection gets it again; others are not touched."""
+        """Not even the same connection can take it again. Other leases are not affected."""
         other = place.connect()
         lease = repository.try_lock("image")
         assert lease is not None
@@ -51,7 +51,7 @@ class LeaseContract:
         again.release()
 
     def test_looking_does_not_take_it(self, repository: Storage, place: Place) -> None:
-        """Nor does it disturb who has it."""
+        """Nor does it disturb the holder."""
         other = place.connect()
         assert repository.is_locked("image") is False
         lease = repository.try_lock("image")
@@ -64,7 +64,7 @@ class LeaseContract:
         assert other.is_locked("image") is False
 
     def test_many_are_asked_for_at_once(self, repository: Storage, place: Place) -> None:
-        """The answer is what is said of each, whoever holds them and however many there are."""
+        """The answer agrees with that for each name, whoever holds them and however many there are."""
         other = place.connect()
         names = [f"image {number}" for number in range(20)]
         assert repository.locked_among(names) == set()
@@ -78,7 +78,7 @@ class LeaseContract:
         assert other.locked_among(names) == set()
 
     def test_releasing_twice_does_nothing(self, repository: Storage) -> None:
-        """In particular it does not end the next holder's lease."""
+        """In particular, it does not end the next holder's lease."""
         lease = repository.try_lock("image")
         assert lease is not None
         lease.release()
@@ -114,7 +114,7 @@ class LeaseContract:
         lease.release()
 
     def test_a_child_keeps_it_after_its_parents_death(self, repository: Storage, place: Place) -> None:
-        """Who moves data holds the lease as long as it can move any."""
+        """A program that moves data holds the lease as long as it can move any."""
         if not place.other_processes:
             pytest.skip("the format lives in one process")
         process = other_process.start(place, "hold", name="image", child=True)
@@ -128,7 +128,7 @@ class LeaseContract:
         other_process.end(process)
 
     def test_a_child_keeps_it_after_it_is_released(self, repository: Storage, place: Place) -> None:
-        """Giving it up here does not take it from a child that is still at work."""
+        """Releasing it here does not take it from a child that is still at work."""
         lease = repository.try_lock("image")
         assert lease is not None
         if not lease.descriptors():
@@ -150,7 +150,7 @@ class PlaceContract:
     """What creating and connecting promise."""
 
     def test_a_new_repository_has_a_readable_beginning(self, repository: Storage) -> None:
-        """Entry 0 and checkpoint 0, twice each, with the repository's marker."""
+        """Entry 0 and checkpoint 0, with two replicas each, and with the repository's marker."""
         for copy in repository.get("entry", 0):
             entry, newer = decode(copy or b"", Entry)
             assert (entry.marker, entry.number, newer) == (repository.marker, 0, False)
@@ -159,18 +159,18 @@ class PlaceContract:
             assert (checkpoint.marker, checkpoint.version) == (repository.marker, 0)
 
     def test_connections_of_one_place_have_one_marker(self, repository: Storage, place: Place) -> None:
-        """So that aliases are detected."""
+        """This is how aliases are detected."""
         assert place.connect().marker == repository.marker
 
     def test_creating_it_again_is_refused(self, repository: Storage, place: Place) -> None:
-        """And leaves it as it is."""
+        """And the repository stays as it is."""
         before = repository.get("entry", 0)
         with pytest.raises(errors.NotEmpty):
             place.create()
         assert place.connect().get("entry", 0) == before
 
     def test_a_place_that_holds_something_is_refused(self, place: Place) -> None:
-        """And what it holds is left alone."""
+        """And its contents are left alone."""
         if place.fill is None:
             pytest.skip("nothing foreign can be in such a place")
         place.fill()
@@ -186,7 +186,7 @@ class PlaceContract:
                 place.connect()
 
     def test_parameters_that_are_not_the_formats(self, place: Place) -> None:
-        """A missing, an unknown, or one of the wrong type."""
+        """A missing one, an unknown one, or one of the wrong type."""
         known = dict(place.parameters)
         wrong = [{}, {**known, "colour": "blue"}, dict.fromkeys(known, 7), dict.fromkeys(known, "")]
         wrong.append(dict.fromkeys(known, "x\x00y") if "path" in known else {"server": "nfs.example"})
@@ -197,7 +197,7 @@ class PlaceContract:
                 Place(place.format, parameters).connect()
 
     def test_creating_that_was_cut_anywhere_is_completed_by_creating_again(self, place: Place) -> None:
-        """Until its last step it is no repository, and never half of one."""
+        """Until its last step it is not a repository, and never half of one."""
         host = Host.real()
         for crash_at in range(1, 500):
             files = CrashingFiles(host.identity, crash_at)

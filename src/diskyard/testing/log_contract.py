@@ -21,7 +21,7 @@ _PROCESSES = 4
 
 
 def framed(payload: bytes) -> bytes:
-    """What looks like an object of the log: of anything else a format may read the beginning only."""
+    """Bytes that look like an object of the log. Of anything else, a format may read only the beginning."""
     return b"kind 1.0 %d checksum\n%s}\n" % (len(payload) + 1, payload)
 
 
@@ -65,13 +65,13 @@ class LogStoreContract:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_second_put_changes_nothing(self, repository: Storage, kind: LogKind) -> None:
-        """The loser is told so."""
+        """The loser is told so by the answer False."""
         repository.put(kind, 7, b"first")
         assert repository.put(kind, 7, b"second") is False
         assert repository.get(kind, 7) == (b"first", b"first")
 
     def test_entries_and_checkpoints_of_one_number_are_apart(self, repository: Storage) -> None:
-        """The kinds are two stores."""
+        """The kinds are two separate stores."""
         repository.put("entry", 7, b"entry")
         assert repository.put("checkpoint", 7, b"checkpoint") is True
         assert repository.get("entry", 7) == (b"entry", b"entry")
@@ -83,7 +83,7 @@ class LogStoreContract:
         assert repository.get("checkpoint", 7) == (data, data)
 
     def test_threads_that_put_one_number(self, repository: Storage, place: Place) -> None:
-        """Exactly one wins, and its bytes stand in both copies."""
+        """Exactly one wins, and both replicas hold its bytes."""
         connections = [place.connect() for _ in range(_AT_ONCE)]
         won: dict[int, list[int]] = {number: [] for number in range(1, _NUMBERS + 1)}
         barrier = threading.Barrier(_AT_ONCE, timeout=30)
@@ -128,7 +128,7 @@ class LogStoreContract:
                 assert repository.get("entry", number) == (data, data)
 
     def test_numbers_and_their_ages(self, repository: Storage, place: Place) -> None:
-        """Every number, also for another connection; what is new is young."""
+        """Every number, on another connection too. What is new is young."""
         for number in (1, 2, 5):
             repository.put("entry", number, b"x")
         ages = place.connect().numbers("entry")
@@ -137,7 +137,7 @@ class LogStoreContract:
         assert set(repository.numbers("checkpoint")) == {0}
 
     def test_newest_number(self, repository: Storage, place: Place) -> None:
-        """The highest there is, also for another connection, and also if it has one copy."""
+        """The highest number, on another connection too, and also if only one replica exists."""
         assert repository.newest_number("entry") == 0
         for number in (9, 10, 300):
             repository.put("entry", number, b"x")
@@ -147,7 +147,7 @@ class LogStoreContract:
         assert repository.newest_number("checkpoint") == 0
 
     def test_has(self, repository: Storage, place: Place) -> None:
-        """What is there is there for another connection too, until it is deleted."""
+        """It exists for another connection too, until it is deleted."""
         repository.put("entry", 7, b"x")
         for connection in (repository, place.connect()):
             found = [(kind, number) for kind in KINDS for number in (0, 6, 7) if connection.has(kind, number)]
@@ -157,7 +157,7 @@ class LogStoreContract:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_delete_removes_both_copies(self, repository: Storage, kind: LogKind) -> None:
-        """It is absent then; deleting what is absent does nothing."""
+        """It is absent afterwards. Deleting what is absent does nothing."""
         repository.put(kind, 7, b"seven")
         repository.delete(kind, 7)
         repository.delete(kind, 7)
@@ -173,7 +173,7 @@ class LogStoreContract:
         assert (copies[copy], copies[1 - copy]) == (b"new", b"old")
 
     def test_rewrite_is_never_absent_nor_half(self, repository: Storage, place: Place) -> None:
-        """Who reads meanwhile sees the old bytes or the new."""
+        """A reader sees the old bytes or the new ones."""
         texts = {framed(b"a" * 5000), framed(b"b" * 70_000)}
         repository.put("entry", 7, min(texts))
         done = threading.Event()
@@ -202,7 +202,7 @@ class LogStoreContract:
 
     @pytest.mark.parametrize("copy", [0, 1])
     def test_one_copy_is_gone(self, repository: Storage, place: Place, copy: int) -> None:
-        """The number is not free: of two copies one is enough."""
+        """The number is not free: one replica is enough."""
         if place.copy_path is None:
             pytest.skip("the format has no files to damage")
         repository.put("entry", 7, b"seven")
@@ -220,7 +220,7 @@ class LogStoreContract:
     def test_a_copy_that_cannot_be_read_is_empty(
         self, repository: Storage, place: Place, copy: int, spoil: Callable[[Path], None]
     ) -> None:
-        """It is there, it does not hang, it costs no descriptor, and rewriting mends it."""
+        """It exists, it does not hang, it leaks no descriptor, and rewriting mends it."""
         if place.copy_path is None:
             pytest.skip("the format has no files to damage")
         repository.put("entry", 7, b"seven")
@@ -236,7 +236,7 @@ class LogStoreContract:
         assert repository.get("entry", 7) == (b"seven", b"seven")
 
     def test_a_huge_sparse_file_in_its_place(self, repository: Storage, place: Place) -> None:
-        """1 GiB without a block is refused by its length, without being read."""
+        """A file of 1 GiB without blocks is refused by its length, without being read."""
         if place.copy_path is None:
             pytest.skip("the format has no files to damage")
         repository.put("entry", 7, b"seven")
@@ -244,7 +244,7 @@ class LogStoreContract:
         assert repository.get("entry", 7) == (b"", b"seven")
 
     def test_deleting_copies_that_cannot_be_read(self, repository: Storage, place: Place) -> None:
-        """Trimming is not stopped by what stands in an object's place."""
+        """Trimming is not stopped by something else in an object's place."""
         if place.copy_path is None:
             pytest.skip("the format has no files to damage")
         for number, spoil in enumerate(UNREADABLE, start=7):

@@ -1,4 +1,4 @@
-"""Real file systems of several kinds in files, mounted within, and what an operator may do to them."""
+"""Real file systems of several kinds in files, mounted for a while, and what an operator may do to them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BUSY_MOST_S, _POLL_S = 60.0, 0.05
 
 
 def why_not_mounted(*kinds: str) -> str | None:
-    """Why file systems of these kinds cannot be had here; None if they can."""
+    """Why file systems of these kinds are not possible here; None if they are."""
     if os.geteuid() != 0:
         return "mounting a file system needs root"
     known = Path("/proc/filesystems").read_text().split()
@@ -53,19 +53,19 @@ class Mounted:
     place: Path
 
     def set_read_only(self, read_only: bool) -> bool:
-        """Mount it anew; whether that was possible: not while a file is open for writing."""
+        """Mount it anew. Return whether that was possible: it is not while a file is open for writing."""
         return _runs("mount", "-o", f"remount,{'ro' if read_only else 'rw'}", str(self.place))
 
     def freeze(self) -> bool:
-        """Let everything that writes to it wait; whether that was possible."""
+        """Make everything that writes to it wait. Return whether that was possible."""
         return _runs("fsfreeze", "--freeze", str(self.place))
 
     def thaw(self) -> bool:
-        """Let what waits go on; whether it was frozen."""
+        """Let everything that waits go on. Return whether it was frozen."""
         return _runs("fsfreeze", "--unfreeze", str(self.place))
 
     def well_again(self) -> None:
-        """Writable, not frozen, and nothing on it immutable."""
+        """Make it writable, not frozen, and without anything immutable."""
         self.thaw()
         deadline_s = time.monotonic() + _BUSY_MOST_S
         while not self.set_read_only(False):
@@ -75,7 +75,7 @@ class Mounted:
 
     @contextmanager
     def seen_read_only(self, place: Path) -> Iterator[None]:
-        """A second mount of it, at a place, through which nothing can be changed."""
+        """A context with a second mount of it, through which nothing can be changed."""
         place.mkdir(exist_ok=True)
         subprocess.run(["mount", "--bind", str(self.place), str(place)], check=True)
         try:
@@ -86,7 +86,7 @@ class Mounted:
 
 
 def unmount(place: Path) -> None:
-    """Unmount; a program that was killed closes its files a moment later."""
+    """Unmount it. A program that was killed closes its files a moment later."""
     deadline_s = time.monotonic() + _BUSY_MOST_S
     while not _runs("umount", str(place)):
         assert time.monotonic() < deadline_s, f"{place} stays in use"
@@ -95,7 +95,7 @@ def unmount(place: Path) -> None:
 
 @contextmanager
 def mounted(kind: str, folder: Path) -> Iterator[Mounted]:
-    """A small file system of a kind, in a new folder, mounted within."""
+    """A small file system of a kind, in a new directory, mounted for the time of the context."""
     size_bytes, words = _MAKE[kind]
     folder.mkdir()
     file, place = folder / "disk", folder / "mounted"

@@ -1,7 +1,7 @@
 """What the contract suite runs in another process: ``python -m diskyard.testing.other_process``.
 
 The one argument is a JSON object: ``format`` and ``parameters`` of the repository, ``do``,
-and what that takes. Each answers on stdout, one JSON value a line.
+and the arguments of that. Each answers on stdout, one JSON value per line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHILD = "import sys; sys.stdin.read()"
 
 
 def start(place: Place, do: str, **words: object) -> subprocess.Popen[str]:
-    """Start another process on a repository; it ends when its stdin does, or before."""
+    """Start another process on a repository. It ends when its stdin ends, or before."""
     task = {"format": place.format, "parameters": dict(place.parameters), "do": do, **words}
     return subprocess.Popen(
         [sys.executable, "-m", "diskyard.testing.other_process", json.dumps(task)],
@@ -33,7 +33,7 @@ def start(place: Place, do: str, **words: object) -> subprocess.Popen[str]:
 
 
 def answer(process: subprocess.Popen[str]) -> Any:
-    """The next answer of a process; it must come."""
+    """The next answer of a process, which must come."""
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line, f"the process ended with status {process.wait()}"
@@ -53,7 +53,7 @@ def _say(value: object) -> None:
 
 
 def _publish(repository: Storage, task: Mapping[str, Any]) -> None:
-    """Try every number of a range when told to; which of them this process won."""
+    """Try every number of a range, after a signal on stdin. Answer which of them this process won."""
     _say("ready")
     sys.stdin.readline()
     numbers = range(task["first"], task["last"] + 1)
@@ -62,7 +62,7 @@ def _publish(repository: Storage, task: Mapping[str, Any]) -> None:
 
 
 def _hold(repository: Storage, task: Mapping[str, Any]) -> None:
-    """Take a lease and keep it until stdin ends; ``child``: a child inherits it, and its pid."""
+    """Take a lease and keep it until stdin ends. With ``child``, a child inherits it; answer its pid."""
     lease = repository.try_lock(task["name"])
     child = None
     if lease is not None and task.get("child"):
@@ -74,7 +74,7 @@ def _hold(repository: Storage, task: Mapping[str, Any]) -> None:
 
 
 def _litter(repository: Storage, task: Mapping[str, Any]) -> None:
-    """Leave a private file behind, and say its name."""
+    """Leave a private file behind, and answer its name."""
     path = repository.private_path()
     if path is not None:
         with open(path, "wb") as file:

@@ -1,4 +1,4 @@
-"""A repository format under test: what the contract suite is given by the format's own test."""
+"""A repository format under test: what the format's own test gives to the contract suite."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from diskyard.testing import rounded as rounded
 class Place:
     """Where a test makes a repository of its own.
 
-    :param parameters: the connection parameters of a place that is empty.
+    :param parameters: the connection parameters of an empty location.
     :param other_processes: whether another process can connect it too.
-    :param copy_path: the file that holds a copy of an object of the log, for formats that
-        have one: its tests put other things in its place.
-    :param fill: put something foreign into an empty place, which creating must then refuse.
-    :param connect_full: connect it where the storage has no room but what the format keeps in
-        reserve, while something that is set is not; for formats that can be full.
+    :param copy_path: the path of a replica of an object of the log, for formats that keep them as files:
+        tests put other things in its place.
+    :param fill: puts something foreign into an empty location; creating must then refuse it.
+    :param connect_full: connects it so that the storage has only the space that the format keeps in
+        reserve, until something is set; for formats that can be full.
     """
 
     format: str
@@ -46,7 +46,7 @@ class Place:
         find_format(self.format).create(self.parameters, host or Host.real())
 
     def connect(self, host: Host | None = None) -> Storage:
-        """Connect it, as a process or host of its own would."""
+        """Connect it, as another process or host would."""
         return find_format(self.format).connect(self.parameters, host or Host.real())
 
 

@@ -1,9 +1,9 @@
-"""What may be true of images while operations are under way, and what is seen to be.
+"""What may be true of images while operations are under way, and what is seen.
 
-An operation takes effect at some moment between its call and its answer; one whose host is
-killed may have, or not. So there is not one state of the images but a set of them that are
-possible; each answer and each look leaves those that agree with it. When none is left,
-something was lost, or seen that never was.
+An operation takes effect at some moment between its call and its answer. If its host is killed, it may
+have taken effect or not. So there is a set of possible states of the images. Each answer and each
+observation leaves those that agree with it. When none is left, something was lost, or something was
+seen that never existed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Possible:
 
 
 class Possibilities:
-    """Every state that agrees with all that was answered and seen."""
+    """Every state that agrees with all answers and observations."""
 
     def __init__(self) -> None:
         self.states = [Possible({}, {})]
@@ -73,25 +73,25 @@ class Possibilities:
 
     @property
     def images(self) -> Images:
-        """The images as they most likely are: with nothing done that was not answered."""
+        """The most likely images: with nothing done that was not answered."""
         return self.states[0].images
 
     @property
     def under_way(self) -> bool:
-        """Whether the answer of any operation is outstanding."""
+        """Whether any operation has not been answered yet."""
         return bool(self._stages)
 
     # -- operations ---------------------------------------------------------------------
 
     def begin(self, stages: Sequence[Stage]) -> int:
-        """An operation is called; the number by which its end is told."""
+        """Record that an operation is called. Return the number that identifies it later."""
         self._count += 1
         self._stages[self._count] = stages
         self.states = [replace(state, going={**state.going, self._count: (0, None)}) for state in self.states]
         return self._count
 
     def can_be_done(self, number: int) -> bool:
-        """Whether the operation can be done to its end in every state."""
+        """Whether the operation can be completed in every state."""
         whole = len(self._stages[number])
         return all(
             any(found.going[number][0] == whole for found in _spread([state], self._stages))
@@ -99,7 +99,7 @@ class Possibilities:
         )
 
     def answered(self, number: int) -> Any:
-        """The operation was done; what it remembers, in one of the states."""
+        """Record that the operation was done. Return what it remembers, in one of the states."""
         self._spread()
         whole = len(self._stages[number])
         self._keep(lambda state: state.going[number][0] == whole, "what was answered cannot have been done")
@@ -108,14 +108,14 @@ class Possibilities:
         return remembered
 
     def refused(self, number: int) -> None:
-        """The operation answered an error: nothing of it may be seen."""
+        """Record that the operation failed: nothing of it may be seen."""
         self._spread()
         whole = len(self._stages[number])
         self._keep(lambda state: state.going[number][0] < whole, "an error was answered for what was done")
         self._forget(number)
 
     def died(self, number: int) -> None:
-        """The operation's host was killed: it was done, or it never will be."""
+        """Record that the operation's host was killed: it was done, or it never will be."""
         self._spread()
         self._forget(number)
 
@@ -126,14 +126,14 @@ class Possibilities:
         return [state.going[number][1] for state in self.states if state.going[number][0] == whole]
 
     def change(self, change: Callable[[Images], Images]) -> None:
-        """Something happens at once, as a guest's write."""
+        """Record a change that happens at once, such as a guest's write."""
         self._spread()
         self.states = [replace(state, images=change(state.images)) for state in self.states]
 
-    # -- what is seen -----------------------------------------------------------------------
+    # -- observations -----------------------------------------------------------------------
 
     def see(self, seen: Mapping[Key, Seen]) -> None:
-        """All images are listed; what was usable once must be so again."""
+        """Record that all images were listed. An image that was usable must stay usable."""
         self._spread()
         before = self.states
         self.states = [state for state in before if _agrees(state.images, seen)]
@@ -153,7 +153,7 @@ class Possibilities:
         )
 
     def see_bytes(self, key: Key, data: bytes) -> None:
-        """An image was read."""
+        """Record that an image was read."""
         self._spread()
         expected = self.images[key].data if key in self.images else b""
         self._keep(
@@ -185,7 +185,7 @@ class Possibilities:
 def _spread(states: Sequence[Possible], stages: Mapping[int, Sequence[Stage]]) -> list[Possible]:
     """The states, and those in which any operations under way have gone on, in any order."""
     found = list(states)
-    for state in found:  # it grows meanwhile
+    for state in found:  # the list grows during the loop
         for number, (done, remembered) in state.going.items():
             if done == len(stages[number]):
                 continue
@@ -232,7 +232,7 @@ def _differences(images: Images, seen: Mapping[Key, Seen]) -> str:
 
 
 def difference(actual: bytes, expected: bytes) -> str:
-    """Where bytes differ, in few words."""
+    """Where bytes differ, in a few words."""
     if len(actual) != len(expected):
         return f"{len(actual)} bytes instead of {len(expected)}"
     sectors = [

@@ -1,9 +1,9 @@
-"""What a disk can hold after a loss of power, at any moment of an operation that was recorded.
+"""What a disk can hold after a power cut, at any moment of an operation that was recorded.
 
-The operation runs once, on a simulated disk. From its journal alone every state is told that the
-disk can be in when the power fails: what was synced is there; of the rest any part may be, as a
-file system with a journal allows. Syncing a file makes its bytes and length durable, not its
-name; syncing a folder its names, as one prefix of what was done to them; nothing else is promised.
+The operation runs once, on a simulated disk. Its journal alone yields every state that the disk can be
+in when the power fails. What was synced is there; of the rest any part may be, as a file system with a
+journal allows. Syncing a file makes its bytes and length durable, but not its name. Syncing a directory
+makes its names durable; otherwise some first part of the changes to them is. Nothing else is promised.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ _FOLDER = b"folder"
 
 @dataclass(slots=True)
 class _History:
-    """What was done to one file or folder, each with its place in the journal."""
+    """The changes to one file or directory, each with its place in the journal."""
 
     places: list[int] = field(default_factory=list)
     changes: list[Change | NameChange] = field(default_factory=list)
     synced: list[int] = field(default_factory=list)
 
     def until(self, place: int) -> int:
-        """How many changes come before a place."""
+        """How many changes come before a place in the journal."""
         return bisect_left(self.places, place)
 
     def durable(self, cut: int) -> int:
-        """How many changes before the cut a sync before the cut has made durable."""
+        """How many changes a sync before the cut has made durable."""
         syncs = bisect_left(self.synced, cut)
         return self.until(self.synced[syncs - 1]) if syncs else 0
 
@@ -69,7 +69,7 @@ class Cut:
     """One way in which the power fails.
 
     :param place: how many records of the journal come before it.
-    :param variant: what becomes of that which was not synced.
+    :param variant: what happens to changes that were not synced.
     """
 
     place: int
@@ -81,7 +81,7 @@ class CutState:
     """What the disk holds after a cut.
 
     :param answered: the operation had been answered by then.
-    :param digest: the same for the same contents.
+    :param digest: equal contents have equal digests.
     """
 
     cut: Cut
@@ -90,7 +90,7 @@ class CutState:
 
 
 class _Kept:
-    """What a variant keeps at a cut: of each folder and file, how many of its changes."""
+    """What a variant keeps at a cut: how many changes of each directory and file."""
 
     def __init__(self, histories: Mapping[int, _History], cut: Cut, chance: random.Random) -> None:
         self._histories = histories
@@ -99,7 +99,7 @@ class _Kept:
         self._moment = chance.randint(0, cut.place)
 
     def names(self, number: int) -> int:
-        """How many changes of a folder."""
+        """How many changes of a directory are kept."""
         history = self._histories.get(number) or _History()
         durable, all_done = history.durable(self._cut.place), history.until(self._cut.place)
         variant = self._cut.variant
@@ -110,7 +110,7 @@ class _Kept:
         return durable if variant in ("all lost", "data kept") else all_done
 
     def data(self, number: int) -> int | None:
-        """How many changes of a file; None for any part of them."""
+        """How many changes of a file are kept; None for any part of them."""
         history = self._histories.get(number) or _History()
         if self._cut.variant not in FIXED_VARIANTS:
             return None
@@ -119,7 +119,7 @@ class _Kept:
 
 
 class RecordedDisk:
-    """A simulated disk's journal, and the states that a loss of power can leave.
+    """A simulated disk's journal, and the states that a power cut can leave.
 
     :param folder: what the disk held when it was mounted.
     :param seed: for every random choice.
@@ -139,7 +139,7 @@ class RecordedDisk:
         self._settled = {number for number in self._begun.nodes if self._is_settled(number)}
 
     def _is_settled(self, number: int) -> bool:
-        """Whether nothing was done to a node, nor to any in it."""
+        """Whether nothing has changed in a node, nor in anything below it."""
         children = self._begun.node(number).names.values()
         return number not in self._histories and all(map(self._is_settled, children))
 
@@ -149,11 +149,11 @@ class RecordedDisk:
         return len(self._journal)
 
     def kinds_of_sync(self) -> list[str]:
-        """Who synced, and what for, each once, in the order of the first."""
+        """All kinds of sync: who synced, and what for. Each comes once, in the order of its first use."""
         return list(dict.fromkeys(r.kind for r in self._journal if isinstance(r, Synced)))
 
     def without(self, kinds: Collection[str]) -> RecordedDisk:
-        """The same run by a program that has none of the syncs of these kinds."""
+        """The same run by a program that makes none of the syncs of these kinds."""
         other = copy.copy(self)
         other._histories, other._known_states = {}, {}
         other._index(frozenset(kinds))
@@ -192,19 +192,19 @@ class RecordedDisk:
             for variant in variants:
                 cut = Cut(place, variant)
                 digest = self._digest(cut)
-                # After the answer more must be true of the same state.
+                # After the answer, more must be true of the same state.
                 if digest not in found or (answered and not found[digest].answered):
                     found[digest] = CutState(cut, answered, digest)
         return list(found.values())
 
     def _digest(self, cut: Cut) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        for path, content in self._walk(cut, settled=False):  # in an order that follows from the names
+        for path, content in self._walk(cut, settled=False):  # in an order that depends only on the names
             digest.update(f"{path}\0".encode() + content[1])
         return digest.hexdigest()
 
     def write(self, cut: Cut, folder: Path) -> None:
-        """Make a folder hold what the disk holds after a cut."""
+        """Make a directory hold what the disk holds after a cut."""
         folder.mkdir()
         for path, (data, kind) in self._walk(cut):
             if kind == _FOLDER:
@@ -219,9 +219,9 @@ class RecordedDisk:
                 os.close(fd)
 
     def _walk(self, cut: Cut, *, settled: bool = True) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
-        """Every path there is, with its bytes and their digest; folders before what they hold.
+        """Every path, with its bytes and their digest. A directory comes before its contents.
 
-        :param settled: also what is in folders in which nothing was done.
+        :param settled: include the contents of directories in which nothing has changed.
         """
         kept = _Kept(self._histories, cut, random.Random(f"{self.seed} {cut.place} {cut.variant}"))
         files: dict[int, tuple[bytes, bytes]] = {}  # a file has the same bytes under all of its names
@@ -252,7 +252,7 @@ class RecordedDisk:
         return self._histories.get(number) or _History()
 
     def _names(self, number: int, count: int) -> list[tuple[str, int]]:
-        """A folder's names after its first changes, in order."""
+        """A directory's names after its first changes, in order."""
         known = self._known_names.get((number, count))
         if known is None:
             known = self._known_names[number, count] = sorted(self._names_after(number, count).items())
@@ -280,9 +280,9 @@ class RecordedDisk:
         return known
 
     def _torn(self, number: int, cut: int, chance: random.Random) -> tuple[bytes, bytes]:
-        """A file's bytes with some of what was not synced: any blocks, and any of its lengths.
+        """A file's bytes with a part of what was not synced: any blocks, and any of its lengths.
 
-        Lengths change in order, as all that a file system keeps in its journal does.
+        Lengths change in order, like everything that a file system keeps in its journal.
         """
         history = self._history(number)
         first, last = history.durable(cut), history.until(cut)
@@ -310,7 +310,7 @@ class RecordedDisk:
 
 
 def _replayed(files: SimulatedFiles, journal: Sequence[Record]) -> SimulatedFiles:
-    """The files after what is in a journal, all of it durable."""
+    """The files after all changes in a journal, all of them durable."""
     for record in journal:
         match record:
             case Named(folder, name, node, is_folder):
@@ -336,7 +336,7 @@ def _apply(data: bytearray, change: Change | NameChange) -> None:
 
 
 def _parts(change: Written | Zeroed, block_bytes: int) -> Iterator[Change]:
-    """A change cut at the borders of blocks."""
+    """A change, cut at the borders of blocks."""
     start = change.offset
     end = start + (len(change.data) if isinstance(change, Written) else change.size_bytes)
     while start < end:

@@ -1,7 +1,7 @@
-"""Reading an image's bytes without QEMU: quick, and by other code than what wrote them.
+"""Reading an image's bytes without QEMU: quickly, and by other code than the one that wrote them.
 
-Only what Diskyard's own volumes hold is understood (docs/interop/qcow2.txt of QEMU):
-anything else is an assertion that fails.
+It understands only what Diskyard's own volumes contain (QEMU's docs/interop/qcow2.txt). For anything
+else an assertion fails.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
 
 
 def read_image(repo: Repository, image_id: str) -> bytes:
-    """All bytes of an image as its chain has them, by the newest state of its repository."""
+    """All bytes of an image, read from its chain, at the newest state of its repository."""
     state = repo.state()
     image = state.images[image_id]
     data = bytearray(image.size_bytes)
@@ -35,7 +35,7 @@ def _lay_over(data: bytearray, layer: Layer, content: bytes) -> None:
         data[:size_bytes] = content[:size_bytes]
     else:
         size_bytes = _lay_qcow2_over(data, content)
-    # What is below does not show beyond the end of a layer.
+    # Nothing from below shows beyond the end of a layer.
     data[size_bytes:] = bytes(len(data) - size_bytes)
 
 

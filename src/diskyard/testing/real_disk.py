@@ -1,7 +1,7 @@
 """A real file system in a file, whose power can be cut.
 
-The system call for it (``XFS_IOC_GOINGDOWN``, which ext4 has too) stops all that the file system
-would still write. Then it is mounted anew, and its journal recovers what had reached the disk.
+A system call (``XFS_IOC_GOINGDOWN``, which ext4 has too) stops everything that the file system would still
+write. Then it is mounted again, and its journal recovers what had reached the disk.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LOG_KEPT, _LOG_LOST = 1, 2
 
 
 def why_no_real_disk(kind: str) -> str | None:
-    """Why there cannot be one here; None if there can."""
+    """Why this is not possible here; None if it is."""
     if os.geteuid() != 0:
         return "mounting a file system needs root"
     program = _MAKE[kind][1][0]
@@ -52,7 +52,7 @@ class RealDisk:
         subprocess.run(["mount", "-o", "loop", str(self.file), str(self.place)], check=True)
 
     def _unmount(self) -> None:
-        """A program that was killed has no memory, and so no name, before it closes its files."""
+        """Unmount it, with patience: a killed program may still have files open when its name is gone."""
         deadline_s = time.monotonic() + _DYING_MOST_S
         while subprocess.run(["umount", str(self.place)], capture_output=True, check=False).returncode:
             assert time.monotonic() < deadline_s, f"{self.place} stays in use"
@@ -63,10 +63,10 @@ class RealDisk:
         subprocess.run(["sync", "--file-system", str(self.place)], check=True)
 
     def cut_power(self, *, log_kept: bool) -> None:
-        """Lose what was not synced, and come back.
+        """Lose what was not synced, and mount it again.
 
-        :param log_kept: what the file system had in its journal in memory reaches the disk still,
-            so that names and sizes are there whose data is not.
+        :param log_kept: what the file system's journal had in memory still reaches the disk, so that names
+            and sizes exist whose data does not.
         """
         fd = os.open(self.place, os.O_RDONLY)
         try:
@@ -79,7 +79,7 @@ class RealDisk:
 
 @contextmanager
 def real_disk(kind: str, folder: Path) -> Iterator[RealDisk]:
-    """A small file system of a kind, mounted within."""
+    """A small file system of a kind, mounted for the time of the context."""
     size_bytes, words = _MAKE[kind]
     disk = RealDisk(folder / "disk", folder / "mounted")
     disk.place.mkdir()

@@ -1,4 +1,4 @@
-"""Running a scenario on a simulated disk, and judging what losses of power leave of it."""
+"""Running a scenario on a simulated disk, and judging what power cuts leave of it."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from diskyard.testing.world import PLACES, Images, World, host_named, judge_outc
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 _CALLERS = 4
-#: How a judgement says that something is lost; anything else is a defect of the judge.
+#: Exceptions that mean that something is lost. Any other one is a defect of the judge.
 _NOT_AS_IT_MUST_BE = (
     AssertionError,
     errors.DiskyardError,
     OSError,
     struct.error,  # a volume ends inside its tables
-    subprocess.CalledProcessError,  # QEMU cannot read one
+    subprocess.CalledProcessError,  # QEMU cannot read a volume
 )
 _HOW_IT_IS_SAID = ("telling", "_telling", "command", "__exit__", "close", "end", "sync")
 
 
 class TellingFiles(Files):
-    """Files that tell the simulated disk what each sync is for.
+    """Files that announce to the simulated disk what each sync is for.
 
-    :param mount: where the disk is mounted; on others nothing is told.
+    :param mount: where the disk is mounted; on other file systems nothing is announced.
     :param reflink: clone by copying the bytes, which are no more durable than a clone's.
     """
 
@@ -75,7 +75,7 @@ class TellingFiles(Files):
 
 
 class TellingCommands(Commands):
-    """Programs of which the simulated disk is told what they were asked last."""
+    """Programs that announce to the simulated disk what they were last told to do."""
 
     def __init__(self, mount: Path) -> None:
         self._mount = mount
@@ -94,7 +94,7 @@ class TellingCommands(Commands):
 
 
 def _callers() -> str:
-    """The functions of Diskyard that led here, the innermost first."""
+    """The functions of Diskyard in the call stack, the innermost first."""
     names: list[str] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and len(names) < _CALLERS:
@@ -107,7 +107,7 @@ def _callers() -> str:
 
 
 def lost_host(mount: Path, *, reflink: bool = False) -> Host:
-    """This machine in an earlier boot, under another name: where the power fails."""
+    """This machine in an earlier boot, under another name. Its power fails."""
     identity = HostIdentity("lost-host", Host.real().identity.machine_id, new_nonce())
     return Host(identity, TellingFiles(identity, mount, reflink=reflink), TellingCommands(mount), Clock())
 
@@ -116,9 +116,9 @@ def lost_host(mount: Path, *, reflink: bool = False) -> Host:
 class Recording:
     """A scenario that has run on a simulated disk.
 
-    :param world: what must be true, said of the disk.
-    :param before: the images before it, and ``after``: with it done.
-    :param unnamed: the volumes that the log did not name before.
+    :param world: what must be true of the disk.
+    :param before: the images before the operation, and ``after``: with it done.
+    :param unnamed: the volumes that the log did not name before it.
     """
 
     scenario: Scenario
@@ -129,7 +129,7 @@ class Recording:
     disk: RecordedDisk
 
     def judge(self, disk: RecordedDisk, state: CutState, folder: Path) -> None:
-        """Start hosts on what a cut has left; all must be right once they have fixed it."""
+        """Start hosts on what a cut has left. Once they have fixed it, everything must be right."""
         disk.write(state.cut, folder)
         try:
             world = self.world.moved(folder)
@@ -152,7 +152,7 @@ class Recording:
     ) -> tuple[int, int]:
         """Start a host on what a cut has left, cut the power again while it fixes that, and judge.
 
-        :param choose: which of the states are judged that the second cut may leave.
+        :param choose: which of the states that the second cut may leave are judged.
         :return: how many records the journal of the fixes has, and how many states were judged.
         """
         folder.mkdir()
@@ -179,7 +179,7 @@ class Recording:
     def failure(self, without: Collection[str], folder: Path, torn: int, most: int) -> str | None:
         """What goes wrong if syncs are left out; None if nothing does.
 
-        Only states are judged that cannot be while the syncs are there.
+        Only states that are impossible with the syncs are judged.
 
         :param without: kinds of sync, as :meth:`RecordedDisk.kinds_of_sync` names them.
         :param most: how many states to judge at most.
@@ -207,14 +207,14 @@ class Recording:
 def _unnamed(world: World) -> set[str]:
     """The volumes that the log does not name.
 
-    It says what must exist before it exists, and forgets it only after it is gone.
+    The log names what must exist before it exists, and forgets it only after it is gone.
     """
     survivor, found = host_named("survivor"), set[str]()
     for place in PLACES:
         try:
             repository = find_format(world.format).connect(world.parameters(place), survivor)
         except errors.NotARepository:
-            continue  # the scenario's own judge says whether that may be
+            continue  # the scenario's own judge decides whether that may be
         state = refresh(Log(repository, survivor))
         if not state.closed:
             names = [item.name for item in repository.list_volumes()]
@@ -223,7 +223,7 @@ def _unnamed(world: World) -> set[str]:
 
 
 def _on_mount(world: World, folder: Path) -> World:
-    """The same world, in a new folder, with its places on the disk that is to be mounted there."""
+    """The same world, in a new directory, with its repositories on the disk that will be mounted there."""
     (folder / "mount").mkdir()
     moved = world.moved(folder / "world")
     moved.shared_by_one_host = True
@@ -238,7 +238,7 @@ def _shares(scenario: Scenario) -> bool:
 
 
 def record(scenario: Scenario, folder: Path, seed: int) -> Recording:
-    """Run a scenario on a simulated disk, in a new folder."""
+    """Run a scenario on a simulated disk, in a new directory."""
     folder.mkdir()
     prepared = World(folder / "prepared")
     prepared.create()
@@ -247,7 +247,7 @@ def record(scenario: Scenario, folder: Path, seed: int) -> Recording:
     builder.close()
     held = prepared.copied(folder / "held")
     (held.folder / OUTSIDE).mkdir()
-    # What is not in the repositories, files to import for instance, is not on the disk that fails.
+    # Things outside the repositories, such as files to import, are not on the disk that fails.
     world, mount = _on_mount(held, folder), folder / "mount"
     with mounted(held.folder, mount, folder / "journal"):
         service = world.service(lost_host(mount, reflink=_shares(scenario)))

@@ -1,6 +1,6 @@
-"""What images must hold, in the simplest form there is: names, and all of their bytes.
+"""What images must hold, in the simplest form: names, and all of their bytes.
 
-The stateful tests do everything twice, with Diskyard and here, and compare. It knows nothing
+The stateful tests do everything twice, with Diskyard and here, and compare. The model knows nothing
 of volumes, chains, logs or fixes.
 """
 
@@ -17,7 +17,7 @@ class ModelImage:
     """One image as its caller knows it.
 
     :param complete: whether it has been seen usable; from then on it must stay so.
-    :param attached_to: the host that has it prepared, and the graph that was answered.
+    :param attached_to: the host that has it prepared, and the graph that the host got.
     """
 
     id: str
@@ -64,14 +64,14 @@ class ReferenceModel:
         ]
 
     def find(self, name: str) -> tuple[str, ModelImage]:
-        """The repository and image of a name."""
+        """The repository and image with a name."""
         repo, _, short = name.partition("/")
         return repo, next(image for image in self.images[repo].values() if self.short(image.id) == short)
 
-    # -- what the verbs mean ---------------------------------------------------------------
+    # -- the meaning of the verbs -----------------------------------------------------------
 
     def create_disk(self, repo: str, image_id: str, size_bytes: int, strategy: Strategy) -> ModelImage:
-        """An empty disk reads zeros."""
+        """Create an empty disk, which reads as zeros."""
         image = ModelImage(image_id, "virtual_disk", bytes(size_bytes), {}, strategy, True)
         self.images[repo][image_id] = image
         return image
@@ -79,28 +79,28 @@ class ReferenceModel:
     def create_from(
         self, repo: str, image_id: str, base: ModelImage, size_bytes: int, *, complete: bool
     ) -> None:
-        """A disk begins as its base, and goes on with zeros."""
+        """Create a disk that begins as its base, and goes on with zeros."""
         data = base.data + bytes(size_bytes - len(base.data))
         self.images[repo][image_id] = ModelImage(image_id, "virtual_disk", data, {}, "space", complete)
 
     def snapshot(self, repo: str, image_id: str, disk: ModelImage) -> None:
-        """What the disk holds now."""
+        """Take a Snapshot of what the disk holds now."""
         image = ModelImage(image_id, "snapshot", disk.data, {}, disk.strategy, True)
         self.images[repo][image_id] = image
 
     def copy(self, repo: str, image_id: str, source: ModelImage, kind: ImageKind, user_data: Any) -> None:
-        """What the source holds now, whatever the base; a Snapshot that is there stays."""
+        """Copy what the source holds now, whatever the base. A Snapshot that exists already stays."""
         if image_id not in self.images[repo]:
             self.images[repo][image_id] = ModelImage(image_id, kind, source.data, user_data, "space", False)
 
     def write(self, disk: ModelImage, offset_bytes: int, data: bytes) -> None:
-        """The disk alone changes."""
+        """Write to a disk. Only the disk changes."""
         disk.data = disk.data[:offset_bytes] + data + disk.data[offset_bytes + len(data) :]
 
     def extend(self, disk: ModelImage, size_bytes: int) -> None:
-        """What is new reads zeros."""
+        """Extend a disk; the new part reads as zeros."""
         disk.data += bytes(size_bytes - len(disk.data))
 
     def remove(self, repo: str, image: ModelImage) -> None:
-        """Others keep their bytes."""
+        """Remove an image. Other images keep their bytes."""
         del self.images[repo][image.id]

@@ -1,4 +1,4 @@
-"""The contract suite's part about a full storage: what frees some can be published all the same."""
+"""The contract suite's part about a full storage: entries that free space can be published all the same."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from diskyard.testing.place import Place, fresh_name
 
 _ENTRY_BYTES = 2000
 _LARGE_BYTES = 100_000
-#: A merge is two entries, and what waits for it is ended by a third.
+#: A merge takes two entries, and a third ends what waits for it.
 _FIX_ENTRIES = 3
 
 
 class ReserveContract:
-    """What ``put`` and ``rewrite`` promise on a storage that is full."""
+    """What ``put`` and ``rewrite`` promise on a full storage."""
 
     @pytest.fixture
     def has_room(self) -> Event:
-        """Whether the storage has room again."""
+        """Set once the storage has free space again."""
         return Event()
 
     @pytest.fixture
     def full(self, repository: Storage, place: Place, has_room: Event) -> Iterator[Storage]:
-        """The repository, where there is room for nothing; the fixture before has made it."""
+        """The repository, when the storage is full; the fixture before this one has made it."""
         if place.connect_full is None:
             pytest.skip("the format cannot be full")
         connected = place.connect_full(has_room)
@@ -41,7 +41,7 @@ class ReserveContract:
 
     @pytest.mark.parametrize("frees", [Frees.LATER, Frees.WHEN_FIXED, Frees.AT_ONCE])
     def test_what_frees_is_published(self, full: Storage, repository: Storage, frees: Frees) -> None:
-        """And nothing else: that is refused, and its number stays free."""
+        """Entries that free nothing are refused, and their numbers stay free."""
         with pytest.raises(OSError, match="space") as caught:
             full.put("entry", 1, b"another")
         assert not isinstance(caught.value, UncertainError)
@@ -51,20 +51,20 @@ class ReserveContract:
         assert repository.get("entry", 1) == (b"one", b"one")
 
     def test_a_large_entry(self, full: Storage, repository: Storage) -> None:
-        """One that ends many things at once."""
+        """An entry that ends many things at once."""
         data = framed(os.urandom(_LARGE_BYTES))
         assert full.put("entry", 1, data, frees=Frees.AT_ONCE) is True
         assert repository.get("entry", 1) == (data, data)
 
     def test_a_lost_copy_is_written_again(self, full: Storage, repository: Storage) -> None:
-        """No entry can follow one that has a single copy."""
+        """This is needed because no entry can follow one that has a single replica."""
         full.put("entry", 1, b"one", frees=Frees.AT_ONCE)
         repository.rewrite("entry", 1, 1, b"other")
         full.rewrite("entry", 1, 1, b"one")
         assert repository.get("entry", 1) == (b"one", b"one")
 
     def test_what_frees_sooner_can_be_published_when_what_frees_later_cannot(self, full: Storage) -> None:
-        """However many images were removed, a fix that makes room can be done; and then it is as before."""
+        """However many images were removed, a fix that frees space can run; then all is as before."""
         number, done = 1, dict.fromkeys(Frees, 0)
         for frees in (Frees.LATER, Frees.WHEN_FIXED, Frees.AT_ONCE):
             with suppress(OSError):
@@ -73,7 +73,7 @@ class ReserveContract:
         assert all(done[frees] > _FIX_ENTRIES for frees in Frees if frees), done
 
     def test_it_is_taken_again_first(self, full: Storage, repository: Storage, has_room: Event) -> None:
-        """When a volume is deleted, and before anything else is written."""
+        """The reserve is filled when a volume is deleted, and before anything else is written."""
         number = self._spend(full, 1)
         name = fresh_name()
         repository.create_volume(name, length_bytes=1 << 20)
@@ -87,12 +87,12 @@ class ReserveContract:
         self._spend(full, number + 1)
 
     def _spend(self, full: Storage, number: int) -> int:
-        """Use all of the reserve, which must be there; the next number."""
+        """Use up the reserve, which must be there. Return the next number."""
         first = number
         try:
             while full.put("entry", number, framed(bytes(_ENTRY_BYTES)), frees=Frees.AT_ONCE):
                 number += 1
         except OSError as error:
-            assert error.errno == errno.ENOSPC  # noqa: PT017 - how often it went well is what counts
+            assert error.errno == errno.ENOSPC  # noqa: PT017 - what counts is how often it succeeded
         assert number - first > 2 * _FIX_ENTRIES
         return number

@@ -1,8 +1,8 @@
-"""How often a verb or fix asks storage: each such call is a round trip where that is not of this machine.
+"""How often a verb or fix calls storage. On remote storage, each such call is a round trip.
 
-What a host asks of a repository's folder passes its door to the files, and is counted there by kind;
-what reads the log to its newest entry (a refresh) is counted at the log. Nothing is timed, so that the
-same work gives the same counts on every machine.
+All calls for a repository's directory pass the host's door to the files, and are counted there by kind.
+Reading the log up to its newest entry (a refresh) is counted at the log. Nothing is timed, so that
+the same work gives the same counts on every machine.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from diskyard.testing.world import PLACES, World
 R = TypeVar("R")
 _READS = frozenset(("read", "read_at", "read_beginning", "read_open"))
 _LISTINGS = frozenset(("list", "names"))
-#: What moves volumes' bytes: how often follows from the file system, and from their length.
+#: Calls that move volumes' bytes: their number depends on the file system, and on the bytes' length.
 _OF_BYTES = frozenset(
     (
         "begin_write_out", "end_write_out", "next_data", "physical_extents", "read_cached", "read_each",
@@ -54,15 +54,15 @@ _RUN_FIX = "diskyard.testing.scenarios.base.run_fix"
 
 @dataclass(frozen=True, slots=True)
 class RoundTrips:
-    """What one verb or fix asked of all repositories.
+    """The calls of one verb or fix to all repositories.
 
-    :param entries: put in logs.
-    :param refreshes: of logs: the newest state was read.
-    :param log_reads: of the log's files, each entry and checkpoint of which has two.
-    :param log_listings: of the log's folders.
-    :param volume_listings: of the folder of volumes.
-    :param looks: everything else that changes nothing.
-    :param writes: everything that changes something, and is no sync.
+    :param entries: entries that were put into logs.
+    :param refreshes: how often the newest state of a log was read.
+    :param log_reads: reads of the log's files; each entry and checkpoint has two.
+    :param log_listings: listings of the log's directories.
+    :param volume_listings: listings of the directory of volumes.
+    :param looks: all other calls that change nothing.
+    :param writes: all calls that change something, except syncs.
     """
 
     entries: int = 0
@@ -75,7 +75,7 @@ class RoundTrips:
     syncs: int = 0
 
     def __add__(self, other: RoundTrips) -> RoundTrips:
-        """The sum of each."""
+        """The sums of all fields."""
         return RoundTrips(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
@@ -84,33 +84,33 @@ KINDS = tuple(field.name for field in fields(RoundTrips))
 
 
 class PatientClock(Clock):
-    """Time goes on only for who sleeps: what is done now and then is done as often on a slow machine."""
+    """Time passes only for threads that sleep, so that periodic work is as frequent on a slow machine."""
 
     def __init__(self) -> None:
         self._now_s = 1_000_000.0
 
     def monotonic_s(self) -> float:
-        """Seconds that were slept."""
+        """The seconds that were slept."""
         return self._now_s
 
     def sleep(self, duration_s: float) -> None:
-        """Wait, as time goes on elsewhere."""
+        """Wait, while time passes elsewhere too."""
         self._now_s += duration_s
         super().sleep(duration_s)
 
 
 class NoReflinks(Files):
-    """Files of a file system that shares no blocks, so that what is done is the same on all."""
+    """Files of a file system that cannot share blocks, so that the same is done on all file systems."""
 
     def clone(self, source_fd: int, target_fd: int) -> None:
-        """See :meth:`Files.clone`; it is what such a file system answers."""
+        """See :meth:`Files.clone`. It fails as on such a file system."""
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
 class CountingFiles(NoReflinks):
-    """Files whose calls are counted, and take longer if they are to.
+    """Files whose calls are counted, and take longer if that is wanted.
 
-    :param folder: calls for what is below it are counted, but those that move volumes' bytes.
+    :param folder: calls for files below it are counted, except those that move volumes' bytes.
     :param latency_s: how much longer each of them takes.
     :ivar under_locks: which calls for repositories were made under a lock, and where that was made.
     """
@@ -137,12 +137,12 @@ class CountingFiles(NoReflinks):
         return super().passing(name, words, do)
 
     def begin(self) -> None:
-        """Count from here on."""
+        """Begin to count."""
         with self._lock:
             self._calls.clear()
 
     def counted(self) -> RoundTrips:
-        """The calls for the repositories in the folder; there are other things too."""
+        """The calls for the repositories in the directory. It contains other things too."""
         with self._lock:
             paths = [(name, path.split("/")) for name, path in self._calls]
         calls = (_of_call(name, *path[1:2]) for name, path in paths if path[0] in _PLACES)
@@ -174,9 +174,9 @@ def _host(name: str) -> Host:
 
 
 class Counter:
-    """Counts for one host what repositories are asked.
+    """Counts one host's calls to repositories.
 
-    :param folder: where they are.
+    :param folder: the directory of the repositories.
     :param latency_s: how much longer each call takes.
     """
 
@@ -189,7 +189,7 @@ class Counter:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count within what is done, in all threads; there must be no other host in this process."""
+        """A context that counts the calls of all threads. There must be no other host in this process."""
         refresh, publish = Log.refresh, Log.publish
 
         def refreshing(log: Log) -> State:
@@ -206,13 +206,13 @@ class Counter:
             yield
 
     def begin(self) -> None:
-        """Forget what was counted so far."""
+        """Forget all counts."""
         self._refreshes.clear()
         self._entries.clear()
         self._files.begin()
 
     def counted(self) -> RoundTrips:
-        """What was asked of all repositories."""
+        """The calls to all repositories."""
         entries, refreshes = sum(self._entries.values()), sum(self._refreshes.values())
         return replace(self._files.counted(), entries=entries, refreshes=refreshes)
 
@@ -221,12 +221,12 @@ class Counter:
         return self._files.under_locks
 
     def most_above(self) -> int:
-        """By how much, in the repository where that is most, refreshes are more than entries."""
+        """By how much refreshes exceed entries, in the repository where that is most."""
         return max((count - self._entries[log] for log, count in self._refreshes.items()), default=0)
 
 
 def count(scenario: Scenario, world: World) -> Counter:
-    """What a scenario asks, done once in a world that is prepared for it; of a fix, without the check."""
+    """The calls of a scenario that is run once in a prepared world; of a fix, without the check."""
     counter = Counter(str(world.folder))
 
     def begin_and_run(*words: Any, **more: Any) -> bool:
@@ -243,9 +243,9 @@ def count(scenario: Scenario, world: World) -> Counter:
 
 
 class Worlds:
-    """Worlds made ready for cases: each kind once, and copied for each case.
+    """Worlds that are prepared for cases. Each kind is made once, and copied for each case.
 
-    :param folder: where they are made.
+    :param folder: the directory in which they are made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -254,7 +254,7 @@ class Worlds:
         self._copies = 0
 
     def ready_for(self, scenario: Scenario) -> World:
-        """A world of its own."""
+        """A world for one case."""
         if scenario.prepare not in self._prepared:
             world = World(self._folder / f"prepared-{len(self._prepared)}")
             world.create()
@@ -267,19 +267,19 @@ class Worlds:
 
 
 def _prepared_here(world: World, service: Service) -> None:
-    """A disk that the host that counts has attached."""
+    """A disk that is attached on the host that counts."""
     here = world.service(_host(_HOST))
     prepared(world, here)
     here.close()
 
 
-#: What is counted: each verb, alone or with what follows from it, and each fix.
+#: The cases: each verb, alone or with what follows from it, and each fix.
 CASES = [
     *(scenario for scenario in SCENARIOS if not scenario.is_slow),
     *ON_REPOSITORIES[:1],
     Scenario("create and remove repository", shapes.chain, create_and_remove, same),
     Scenario("tear down", _prepared_here, verb("teardownImage", **DISK_IN_A), same),
-    # Not its end: how soon the server's locks are gone is a matter of time.
+    # The end of serving is not counted: it is a matter of time how soon the server's locks are gone.
     Scenario(
         "prepare and serve", shapes.chain, verb("prepareImage", **DISK_IN_A, options={"serve": "nbd"}), same,
     ),
@@ -312,7 +312,7 @@ _BEFORE = " → "
 
 
 def table_of(text: str) -> dict[str, tuple[list[int], RoundTrips]]:
-    """What a document's table has of each case: what was counted before, and what is counted now."""
+    """The counts in a document's table for each case: those from before, and the present ones."""
     lines = iter(text.partition(HEADING)[2].splitlines()[2:])
     found = {}
     for line in lines:

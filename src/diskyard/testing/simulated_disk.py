@@ -1,4 +1,4 @@
-"""A disk in memory, mounted, that remembers all that was done to it and what was synced.
+"""A disk in memory, mounted, that records all changes to it and all syncs.
 
 The file system is served by a process of its own, so that those who use it, QEMU's programs
 among them, can wait for it. It needs root and ``/dev/fuse``.
@@ -36,7 +36,7 @@ def why_not() -> str | None:
 def mounted(folder: Path, mount: Path, journal: Path) -> Iterator[None]:
     """Have a disk with what is in ``folder`` on ``mount``; afterwards its journal is in a file.
 
-    It is unmounted and its process has ended whatever happens.
+    In any case it is unmounted in the end, and its process has ended.
     """
     ours, theirs = FORKING.Pipe()
     server = FORKING.Process(target=_serve, args=(str(folder), str(mount), str(journal), theirs))

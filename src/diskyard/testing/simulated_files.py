@@ -1,8 +1,8 @@
-"""Files in memory, and a journal of all that is done to them, for a disk that loses power.
+"""Files in memory, and a journal of all changes to them, for a disk that loses power.
 
-Of every operation of every process one record is kept, in their order: with them, and with the
-files as they were before, the disk can be told as it would be after a loss of power at any
-moment (:mod:`diskyard.testing.power_cut`).
+The journal has one record for every operation of every process, in their order. From the records, and the
+files as they were before, the disk's possible contents after a power cut at any moment can be derived
+(:mod:`diskyard.testing.power_cut`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ says what the next sync of that very file or folder is for, or what all others a
 
 
 class Named(msgspec.Struct, frozen=True, tag=True):
-    """A folder's name leads to a node from now on: a new one, a further link, or one renamed."""
+    """A directory's name leads to a node from now on: a new one, another link to it, or a renamed one."""
 
     folder: int
     name: str
@@ -34,14 +34,14 @@ class Named(msgspec.Struct, frozen=True, tag=True):
 
 
 class Removed(msgspec.Struct, frozen=True, tag=True):
-    """A folder's name is gone."""
+    """A directory's name is gone."""
 
     folder: int
     name: str
 
 
 class Renamed(msgspec.Struct, frozen=True, tag=True):
-    """A name of a folder takes the place of another of the same folder, atomically."""
+    """A name in a directory replaces another name in the same directory, atomically."""
 
     folder: int
     old: str
@@ -49,7 +49,7 @@ class Renamed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Written(msgspec.Struct, frozen=True, tag=True):
-    """Bytes of a file."""
+    """Bytes were written to a file."""
 
     node: int
     offset: int
@@ -57,7 +57,7 @@ class Written(msgspec.Struct, frozen=True, tag=True):
 
 
 class Zeroed(msgspec.Struct, frozen=True, tag=True):
-    """A range of a file reads as zeros, as far as the file goes."""
+    """A range of a file reads as zeros, up to the file's end."""
 
     node: int
     offset: int
@@ -65,16 +65,16 @@ class Zeroed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Resized(msgspec.Struct, frozen=True, tag=True):
-    """The length of a file."""
+    """A file has a new length."""
 
     node: int
     size_bytes: int
 
 
 class Synced(msgspec.Struct, frozen=True, tag=True):
-    """A file's bytes and length, or a folder's names, are durable.
+    """A file's bytes and length, or a directory's names, are durable.
 
-    :param kind: who asked for it, and what for.
+    :param kind: who synced, and what for.
     """
 
     node: int
@@ -82,7 +82,7 @@ class Synced(msgspec.Struct, frozen=True, tag=True):
 
 
 class Marked(msgspec.Struct, frozen=True, tag=True):
-    """A word of the test."""
+    """The test has announced something."""
 
     text: str
 
@@ -93,7 +93,7 @@ Change = Written | Zeroed | Resized
 
 @dataclass(slots=True)
 class Node:
-    """A file or folder."""
+    """A file or directory."""
 
     number: int
     mode: int
@@ -111,7 +111,7 @@ class Node:
 class SimulatedFiles:
     """The files of a simulated disk.
 
-    :ivar journal: what was done to them, in order.
+    :ivar journal: the changes, in order.
     """
 
     def __init__(self) -> None:
@@ -122,9 +122,9 @@ class SimulatedFiles:
 
     @classmethod
     def loaded(cls, folder: Path) -> SimulatedFiles:
-        """What a real folder holds, all of it durable.
+        """The files of a real directory, all of them durable.
 
-        The same folder gives the same numbers to the same files.
+        The same directory gives the same numbers to the same files.
         """
         files = cls()
         files._load(ROOT, folder)
@@ -140,14 +140,14 @@ class SimulatedFiles:
             else:
                 node.data[:] = path.read_bytes()
                 node.blocks = set(_blocks_with_data(node.data))
-                if path.lstat().st_blocks * 512 >= len(node.data):  # reserved, though they are zeros
+                if path.lstat().st_blocks * 512 >= len(node.data):  # reserved, though the bytes are zeros
                     node.blocks = set(range(-(-len(node.data) // BLOCK_BYTES)))
             node.modified_ns = path.lstat().st_mtime_ns
 
-    # -- looking ----------------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------
 
     def node(self, number: int) -> Node:
-        """A node by its number."""
+        """The node with a number."""
         return self.nodes[number]
 
     def find(self, folder: int, name: str) -> Node:
@@ -158,7 +158,7 @@ class SimulatedFiles:
         return self.nodes[number]
 
     def listed(self, folder: int) -> list[tuple[str, Node]]:
-        """The names of a folder."""
+        """The names of a directory."""
         return [(name, self.nodes[number]) for name, number in self.nodes[folder].names.items()]
 
     def links(self, number: int) -> int:
@@ -179,7 +179,7 @@ class SimulatedFiles:
     # -- names ------------------------------------------------------------------------
 
     def make(self, folder: int, name: str, mode: int, *, is_folder: bool) -> Node:
-        """A new file or folder."""
+        """Make a new file or directory."""
         self._require_free(folder, name)
         kind = stat.S_IFDIR if is_folder else stat.S_IFREG
         node = Node(len(self.nodes) + 1, kind | (mode & 0o7777))
@@ -188,22 +188,22 @@ class SimulatedFiles:
         return node
 
     def link(self, folder: int, name: str, number: int) -> Node:
-        """A further name of a file."""
+        """Give a file another name."""
         self._require_free(folder, name)
         self._name(folder, name, number)
         return self.nodes[number]
 
     def remove(self, folder: int, name: str) -> None:
-        """Take a name away; of a folder only if it is empty."""
+        """Remove a name; that of a directory only if it is empty."""
         if self.find(folder, name).names:
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
         del self.nodes[folder].names[name]
         self.journal.append(Removed(folder, name))
 
     def rename(self, folder: int, old: str, new_folder: int, new: str) -> None:
-        """Move a name over another in the same folder.
+        """Move a name over another in the same directory.
 
-        Between two folders it is refused: what a journal may lose of it would have to be known.
+        Between two directories this is refused: it would have to be known what a journal may lose of it.
         """
         if folder != new_folder:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), new)
@@ -223,19 +223,19 @@ class SimulatedFiles:
     # -- bytes ------------------------------------------------------------------------
 
     def write(self, number: int, offset: int, data: bytes) -> None:
-        """Bytes of a file."""
+        """Write bytes to a file."""
         self._change(Written(number, offset, data))
         last = (offset + len(data) - 1) // BLOCK_BYTES
         self.nodes[number].blocks.update(range(offset // BLOCK_BYTES, last + 1))
 
     def resize(self, number: int, size_bytes: int) -> None:
-        """The length of a file."""
+        """Set the length of a file."""
         self._change(Resized(number, size_bytes))
         end = -(-size_bytes // BLOCK_BYTES)
         self.nodes[number].blocks = {block for block in self.nodes[number].blocks if block < end}
 
     def zero(self, number: int, offset: int, size_bytes: int, *, punch: bool) -> None:
-        """Make a range zero; with or without its blocks."""
+        """Make a range zero, and free its blocks or keep them."""
         self._change(Zeroed(number, offset, size_bytes))
         whole = range(-(-offset // BLOCK_BYTES), (offset + size_bytes) // BLOCK_BYTES)
         if punch:
@@ -244,7 +244,7 @@ class SimulatedFiles:
             self.reserve(number, offset, size_bytes)
 
     def reserve(self, number: int, offset: int, size_bytes: int) -> None:
-        """Reserve blocks, which changes no byte."""
+        """Reserve blocks. This changes no bytes."""
         last = (offset + size_bytes - 1) // BLOCK_BYTES
         self.nodes[number].blocks.update(range(offset // BLOCK_BYTES, last + 1))
 
@@ -254,14 +254,14 @@ class SimulatedFiles:
         node.modified_ns = time.time_ns()
         self.journal.append(change)
 
-    # -- syncs and words --------------------------------------------------------------
+    # -- syncs and announcements ------------------------------------------------------
 
     def sync(self, number: int) -> None:
-        """Make a file's bytes or a folder's names durable."""
+        """Make a file's bytes or a directory's names durable."""
         self.journal.append(Synced(number, self._sync_kinds.pop(number, self._others)))
 
     def mark(self, number: int, name: str, value: str) -> None:
-        """Hear a word of the test: see :data:`MARK`."""
+        """Record an announcement of the test: see :data:`MARK`."""
         if name == SYNC_MARK:
             self._sync_kinds[number] = value
         elif name == OTHERS_MARK:
@@ -271,7 +271,7 @@ class SimulatedFiles:
 
 
 def apply_change(data: bytearray, change: Change) -> None:
-    """Do to a file's bytes what a record of the journal says."""
+    """Apply a record of the journal to a file's bytes."""
     if isinstance(change, Resized):
         del data[change.size_bytes :]
         data.extend(bytes(change.size_bytes - len(data)))

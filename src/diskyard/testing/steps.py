@@ -1,8 +1,8 @@
-"""A host whose every change of storage is a step: counted, stopped at, or the last thing it does.
+"""A host for which every change of storage is a step. Steps are counted, and one can be the last.
 
-What passes the host's door changes storage: the files' primitives, programs, and what
-running programs are told (QMP commands, NBD writes and flushes). A :class:`Steps` sees each
-of them just before and just after.
+Changes of storage pass the host's door: the files' primitives, programs, and requests to running
+programs (QMP commands, NBD writes and flushes). A :class:`Steps` is called just before and
+just after each of them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Side = Literal["before", "after"]
 
 @dataclass(slots=True)
 class Steps:
-    """The steps of one run, of all its threads.
+    """The steps of one run, in all its threads.
 
     :param stop_at: the index of the step at which ``stop`` is called.
-    :param side: whether just before it is done, or just after.
-    :param stop: what is done there: it kills this process, or waits.
-    :ivar names: what was done, in order.
+    :param side: whether just before that step, or just after it.
+    :param stop: called there: it kills this process, or waits.
+    :ivar names: the steps, in order.
     """
 
     stop_at: int | None = None
@@ -38,7 +38,7 @@ class Steps:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Something that changes storage is done within."""
+        """A context for one change of storage."""
         with self._lock:
             here = len(self.names) == self.stop_at
             self.names.append(name)
@@ -50,14 +50,14 @@ class Steps:
 
 
 class SteppingFiles(Files):
-    """Files whose every change is a step."""
+    """Files for which every change is a step."""
 
     def __init__(self, host: HostIdentity, steps: Steps) -> None:
         super().__init__(host)
         self.steps = steps
 
     def write(self, fd: int, data: bytes | memoryview, offset_bytes: int = 0) -> None:
-        """See :meth:`Files.write`; two steps, so that half a write is seen too."""
+        """See :meth:`Files.write`. It is two steps, so that half a write is tried too."""
         half = len(data) // 2
         with self.steps.step("write the first half"):
             super().write(fd, data[:half], offset_bytes)
@@ -81,7 +81,7 @@ for _name in STEPS:
 
 
 class SteppingCommands(Commands):
-    """Programs whose every start and end is a step, and what they are told while they run."""
+    """Programs for which every start, end and request is a step."""
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
@@ -95,7 +95,7 @@ class SteppingCommands(Commands):
         inherit_fds: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Finished:
-        """See :meth:`Commands.run`; it may end, and its caller die before knowing."""
+        """See :meth:`Commands.run`. The program may end, and its caller die before it notices."""
         with self._steps.step(f"run {words[0]}"):
             return super().run(
                 words, timeout_s=timeout_s, limits=limits, inherit_fds=inherit_fds, environment=environment
@@ -111,8 +111,8 @@ class SteppingCommands(Commands):
 def stepping_host(steps: Steps, host_id: str, *, earlier_boot: bool) -> Host:
     """This machine under another name, whose changes are steps.
 
-    :param earlier_boot: its boot is over for every other host of this machine: what it leaves
-        behind is provably nobody's, as after a crash of the whole machine.
+    :param earlier_boot: every other host of this machine sees that its boot has ended, so that what it
+        leaves behind certainly belongs to nobody, as after a crash of the whole machine.
     """
     real = Host.real().identity
     boot_id = new_nonce() if earlier_boot else real.boot_id

@@ -1,14 +1,14 @@
-"""What every repository format must pass. A format's own test names itself and its place.
+"""What every repository format must pass. A format's own test names the format and a location.
 
-All that it takes::
+This is all that is needed::
 
     class TestMine(RepositoryContract):
         @pytest.fixture
         def place(self, tmp_path):
             return Place("mine-1.0", {"path": str(tmp_path / "repository")}, other_processes=True)
 
-Each promise in the docstring of :mod:`diskyard.storage.interface` is a test here. What a
-format cannot have (files, other processes) is skipped, by :class:`Place`, never by its name.
+Each promise in the docstring of :mod:`diskyard.storage.interface` is a test here. What a format cannot
+have (files, other processes) is skipped, depending on :class:`Place`, never on its name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Place", "RepositoryContract"]
 
 
 class RepositoryContract(LogStoreContract, ReserveContract, VolumeContract, LeaseContract, PlaceContract):
-    """All of the contract; a subclass has the fixture ``place``."""
+    """The whole contract. A subclass has the fixture ``place``."""
 
     @pytest.fixture
     def repository(self, place: Place) -> Iterator[Storage]:

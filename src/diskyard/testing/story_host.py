@@ -1,7 +1,7 @@
-"""One host of a story: a process of its own that runs a verb at a time.
+"""One host of a story: a process of its own that runs one verb at a time.
 
-Before any change of storage it can be held, while others go on; then it goes on itself, or
-is killed. How far it goes is told in steps, not in time, so that a story can be told again.
+It can be held before any change of storage, while others go on; then it goes on itself, or
+is killed. How far it goes is counted in steps, not in time, so that a story can be repeated.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _POLL_S = 0.002
 
 
 class Gate:
-    """What all changes of storage pass, except those of the main thread, which controls it.
+    """All changes of storage pass this gate, except those of the main thread, which controls it.
 
-    Tasks make none before the verb that started them has answered: so the order is always
+    Tasks change nothing before the verb that started them has answered, so that the order is always
     the same.
 
     :param say: called when the host is held, with the name of the step that it did not make.
-    :ivar answered: whether the verb has.
+    :ivar answered: whether the verb has answered.
     """
 
     def __init__(self, say: Any) -> None:
@@ -52,13 +52,13 @@ class Gate:
         self.answered = threading.Event()
 
     def let_go(self, steps: int | None) -> None:
-        """Let that many more steps be made; None for all."""
+        """Allow that many more steps; None for all."""
         with self._moved:
             self._left, self._is_held = steps, False
             self._moved.notify_all()
 
     def pass_through(self, step: str) -> None:
-        """Make a step now, or wait until it may be made."""
+        """Make a step now, or wait until it is allowed."""
         if threading.current_thread() is threading.main_thread():
             return
         if threading.current_thread().name.startswith(TASK_THREADS):
@@ -109,13 +109,13 @@ class _GatedCommands(Commands):
         yield
 
     def stop(self, child: Child) -> None:
-        """See :meth:`Commands.stop`; what the program did may be unknown to who started it."""
+        """See :meth:`Commands.stop`. The program's caller may not know what the program did."""
         self._gate.pass_through("end a program")
         super().stop(child)
 
 
 def identity(name: str, boot_id: str) -> HostIdentity:
-    """This machine under a name, in a boot of the story's."""
+    """This machine under a name, in a boot of the story."""
     return HostIdentity(name, Host.real().identity.machine_id, boot_id)
 
 
@@ -123,9 +123,9 @@ def identity(name: str, boot_id: str) -> HostIdentity:
 
 
 def _play(world: World, who: HostIdentity, seed: str, pipe: Connection) -> None:
-    """The process of a host: does what it is told until the pipe ends."""
+    """The process of a host: it carries out requests until the pipe ends."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    # Ids follow from the story, so that it can be told again.
+    # Ids depend on the story, so that it can be repeated.
     randomness = random.Random(seed)
     uuid.uuid4 = lambda: uuid.UUID(int=randomness.getrandbits(128), version=4)
     saying = threading.Lock()
@@ -156,7 +156,7 @@ def _play(world: World, who: HostIdentity, seed: str, pipe: Connection) -> None:
 
 
 def _run(service: Service, verb: str, parameters: Any, gate: Gate, say: Any) -> None:
-    """Answer the verb, then wait for what it started."""
+    """Answer the verb, then wait for the tasks that it started."""
     gate.answered.clear()
     service.tasks.take_started()
     try:
@@ -171,15 +171,15 @@ def _run(service: Service, verb: str, parameters: Any, gate: Gate, say: Any) -> 
     say(("idle", [(task.verb, task.state, (task.error or {}).get("code")) for task in ended]))
 
 
-# -- in the process that tells the story ---------------------------------------------------
+# -- in the process that runs the story ----------------------------------------------------
 
 
 @dataclass
 class Heard:
-    """What a host has said of the verb that it runs.
+    """What a host has reported about the verb that it runs.
 
-    :ivar answer: what the verb answered, in a tuple of one.
-    :ivar error: or the error that it answered, as JSON.
+    :ivar answer: the verb's result, in a tuple of one.
+    :ivar error: or its error, as JSON.
     :ivar held_before: the step at which the host is held; None if it is not.
     :ivar ended: the tasks that the verb started, with state and error code, once all have ended.
     """
@@ -192,9 +192,9 @@ class Heard:
 
 @dataclass
 class StoryHost:
-    """A host's process as the story has it.
+    """A host's process, as the story controls it.
 
-    :ivar heard: of the last verb.
+    :ivar heard: about the last verb.
     :ivar starts: how often the host was started.
     """
 
@@ -219,11 +219,11 @@ class StoryHost:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it can be given something to do."""
+        """Whether it can run another verb."""
         return self.heard.ended is not None
 
     def run(self, verb: str, parameters: Any, steps: int | None = None) -> Heard:
-        """Run a verb to the end of all that it starts, or hold it after so many steps."""
+        """Run a verb and everything that it starts to the end, or hold it after so many steps."""
         assert self.is_idle
         self.heard = Heard()
         self._pipe.send(("run", verb, parameters, steps))
@@ -236,19 +236,19 @@ class StoryHost:
         return self._listen()
 
     def run_until(self, step: str, verb: str, parameters: Any) -> Heard:
-        """Run a verb and hold it before the first step whose name has these words in it."""
+        """Run a verb, and hold it before the first step whose name contains these words."""
         heard = self.run(verb, parameters, 0)
         while heard.held_before is not None and step not in heard.held_before:
             heard = self.go_on(1)
         return heard
 
     def stop_tasks(self) -> None:
-        """Ask for the tasks to stop that this host runs."""
+        """Request that this host's tasks stop."""
         self._pipe.send(("stop tasks",))
         assert self._receive() == ("stopping",)
 
     def kill(self) -> None:
-        """SIGKILL, which its programs do not survive either; it is gone on return."""
+        """Kill it (SIGKILL), and with it its programs. It is gone on return."""
         pid = self._process.pid
         assert pid is not None
         family = _descendants(pid)
@@ -292,7 +292,7 @@ class StoryHost:
             raise AssertionError(f"{self.who.host_id} ended with {self._process.exitcode}") from None
 
     def _give_up(self, why: str) -> None:
-        """Have it show on stderr where its threads are, and end it."""
+        """Make it print on stderr where its threads are, and end it."""
         assert self._process.pid is not None
         os.kill(self._process.pid, signal.SIGUSR1)
         time.sleep(1.0)

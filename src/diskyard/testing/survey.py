@@ -1,4 +1,4 @@
-"""Everything a caller can ask of a repository, asked; whatever is wrong with it, only errors of the table."""
+"""Every question that a caller can ask about a repository. Whatever is wrong, only proper errors may come."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _ROUNDS = 6
 
 
 class Hung(AssertionError):
-    """What must answer at once did not."""
+    """Something that must answer at once did not."""
 
 
 @contextmanager
 def watchdog(limit_s: int) -> Iterator[None]:
-    """Fail what takes so long, be it inside a system call; in the main thread only."""
+    """Fail if something takes longer, even inside a system call; in the main thread only."""
 
     def ring(number: int, frame: FrameType | None) -> None:
         raise Hung(f"no answer within {limit_s} s")
@@ -49,11 +49,11 @@ def watchdog(limit_s: int) -> Iterator[None]:
 
 @dataclass
 class Survey:
-    """What was answered, step by step.
+    """The results, step by step.
 
-    :ivar errors: by step, the error of the table that it ended with.
-    :ivar bytes: of the images that could be read, by place and id.
-    :ivar said: all words of all answers and errors.
+    :ivar errors: by step, the error with which it ended.
+    :ivar bytes: of the images that could be read, by repository and id.
+    :ivar said: all words of all results and errors.
     :ivar listed: descriptions of the fixes found by normal and deep checks, runnable or not.
     """
 
@@ -64,9 +64,9 @@ class Survey:
     listed: list[str] = field(default_factory=list)
 
     def step(self, name: str, act: Callable[[], Any], *, shown: bool = True) -> Any:
-        """Do something; an error of the table is an answer, anything else a failure.
+        """Do something. One of Diskyard's errors is a result; any other exception is a failure.
 
-        :param shown: the answer is one that a caller sees.
+        :param shown: the result is one that a caller sees.
         """
         try:
             answer = act()
@@ -82,11 +82,11 @@ class Survey:
 
     @property
     def words(self) -> str:
-        """All that was said."""
+        """All words of all results."""
         return "\n".join(self.said)
 
     def judge_silence(self) -> None:
-        """Nothing of what lies outside is shown."""
+        """Require that nothing of what is outside is shown."""
         secret = SECRET.decode()
         assert secret not in self.words, "an answer shows what lies outside of the repository"
         for (place, image_id), data in self.bytes.items():
@@ -96,7 +96,7 @@ class Survey:
 def survey(world: World, name: str = "surveyor", *, only_ask: bool = False) -> Survey:
     """A host that is new to the repositories asks everything, changes something, and fixes what it can.
 
-    :param only_ask: nothing is changed.
+    :param only_ask: change nothing.
     """
     found = Survey(world)
     folder = str(world.folder / f"state-{name}")
@@ -137,7 +137,7 @@ def _ask(found: Survey, service: Service) -> None:
 
 
 def _read(found: Survey, service: Service, place: str, image_id: str) -> None:
-    """As a guest would: only what prepareImage gives out is looked at."""
+    """Read an image as a guest would: only through the result of prepareImage."""
     options = {"owner": "surveyor"}
     asked = {"repositoryId": place, "imageId": image_id}
     prepare = _verb(service, "prepareImage", **asked, options={**options, "readOnly": True})
@@ -162,7 +162,7 @@ def _change(found: Survey, service: Service) -> None:
 
 
 def run_fixes(found: Survey, service: Service) -> None:
-    """Run all that is runnable, until nothing is or nothing changes any more."""
+    """Run everything runnable, until nothing is, or nothing changes any more."""
     order = random.Random(0)
     for _ in range(_ROUNDS):
         changed = False

@@ -1,8 +1,8 @@
-"""Names that somebody swaps for links between a look at them and their use, at one moment after another.
+"""Names that somebody swaps for links between a check of them and their use, at one moment after another.
 
-Whoever may write to the folders of a repository, or of a transfer, can put a link to any file in a name's
-place. Here that is done at each moment of an operation, just before one call of storage or the start of a
-program, and taken back some calls later, or never: no byte of the file outside may be read or written.
+Anyone who may write to the directories of a repository, or of a transfer, can put a link to any file in a
+name's place. This is done at each moment of an operation, just before a storage call or the start of a
+program, and undone some calls later, or never. No byte of the file outside may be read or written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Swap:
     """What is swapped, when, and for how long.
 
     :param at: the index of the call before which names become links.
-    :param calls: so many later they are what they were; None for never.
+    :param calls: after this many calls the names are restored; None for never.
     """
 
     at: int
@@ -43,7 +43,7 @@ class Swap:
     calls: int | None
 
     def __str__(self) -> str:
-        """As tests name it."""
+        """Its name in tests."""
         return f"{self.kind} at call {self.at}, for {self.calls or 'all'} calls"
 
 
@@ -51,9 +51,9 @@ class Swap:
 class Swapper:
     """The calls of one operation, and the names that are swapped at one of them.
 
-    :param folders: those in which the names that ``wanted`` allows are swapped.
-    :param outside: what is outside, which a name is made to lead to.
-    :ivar calls: what was called since :meth:`begin`.
+    :param folders: the directories in which the names that ``wanted`` allows are swapped.
+    :param outside: the file outside to which a name leads then.
+    :ivar calls: the calls since :meth:`begin`.
     """
 
     folders: Sequence[Path]
@@ -66,15 +66,15 @@ class Swapper:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, swap: Swap | None) -> None:
-        """Count from here on, and swap."""
+        """Begin to count, and to swap."""
         self.calls, self._swap, self._active = [], swap, True
 
     def end(self) -> None:
-        """Swap nothing any more; what is swapped stays so."""
+        """End swapping. Names that are swapped stay so."""
         self._active = False
 
     def passing(self, what: str) -> None:
-        """A call comes."""
+        """Record a call, and swap if it is time."""
         with self._lock:
             if not self._active:
                 return
@@ -86,7 +86,7 @@ class Swapper:
                 self.take_back()
 
     def put_links(self, kind: LinkKind) -> None:
-        """Let the names lead outside; what had them is kept."""
+        """Let the names lead outside. The files that had them are kept."""
         self.stash.mkdir(exist_ok=True)
         names = [path for folder in self.folders if folder.is_dir() for path in sorted(folder.iterdir())]
         for number, path in enumerate(names):
@@ -102,7 +102,7 @@ class Swapper:
                 path.symlink_to(outside)
 
     def take_back(self) -> None:
-        """Give the names back to what had them; those that were removed meanwhile too."""
+        """Restore the names, even those that were removed meanwhile."""
         for told in self.stash.glob("*.name"):
             told.with_suffix("").rename(told.read_text())
             told.unlink()
@@ -144,13 +144,13 @@ class _SwappedCommands(Commands):
 
 
 def swapped_host(swapper: Swapper, host_id: str) -> Host:
-    """This machine under another name, whose calls the swapper sees before they are made."""
+    """This machine under another name; the swapper is called before each storage call."""
     identity = host_named(host_id).identity
     return Host(identity, _SwappedFiles(identity, swapper), _SwappedCommands(swapper), Clock())
 
 
 def make_outside(folder: Path) -> dict[str, Path]:
-    """A raw and a qcow2 file full of :data:`SECRET`, in a new folder, as ``raw`` and ``qcow2``."""
+    """A raw and a qcow2 file full of :data:`SECRET`, in a new directory, as ``raw`` and ``qcow2``."""
     folder.mkdir()
     raw, qcow2 = folder / "outside.raw", folder / "outside.qcow2"
     raw.write_bytes(SECRET * (SIZE_BYTES // len(SECRET)))
@@ -159,7 +159,7 @@ def make_outside(folder: Path) -> dict[str, Path]:
 
 
 def holders_of_secret(folder: Path, but: Path) -> list[str]:
-    """The regular files below a folder that have a sector of what is outside in them."""
+    """The regular files below a directory that contain a sector of what is outside."""
     return [
         str(path)
         for path in folder.rglob("*")
@@ -174,7 +174,7 @@ def holders_of_secret(folder: Path, but: Path) -> list[str]:
 class SwapRuns:
     """One scenario, prepared once, and run once for each swap.
 
-    :param folder: where the worlds are made.
+    :param folder: the directory in which worlds are made.
     """
 
     def __init__(self, scenario: Scenario, folder: Path) -> None:
@@ -191,9 +191,9 @@ class SwapRuns:
         return self.run(None)
 
     def run(self, swap: Swap | None) -> list[str]:
-        """Do it with a swap; what it answers is its own. The calls that were made.
+        """Do it with a swap, with any result. Return the calls that were made.
 
-        :raises AssertionError: a byte outside was written, or one of them was read.
+        :raises AssertionError: a byte outside was read or written.
         """
         self._runs += 1
         world = self._prepared.copied(self.folder / f"run-{self._runs}")
@@ -220,7 +220,7 @@ class SwapRuns:
 
 
 def _swapper_of(world: World, outside: dict[str, Path]) -> Swapper:
-    """Volumes, private copies, and what is about to be an export."""
+    """A swapper of volumes, private copies, and temporary files of exports."""
     folders = [world.folder / place / name for place in PLACES for name in ("volumes", "temporary")]
 
     def wanted(path: Path) -> bool:

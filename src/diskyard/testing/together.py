@@ -15,9 +15,9 @@ _POLL_S = 0.001
 
 
 class Together:
-    """Threads whose first commits to one log are kept waiting until all are there.
+    """Threads whose first commits to one log wait until all of them have come.
 
-    :ivar answers: what each returned, or the exception that it ended with.
+    :ivar answers: what each returned, or the exception with which it ended.
     """
 
     def __init__(self, log: Log, acts: Sequence[Callable[[], object]]) -> None:
@@ -61,12 +61,12 @@ class Together:
     def _run(self, number: int, act: Callable[[], object]) -> None:
         try:
             self.answers[number] = act()
-        except BaseException as error:  # noqa: BLE001 - the answer of this thread
+        except BaseException as error:  # noqa: BLE001 - this is the thread's answer
             self.answers[number] = error
 
 
 def at_once(log: Log, *acts: Callable[[], object]) -> list[object]:
-    """Do things, each in a thread, so that what they commit first goes into one entry if it can."""
+    """Call functions, each in a thread, so that their first commits share an entry if they can."""
     together = Together(log, acts)
     together.start()
     return together.join()

@@ -1,7 +1,7 @@
-"""What each verb means for the images, in the simplest words: the stages of :mod:`possibilities`.
+"""What each verb means for the images, in the simplest terms: the stages of :mod:`possibilities`.
 
-Nothing here knows of volumes, chains, logs or fixes. A verb that makes an image under an id
-of the caller's does nothing where that image is there: asking again is safe.
+Nothing here knows of volumes, chains, logs or fixes. A verb that makes an image under an id of the
+caller's does nothing if that image exists: it is safe to request it again.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ Stages = list[Stage]
 
 
 def _usable(images: Images, image_id: str, first: str) -> tuple[Key, Known] | None:
-    """Where an image can be read, in one repository before the others."""
+    """An image that can be read, in one repository before the others."""
     found = [(key, image) for key, image in images.items() if key[1] == image_id and image.complete]
     found = [(key, image) for key, image in found if image.kind == "snapshot" or image.attached_to is None]
     return min(found, key=lambda item: item[0][0] != first, default=None)
 
 
 def _put(key: Key, make: Callable[[Images, Any], Known], *, of_read: bool = False) -> Stage:
-    """The image is there, made now or before.
+    """The image exists, made now or before.
 
-    :param of_read: made of what was read; nothing was where the image was there by then.
+    :param of_read: made from what was read before; nothing was read if the image existed already.
     """
 
     def stage(images: Images, remembered: Any) -> tuple[Images, Any]:
@@ -38,7 +38,7 @@ def _put(key: Key, make: Callable[[Images, Any], Known], *, of_read: bool = Fals
 
 
 def _read(key: Key | None, source_id: str, first: str) -> Stage:
-    """Remember what an image holds now; nothing if what is to be made of it is there."""
+    """Remember what an image holds now; nothing if the image that is to be made exists already."""
 
     def stage(images: Images, remembered: Any) -> tuple[Images, Any] | None:
         if key is not None and key in images:
@@ -52,7 +52,7 @@ def _read(key: Key | None, source_id: str, first: str) -> Stage:
 def _change(key: Key, change: Callable[[Known], Known], *, free: bool = True, usable: bool = True) -> Stage:
     """One image changes.
 
-    :param free: only if no guest has it.
+    :param free: only if no guest has it attached.
     :param usable: only if it can be read.
     """
 
@@ -66,7 +66,7 @@ def _change(key: Key, change: Callable[[Known], Known], *, free: bool = True, us
 
 
 def create_disk(key: Key, size_bytes: int, strategy: Strategy) -> Stages:
-    """An empty disk reads zeros."""
+    """An empty disk reads as zeros."""
     return [_put(key, lambda _i, _r: Known("virtual_disk", bytes(size_bytes), {}, strategy, True))]
 
 
@@ -82,12 +82,12 @@ def create_from(key: Key, base_id: str, size_bytes: int) -> Stages:
 
 
 def import_image(key: Key, data: bytes, kind: ImageKind) -> Stages:
-    """What the file holds."""
+    """The image holds what the file holds."""
     return [_put(key, lambda _i, _r: Known(kind, data, {}, "space", False))]
 
 
 def snapshot(key: Key, disk: Key) -> Stages:
-    """What the disk holds now."""
+    """The Snapshot holds what the disk holds now."""
 
     def stage(images: Images, remembered: Any) -> tuple[Images, Any] | None:
         if key in images:
@@ -101,7 +101,7 @@ def snapshot(key: Key, disk: Key) -> Stages:
 
 
 def copy(key: Key, source_id: str, kind: ImageKind, user_data: Any) -> Stages:
-    """What the source holds at one moment, whatever the base."""
+    """The copy holds what the source holds at one moment, whatever the base."""
     return [
         _read(key, source_id, key[0]),
         _put(key, lambda _i, found: Known(kind, found[1].data, user_data, "space", False), of_read=True),
@@ -109,7 +109,7 @@ def copy(key: Key, source_id: str, kind: ImageKind, user_data: Any) -> Stages:
 
 
 def revert(disk: Key, snapshot_id: str) -> Stages:
-    """The disk holds what the Snapshot does."""
+    """The disk holds what the Snapshot holds."""
 
     def stage(images: Images, found: tuple[Key, Known]) -> tuple[Images, Any] | None:
         return _change(disk, lambda image: replace(image, data=found[1].data))(images, found)
@@ -118,7 +118,7 @@ def revert(disk: Key, snapshot_id: str) -> Stages:
 
 
 def extend(disk: Key, size_bytes: int) -> Stages:
-    """What is new reads zeros; nothing is cut off."""
+    """The new part reads as zeros; nothing is cut off."""
 
     def stage(images: Images, remembered: Any) -> tuple[Images, Any] | None:
         if disk in images and len(images[disk].data) > size_bytes:
@@ -132,7 +132,7 @@ def extend(disk: Key, size_bytes: int) -> Stages:
 
 
 def remove(key: Key) -> Stages:
-    """Others keep their bytes."""
+    """Other images keep their bytes."""
 
     def stage(images: Images, remembered: Any) -> tuple[Images, Any] | None:
         if key not in images or images[key].attached_to is not None:
@@ -143,32 +143,32 @@ def remove(key: Key) -> Stages:
 
 
 def set_user_data(key: Key, user_data: Any) -> Stages:
-    """Kept as sent."""
+    """The userData is kept as sent."""
     return [_change(key, lambda image: replace(image, user_data=user_data), free=False, usable=False)]
 
 
 def set_strategy(key: Key, strategy: Strategy) -> Stages:
-    """Changes no byte."""
+    """No byte changes."""
     return [_change(key, lambda image: replace(image, strategy=strategy), free=False, usable=False)]
 
 
 def untrack(key: Key) -> Stages:
-    """Nothing that a caller sees."""
+    """Nothing changes that a caller sees."""
     return [_change(key, lambda image: image, free=False, usable=False)]
 
 
 def attach(key: Key, host: int) -> Stages:
-    """A guest of this host has it."""
+    """A guest of this host has the image attached."""
     return [_change(key, lambda image: replace(image, attached_to=host))]
 
 
 def detach(key: Key) -> Stages:
-    """Nobody has it."""
+    """Nobody has the image attached."""
     return [_change(key, lambda image: replace(image, attached_to=None), free=False, usable=False)]
 
 
 def export(key: Key) -> Stages:
-    """Remembers what the file must hold."""
+    """Remember what the file must hold."""
     return [_read(None, key[1], key[0])]
 
 

@@ -1,4 +1,4 @@
-"""The contract suite's second part: volumes, progress, leftovers and room."""
+"""The contract suite's second part: volumes, progress, leftovers and space."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def _stored(repository: Storage, name: VolumeName) -> StoredVolume:
 
 
 def _read(repository: Storage, name: VolumeName) -> bytes:
-    """All bytes of a volume, by the means of its storage."""
+    """All bytes of a volume, read through its storage."""
     with repository.open_volume(name) as container:
         return container.read(0, container.length_bytes())
 
 
 def _qemu(repository: Storage, name: VolumeName, *commands: str) -> list[str]:
-    """The words that run commands of qemu-io on a volume, as a program of QEMU opens it."""
+    """The command that runs qemu-io on a volume, as a program of QEMU opens it."""
     file = {"driver": "raw", "file": dict(repository.locate_volume(name).protocol)}
     return [
         "qemu-io",
@@ -46,7 +46,7 @@ def _qemu(repository: Storage, name: VolumeName, *commands: str) -> list[str]:
 
 
 def _path(repository: Storage, name: VolumeName) -> Path:
-    """Where the volume is, for what is done beside Diskyard."""
+    """The path of a volume's file, for changes that bypass Diskyard."""
     path = repository.locate_volume(name).path
     if path is None:
         pytest.skip("the format gives no paths")
@@ -57,13 +57,13 @@ class VolumeContract:
     """What the methods on volumes promise, and those on small things beside the log."""
 
     def test_a_new_repository_has_none(self, repository: Storage) -> None:
-        """Nor anything else."""
+        """Nor does it contain anything else."""
         assert repository.list_volumes() == []
         assert repository.progress_image_ids() == []
         assert repository.list_leftovers() == []
 
     def test_create_and_list(self, repository: Storage, place: Place) -> None:
-        """Another connection sees it in one pass, as it is looked at singly."""
+        """Another connection sees it in one listing, with the same values as singly."""
         names = [fresh_name(number) for number in (1, 2, 300)]
         for name in names:
             repository.create_volume(name, length_bytes=64 * KIB)
@@ -87,14 +87,14 @@ class VolumeContract:
             assert not any(data[400:])
 
     def test_initial_bytes_longer_than_the_length(self, repository: Storage) -> None:
-        """The length is a lower bound."""
+        """The length is a minimum."""
         name = fresh_name(format="qcow2")
         repository.create_volume(name, length_bytes=1, initial=b"x" * 5000)
         assert _stored(repository, name).length_bytes >= 5000
         assert _read(repository, name)[:5000] == b"x" * 5000
 
     def test_preallocated_blocks_are_allocated(self, repository: Storage) -> None:
-        """Where the capability is there."""
+        """If the format has the capability."""
         if not repository.capabilities.preallocation:
             pytest.skip("the format cannot preallocate")
         sparse, reserved = fresh_name(), fresh_name()
@@ -107,7 +107,7 @@ class VolumeContract:
         assert _stored(repository, sparse).allocated_bytes >= MIB
 
     def test_a_name_is_given_once(self, repository: Storage) -> None:
-        """A volume that is there is left as it is."""
+        """An existing volume is left as it is."""
         name = fresh_name()
         repository.create_volume(name, length_bytes=4096, initial=b"first")
         with pytest.raises(FileExistsError):
@@ -141,14 +141,14 @@ class VolumeContract:
             assert not any(data[4096:])
 
     def test_growing_what_is_not_there_fails(self, repository: Storage) -> None:
-        """And makes nothing."""
+        """And nothing is made."""
         name = fresh_name()
-        with pytest.raises(OSError):  # noqa: PT011 - which one is the system's
+        with pytest.raises(OSError):  # noqa: PT011 - the system decides which one
             repository.grow_volume(name, length_bytes=4096)
         assert repository.stored_volume(name) is None
 
     def test_delete(self, repository: Storage) -> None:
-        """Once: the second time it is not there."""
+        """It can be deleted once: the second time it does not exist."""
         name, other = fresh_name(), fresh_name()
         repository.create_volume(name, length_bytes=4096)
         repository.create_volume(other, length_bytes=4096)
@@ -158,7 +158,7 @@ class VolumeContract:
         assert [item.name for item in repository.list_volumes()] == [other]
 
     def test_clone(self, repository: Storage) -> None:
-        """Where blocks can be shared: the same bytes, apart from then on; else False and nothing."""
+        """If blocks can be shared: the same bytes, independent from then on. Otherwise False, and nothing."""
         source, target = fresh_name(), fresh_name()
         repository.create_volume(source, length_bytes=MIB, initial=b"shared" * 1000)
         cloned = repository.clone_volume(source, target)
@@ -171,19 +171,19 @@ class VolumeContract:
         assert _read(repository, target)[:6] == b"shared"
 
     def test_locate_needs_no_volume(self, repository: Storage) -> None:
-        """A blockdev's driver and place, without node names, of a kind that libvirt can be told too."""
+        """A blockdev's driver and location, without node names, of a kind that libvirt can use too."""
         located = repository.locate_volume(fresh_name())
         assert "driver" in located.protocol
         assert "node-name" not in located.protocol
         layer = Layer("volume", "raw", located.protocol, located.path, MIB)
         xml = disk_xml(Host.real(), (layer,), read_only=True)
-        # Diskyard has just written this text itself: no parser for hostile XML is needed.
+        # Diskyard itself has just written this text, so no parser for hostile XML is needed.
         source = ET.fromstring(xml).find("source")  # noqa: S314
         assert source is not None
         assert set(source.attrib) & {"file", "dev", "name"}
 
     def test_parts_of_a_volume(self, repository: Storage) -> None:
-        """Open or by its name: from any offset, and less only at the end."""
+        """Opened or by its name: from any offset, and fewer bytes only at the end."""
         name, data = fresh_name(), bytes(range(256)) * 32
         repository.create_volume(name, length_bytes=8192, initial=data)
         with repository.open_volume(name) as container:
@@ -196,7 +196,7 @@ class VolumeContract:
                 assert read(end_bytes + 512, 4096) == b""
 
     def test_what_is_not_there_is_not_read(self, repository: Storage) -> None:
-        """It fails, as the interface says, and is nothing empty."""
+        """Reading fails, as the interface says, and does not return nothing."""
         name = fresh_name()
         with pytest.raises(FileNotFoundError):
             repository.read_volume(name, 0, 512)
@@ -222,7 +222,7 @@ class VolumeContract:
             assert not any(data[20 * KIB :])
 
     def test_blocks_of_an_open_volume_are_reserved(self, repository: Storage) -> None:
-        """Where the capability is there; nowhere does it change a byte."""
+        """If the format has the capability. In no case does it change a byte."""
         name = fresh_name()
         repository.create_volume(name, length_bytes=MIB, initial=b"\7" * 512)
         with repository.open_volume(name) as container:
@@ -233,7 +233,7 @@ class VolumeContract:
             assert _stored(repository, name).allocated_bytes >= MIB
 
     def test_qemu_opens_the_same_bytes(self, repository: Storage) -> None:
-        """By the blockdev, or by a descriptor where there is one."""
+        """Through the blockdev, or through a descriptor if there is one."""
         name = fresh_name()
         repository.create_volume(name, length_bytes=64 * KIB, initial=b"\7" * 512)
         words = _qemu(repository, name, "read -P 7 0 512", "write -P 9 4096 512", "flush")
@@ -244,7 +244,7 @@ class VolumeContract:
                 assert os.pread(container.fd, 512, 4096) == b"\11" * 512
 
     def test_a_program_that_writes_to_a_volume_is_seen(self, repository: Storage) -> None:
-        """For as long as it has it open; one that reads is none."""
+        """It is seen as long as the volume is open for writing; a reader does not count."""
         name = fresh_name()
         repository.create_volume(name, length_bytes=64 * KIB)
         assert repository.volume_is_written(name) is False
@@ -258,7 +258,7 @@ class VolumeContract:
                 assert line, "qemu-io has ended"
             assert repository.volume_is_written(name) is True
             program.communicate()
-        deadline_s = time.monotonic() + 60  # a server may learn a little later that it has gone
+        deadline_s = time.monotonic() + 60  # a server may notice a little later that it has gone
         while repository.volume_is_written(name):
             assert time.monotonic() < deadline_s
             time.sleep(0.01)
@@ -269,7 +269,7 @@ class VolumeContract:
     @pytest.mark.parametrize("nonce", [None, ""])
     @pytest.mark.parametrize("format", ["raw", "qcow2"])
     def test_names_come_back(self, repository: Storage, number: int, nonce: str | None, format: str) -> None:
-        """Number and nonce of the entry, and the format, are in the name; in format 1.0 no nonce was."""
+        """The entry's number and nonce, and the format, are in the name; in format 1.0 there is no nonce."""
         name = fresh_name(number, format, nonce=nonce)
         assert VolumeName.parse(str(name)) == name
         repository.create_volume(name, length_bytes=4096)
@@ -285,7 +285,7 @@ class VolumeContract:
     # -- progress -------------------------------------------------------------------------------
 
     def test_progress(self, repository: Storage, place: Place) -> None:
-        """The last one put is read by every connection, until it is removed."""
+        """The last progress is read by every connection, until it is removed."""
         name = fresh_name().volume_id
         assert repository.get_progress(name) is None
         repository.put_progress(name, b"10 %")
@@ -300,7 +300,7 @@ class VolumeContract:
     # -- leftovers --------------------------------------------------------------------------------
 
     def test_private_paths_are_fresh_and_their_files_no_leftovers_yet(self, repository: Storage) -> None:
-        """While their process lives they are its own."""
+        """They are the process's own while it lives."""
         first, second = repository.private_path(), repository.private_path()
         if first is None or second is None:
             pytest.skip("the format has no files")
@@ -312,7 +312,7 @@ class VolumeContract:
         Path(first).unlink()
 
     def test_what_a_dead_process_left(self, repository: Storage, place: Place) -> None:
-        """It is a leftover once the process is gone, and goes when it is deleted."""
+        """It is a leftover once the process is gone, and is gone itself after it is deleted."""
         if not place.other_processes:
             pytest.skip("the format lives in one process")
         process = other_process.start(place, "litter")
@@ -331,7 +331,7 @@ class VolumeContract:
         assert not Path(path).exists()
 
     def test_a_volume_outlives_its_process(self, repository: Storage, place: Place) -> None:
-        """It is no leftover."""
+        """It is not a leftover."""
         if not place.other_processes:
             pytest.skip("the format lives in one process")
         process = other_process.start(place, "make_volume")
@@ -340,10 +340,10 @@ class VolumeContract:
         assert [str(item.name) for item in repository.list_volumes()] == [name]
         assert repository.list_leftovers() == []
 
-    # -- room ---------------------------------------------------------------------------------------
+    # -- space --------------------------------------------------------------------------------------
 
     def test_capacity(self, repository: Storage) -> None:
-        """Some, and no more of it free than there is."""
+        """There is some, and no more of it is free than exists."""
         room = repository.capacity()
         assert 0 < room.free_bytes <= room.capacity_bytes
 

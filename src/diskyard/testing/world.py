@@ -1,7 +1,7 @@
-"""Repositories with known bytes, and what must be true of them whatever happened.
+"""Repositories with known bytes, and what must be true of them whatever happens.
 
-A repository format whose place is not a folder passes the suites by a subclass of
-:class:`World` that says how a place is named and copied.
+For a repository format whose location is not a directory, a subclass of :class:`World` says how a
+location is named and copied; then it passes the suites.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def host_named(name: str) -> Host:
 
 @dataclass
 class World:
-    """Repositories in a folder, the images that must be in them, and their bytes.
+    """Repositories in a directory, the images that must be in them, and their bytes.
 
     :ivar images: by repository and image id, the bytes that must be read.
-    :ivar user_data: by the same, what must have been kept, where a test says so.
-    :ivar names: ids by a test's own names.
+    :ivar user_data: likewise, the userData that must be kept, if a test says so.
+    :ivar names: image ids by names that a test gives.
     :ivar shared_by_one_host: they are on a file system that is not known to be local.
-    :ivar earlier: the folders in which it was before: files to import may be in them.
-    :ivar socket: where the volumes are served, if they are no files.
+    :ivar earlier: the world's earlier directories, which may contain files to import.
+    :ivar socket: where the volumes are served, if they are not files.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class World:
             self.socket = pathless.server()
 
     def parameters(self, place: str) -> Mapping[str, Any]:
-        """The connection parameters of a place."""
+        """The connection parameters of a repository."""
         path = {"path": str(self.folder / place)}
         if self.socket:
             path["socket"] = self.socket
@@ -90,28 +90,28 @@ class World:
         service.close()
 
     def service(self, host: Host, *, connected: bool = True) -> Service:
-        """A host of this world, which has the repositories connected."""
-        # Files to import are beside the repositories: any host completes what another was asked for.
+        """A host of this world, with the repositories connected."""
+        # Files to import are beside the repositories: any host may complete another's import.
         state_folder = self.folder / f"state-{host.identity.host_id}"
         folders = tuple(map(str, (self.folder, *self.earlier)))
         service = Service(host, str(state_folder), transfer_folders=folders)
         for place in PLACES if connected else ():
             asked = {"repoFormat": self.format, "connectionParameters": self.parameters(place)}
             call(service, "connectStorageRepository", {"repoId": place, **asked})
-            # A world is copied, and made again from what a power cut leaves: to its holds all of that is
-            # one place. (Real copies beside their originals are what tests/api/test_histories.py is about.)
+            # A world is copied, and made again from what a power cut leaves. Its holds must take all of these
+            # for one location. (tests/api/test_histories.py is about real copies beside their originals.)
             service.connections.get(place).storage.place_identity = ""
         return service
 
     def copied(self, folder: Path) -> World:
-        """The same world in another folder; what hosts remember is left behind."""
+        """The same world in another directory, without the hosts' state directories."""
         folder.mkdir()
         for place in PLACES:
             copy_tree(str(self.folder / place), str(folder / place))
         return self.moved(folder)
 
     def moved(self, folder: Path) -> World:
-        """What must be true, said of repositories in another folder."""
+        """What must be true, for repositories in another directory."""
         return replace(
             self,
             folder=folder,
@@ -141,14 +141,14 @@ class World:
         return self.note(place, name, made, self.images[place, self.names[disk]])
 
     def from_snapshot(self, service: Service, place: str, base: str, name: str) -> str:
-        """A disk that begins as a snapshot."""
+        """A disk made from a snapshot."""
         asked = {"baseSnapshotId": self.names[base], "userData": {"made as": name}}
         parameters = {"targetRepoId": place, "size": SIZE_BYTES, **asked}
         made = call(service, "createVirtualDisk", parameters)
         return self.note(place, name, made, self.images[place, self.names[base]])
 
     def note(self, place: str, name: str, image_id: str, data: bytes) -> str:
-        """An image that must be there: its own name for tests, and its bytes."""
+        """Record an image that must exist: its name in tests, and its bytes."""
         self.names[name] = image_id
         self.images[place, image_id] = data
         self.user_data[place, image_id] = {"made as": name}
@@ -182,11 +182,11 @@ class World:
         return found
 
     def runnable(self, service: Service) -> list[tuple[str, Fix]]:
-        """What check lists as runnable, of all repositories."""
+        """The runnable fixes that check lists in all repositories."""
         return [(place, fix) for place in PLACES for fix in self.fixes(service, place) if fix.runnable]
 
     def _await_runnable(self, service: Service) -> list[tuple[str, Fix]]:
-        """What is runnable; what a dying program still holds the lease of is so in a moment."""
+        """The runnable fixes. One whose lease a dying program still holds becomes runnable in a moment."""
         deadline_s = time.monotonic() + _DYING_MOST_S
         while True:
             fixes = [(place, fix) for place in PLACES for fix in self.fixes(service, place)]
@@ -196,9 +196,9 @@ class World:
             time.sleep(_POLL_S)
 
     def fix_all(self, services: Sequence[Service], order: random.Random) -> int:
-        """Run what is listed, in random order, each twice, by any host, until nothing is; how many ran.
+        """Run listed fixes in random order, each twice, on any host, until none is left. Return their number.
 
-        No fix fails.
+        No fix may fail.
         """
         count = 0
         for _ in range(_ROUNDS):
@@ -227,7 +227,7 @@ class World:
         return out.read_bytes()
 
     def judge_bytes(self, service: Service) -> None:
-        """Every image is there, with its bytes and what its owner wrote down."""
+        """Require that every image exists, with its bytes and its userData."""
         for (place, image_id), data in self.images.items():
             repo = service.connections.get(place)
             image = repo.state().images.get(image_id)
@@ -239,7 +239,7 @@ class World:
                 assert image.user_data == self.user_data[place, image_id]
 
     def judge_no_garbage(self, service: Service) -> None:
-        """Nothing else is there: no image, volume, record, hold, lease or temporary file."""
+        """Require that nothing else exists: no image, volume, record, hold, lease or temporary file."""
         for place in PLACES:
             repo = service.connections.get(place)
             state = repo.state()
@@ -260,7 +260,7 @@ class World:
                 assert not names, "no temporary files"
 
     def judge(self, service: Service) -> None:
-        """The bytes, and no garbage of any kind."""
+        """Judge the bytes, and that there is no garbage of any kind."""
         self.judge_bytes(service)
         self.judge_no_garbage(service)
 
@@ -268,10 +268,10 @@ class World:
 def judge_outcome(
     world: World, before: Images, after: Images, *, answered: bool, order: random.Random
 ) -> None:
-    """Another two hosts find what was interrupted, fix it, and all must be right.
+    """Let two other hosts find what was interrupted and fix it; then everything must be right.
 
     :param before: the images before the operation, and ``after``: with it done.
-    :param answered: the operation was answered: it must have been done. Otherwise it may have been.
+    :param answered: the operation was answered, so it must have been done. Otherwise it may have been.
     """
     survivors = [world.service(host_named(name)) for name in ("survivor", "other-survivor")]
     world.fix_all(survivors, order)

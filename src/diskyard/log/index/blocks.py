@@ -1,7 +1,7 @@
 """A file of blocks, each identified by its checksum: a read returns what was written, or an error.
 
-Blocks are only ever added. A reference to a block has its place, its length and its checksum. So a
-block that was lost, torn, or written by another program is noticed, in whatever order the file
+Blocks are only ever added. A reference to a block has its offset, its length and its checksum. So a
+block that was lost, torn, or written by another program is noticed, in whatever order the bytes
 reached the disk.
 """
 
@@ -21,7 +21,7 @@ BLOCK_LIMIT_BYTES = 1 << 30
 
 
 class Block(NamedTuple):
-    """Where a block is, and what it must be."""
+    """Where a block is, and its checksum."""
 
     offset_bytes: int
     length_bytes: int
@@ -31,11 +31,11 @@ class Block(NamedTuple):
 class BlockFile:
     """An open file of blocks. Safe to use from several threads.
 
-    It stays open as long as anything reads from it, also if its name goes to another file.
+    It stays open as long as anything reads from it, even if its name now belongs to another file.
 
-    :param fd: its descriptor, which belongs to this object from now on.
-    :ivar name: its name in its folder.
-    :ivar is_bad: a block could not be read; nothing that rests on this file may be used.
+    :param fd: its descriptor, which this object takes over.
+    :ivar name: its name in its directory.
+    :ivar is_bad: a block could not be read, so that nothing that rests on this file may be used.
     """
 
     def __init__(self, files: Files, name: str, fd: int) -> None:
@@ -43,7 +43,7 @@ class BlockFile:
         self._fd = fd
         self.name = name
         self.is_bad = False
-        # Not when the process ends: a thread may be writing still, and the number become another file's.
+        # Not when the process ends: a thread may still write, and the number may then be another file's.
         weakref.finalize(self, os.close, fd).atexit = False
 
     def read(self, block: Block) -> bytes:
@@ -61,7 +61,7 @@ class BlockFile:
         raise self.bad("its checksum does not match")
 
     def bad(self, why: str) -> errors.RepositoryUnavailable:
-        """Nothing of this file is to be believed any more; the error that says so."""
+        """Mark the whole file as unusable, and return the error that says so."""
         self.is_bad = True
         return errors.RepositoryUnavailable(
             f"This host's index of the repository cannot be read: {why}. It is discarded.",
@@ -70,7 +70,7 @@ class BlockFile:
 
 
 class BlockWriter:
-    """Adds blocks to the end of a file; the caller must hold the lock on its directory.
+    """Adds blocks to the end of a file. The caller must hold the lock on its directory.
 
     :param file: for reading existing blocks.
     :param fd: the same file, open for writing; the caller owns it.
@@ -97,7 +97,7 @@ class BlockWriter:
         self._unwritten.clear()
 
     def finish(self) -> int:
-        """Make everything added durable; the length of the file."""
+        """Make all added blocks durable. Return the length of the file."""
         self._write()
         self._files.sync(self._fd)
         return self._begin

@@ -13,21 +13,21 @@ from diskyard.log.index.local import Indexed, LocalIndex, is_bad
 from diskyard.model.state import State
 from diskyard.model.tables import InMemory, Records, Table
 
-RECORDS_LEAST = 1000  # of fewer, a checkpoint is read in a few milliseconds
-ENTRIES_BETWEEN = 128  # read in some 30 ms; written in as long, where there are very many images
+RECORDS_LEAST = 1000  # a checkpoint with fewer is read in a few milliseconds
+ENTRIES_BETWEEN = 128  # reading them takes some 30 ms; so does writing them, if there are very many images
 ENTRIES_AT_CLOSE = 32
-_WRITTEN_WITHIN_S = 60.0  # a state folder that does not answer keeps no process from ending
+_WRITTEN_WITHIN_S = 60.0  # a state directory that does not answer keeps no process from ending
 
 
 class IndexKeeper:
-    """Keeps the index of one log near the log's end, and its states on top of what is written.
+    """Keeps a log's index near the end of the log, and the log's states on top of what is written.
 
-    Safe to use from several threads. No method asks the repository's storage.
+    Safe to use from several threads. No method uses the repository's storage.
 
-    :param index: None if there is none: then nothing is done.
+    :param index: None if there is none; then nothing is done.
     :param records_least: a state with fewer images and volumes is not worth an index.
-    :param entries_between: how far the index may stay behind the log.
-    :param entries_at_close: how far after :meth:`close`; a command that adds one entry writes none.
+    :param entries_between: how many entries the index may be behind the log.
+    :param entries_at_close: the same after :meth:`close`; a command that adds one entry writes no index.
     """
 
     def __init__(
@@ -45,24 +45,24 @@ class IndexKeeper:
         self._lock = threading.RLock()
         self._saved_at: int | None = None
         self._saving: _Saving | None = None
-        self._saved: list[_Saving] = []  # since the log's state was put on top of what was
+        self._saved: list[_Saving] = []  # since the log's state was last put on top of a written one
 
     def load(self) -> Indexed | None:
-        """The state in the index, if there is one that can be read."""
+        """The state in the index, if there is an index that can be read."""
         with self._lock:
             found = None if self._index is None else self._index.load()
             self._saved_at = None if found is None else found.state.version
             return found
 
     def reject(self) -> None:
-        """What was loaded is not of this log, or cannot be read: the index is thrown away."""
+        """Throw the index away: what was loaded does not belong to this log, or cannot be read."""
         with self._lock:
             self._saved_at = None
             if self._index is not None:
                 self._index.drop()
 
     def give_up_if_bad(self, state: State) -> bool:
-        """Whether a state rests on an index that cannot be read; then there is none from now on."""
+        """Whether a state rests on an index that cannot be read. If so, there is no index from now on."""
         if not is_bad(state):
             return False
         with self._lock:
@@ -71,9 +71,9 @@ class IndexKeeper:
         return True
 
     def stands(self, state: State, nonces: Sequence[str]) -> State:
-        """The log has moved to a durable state: the same, on top of the newest index that there is.
+        """The log has moved to a durable state: return the same state, on top of the newest index.
 
-        The index is written if enough entries have come since it was.
+        The index is written if enough entries were added since it was last written.
         """
         is_small = len(state.images) + len(state.volumes) < self._records_least
         if self._index is None or state.closed or is_small:
@@ -86,16 +86,16 @@ class IndexKeeper:
             return state
 
     def _save(self, index: LocalIndex, state: State, nonces: Sequence[str]) -> None:
-        """Begin to write a state; where that fails there is an older index, and no error."""
-        self._saved_at = state.version  # also if it fails: trying at each entry is no better
+        """Begin to write a state. If that fails there is no error: the older index stays."""
+        self._saved_at = state.version  # also if it fails: trying again at each entry is no better
         saving = _Saving(index, state, nonces)
-        # No more threads may be had, and who is here may have published: that must be answered.
+        # Starting a thread may fail. The caller may have published, and its change must be answered.
         with contextlib.suppress(RuntimeError):
             saving.start()
             self._saving = saving
 
     def _distance(self, state: State) -> int:
-        """How many entries the index is behind."""
+        """How many entries the index is behind the log."""
         return self._entries_between if self._saved_at is None else state.version - self._saved_at
 
     def _on_newest(self, state: State) -> State:
@@ -108,9 +108,9 @@ class IndexKeeper:
         return state
 
     def close(self, state: State | None, nonces: Sequence[str]) -> None:
-        """Leave an index near the log's end behind, for who connects next; none of a log that is closed.
+        """Leave an index near the log's end for the next process that connects; none if the log is closed.
 
-        :param state: the log's newest; None if it is not to be relied on.
+        :param state: the log's newest; None if it cannot be relied on.
         """
         with self._lock:
             if self._saving is not None:
@@ -130,7 +130,7 @@ class IndexKeeper:
 
 
 class _Saving(threading.Thread):
-    """Writes one state.
+    """A thread that writes one state.
 
     :ivar saved: the same state, with its records in the index; None if it was not written.
     """
@@ -143,12 +143,12 @@ class _Saving(threading.Thread):
         self._nonces = tuple(nonces)
 
     def run(self) -> None:
-        """Write it; what fails is no error."""
+        """Write the state. A failure is no error."""
         self.saved = self._index.save(self.state, self._nonces)
 
 
 def _on_tables(state: State) -> State:
-    """The same state, with its changes from now on kept apart from what it has."""
+    """The same state, but so that later changes are kept apart from its present records."""
     in_memory: dict[str, Records[Any]] = {
         name: Table(InMemory(records)) for name, records in state.tables().items() if isinstance(records, Map)
     }
@@ -156,7 +156,7 @@ def _on_tables(state: State) -> State:
 
 
 def _moved(state: State, written: State, saved: State) -> State:
-    """A state on top of what was saved of an earlier one, if it was on top of the same as that one."""
+    """A state on top of ``saved``, if it rests on the same index as ``written``; else unchanged."""
     moved: dict[str, Records[Any]] = {}
     was, now = written.tables(), saved.tables()
     for name, records in state.tables().items():

@@ -1,8 +1,8 @@
-"""The index's files: one small head, which is replaced, and a file of blocks, which only grows.
+"""The index's files: a small head, which is replaced, and a file of blocks, which only grows.
 
-``<state folder>/index/<repository>/head`` names the file of blocks and the roots of the trees in
-it. Several processes may write: the one that has the lock on the directory. A new file of blocks is
-made once the old one has grown too large; readers of the old one go on, because they have it open.
+``<state directory>/index/<repository>/head`` names the file of blocks and the roots of the trees in
+it. Several processes may want to write: the one that holds the lock on the directory does. Once the file
+of blocks has grown too large, a new one is made; readers of the old one go on, as they have it open.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from diskyard.log.index.trees import Root
 from diskyard.model.state import State
 from diskyard.model.tables import Table
 
-#: Of these files and of the records in them: what another one wrote is not read.
+#: The layout of these files and of the records in them. Files of another layout are not read.
 LAYOUT = f"{MAJOR}.{MINOR}-1"
 _HEAD = "head"
 _HEAD_LIMIT_BYTES = 4 << 20
@@ -45,19 +45,19 @@ _GARBAGE_LEAST_BYTES = 8 << 20
 
 
 class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a table is."""
+    """Where a table is in the file of blocks."""
 
     root: Root | None
     count: int
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the index is of.
+    """Which state the index holds, and where.
 
-    :param layout: how it is written.
+    :param layout: of the files.
     :param nonces: of the newest entries up to ``version``, as a checkpoint lists them.
     :param blocks: the name of the file of blocks.
-    :param built_bytes: its length when it was made.
+    :param built_bytes: the length of that file when it was made.
     """
 
     layout: str
@@ -81,14 +81,14 @@ class Indexed:
 class LocalIndex:
     """The index of one repository on this host. If anything about it fails, it counts as absent.
 
-    :param folder: of the indexes of all repositories, in the state folder.
+    :param folder: the directory of the indexes of all repositories, in the state directory.
     :param marker: the repository's.
     """
 
     def __init__(self, host: Host, folder: str, marker: str) -> None:
         self._files = host.files
         self._marker = marker
-        # A marker comes from the repository, and is not to choose any path here.
+        # The marker comes from the repository, which must not choose a path here.
         self._folder = os.path.join(folder, hashlib.blake2b(marker.encode(), digest_size=16).hexdigest())
 
     def _path(self, name: str) -> str:
@@ -99,7 +99,7 @@ class LocalIndex:
     def load(self) -> Indexed | None:
         """The state that was saved last; None if there is none that can be read.
 
-        Whether the log still has the entry that it is of is for the caller to look at.
+        The caller must check whether the log still has the state's entry.
         """
         try:
             head = self._head()
@@ -115,7 +115,7 @@ class LocalIndex:
         try:
             head = msgspec.json.decode(payload, type=Head)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return None  # of another layout
+            return None  # another layout
         ours = head.layout == LAYOUT and head.marker == self._marker and head.tables.keys() == CODECS.keys()
         return head if ours and _BLOCKS_NAME.fullmatch(head.blocks) else None
 
@@ -125,7 +125,7 @@ class LocalIndex:
         tables = {}
         for name, stored in head.tables.items():
             if stored.root is not None:
-                opened.file.read(stored.root.block)  # a file that was cut is mostly noticed at once
+                opened.file.read(stored.root.block)  # mostly this notices at once that a file was cut
             tables[name] = Table(StoredTable(opened, stored.root, stored.count, CODECS[name]))
         state = State(marker=head.marker, version=head.version, nonce=head.nonce)
         return Indexed(state.with_tables(tables), head.nonces)
@@ -133,12 +133,12 @@ class LocalIndex:
     # -- writing ------------------------------------------------------------------------
 
     def save(self, state: State, nonces: Sequence[str]) -> State | None:
-        """Write a state that stands; the same state, with its records in the index.
+        """Write a durable state. Return the same state, with its records in the index.
 
-        None if it was not written: something failed, another process is writing, or has written
-        a newer one. A crash leaves the old index or the new. The blocks are durable before the head
-        names them; that only saves reading the log anew after a loss of power, since what was lost
-        would be noticed.
+        Return None if it was not written: something failed, or another process is writing, or has written
+        a newer one. A crash leaves the old index or the new one. The blocks are durable before the head
+        names them. Lost blocks would be noticed anyway, so this only avoids reading the log again
+        after a power cut.
         """
         try:
             self._make_folder()
@@ -167,7 +167,7 @@ class LocalIndex:
             return self._write_anew(state, nonces)
         try:
             fd = self._files.open_for_writing(self._path(head.blocks))
-        except OSError:  # deleted, or something else is in its place; what was read of it is open still
+        except OSError:  # deleted, or replaced by something else; what was read of it is still open
             return self._write_anew(state, nonces)
         try:
             if self._files.size_bytes_of(fd) > 2 * head.built_bytes + _GARBAGE_LEAST_BYTES:
@@ -181,7 +181,7 @@ class LocalIndex:
         try:
             return self._head()
         except OSError:
-            return None  # something else is in its place, and is replaced if it can be
+            return None  # something else is in its place, and is replaced if possible
 
     def _add(self, writer: BlockWriter, built_bytes: int, state: State, nonces: Sequence[str]) -> State:
         tables: dict[str, Table[Any]] = {}
@@ -244,7 +244,7 @@ class LocalIndex:
             self._files.remove_folder(self._folder)
 
     def _remove_all_but(self, *names: str) -> None:
-        """Remove what has names of our form; a link in the folder's place is not followed."""
+        """Remove the files with names of this form. A link in the directory's place is not followed."""
         with contextlib.suppress(OSError):
             if not self._files.is_folder(self._folder):
                 return
@@ -256,7 +256,7 @@ class LocalIndex:
 
 
 def _file_of(state: State) -> OpenFile | None:
-    """The file in which all tables of a state are, if they all are in one."""
+    """The file that holds all tables of a state; None if there is no such file."""
     files = {
         None if (stored := stored_in(table)) is None else stored.opened for table in state.tables().values()
     }

@@ -1,4 +1,4 @@
-"""A state's tables in a file of blocks: how records become bytes, and how they are read again."""
+"""A state's tables in a file of blocks: how records are written as bytes and read again."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from diskyard.model.tables import ABSENT, InMemory, Nothing, Records, Table, wit
 
 V = TypeVar("V")
 _NODES_KEPT, _LEAVES_KEPT = 1024, 256
-_FOUND_KEPT = 512  # a call asks for the same few records again and again
+_FOUND_KEPT = 512  # a call needs the same few records again and again
 _FINDS_PER_SCAN = 4  # reading a record alone takes as long as this many in a scan
 
 
 class Codec(NamedTuple, Generic[V]):
-    """How the values of a table become bytes, and how they are read again."""
+    """How the values of a table are written as bytes and read again."""
 
     encode: Callable[[V], bytes]
     decode: Callable[[bytes], V]
@@ -44,7 +44,7 @@ def _json(kind: Any) -> Codec[Any]:
 
 _members = _json(frozenset[str])
 _BYTES: Codec[bytes] = Codec(bytes, bytes)
-#: By the names that :meth:`diskyard.model.state.State.tables` has for them.
+#: By the names of :meth:`diskyard.model.state.State.tables`.
 CODECS: dict[str, Codec[Any]] = {
     "images": _json(Image),
     "volumes": _json(Volume),
@@ -59,7 +59,7 @@ CODECS: dict[str, Codec[Any]] = {
 
 
 class OpenFile:
-    """A file of blocks, and those of its nodes and leaves that were read last."""
+    """A file of blocks, with a cache of the nodes and leaves that were read last."""
 
     def __init__(self, file: BlockFile) -> None:
         self.file = file
@@ -70,13 +70,13 @@ class OpenFile:
 class StoredTable(Generic[V]):
     """Records in a file of blocks. Safe to use from several threads.
 
-    Every method raises :class:`diskyard.errors.RepositoryUnavailable` where the file is not what
-    was written; so does what is iterated over.
+    Every method, and every iterator that a method returns, raises
+    :class:`diskyard.errors.RepositoryUnavailable` if the file is not what was written.
 
-    Asked for so many single records that reading all of them would have been quicker, it does
-    so, and has them in memory from then on.
+    After so many look-ups of single records that reading all records would have been quicker,
+    it reads them all, and keeps them in memory.
 
-    :param root: None if there is no record.
+    :param root: None if there are no records.
     :param count: how many records there are.
     :param whole: all records, if they are in memory.
     """
@@ -101,7 +101,7 @@ class StoredTable(Generic[V]):
         return self._count
 
     def find(self, key: str) -> V | Nothing:
-        """The record of a key."""
+        """The record with this key."""
         if self._whole is not None:
             return self._whole.get(key, ABSENT)
         found = self._found.get(key)
@@ -130,14 +130,14 @@ class StoredTable(Generic[V]):
         return self._whole
 
     def after(self, key: str) -> Iterator[tuple[str, V]]:
-        """The records of greater keys, in order."""
+        """The records with greater keys, in order."""
         whole = self._whole
         if whole is None:
             return self._read_after(key)
         return ((found, whole[found]) for found, _ in items_after(self.root, key, self.opened.file))
 
     def keys(self) -> Iterator[str]:
-        """The keys alone; no record is decoded."""
+        """The keys only; no record is decoded."""
         if self._whole is not None:
             return iter(self._whole)
         return (key for key, _ in items_after(self.root, "", self.opened.file))
@@ -157,19 +157,19 @@ class StoredTable(Generic[V]):
         return StoredTable(self.opened, self.root, self._count, _BYTES)
 
     def whole_with(self, changes: Map[str, V | Nothing]) -> Map[str, V] | None:
-        """All records with some changes, if they are in memory."""
+        """All records with some changes applied, if the records are in memory."""
         return None if self._whole is None else with_changes(self._whole, changes)
 
 
 def stored_in(records: Records[V]) -> StoredTable[V] | None:
-    """What a table's changes are on top of, if that is in a file."""
+    """The stored table under a table's changes, if it is in a file."""
     if isinstance(records, Table) and isinstance(records.stored, StoredTable):
         return records.stored
     return None
 
 
 def encoded(records: Records[V], codec: Codec[V]) -> Iterator[tuple[str, bytes]]:
-    """All keys and records, as bytes, in order of the keys. What is stored is not decoded for it."""
+    """All keys, and records as bytes, in order of the keys. A stored record is not decoded for this."""
     stored = stored_in(records)
     if stored is not None and isinstance(records, Table):
         return Table(stored.encoded(), _encoded_changes(records, codec)).after("")
@@ -185,14 +185,14 @@ def _encoded_changes(records: Table[V], codec: Codec[V]) -> Map[str, bytes | Not
 
 
 def write_whole(name: str, records: Records[V], writer: BlockWriter, opened: OpenFile) -> Table[V]:
-    """The same records in a file that has nothing of them yet."""
+    """The same records, in a file that holds none of them yet."""
     codec: Codec[V] = CODECS[name]
     root = build(encoded(records, codec), writer)
     return Table(StoredTable(opened, root, len(records), codec))
 
 
 def write_changes(name: str, records: Table[V], stored: StoredTable[V], writer: BlockWriter) -> Table[V]:
-    """The same records with all changes in the file that holds the rest of them."""
+    """The same records, with their changes written to the file that holds the others."""
     codec: Codec[V] = CODECS[name]
     changes = [
         (key, None if value is ABSENT else value)

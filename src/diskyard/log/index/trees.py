@@ -60,7 +60,7 @@ _node_decoder = msgspec.msgpack.Decoder(Node)
 
 
 def read_leaf(file: BlockFile, block: Block) -> Leaf:
-    """A leaf.
+    """Read a leaf.
 
     :raises diskyard.errors.RepositoryUnavailable: it is not what was written.
     """
@@ -68,7 +68,7 @@ def read_leaf(file: BlockFile, block: Block) -> Leaf:
 
 
 def read_node(file: BlockFile, block: Block) -> Node:
-    """A node above the leaves.
+    """Read a node above the leaves.
 
     :raises diskyard.errors.RepositoryUnavailable: it is not what was written.
     """
@@ -84,7 +84,7 @@ def _decoded(file: BlockFile, block: Block, decoder: msgspec.msgpack.Decoder[T])
 
 
 def find_leaf(root: Root, key: str, nodes: Nodes) -> Block:
-    """The only leaf in which a key can be."""
+    """The only leaf that can have a key."""
     block = root.block
     for _ in range(root.height):
         node = nodes(block)
@@ -93,12 +93,12 @@ def find_leaf(root: Root, key: str, nodes: Nodes) -> Block:
 
 
 def _position(node: Node, key: str) -> int:
-    """Of the child in which a key is or would be; the first takes what is less than all."""
+    """The index of the child that may have a key. The first child takes all keys before it, too."""
     return max(bisect_right(node.first_keys, key) - 1, 0)
 
 
 def items_after(root: Root | None, key: str, file: BlockFile) -> Iterator[tuple[str, bytes]]:
-    """The keys greater than ``key`` with their values, in order; nodes are read when they are come to."""
+    """The keys greater than ``key`` with their values, in order; nodes are read when they are needed."""
     if root is not None:
         yield from _items_after(root.block, root.height, key, file)
 
@@ -123,9 +123,9 @@ def build(items: Iterable[tuple[str, bytes]], writer: BlockWriter) -> Root | Non
 
 
 def changed(root: Root | None, changes: Sequence[Change], writer: BlockWriter) -> Root | None:
-    """A tree with other values for some keys, and without those whose value is None.
+    """The tree with new values for some keys, and without the keys whose new value is None.
 
-    :param changes: in order of the keys, each once.
+    :param changes: in order of the keys, each key once.
     """
     if not changes:
         return root
@@ -135,7 +135,7 @@ def changed(root: Root | None, changes: Sequence[Change], writer: BlockWriter) -
 
 
 def _change(block: Block, height: int, changes: Sequence[Change], writer: BlockWriter) -> list[Child]:
-    """What takes the place of a node: none, one or several of its level."""
+    """What replaces a node: none, one or several nodes of its level."""
     if not height:
         leaf = read_leaf(writer.file, block)
         values: dict[str, bytes | None] = dict(zip(leaf.keys, leaf.values, strict=True))
@@ -181,7 +181,7 @@ def _node(children: Sequence[Child], writer: BlockWriter) -> Child:
 
 
 def _leaves(items: Iterable[tuple[str, bytes]], writer: BlockWriter) -> list[Child]:
-    """Leaves of these keys and values; a long value may be alone in one."""
+    """Leaves with these keys and values. A long value may have a leaf to itself."""
     children: list[Child] = []
     leaf = Leaf([], [])
     size_bytes = 0

@@ -1,4 +1,4 @@
-"""The table of verbs: a row for each, in the file of its group, which has all that is said of it."""
+"""The table of verbs: one row for each, in the file of its group, with everything there is to say of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from diskyard.model.verbs.verb import EVERY_CALL, Access, Example, Group, Verb
 
 __all__ = ["BY_REQUEST", "EVERY_CALL", "GROUPS", "VERBS", "Access", "Example", "Group", "Verb"]
 
-#: In the order in which people are shown them.
+#: In the order in which they are shown to people.
 GROUPS = (
     Group("repositories", "Where images are kept.", repositories.VERBS),
     Group("images", "VirtualDisks, which guests write to, and Snapshots, which never change.", images.VERBS),

@@ -32,7 +32,7 @@ VERBS = (
         "fixes.check",
         result=list[Fix],
         is_long=True,
-        errors=READING | {"NoSpace"},  # a deep one runs programs, and notes damage
+        errors=READING | {"NoSpace"},  # a deep check runs programs, and records damage
         examples=(
             Example(
                 "Only what can be merged",

@@ -1,4 +1,4 @@
-"""What the examples of several verbs are about."""
+"""The repositories, images and fixes that the examples of several verbs use."""
 
 from __future__ import annotations
 

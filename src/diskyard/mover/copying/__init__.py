@@ -1,1 +1,1 @@
-"""Copying a view into a volume or file: what differs, by several workers, resumably."""
+"""Copying a view into a volume or file: only what differs, by several workers, resumably."""

@@ -1,7 +1,7 @@
 """Copying a view: what differs goes into the target's top volume, resumably.
 
-If source and target are files, this process moves their bytes. QEMU's NBD server is used for
-what is not a file, or must be written as a qcow2 volume. The differences are found first
+If source and target are files, this process moves their bytes itself. It uses QEMU's NBD server for
+bytes that are in no file as they are, and to write a qcow2 volume. The differences are found first
 (:mod:`diskyard.mover.copying.differences`).
 """
 
@@ -32,7 +32,7 @@ from diskyard.mover.opening import opened_files
 from diskyard.mover.qemu.blockgraph import StorageDaemon
 from diskyard.mover.qemu.nbdclient import ALLOCATION, DEPTH
 
-_FILE_UNIT_BYTES = 4096  # the blocks that file systems mostly allocate
+_FILE_UNIT_BYTES = 4096  # the block size of most file systems
 _RATE_SLICE_S = 0.25
 
 
@@ -51,24 +51,21 @@ def copy_view(
 ) -> None:
     """Make the view through ``target`` equal to the view through ``source``.
 
-    The first ``size_bytes`` are compared; beyond its end the source is zero. On return all
-    is durable. Run again from the last checkpoint, or from any offset below it, with the same
-    source, it ends right. Layers that both chains end in are recognised by their names, and
+    The first ``size_bytes`` are compared; beyond its own end the source counts as zeros. On return
+    everything is durable. It can be run again from the last checkpoint, or from any offset below that, with
+    the same source: the result is right. Layers that end both chains are recognised by their names, and
     what both sides read from them is neither read nor written.
 
-    :param source: nobody writes to it, or to the target's parents, meanwhile.
-    :param target: the layer to write, of ``size_bytes`` at least, and its parents: only what
-        differs from what they show is stored.
+    :param source: nobody may write to it, or to the target's parents, meanwhile.
+    :param target: the layer to write, which has at least ``size_bytes``, and its parents. Only what
+        differs from the parents is stored.
     :param start_bytes: everything below is durable already (0, or an earlier checkpoint).
     :param target_zeroed: a target without parents reads as zeros wherever no earlier run of this
         copy has written.
-    :param changed_layers: how many of the source's layers, from the top, hold all in which it
-        can differ from what the target's parents show: known where the base is a copy of what
-        the layers below them show.
-    :param source_limits: what the daemon that opens the source may use, where the source is not
-        trusted.
-    :param source_blocks: where the source can hold anything but zeros, if QEMU cannot tell that.
-    :raises Stopped: from the monitor; go on from the last checkpoint.
+    :param changed_layers: how many of the source's layers, from the top, hold every difference to the
+        target's parents. This is known if those are a copy of what the layers below show.
+    :param source_limits: limits for the daemon that opens the source, if the source is not trusted.
+    :param source_blocks: where the source can hold anything but zeros, if QEMU cannot report that.
     :raises diskyard.errors.NoSpace: the target's storage is full.
     :raises diskyard.errors.StorageError: reading or writing failed.
     :raises diskyard.errors.UnsafeImage: a source that is not trusted cannot be read.
@@ -78,7 +75,7 @@ def copy_view(
     with opened_files(host, source) as reads, opened_files(host, target) as writes:
         way = _Way(host, reads, writes, monitor, target_zeroed, source_limits, source_blocks)
         for served in (False, True):
-            # An error that is being handled keeps what it passed, and so programs that tell what lies where.
+            # Inside an except block, the error would keep the programs alive that report runs.
             with suppress(NeedsServer):
                 way.copy(size_bytes, start_bytes, own_layers, served=served)
                 break
@@ -86,7 +83,7 @@ def copy_view(
 
 
 def _own_layers(source: Chain, base: Chain, changed_layers: int | None) -> tuple[int, int]:
-    """How many layers of the source and of the base, from the top, the other does not show."""
+    """How many layers of the source and of the base, from the top, are not in the other's view."""
     if changed_layers is not None:
         return changed_layers, 0
     common = common_layers(source, base)
@@ -105,7 +102,7 @@ def _unsafe_if_unreadable() -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Way:
-    """How the bytes get from a source to a target: what is opened, and by whom."""
+    """How the bytes get from a source to a target: what is opened, and by which process."""
 
     host: Host
     source: Chain
@@ -119,9 +116,9 @@ class _Way:
     _exports: dict[str, str] = field(default_factory=dict)
 
     def copy(self, size_bytes: int, start_bytes: int, own_layers: tuple[int, int], *, served: bool) -> None:
-        """Copy; unless ``served`` what is in files is read from them.
+        """Copy. Unless ``served``, bytes that are in files are read from the files.
 
-        :raises NeedsServer: some of it is in no file as it is.
+        :raises NeedsServer: some bytes are in no file as they are.
         """
         with ExitStack() as stack:
             stack.callback(self._forget_daemons)
@@ -140,7 +137,7 @@ class _Way:
                 most_bytes=most_bytes,
             )
             moves = Moves(differences, start_bytes, size_bytes, most_bytes)
-            telling = Telling(moves)  # while the target is opened, which takes as long as the first answer
+            telling = Telling(moves)  # begins before the target is opened, which takes as long
             pools: Sequence[WorkerPool[Any]] = (telling.pool,)
             try:
                 target = self._open_target(stack)
@@ -151,12 +148,12 @@ class _Way:
             finally:
                 telling.end(STUCK_S)
                 if any(pool.is_alive() for pool in pools):
-                    # A write that hangs may be done yet: till then nobody else gets the lease, and no
-                    # other file the number of the descriptor that is written to.
+                    # A write that hangs may still happen. Until then nobody else may get the lease, and
+                    # no other file may get the number of the descriptor that is written to.
                     when_ended(pools, stack.pop_all().close)
 
     def _most_bytes(self) -> int:
-        """Of one move: little where a slow rate is asked for, which shall not come in bursts."""
+        """The size limit of one move: small under a low rate limit, so that bytes do not move in bursts."""
         limit_bytes_per_s = self.monitor.rate_limit_bytes_per_s
         if not limit_bytes_per_s:
             return MOST_BYTES
@@ -187,7 +184,7 @@ class _Way:
         return found or self._serve(stack, self._shared_daemon(stack), self.target[1:], nullcontext)
 
     def _target_file(self) -> int | None:
-        """The file that the target is, if it is written by this process."""
+        """The descriptor of the target's file, if this process writes the target itself."""
         top = self.target[0]
         return top.fd if len(self.target) == 1 and top.format == "raw" and self.target_zeroed else None
 
@@ -201,7 +198,7 @@ class _Way:
         return ServedTarget(stack, self.host, daemon.export_nbd(node, writable=True))
 
     def _shared_daemon(self, stack: ExitStack) -> StorageDaemon:
-        """The one that has open what is trusted."""
+        """The daemon that opens everything trusted."""
         if self._writer is None:
             chains = (self.target,) if self.source_limits is not None else (self.source, self.target)
             daemon = StorageDaemon(self.host, chains, inherit_fds=self.monitor.inherit_fds)
@@ -220,16 +217,16 @@ class _Way:
     ) -> View:
         with guard():
             node = daemon.open_chain(chain)
-        # Where the source is the base's own top, one export serves both.
+        # If the source is the base's own top, one export serves both.
         key = f"{id(daemon)} {node}"
         uri = self._exports.get(key) or daemon.export_nbd(node, writable=False)
         self._exports[key] = uri
-        # Which layer holds something matters only where the target's parents may hold it too.
+        # Depths matter only if the target has parents, which may hold the same layer.
         contexts = (ALLOCATION, DEPTH) if len(self.target) > 1 else (ALLOCATION,)
         return ServedView(stack, self.host, uri, contexts, guard, blocks, size_bytes)
 
     def _kill(self) -> None:
-        """Storage that hangs holds those who wait for it: without their servers they come back."""
+        """End the servers: threads that wait for storage that hangs then come back."""
         for daemon in self._daemons:
             daemon.kill()
 

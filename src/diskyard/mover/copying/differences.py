@@ -1,8 +1,8 @@
 """Where two views can differ, cheapest test first; no data is read here.
 
-The tests for each run of both: is it the same layer in both chains; is the base known to
-equal what the layer shows; is it the same blocks of the file system; are both
-zeros. The rest is a move, and only its bytes can decide.
+The tests for each pair of runs: are they in the same layer of both chains; is the base known to
+equal what the layer shows; are they the same blocks of the file system; are both zeros. What is
+left is a move, and only its bytes can decide.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _SOURCE_DATA, _BASE_DATA, _MAY_DIFFER = 1, 2, 4
 
 
 class Move(msgspec.Struct, frozen=True, gc=False):
-    """A range of the target that may have to change, in whole units but for the last.
+    """A range of the target that may have to change. Its borders are those of units, except at the end.
 
-    :param source: the runs to read; empty if it becomes zeros.
+    :param source: the runs to read; empty if the range becomes zeros.
     :param base: the runs to compare with; empty if the base has only zeros there.
     """
 
@@ -36,7 +36,7 @@ class Move(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_zero(self) -> bool:
-        """Whether it becomes zeros; else the source has to be read."""
+        """Whether the range becomes zeros; otherwise the source must be read."""
         return not self.source
 
 
@@ -44,7 +44,7 @@ class Move(msgspec.Struct, frozen=True, gc=False):
 class Side:
     """One of the two views.
 
-    :param own_layers: how many of its layers, from the top, the other side does not show.
+    :param own_layers: how many of its layers, from the top, are not in the other view.
     """
 
     view: View
@@ -53,7 +53,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """A range with one property; in a unit that several runs share, the property holds for all of them."""
+    """A range with one property. If several runs share a unit, the property holds for the whole unit."""
 
     start_bytes: int
     end_bytes: int
@@ -85,9 +85,9 @@ class _Stretch:
 
 
 def common_layers(one: Chain, other: Chain) -> int:
-    """How many layers both chains end in: the same volumes of one repository.
+    """How many layers at their ends two chains have in common: the same volumes of one repository.
 
-    A repository that was made from a copy of another has volumes of the same names.
+    Names are not enough: a repository that was made from a copy of another has volumes of the same names.
     """
     count = 0
     for left, right in zip(reversed(one), reversed(other), strict=False):
@@ -100,10 +100,10 @@ def common_layers(one: Chain, other: Chain) -> int:
 class Differences:
     """The moves that make a target equal to a source.
 
-    :param base: what the target shows before anything is written; None: nothing but zeros.
-    :param base_is_zeroed: without a base: the target certainly reads as zeros.
-    :param sharing: makes what tells what both have in the same blocks, anew for each pass; None: nothing.
-    :param unit_bytes: moves begin and end at multiples of it.
+    :param base: what the target shows before anything is written; None if it has no parents.
+    :param base_is_zeroed: without parents, the target certainly reads as zeros.
+    :param sharing: makes a finder of shared blocks, a new one for each pass; None if there are none.
+    :param unit_bytes: moves begin and end at multiples of this.
     :param most_bytes: no move reads more; a multiple of the unit.
     """
 
@@ -127,9 +127,9 @@ class Differences:
         self._most_bytes = most_bytes
 
     def moves(self, start_bytes: int, look_around: Callable[[], None] | None = None) -> Generator[Move]:
-        """The moves from ``start_bytes`` on, in order; closing them ends the programs that tell of runs.
+        """The moves from ``start_bytes`` on, in order. Closing them ends the programs that report runs.
 
-        :param look_around: called now and then while there are none for long.
+        :param look_around: called now and then while no move is found for long.
         """
         begin = start_bytes - start_bytes % self._unit_bytes
         look_around = look_around or (lambda: None)
@@ -138,14 +138,14 @@ class Differences:
         return self._changes(begin, look_around)
 
     def _data(self, begin: int, look_around: Callable[[], None]) -> Generator[Move]:
-        """All data where there is nothing to compare it with; quicker for very many little runs."""
+        """All data, if there is nothing to compare it with. This is quicker for very many small runs."""
         with closing(self._source.view.runs(begin)) as runs:
             for index, run in enumerate(runs):
                 if index % _LOOK_AROUND_RUNS == 0:
                     look_around()
                 end = min(run.end_bytes, self._size_bytes)
                 if end % self._unit_bytes and end != self._size_bytes:
-                    break  # it shares a unit with what follows
+                    break  # it shares a unit with the next run
                 if run.is_zero:
                     continue
                 for start in range(run.offset_bytes, end, self._most_bytes):
@@ -183,7 +183,7 @@ class Differences:
             yield Move(part.start_bytes, part.end_bytes - part.start_bytes, source, base)
 
     def _in_units(self, stretches: Iterable[_Stretch]) -> Iterator[_Stretch]:
-        """The same in whole units: what shares one with others is one stretch with them."""
+        """The same in whole units: ranges that share a unit become one range."""
         unit = self._unit_bytes
         shared: _Stretch | None = None
         for stretch in stretches:
@@ -202,7 +202,7 @@ class Differences:
                 shared = stretch.cut(max(start, whole_end), end)
 
     def _stretches(self, start_bytes: int) -> Generator[_Stretch]:
-        """Everything from an offset on: a range for each pair of runs, or part of one."""
+        """Everything from an offset on: one range for each pair of runs, or several parts of it."""
         with ExitStack() as stack:
             cursors = [
                 _Cursor(stack.enter_context(closing(side.view.runs(start_bytes))))
@@ -243,7 +243,7 @@ class Differences:
 
 
 class _Cursor:
-    """Goes along a view's runs; beyond its end there are none."""
+    """Goes along a view's runs. Beyond the view's end there are no runs."""
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
@@ -251,14 +251,14 @@ class _Cursor:
         self._is_begun = False
 
     def reaches(self, offset_bytes: int) -> int:
-        """How far from an offset one run, or the absence of any, goes."""
+        """The offset up to which one run, or the absence of runs, extends."""
         while not self._is_begun or (self._run is not None and self._run.end_bytes <= offset_bytes):
             self._is_begun = True
             self._run = next(self._runs, None)
         return self._run.end_bytes if self._run is not None else 1 << 63
 
     def run(self, start_bytes: int, end_bytes: int) -> Run | None:
-        """The run of a range that :meth:`reaches` returned."""
+        """The run in a range whose end :meth:`reaches` returned."""
         return None if self._run is None else self._run.cut(start_bytes, end_bytes)
 
 
@@ -267,8 +267,8 @@ def _data_bit(run: Run | None, bit: int) -> int:
 
 
 def _is_own(run: Run | None, side: Side) -> bool:
-    # Beyond its end a view is zero, though a layer below may go on. What no layer holds may be the
-    # zeros of a short layer that hides a common one below.
+    # Beyond its end a view is zero, even if a layer below goes on. A range that no layer holds may be the
+    # zeros of a short layer, which hides a common layer below.
     return run is None or run.layer < side.own_layers
 
 

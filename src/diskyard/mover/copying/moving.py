@@ -1,4 +1,4 @@
-"""Moves in flight: several at once, at a pace, with progress and checkpoints."""
+"""Moves in flight: several at once, under a rate limit, with progress and checkpoints."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from diskyard.mover.copying.workers import WorkerPool
 from diskyard.mover.formats.qcow2_header import CLUSTER_BYTES
 from diskyard.mover.interface import Monitor
 
-MOST_BYTES = 1 << 20  # of one move: larger ones move no quicker, and their buffers are memory
-_WORKERS = 2  # measured on two processors, where more only took turns
+MOST_BYTES = 1 << 20  # of one move: larger moves are no quicker, and take more memory
+_WORKERS = 2  # measured on two processors, where more workers only took turns
 _IN_FLIGHT_MOST = 2 * _WORKERS
-_LITTLE_MOVES = 16  # in a batch: one worker at a time, as two would only wait for each other
+_LITTLE_MOVES = 16  # in a batch: one worker at a time does them, as two would only wait for each other
 _CHECKPOINT_S = 2.0
 _TICK_S = 0.1
 STUCK_S = 10.0
@@ -49,7 +49,7 @@ class _Tools:
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """Moves that are under way."""
+    """Moves that are in flight."""
 
     future: Future[None]
     start_bytes: int
@@ -60,7 +60,7 @@ class _Flight:
 class Mover:
     """Does the moves of one copy.
 
-    :param stack: closes what the workers have open.
+    :param stack: closes what the workers open.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Mover:
     ) -> None:
         self._host, self._monitor = host, monitor
         self._source, self._base = source, base
-        self._zeros = Buffer(MOST_BYTES)  # never written: the kernel gives it no memory
+        self._zeros = Buffer(MOST_BYTES)  # never written, so it takes no memory
         tools = [
             _Tools(
                 source.reader(stack),
@@ -105,8 +105,9 @@ class Mover:
     def run(self, moves: Moves, *, drop_zeros: bool, give_up: Callable[[], None]) -> None:
         """Do all moves; durable on return.
 
-        :param drop_zeros: the target reads as zeros where the base does, or there is none.
-        :param give_up: called after a failure if workers do not come back.
+        :param drop_zeros: zeros need not be written where the base has none but zeros, or there is no base:
+            the target reads as zeros there already.
+        :param give_up: called after a failure if worker threads do not come back.
         """
         self._reached_bytes, self._drop_zeros = moves.start_bytes, drop_zeros
         pace = Pace(self._host, self._monitor)
@@ -130,7 +131,7 @@ class Mover:
 
     @property
     def pools(self) -> Sequence[WorkerPool[Any]]:
-        """All threads that work for it."""
+        """All threads that work for this copy."""
         return (self._telling.pool, self._workers, self._flusher)
 
     def _end(self) -> None:
@@ -142,7 +143,7 @@ class Mover:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether storage that hangs still holds a thread, so that what it began may yet be done."""
+        """Whether storage that hangs still holds a thread, so that a write may still happen."""
         return any(pool.is_alive() for pool in self.pools)
 
     def _admit(self, batch: Batch, pace: Pace) -> None:
@@ -159,7 +160,7 @@ class Mover:
         future = self._workers.submit(partial(self._do, batch))
         self._in_flight.append(_Flight(future, start, end, size_bytes))
 
-    # -- what becomes of it ---------------------------------------------------------------
+    # -- results --------------------------------------------------------------------------
 
     def _tick(self) -> None:
         """Collect finished work, write checkpoints, and report progress."""
@@ -169,7 +170,7 @@ class Mover:
         self._advance()
 
     def _collect(self, *, wait: bool) -> None:
-        """Take the oldest moves out if they have ended; a failure of theirs is raised."""
+        """Remove the oldest moves if they have ended. If they failed, their error is raised."""
         flight = self._in_flight[0]
         if wait:
             with suppress(StillRunning):
@@ -195,12 +196,12 @@ class Mover:
                 self._monitor.checkpoint(offset_bytes)
                 self._flushing, self._checkpoint_s = None, self._host.clock.monotonic_s()
         elif self._host.clock.monotonic_s() - self._checkpoint_s >= _CHECKPOINT_S:
-            # Below the oldest move that is under way all is written.
+            # Everything below the oldest move in flight is written.
             oldest = self._in_flight[0].start_bytes if self._in_flight else self._reached_bytes
             self._flushing = (self._flusher.submit(_flush), oldest)
 
     def _flush_all(self) -> None:
-        """Make all durable that is written; a stop is heard meanwhile, as the storage may hang."""
+        """Make everything written durable. A stop is noticed meanwhile, since the storage may hang."""
         last = self._flusher.submit(_flush)
         while not last.done():
             with suppress(StillRunning):
@@ -223,7 +224,7 @@ class Mover:
         tools.writer.write_out()
 
     def _read(self, places: Sequence[_Place], tools: _Tools) -> list[Part]:
-        """Read the source of moves; what has to be written of it."""
+        """Read the source of moves, and return the parts that must be written."""
         memory = tools.memory.view
         tools.source.read([(move.source, memory[start:end]) for move, start, end in places])
         compared = [place for place in places if place[0].base]
@@ -243,7 +244,7 @@ class Mover:
 
 
 def _laid_out(batch: Batch) -> list[_Place]:
-    """Where in a worker's memory the bytes of each move go."""
+    """Where the bytes of each move go in a worker's memory."""
     places: list[_Place] = []
     start = 0
     for move in batch:
@@ -258,9 +259,9 @@ def _flush(target: Target) -> None:
 
 
 def changed_parts(one: Buffer, other: Buffer, start: int, end: int) -> Iterable[tuple[int, int]]:
-    """Where each run of clusters begins and ends that differ in a range of two buffers.
+    """The begin and end of each run of clusters that differ, in one range of two buffers.
 
-    Clusters are counted from the range's start.
+    Clusters are counted from the start of the range.
     """
     if one.equals(other, start, end):
         return ()

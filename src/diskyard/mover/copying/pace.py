@@ -8,7 +8,7 @@ from diskyard.host import Host
 from diskyard.mover.interface import Monitor
 
 _SLICE_S = 0.1
-_MADE_UP_FOR_S = 1.0  # no more than this, if for a while there was nothing to move or it was slow
+_MADE_UP_FOR_S = 1.0  # of time lost, because moves were few or slow, at most this much is made up for
 
 
 class Pace:
@@ -24,12 +24,12 @@ class Pace:
     def admit(self, next_bytes: int, advance: Callable[[], None]) -> None:
         """Return once the limit allows ``next_bytes`` more.
 
-        :param advance: reports progress while waiting; what it raises passes through.
+        :param advance: reports progress during the wait; its exceptions pass through.
         """
         self._moved_bytes += next_bytes
         while (limit := self._monitor.rate_limit_bytes_per_s) > 0:
             if limit != self._limit:
-                # What was moved under another limit does not count for this one.
+                # Bytes that were moved under another limit do not count for this one.
                 self._limit = limit
                 self._since_s = self._host.clock.monotonic_s()
                 self._moved_bytes = next_bytes

@@ -10,16 +10,16 @@ from diskyard.host.bulk import PhysicalExtent
 from diskyard.mover.copying.views import FileView, Run
 from diskyard.mover.durable import os_errors
 
-# linux/fiemap.h: the bytes are elsewhere (UNKNOWN, DELALLOC), not as they are (ENCODED, ENCRYPTED,
-# NOT_ALIGNED, INLINE, TAIL) or not read at all (UNWRITTEN).
+# linux/fiemap.h: the bytes are elsewhere (UNKNOWN, DELALLOC), are stored in another form (ENCODED,
+# ENCRYPTED, NOT_ALIGNED, INLINE, TAIL), or are not read at all (UNWRITTEN).
 _NOT_THE_BYTES = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
 _SHARED = 0x2000
 _REST_BYTES = 1 << 62
-_TRUE_FOR_S = 5.0  # a file system may move blocks, and use their place for others
+_TRUE_FOR_S = 5.0  # later, the file system may have moved blocks, and reused their addresses
 
 
 class _File:
-    """Where one open file's bytes lie, asked for as far as they are looked at."""
+    """Where an open file's bytes are, asked of the file system only as far as needed."""
 
     def __init__(self, host: Host, fd: int) -> None:
         self._host, self._fd = host, fd
@@ -31,9 +31,9 @@ class _File:
         self.tells = True
 
     def place(self, offset_bytes: int, most_bytes: int) -> tuple[int, int | None]:
-        """For how many bytes from an offset one thing is true, and where they are.
+        """The length of a range from an offset that is in one piece, and its physical address.
 
-        None: they are no blocks that another file may have too.
+        None instead of an address: no other file can share these blocks.
         """
         is_old = self._host.clock.monotonic_s() - self._asked_s > _TRUE_FOR_S
         if is_old or not self._known[0] <= offset_bytes < self._known[1]:
@@ -64,8 +64,8 @@ class _File:
 class Sharing:
     """Which bytes of two views are the same blocks.
 
-    Neither of two files writes to blocks that they share. What was found to be equal stays
-    so, because neither view changes.
+    A file system never changes shared blocks in place. What was found to be equal stays equal, because
+    neither view changes.
     """
 
     def __init__(self, host: Host, source: FileView, base: FileView) -> None:
@@ -73,7 +73,7 @@ class Sharing:
         self._bases = [_File(host, fd) for fd in base.fds]
 
     def parts(self, source: Run, base: Run) -> Iterator[tuple[int, int, bool]]:
-        """The start and end of each part of two runs of one range, and whether it is shared."""
+        """The start and end of each part of two runs in one range, and whether its blocks are shared."""
         offset, end = source.offset_bytes, source.end_bytes
         one, other = self._sources[source.layer], self._bases[base.layer]
         if one.device != other.device or not (one.tells and other.tells):

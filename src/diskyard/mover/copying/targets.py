@@ -13,8 +13,8 @@ from diskyard.host import Host
 from diskyard.mover.durable import os_errors
 from diskyard.mover.qemu.nbdclient import NbdClient
 
-_SPAN_BYTES = 1 << 20  # written before the storage is told to take it
-_SPANS_BEHIND = 32  # taken together at most; measured, as are the pieces (docs/performance.md)
+_SPAN_BYTES = 1 << 20  # written before the storage is told to write it out
+_SPANS_BEHIND = 32  # written out together at most; measured, as the pieces are (docs/performance.md)
 
 
 Part = tuple[int, memoryview]
@@ -31,7 +31,7 @@ class Writer(Protocol):
         """Make a range read as zeros; not durable before :meth:`Target.flush`."""
 
     def write_out(self) -> None:
-        """Have the storage take what was written, if it is much; it may have to be waited for."""
+        """Have the storage write out what was written, if it is much. This may have to wait."""
 
 
 class Target(Protocol):
@@ -41,13 +41,13 @@ class Target(Protocol):
         """A writer for one more thread, closed with ``stack``."""
 
     def flush(self) -> None:
-        """Make all durable that was written and answered when this is called."""
+        """Make everything durable that was written and answered before this call."""
 
 
 class FileTarget:
-    """A raw volume that is a file which reads as zeros wherever no earlier run has written.
+    """A raw volume in a file that reads as zeros wherever no earlier run has written.
 
-    :param file_fd: a file of its whole length, which is opened again.
+    :param file_fd: the file, which already has its full length; it is opened again.
     """
 
     def __init__(self, stack: ExitStack, host: Host, file_fd: int) -> None:
@@ -62,7 +62,7 @@ class FileTarget:
         return self
 
     def write(self, parts: Sequence[Part]) -> None:
-        """See :class:`Writer`; any number of threads may."""
+        """See :class:`Writer`; any number of threads may call this."""
         if not parts:
             return
         with os_errors("writing a volume"):
@@ -71,7 +71,7 @@ class FileTarget:
             self._behind.wrote(parts)
 
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
-        """See :class:`Writer`: it is zeros already."""
+        """See :class:`Writer`: the range is zeros already."""
 
     def write_out(self) -> None:
         """See :class:`Writer`."""
@@ -85,10 +85,10 @@ class FileTarget:
 
 
 class _WriteBehind:
-    """Starts writing data out soon after it is written, and reuses its memory for what follows.
+    """Starts writing data out soon after it is written, and then frees its page cache.
 
-    So the storage is not idle until the end, little waits for it, and other data stays in the page
-    cache.
+    So the storage is not idle until the end, little is left to wait for then, and other data stays in
+    the page cache.
     """
 
     def __init__(self, host: Host, fd: int) -> None:
@@ -99,7 +99,7 @@ class _WriteBehind:
         self._spans: deque[tuple[int, int]] = deque()
 
     def wrote(self, parts: Sequence[Part]) -> None:
-        """Parts in order were written; any thread may tell."""
+        """Record that parts, in order, were written; any thread may call this."""
         last_bytes, last = parts[-1]
         with self._lock:
             self._start_bytes = min(self._start_bytes, parts[0][0])
@@ -107,7 +107,7 @@ class _WriteBehind:
             self._written_bytes += sum(len(memory) for _, memory in parts)
 
     def catch_up(self) -> None:
-        """Have the storage begin what is new, and wait until it has taken what is far behind."""
+        """Begin to write out what is new, and wait for what was begun long before."""
         with self._lock:
             if self._written_bytes < _SPAN_BYTES:
                 return
@@ -122,7 +122,7 @@ class _WriteBehind:
 
 
 class ServedTarget:
-    """A volume behind an NBD server that may write it."""
+    """A volume behind an NBD server that can write to it."""
 
     def __init__(self, stack: ExitStack, host: Host, uri: str) -> None:
         self._host, self._uri = host, uri
@@ -151,4 +151,4 @@ class _ServedWriter:
         self._client.zero(offset_bytes, length_bytes)
 
     def write_out(self) -> None:
-        """See :class:`Writer`: the server sees to it."""
+        """See :class:`Writer`: the server writes out by itself."""

@@ -1,4 +1,4 @@
-"""A thread of its own finds what to move: moving begins with the first move that it finds."""
+"""A thread that finds what to move. Moving begins with the first move that it finds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from queue import Empty, SimpleQueue
 from diskyard.mover.copying.differences import Differences, Move, moved_bytes
 from diskyard.mover.copying.workers import WorkerPool
 
-_BATCH_MOVES = 64  # little moves are handed over together
-_KEPT_MOVES = 10_000  # some 6 MiB of what was found and waits; more where runs are little
+_BATCH_MOVES = 64  # small moves are handed over together
+_KEPT_MOVES = 10_000  # found moves that may wait, some 6 MiB of them; more where runs are small
 _TICK_S = 0.1
 
 Batch = list[Move]
@@ -19,7 +19,7 @@ Batch = list[Move]
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """What there is to do.
+    """Everything that a copy must move.
 
     :param start_bytes: everything below is durable already.
     :param size_bytes: of the target's view.
@@ -32,21 +32,21 @@ class Moves:
     most_bytes: int
 
     def batches(self, look_around: Callable[[], None], start_bytes: int | None = None) -> Generator[Batch]:
-        """The moves from an offset on, in order; ``look_around`` is called while there are none for long."""
+        """The moves from an offset on, in order; ``look_around`` is called if none is found for long."""
         start_bytes = self.start_bytes if start_bytes is None else start_bytes
         with closing(self.differences.moves(start_bytes, look_around)) as moves:
             yield from _batches(moves, self.most_bytes)
 
 
 class _Ended(Exception):
-    """Nobody wants the moves any more."""
+    """The moves are not wanted any more."""
 
 
 class Telling:
-    """Finds the moves of one copy, and the total of their bytes.
+    """Finds the moves of one copy, and counts their bytes.
 
-    If far more is found than has been moved, it only counts from there on, so that few moves wait; the
-    mover then finds the rest a second time.
+    If far more is found than the mover has taken, it only counts from there on, so that few moves wait.
+    The mover then finds the rest a second time.
 
     :ivar total_bytes: None until all is counted.
     :ivar pool: the thread that tells.
@@ -62,9 +62,9 @@ class Telling:
         self._future = self.pool.submit(self._tell)
 
     def batches(self, tick: Callable[[], None]) -> Generator[Batch]:
-        """All moves, in order; ``tick`` is called now and then while there are none for long.
+        """All moves, in order; ``tick`` is called now and then while none is found for long.
 
-        What made telling fail is raised.
+        If finding them failed, its error is raised here.
         """
         while True:
             try:
@@ -82,12 +82,12 @@ class Telling:
             yield found
 
     def check(self) -> None:
-        """Raise what made telling fail, if it did."""
+        """Raise the error with which finding moves failed, if it failed."""
         if self._future.done():
             self._future.result()
 
     def end(self, timeout_s: float) -> None:
-        """Tell no more; wait for the thread, but no longer than ``timeout_s``."""
+        """Find no more moves. Wait for the thread, but not longer than ``timeout_s``."""
         self._ended = True
         self.pool.end(timeout_s)
 
@@ -113,7 +113,7 @@ class Telling:
 
 
 def _batches(moves: Iterable[Move], most_bytes: int) -> Iterator[Batch]:
-    """Moves in groups that are worth handing over to a thread, of about ``most_bytes``."""
+    """Moves in batches of about ``most_bytes``, which are worth handing over to a thread."""
     batch: Batch = []
     size_bytes = 0
     for move in moves:

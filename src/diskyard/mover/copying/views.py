@@ -1,9 +1,9 @@
-"""Where the bytes of a view lie, and reading them: from its files, or from QEMU's NBD server.
+"""Where the bytes of a view are, and reading them: from its files, or from QEMU's NBD server.
 
-For volumes that are files, raw or qcow2, QEMU is asked only what lies where (``qemu-img map``);
-the bytes are read from the files. This is correct only for frozen volumes, which all sources
-and bases are: a merge may change in which volume of a chain a byte of the view is, but also leaves
-the byte where it was.
+If volumes are files, raw or qcow2, QEMU only reports where bytes are (``qemu-img map``), and the bytes
+are read from the files. This is correct only for frozen volumes, which all sources and bases are: a
+merge may change which volume of a chain holds a byte of the view, but it also leaves the byte where
+it was.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from diskyard.mover.qemu.failures import expected, failure
 from diskyard.mover.qemu.graphs import program_graph
 from diskyard.mover.qemu.nbdclient import NbdClient
 
-_WINDOW_BYTES = 1 << 30  # asked of an NBD server at once: at most 16,384 clusters
+_WINDOW_BYTES = 1 << 30  # per question to an NBD server: at most 16,384 clusters
 _LONG_BYTES = 1 << 20
 _RANGES_AT_ONCE = 256
-_MAP_PIECE_BYTES = 64 << 10  # read at once, and kept no longer
+_MAP_PIECE_BYTES = 64 << 10  # read at once, and not kept any longer
 _MAP_TIMEOUT_S = 60.0
 _ZEROS = bytes(1 << 20)
 
@@ -44,11 +44,11 @@ Guard = Callable[[], AbstractContextManager[None]]
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
-    """A run of a view that one layer reports; a struct, because there may be very many.
+    """A run of a view that one layer reports. A struct, because there may be very many.
 
-    :param layer: its index in the chain, 0 for the top; -1 if none does.
-    :param file_offset_bytes: where in that layer's file its bytes are; None if it has none
-        there, or is read through a server.
+    :param layer: its index in the chain, 0 for the top; -1 if no layer holds the run.
+    :param file_offset_bytes: where its bytes are in that layer's file; None if they are not in it, or
+        are read through a server.
     """
 
     offset_bytes: int
@@ -59,11 +59,11 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def end_bytes(self) -> int:
-        """Where it ends."""
+        """The offset at which it ends."""
         return self.offset_bytes + self.length_bytes
 
     def cut(self, start_bytes: int, end_bytes: int) -> Run:
-        """A part of it."""
+        """A part of this run."""
         if start_bytes == self.offset_bytes and end_bytes == self.end_bytes:
             return self
         at = self.file_offset_bytes
@@ -76,7 +76,7 @@ Piece = tuple[Sequence[Run], memoryview]
 
 
 class NeedsServer(Exception):
-    """Some of a view's bytes are in no file as they are, as compressed clusters are."""
+    """Some of a view's bytes are in no file as they are, for example because they are compressed."""
 
 
 class Reader(Protocol):
@@ -87,14 +87,14 @@ class Reader(Protocol):
 
 
 class Runs(Protocol):
-    """Runs one after another, for one thread; closing it ends their source."""
+    """Runs in order, for one thread. Closing it ends the program that reports them."""
 
     def __iter__(self) -> Iterator[Run]: ...
 
     def __next__(self) -> Run: ...
 
     def close(self) -> None:
-        """Ask no more."""
+        """End the runs."""
 
 
 class View(Protocol):
@@ -102,18 +102,18 @@ class View(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """Where it ends."""
+        """The offset at which it ends."""
 
     def runs(self, start_bytes: int) -> Runs:
-        """Everything from an offset on, in order and without gaps; to be closed.
+        """Everything from an offset on, in order and without gaps. The caller must close it.
 
-        A program that lists them is started at once, so that several can start together.
+        A program that lists the runs is started at once, so that several can start together.
 
-        :raises NeedsServer: as they are told: it cannot be read from its files.
+        :raises NeedsServer: during the iteration: the view cannot be read from its files.
         """
 
     def expect(self, runs: Iterable[Run]) -> None:
-        """Some runs will be read soon: what would be waited for one by one may be begun together."""
+        """Announce runs that will be read soon, so that the storage can begin to read them together."""
 
     def reader(self, stack: ExitStack) -> Reader:
         """A reader for one more thread, closed with ``stack``."""
@@ -123,27 +123,27 @@ class FileView:
     """A view that is read from the files of its layers.
 
     :param fds: the layers' files, open for reading; the caller closes them.
-    :param size_bytes: where it ends at most; None for where its record says. What lies over it shows
-        all that its file has (:data:`ALL_BYTES`), or a raw one up to its bound.
+    :param size_bytes: the offset at which it ends at most; None for the recorded size. A base gets
+        :data:`ALL_BYTES`: a volume over it shows all of its file, or of a raw file all up to its bound.
     """
 
     def __init__(self, host: Host, chain: Chain, fds: Sequence[int], size_bytes: int | None = None) -> None:
         self._host, self._chain, self.fds = host, chain, tuple(fds)
-        self._is_cold = True  # until what was read last was in the page cache
+        self._is_cold = True  # until the last read was served from the page cache
         self._is_raw = len(chain) == 1 and chain[0].format == "raw"
         with os_errors("reading a volume's size"):
             self._lengths_bytes = [host.files.size_bytes_of(fd) for fd in fds]
         self.size_bytes = chain[0].size_bytes if size_bytes is None else size_bytes
-        if self._is_raw:  # its record is what a guest sees of it; its file may end before, inside a sector
+        if self._is_raw:  # a guest sees the recorded size; the file may end before, inside a sector
             bound = chain[0].bound_bytes
             self.size_bytes = min(self.size_bytes, self._lengths_bytes[0] if bound is None else bound)
 
     @classmethod
     def of(cls, stack: ExitStack, host: Host, chain: Chain, size_bytes: int | None = None) -> FileView | None:
-        """The view of a chain that is open, if all of its layers are files that can be read so."""
+        """The view of an open chain; None unless all of its layers are files that can be read directly."""
         if any(layer.fd is None or layer.format not in ("raw", "qcow2") for layer in chain):
             return None
-        # Of its own: who opened them closes them, and a read that hangs may go on after that.
+        # Duplicates: the caller closes the originals, and a read that hangs may go on after that.
         with os_errors("opening a volume"):
             copies = [stack.enter_context(os.fdopen(os.dup(file_of(layer)), "rb", 0)) for layer in chain]
         return cls(host, chain, [copy.fileno() for copy in copies], size_bytes)
@@ -168,7 +168,7 @@ class FileView:
             yield Run(offset, self.size_bytes - offset, True, 0)
 
     def expect(self, runs: Iterable[Run]) -> None:
-        """See :class:`View`. Long runs the kernel reads ahead by itself, and better so."""
+        """See :class:`View`. Long runs are left to the kernel, which reads ahead better by itself."""
         if not self._is_cold:
             return
         ranges = [
@@ -184,7 +184,7 @@ class FileView:
         return self
 
     def read(self, pieces: Sequence[Piece]) -> None:
-        """See :class:`Reader`; any number of threads may."""
+        """See :class:`Reader`; any number of threads may call this."""
         wanted: list[FilePiece] = []
         most: list[int] = []
         for runs, memory in pieces:
@@ -224,10 +224,10 @@ class FileView:
 
 
 def data_ranges(host: Host, fd: int, start_bytes: int, end_bytes: int) -> Generator[tuple[int, int]]:
-    """Where each range of a file begins and ends that is no hole, in order.
+    """The begin and end of each range of a file that is data and not a hole, in order.
 
-    :raises diskyard.errors.StorageError: the storage failed, or tells nonsense, as of a file that
-        is changed just now.
+    :raises diskyard.errors.StorageError: the storage failed, or its answer makes no sense, because the
+        file is being changed for example.
     """
     offset = start_bytes
     while offset < end_bytes:
@@ -245,7 +245,7 @@ def data_ranges(host: Host, fd: int, start_bytes: int, end_bytes: int) -> Genera
 
 
 def clear(memory: memoryview) -> None:
-    """Make memory zeros."""
+    """Fill memory with zeros."""
     for start in range(0, len(memory), len(_ZEROS)):
         part = memory[start : start + len(_ZEROS)]
         part[:] = _ZEROS[: len(part)]
@@ -254,10 +254,10 @@ def clear(memory: memoryview) -> None:
 class ServedView:
     """A view that is read from an NBD server.
 
-    :param contexts: the kinds of block status that are asked for.
-    :param blocks: where the view can hold anything but zeros, if the server cannot tell.
-    :param guard: what makes failures those of an image that is not trusted.
-    :param size_bytes: where it ends at most; None for where the server says.
+    :param contexts: the kinds of block status that are needed.
+    :param blocks: where the view can hold anything but zeros, if the server cannot report it.
+    :param guard: turns errors into those of an image that is not trusted.
+    :param size_bytes: the offset at which it ends at most; None for the server's size.
     """
 
     def __init__(
@@ -293,7 +293,7 @@ class ServedView:
                 offset += length
 
     def expect(self, runs: Iterable[Run]) -> None:
-        """See :class:`View`: the server is asked by several threads anyway."""
+        """See :class:`View`. Nothing is needed: several threads ask the server at once anyway."""
 
     def reader(self, stack: ExitStack) -> Reader:
         """See :class:`View`."""
@@ -325,12 +325,12 @@ class _Mapped(msgspec.Struct):
 
 
 class _MappedRuns:
-    """What lies where in a chain of files, listed by QEMU on demand; no data is read.
+    """Where the bytes of a chain of files are, listed by QEMU on demand; no data is read.
 
-    :param fds: the layers' files: the answers are about them, whatever has their names by now.
-    :raises NeedsServer: some of it is in no file as it is.
+    :param fds: the layers' files. The answers are about these files, whatever has their names by now.
+    :raises NeedsServer: some bytes are in no file as they are.
     :raises diskyard.errors.StorageError: a layer cannot be opened, or QEMU does not answer.
-    :raises diskyard.errors.LeaseHeld: another program has one open for writing.
+    :raises diskyard.errors.LeaseHeld: another program has a layer open for writing.
     """
 
     def __init__(
@@ -364,21 +364,21 @@ def _told(host: Host, child: Child, doing: str, offset: int, end_bytes: int) -> 
             raise NeedsServer
         yield Run(found.start, found.length, found.zero, found.depth, found.offset)
         offset = found.start + found.length
-    if end_bytes and not offset:  # of what is too short it tells the beginning
+    if end_bytes and not offset:  # QEMU lists nothing of a file that is too short
         raise failure("qemu-img told nothing of it", doing)
-    if offset < end_bytes:  # a header that says less than the record: zeros, as of a short layer
+    if offset < end_bytes:  # the header has a smaller size than the record: zeros, as in a short layer
         yield Run(offset, end_bytes - offset, True, -1)
 
 
 def _lines(host: Host, child: Child, doing: str) -> Generator[bytes]:
-    """The objects that a program prints as a JSON array, one on each line."""
+    """The objects of a JSON array that a program prints, one on each line."""
     rest = b""
     with Output(child, _MAP_PIECE_BYTES) as output:
         goes_on = True
         while goes_on:
             with host.commands.asking("qemu-img map"):
                 goes_on = _read_some(output, doing)
-            # Its last line may have no end: of a program that printed something else, and no line at all.
+            # The last line may lack its newline, if the program printed something else, or nothing.
             *lines, rest = (rest + bytes(output.stdout) + b"\n" * (not goes_on)).split(b"\n")
             output.stdout.clear()
             yield from (line.strip(b"[], ") for line in lines if line.strip(b"[], "))
@@ -389,7 +389,7 @@ def _lines(host: Host, child: Child, doing: str) -> Generator[bytes]:
 
 
 def _read_some(output: Output, doing: str) -> bool:
-    """Wait for what a program prints; False once it prints no more."""
+    """Wait until a program prints something. Return False once it prints no more."""
     before_bytes = output.stdout_bytes
     deadline_s = time.monotonic() + _MAP_TIMEOUT_S
     while output.read(1.0):

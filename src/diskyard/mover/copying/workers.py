@@ -1,4 +1,4 @@
-"""Worker threads, each with its own resources; a program that ends does not wait for them."""
+"""Worker threads, each with its own resources. A program that ends does not wait for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tool = TypeVar("Tool")
 class WorkerPool(Generic[Tool]):
     """A pool with one daemon thread for each resource: storage that hangs blocks only its own thread.
 
-    An executor of the standard library would be joined when the program ends.
+    An executor of the standard library would be joined at the end of the program.
 
     :raises diskyard.errors.StorageError: the host cannot start more threads; none is left running.
     """
@@ -39,13 +39,13 @@ class WorkerPool(Generic[Tool]):
             ) from error
 
     def submit(self, job: Callable[[Tool], None]) -> Future[None]:
-        """Have a job done with the next tool that is free; what it raises is in the future."""
+        """Have the next free worker do a job. The future holds the job's error if it fails."""
         future: Future[None] = Future()
         self._jobs.put((future, job))
         return future
 
     def end(self, timeout_s: float) -> None:
-        """Let go of what was not begun, and wait for what was, but no longer than ``timeout_s``."""
+        """Drop the jobs that were not begun. Wait for the others, but not longer than ``timeout_s``."""
         try:
             while True:
                 self._jobs.get_nowait()
@@ -61,7 +61,7 @@ class WorkerPool(Generic[Tool]):
             self._jobs.put(None)
 
     def is_alive(self) -> bool:
-        """Whether any thread has not ended."""
+        """Whether any thread is still running."""
         return any(thread.is_alive() for thread in self._threads)
 
     def join(self) -> None:
@@ -74,14 +74,14 @@ class WorkerPool(Generic[Tool]):
             future, job = item
             try:
                 job(tool)
-            except BaseException as error:  # noqa: BLE001 - raised again by who asks the future
+            except BaseException as error:  # noqa: BLE001 - raised again where the future is used
                 future.set_exception(error)
             else:
                 future.set_result(None)
 
 
 def when_ended(pools: Sequence[WorkerPool[Any]], do: Callable[[], None]) -> None:
-    """Do something when no thread of some crews is left, whenever that may be; nobody waits for it."""
+    """Call ``do`` when all threads of some pools have ended, whenever that is. This does not wait."""
 
     def wait() -> None:
         for pool in pools:

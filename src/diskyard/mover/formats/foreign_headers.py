@@ -17,7 +17,7 @@ _MIB = 1 << 20
 _SIZE_MAX_BYTES = 64 << 40  # VHDX's own limit; more than any of these formats is used for
 
 _VMDK = struct.Struct("<4sIIQQQQIQQQB4sH")
-_VMDK_AT_END = (1 << 64) - 1  # the grain directory is named by a second header, at the end
+_VMDK_AT_END = (1 << 64) - 1  # the grain directory is in a second header, at the end of the file
 _VMDK_DESCRIPTOR_MOST_BYTES = 64 << 10
 _VMDK_TEXT = b"# Disk DescriptorFile"
 _VMDK_TYPES = (b"monolithicsparse", b"streamoptimized")
@@ -30,11 +30,11 @@ _PIECE_BYTES = 1 << 20
 _VHDX_HEADERS = (64 << 10, 128 << 10)
 _VHDX_HEADER = struct.Struct("<4sIQ16s16s16sHHIQ")
 _VHDX_HEADER_BYTES = 4096
-_VHDX_LOG_SECTOR_BYTES, _VHDX_LOG_GUID = 4096, 32  # where an entry may begin, and the log's name in it
+_VHDX_LOG_SECTOR_BYTES, _VHDX_LOG_GUID = 4096, 32  # where an entry may begin; the log's GUID in it
 _VHDX_LOG_MOST_BYTES = 1 << 30
-_VHDX_RESERVED = 0xFFFF8  # of an entry of the block table
+_VHDX_RESERVED = 0xFFFF8  # bits of an entry in the block table
 _VHDX_CHUNK_BYTES = 1 << 32  # with sectors of 512 bytes
-_VHDX_ZEROS = (0, 1, 2, 3, 5)  # states of an entry: of all others QEMU reads something, or refuses to
+_VHDX_ZEROS = (0, 1, 2, 3, 5)  # block states that read as zeros; QEMU reads or refuses all others
 _VHDX_HELD = bytes(entry & 7 not in _VHDX_ZEROS for entry in range(256))  # by an entry's lowest byte
 _VHDX_REGIONS_OFFSET = 192 << 10
 _VHDX_ENTRIES_MOST = 2047
@@ -54,17 +54,17 @@ def _require(condition: bool, words: str, cure: str = advice.LIES) -> None:
 
 
 def _whole(read: ReadAt, offset_bytes: int, count_bytes: int) -> bytes:
-    """A part of a file that may be shorter by now than it was, or never have been so long."""
+    """Read a part of a file that may now be shorter than it was, or was never that long."""
     data = read(offset_bytes, count_bytes)
     _require(len(data) == count_bytes, "its tables are not inside it", advice.NOT_WHOLE)
     return data
 
 
 def parse_vmdk(read: ReadAt, file_size_bytes: int) -> int:
-    """The virtual size of a VMDK file whose data is all in itself; else UnsafeImage.
+    """The virtual size of a VMDK file that holds all its data itself; otherwise UnsafeImage.
 
-    A descriptor, as text or behind a header with capacity 0, makes QEMU open the files that
-    it names: only sparse extents with a capacity pass.
+    A descriptor makes QEMU open the files that it names. It may be text, or be behind a header with
+    capacity 0. So only sparse extents with a capacity pass.
     """
     head = read(0, _SECTOR_BYTES)
     _require(
@@ -77,7 +77,7 @@ def parse_vmdk(read: ReadAt, file_size_bytes: int) -> int:
     )
     header = _vmdk_header(head)
     capacity_bytes = header.capacity * _SECTOR_BYTES
-    # QEMU reads the descriptor there, whatever the header says.
+    # QEMU reads the descriptor from that sector, whatever the header says.
     _require(header.descriptor == 1, "its descriptor is not where it belongs")
     descriptor_bytes = header.descriptor_sectors * _SECTOR_BYTES
     _require(0 < descriptor_bytes <= _VMDK_DESCRIPTOR_MOST_BYTES, "it has no descriptor of a known size")
@@ -89,7 +89,7 @@ def parse_vmdk(read: ReadAt, file_size_bytes: int) -> int:
     _check_descriptor(read(_SECTOR_BYTES, descriptor_bytes).partition(b"\0")[0])
     if header.directory == _VMDK_AT_END:
         _require(file_size_bytes >= 3 * _SECTOR_BYTES, "it is cut short", advice.NOT_WHOLE)
-        # QEMU goes on with the header in the footer, whatever the first one said.
+        # From here on QEMU uses the header in the footer, whatever the first one said.
         end = -(-file_size_bytes // _SECTOR_BYTES)
         header = _vmdk_header(read((end - 2) * _SECTOR_BYTES, _SECTOR_BYTES))
         _require(header.capacity * _SECTOR_BYTES == capacity_bytes, "its footer gives another size")
@@ -98,7 +98,7 @@ def parse_vmdk(read: ReadAt, file_size_bytes: int) -> int:
 
 
 class _Vmdk(NamedTuple):
-    """A sparse extent's header; places and lengths in sectors."""
+    """The header of a sparse extent; offsets and lengths are in sectors."""
 
     capacity: int
     grain: int
@@ -122,7 +122,7 @@ def _vmdk_header(head: bytes) -> _Vmdk:
 
 
 def _check_vmdk_tables(read: ReadAt, file_size_bytes: int, header: _Vmdk) -> None:
-    """Every table and every grain named is one that there is: QEMU reads zeros beyond the end."""
+    """Require that every named table and grain is inside the file: QEMU reads zeros beyond its end."""
     end = -(-file_size_bytes // _SECTOR_BYTES)
     tables = -(-header.capacity // (header.entries * header.grain))
     inside = header.directory * _SECTOR_BYTES + 4 * tables <= file_size_bytes
@@ -159,7 +159,7 @@ def _check_descriptor(text: bytes) -> None:
 
 
 def parse_vdi(read: ReadAt, file_size_bytes: int) -> int:
-    """The virtual size of a VDI file without a parent; else UnsafeImage."""
+    """The virtual size of a VDI file without a parent; otherwise UnsafeImage."""
     head = read(_VDI_OFFSET, _VDI.size)
     not_vdi = advice.not_of_format(read(0, _SECTOR_BYTES), "vdi")
     _require(len(head) == _VDI.size, "it is no VDI file", not_vdi)
@@ -188,7 +188,7 @@ def parse_vdi(read: ReadAt, file_size_bytes: int) -> int:
 
 
 def _check_vdi_table(read: ReadAt, offset_bytes: int, blocks: int, allocated: int) -> None:
-    """Every place named is one that there is: QEMU reads zeros beyond the file's end."""
+    """Require that every named block is inside the file: QEMU reads zeros beyond its end."""
     used = 0
     for start in range(0, 4 * blocks, _PIECE_BYTES):
         places = array("I", _whole(read, offset_bytes + start, min(_PIECE_BYTES, 4 * blocks - start)))
@@ -200,15 +200,15 @@ def _check_vdi_table(read: ReadAt, offset_bytes: int, blocks: int, allocated: in
 
 
 def parse_vhdx(read: ReadAt, file_size_bytes: int) -> int:
-    """The virtual size of a VHDX file without a parent, closed in order; else UnsafeImage."""
+    """The virtual size of a VHDX file without a parent that was closed properly; otherwise UnsafeImage."""
     size_bytes, _ = _parse_vhdx(read, file_size_bytes)
     return size_bytes
 
 
 def vhdx_blocks(read: ReadAt, file_size_bytes: int) -> BlockMap:
-    """Where a VHDX file holds data, according to the file itself; else UnsafeImage.
+    """Where a VHDX file holds data, according to the file itself; otherwise UnsafeImage.
 
-    QEMU does not tell: it would read all of a huge disk that a small file says it is.
+    QEMU does not report this. It would read all of a huge disk that a small file claims to be.
     """
     return _parse_vhdx(read, file_size_bytes)[1]
 
@@ -224,7 +224,7 @@ class BlockMap:
         self._held = held
 
     def runs(self, offset_bytes: int, length_bytes: int) -> Iterator[tuple[int, bool]]:
-        """Lengths in bytes that cover a range, and whether each is zeros."""
+        """Lengths in bytes that cover a range, and whether each part is zeros."""
         end_bytes = offset_bytes + length_bytes
         blocks = -(-end_bytes // self._block_bytes)
         while offset_bytes < end_bytes:
@@ -237,7 +237,7 @@ class BlockMap:
 
 
 class _Vhdx(NamedTuple):
-    """What the metadata says."""
+    """The values in the metadata."""
 
     size_bytes: int
     block_bytes: int
@@ -248,7 +248,7 @@ class _Vhdx(NamedTuple):
 
     @property
     def blocks_of_a_chunk(self) -> int:
-        """After the entries of so many blocks there is one that is not about a block."""
+        """The number of blocks in a chunk; after their entries there is one that is not about a block."""
         return _VHDX_CHUNK_BYTES // self.block_bytes
 
     @property
@@ -276,7 +276,7 @@ def _parse_vhdx(read: ReadAt, file_size_bytes: int) -> tuple[int, BlockMap]:
     bat_offset, bat_bytes = regions[_GUID_BAT]
     _require(bat_bytes >= 8 * vhdx.entries, "its block table is too small for its size")
     held = _vhdx_held(read, bat_offset, vhdx)
-    # A block that is named often would let a small file take as long to read as a large one.
+    # If a block could be named many times, a small file could take as long to read as a large one.
     _require(
         sum(held) * vhdx.block_bytes < file_size_bytes + vhdx.block_bytes,
         "its block table names more than is inside it",
@@ -285,7 +285,7 @@ def _parse_vhdx(read: ReadAt, file_size_bytes: int) -> tuple[int, BlockMap]:
 
 
 def _check_vhdx_log(read: ReadAt) -> None:
-    # As QEMU chooses: one whose checksum is wrong does not count, however new it says it is.
+    # The same choice as QEMU's: a header with a wrong checksum does not count, however new it claims to be.
     headers = [read(offset, _VHDX_HEADER_BYTES) for offset in _VHDX_HEADERS]
     found = [_VHDX_HEADER.unpack_from(head) for head in headers if _is_vhdx_header(head)]
     current = max(found, key=lambda fields: fields[2], default=None)
@@ -299,9 +299,9 @@ def _check_vhdx_log(read: ReadAt) -> None:
 
 
 def _has_log_entries(read: ReadAt, guid: bytes, offset_bytes: int, length_bytes: int) -> bool:
-    """Whether a log that is named may hold anything to replay: an entry of it, whole or not.
+    """Whether a log may hold anything to replay, that is, any entry, whole or not.
 
-    Programs leave the name of a log without entries where they opened a file and wrote nothing.
+    Programs that open a file and write nothing leave the name of a log without entries in its header.
     """
     _require(offset_bytes >= _MIB and length_bytes <= _VHDX_LOG_MOST_BYTES, "its log is not where it belongs")
     for start in range(0, length_bytes, _PIECE_BYTES):
@@ -323,7 +323,7 @@ def _is_vhdx_header(head: bytes) -> bool:
 
 
 def _crc32c(data: bytes) -> int:
-    """Castagnoli's checksum; 3 ms for a header, which makes a table of it not worth its lines."""
+    """Castagnoli's checksum. It takes 3 ms for a header, so a table for it is not worth its lines."""
     value = 0xFFFFFFFF
     for byte in data:
         value ^= byte
@@ -335,7 +335,7 @@ def _crc32c(data: bytes) -> int:
 def _vhdx_held(read: ReadAt, offset_bytes: int, vhdx: _Vhdx) -> bytearray:
     """A byte for each block: whether it is in the file.
 
-    No block begins in the file's own headers, from where QEMU would read it.
+    A block that begins in the file's own headers is refused: QEMU would read it from there.
     """
     held, length_bytes = bytearray(), 8 * vhdx.entries
     for start in range(0, length_bytes, _PIECE_BYTES):

@@ -1,6 +1,6 @@
-"""What others add to qcow2 files: internal snapshots in ours, and overlays of ours.
+"""What other programs add to qcow2 files: internal snapshots in our volumes, and overlays of them.
 
-Both are read here without QEMU, within bounds, and nothing that they name is opened.
+Both are read here without QEMU, within limits, and nothing that they name is opened.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import struct
 
 from diskyard.mover.formats.qcow2_header import CLUSTER_BYTES, L1_MAX_BYTES, MAGIC, ReadAt
 
-#: More than any tool makes, and few enough to be looked at whenever a header is.
+#: More than any tool makes, and few enough to be checked with every header.
 _SNAPSHOTS_MOST = 4096
 _TABLE_MOST_BYTES = 1 << 20
 _EXTRA_MOST_BYTES = 1024  # QEMU's own limit
@@ -23,7 +23,7 @@ _L1_ENTRY_BYTES = 8
 
 
 def snapshot_count(read: ReadAt) -> int:
-    """How many internal snapshots a volume of ours has; its header has been found to be sound."""
+    """How many internal snapshots one of our volumes has. Its header must have been found sound."""
     count: int = _COUNT.unpack(read(_COUNT_OFFSET_BYTES, _COUNT.size))[0]
     return count
 
@@ -31,7 +31,7 @@ def snapshot_count(read: ReadAt) -> int:
 def snapshots_flaw(read: ReadAt, file_size_bytes: int) -> str | None:
     """What is wrong with the table of internal snapshots, which QEMU reads when it opens a file.
 
-    :return: for people; None if nothing is, or there is no snapshot.
+    :return: for people; None if nothing is wrong, or there is no snapshot.
     """
     count, offset = _COUNT.unpack(read(_COUNT_OFFSET_BYTES, _COUNT.size))
     if count == 0:
@@ -59,7 +59,7 @@ def snapshots_flaw(read: ReadAt, file_size_bytes: int) -> str | None:
 def backing_name(read: ReadAt) -> str | None:
     """The backing name in the header of a qcow2 file that is not ours; None if there is none.
 
-    It is only read. Nothing in the file is trusted, nor followed.
+    It is only read. Nothing in the file is trusted or followed.
     """
     head = read(0, _BACKING_OFFSET_BYTES + _BACKING.size)
     if len(head) < _BACKING_OFFSET_BYTES + _BACKING.size or head[:4] != MAGIC:

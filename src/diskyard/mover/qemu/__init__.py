@@ -1,1 +1,1 @@
-"""What QEMU's programs are asked to do: block graphs, jobs, NBD."""
+"""What QEMU's programs do for the movers: block graphs, jobs, NBD."""

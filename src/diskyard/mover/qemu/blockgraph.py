@@ -1,4 +1,4 @@
-"""Chains as QEMU opens them: a storage daemon per task, with the same explicit graphs as :mod:`graphs`."""
+"""Chains as QEMU opens them: one storage daemon per task, with the same explicit graphs as :mod:`graphs`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _CANCEL_TIMEOUT_S = 30.0
 
 
 def layer_sizes_bytes(host: Host, layers: Sequence[Layer], *, limits: Limits | None = None) -> list[int]:
-    """The virtual size that each layer's storage really has, whatever its record says, up to its bound.
+    """The real virtual size of each layer's storage, up to its bound, whatever its record says.
 
-    In a daemon of their own and without their backing: QEMU 7.2 needs time that grows with
-    the square of the depth to tell the sizes in a chain (7 s at 200 layers).
+    A daemon of its own opens the layers without their backing: QEMU 7.2 needs time that grows with the
+    square of the depth to report the sizes in a chain (7 s at 200 layers).
 
     :raises diskyard.errors.StorageError: a layer cannot be opened.
     """
@@ -65,10 +65,10 @@ class StorageDaemon:
     context ends without an exception, everything that it has open is flushed and closed. After an
     exception it is killed if it does not end by itself. No program and no socket is left.
 
-    :param chains: all that it will be asked to open: it inherits their files when it starts, as QEMU 7.2's
-        cannot be given any later.
+    :param chains: everything that it will have to open. It inherits their files when it starts, since that
+        of QEMU 7.2 cannot be given any later.
     :param inherit_fds: descriptors of leases (:attr:`Monitor.inherit_fds`).
-    :param limits: what it may use, where it opens a file that is not trusted.
+    :param limits: limits for a daemon that opens a file that is not trusted.
     :param timeout_s: how long one command may take before it counts as hung.
     :raises diskyard.errors.StorageError: it does not start.
     :raises diskyard.errors.Unsupported: it is not installed.
@@ -93,10 +93,10 @@ class StorageDaemon:
         self._folder: str | None = None
 
     def __enter__(self) -> Self:
-        # Not above: asyncio is slow to import, and what moves no data needs none.
+        # Not at the top: asyncio is slow to import, and work that moves no data does not need it.
         from diskyard.mover.qemu.qmp import QmpChild
 
-        # QEMU makes the monitor when it reads the option: --chardev has to come first.
+        # QEMU makes the monitor when it reads that option, so --chardev must come first.
         words = ("qemu-storage-daemon", "--chardev", "socket,id=qmp,fd={fd}", "--monitor", "chardev=qmp")
         self._child = QmpChild(
             self._host,
@@ -117,12 +117,12 @@ class StorageDaemon:
             self.close()
         except errors.StorageError:
             if exc is None:
-                raise  # else it was told already that something failed
+                raise  # otherwise the exception reports a failure already
 
     def close(self) -> None:
-        """End the daemon, flushing what it has open; harmless when it has ended.
+        """End the daemon, flushing what it has open. It may have ended already.
 
-        :raises diskyard.errors.StorageError: it had to be killed: what was written and not flushed
+        :raises diskyard.errors.StorageError: it had to be killed: data that was written and not flushed
             is lost.
         """
         child, self._child = self._child, None
@@ -135,7 +135,7 @@ class StorageDaemon:
                 self._folder = None
 
     def kill(self) -> None:
-        """End the daemon without flushing, for storage that hangs."""
+        """End the daemon without flushing, when storage hangs."""
         child, self._child = self._child, None
         if child is not None:
             child.end(gently=False)
@@ -149,14 +149,13 @@ class StorageDaemon:
     # -- nodes -----------------------------------------------------------------------
 
     def open_chain(self, chain: Chain, *, writable: Collection[str] = (), buffered: bool = False) -> str:
-        """Open a chain, or what of it is not open yet, and return its top node's name.
+        """Open a chain, except for layers that are open already, and return its top node's name.
 
-        A layer already open in the same mode is used again, so that chains with common
-        parents share nodes; each is backed by what was below it when it was opened first.
+        A layer that is open in the same mode is used again, so that chains with common parents share nodes.
+        Each layer keeps the backing that it had when it was opened first.
 
         :param writable: the names of the layers opened for writing.
-        :param buffered: what is written goes through the page cache, which gathers little writes
-            until they are flushed.
+        :param buffered: writes go through the page cache, which gathers small ones until they are flushed.
         :raises diskyard.errors.StorageError: a layer cannot be opened; the message says which.
         """
         node: str | None = None
@@ -203,16 +202,16 @@ class StorageDaemon:
         return node
 
     def _fresh_name(self) -> str:
-        # Node names have at most 31 characters: no room for a volume's id.
+        # Node names have at most 31 characters, which is too short for a volume's id.
         self._count += 1
         return f"node{self._count}"
 
     def size_bytes(self, node: str) -> int:
-        """The size of the view through a node; slow where the daemon has deep chains open."""
+        """The size of the view through a node. This is slow if the daemon has deep chains open."""
         return self._node(node).image.virtual_size
 
     def is_read_only(self, node: str) -> bool:
-        """Whether a node is open for reading only now; a job may have changed that."""
+        """Whether a node is read-only at present; a job may have changed that."""
         return self._node(node).ro
 
     def _node(self, node: str) -> _Node:
@@ -234,9 +233,9 @@ class StorageDaemon:
         name: str | None = None,
         connections_most: int = 0,
     ) -> str:
-        """Export a node and return its NBD URI; the export's name is the node's if not given.
+        """Export a node and return its NBD URI. The export's default name is the node's.
 
-        The socket is in a directory that only this user can enter; it is removed at the end.
+        The socket is in a directory that only this user can enter; both are removed at the end.
 
         :param connections_most: clients beyond this number wait until another leaves; 0 for no limit. The
             value of a daemon's first export applies to all of its exports.
@@ -275,13 +274,13 @@ class StorageDaemon:
     # -- jobs ------------------------------------------------------------------------
 
     def run_job(self, start: str, arguments: Mapping[str, object], monitor: Monitor, *, doing: str) -> None:
-        """Start a block job and wait for its end; a job that gets READY is completed.
+        """Start a block job and wait for its end. A job that becomes READY is completed.
 
         :param start: the QMP command, for instance ``block-stream``.
         :param arguments: its arguments, without id and speed.
-        :raises diskyard.errors.StorageError: it failed; QEMU's words are in the message.
-        :raises diskyard.errors.NoSpace: it failed because the storage is full.
-        :raises Stopped: from the monitor; the job is gone by then.
+        :raises diskyard.errors.StorageError: the job failed; QEMU's words are in the message.
+        :raises diskyard.errors.NoSpace: the job failed because the storage is full.
+        :raises Stopped: from the monitor; the job has ended by then.
         """
         speed = monitor.rate_limit_bytes_per_s
         own = {"job-id": "job", "auto-dismiss": False, "speed": speed}

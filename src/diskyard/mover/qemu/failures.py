@@ -1,4 +1,4 @@
-"""What QEMU's programs say when they fail, as errors of the table."""
+"""The messages of QEMU's programs that failed, as Diskyard's errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_SPACE_WORDS = ("No space left on device", "Disk quota exceeded")
 
 
 def failure(words: str, doing: str) -> errors.DiskyardError:
-    """The error of the table for what a QEMU program said when it failed.
+    """The error for what a QEMU program printed when it failed.
 
     :param words: QEMU's own words.
     :param doing: what was being done, as in "merging a volume".
@@ -30,17 +30,17 @@ def failure(words: str, doing: str) -> errors.DiskyardError:
     if any(part in all_words for part in _NO_SPACE_WORDS):
         return errors.NoSpace(f"The storage is full while {doing}: {words}.")
     if any(part in all_words for part in _LOCK_WORDS):
-        # A reader's chain may go through volumes that a merge has the leases of, and the other
-        # way round: both stay right, but only one of them can have the file open.
+        # A reader's chain may contain volumes whose leases a merge holds, and the other way round. Both
+        # are safe, but only one of them can have the file open.
         return errors.LeaseHeld(f"Another task has a needed volume open while {doing}: {words}.")
     return errors.StorageError(f"QEMU failed while {doing}: {words}.")
 
 
 def expected(answer: object, form: type[T], doing: str) -> T:
-    """What a QEMU program answered, where it has the form that it should have.
+    """The answer of a QEMU program, if it has the expected form.
 
-    :param answer: JSON as bytes, or what was decoded from it.
-    :raises diskyard.errors.StorageError: it has another.
+    :param answer: JSON as bytes, or a decoded value.
+    :raises diskyard.errors.StorageError: it has another form.
     """
     try:
         if isinstance(answer, bytes):
@@ -53,6 +53,6 @@ def expected(answer: object, form: type[T], doing: str) -> T:
 
 
 def brief(words: str) -> str:
-    """The last line of what a program said, cut to what a message can hold."""
+    """The last line of what a program printed, cut to a length that fits into a message."""
     lines = [line for line in words.splitlines() if line.strip()] or [""]
     return lines[-1].strip().rstrip(".")[-_WORDS_LIMIT:]

@@ -1,7 +1,7 @@
-"""The description of a chain for QEMU: values, before anything is started.
+"""The description of a chain for QEMU: values, made before anything is started.
 
-Every graph is explicit: each layer's format, its storage, and its backing (a node, or
-none) are given, so that nothing written in an image decides what is opened.
+Every graph is explicit: it gives each layer's format, its storage, and its backing (a node, or
+none), so that nothing written in an image decides what is opened.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from diskyard.mover.durable import os_errors
 from diskyard.mover.interface import Chain, Layer
 from diskyard.mover.opening import storage_told
 
-BACKED_FORMATS = ("qcow2", "vmdk")  # the drivers that take a "backing" of any kind
-_SECTOR_MOST_BYTES = 4096  # of any disk in use
+BACKED_FORMATS = ("qcow2", "vmdk")  # the drivers that take a backing of any kind
+_SECTOR_MOST_BYTES = 4096  # the largest of any disk in use
 
 
 def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = True) -> dict[str, object]:
     """The whole chain as one nested QEMU blockdev, by the names of its files: for a guest.
 
-    :param read_only: of the top layer; those below are always read-only.
-    :param direct: past the page cache (O_DIRECT) whatever :func:`opens_past_cache`.
+    :param read_only: for the top layer; those below are always read-only.
+    :param direct: open past the page cache (O_DIRECT) every layer for which :func:`opens_past_cache` is true.
     """
     graph: dict[str, object] | None = None
     for index in reversed(range(len(chain))):
@@ -31,7 +31,7 @@ def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = 
         check_format(layer, is_root=index == len(chain) - 1)
         protected = read_only or index > 0
         cache = {"direct": direct and opens_past_cache(host, layer, writable=not protected)}
-        # Said of each layer: what is below would inherit it.
+        # Given for each layer: a layer below would otherwise inherit it.
         share = {"force-share": layer.shared} if chain[0].shared else {}
         file = {**layer.protocol, "read-only": protected, "cache": cache, **share}
         below = graph
@@ -45,7 +45,7 @@ def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = 
 
 
 def program_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = False) -> str:
-    """An open chain, described for a program of QEMU's that inherits its descriptors."""
+    """The description of an open chain, for a QEMU program that inherits its descriptors."""
     told = tuple(replace(layer, protocol=storage_told(layer)) for layer in chain)
     return "json:" + json.dumps(blockdev_graph(host, told, read_only=read_only, direct=direct))
 
@@ -57,9 +57,9 @@ def bound(layer: Layer, *, writable: bool) -> dict[str, object]:
 
 
 def check_format(layer: Layer, *, is_root: bool) -> None:
-    """Refuse a chain that QEMU would not show whole.
+    """Refuse a chain that QEMU would not show completely.
 
-    A raw node above a backing makes QEMU's mirror, stream and map lose what is below.
+    With a raw node above a backing, QEMU's mirror, stream and map lose what is below.
 
     :raises diskyard.errors.InternalError: a layer that is not the last is not qcow2.
     """

@@ -1,4 +1,4 @@
-"""Setting a volume's size, so that the added part reads as zeros whatever lies below; bytes beyond it."""
+"""Setting a volume's size so that the added part reads as zeros, whatever is below; bytes beyond it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diskyard.mover.opening import opened_files
 from diskyard.mover.qemu.blockgraph import StorageDaemon, layer_sizes_bytes
 from diskyard.mover.qemu.nbdclient import ALLOCATION, NbdClient
 
-_STATUS_BYTES = 1 << 30  # asked for at once: at most 16,384 extents
+_STATUS_BYTES = 1 << 30  # per question: at most 16,384 extents
 _PIECE_BYTES = 1 << 20
 _RANGES_AT_ONCE = 64
 
@@ -27,17 +27,17 @@ def grow(
     *,
     inherit_fds: Sequence[int] = (),
 ) -> None:
-    """Make the top volume of an offline chain larger; what is added reads as zeros.
+    """Make the top volume of an offline chain larger; the new part reads as zeros.
 
-    ``chain[0].size_bytes`` is the size in the record: on return the volume is durably of
-    ``new_size_bytes``, and everything from the recorded size on is zero. Cut anywhere, run
-    it again whole, with the same record.
+    ``chain[0].size_bytes`` is the size in the record. On return the volume durably has
+    ``new_size_bytes``, and everything from the recorded size on is zero. If this is interrupted, run it
+    again as a whole, with the same record.
 
     :param preallocate: reserve the blocks of a raw file too.
     :param inherit_fds: descriptors of leases.
-    :raises diskyard.errors.NoSpace: no space to preallocate, or for the tables.
+    :raises diskyard.errors.NoSpace: there is no space to preallocate, or for the tables.
     :raises diskyard.errors.StorageError: the storage failed.
-    :raises diskyard.errors.Unsupported: zeros have to be stored and libnbd is not installed.
+    :raises diskyard.errors.Unsupported: zeros must be stored and libnbd is not installed.
     """
     top = chain[0]
     if new_size_bytes < top.size_bytes:
@@ -51,10 +51,10 @@ def grow(
 
 
 def reads_zeros(host: Host, layer: Layer, start_bytes: int, end_bytes: int) -> bool:
-    """Whether a volume alone, which nobody writes to, holds nothing but zeros in a range beyond its record.
+    """Whether a volume by itself holds only zeros in a range beyond its record. Nobody may write to it.
 
-    Of a qcow2 volume the rest of its last cluster does not count: QEMU fills a cluster in whole, also
-    with what is below it.
+    The rest of a qcow2 volume's last cluster does not count: QEMU fills clusters completely, also with
+    bytes from below.
 
     :raises diskyard.errors.StorageError: it cannot be read.
     """
@@ -93,13 +93,13 @@ def _file_reads_zeros(host: Host, fd: int, start_bytes: int, end_bytes: int) -> 
 
 
 def _pieces(start_bytes: int, end_bytes: int) -> Iterator[tuple[int, int]]:
-    """Offset and length of what is read at once."""
+    """The offset and length of each piece of a range."""
     for offset in range(start_bytes, end_bytes, _PIECE_BYTES):
         yield offset, min(_PIECE_BYTES, end_bytes - offset)
 
 
 def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence[int]) -> None:
-    """Make the top volume of a chain that is open exactly ``size_bytes``; not durable before its sync.
+    """Give the top volume of an open chain exactly ``size_bytes``; not durable before its sync.
 
     Bytes from the recorded size on read as zeros: existing bytes there are discarded first, whoever wrote
     them. A smaller size loses the bytes beyond it.
@@ -120,9 +120,9 @@ def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence
     if not resizes and zero_to_bytes <= top.size_bytes:
         return
     with StorageDaemon(host, (chain,), inherit_fds=inherit_fds) as daemon:
-        # With the real backing open, QEMU itself stores zeros over a longer backing. But it
-        # writes the new size before these zeros are durable, and the end of the last cluster
-        # may hold bytes from before a shrinking: hence once more, from the recorded size on.
+        # With the real backing open, QEMU itself stores zeros over a longer backing. But it writes the new
+        # size before these zeros are durable, and the end of the last cluster may hold bytes from before a
+        # shrinking. So the zeros are written once more, from the recorded size on.
         node = daemon.open_chain(chain, writable=(top.name,))
         for bytes_now in resizes:
             resize = {"node-name": node, "size": bytes_now}
@@ -135,7 +135,7 @@ def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence
 
 def _set_raw_size(top: Layer, size_bytes: int) -> None:
     with os_errors("resizing a volume"):
-        # What an interrupted run left beyond the record's size goes, and comes back as zeros.
+        # Bytes that an interrupted run left beyond the recorded size are cut off, and come back as zeros.
         if top.open_container.length_bytes() > top.size_bytes:
             top.open_container.set_length(min(top.size_bytes, size_bytes))
         top.open_container.set_length(size_bytes)

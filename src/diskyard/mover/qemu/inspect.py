@@ -23,9 +23,9 @@ class _Checked(msgspec.Struct):
 
 
 def check_volume(host: Host, layer: Layer) -> str | None:
-    """Look for damage in one volume alone, reading all its tables; nothing is changed.
+    """Check one volume by itself for damage. This reads all its tables, and changes nothing.
 
-    Leaked clusters waste space and are no damage.
+    Leaked clusters waste space, but are not damage.
 
     :return: a sentence that says what is damaged, or None.
     :raises diskyard.errors.StorageError: the check itself could not be done.
@@ -55,5 +55,5 @@ def _check_open(host: Host, layer: Layer) -> str | None:
     of_this_host = any(words in finished.stderr for words in _OF_THIS_HOST)
     if finished.exit_status != 1 or of_this_host or not isinstance(problem, errors.StorageError):
         raise problem
-    # qemu-img could not make sense of it. A lock, no room and a killed child are told apart above.
+    # qemu-img did not understand it. A lock, a lack of space and a killed child were handled above.
     return f"It cannot be checked: {brief(finished.stderr)}."

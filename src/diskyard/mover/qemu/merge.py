@@ -1,7 +1,7 @@
-"""Merging two neighbouring volumes of a chain nobody writes to, by QEMU's block jobs.
+"""Merging two neighbouring volumes of a chain that nobody writes to, by QEMU's block jobs.
 
-Neither direction loses anything if it is interrupted: until its end the chain reads as before through
-the overlay. Run again as a whole, it ends correctly, whatever part was done.
+Nothing is lost if a merge in either direction is interrupted: until its end the chain reads as before
+through the overlay. Run again as a whole, it ends correctly, whatever part was done.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from diskyard.mover.qemu.grow import set_size
 from diskyard.mover.qemu.nbdclient import ALLOCATION, DEPTH, NbdClient, flush
 
 _CHECK_TIMEOUT_S = 3600.0
-_STATUS_BYTES = 1 << 30  # asked for at once: at most 16,384 extents
+_STATUS_BYTES = 1 << 30  # per question: at most 16,384 extents
 _CLEAN_OR_LEAKS = (0, 3)  # exit statuses of `qemu-img check`
 
 
 def commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -> None:
     """Merge an overlay's data into its parent, ``parents[0]``, raw or qcow2.
 
-    The view through the parent becomes the view through the overlay, its size included; on
-    return that is durable. The overlay's view is not changed. ``parents[0].size_bytes`` is the size
-    in the parent's record, from before the merge, in every rerun too.
+    The view through the parent becomes the view through the overlay, its size included. On return that
+    is durable. The overlay's view does not change. ``parents[0].size_bytes`` is the size in the parent's
+    record from before the merge, also if the merge is run again.
 
     :param parents: the parent and everything below it.
-    :raises Stopped: from the monitor; run it again whole.
+    :raises Stopped: from the monitor; run it again as a whole.
     :raises diskyard.errors.NoSpace: the parent's storage is full; nothing is lost.
     :raises diskyard.errors.StorageError: QEMU or the storage failed.
     """
@@ -47,13 +47,13 @@ def _commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -
     if parents[1:] and min(overlay.size_bytes, parents[1].size_bytes) > target.size_bytes:
         _keep_end(host, overlay, parents, monitor)
     (overlay_bytes,) = layer_sizes_bytes(host, (overlay,))
-    # QEMU takes over all that the overlay has, and cannot make every raw volume longer itself.
+    # QEMU commits everything that the overlay has, and cannot make every raw volume longer itself.
     has_bytes = max(overlay.size_bytes, overlay_bytes if target.format == "raw" else 0)
     set_size(host, parents, has_bytes, inherit_fds=monitor.inherit_fds)
     parents = (replace(target, bound_bytes=None), *parents[1:])  # it ends further on now
     with StorageDaemon(host, ((overlay, *parents),), inherit_fds=monitor.inherit_fds) as daemon:
-        # The parent's own parents are open too: with none, clusters that the overlay fills in
-        # part would be completed with zeros.
+        # The parent's own parents are open too. Without them, clusters that the overlay fills in part
+        # would be completed with zeros.
         top = daemon.open_chain((overlay, *parents), writable=(target.name,))
         base = daemon.open_chain(parents, writable=(target.name,))
         arguments = {"device": top, "base-node": base}
@@ -66,10 +66,10 @@ def _commit_down(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -
 
 
 def _keep_end(host: Host, overlay: Layer, parents: Chain, monitor: Monitor) -> None:
-    """Have an overlay itself hold the zeros that its parent shows because it ends there.
+    """Store the zeros that an overlay reads beyond its parent's end in the overlay itself.
 
-    While the parent is made longer QEMU's zeros in it come after its new size: cut in between, what
-    is below would show through.
+    When the parent is made longer, QEMU writes zeros to it only after its new size: if that is interrupted
+    in between, what is below would show through.
     """
     set_size(host, parents, parents[0].size_bytes, inherit_fds=monitor.inherit_fds)
     with StorageDaemon(host, ((overlay, *parents),), inherit_fds=monitor.inherit_fds) as daemon:
@@ -87,15 +87,16 @@ def stream_up(
     backing_name: str | None,
     monitor: Monitor,
 ) -> None:
-    """Copy into an overlay what it reads from its parents, down to the layers kept.
+    """Copy into an overlay what it reads from its parents, down to the layers that are kept.
 
-    On return the overlay over ``keep`` durably shows what it showed over ``parents`` and
-    ``keep``, and its header names ``backing_name``. The parents are not changed.
+    On return the overlay over ``keep`` durably shows what it showed over ``parents`` and ``keep``, and its
+    header names ``backing_name``. What the parents show does not change; if the first one is longer than its
+    record, it is cut to its recorded size.
 
     :param parents: the layers merged into the overlay, top first.
-    :param keep: what remains below; empty if nothing does.
+    :param keep: the layers that remain below; may be empty.
     :param backing_name: for the overlay's header, if it is to have one; only with ``keep``.
-    :raises Stopped: from the monitor; run it again whole.
+    :raises Stopped: from the monitor; run it again as a whole.
     :raises diskyard.errors.NoSpace: the overlay's storage is full; nothing is lost.
     :raises diskyard.errors.StorageError: QEMU or the storage failed.
     """
@@ -110,10 +111,10 @@ def _stream_up(
     host: Host, overlay: Layer, parents: Chain, keep: Chain, backing_name: str | None, monitor: Monitor
 ) -> None:
     repair_leaks(host, overlay, inherit_fds=monitor.inherit_fds)
-    # Before the chain is open for writing: QEMU locks what it writes.
+    # Before the chain is open for writing, because QEMU locks what it writes to.
     sizes_bytes = layer_sizes_bytes(host, (overlay, *parents, *keep[:1]))
     if sizes_bytes[1] > parents[0].size_bytes:
-        # Somebody else made it so; it goes, and what it held there is not to come along.
+        # Another program made it longer. It is cut, so that what is there is not merged too.
         set_size(host, (*parents, *keep), parents[0].size_bytes, inherit_fds=monitor.inherit_fds)
         sizes_bytes[1] = parents[0].size_bytes
     with StorageDaemon(host, ((overlay, *parents, *keep),), inherit_fds=monitor.inherit_fds) as daemon:
@@ -122,7 +123,7 @@ def _stream_up(
         if keep:
             end_bytes = min(sizes_bytes[0], sizes_bytes[-1])
             _store_zeros(host, daemon, node, min(sizes_bytes[1:-1]), end_bytes)
-            # Without a name of ours QEMU writes its own, a json: of the whole graph.
+            # If no name is given, QEMU writes its own: a json: of the whole graph.
             arguments |= {"base-node": daemon.open_chain(keep), "backing-file": backing_name or ""}
         daemon.run_job("block-stream", arguments, monitor, doing=f"merging into volume {overlay.name}")
         flush(host, daemon, node)
@@ -130,9 +131,9 @@ def _stream_up(
 
 
 def _store_zeros(host: Host, daemon: StorageDaemon, node: str, offset_bytes: int, end_bytes: int) -> None:
-    """Make the overlay hold the zeros that a parent shows because it ends there.
+    """Store the zeros that the overlay reads beyond a parent's end in the overlay itself.
 
-    QEMU 7.2's block-stream does not copy them, and what is kept below would show through.
+    QEMU 7.2's block-stream does not copy them, and the layers that are kept would show through.
 
     :param offset_bytes: where the shortest parent ends.
     :param end_bytes: where the overlay, or what is kept, ends.
@@ -150,7 +151,7 @@ def _store_zeros(host: Host, daemon: StorageDaemon, node: str, offset_bytes: int
 
 
 def repair_leaks(host: Host, layer: Layer, *, inherit_fds: Sequence[int]) -> None:
-    """Free what a writer that was killed had allocated and not yet used; nothing else.
+    """Free the clusters that a killed writer had allocated and not yet used; change nothing else.
 
     :raises diskyard.errors.StorageError: the volume is damaged, and was left as it is.
     """

@@ -1,4 +1,4 @@
-"""An NBD export read and written through libnbd, with its errors in the table's words."""
+"""An NBD export, read and written through libnbd, with Diskyard's errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diskyard.mover.qemu.blockgraph import StorageDaemon
 ALLOCATION = "base:allocation"
 DEPTH = "qemu:allocation-depth"
 _STATE_ZERO = 2  # NBD_STATE_ZERO of the protocol
-_ZERO_MOST_BYTES = 1 << 30  # a length has 32 bits
+_ZERO_MOST_BYTES = 1 << 30  # the protocol's lengths have 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Extent:
     """A run of an export.
 
     :param is_zero: it certainly reads as zeros.
-    :param depth: the layer that holds it, 1 for the top; 0 if none does. 0 as well if
-        depths were not asked for.
+    :param depth: the layer that holds it, 1 for the top; 0 if none does, or if depths were not
+        requested.
     """
 
     length_bytes: int
@@ -47,15 +47,15 @@ def _failures(doing: str) -> Iterator[None]:
 class NbdClient:
     """One connection to an export; a context manager. Used by one thread at a time.
 
-    :param uri: of :meth:`StorageDaemon.export_nbd`.
-    :param contexts: the kinds of block status that will be asked for.
+    :param uri: from :meth:`StorageDaemon.export_nbd`.
+    :param contexts: the kinds of block status that will be needed.
     :raises diskyard.errors.Unsupported: libnbd is not installed.
     :raises diskyard.errors.StorageError: the server does not answer.
     """
 
     def __init__(self, host: Host, uri: str, contexts: Sequence[str] = ()) -> None:
         self._telling, self._asking = host.commands.telling, host.commands.asking
-        # Not above: it is slow to import, and what moves no data needs none.
+        # Not at the top: it is slow to import, and work that moves no data does not need it.
         try:
             import nbd
         except ImportError as error:  # Debian's python3-libnbd; not on PyPI
@@ -89,12 +89,12 @@ class NbdClient:
         try:
             self._handle.shutdown()
         except nbd.Error:
-            return  # the server is gone, and what was asked of it was answered or has failed
+            return  # the server is gone; all requests were answered or have failed
         finally:
-            del self._handle  # its socket is closed with it, however long an error keeps this object
+            del self._handle  # this closes the socket, however long an error keeps this object alive
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytearray:
-        """At most 32 MiB of the export."""
+        """Read at most 32 MiB of the export."""
         with self._asking("nbd read"), _failures("reading a volume"):
             return self._handle.pread(length_bytes, offset_bytes)
 
@@ -113,12 +113,12 @@ class NbdClient:
                 offset_bytes += part_bytes
 
     def flush(self) -> None:
-        """Make every write that was answered, on any connection to the export, durable."""
+        """Make every answered write durable, on any connection to the export."""
         with self._telling("nbd flush"), _failures("making a volume durable"):
             self._handle.flush()
 
     def extents(self, offset_bytes: int, length_bytes: int) -> list[Extent]:
-        """What the server knows of a range, without reading it; the list covers the range."""
+        """What the server knows of a range without reading it. The list covers the range."""
         found: list[Extent] = []
         end_bytes = offset_bytes + length_bytes
         while offset_bytes < end_bytes:
@@ -144,20 +144,20 @@ class NbdClient:
 
 
 def flush(host: Host, daemon: StorageDaemon, node: str) -> None:
-    """Make what a job wrote through a node durable.
+    """Make durable what a job wrote through a node.
 
-    QEMU keeps a qcow2 volume's tables in memory. It writes them when it ends as well, but tells
-    nobody if that fails, or if it is killed before.
+    QEMU keeps a qcow2 volume's tables in memory. It also writes them when it ends, but then reports
+    no failure, and may be killed before.
     """
     if daemon.is_read_only(node):
-        return  # block-commit made it so at its end, which succeeds only after a flush
+        return  # block-commit made it read-only at its end, which succeeds only after a flush
     with NbdClient(host, daemon.export_nbd(node, writable=True)) as client:
         client.flush()
     daemon.unexport(node)
 
 
 def _combine(runs: dict[str, list[int]], most_bytes: int) -> Iterator[Extent]:
-    """Lay the answers of several contexts over each other, as far as all of them go."""
+    """Combine the answers of several contexts, up to where the shortest of them ends."""
     ends: dict[str, list[tuple[int, int]]] = {}
     for context, entries in runs.items():
         position = 0

@@ -1,7 +1,7 @@
-"""One child process that speaks QMP over a socket pair, without an event loop of the caller's.
+"""One child process that speaks QMP over a socket pair, while the caller needs no event loop.
 
-The protocol is `qemu.qmp`'s; here are the child's start and end, time-outs, and the
-translation of every way in which the child can fail into an error of the table.
+The protocol is `qemu.qmp`'s. This module has the child's start and end, the time-outs, and the
+translation of every way in which the child can fail into one of Diskyard's errors.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _T = TypeVar("_T")
 _QUIT_TIMEOUT_S = 5.0
 _CONNECTION_ERRORS = (QMPError, OSError, EOFError, TimeoutError, ValueError)
 
-# Glibc gives freed buffers back to the kernel and faults them in again for each request;
-# kept, an NBD stream rises from 0.9 to 2.7 GiB/s.
+# Glibc gives freed buffers back to the kernel and faults them in again for each request. If it keeps
+# them, an NBD stream rises from 0.9 to 2.7 GiB/s.
 _ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.top_pad=67108864"
     ":glibc.malloc.trim_threshold=536870912"
@@ -52,7 +52,7 @@ class _UnloggedClient(QMPClient):
 
 
 class QmpChild:
-    """A running program and its QMP connection; to be used by the thread that made it.
+    """A running program and its QMP connection, for the thread that made it.
 
     :param words: the command line; ``{fd}`` in a word is replaced by the socket's descriptor.
     :param timeout_s: how long each command may take before the child counts as hung.
@@ -136,9 +136,9 @@ class QmpChild:
         return answer
 
     def end(self, *, gently: bool = True) -> bool:
-        """End the child, flushing what it has open if ``gently``; nothing is left running.
+        """End the child, flushing what it has open if ``gently``. Nothing is left running.
 
-        :returns: whether it ended by itself, with all that it had open flushed.
+        :returns: whether it ended by itself, with everything flushed.
         """
         ended = False
         if gently and self._connected and not self._failed and self._quit():
@@ -154,18 +154,18 @@ class QmpChild:
         return ended
 
     def _quit(self) -> bool:
-        """Ask the child to end; False if it refuses."""
+        """Tell the child to quit. Return False if it refuses."""
         try:
             with self._telling("quit"):
                 self._wait(self._client.execute("quit"), _QUIT_TIMEOUT_S)
         except ExecuteError:
             return False
         except _CONNECTION_ERRORS:
-            return True  # it may have ended before its answer was sent
+            return True  # it may have ended before it sent its answer
         return True
 
     def _telling(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """The door that a command passes; queries change nothing."""
+        """The door for a command: queries change nothing."""
         commands = self._host.commands
         return (
             commands.asking(f"qmp {name}") if name.startswith("query-") else commands.telling(f"qmp {name}")
@@ -175,7 +175,7 @@ class QmpChild:
         return self._loop.run_until_complete(asyncio.wait_for(work, timeout_s))
 
     def _last_words(self, error: BaseException) -> str:
-        """What a dying child printed, or else the error itself."""
+        """The output of a dying child, or else the error itself."""
         if not self._host.commands.wait(self._child, 1.0):
             return str(error) or type(error).__name__
         stderr = self._child.stderr

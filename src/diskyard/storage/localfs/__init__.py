@@ -1,1 +1,1 @@
-"""localfs-1.0: a folder of a local file system (layout in docs/format.md)."""
+"""localfs-1.0: a directory of a local file system (layout in docs/format.md)."""

@@ -27,16 +27,17 @@ _MODE = re.compile(r"0?[0-7]{3}")
 _OWNERS, _GROUP_WRITES, _OTHERS_WRITE, _FOR_OTHERS = 0o700, 0o020, 0o002, 0o007
 _PASSED_BY_ALL, _LISTED_BY_GROUP = 0o711, 0o751
 _FILES_OF_OWNER, _FILES_OF_GROUP, _FOLDERS = 0o640, 0o660, 0o750
-_ID_LIMIT = (1 << 32) - 1  # chown(2) takes it for "as it is"
+_ID_LIMIT = (1 << 32) - 1  # chown(2) takes this number for "leave it"
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What the creator of a repository asks for.
+    """The owner, group and modes that the creator of a repository wants.
 
-    :param mode_bits: of the repository's own folder and of that of the volumes, which guests pass.
-    :param inner_bits: of all other folders.
-    :param is_given: whether any of it was asked for: a folder that was there keeps what it has if not.
+    :param mode_bits: of the repository's own directory and of the volumes' directory, which guests pass.
+    :param inner_bits: of all other directories.
+    :param is_given: whether the creator gave any of these. If not, an empty directory that exists already
+        keeps its own.
     """
 
     user_id: int | None
@@ -46,20 +47,20 @@ class Access:
     is_given: bool
 
     def of_folder(self, folder: str) -> Grant:
-        """Whose one of the repository's folders is to be, ``""`` for its own."""
+        """The grant for one of the repository's directories; ``""`` is its own directory."""
         bits = self.mode_bits if folder in ("", layout.VOLUMES) else self.inner_bits
         return Grant(bits, self.group_id, self.user_id)
 
     def of_locks(self) -> Grant:
-        """The same of the lock file, which every other file follows."""
+        """The grant for the lock file, which decides about every other file."""
         bits = _FILES_OF_OWNER if self.group_id is None else _FILES_OF_GROUP
         return Grant(bits, self.group_id, self.user_id)
 
 
 def access_asked(parameters: Mapping[str, Any]) -> Access:
-    """What the parameters of a creation ask for.
+    """The access that the parameters of a creation name.
 
-    :raises diskyard.errors.InvalidParameter: one is not of its form, or names nobody.
+    :raises diskyard.errors.InvalidParameter: a parameter does not have its form, or names nobody.
     """
     user_id = _id(parameters, "owner", lambda name: pwd.getpwnam(name).pw_uid)
     group_id = _id(parameters, "group", lambda name: grp.getgrnam(name).gr_gid)
@@ -100,10 +101,10 @@ def _id(parameters: Mapping[str, Any], name: str, find: Callable[[str], int]) ->
 
 
 class Follower:
-    """Gives what this process makes in a repository the owner and group of the lock file.
+    """Gives new files in a repository the owner and group of the lock file.
 
     Only root can give a file to another user, and only a member of a group can give it to that group. If
-    there is nothing to give, nothing is done.
+    nothing needs to be given, or can be, nothing is done.
     """
 
     def __init__(self, host: Host, root: str) -> None:
@@ -146,9 +147,9 @@ class Follower:
         return Grant(mode_bits, self._group_id, self._user_id) if self._gives else None
 
     def making(self, path: str, data: bytes) -> Callable[[], str] | None:
-        """What makes a temporary file beside ``path`` with durable contents, for publishing it.
+        """A function that makes a temporary file beside ``path`` with durable contents, for publishing it.
 
-        :returns: None if there is nothing to follow.
+        :returns: None if new files need no other owner, group or mode.
         """
         grant = self.of_file()
         if grant is None:

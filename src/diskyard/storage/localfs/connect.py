@@ -46,10 +46,10 @@ _NO_PATH = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELO
 
 
 def _root(parameters: Mapping[str, Any], host: Host, others: Collection[str] = ()) -> tuple[str, bool]:
-    """The folder of the parameter ``path``, with links resolved, and ``sharedByOneHost``.
+    """The directory of the parameter ``path``, with links resolved, and ``sharedByOneHost``.
 
-    :param others: what may be given besides.
-    :raises diskyard.errors.InvalidParameter: one is not of its form, or there are others.
+    :param others: other parameters that are allowed.
+    :raises diskyard.errors.InvalidParameter: a parameter does not have its form, or is not allowed.
     """
     path, shared = parameters.get("path"), parameters.get(SHARED_BY_ONE_HOST, False)
     if not {"path"} <= set(parameters) <= {"path", SHARED_BY_ONE_HOST, *others} or not isinstance(path, str):
@@ -69,30 +69,30 @@ def _root(parameters: Mapping[str, Any], host: Host, others: Collection[str] = (
 
 
 def folder_of(parameters: Mapping[str, Any], host: Host) -> str:
-    """The folder of a place, with links resolved; it need not exist.
+    """The directory of a repository, with links resolved; it need not exist.
 
     :param parameters: those of :func:`connect` or of :func:`create`.
-    :raises diskyard.errors.InvalidParameter: the parameters are not of their form.
+    :raises diskyard.errors.InvalidParameter: the parameters do not have their form.
     """
     return _root(parameters, host, ASKED_ONCE)[0]
 
 
 def create(parameters: Mapping[str, Any], host: Host) -> None:
-    """:func:`create_in` the folder that the parameters lead to now."""
+    """Call :func:`create_in` for the directory that the parameters lead to now."""
     create_in(folder_of(parameters, host), parameters, host)
 
 
 def create_in(root: str, parameters: Mapping[str, Any], host: Host) -> None:
-    """Make an empty repository in a folder that is empty or does not exist, durably.
+    """Make an empty repository in a directory that is empty or does not exist, durably.
 
-    The last step publishes the repository's own record; a crash before it leaves folders
-    that are no repository, and that creating again completes.
+    The last step publishes the repository's own record. A crash before it leaves directories
+    that are not a repository yet; creating it again completes them.
 
-    :param root: the directory that :func:`folder_of` returned; a link put on the way since then is refused.
-    :param parameters: besides those of :func:`connect` who may use it (:mod:`.access`): ``owner``,
+    :param root: the directory that :func:`folder_of` returned. A link put on the way since is refused.
+    :param parameters: those of :func:`connect`, and who may use the repository (:mod:`.access`): ``owner``,
         ``group`` and ``mode``.
-    :raises diskyard.errors.NotEmpty: the folder holds something.
-    :raises diskyard.errors.InvalidParameter: there can be none, as the one above it is not there.
+    :raises diskyard.errors.NotEmpty: the directory holds something.
+    :raises diskyard.errors.InvalidParameter: the directory cannot be made, as the one above does not exist.
     """
     shared = bool(parameters.get(SHARED_BY_ONE_HOST, False))
     access = access_asked(parameters)
@@ -122,9 +122,9 @@ def _create(root: str, access: Access, host: Host, *, shared_by_one_host: bool) 
 
 
 def _require_empty(host: Host, root: str) -> set[str]:
-    """Refuse a folder that holds what is none of ours, before anything in it is touched.
+    """Refuse a directory that holds foreign files, before anything in it is touched.
 
-    :returns: the names that are there: of a creation or a removal that was cut short.
+    :returns: the names in it, which an interrupted creation or removal left.
     """
     _refuse_repository(host, root)
     items = [item for item in host.files.list(root) if temporary_owner(item.name) is None]
@@ -134,7 +134,7 @@ def _require_empty(host: Host, root: str) -> set[str]:
 
 
 def _may_be_ours(host: Host, root: str, item: FileEntry) -> bool:
-    """Whether something in the root is what a creation makes: a link of the same name may lead anywhere."""
+    """Whether a creation may have made this. A link with such a name may lead anywhere."""
     if item.name == layout.MADE_WITH_EXT:
         return True
     if item.is_file:
@@ -180,9 +180,9 @@ def _make_folders(host: Host, root: str, access: Access) -> None:
 
 
 def _give_empty(host: Host, locks: str, grant: Grant | None) -> None:
-    """Give a lock file that was there, of a creation that was cut short.
+    """Set the owner and mode of a lock file that an interrupted creation left.
 
-    :raises diskyard.errors.NotEmpty: it holds something, or has another name too, and may be any file.
+    :raises diskyard.errors.NotEmpty: it is not empty, or has another name too, and so may be any file.
     """
     try:
         fd = host.files.open_alone(locks, writable=True)
@@ -198,10 +198,10 @@ def _give_empty(host: Host, locks: str, grant: Grant | None) -> None:
 
 
 def _make_root(host: Host, root: str, access: Access) -> bool:
-    """Make the repository's own folder, if it is not there; never those above it.
+    """Make the repository's own directory, unless it exists. Those above it are never made.
 
-    :returns: whether it is made.
-    :raises diskyard.errors.InvalidParameter: there can be no folder of this name.
+    :returns: whether it was made.
+    :raises diskyard.errors.InvalidParameter: there can be no directory with this name.
     """
     files = host.files
     try:
@@ -228,10 +228,10 @@ def _refuse_repository(host: Host, root: str) -> None:
 
 
 def _seed(host: Host, root: str) -> None:
-    """Write entry 0, checkpoint 0 and the repository's record; the caller has the lease.
+    """Write entry 0, checkpoint 0 and the repository's record. The caller holds the lease.
 
-    What an interrupted creation left, temporary files too, is removed first: with the lease,
-    and as long as there is no record, nobody else can be at work here.
+    What an interrupted creation left, temporary files included, is removed first. Nobody else can be at
+    work here: the caller has the lease, and there is no record.
     """
     files = host.files
     _refuse_repository(host, root)
@@ -260,9 +260,9 @@ def _seed(host: Host, root: str) -> None:
 
 
 def connect(parameters: Mapping[str, Any], host: Host) -> LocalStorage:
-    """The repository in a folder.
+    """Connect the repository in a directory.
 
-    :raises diskyard.errors.NotARepository: there is none, or one of a newer version.
+    :raises diskyard.errors.NotARepository: there is none, or a newer version made it.
     """
     root, shared = _root(parameters, host)
     try:
@@ -280,7 +280,7 @@ def connect(parameters: Mapping[str, Any], host: Host) -> LocalStorage:
 
 
 def _was_being_removed(host: Host, root: str) -> bool:
-    """Whether a log without a repository's record ends in the entry that closed it."""
+    """Whether a log without a repository's record ends with the entry that closed it."""
     numbers = [layout.log_number(item.name) for item in host.files.list(os.path.join(root, layout.LOG))]
     newest = max((number for number in numbers if number is not None), default=0)
     for path in layout.log_paths(root, "entry", newest):

@@ -12,10 +12,10 @@ from diskyard.storage.localfs import layout
 
 
 def list_foreign(files: Files, root: str) -> list[Foreign]:
-    """Names in the root and among the volumes that are not of the layout, in their order.
+    """Names in the root and among the volumes that are not Diskyard's, sorted.
 
-    Programs that know only a volume's path put their own files beside it, as ``virsh
-    snapshot-create-as`` does with a guest's newest overlay.
+    Programs that know only a volume's path put their own files beside it. ``virsh snapshot-create-as`` does
+    so with a guest's newest overlay.
     """
     own = {*layout.FOLDERS, layout.LOCKS, layout.RESERVE, layout.MADE_WITH_EXT}
     own |= {os.path.basename(path) for path in layout.record_paths(root)}

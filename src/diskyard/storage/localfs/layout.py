@@ -14,7 +14,7 @@ LOG, CHECKPOINTS, VOLUMES, PROGRESS, TEMPORARY = "log", "checkpoints", "volumes"
 FOLDERS = (LOG, CHECKPOINTS, VOLUMES, PROGRESS, TEMPORARY)
 LOCKS, RESERVE = "locks", "reserve"
 MADE_WITH_EXT = (
-    "lost+found"  # in the root of every new ext2, ext3 or ext4; fsck uses it, and it is no content
+    "lost+found"  # in the root of every new ext2, ext3 or ext4, for fsck; it does not count as content
 )
 
 _FOLDER_OF: dict[LogKind, str] = {"entry": LOG, "checkpoint": CHECKPOINTS}
@@ -25,42 +25,42 @@ _LOG_NAME = re.compile(r"([0-9a-f]{16})\.[ab]")
 
 
 def log_folder(root: str, kind: LogKind) -> str:
-    """The folder of the entries or of the checkpoints."""
+    """The directory of the entries or of the checkpoints."""
     return os.path.join(root, _FOLDER_OF[kind])
 
 
 def log_paths(root: str, kind: LogKind, number: int) -> tuple[str, str]:
-    """The paths of the two copies of an object of the log."""
+    """The paths of the two replicas of an object of the log."""
     stem = os.path.join(log_folder(root, kind), f"{number:016x}")
     return f"{stem}.{_COPIES[0]}", f"{stem}.{_COPIES[1]}"
 
 
 def record_paths(root: str) -> tuple[str, str]:
-    """The paths of the two copies of the repository's own record."""
+    """The paths of the two replicas of the repository's own record."""
     return os.path.join(root, "repository.a"), os.path.join(root, "repository.b")
 
 
 def is_of_root(name: str) -> bool:
-    """Whether a creation that was cut short, or the file system, may have put something in the root."""
+    """Whether an interrupted creation, or the file system, may have put something into the root."""
     return name in (*FOLDERS, LOCKS, RESERVE, MADE_WITH_EXT) or temporary_owner(name) is not None
 
 
 def image_id(name: str) -> str | None:
-    """The image's id that a name is, as progress has; None if it is none."""
+    """The image id in the name of a progress file; None if it is not such a name."""
     return name if _IMAGE_ID.search(name) else None
 
 
 def log_number(name: str) -> int | None:
-    """The number in the name of a copy; None if it is no such name."""
+    """The number in the name of a replica; None if it is not such a name."""
     found = _LOG_NAME.fullmatch(name)
     return None if found is None else int(found[1], 16)
 
 
 def newest_number(names: Iterable[str]) -> int:
-    """The highest number in names of copies; 0 if there is none.
+    """The highest number in names of replicas; 0 if there is none.
 
-    Each name has as many digits as any other, so that the last one in the alphabet has it: of the
-    hundreds of thousands that there may be, only that one is taken apart.
+    All names have the same number of digits, so the last one in the alphabet has the highest number. There
+    may be hundreds of thousands of names, and only that one is parsed.
     """
     alike = [name for name in names if len(name) == _LOG_NAME_LENGTH]
     newest = log_number(max(alike, default=""))

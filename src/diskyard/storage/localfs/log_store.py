@@ -1,4 +1,4 @@
-"""The log of a localfs repository: each object is two files, linked to their names when they are durable."""
+"""The log of a localfs repository: each object is two files, which get their names when they are durable."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _UNREADABLE = frozenset(
 
 
 class LocalLogStore:
-    """What :class:`diskyard.log.store.LogStore` asks for, as files below one folder.
+    """The :class:`diskyard.log.store.LogStore` of a localfs repository, as files below one directory.
 
-    :param root: the folder, absolute and without links.
+    :param root: the directory, absolute and without links.
     """
 
     def __init__(self, host: Host, root: str, marker: str) -> None:
@@ -53,18 +53,18 @@ class LocalLogStore:
         return os.path.join(self.place, name)
 
     def read_only_because(self) -> str | None:
-        """The file system's or the folder's state of now."""
+        """Why the log's directory, or its file system, cannot be written to now; None if it can."""
         return read_only_because(self._host, self._folder(layout.LOG))
 
     def put(self, kind: LogKind, number: int, data: bytes, *, frees: Frees = Frees.NOTHING) -> bool:
         """Link both copies to their names; see the interface."""
         paths = layout.log_paths(self.place, kind, number)
-        # Copy 0 decides. One copy can be there alone if the other was lost to damage.
+        # Copy 0 decides. Copy 1 can exist alone if copy 0 was lost to damage.
         if self._files.exists(paths[1]):
             return False
         self._reserve.refill_if_used()
 
-        def overruled() -> bool:  # of a checkpoint it does not matter: both tell the same state
+        def overruled() -> bool:  # both checkpoints of one number hold the same state
             return kind == "entry" and self._is_anothers(number, data)
 
         try:
@@ -72,28 +72,28 @@ class LocalLogStore:
             make = self._follower.making(paths[0], data)
             return publish(self._files, paths, data, make=make, spare=spare, overruled=overruled)
         except UncertainError:
-            raise  # it may be there: trying again would call our own entry another's
+            raise  # it may exist: another try would take our own entry for another's
         except OSError as error:
             if not is_full(error) or not frees:
                 raise
         return self._reserve.publish(paths, data, frees, overruled)
 
     def _is_anothers(self, number: int, data: bytes) -> bool:
-        """Whether another host's entry was there first, and its replica 0 was lost after we had checked.
+        """Whether another host's entry was there first, and its copy 0 was lost after our check.
 
-        Then that copy, which is ours now, is made the other's again: renamed over, and never absent.
+        If so, that copy, which is ours now, is replaced by the other host's: renamed over, and never absent.
         """
         path = layout.log_paths(self.place, "entry", number)[1]
         there = self._read_copy(path, ENTRY_LIMIT_BYTES)
         if not there or there == data:
-            return False  # gone, or spoilt; or ours, written by who has seen that it was missing
+            return False  # gone or damaged; or ours, written by another process that noticed it was missing
         if nonce_of(there, self.marker, number) is None:
             return False
         self.rewrite("entry", number, 0, there)
         return True
 
     def get(self, kind: LogKind, number: int) -> Copies:
-        """Both copies, each b"" where its name leads to nothing that can be read."""
+        """Both copies. A copy is b"" if its name leads to something that cannot be read."""
         first, second = layout.log_paths(self.place, kind, number)
         limit_bytes = _LIMITS_BYTES[kind]
         return self._read_copy(first, limit_bytes), self._read_copy(second, limit_bytes)
@@ -103,16 +103,16 @@ class LocalLogStore:
             return self._files.read(path, limit_bytes, may_be=may_be_whole)
         except OSError as error:
             if error.errno not in _UNREADABLE:
-                raise  # of this process or the connection, and no word about the copy
+                raise  # an error of this process or the connection says nothing about the copy
             return b""
 
     def has(self, kind: LogKind, number: int) -> bool:
-        """Whether one of the two names is there."""
+        """Whether one of the two names exists."""
         names = [os.path.basename(path) for path in layout.log_paths(self.place, kind, number)]
         return any(self._files.look_at(layout.log_folder(self.place, kind), names))
 
     def numbers(self, kind: LogKind) -> dict[int, float]:
-        """The numbers there are, with the age of the younger copy."""
+        """The numbers of all objects, each with the age of its younger copy."""
         now_s = self._host.clock.wall_s()
         ages: dict[int, float] = {}
         for item in self._files.list(layout.log_folder(self.place, kind), layout.log_number):
@@ -123,7 +123,7 @@ class LocalLogStore:
         return ages
 
     def newest_number(self, kind: LogKind) -> int:
-        """The highest number in a name; no file is looked at."""
+        """The highest number in a name; no file is opened."""
         return layout.newest_number(self._files.names(layout.log_folder(self.place, kind)))
 
     def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
@@ -136,11 +136,11 @@ class LocalLogStore:
         except OSError as error:
             if not is_full(error):
                 raise
-            # No entry can follow one that has a single copy, so nothing could free space.
+            # No entry can follow one that has a single copy, so nothing could ever free space.
             self._reserve.replace(path, data)
 
     def delete(self, kind: LogKind, number: int) -> None:
-        """Unlink both copies; the folder is synced so that lower numbers stay gone first."""
+        """Unlink both copies. The directory is synced, so that lower numbers are durably gone first."""
         for path in layout.log_paths(self.place, kind, number):
             with contextlib.suppress(FileNotFoundError):
                 if self._files.is_folder(path):
@@ -151,5 +151,5 @@ class LocalLogStore:
         self._reserve.refill_if_used()
 
     def sync_log(self) -> None:
-        """Sync the entries' folder; their contents were durable before they had names."""
+        """Sync the entries' directory. Their contents were durable before they had names."""
         self._files.sync_folder(self._folder(layout.LOG))

@@ -11,12 +11,12 @@ from diskyard.storage.localfs.storage import LocalStorage
 
 
 def set_marker(repository: LocalStorage, marker: str, place: str, host: Host) -> None:
-    """Rename both copies of the record over, the one that is read first before the other.
+    """Replace both replicas of the record by renaming, first the one that is read first.
 
-    The caller has the lease of creation. A crash leaves the old marker, or the new one.
+    The caller holds the lease of creation. A crash leaves the old marker or the new one.
 
-    :param place: the digest of the place that the marker was given to: another, if the place of the
-        repository is a copy of that one.
+    :param place: the digest of the location that the marker was given to. If the repository is a copy of
+        that location, its own digest is another.
     """
     record = encode(RepositoryRecord(marker=marker, format=FORMAT, place=place, given=True))
     follower = Follower(host, repository.place)

@@ -13,9 +13,9 @@ from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import IMAGE_SIZE_LIMIT_BYTES
 from diskyard.storage.localfs import layout
 
-#: As the kernel names them. What another machine could write to as well is none of them: it would not
-#: see this one's locks. An overlay is judged by the layer below it that is written to; if that cannot be
-#: seen from here, as in a container, it may be used: the kernel refuses network file systems there.
+#: As the kernel names them. The list has none that another machine could write to as well, since that would
+#: not see this machine's locks. An overlay is judged by the layer that is written to. If this process cannot
+#: see that layer, as in a container, it is accepted: the kernel refuses network file systems as such layers.
 LOCAL_FILE_SYSTEMS = frozenset(
     (
         "bcachefs",
@@ -33,16 +33,16 @@ LOCAL_FILE_SYSTEMS = frozenset(
     )
 )
 SHARED_BY_ONE_HOST = "sharedByOneHost"
-_PROBE_BYTES = 4096  # one block: btrfs clones nothing shorter
+_PROBE_BYTES = 4096  # one block; btrfs clones nothing shorter
 _NEVER = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY, errno.ENOLCK))
 _ADVICE = "Use a directory of a local file system that can, such as ext4, XFS or btrfs."
 
 
 def require_local(host: Host, root: str, *, shared_by_one_host: bool) -> None:
-    """Refuse a file system that other machines may write to as well, or that is not known.
+    """Refuse a file system that other machines may write to as well, or whose kind is not known.
 
-    :param shared_by_one_host: the caller answers for that.
-    :raises diskyard.errors.Unsupported: names it.
+    :param shared_by_one_host: the caller vouches that only one host uses it.
+    :raises diskyard.errors.Unsupported: names the file system.
     """
     kind = host.files.file_system(root)
     if kind in LOCAL_FILE_SYSTEMS or shared_by_one_host:
@@ -56,7 +56,7 @@ def require_local(host: Host, root: str, *, shared_by_one_host: bool) -> None:
 
 
 def require_folders(host: Host, root: str) -> None:
-    """Refuse a repository with a directory that is a link: what it leads to is not ours to change.
+    """Refuse a repository in which a directory is a link: it could lead to something that is not ours.
 
     From then on the host door refuses a link in a directory's place (:meth:`Files.refuse_links_in`).
 
@@ -72,16 +72,16 @@ def require_folders(host: Host, root: str) -> None:
 
 
 def require_able(host: Host, root: str, folder: str) -> None:
-    """Refuse a file system without the calls that keep a repository whole.
+    """Refuse a file system that lacks a call which keeps a repository whole.
 
-    :param folder: where something may be tried; nothing is left there.
+    :param folder: the directory for the tests, which leave nothing behind.
     :raises diskyard.errors.Unsupported: names the call that it lacks.
     """
     first, second = (host.files.temporary_path(folder) for _ in range(2))
-    with contextlib.suppress(OSError):  # full, or sick: what needs to write will say so
+    with contextlib.suppress(OSError):  # the storage is full or fails: a later write will report it
         sync_folder(host, root)
         if read_only_because(host, folder) is not None:
-            return  # nothing will be written, nor locked
+            return  # nothing will be written or locked
         try:
             fd = host.files.create(first)
             try:
@@ -97,9 +97,9 @@ def require_able(host: Host, root: str, folder: str) -> None:
 
 
 def sync_folder(host: Host, folder: str) -> None:
-    """Make the names in a folder durable.
+    """Make the names in a directory durable.
 
-    :raises diskyard.errors.Unsupported: the file system never can.
+    :raises diskyard.errors.Unsupported: the file system can never do that.
     """
     with _needed(folder, "make the names in a directory durable (fsync)"):
         host.files.sync_folder(folder)
@@ -116,7 +116,7 @@ def _needed(root: str, words: str) -> Iterator[None]:
 
 
 def read_only_because(host: Host, folder: str) -> str | None:
-    """Why nothing in a repository's folder can be changed now, for people; None if it can."""
+    """Why nothing in a repository's directory can be changed now, for people; None if it can."""
     try:
         if host.files.may_write(folder):
             return None
@@ -130,7 +130,7 @@ def read_only_because(host: Host, folder: str) -> str | None:
 def capabilities_of(host: Host, root: str) -> Capabilities:
     """What the location can do."""
     longest_bytes = IMAGE_SIZE_LIMIT_BYTES
-    with contextlib.suppress(OSError):  # something else has its name: reported once a lock is needed
+    with contextlib.suppress(OSError):  # something else has the name, which is reported once a lock is needed
         longest_bytes = host.files.longest_file_bytes(os.path.join(root, layout.LOCKS), longest_bytes)
     return Capabilities(
         reflink=_can_reflink(host, os.path.join(root, layout.TEMPORARY)),
@@ -142,14 +142,14 @@ def capabilities_of(host: Host, root: str) -> Capabilities:
 
 
 def _can_reflink(host: Host, folder: str) -> bool:
-    """Whether files here can share blocks, found by trying."""
+    """Whether files here can share blocks. This is found by trying."""
     files = host.files
     if read_only_because(host, folder) is not None:
-        return False  # there is nothing to share them with
+        return False  # nothing will be written
     source, target = (files.temporary_path(folder) for _ in range(2))
     try:
         with contextlib.ExitStack() as opened:
-            # Nothing is synced: it is for now only, and syncs would make connecting slow.
+            # Nothing is synced: the files exist only for this test, and syncs would make connecting slow.
             source_fd = files.create(source)
             opened.callback(os.close, source_fd)
             files.write(source_fd, b"\1" * _PROBE_BYTES)
@@ -158,7 +158,7 @@ def _can_reflink(host: Host, folder: str) -> bool:
             files.clone(source_fd, target_fd)
         return True
     except OSError:
-        return False  # not this one, or a full storage: what needs space will say so
+        return False  # it cannot, or the storage is full, which a later write will report
     finally:
         files.discard(source)
         files.discard(target)

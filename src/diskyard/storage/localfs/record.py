@@ -1,4 +1,4 @@
-"""Reading the repository's own record, which has two replicas; if they differ, the log decides."""
+"""Reading the repository's own record, which has two replicas. If they differ, the log decides."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from diskyard.storage.localfs.access import Follower
 _RECORD_LIMIT_BYTES = 4096
 _NO_ANSWER = frozenset((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN))
 _NO_PATH = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
-_ENTRIES_ASKED = 16  # of the newest: some of them may be damaged
+_ENTRIES_ASKED = 16  # the newest ones, since some may be damaged
 
 
 def read_record(host: Host, root: str, format: str) -> RepositoryRecord:
-    """The record, from whichever copy holds it; the other is written again where that is possible.
+    """The record, from whichever replica is valid. The other is written again if that is possible.
 
-    A copy may be whole and not this repository's: of two that are not the same, that one counts of
-    which the newest entry of the log is.
+    A replica may be whole and yet belong to another repository. If two valid ones differ, the one whose
+    repository the newest entry of the log belongs to is right.
 
     :raises diskyard.errors.NotARepository: there is none, or one of another format or a newer version.
-    :raises diskyard.errors.CorruptRecord: neither copy can be read.
+    :raises diskyard.errors.CorruptRecord: neither replica can be read.
     """
     found: dict[str, tuple[RepositoryRecord, bytes]] = {}
     wrong: Exception | None = None
@@ -62,7 +62,7 @@ def read_record(host: Host, root: str, format: str) -> RepositoryRecord:
 def _of_the_log(
     host: Host, root: str, found: Mapping[str, tuple[RepositoryRecord, bytes]]
 ) -> tuple[RepositoryRecord, bytes]:
-    """That one of the records found of whose repository the newest entry is."""
+    """The record, of those found, whose repository the newest entry of the log belongs to."""
     first, *others = found.values()
     if not others or all(other == first for other in others):
         return first
@@ -72,22 +72,22 @@ def _of_the_log(
 
 
 def _is_of_place(host: Host, root: str, record: RepositoryRecord) -> bool:
-    with contextlib.suppress(OSError):  # who needs the lock file will say what is wrong
+    with contextlib.suppress(OSError):  # callers that need the lock file will report what is wrong
         _, place_identity = host.files.identities_of(os.path.join(root, layout.LOCKS))
         return record.place == place_digest(place_identity)
     return False
 
 
 def _marker_in_log(host: Host, root: str, known: Collection[str]) -> str | None:
-    """The marker of the newest entry that is of one of two repositories; None if none can be read.
+    """The marker of the newest entry of one of two known repositories; None if no entry can be read.
 
-    An entry that gives the place a marker is the newest of the one, and follows the newest of the
-    other: it says which of the two is over.
+    An entry that gives the repository a new marker has that marker, and follows the newest entry with the old
+    one. So it shows which marker is no longer valid.
 
-    :raises diskyard.errors.CorruptRecord: there are entries, and all of them are of others.
+    :raises diskyard.errors.CorruptRecord: entries can be read, but all belong to other repositories.
     """
     numbers = set[int]()
-    with contextlib.suppress(OSError):  # that there is none is for others to say
+    with contextlib.suppress(OSError):  # the missing directory is reported elsewhere
         names = host.files.names(layout.log_folder(root, "entry"))
         numbers = {number for name in names if (number := layout.log_number(name)) is not None}
     read_any = False
@@ -106,7 +106,7 @@ def _marker_in_log(host: Host, root: str, known: Collection[str]) -> str | None:
 
 
 def _entries(host: Host, root: str, number: int) -> Iterator[Entry]:
-    """The copies of an entry that can be read, and were written for this number."""
+    """The replicas of an entry that can be read, and were written for this number."""
     for path in layout.log_paths(root, "entry", number):
         with contextlib.suppress(Damaged, NewerMajor, OSError):
             entry, _ = decode(host.files.read(path, ENTRY_LIMIT_BYTES) or b"", Entry)
@@ -123,13 +123,13 @@ def _unreadable(root: str, format: str, damage: Exception | None) -> Exception:
 
 
 def _rewrite_record(host: Host, root: str, path: str, whole: bytes) -> None:
-    """Rename a whole copy of the record over a bad one; at no moment are both away.
+    """Rename a whole replica of the record over a bad one. At least one of them always exists.
 
-    Under the lease of creation and removal: a copy that is absent may be about to come, or
-    to have gone for good, and what was read before the lease may be of another repository.
+    This takes the lease of creation and removal: another process may be about to write an absent replica, or
+    have removed it for good, and what was read before the lease may belong to another repository.
     """
     files = host.files
-    # Storage that is read-only, full or sick: one whole copy is enough to work with.
+    # Storage that is read-only, full or failing does not matter: one whole replica is enough.
     with contextlib.suppress(OSError):
         lease = LocalLeases(host, os.path.join(root, layout.LOCKS)).try_lock("create")
         if lease is None:
@@ -147,7 +147,7 @@ def _rewrite_record(host: Host, root: str, path: str, whole: bytes) -> None:
 
 
 def origin_of(record: RepositoryRecord, place_identity: str) -> MarkerOrigin:
-    """How the place came by the marker that its record has."""
+    """How the repository got the marker in its record."""
     if not record.place:
         return "unknown"
     if record.place != place_digest(place_identity):

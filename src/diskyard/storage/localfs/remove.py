@@ -1,4 +1,4 @@
-"""Removing a localfs repository: only files of its own, by their names."""
+"""Removing a localfs repository: only Diskyard's own files, recognised by their names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _is_log_object(name: str) -> bool:
 _OURS: dict[str, Callable[[str], bool]] = {
     layout.VOLUMES: _is_volume,
     layout.PROGRESS: lambda name: layout.image_id(name) is not None,
-    layout.TEMPORARY: lambda _: False,  # temporary files are everywhere
+    layout.TEMPORARY: lambda _: False,  # temporary files may be in any directory, and are checked apart
     layout.CHECKPOINTS: _is_log_object,
     layout.LOG: _is_log_object,
     layout.RESERVE: is_of_reserve,
@@ -38,15 +38,15 @@ _OURS: dict[str, Callable[[str], bool]] = {
 
 
 def is_ours(folder: str, name: str) -> bool:
-    """Whether something of the layout may have a name in one of its folders."""
+    """Whether one of Diskyard's files in this directory may have this name."""
     return _OURS[folder](name) or temporary_owner(name) is not None
 
 
 def require_removable(repository: LocalStorage, host: Host) -> None:
-    """Refuse to remove a repository in which there is something that is none of its own.
+    """Refuse to remove a repository that contains foreign files.
 
-    :raises diskyard.errors.NotEmpty: names it.
-    :raises diskyard.errors.CorruptRecord: one of its folders is missing, or a link.
+    :raises diskyard.errors.NotEmpty: names them.
+    :raises diskyard.errors.CorruptRecord: one of its directories is missing, or a link.
     """
     root = repository.place
     require_folders(host, root)
@@ -58,13 +58,13 @@ def require_removable(repository: LocalStorage, host: Host) -> None:
 
 
 def remove(repository: LocalStorage, host: Host) -> None:
-    """Remove a repository whose log is closed: all its names but that of its folder.
+    """Remove a repository whose log is closed: everything but its own directory.
 
-    While the record is there a removal that was cut short can be repeated. A crash after it
-    is gone leaves a closed log that is no repository; creating one there finishes the removal.
+    While the record exists, an interrupted removal can be repeated. A crash after the record is gone leaves
+    a closed log that is not a repository; creating a repository there finishes the removal.
 
-    :raises diskyard.errors.NotEmpty: something is there that is none of its own; it stays, and removing
-        the repository can be repeated.
+    :raises diskyard.errors.NotEmpty: it contains foreign files. They stay, and removing the repository can
+        be repeated.
     """
     root = repository.place
     files = host.files
@@ -72,7 +72,7 @@ def remove(repository: LocalStorage, host: Host) -> None:
     if lease is None:
         raise errors.RepositoryInUse(f"Another process creates, connects or removes {root}.")
     try:
-        require_removable(repository, host)  # once more: from here on nothing of it is left to look at
+        require_removable(repository, host)  # once more: after this it cannot be checked any more
         for folder in (layout.VOLUMES, layout.PROGRESS, layout.TEMPORARY):
             _remove_all(host, root, folder)
         for path in layout.record_paths(root):
@@ -97,7 +97,7 @@ def _remove_rest(host: Host, root: str) -> None:
 
 
 def _remove_reserve(host: Host, root: str) -> None:
-    """Remove the reserve; an earlier version's is a file."""
+    """Remove the reserve, which was a single file in an earlier version."""
     files = host.files
     path = os.path.join(root, layout.RESERVE)
     if files.is_folder(path):
@@ -110,9 +110,9 @@ def _remove_reserve(host: Host, root: str) -> None:
 
 
 def empty_folders(host: Host, root: str) -> None:
-    """Remove what is in a removed repository's folders; the entry that says so goes last.
+    """Remove everything in a removed repository's directories. The entry that closed it goes last.
 
-    :raises diskyard.errors.NotEmpty: something else is there too, and stays.
+    :raises diskyard.errors.NotEmpty: there are foreign files too, which stay.
     """
     for folder in layout.FOLDERS:
         if folder != layout.LOG:
@@ -127,9 +127,9 @@ def empty_folders(host: Host, root: str) -> None:
 
 
 def _remove_all(host: Host, root: str, folder: str) -> None:
-    """Remove every name in a folder that is ours; another process may be removing some of them.
+    """Remove every name in a directory that is ours. Another process may be removing some of them too.
 
-    :raises diskyard.errors.NotEmpty: there are others, which stay.
+    :raises diskyard.errors.NotEmpty: there are foreign files, which stay.
     """
     ours, others = _split(host, root, folder)
     for item in ours:
@@ -139,7 +139,7 @@ def _remove_all(host: Host, root: str, folder: str) -> None:
 
 
 def _split(host: Host, root: str, folder: str) -> tuple[list[FileEntry], list[FileEntry]]:
-    """What is in a folder: the files that have names of the layout, and all else."""
+    """The contents of a directory: the files with names of ours, and everything else."""
     ours: list[FileEntry] = []
     others: list[FileEntry] = []
     for item in host.files.list(os.path.join(root, folder)):
@@ -158,7 +158,7 @@ def _require_nothing(root: str, found: Iterable[str]) -> None:
 
 
 def _for_people(names: list[str]) -> Iterator[str]:
-    """Some of the names, as text: on the storage they may be any bytes."""
+    """Some of the names, as text. On the storage they may be any bytes."""
     for name in names[:_NAMED_MOST]:
         yield os.fsencode(name).decode(errors="backslashreplace")
     if len(names) > _NAMED_MOST:

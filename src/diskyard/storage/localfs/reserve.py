@@ -1,7 +1,7 @@
-"""The reserve: files that have blocks and hold no data, each to become a replica of an entry.
+"""The reserve: files that have blocks and hold no data. Each can become a replica of an entry.
 
 On a full storage an entry is written into the blocks of such a file, which is then linked to the
-entry's name (docs/decisions/0026-reserve.md). Its blocks are never free, so no other writer,
+entry's name (docs/decisions/0026-reserve.md). The blocks are never free in between, so no other writer,
 such as a guest, can take them.
 """
 
@@ -21,15 +21,15 @@ from diskyard.storage.localfs import layout
 from diskyard.storage.localfs.access import Follower
 
 _KIB = 1 << 10
-#: How many files of which size. The small ones are for the entries of one image.
+#: How many files there are of each size. The small ones are for the entries of one image.
 _FILES = {4 * _KIB: 128, 16 * _KIB: 16, 128 * _KIB: 4, 1024 * _KIB: 2}
 _NAME = re.compile(r"([0-9a-f]{8})\.([0-9]{3})")
-#: Empty files whose names are longer than a temporary one: where a folder has no space for another name,
-#: as it may be on a full XFS, one of them leaves space for it.
+#: Empty files with names longer than a temporary one. If a directory has no space for another name, as can
+#: happen on a full XFS, removing one of them makes space for it.
 _PLACES = [f"name.{index:03d}.{'-' * 200}" for index in range(16)]
-#: Which part of the files of a size is left alone: for the entries that free more, or sooner.
+#: The share of the files of each size that is kept for entries that free more space, or sooner.
 _LEFT_ALONE = {Frees.LATER: 1 / 2, Frees.WHEN_FIXED: 1 / 4, Frees.AT_ONCE: 0.0}
-#: Of which sizes files are given to a folder that needs space for one name, one after the other.
+#: The sizes of the files that are given up, one after the other, for a directory that needs a new block.
 _SPARED_BYTES = (*[4 * _KIB] * 6, *[16 * _KIB] * 4, *[128 * _KIB] * 2)
 
 
@@ -44,7 +44,7 @@ def is_of_reserve(name: str) -> bool:
 
 
 class _SpentError(OSError):
-    """No file of the reserve is left for this."""
+    """No file of the reserve may be used for this any more."""
 
     def __init__(self) -> None:
         super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -53,7 +53,7 @@ class _SpentError(OSError):
 class Reserve:
     """The reserve of one repository.
 
-    :param root: the repository's folder.
+    :param root: the repository's directory.
     """
 
     def __init__(self, files: Files, root: str, follower: Follower) -> None:
@@ -62,12 +62,12 @@ class Reserve:
         self.folder = os.path.join(root, layout.RESERVE)
         self._may_lack = True  # another process may have used some
 
-    # -- taking it ---------------------------------------------------------------------
+    # -- filling it --------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Have all of its files, with all of their blocks, as far as there is space; durable.
+        """Make all files that are missing, with all of their blocks, durably.
 
-        :raises OSError: so far there is none.
+        :raises OSError: for example if there is no space for all of them. Those that were made stay.
         """
         self._make_folder()
         there = {item.name for item in self._list()} | self._places()
@@ -84,27 +84,27 @@ class Reserve:
         self._may_lack = False
 
     def refill(self) -> None:
-        """The same where there is space; a full storage leaves it as it is.
+        """The same, but without an error: if the storage is full, the reserve stays as it is.
 
-        So does one on which something else has its name.
+        The same holds if something else has its name.
         """
         with contextlib.suppress(OSError):
             self.fill()
 
     def refill_if_used(self) -> None:
-        """Take back what was used, before the space is used for anything else."""
+        """Replace what was used, before the space is used for anything else."""
         if self._may_lack:
             self.refill()
 
     def _make_folder(self) -> None:
         found = self._files.look(self.folder)
         if found is not None and found.is_file and found.links == 1:
-            self._files.unlink(self.folder)  # an earlier version had one file
+            self._files.unlink(self.folder)  # in an earlier version the reserve was one file
             found = None
         if found is None:
             self._files.make_folder(self.folder, self._of_folder)
             self._files.sync_folder(os.path.dirname(self.folder))
-        elif not self._files.is_folder(self.folder):  # as a link, which may lead anywhere
+        elif not self._files.is_folder(self.folder):  # for example a link, which may lead anywhere
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.folder)
 
     # -- using it ----------------------------------------------------------------------
@@ -112,14 +112,14 @@ class Reserve:
     def publish(
         self, paths: tuple[str, str], data: bytes, frees: Frees, overruled: Callable[[], bool]
     ) -> bool:
-        """As :func:`diskyard.host.publishing.publish`, from files of the reserve.
+        """As :func:`diskyard.host.publishing.publish`, but with files of the reserve.
 
-        :param frees: how much of it may be used.
-        :raises OSError: as there, and ENOSPC also if no such file is left.
+        :param frees: decides how much of the reserve may be used.
+        :raises OSError: as there; also ENOSPC if no file is left that may be used.
         """
         if self._files.exists(paths[0]):
             return False
-        taken: dict[str, str] = {}  # the names that they had in the reserve
+        taken: dict[str, str] = {}  # temporary paths, and the names in the reserve
         to_give_back = False
         try:
             won = publish(
@@ -143,14 +143,14 @@ class Reserve:
         return won
 
     def _give_back(self, path: str, name: str) -> None:
-        """Let a file that was certainly not published be of the reserve again, if it has its blocks."""
+        """Put a file that was certainly not published back into the reserve, if it still has its blocks."""
         with contextlib.suppress(OSError):
             found = self._files.look(path)
             if found is not None and found.allocated_bytes >= (_size_in(name) or 0):
                 self._files.link(path, os.path.join(self.folder, name))
 
     def replace(self, path: str, data: bytes) -> None:
-        """As :meth:`Files.replace`, from a file of the reserve: nothing can be freed before it."""
+        """As :meth:`Files.replace`, but with a file of the reserve: nothing could free space before this."""
         spare = self.spare()
         while True:
             try:
@@ -162,22 +162,22 @@ class Reserve:
                     raise
 
     def spare(self) -> Callable[[], bool]:
-        """What gives blocks of the reserve to a folder that needs one for a name.
+        """A function that frees blocks of the reserve for a directory that needs one for a new name.
 
-        It is the one thing that cannot be written into a file that is there: others may be quicker.
+        A name cannot be written into an existing file's blocks. Others may take the freed ones first.
         """
         sizes_bytes = iter(_SPARED_BYTES)
 
         return lambda: any(self._free(size_bytes) for size_bytes in sizes_bytes)
 
     def _free(self, size_bytes: int) -> bool:
-        """Give the blocks of a file back to the file system, at once."""
+        """Give the blocks of one file back to the file system, at once."""
         for name in self._usable(size_bytes, Frees.AT_ONCE):
             path = self._files.temporary_path(self.folder)
             if not self._take(name, path):
                 continue
             try:
-                # XFS frees the blocks of an unlinked file some time later.
+                # Truncated first, because XFS frees the blocks of an unlinked file only some time later.
                 self._write(path, b"")
             except (OSError, errors.UnsafeImage):
                 continue
@@ -187,7 +187,7 @@ class Reserve:
         return False
 
     def _take(self, name: str, path: str) -> bool:
-        """Give a file of the reserve a name of this process's own; False if another was quicker."""
+        """Rename a file of the reserve to a name of this process; False if another process was first."""
         self._may_lack = True
         taken = os.path.join(self.folder, name)
         places: set[str] | None = None
@@ -203,12 +203,12 @@ class Reserve:
                 return True
             places = self._places() if places is None else places
             if not places:
-                self._files.discard(taken)  # for the next one's name
+                self._files.discard(taken)  # this makes space for the name of the next one
                 return False
             self._files.discard(os.path.join(self.folder, places.pop()))
 
     def _filled(self, data: bytes, frees: Frees, taken: dict[str, str]) -> str:
-        """A temporary file with these bytes, durable, that was a file of the reserve; its path."""
+        """Write data durably into a file of the reserve, under a temporary name; the path."""
         for name in self._usable(len(data), frees):
             path = self._files.temporary_path(self.folder)
             if not self._take(name, path):
@@ -221,7 +221,7 @@ class Reserve:
             except OSError as error:
                 self._files.discard(path)
                 if is_full(error):
-                    continue  # its blocks were not its own: files may be shared by who copies them
+                    continue  # its blocks were shared: somebody may have copied the file
                 raise
             except BaseException:
                 self._files.discard(path)
@@ -240,7 +240,7 @@ class Reserve:
             os.close(fd)
 
     def _usable(self, size_bytes: int, frees: Frees) -> list[str]:
-        """The names of the files that may be taken for so many bytes, the smallest first."""
+        """The names of the files that may be used for data of this size, the smallest first."""
         of_size: dict[int, list[str]] = {}
         for item in self._list():
             of_size.setdefault(_size_in(item.name) or 0, []).append(item.name)
@@ -252,11 +252,11 @@ class Reserve:
         return usable
 
     def _places(self) -> set[str]:
-        """The names that are there to leave their space to another."""
+        """The long names that exist only to make space for other names."""
         return set(self._files.names(self.folder)).intersection(_PLACES)
 
     def _list(self) -> list[FileEntry]:
-        """The files that have the blocks that their names say, and no name elsewhere."""
+        """The files that have all the blocks that their names promise, and no second name."""
         if not self._files.is_folder(self.folder):
             return []
         return [

@@ -1,4 +1,4 @@
-"""One localfs repository: the interface's methods as files in a folder."""
+"""One localfs repository: the interface's methods as files in a directory."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def _stored(name: VolumeName, item: FileEntry) -> StoredVolume:
 
 
 def _identities(files: Files, root: str) -> tuple[str, str]:
-    """Those of the lock file, which is never replaced or removed; if it was still lost, the directory's.
+    """The identities of the lock file, which is never replaced or removed. If it was lost, the directory's.
 
-    Nothing else has these: the location counts neither as another one, nor as what it was before. Its
-    contents can be read; callers that need a lease get an error that names the missing file.
+    No other location has these, so this one is neither taken for another, nor for what it was before. Its
+    contents can still be read; callers that need a lease get an error that names the missing file.
     """
     try:
         return files.identities_of(os.path.join(root, layout.LOCKS))
@@ -49,9 +49,9 @@ def _identities(files: Files, root: str) -> tuple[str, str]:
 
 
 class LocalStorage(LocalLogStore):
-    """Files below one folder; the layout is in ``docs/format.md``.
+    """Files below one directory; the layout is in ``docs/format.md``.
 
-    :param root: the folder, absolute and without links.
+    :param root: the directory, absolute and without links.
     """
 
     def __init__(self, host: Host, root: str, record: RepositoryRecord) -> None:
@@ -84,7 +84,7 @@ class LocalStorage(LocalLogStore):
     def create_volume(
         self, name: VolumeName, *, length_bytes: int, initial: bytes = b"", preallocate: bool = False
     ) -> None:
-        """Make the file; a crash leaves it absent or incomplete under the name the log has."""
+        """Make the file. A crash leaves it absent or incomplete, under the name that the log has."""
         self._new_file(self._volume_path(name), length_bytes, initial, preallocate=preallocate)
         self._files.sync_folder(self._volumes)
 
@@ -114,7 +114,7 @@ class LocalStorage(LocalLogStore):
         return True
 
     def grow_volume(self, name: VolumeName, *, length_bytes: int, preallocate: bool = False) -> None:
-        """Lengthen the file; never shortens it."""
+        """Make the file longer. It is never made shorter."""
         fd = self._files.open_alone(self._volume_path(name), writable=True)
         try:
             if self._files.size_bytes_of(fd) < length_bytes:
@@ -126,9 +126,9 @@ class LocalStorage(LocalLogStore):
             os.close(fd)
 
     def delete_volume(self, name: VolumeName) -> bool:
-        """Unlink the file; its blocks are free when the last process closes it.
+        """Unlink the file. Its blocks are free once the last process closes it.
 
-        A folder that somebody put in its place is not ours, and stays.
+        A directory that somebody put in its place is not ours, and stays.
         """
         try:
             self._files.unlink(self._volume_path(name))
@@ -139,7 +139,7 @@ class LocalStorage(LocalLogStore):
         return True
 
     def list_volumes(self) -> list[StoredVolume]:
-        """One pass over the folder; names that are not of our form are not ours to list."""
+        """One pass over the directory. Names of another form are not ours, and are left out."""
         names: dict[str, VolumeName] = {}
 
         def parse(text: str) -> VolumeName | None:
@@ -153,14 +153,14 @@ class LocalStorage(LocalLogStore):
         ]
 
     def stored_volume(self, name: VolumeName) -> StoredVolume | None:
-        """One file's figures."""
+        """The size and stamp of one file."""
         item = self._files.look(self._volume_path(name))
         return None if item is None or not item.is_file else _stored(name, item)
 
     def stored_volumes(self, names: Sequence[VolumeName]) -> list[StoredVolume | None]:
-        """The files' figures, some hundreds in one call: callers that wait can see whether it goes on.
+        """The sizes and stamps of the files, some hundreds per call, so that waiting callers see progress.
 
-        Examining a file takes 2.7 µs by its name, and 3.4 by listing the directory: so a page of
+        It takes 2.7 µs to examine a file by its name, and 3.4 µs by listing the directory. So a page of
         images never lists it.
         """
         found: list[StoredVolume | None] = []
@@ -179,17 +179,17 @@ class LocalStorage(LocalLogStore):
         return Located({"driver": "file", "filename": path}, path)
 
     def open_volume(self, name: VolumeName) -> AbstractContextManager[Container]:
-        """The file."""
+        """Open the file."""
         return open_file(self._files, self._volume_path(name))
 
     def read_volume(self, name: VolumeName, offset_bytes: int, size_bytes: int) -> bytes:
-        """Of the file; of its beginning in half the time."""
+        """Read from the file; at offset 0 this takes half the time."""
         if offset_bytes == 0:
             return self._files.read_beginning(self._volume_path(name), size_bytes)
         return self._files.read_at(self._volume_path(name), offset_bytes, size_bytes)
 
     def volume_is_written(self, name: VolumeName) -> bool:
-        """As QEMU's own locks on the file tell."""
+        """Whether QEMU's own locks on the file say so."""
         return self._files.name_is_written_by_qemu(self._volume_path(name))
 
     # -- small things beside the log -----------------------------------------------------------
@@ -215,11 +215,11 @@ class LocalStorage(LocalLogStore):
             self._files.unlink(self._progress_path(image_id))
 
     def progress_image_ids(self) -> list[str]:
-        """The names in the progress folder that are image ids; what has another is not ours."""
+        """The names in the progress directory that are image ids. Others are not ours."""
         return [item.name for item in self._files.list(self._folder(layout.PROGRESS), layout.image_id)]
 
     def _temporaries(self) -> Iterator[tuple[str, FileEntry]]:
-        # The root has those of the repository's own record.
+        # The temporary files of the repository's own record are in the root.
         reserve = [layout.RESERVE] if self._files.is_folder(self._reserve.folder) else []
         for folder in ("", *layout.FOLDERS, *reserve):
             for item in self._files.list(self._folder(folder), temporary_owner):
@@ -232,11 +232,11 @@ class LocalStorage(LocalLogStore):
         return [Leftover(name, item.allocated_bytes) for name, item in self._temporaries()]
 
     def list_foreign(self) -> list[Foreign]:
-        """What is in the repository's own folder, or among its volumes, and is not of the layout."""
+        """Foreign files in the repository's own directory, or among its volumes."""
         return list_foreign(self._files, self.place)
 
     def delete_leftover(self, name: str) -> bool:
-        """Unlink one of them."""
+        """Unlink one of these files."""
         if name not in {found for found, _ in self._temporaries()}:
             return False
         with contextlib.suppress(FileNotFoundError):
@@ -245,13 +245,13 @@ class LocalStorage(LocalLogStore):
         return True
 
     def private_path(self) -> str | None:
-        """A name in the temporary folder."""
+        """A fresh name in the temporary directory."""
         return self._files.temporary_path(self._folder(layout.TEMPORARY))
 
     # -- leases, space, end ------------------------------------------------------------------------
 
     def try_lock(self, name: str) -> LocalLease | None:
-        """An OFD lock on the byte of the lock file that stands for the name."""
+        """Take an OFD lock on the byte of the lock file that stands for the name."""
         return self._leases.try_lock(name)
 
     def is_locked(self, name: str) -> bool:
@@ -259,7 +259,7 @@ class LocalStorage(LocalLogStore):
         return self._leases.is_locked(name)
 
     def locked_among(self, names: Collection[str]) -> set[str]:
-        """The names whose bytes are locked: the kernel lists the locks there are."""
+        """The names whose bytes are locked. The kernel lists all locks."""
         return self._leases.locked_among(names)
 
     def capacity(self) -> Capacity:
@@ -268,4 +268,4 @@ class LocalStorage(LocalLogStore):
         return Capacity(space.total_bytes, space.free_bytes)
 
     def close(self) -> None:
-        """Nothing is open between calls; leases belong to who took them."""
+        """Nothing is open between calls. Leases stay with those that took them."""

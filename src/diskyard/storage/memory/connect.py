@@ -26,7 +26,7 @@ def _name(parameters: Mapping[str, Any]) -> str:
 
 
 def create(parameters: Mapping[str, Any], host: Host) -> None:
-    """Make an empty repository; volumes lie in a private folder that ends with the process.
+    """Make an empty repository. Volumes are in a private directory that ends with the process.
 
     :raises diskyard.errors.NotEmpty: the name is taken.
     """
@@ -43,7 +43,7 @@ def create(parameters: Mapping[str, Any], host: Host) -> None:
 
 
 def connect(parameters: Mapping[str, Any], host: Host) -> MemoryStorage:
-    """The repository of that name.
+    """Connect the repository with this name.
 
     :raises diskyard.errors.NotARepository: there is none in this process.
     """
@@ -56,6 +56,6 @@ def connect(parameters: Mapping[str, Any], host: Host) -> MemoryStorage:
 
 
 def remove(repository: MemoryStorage, host: Host) -> None:
-    """Forget a repository without images."""
+    """Remove a repository without images from this process."""
     with _stores_lock:
         _stores.pop(repository.store.name).folder.cleanup()

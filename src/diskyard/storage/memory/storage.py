@@ -27,7 +27,7 @@ from diskyard.storage.interface import (
 
 @dataclass(slots=True)
 class MemoryStore:
-    """What connections of the same name share."""
+    """The contents of a repository, which all connections with the same name share."""
 
     name: str
     marker: str
@@ -51,7 +51,7 @@ class MemoryLease:
         return ()
 
     def release(self) -> None:
-        """Give it up; a second call does nothing."""
+        """Release the lease. A second call does nothing."""
         if self._name is not None:
             with self._store.lock:
                 self._store.leases.discard(self._name)
@@ -59,7 +59,7 @@ class MemoryLease:
 
 
 class MemoryStorage:
-    """One connection to a store; see the interface for what each method promises."""
+    """One connection to a store. The interface says what each method promises."""
 
     def __init__(self, host: Host, store: MemoryStore) -> None:
         self.store = store
@@ -89,12 +89,12 @@ class MemoryStorage:
             return first, second
 
     def has(self, kind: LogKind, number: int) -> bool:
-        """Whether its key is there."""
+        """Whether its key exists."""
         with self.store.lock:
             return (kind, number) in self.store.objects
 
     def numbers(self, kind: LogKind) -> dict[int, float]:
-        """The numbers there are, with their ages."""
+        """The numbers of all objects, with their ages."""
         now_s = self._host.clock.wall_s()
         with self.store.lock:
             return {
@@ -104,7 +104,7 @@ class MemoryStorage:
             }
 
     def newest_number(self, kind: LogKind) -> int:
-        """The highest of the numbers there are."""
+        """The highest number of an object."""
         return max(self.numbers(kind), default=0)
 
     def rewrite(self, kind: LogKind, number: int, copy: int, data: bytes) -> None:
@@ -113,12 +113,12 @@ class MemoryStorage:
             self.store.objects.setdefault((kind, number), [None, None])[copy] = data
 
     def delete(self, kind: LogKind, number: int) -> None:
-        """Forget both copies."""
+        """Remove both copies."""
         with self.store.lock:
             self.store.objects.pop((kind, number), None)
 
     def sync_log(self) -> None:
-        """Nothing here outlives the process."""
+        """Do nothing: the log does not outlive the process."""
 
     def _path(self, name: VolumeName) -> str:
         return os.path.join(self.store.folder.name, str(name))
@@ -126,7 +126,7 @@ class MemoryStorage:
     def create_volume(
         self, name: VolumeName, *, length_bytes: int, initial: bytes = b"", preallocate: bool = False
     ) -> None:
-        """A sparse file in the private folder."""
+        """Make a sparse file in the private directory."""
         fd = self._host.files.create(self._path(name))
         try:
             self._host.files.truncate(fd, max(length_bytes, len(initial)))
@@ -137,11 +137,11 @@ class MemoryStorage:
             os.close(fd)
 
     def clone_volume(self, source: VolumeName, target: VolumeName) -> bool:
-        """Never: the capability is not there."""
+        """Never possible: this format does not have the capability."""
         return False
 
     def grow_volume(self, name: VolumeName, *, length_bytes: int, preallocate: bool = False) -> None:
-        """Lengthen the file; never shortens it."""
+        """Make the file longer. It is never made shorter."""
         fd = self._host.files.open_for_writing(self._path(name))
         try:
             if self._host.files.size_bytes_of(fd) < length_bytes:
@@ -184,27 +184,27 @@ class MemoryStorage:
         return Located({"driver": "file", "filename": self._path(name)}, self._path(name))
 
     def open_volume(self, name: VolumeName) -> AbstractContextManager[Container]:
-        """The file."""
+        """Open the file."""
         return open_file(self._host.files, self._path(name))
 
     def read_volume(self, name: VolumeName, offset_bytes: int, size_bytes: int) -> bytes:
-        """Of the file."""
+        """Read from the file."""
         return self._host.files.read_at(self._path(name), offset_bytes, size_bytes)
 
     def volume_is_written(self, name: VolumeName) -> bool:
-        """As QEMU's own locks on the file tell."""
+        """Whether QEMU's own locks on the file say so."""
         return self._host.files.name_is_written_by_qemu(self._path(name))
 
     def put_progress(self, image_id: str, data: bytes) -> None:
-        """Remember it."""
+        """Keep it in memory."""
         self.store.progress[image_id] = data
 
     def get_progress(self, image_id: str) -> bytes | None:
-        """What was remembered."""
+        """What was kept, if anything."""
         return self.store.progress.get(image_id)
 
     def remove_progress(self, image_id: str) -> None:
-        """Forget it."""
+        """Remove it."""
         self.store.progress.pop(image_id, None)
 
     def progress_image_ids(self) -> list[str]:
@@ -212,19 +212,19 @@ class MemoryStorage:
         return list(self.store.progress)
 
     def list_leftovers(self) -> list[Leftover]:
-        """None: what is private is removed with the folder."""
+        """None: private files are removed with the directory."""
         return []
 
     def list_foreign(self) -> list[Foreign]:
-        """None: nobody else knows of the folder."""
+        """None: no other program knows the directory."""
         return []
 
     def delete_leftover(self, name: str) -> bool:
-        """There is never one."""
+        """False: there are no leftovers."""
         return False
 
     def private_path(self) -> str | None:
-        """A name in the private folder."""
+        """A fresh name in the private directory."""
         return self._host.files.temporary_path(self.store.folder.name)
 
     def try_lock(self, name: str) -> MemoryLease | None:
@@ -241,7 +241,7 @@ class MemoryStorage:
             return name in self.store.leases
 
     def locked_among(self, names: Collection[str]) -> set[str]:
-        """Those that are in the set."""
+        """The names that are in the set."""
         with self.store.lock:
             return self.store.leases.intersection(names)
 
@@ -251,4 +251,4 @@ class MemoryStorage:
         return Capacity(space.total_bytes, space.free_bytes)
 
     def close(self) -> None:
-        """The store stays until the process ends or it is removed."""
+        """Do nothing: the store stays until the process ends or the repository is removed."""

@@ -1,1 +1,1 @@
-"""What attacks a Diskyard for minutes or hours: storms, random operations beside a model, races."""
+"""Programs that attack Diskyard for minutes or hours: storms, random operations beside a model, races."""

@@ -1,4 +1,4 @@
-"""The ways to call Diskyard: embedded, over HTTP, and by the command, all with the same errors."""
+"""The ways to call Diskyard: embedded, over HTTP, and by the command. All raise the same errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Caller(Protocol):
     """Someone who can call verbs."""
 
     def __call__(self, verb: str, parameters: dict[str, Any]) -> Any:
-        """A verb's answer.
+        """Call a verb and return its result.
 
         :raises diskyard.errors.DiskyardError: as the verb does.
         """
@@ -63,7 +63,7 @@ class HttpCaller:
 
 
 class CommandCaller:
-    """The command; a process for each call."""
+    """The command: a process for each call."""
 
     def __init__(self, host: str, state_folder: Path, *, wait: bool) -> None:
         self._environment = {

@@ -1,7 +1,7 @@
 """Random operations of two hosts beside a model in memory, on file systems of several kinds.
 
-Other hosts fix and meddle at the same time, and are killed. Among the operations are those that
-no verb does (:mod:`fuzz_restores`): repositories restored from a backup, whole or only the log;
+Other hosts fix and meddle at the same time, and are killed. Some operations are not those of verbs
+(:mod:`fuzz_restores`): repositories restored from a backup, whole or only the log;
 byte copies connected elsewhere; read-only mounts.
 """
 
@@ -41,8 +41,8 @@ Key = tuple[str, str]
 class Held:
     """What an image must hold.
 
-    :param how: it came to hold that, for people.
-    :param may_break: what it was to be made of was in a repository that has been restored since.
+    :param how: how it came to hold that, for people.
+    :param may_break: its source was in a repository that has been restored since.
     """
 
     kind: Literal["disk", "snapshot"]
@@ -54,10 +54,10 @@ class Held:
 class Fuzz:
     """One run.
 
-    :param folder: for the states of the hosts, backups and exports.
+    :param folder: for the state directories of the hosts, backups and exports.
     :param disks: the file systems, by the repository on each.
     :ivar model: what each image must hold, by repository and id.
-    :ivar told: what was done and found.
+    :ivar told: counts of what was done and found.
     """
 
     def __init__(self, folder: Path, disks: Mapping[str, Mounted], seed: int) -> None:
@@ -73,7 +73,7 @@ class Fuzz:
         self.open_hosts()
 
     def open_hosts(self) -> None:
-        """Start the two hosts anew."""
+        """Start the two hosts afresh."""
         self.hosts = [YardHost(name, self.folder, self.places) for name in _HOSTS]
 
     def close_hosts(self) -> None:
@@ -82,7 +82,7 @@ class Fuzz:
             host.close()
 
     def run(self, seconds: float) -> Counts:
-        """Do one thing after another for so long; then fix and judge all, and remove it."""
+        """Do one thing after another for some time; then fix and judge everything, and remove it."""
         ends_s = time.monotonic() + seconds
         step = 0
         try:
@@ -106,7 +106,7 @@ class Fuzz:
     # -- others --------------------------------------------------------------------------------
 
     def _race(self) -> None:
-        """Others come, and are killed."""
+        """Start other processes, and kill some."""
         if len(self._workers) < 2 and self.rng.random() < 0.1:
             act = self.rng.choice([fix_at_random, fix_at_random, meddle_at_random])
             name = f"racing-{self.rng.randrange(9)}"
@@ -117,7 +117,7 @@ class Fuzz:
             self.stop(self._workers.pop(self.rng.randrange(len(self._workers))))
 
     def stop(self, worker: Worker) -> None:
-        """Kill another process, or let it end and say what it found."""
+        """Kill another process, or let it end and report what it found."""
         if self.rng.random() < 0.6:
             worker.kill()
             self.told.kills += 1
@@ -125,7 +125,7 @@ class Fuzz:
             self.told.add(worker.end())
 
     def quiet(self) -> None:
-        """Nobody else works, and nothing in the background."""
+        """Wait until nobody else works, and nothing runs in the background."""
         for worker in self._workers:
             self.stop(worker)
         self._workers.clear()
@@ -144,10 +144,10 @@ class Fuzz:
             except (errors.ImageBroken, errors.LeaseHeld, errors.ImageInUse):
                 continue
             if not self.compare(data, held.data, f"{held.kind} {key[1]} in {key[0]} ({held.how})"):
-                del self.model[key]  # said once; it is removed when all is settled
+                del self.model[key]  # reported once; it is removed when everything is settled
 
     def compare(self, data: bytes, wanted: bytes, what: str) -> bool:
-        """Count bytes that are right, or say what is wrong; whether they are right."""
+        """Compare bytes: count them as right, or report what is wrong. Return whether they are right."""
         if data == wanted:
             self.told.reads += 1
         else:
@@ -155,18 +155,18 @@ class Fuzz:
         return data == wanted
 
     def fix_all(self) -> None:
-        """Nobody else works; run all that is listed."""
+        """Run everything that is listed, while nobody else works."""
         self.quiet()
         self.told.fixes += self.rng.choice(self.hosts).fix_all(list(self.places), self.rng)
 
     def settle(self) -> None:
-        """Fix all; nothing may be broken then, and nothing there that nobody has asked for."""
+        """Fix everything. Then nothing may be broken, and no image may exist that nobody has requested."""
         self.fix_all()
         for place in self.places:
             for image in self.hosts[0]("listImages", repositoryId=place)["images"]:
                 key = (place, image["imageId"])
                 held = self.model.get(key)
-                if held is None:  # a meddler's
+                if held is None:  # an image of another process that meddles
                     self.drop(key)
                 elif image["status"] == "broken":
                     if not held.may_break:
@@ -198,7 +198,7 @@ class Fuzz:
     # -- operations ----------------------------------------------------------------------------------
 
     def one(self) -> None:
-        """Any operation, by one of the two hosts."""
+        """Do any operation, by one of the two hosts."""
         acts: list[Callable[[YardHost], bool]] = [
             self.create, self.create_from, self.snapshot, self.snapshot, self.remove, self.extend,
             self.revert, self.copy, self.copy, self.copy, self.copy, self.copy_snapshot,
@@ -212,7 +212,7 @@ class Fuzz:
     def some(
         self, kind: Literal["disk", "snapshot"] | None = None, place: str | None = None
     ) -> tuple[Key, Held] | None:
-        """An image."""
+        """Choose an image."""
         found = [
             (key, held)
             for key, held in self.model.items()
@@ -233,14 +233,14 @@ class Fuzz:
         return options
 
     def create(self, host: YardHost) -> bool:
-        """A disk of zeros."""
+        """Create a disk of zeros."""
         place, size = self._place(), any_size(self.rng)
         made = host("createVirtualDisk", targetRepoId=place, size=size, options=self._options())
         self.model[place, made] = Held("disk", bytes(size), "new")
         return True
 
     def create_from(self, host: YardHost) -> bool:
-        """A disk that begins as a Snapshot of anywhere."""
+        """Create a disk from any Snapshot, which may be in another repository."""
         if (found := self.some("snapshot")) is None:
             return False
         (where, base), held = found
@@ -253,7 +253,7 @@ class Fuzz:
         return True
 
     def snapshot(self, host: YardHost) -> bool:
-        """Of any disk."""
+        """Take a Snapshot of any disk."""
         if (found := self.some("disk")) is None:
             return False
         (place, disk), held = found
@@ -262,7 +262,7 @@ class Fuzz:
         return True
 
     def remove(self, host: YardHost) -> bool:
-        """Any image."""
+        """Remove any image."""
         if len(self.model) <= _FEW or (found := self.some()) is None:
             return False
         (place, image_id), _ = found
@@ -271,7 +271,7 @@ class Fuzz:
         return True
 
     def extend(self, host: YardHost) -> bool:
-        """Any disk."""
+        """Extend any disk."""
         if (found := self.some("disk")) is None:
             return False
         (place, disk), held = found
@@ -283,7 +283,7 @@ class Fuzz:
         return True
 
     def revert(self, host: YardHost) -> bool:
-        """Any disk, to any Snapshot beside it."""
+        """Revert any disk to any Snapshot in its repository."""
         if (found := self.some("disk")) is None or (to := self.some("snapshot", found[0][0])) is None:
             return False
         (place, disk), held = found
@@ -293,7 +293,7 @@ class Fuzz:
         return True
 
     def copy(self, host: YardHost) -> bool:
-        """Any disk, to anywhere, on any base that is there."""
+        """Copy any disk to any repository, on any base there."""
         if (found := self.some("disk")) is None:
             return False
         place = self._place()
@@ -318,7 +318,7 @@ class Fuzz:
         return made
 
     def copy_snapshot(self, host: YardHost) -> bool:
-        """To where it is not yet."""
+        """Copy a Snapshot to a repository that does not have it yet."""
         if (found := self.some("snapshot")) is None:
             return False
         (where, snapshot), held = found
@@ -334,7 +334,7 @@ class Fuzz:
         return True
 
     def set_strategy(self, host: YardHost) -> bool:
-        """Of any image."""
+        """Set the strategy of any image."""
         if (found := self.some()) is None:
             return False
         strategy = self.rng.choice(["space", "performance"])
@@ -342,20 +342,20 @@ class Fuzz:
         return True
 
     def guest(self, host: YardHost) -> bool:
-        """A guest writes to any disk."""
+        """Start a guest that writes to any disk."""
         if (found := self.some("disk")) is None:
             return False
         self.write(host, *found)
         return True
 
     def write(self, host: YardHost, key: Key, held: Held) -> None:
-        """Some writes to a disk."""
+        """Write to a disk some times."""
         commands, states = scribble(held.data, self.rng)
         host.write(*key, commands)
         held.data, held.how = states[-1], f"{held.how}; written"
 
     def export(self, host: YardHost) -> bool:
-        """Any image, to a file that must hold the same."""
+        """Export any image to a file, which must hold the same bytes."""
         if (found := self.some()) is None:
             return False
         (place, image_id), held = found

@@ -32,20 +32,20 @@ def _copy_of(folder: Path, to: Path) -> None:
 
 
 def _put_back(backup: Path, folder: Path) -> None:
-    """As from a backup: what is there goes, and what was saved takes its place."""
+    """Restore from a backup: remove what is there, and put in its place what was saved."""
     shutil.rmtree(folder)
     _copy_of(backup, folder)
 
 
 class Restores:
-    """The operations without a verb, each whole: when it ends the model is right again."""
+    """The operations without a verb. When one of them ends, the model is right again."""
 
     def __init__(self, fuzz: Fuzz) -> None:
         self._fuzz = fuzz
         self._rng = fuzz.rng
 
     def one(self) -> None:
-        """Any of them."""
+        """Do any of them."""
         acts: list[Callable[[str], None]] = [
             self.restore, self.restore, self.restore_log, self.byte_copy, self.byte_copy, self.read_only,
         ]  # fmt: skip
@@ -55,7 +55,7 @@ class Restores:
         self._fuzz.told.did(act.__name__.replace("_", " "))
 
     def _release_lost_holds(self) -> None:
-        """What is kept for copies in a place that is not there any more, only a caller can end."""
+        """Release holds for copies at a location that is gone, which only a caller can do."""
         host = self._fuzz.hosts[0]
         there = {host.repo(place).storage.place_identity for place in self._fuzz.places}
         for place in self._fuzz.places:
@@ -70,11 +70,11 @@ class Restores:
     # -- of a place -------------------------------------------------------------------------------
 
     def _images_of(self, place: str) -> dict[Key, Held]:
-        """Copies of the model's words."""
+        """Copies of the model's entries for one repository."""
         return {key: replace(held) for key, held in self._fuzz.model.items() if key[0] == place}
 
     def _become(self, place: str, images: dict[Key, Held]) -> None:
-        """A repository is another one now: the model too, and copies that came from it may never."""
+        """Make the model follow a repository that is another now. Copies from it may never be completed."""
         fuzz = self._fuzz
         for key in [key for key in fuzz.model if key[0] == place]:
             del fuzz.model[key]
@@ -102,7 +102,7 @@ class Restores:
     # -- restores -----------------------------------------------------------------------------------
 
     def restore(self, place: str) -> None:
-        """The whole repository, from a backup; what was copied from the lost history is a base later."""
+        """Restore a whole repository from a backup; a copy from the lost history is used as a base later."""
         fuzz = self._fuzz
         fuzz.fix_all()
         images = self._images_of(place)
@@ -121,7 +121,7 @@ class Restores:
         self._some_ops(3)
 
     def _write_and_copy(self, disk: Key | None, target: str, base: str | None) -> str | None:
-        """The id of the copy. Always by the same host, so that entries have the same numbers."""
+        """Write and copy; the copy's id. The same host does it, so that entries have the same numbers."""
         fuzz = self._fuzz
         with fuzz.told.refusals("copyImage"):
             if disk is not None and disk in fuzz.model:
@@ -132,7 +132,7 @@ class Restores:
         return None
 
     def restore_log(self, place: str) -> None:
-        """Only the log: volumes are newer than it. Nothing of them may go; afterwards all is put back."""
+        """Restore only the log: volumes are newer than it, and none may be deleted. Then undo the restore."""
         fuzz = self._fuzz
         fuzz.fix_all()
         old = self._images_of(place)
@@ -156,7 +156,7 @@ class Restores:
         self._become(place, now)
 
     def _stamps(self, place: str) -> dict[str, Stamp]:
-        """What tells whether a volume's file was changed."""
+        """What shows whether each volume's file was changed."""
         found = {}
         for path in sorted((self._fuzz.places[place] / "volumes").iterdir()):
             seen = os.stat(path)
@@ -174,7 +174,7 @@ class Restores:
             for key, held in old.items()
             if all(str(volume_name(volume)) in same for _, volume in state.chain(state.images[key[1]]))
         }
-        for _ in range(self._rng.randrange(1, 30)):  # until it may have grown past their numbers
+        for _ in range(self._rng.randrange(1, 30)):  # until the log may have grown beyond their numbers
             with fuzz.told.refusals("createVirtualDisk"):
                 host("createVirtualDisk", targetRepoId=place, size=512)
         with fuzz.told.refusals("fixes"):
@@ -190,7 +190,7 @@ class Restores:
     # -- others' views ---------------------------------------------------------------------------------
 
     def byte_copy(self, place: str) -> None:
-        """Somebody has a byte copy of a repository connected, beside the originals of the others."""
+        """Connect a byte copy of a repository on another host, with the originals of the others."""
         fuzz = self._fuzz
         fuzz.quiet()
         copy = fuzz.folder / f"copy-of-{place}"
@@ -204,7 +204,7 @@ class Restores:
         shutil.rmtree(fuzz.folder / "state-elsewhere", ignore_errors=True)
 
     def read_only(self, place: str) -> None:
-        """Somebody reads a repository through a mount that cannot be written."""
+        """Read a repository on another host through a read-only mount."""
         fuzz = self._fuzz
         with fuzz.disks[place].seen_read_only(fuzz.folder / f"read-only-{place}"):
             fuzz.quiet()

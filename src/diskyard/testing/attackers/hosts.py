@@ -1,4 +1,4 @@
-"""A host in this process with repositories anywhere, and what is counted of what it does."""
+"""A host in this process with repositories anywhere, and counts of what it does."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from diskyard.testing.attackers.sectors import read_as_guest, write_as_guest
 from diskyard.testing.world import host_named
 
 FORMAT = "localfs-1.0"
-#: What a verb or fix may answer because others work on the same images.
+#: Errors that a verb or fix may raise because others work on the same images.
 WAITS = ("LeaseHeld", "ImageInUse", "ImageBroken", "ImageNotFound")
-#: Answers that are faults of Diskyard when nobody hurts the storage.
+#: Errors that are faults of Diskyard unless the storage is being damaged.
 SERIOUS = ("InternalError", "CorruptRecord", "StorageError")
 _ROUNDS = 80
 _TEARDOWN_MOST_S, _TASKS_END_S, _POLL_S = 60.0, 180.0, 0.05
@@ -30,7 +30,7 @@ Places = Mapping[str, Path]
 
 
 def create_places(places: Places, state_folder: Path) -> None:
-    """Make repositories, all empty."""
+    """Make empty repositories."""
     service = Service(host_named("creator"), str(state_folder))
     for path in places.values():
         asked = {"repoFormat": FORMAT, "connectionParameters": {"path": str(path)}}
@@ -41,9 +41,9 @@ def create_places(places: Places, state_folder: Path) -> None:
 class YardHost:
     """One host, embedded in this process.
 
-    :param name: of the host; its state folder is named by it.
-    :param folder: where its state folder is.
-    :param places: the repositories that it connects, by the repoId.
+    :param name: of the host and of its state directory.
+    :param folder: where its state directory is.
+    :param places: the repositories that it connects, by repoId.
     """
 
     def __init__(self, name: str, folder: Path, places: Places) -> None:
@@ -56,20 +56,20 @@ class YardHost:
             self.connect(place)
 
     def __call__(self, verb: str, **parameters: Any) -> Any:
-        """A verb's answer."""
+        """Call a verb and return its result."""
         return call(self.service, verb, parameters)
 
     def connect(self, place: str) -> None:
-        """Connect a repository of those that this host knows."""
+        """Connect one of the repositories that this host knows."""
         words = {"repoFormat": FORMAT, "connectionParameters": {"path": str(self.places[place])}}
         self("connectStorageRepository", repoId=place, **words)
 
     def repo(self, place: str) -> Repository:
-        """A repository as the fixes see it."""
+        """A repository as fixes use it."""
         return self.service.connections.get(place)
 
     def wait(self) -> None:
-        """Until all tasks of this host have ended."""
+        """Wait until all tasks of this host have ended."""
         assert self.service.tasks.wait(timeout_s=_TASKS_END_S), "tasks do not come to an end"
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class YardHost:
 
     @contextlib.contextmanager
     def attached(self, place: str, image_id: str, owner: str, *, read_only: bool) -> Iterator[dict[str, Any]]:
-        """The graph of an image that is attached within."""
+        """Attach an image for the time of the context; its graph."""
         asked = {"repositoryId": place, "imageId": image_id}
         options = {"owner": owner, "readOnly": read_only}
         graph: dict[str, Any] = self("prepareImage", **asked, options=options)["blockdev"]
@@ -90,7 +90,7 @@ class YardHost:
             self._tear_down(asked, owner)
 
     def _tear_down(self, asked: Mapping[str, str], owner: str) -> None:
-        """Others may have its lease for a moment."""
+        """Detach an image. Others may hold its lease for a moment."""
         deadline_s = time.monotonic() + _TEARDOWN_MOST_S
         while True:
             try:
@@ -102,7 +102,7 @@ class YardHost:
                 time.sleep(_POLL_S)
 
     def read(self, place: str, image_id: str) -> bytes:
-        """An image's bytes, by QEMU and the graph that prepareImage answers."""
+        """An image's bytes, read by QEMU through the graph from prepareImage."""
         with self.attached(place, image_id, f"judge-{self.name}", read_only=True) as graph:
             return read_as_guest(graph)
 
@@ -114,16 +114,16 @@ class YardHost:
     # -- fixing ---------------------------------------------------------------------------
 
     def fixes(self, place: str) -> list[Fix]:
-        """What check lists."""
+        """The fixes that check lists."""
         found: list[Fix] = run(self.service, CheckStorageRepository(repository_id=place))
         return found
 
     def run_fix(self, place: str, fix: Fix, *, force: bool = False) -> bool:
-        """Run a fix here and now; whether it changed anything."""
+        """Run a fix here and now. Return whether it changed anything."""
         return run_fix(self.service.engine, self.repo(place), fix.data.action, force=force)
 
     def fix_some(self, places: Sequence[str], rng: random.Random, told: Counts, most: int = 3) -> None:
-        """Run some of what is listed; others may be quicker."""
+        """Run some of the listed fixes. Others may do them first."""
         for place in places:
             with told.refusals("check"):
                 listed = [fix for fix in self.fixes(place) if fix.runnable]
@@ -133,9 +133,9 @@ class YardHost:
                         told.fixes += self.run_fix(place, fix)
 
     def fix_all(self, places: Sequence[str], rng: random.Random) -> int:
-        """Run all that is listed, in random order, until nothing is; how many changed anything.
+        """Run all listed fixes, in random order, until none is listed. Return how many changed anything.
 
-        :raises AssertionError: it does not come to an end.
+        :raises AssertionError: this does not come to an end.
         """
         count = 0
         for _ in range(_ROUNDS):
@@ -151,12 +151,12 @@ class YardHost:
 
 
 class Counts:
-    """What was done and answered, to be added up over processes.
+    """Counts of what was done, and of the results, which can be added up over processes.
 
-    :ivar done: how often each thing was done; ``refused``: with which error each was not.
+    :ivar done: how often each thing was done; ``refused``: the errors of what was not done.
     :ivar reads: images whose bytes were right.
-    :ivar wrong: bytes that were wrong, ``broken``: what stayed broken, ``serious``: errors that
-        nobody's doing explains.
+    :ivar wrong: bytes that were wrong; ``broken``: what stayed broken; ``serious``: errors that no
+        fault explains.
     """
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ class Counts:
 
     @contextlib.contextmanager
     def refusals(self, what: str) -> Iterator[None]:
-        """Count the error that something ends with."""
+        """A context that counts the error with which something ends."""
         try:
             yield
         except errors.DiskyardError as error:
@@ -182,7 +182,7 @@ class Counts:
                 self.serious.append(f"{what}: {error.code} {error.message} because of {error.__cause__!r}")
 
     def add(self, other: Counts) -> None:
-        """Add what another process counted."""
+        """Add the counts of another process."""
         for ours, theirs in ((self.done, other.done), (self.refused, other.refused)):
             for name, count in theirs.items():
                 ours[name] = ours.get(name, 0) + count
@@ -194,7 +194,7 @@ class Counts:
         self.serious += other.serious
 
     def tallied(self) -> dict[str, int]:
-        """For the line of the class."""
+        """The counts for a class's line in the tally."""
         kinds = {f"refused {code}": count for code, count in sorted(self.refused.items())}
         return {
             "operations": sum(self.done.values()),
@@ -209,12 +209,12 @@ class Counts:
 
     @property
     def found(self) -> list[str]:
-        """All that was wrong, in words."""
+        """Everything that was wrong, in words."""
         return [*self.wrong, *self.broken, *self.serious]
 
     def require_none(self) -> None:
-        """Nothing was wrong.
+        """Require that nothing was wrong.
 
-        :raises AssertionError: something was; what, in words.
+        :raises AssertionError: says what was wrong.
         """
         assert not self.found, "\n".join(self.found[:20])

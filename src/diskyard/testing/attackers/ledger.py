@@ -1,8 +1,8 @@
-"""What images must hold, in files beside the repositories: shared by clients that may be killed.
+"""What images must hold, in files beside the repositories, shared by clients that may be killed.
 
-An image is written down before it is asked for, and once more when that was answered. What was
-never answered may have happened or not: an image may be there, a disk may hold the one or the
-other, and each is right until it is known better.
+A client records an image before it requests it, and again after the answer. If there was no answer, the
+request may have taken effect or not: an image may exist or not, a disk may hold the old or the new
+bytes. Both count as right until more is known.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _HISTORY = 64
 class Moment(msgspec.Struct):
     """What a disk held for a while, or may have held.
 
-    :ivar number: of the moments of its image, in their order.
-    :ivar certain: whether the change to it was answered, so that nothing earlier is right any more.
-    :ivar between: two writes of one guest: right only in part, of a disk whose guest was killed.
+    :ivar number: its number among the moments of its image.
+    :ivar certain: the change to it was answered, so that no earlier moment is right any more.
+    :ivar between: it lies between two writes of one guest. It counts only for parts of a disk whose guest
+        was killed.
     """
 
     number: int
@@ -41,17 +42,17 @@ class Kept(msgspec.Struct):
     """One image as its callers know it.
 
     :ivar owner: the client that may change and remove it.
-    :ivar state: asked for and not answered; there; being removed.
-    :ivar how: it was made, for people.
-    :ivar moments: what it may hold, the newest last; none before it is known what it will be.
-    :ivar mixed: a guest was killed while it wrote, or it is a copy of such a disk: each sector is
-        that of one of the moments, which are all that it held in between.
-    :ivar left: a change of it was never answered and may yet happen: nobody changes it any more.
-    :ivar asked: the verb and its parameters, to be asked again.
-    :ivar source: place and id of what it was made of, and the number of that one's moment which
-        was certain then: it holds what that one held at some time until the answer.
-    :ivar base: what a copy reads beside it. One that others remove before the copy is answered, or before
-        it is usable itself, never comes, and the copy waits.
+    :ivar state: requested and not answered; existing; being removed.
+    :ivar how: how it was made, for people.
+    :ivar moments: what it may hold, the newest last; empty until it is known what it will be.
+    :ivar mixed: a guest was killed while it wrote, or this is a copy of such a disk. Each sector is that of
+        one of the moments, which are all that the disk held meanwhile.
+    :ivar left: a change of it was never answered and may still happen, so nobody changes it any more.
+    :ivar asked: the verb and its parameters, for another request.
+    :ivar source: repository and id of its source, and the number of the source's moment that was certain
+        then. The image holds what its source held at some time until the answer.
+    :ivar base: what a copy reads besides. If others remove the base before the copy is answered, or before
+        the base itself is usable, the base never comes, and the copy waits.
     """
 
     place: str
@@ -69,20 +70,20 @@ class Kept(msgspec.Struct):
 
     @property
     def settled(self) -> int:
-        """The number of the last moment that is certain; of the first, if none is."""
+        """The number of the last certain moment; that of the first, if none is certain."""
         certain = [moment.number for moment in self.moments if moment.certain]
         return certain[-1] if certain else (self.moments[0].number if self.moments else 0)
 
     def has_all_since(self, number: int) -> bool:
-        """Whether no moment since one was forgotten."""
+        """Whether no moment since this one was forgotten."""
         return bool(self.moments) and self.moments[0].number <= number
 
     def since(self, number: int, *, between: bool = False) -> list[Moment]:
-        """Its moments from one on; without those between two writes, unless they are wanted."""
+        """Its moments from this one on. Those between two writes are left out unless they are wanted."""
         return [one for one in self.moments if one.number >= number and (between or not one.between)]
 
     def allowed(self, since: int | None = None) -> list[str]:
-        """Digests of what it may hold; or may have held since a moment."""
+        """Digests of what it may hold, or may have held since a moment."""
         found = self.since(self.settled if since is None else since)
         return list(dict.fromkeys(moment.digest for moment in found))
 
@@ -92,15 +93,15 @@ class Kept(msgspec.Struct):
         return allowed[0] if len(allowed) == 1 and not self.mixed else None
 
     def add(self, digest: str, *, certain: bool, between: bool = False) -> None:
-        """A change to these bytes begins, or is known to have happened."""
+        """Record that a change to these bytes begins, or is known to have happened."""
         number = self.moments[-1].number + 1 if self.moments else 0
         self.moments = [*self.moments[-_HISTORY:], Moment(number, digest, certain, between)]
 
 
 class Ledger:
-    """The files.
+    """The files of the ledger.
 
-    :param folder: where they are; made if it is not there.
+    :param folder: their directory; made if it does not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -112,19 +113,19 @@ class Ledger:
     # -- bytes ------------------------------------------------------------------------------
 
     def keep_bytes(self, data: bytes) -> str:
-        """Keep bytes; their digest."""
+        """Keep bytes; return their digest."""
         digest = hashlib.blake2b(data, digest_size=12).hexdigest()
         if not (self._bytes / digest).exists():
             self._write(self._bytes / digest, zlib.compress(data, 1))
         return digest
 
     def bytes_of(self, digest: str) -> bytes:
-        """The bytes of a digest."""
+        """The bytes with a digest."""
         return zlib.decompress((self._bytes / digest).read_bytes())
 
     @staticmethod
     def _write(path: Path, data: bytes) -> None:
-        """All or nothing, though the writer be killed."""
+        """Write all or nothing, even if the writer is killed."""
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         fresh.write_bytes(data)
         fresh.rename(path)
@@ -132,11 +133,11 @@ class Ledger:
     # -- images -----------------------------------------------------------------------------
 
     def put(self, kept: Kept) -> None:
-        """Write an image down."""
+        """Record an image."""
         self._write(self._images / f"{kept.place}_{kept.image_id}", msgspec.json.encode(kept))
 
     def get(self, place: str, image_id: str, *, also_gone: bool = False) -> Kept | None:
-        """An image as it is written down now, or was before it was removed."""
+        """An image as it is recorded now, or was before it was removed."""
         for folder in (self._images, self._gone) if also_gone else (self._images,):
             with contextlib.suppress(FileNotFoundError):
                 data = (folder / f"{place}_{image_id}").read_bytes()
@@ -144,13 +145,13 @@ class Ledger:
         return None
 
     def drop(self, kept: Kept) -> None:
-        """It is gone, or was never made."""
+        """Record that an image is gone, or was never made."""
         name = f"{kept.place}_{kept.image_id}"
         with contextlib.suppress(FileNotFoundError):
             (self._images / name).rename(self._gone / name)
 
     def take_from_source(self, kept: Kept) -> None:
-        """Once it was answered: it may hold whatever its source may have held since it was asked for."""
+        """After the answer: the image may hold whatever its source may have held since the request."""
         if kept.source is None:
             return
         place, image_id, since = kept.source
@@ -169,13 +170,13 @@ class Ledger:
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """One client at a time."""
+        """A context for one client at a time."""
         with (self._locks / name).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def waits_for_ever(self, kept: Kept) -> bool:
-        """Whether a copy's base, or the base of that, was removed."""
+        """Whether a copy's base, or the base of the base, was removed."""
         if kept.base is None:
             return False
         base = self.get(kept.place, kept.base)
@@ -184,9 +185,9 @@ class Ledger:
     # -- judging ------------------------------------------------------------------------------
 
     def wrong(self, before: Kept, data: bytes, after: Kept) -> str | None:
-        """What is wrong with bytes that were read between two looks at an image's words; None: nothing.
+        """What is wrong with bytes that were read between two looks into the ledger; None if nothing.
 
-        :param before: how it was written down before they were read, and ``after``: afterwards.
+        :param before: the image's record from before the read, and ``after``: from after it.
         """
         since = before.settled
         if not after.has_all_since(since):

@@ -1,4 +1,4 @@
-"""Other hosts, as processes that end when they are told, or are killed."""
+"""Other hosts, as processes that end on request, or are killed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEATH_MOST_S, _END_MOST_S, _PAUSE_S = 60.0, 300.0, 0.05
 
 @dataclass
 class Worker:
-    """A process that does one thing until it is told to end, or is killed."""
+    """A process that does one thing until it must end, or is killed."""
 
     act: Callable[..., Counts]
     words: tuple[Any, ...]
@@ -34,13 +34,13 @@ class Worker:
         return self
 
     def kill(self) -> None:
-        """SIGKILL; it is gone on return."""
+        """Kill it (SIGKILL). It is gone on return."""
         self._process.kill()
         self._process.join(_DEATH_MOST_S)
         self._pipe.close()
 
     def end(self, timeout_s: float = _END_MOST_S) -> Counts:
-        """Tell it to end, and take what it has counted.
+        """Let it end, and return its counts.
 
         :raises AssertionError: it ended with an exception, or does not end.
         """
@@ -82,7 +82,7 @@ def fix_at_random(name: str, folder: Path, places: Places, seed: int, goes_on: C
 def meddle_at_random(
     name: str, folder: Path, places: Places, seed: int, goes_on: Callable[[], bool]
 ) -> Counts:
-    """A host that takes Snapshots and copies of what others have, and removes them again."""
+    """A host that takes Snapshots and copies of others' images, and removes them again."""
     told, rng, host = Counts(), random.Random(seed), YardHost(name, folder, places)
     while goes_on():
         place = rng.choice(list(places))

@@ -1,9 +1,9 @@
 """Copies, differences and exports of disks that others snapshot, extend, write, merge and remove.
 
-Nothing is held or helped: the processes race as they may. In races of one kind the disk is
-never written, so that its copies are known to the byte, and replaced by a fresh one now and then:
-a disk that was never merged upwards is raw, and cloned. In those of the other kind a guest writes
-a number to three places of it, so that a copy must show one number.
+Nothing is held or helped: the processes race as they may. In races of one kind the disk is never
+written, so that its copies are known to the byte. It is replaced by a fresh one now and then, since a
+disk that was never merged upwards is raw, and can be cloned. In races of the other kind a guest writes a
+number to three places of the disk, so that a copy must show one number in all three.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ RACE_KINDS: tuple[RaceKind, ...] = ("quiet", "busy")
 
 
 def race(kind: RaceKind, folder: Path, places: Places, seconds: float, seed: int) -> Counts:
-    """Race for so long; then fix all and judge once more; what was tried and found.
+    """Race for some time; then fix everything and judge once more. Return what was tried and found.
 
-    :param folder: for the states of hosts and for exports.
-    :param places: repositories ``a`` and ``b`` that are to be made.
+    :param folder: for the state directories of hosts, and for exports.
+    :param places: repositories ``a`` and ``b``, which this makes.
     """
     create_places(places, folder / "state-creator")
     host = YardHost("first", folder, places)
@@ -66,7 +66,7 @@ def race(kind: RaceKind, folder: Path, places: Places, seconds: float, seed: int
 
 
 def _quiet_disk(host: YardHost, folder: Path) -> str:
-    """A fresh disk; all who race find it in a file."""
+    """A fresh disk. All processes of the race find its id in a file."""
     disk: str = host("createVirtualDisk", targetRepoId="a", size=_QUIET_BYTES)
     host.write("a", disk, [f"write -P {_PATTERN} 0 {_QUIET_BYTES}", "flush"])
     fresh = folder / "disk.fresh"
@@ -76,7 +76,7 @@ def _quiet_disk(host: YardHost, folder: Path) -> str:
 
 
 def _end(folder: Path, places: Places, disk: str, judge: Judge, told: Counts) -> None:
-    """Another host fixes all, and finds the disk right, and nothing left over without it."""
+    """Let another host fix everything; then the disk must be right, and without it nothing may be left."""
     host = YardHost("last", folder, places)
     rng = random.Random(0)
     host("untrackChanges", repositoryId="a", imageId=disk)
@@ -100,7 +100,7 @@ def _end(folder: Path, places: Places, disk: str, judge: Judge, told: Counts) ->
 
 
 def _change(folder: Path, places: Places, seed: int, goes_on: Callable[[], bool]) -> Counts:
-    """Snapshots of the quiet disk come and go, and it grows."""
+    """Take and remove Snapshots of the quiet disk, and extend it."""
     told, rng, host = Counts(), random.Random(f"{seed} changer"), YardHost("changer", folder, places)
     while goes_on():
         disk = (folder / _DISK).read_text()
@@ -130,7 +130,7 @@ def _extend(host: YardHost, told: Counts, disk: str) -> None:
 
 
 def _write(folder: Path, places: Places, disk: str, seed: int, goes_on: Callable[[], bool]) -> Counts:
-    """A guest starts, writes its number, and ends."""
+    """Start a guest that writes its number, and ends."""
     told, rng, host = Counts(), random.Random(f"{seed} writer"), YardHost("writer", folder, places)
     number = 0
     while goes_on():
@@ -146,7 +146,7 @@ def _write(folder: Path, places: Places, disk: str, seed: int, goes_on: Callable
 
 @dataclass
 class _Copier:
-    """Takes copies, and judges each at once and again before it goes."""
+    """Takes copies, and judges each at once and again before it is removed."""
 
     host: YardHost
     told: Counts
@@ -156,7 +156,7 @@ class _Copier:
     kept: list[tuple[str, str]] = field(default_factory=list)
 
     def copy(self, place: str, *, track: bool = False, snapshot: bool = False) -> None:
-        """A copy, whole or on one that was taken before."""
+        """Take a copy, whole or on the base of an earlier one."""
         bases = [image_id for where, image_id in self.kept if where == place]
         asked: dict[str, Any] = {"targetRepoId": place, "imageId": self.disk}
         if bases and self.rng.random() < 0.4:
@@ -168,7 +168,7 @@ class _Copier:
         self.keep(place, made, what)
 
     def keep(self, place: str, image_id: str, what: str) -> None:
-        """Judge, and keep some for bases."""
+        """Judge an image, and keep some of them as bases."""
         self.host.wait()
         self.kept.append((place, image_id))
         if not _becomes_whole(self.host, place, image_id):
@@ -179,13 +179,13 @@ class _Copier:
             self.remove(*self.kept.pop(0))
 
     def remove(self, place: str, image_id: str) -> None:
-        """Judge it again, and remove it."""
+        """Judge an image again, and remove it."""
         self.judge(self.host, self.told, place, image_id, "again")
         self.host("removeImage", repositoryId=place, imageId=image_id)
 
 
 def _becomes_whole(host: YardHost, place: str, image_id: str) -> bool:
-    """Whether it is usable, or gets so by what is listed: another host may be mending it."""
+    """Whether an image is usable, or becomes so by listed fixes: another host may be mending it."""
     deadline_s = time.monotonic() + _WHOLE_MOST_S
     while host("getImageStatus", repositoryId=place, imageId=image_id)["status"] == "broken":
         if time.monotonic() > deadline_s:
@@ -199,7 +199,7 @@ def _becomes_whole(host: YardHost, place: str, image_id: str) -> bool:
 
 
 def _copy(folder: Path, places: Places, seed: int, goes_on: Callable[[], bool]) -> Counts:
-    """Copies, differences and exports of the disk that is never written."""
+    """Take copies, differences and exports of the disk that is never written."""
     told, rng, host = Counts(), random.Random(f"{seed} copier"), YardHost("copier", folder, places)
     copier = _Copier(host, told, rng, (folder / _DISK).read_text(), _judge_quiet)
     taken = 0
@@ -235,7 +235,7 @@ def _export(host: YardHost, told: Counts, rng: random.Random, disk: str, path: P
 
 
 def _keep(folder: Path, places: Places, disk: str, seed: int, goes_on: Callable[[], bool]) -> Counts:
-    """Snapshots, and tracked copies, of the disk that a guest writes."""
+    """Take Snapshots and tracked copies of the disk that a guest writes."""
     told, rng, host = Counts(), random.Random(f"{seed} keeper"), YardHost("keeper", folder, places)
     copier = _Copier(host, told, rng, disk, _judge_busy)
     while goes_on():

@@ -1,4 +1,4 @@
-"""What a guest writes, kept in memory at the same time; and an image's bytes as QEMU's tools see them."""
+"""A guest's writes, done in memory at the same time; and an image's bytes as QEMU's tools read them."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from collections.abc import Mapping, Sequence
 SECTOR_BYTES = 512
 _CLUSTER_SECTORS = 128
 MOST_BYTES = 2 << 20
-#: Marks a program of a guest or a judge, so that nobody takes it for one of Diskyard's.
+#: Marks a program of a guest or a judge, so that it is not taken for one of Diskyard's.
 OUTSIDER = "DISKYARD_OUTSIDER"
 
 
 class ProgramFailed(AssertionError):
-    """A program of QEMU could not use what prepareImage had answered."""
+    """A program of QEMU could not use the result of prepareImage."""
 
 
 def any_size(rng: random.Random) -> int:
-    """A size of an image: mostly no multiple of a cluster."""
+    """A size for an image; mostly not a multiple of a cluster."""
     sectors = (1, 7, 127, 128, 129, rng.randrange(1, 1500), rng.randrange(1, 1500), 1024)
     return SECTOR_BYTES * rng.choice(sectors)
 
 
 def resized(data: bytes, size_bytes: int) -> bytes:
-    """Cut, or with zeros behind."""
+    """Cut off, or with zeros added at the end."""
     return data[:size_bytes].ljust(size_bytes, b"\0")
 
 
 def scribble(data: bytes, rng: random.Random) -> tuple[list[str], list[bytes]]:
-    """Some writes of a guest, as commands of qemu-io, and what the disk holds after each of them.
+    """Some writes of a guest: commands of qemu-io, and what the disk holds after each of them.
 
-    They may overlap: of a guest that dies between two, a sector holds what neither the first state nor
-    the last has there.
+    They may overlap. If a guest dies between two of them, a sector may hold what it has neither before all
+    of them nor after all of them.
     """
     after, commands, states = bytearray(data), [], []
     sectors = len(data) // SECTOR_BYTES
@@ -57,7 +57,7 @@ def scribble(data: bytes, rng: random.Random) -> tuple[list[str], list[bytes]]:
 def write_as_guest(blockdev: Mapping[str, object], commands: Sequence[str]) -> None:
     """Run commands of qemu-io on a graph.
 
-    :raises ProgramFailed: a command failed; some of it may have been done.
+    :raises ProgramFailed: a command failed; a part of it may have been done.
     """
     words = ["qemu-io"]
     for command in commands:
@@ -74,18 +74,18 @@ def read_as_guest(blockdev: Mapping[str, object]) -> bytes:
 
 
 def convert(name: str, *options: str) -> bytes:
-    """All bytes of what qemu-img opens by a name.
+    """All bytes of the image that qemu-img opens by a name.
 
     :raises ProgramFailed: they cannot be read.
     """
-    # Memory without a name: nothing is left of it if this process is killed.
+    # Memory without a name, so that nothing is left if this process is killed.
     with os.fdopen(os.memfd_create("read"), "rb") as file:
         _run(["qemu-img", "convert", *options, "-O", "raw", name, f"/proc/{os.getpid()}/fd/{file.fileno()}"])
         return file.read()
 
 
 def _run(words: Sequence[str]) -> None:
-    # env(1) puts the mark where others see it from the program's first moment.
+    # env(1) sets the mark, so that others see it from the program's first moment.
     ran = subprocess.run(
         ["env", f"{OUTSIDER}=1", *words],
         capture_output=True,
@@ -114,7 +114,7 @@ def difference(found: bytes, wanted: bytes) -> str:
 
 
 def is_mixture(found: bytes, wanted: Sequence[bytes]) -> bool:
-    """Whether each sector is one of those that were wanted: a guest may have died between two writes."""
+    """Whether each sector is from one of these: a guest may have died between two writes."""
     same = [one for one in wanted if len(one) == len(found)]
     return bool(same) and all(
         any(found[at : at + SECTOR_BYTES] == one[at : at + SECTOR_BYTES] for one in same)

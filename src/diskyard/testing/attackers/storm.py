@@ -1,8 +1,8 @@
-"""A storm: a daemon, embedded processes, commands and a second host, at the same images of all.
+"""A storm: a daemon, embedded processes, commands and a second host use the same images at once.
 
-Random operations on repositories on real file systems; whatever runs is killed or suspended, the
-storage has faults, a vandal spoils what may be spoilt. Then there is peace, and every image
-that was answered must be right, and nothing else left (:mod:`storm_end`).
+They do random operations on repositories on real file systems. Everything that runs is killed or
+suspended, the storage has faults, and a vandal spoils what may be spoilt. Then the storm ends: every
+acknowledged image must be right, and nothing else may be left (:mod:`storm_end`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from diskyard.testing.attackers.storm_faults import Vandal, Weather
 from diskyard.testing.daemon_process import DaemonProcess
 from diskyard.testing.mounted import Mounted
 
-#: Marks all processes of a storm: its folder.
+#: The variable that marks all processes of a storm; its value is the storm's directory.
 STORM = "DISKYARD_STORM"
 _CLIENTS: dict[str, tuple[Literal["http", "embedded", "command"], str]] = {
     "http": ("http", "h1"),
@@ -62,7 +62,7 @@ _TABLES = {
 
 
 def processes_of(folder: Path) -> list[tuple[int, str, bool]]:
-    """Processes of a storm: number, name, and whether it is a guest's or a judge's program."""
+    """The processes of a storm: id, name, and whether it is a program of a guest or a judge."""
     mark, outsider, found = f"{STORM}={folder}".encode(), f"{OUTSIDER}=1".encode(), []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -77,9 +77,9 @@ def processes_of(folder: Path) -> list[tuple[int, str, bool]]:
 class Storm:
     """One storm.
 
-    :param folder: of a short path: for the daemon's socket, states, the ledger, what clients say.
+    :param folder: has a short path; for the daemon's socket, state directories, the ledger, and reports.
     :param disks: the file systems, by the repository on each.
-    :ivar events: how often who was killed, suspended or ended.
+    :ivar events: how often each was killed, suspended or ended.
     """
 
     folder: Path
@@ -93,7 +93,7 @@ class Storm:
         return {place: disk.place / place for place, disk in self.disks.items()}
 
     def run(self, seconds: float) -> tuple[Counts, Counter[str]]:
-        """Storm for so long, then end it; what was done, and what was done to it."""
+        """Storm for some time, then end it. Return what was done, and what was done to it."""
         for name in ("told", "transfer", "logs"):
             (self.folder / name).mkdir()
         self._rng = random.Random(f"storm {self.seed}")
@@ -143,7 +143,7 @@ class Storm:
             )
 
     def _wait_for_clients(self) -> None:
-        """All take part from the beginning, however slow the machine is."""
+        """Wait until all clients take part, however slow the machine is."""
         deadline_s = time.monotonic() + _CLIENT_ENDS_MOST_S
         while {path.name.rpartition("-")[0] for path in self._tellings()} != set(_CLIENTS):
             ended = [name for name, client in self._clients.items() if client.poll() is not None]
@@ -152,7 +152,7 @@ class Storm:
             time.sleep(_LOOK_S)
 
     def _is_over(self, began_s: float, seconds: float) -> bool:
-        """After its time; on a slow machine when enough was done, or after several times its time."""
+        """Whether the time is up; on a slow machine, whether enough was done, or several times that time."""
         lasted_s = time.monotonic() - began_s
         if lasted_s < seconds:
             return False
@@ -214,7 +214,7 @@ class Storm:
         self._clients[name] = self._start(name)
 
     def _kill_programs_of(self, name: str) -> None:
-        """Guests and commands end with the client that started them; Diskyard's programs by themselves."""
+        """Kill guests and commands with the client that started them. Diskyard's programs end alone."""
         mark = f"DISKYARD_STORM_CLIENT={name}".encode()
         for pid, program, is_outsider in processes_of(self.folder):
             with contextlib.suppress(OSError):
@@ -247,7 +247,7 @@ class Storm:
     # -- how it ends -----------------------------------------------------------------------
 
     def _settle_down(self) -> None:
-        """All end in order."""
+        """Let everything end in order."""
         for name, client in self._clients.items():
             try:
                 status = client.wait(_CLIENT_ENDS_MOST_S)
@@ -280,7 +280,7 @@ class Storm:
 
 
 def _end_process(pid: int) -> None:
-    """Kill, and wait until it is gone: it is no child of ours."""
+    """Kill a process, which is not a child of this one, and wait until it is gone."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
         while Path(f"/proc/{pid}/environ").read_bytes():

@@ -1,4 +1,4 @@
-"""What a client of a storm does: any verb, on any image of anybody's, or on one of its own."""
+"""The actions of a client in a storm: any verb, on any image, or on one of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXPORT_MOST_S, _POLL_S = 60.0, 0.1
 
 
 class Acts:
-    """The things that a client does."""
+    """The actions of a client."""
 
     def __init__(self, client: StormClient) -> None:
         self._client = client
@@ -43,7 +43,7 @@ class Acts:
         self._acts = [act for count, act in often for _ in range(count)]
 
     def one(self) -> None:
-        """One of them."""
+        """Do one of them."""
         mine = [kept for kept in self._ledger.all() if kept.owner == self._client.name]
         act = self.remove if len(mine) > _MANY else self._rng.choice(self._acts)
         if act():
@@ -58,7 +58,7 @@ class Acts:
         *,
         mine: bool = False,
     ) -> Kept | None:
-        """An image that is there."""
+        """Choose an existing image."""
         found = [
             kept
             for kept in self._ledger.all()
@@ -105,7 +105,7 @@ class Acts:
     # -- making ---------------------------------------------------------------------------------
 
     def create(self) -> bool:
-        """A disk of zeros."""
+        """Create a disk of zeros."""
         place, image_id, size = self._place(), self._client.new_id(), any_size(self._rng)
         kept = self._holding(self._kept(place, image_id, "disk", "new"), bytes(size))
         asked = {"targetRepoId": place, "size": size, "options": self._new_options(image_id)}
@@ -113,7 +113,7 @@ class Acts:
         return True
 
     def create_from(self) -> bool:
-        """A disk that begins as a Snapshot, here or elsewhere."""
+        """Create a disk from a Snapshot in this repository or in another."""
         base = self._some("snapshot")
         if base is None or (digest := base.known()) is None:
             return False
@@ -128,7 +128,7 @@ class Acts:
         return True
 
     def snapshot(self) -> bool:
-        """Of any disk."""
+        """Take a Snapshot of any disk."""
         disk = self._some("disk", mine=self._rng.random() < 0.7)
         if disk is None:
             return False
@@ -140,7 +140,7 @@ class Acts:
         return True
 
     def copy(self) -> bool:
-        """Of any disk, to anywhere, on any base that is there."""
+        """Copy any disk to any repository, on any base there."""
         disk = self._some("disk", mine=self._rng.random() < 0.6)
         if disk is None:
             return False
@@ -159,7 +159,7 @@ class Acts:
         return True
 
     def copy_snapshot(self) -> bool:
-        """A Snapshot keeps its id, so that only one client at a time may take it to a place."""
+        """Copy a Snapshot. It keeps its id, so only one client at a time may copy it to a repository."""
         source = self._some("snapshot")
         if source is None or (digest := source.known()) is None:
             return False
@@ -179,7 +179,7 @@ class Acts:
         return True
 
     def export_and_import(self) -> bool:
-        """Out to a file, which must hold the same, and in again."""
+        """Export to a file, which must hold the same bytes, and import that again."""
         source = self._some("snapshot")
         if source is None or (digest := source.known()) is None:
             return False
@@ -199,7 +199,7 @@ class Acts:
         return True
 
     def _has_ended(self, task_id: str, path: Path) -> bool:
-        """Whether an export is there in the end."""
+        """Whether an export's file exists in the end."""
         deadline_s = time.monotonic() + _EXPORT_MOST_S
         while time.monotonic() < deadline_s:
             if self._client.ask("getTask", taskId=task_id)["state"] not in ("queued", "running"):
@@ -210,7 +210,7 @@ class Acts:
     # -- changing ---------------------------------------------------------------------------------
 
     def remove(self) -> bool:
-        """One of our own."""
+        """Remove one of this client's own images."""
         mine = [kept for kept in self._ledger.all() if kept.owner == self._client.name]
         there = [kept for kept in mine if kept.state == "there"]
         if len(there) <= _FEW:
@@ -219,7 +219,7 @@ class Acts:
         return True
 
     def extend(self) -> bool:
-        """One of our own disks."""
+        """Extend one of this client's own disks."""
         disk = self._some("disk", mine=True)
         if disk is None or (data := self._client.settle(disk)) is None:
             return False
@@ -231,7 +231,7 @@ class Acts:
         return True
 
     def revert(self) -> bool:
-        """One of our own disks, to any Snapshot beside it."""
+        """Revert one of this client's own disks to any Snapshot in its repository."""
         disk = self._some("disk", mine=True)
         if disk is None or self._client.settle(disk) is None:
             return False
@@ -243,7 +243,7 @@ class Acts:
         return True
 
     def guest(self) -> bool:
-        """A guest starts on one of our own disks, writes, and ends."""
+        """Start a guest on one of this client's own disks; it writes, and ends."""
         disk = self._some("disk", mine=True)
         if disk is None or (data := self._client.settle(disk)) is None:
             return False
@@ -267,7 +267,7 @@ class Acts:
         return True
 
     def set_strategy(self) -> bool:
-        """Of any image."""
+        """Set the strategy of any image."""
         if (image := self._some()) is None:
             return False
         strategy = self._rng.choice(["space", "performance"])
@@ -275,14 +275,14 @@ class Acts:
         return True
 
     def untrack(self) -> bool:
-        """Any disk."""
+        """Stop tracking the changes of any disk."""
         if (disk := self._some("disk")) is None:
             return False
         self._client.ask("untrackChanges", **self._of(disk))
         return True
 
     def set_user_data(self) -> bool:
-        """Of any image, unless somebody else was quicker."""
+        """Set the userData of any image, unless another client was first."""
         if (image := self._some()) is None:
             return False
         revision = self._client.ask("getImageInfo", **self._of(image))["revision"]
@@ -296,7 +296,7 @@ class Acts:
         return True
 
     def look(self) -> bool:
-        """At everything."""
+        """Call the verbs that only read."""
         place = self._place()
         if (image := self._some(place=place)) is not None:
             self._client.ask("getImageStatus", **self._of(image))

@@ -1,7 +1,7 @@
 """One client of a storm: ``python -m diskyard.testing.attackers.storm_client SETTINGS``, a JSON object.
 
-It does whatever its randomness says, writes down what it asks for before it asks, and goes on
-after it was killed where another life of it had ended.
+It does random actions, and records each request before it makes it. If it was killed, its next life goes
+on where the last one ended.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _JUDGES = 3
 
 
 class ClientSettings(msgspec.Struct, frozen=True):
-    """What a client is told.
+    """The settings of a client.
 
-    :param name: of the client; ``way`` it calls Diskyard, as a host, with a state folder or a URL.
-    :param places: paths of the repositories by repoId.
-    :param folder: of the storm, with the ledger, the transfer folder, and what clients have to say.
-    :param over: the file that is there when it is time to end.
+    :param name: of the client; ``way``: how it calls Diskyard: as a host with a state directory, or by a URL.
+    :param places: the repositories' paths by repoId.
+    :param folder: of the storm, with the ledger, the transfer directory, and the clients' reports.
+    :param over: a file; when it exists, it is time to end.
     """
 
     name: str
@@ -56,10 +56,10 @@ class ClientSettings(msgspec.Struct, frozen=True):
 
 
 class StormClient:
-    """What a client has, and how it asks, guests and judges.
+    """A client: how it makes requests, runs guests, and judges.
 
     :ivar ledger: what all images must hold.
-    :ivar told: what was done, and what was wrong.
+    :ivar told: counts of what was done, and of what was wrong.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -81,20 +81,20 @@ class StormClient:
     # -- telling --------------------------------------------------------------------------
 
     def tell(self) -> None:
-        """Write down what was done until now: the next moment may be the last."""
+        """Write the counts down: the next moment may be the last."""
         fresh = self._told_path.with_suffix(".fresh")
         fresh.write_text(json.dumps(vars(self.told)))
         fresh.rename(self._told_path)
 
     def serious(self, words: str) -> None:
-        """Something that must not be."""
+        """Record something that must not happen."""
         self.told.serious.append(f"{self.name}: {words}")
         self.tell()
 
     # -- asking -----------------------------------------------------------------------------
 
     def ask(self, verb: str, **parameters: Any) -> Any:
-        """A verb's answer; errors are counted.
+        """Call a verb and return its result; errors are counted.
 
         :raises diskyard.errors.DiskyardError: as the verb does.
         """
@@ -107,7 +107,7 @@ class StormClient:
             raise
 
     def attempt(self, verb: str, parameters: dict[str, Any], times: int = 1) -> tuple[Outcome, Any]:
-        """How a verb ended, and its answer; what is unknown is asked again, so often in all."""
+        """How a verb ended, and its result. It is tried this many times while the outcome is unknown."""
         was_unknown = False
         for number in range(times):
             if number:
@@ -122,11 +122,11 @@ class StormClient:
         return "unknown", None
 
     def new_id(self) -> str:
-        """An id for an image."""
+        """A new id for an image."""
         return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
 
     def make(self, kept: Kept, verb: str, parameters: dict[str, Any]) -> None:
-        """Ask for an image that is not there yet, under an id of ours."""
+        """Request a new image under an id of this client's."""
         kept.asked = (verb, parameters)
         self.ledger.put(kept)
         self._settle_make(kept, _AGAIN)
@@ -135,7 +135,7 @@ class StormClient:
         assert kept.asked is not None
         outcome, error = self.attempt(*kept.asked, times)
         if isinstance(error, errors.LeaseHeld):
-            outcome = "unknown"  # what an earlier life of this client asked for may be under way still
+            outcome = "unknown"  # the request of this client's earlier life may still be under way
         elif outcome == "refused" and self.settings.way == "command":
             outcome = self._found(kept)
         if outcome == "answered":
@@ -147,7 +147,7 @@ class StormClient:
         return outcome == "answered"
 
     def _found(self, kept: Kept) -> Outcome:
-        """Whether an image was made: a command that waits also fails with what its work failed with."""
+        """Whether an image was made. A command that waits also fails if the work fails."""
         try:
             self.ask("getImageInfo", repositoryId=kept.place, imageId=kept.image_id)
         except errors.ImageNotFound:
@@ -157,7 +157,7 @@ class StormClient:
         return "answered"
 
     def change(self, kept: Kept, data: bytes, verb: str, parameters: dict[str, Any]) -> None:
-        """Ask for a change after which an image holds these bytes."""
+        """Request a change after which an image holds these bytes."""
         kept.add(self.ledger.keep_bytes(data), certain=False)
         self.ledger.put(kept)
         outcome, _ = self.attempt(verb, parameters)
@@ -166,11 +166,11 @@ class StormClient:
         elif outcome == "refused":
             kept.moments.pop()
         else:
-            kept.left = True  # it may yet happen
+            kept.left = True  # it may still happen
         self.ledger.put(kept)
 
     def remove(self, kept: Kept, options: dict[str, Any]) -> None:
-        """Ask for an image to go."""
+        """Request that an image be removed."""
         kept.state = "going"
         self.ledger.put(kept)
         asked = {"repositoryId": kept.place, "imageId": kept.image_id, "options": options}
@@ -184,7 +184,7 @@ class StormClient:
     # -- as a guest ----------------------------------------------------------------------------
 
     def tear_down(self, kept: Kept, owner: str) -> bool:
-        """Detach an image, however often that takes; whether it is detached."""
+        """Detach an image, with as many attempts as that takes. Return whether it is detached."""
         deadline_s = time.monotonic() + _TEARDOWN_MOST_S
         asked = {"repositoryId": kept.place, "imageId": kept.image_id, "options": {"owner": owner}}
         while True:
@@ -201,7 +201,7 @@ class StormClient:
     def read(self, kept: Kept) -> bytes:
         """An image's bytes.
 
-        :raises diskyard.errors.DiskyardError: it cannot be had now.
+        :raises diskyard.errors.DiskyardError: they cannot be read now.
         """
         owner = f"judge-{self.name}-{self.rng.randrange(_JUDGES)}"
         options = {"owner": owner, "readOnly": True}
@@ -212,7 +212,7 @@ class StormClient:
             self.tear_down(kept, owner)
 
     def judge(self, kept: Kept) -> bytes | None:
-        """Read an image and compare; its bytes, if they could be read and are right."""
+        """Read an image and compare. Return its bytes if they could be read and are right."""
         data = self.read(kept)
         after = self.ledger.get(kept.place, kept.image_id)
         if after is None or after.state != "there":
@@ -225,7 +225,7 @@ class StormClient:
         return data
 
     def settle(self, kept: Kept) -> bytes | None:
-        """What one of our own disks holds for certain; None if that cannot be told now."""
+        """What one of this client's own disks certainly holds; None if that is not known now."""
         if (digest := kept.known()) is not None:
             return self.ledger.bytes_of(digest)
         data = self.judge(kept)
@@ -252,7 +252,7 @@ class StormClient:
         for kept in self.ledger.all():
             is_open = kept.moments and not kept.moments[-1].certain and not kept.mixed
             if is_open and kept.owner == self.name and kept.state == "there":
-                kept.left = True  # a change was asked for when the earlier life ended
+                kept.left = True  # a change was under way when the earlier life ended
                 self.ledger.put(kept)
 
     def _connect(self, place: str, path: str) -> None:
@@ -268,7 +268,7 @@ class StormClient:
                 time.sleep(_PAUSE_S)
 
     def live(self, act: Callable[[], None]) -> None:
-        """Do one thing after another until the storm is over, and judge an image now and then."""
+        """Do one action after another until the storm is over, and judge an image now and then."""
         number, over = 0, Path(self.settings.over)
         self.tell()
         while not over.exists():
@@ -292,13 +292,13 @@ class StormClient:
         try:
             act()
         except errors.DiskyardError:
-            pass  # counted where it was asked
+            pass  # counted where it was called
         except ProgramFailed:
             self.told.refused["a guest's program"] = self.told.refused.get("a guest's program", 0) + 1
 
 
 def main() -> None:
-    """Live."""
+    """Run the client."""
     from diskyard.testing.attackers.storm_acts import Acts
 
     client = StormClient(msgspec.json.decode(sys.argv[1], type=ClientSettings))

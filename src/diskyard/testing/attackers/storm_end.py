@@ -1,4 +1,4 @@
-"""How a storm is judged: another host fixes all, every image is right, and without them nothing is left."""
+"""Judging a storm: another host fixes everything, every image is right, and without them nothing is left."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from diskyard.testing.attackers.storm_faults import FOREIGN
 
 
 def end(folder: Path, places: Places, foreign: Mapping[Path, bytes]) -> Counts:
-    """Judge; what was found.
+    """Judge a storm and return what was found.
 
-    :param foreign: files that others have put there, which must be as they were.
+    :param foreign: files that the vandal has left, which must be unchanged.
     """
     told, host = Counts(), YardHost("survivor", folder, places)
     rng = random.Random(0)
@@ -44,7 +44,7 @@ def end(folder: Path, places: Places, foreign: Mapping[Path, bytes]) -> Counts:
 
 
 def _kept(folder: Path, places: Places) -> Path:
-    """A copy of everything, to be looked into once the storm and its file systems are gone."""
+    """A copy of everything, to examine after the storm and its file systems are gone."""
     target = Path(tempfile.mkdtemp(prefix="diskyard-storm-"))
     mounts = {str(path.parent) for path in places.values()}
     for name, source in {"storm": folder, **places}.items():
@@ -53,13 +53,13 @@ def _kept(folder: Path, places: Places) -> Path:
 
 
 def _passed_over(at: str, names: list[str], mounts: Collection[str]) -> set[str]:
-    """The file systems, and the files that they are in; sockets, which cannot be copied."""
+    """What is not copied: the file systems and the files that they are in; sockets."""
     found = (Path(at, name) for name in names)
     return {path.name for path in found if str(path) in mounts or path.name == "disk" or path.is_socket()}
 
 
 def _detach_all(host: YardHost, told: Counts) -> None:
-    """The guests of clients that were killed."""
+    """Detach images from the guests of clients that were killed."""
     for place in host.places:
         for attachment in host.repo(place).state().attachments.values():
             options = {"owner": attachment.owner, "hostID": attachment.host.host_id, "force": True}
@@ -94,7 +94,7 @@ def _judge(host: YardHost, ledger: Ledger, kept: Kept, told: Counts) -> None:
 
 
 def _lacks_base(host: YardHost, kept: Kept) -> bool:
-    """Whether a copy still waits for a base that is not there; one that it had would have been kept."""
+    """Whether a copy still waits for a base that does not exist; a base that it had would have been kept."""
     images = host.repo(kept.place).state().images
     image = images.get(kept.image_id)
     while image is not None and image.pending is not None and image.pending.base_image_id is not None:
@@ -105,7 +105,7 @@ def _lacks_base(host: YardHost, kept: Kept) -> bool:
 
 
 def _judge_names(host: YardHost, ledger: Ledger, told: Counts) -> None:
-    """No image is there that nobody asked for, or whose removal was answered."""
+    """Require that no image exists that nobody has requested, or whose removal was answered."""
     known = {(kept.place, kept.image_id) for kept in ledger.all()}
     for place in host.places:
         for image in host("listImages", repositoryId=place)["images"]:
@@ -116,7 +116,7 @@ def _judge_names(host: YardHost, ledger: Ledger, told: Counts) -> None:
 
 
 def _listed(host: YardHost) -> list[str]:
-    """What check lists still, but for what names a foreign file."""
+    """What check still lists, except for fixes that only name a foreign file."""
     return [
         f"still listed in {place}: {fix.description} ({fix.waits_for})"
         for place in host.places
@@ -135,7 +135,7 @@ def _remove_all(host: YardHost, rng: random.Random, told: Counts) -> None:
 
 
 def _left(host: YardHost, place: str) -> list[str]:
-    """What is there though no image is."""
+    """What is left although there is no image."""
     repo = host.repo(place)
     state, storage = repo.state(), repo.storage
     left = [*state.images, *state.volumes, *state.attachments]

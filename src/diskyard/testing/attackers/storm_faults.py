@@ -1,8 +1,8 @@
 """What goes wrong around a storm: full, read-only, frozen or immutable storage, and a vandal.
 
-The vandal does what a careless person or a damaged disk may do without taking away what Diskyard
-needs: it damages one of two copies, never both; it leaves files of its own; it spoils what is
-of no use any more or may be lost.
+The vandal does what a careless person or a damaged disk may do, but leaves what Diskyard needs. It
+damages one of two replicas, never both. It leaves files of its own. It spoils what is not needed any
+more or may be lost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from diskyard.testing.full_runs import filled
 from diskyard.testing.mounted import Mounted
 from diskyard.testing.world import host_named
 
-#: How the names of the vandal's own files begin.
+#: The names of the vandal's own files begin with this.
 FOREIGN = "foreign-"
 _COPY_NAME_LENGTH = 18
 _FOREIGN_FOLDERS = ("volumes", "log", "checkpoints", "progress", "temporary", "")
@@ -33,7 +33,7 @@ _FREEZES_S = (0.2, 1.5)
 
 
 class _Going(ABC):
-    """A thread that does something until it is told to end; what it ends with otherwise is raised."""
+    """A thread that does something until it must end; its exception is raised at the end."""
 
     def __init__(self, rng: random.Random) -> None:
         self.counts: Counter[str] = Counter()
@@ -56,22 +56,22 @@ class _Going(ABC):
     def _run(self) -> None:
         try:
             self._go_on()
-        except BaseException as error:  # noqa: BLE001 - raised again by who started this
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that ends this one
             self._error = error
 
     @abstractmethod
     def _go_on(self) -> None:
-        """What the thread does until it is told to end."""
+        """What the thread does until it must end."""
 
     @abstractmethod
     def _clear_up(self) -> None:
-        """Put right what it has done."""
+        """Undo what it has done."""
 
 
 class Weather(_Going):
-    """Faults of the storage, one at a time, until it is told to end.
+    """Faults of the storage, one at a time, until it must end.
 
-    :ivar counts: how often there was which.
+    :ivar counts: how often each fault happened.
     """
 
     def __init__(self, disks: Sequence[Mounted], rng: random.Random) -> None:
@@ -86,7 +86,7 @@ class Weather(_Going):
         faults = (self._full, self._full, self._read_only, self._frozen, self._immutable, self._append_only)
         while not self._ends.wait(self._rng.uniform(*_PAUSE_S)):
             disk = self._rng.choice(self._disks)
-            with contextlib.suppress(OSError):  # a repository changes while one looks
+            with contextlib.suppress(OSError):  # a repository changes while it is scanned
                 self._rng.choice(faults)(disk)
 
     def _last(self, range_s: tuple[float, float] = _LASTS_S) -> None:
@@ -98,7 +98,7 @@ class Weather(_Going):
             self._last()
 
     def _read_only(self, disk: Mounted) -> None:
-        if not disk.set_read_only(True):  # somebody writes just now
+        if not disk.set_read_only(True):  # a file is open for writing just now
             self._frozen(disk)
             return
         self.counts["read-only"] += 1
@@ -133,10 +133,10 @@ class Weather(_Going):
 
 
 class Vandal(_Going):
-    """Someone who spoils what may be spoilt, until it is told to end.
+    """Spoils what may be spoilt, until it must end.
 
-    :ivar counts: how often it did what.
-    :ivar foreign: files of its own, which must be there in the end, with their bytes.
+    :ivar counts: how often it did each thing.
+    :ivar foreign: its own files, with their bytes; they must exist at the end.
     """
 
     def __init__(self, repositories: Sequence[Path], rng: random.Random) -> None:
@@ -145,7 +145,7 @@ class Vandal(_Going):
         self._repositories = repositories
 
     def _clear_up(self) -> None:
-        for repository in self._repositories:  # what the weather kept it from moving
+        for repository in self._repositories:  # what a fault of the storage kept it from moving
             for fresh in repository.rglob(".vandal"):
                 fresh.unlink(missing_ok=True)
 
@@ -154,12 +154,12 @@ class Vandal(_Going):
                 self._leave_a_leftover, self._cut_a_leftover, self._spoil_progress)  # fmt: skip
         while not self._ends.wait(self._rng.uniform(*_VANDAL_PAUSE_S)):
             act, repository = self._rng.choice(acts), self._rng.choice(self._repositories)
-            with contextlib.suppress(OSError):  # the weather spoils it, or Diskyard was quicker
+            with contextlib.suppress(OSError):  # a fault of the storage prevents it, or Diskyard was first
                 if act(repository):
                     self.counts[act.__name__.strip("_").replace("_", " ")] += 1
 
     def _hurt_a_copy(self, repository: Path) -> bool:
-        """Never both: another one of the same object is whole just before, and nobody hurts that."""
+        """Damage one replica. The other one of the same object was whole just before, and is left alone."""
         folder = repository / self._rng.choice(["log", "log", "checkpoints"])
         numbers = sorted({path.stem for path in folder.iterdir() if len(path.name) == _COPY_NAME_LENGTH})
         if not numbers:
@@ -170,7 +170,7 @@ class Vandal(_Going):
         victim, other = copies
         whole = victim.read_bytes()
         if not whole or other.read_bytes() != whole:
-            return False  # one of them is hurt, or not there yet
+            return False  # one of them is damaged, or does not exist yet
         if self._rng.random() < 0.2:
             victim.unlink()
             return True
@@ -205,7 +205,7 @@ class Vandal(_Going):
         return True
 
     def _leave_a_leftover(self, repository: Path) -> bool:
-        """A temporary file as one of an earlier boot of this machine would have left it."""
+        """Leave a temporary file, as from an earlier boot of this machine."""
         machine = host_named("").identity.machine_id
         boot = f"{self._rng.getrandbits(128):032x}"
         folder = repository / self._rng.choice(["log", "volumes", "temporary", "checkpoints"])
@@ -214,7 +214,7 @@ class Vandal(_Going):
         return True
 
     def _cut_a_leftover(self, repository: Path) -> bool:
-        """One whose boot is over: nobody writes it any more."""
+        """Cut a temporary file of an earlier boot, which nobody writes any more."""
         boot = host_named("").identity.boot_id
         found = [path for path in sorted(repository.rglob("tmp.*")) if boot not in path.name]
         if not found:
@@ -223,7 +223,7 @@ class Vandal(_Going):
         return True
 
     def _spoil_progress(self, repository: Path) -> bool:
-        """It says how far the work on an image is, and may be lost."""
+        """Spoil a progress file. It says how far the work on an image is, and may be lost."""
         found = sorted((repository / "progress").iterdir())
         found = [path for path in found if not path.name.startswith(FOREIGN)]
         if not found:

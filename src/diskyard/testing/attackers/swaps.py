@@ -1,8 +1,8 @@
-"""Names in repositories that change places with links to what is outside, as quickly as they can.
+"""Names in repositories are exchanged for links that lead outside, and back, as quickly as possible.
 
-Meanwhile disks are merged, copied, extended, exported, imported and checked. Whatever that answers, no byte
+Meanwhile disks are merged, copied, extended, exported, imported and checked. Whatever the results, no byte
 outside may be read or written, and no name there made or removed. The guest that writes the disks opens
-them by name, as guests do: while it does, nothing is swapped.
+them by name, as guests do: nothing is exchanged while it runs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Let two names change places, in one moment; what had either of them has the other."""
+    """Exchange two names atomically."""
     words = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
     if _libc.renameat2(*words):
         number = ctypes.get_errno()
@@ -46,8 +46,8 @@ def _exchange(one: Path, other: Path) -> None:
 class Flipper:
     """A thread that makes names lead outside for some milliseconds each.
 
-    :param roots: repositories, of which some folders are swapped; and of ``folders`` every file.
-    :param outside: of :func:`make_outside`, on the same file system; ``victim``: a folder beside them.
+    :param roots: repositories. Some of their directories are exchanged, and every file in ``folders``.
+    :param outside: from :func:`make_outside`, on the same file system; ``victim``: a directory beside them.
     :ivar flips: how often a name has led outside.
     """
 
@@ -61,18 +61,18 @@ class Flipper:
     _over: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="flipper")
         self._thread.start()
 
     def end(self) -> None:
-        """Stop; every name has what it had."""
+        """Stop the thread. Every name leads to its own file again."""
         self._over.set()
         self._thread.join()
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
-        """Nothing is swapped within."""
+        """A context in which nothing is exchanged."""
         with self._still:
             yield
 
@@ -87,7 +87,7 @@ class Flipper:
         if path is None:
             return
         link = self.victim.parent / "flipped"
-        # What is picked may be gone by now, and what has its name later is none of ours to keep.
+        # The name may be gone by now, and another file that gets it later is not ours to keep.
         with contextlib.suppress(OSError):
             self._make_link(link, path)
             _exchange(link, path)
@@ -118,10 +118,10 @@ class Flipper:
 
 
 def swap_race(folder: Path, places: Places, seconds: float, seed: int) -> tuple[Counts, int]:
-    """Work and swap for so long; what was tried and found, and how often a name led outside.
+    """Work and exchange names for a time; what was tried and found, and how often a name led outside.
 
-    :param folder: for states of hosts, exports, and what is outside; on one file system with the places.
-    :param places: repositories ``a`` and ``b`` that are to be made.
+    :param folder: for state directories, exports, and what is outside; on the repositories' file system.
+    :param places: repositories ``a`` and ``b``, which this makes.
     """
     create_places(places, folder / "state-creator")
     outside, out = make_outside(folder / "outside"), folder / "out"
@@ -182,7 +182,7 @@ def _work(
 
 
 def _tidy(host: YardHost) -> None:
-    """Remove what has gathered, for which file systems have no room for long."""
+    """Remove what has accumulated, for which the file systems have little space."""
     for place in "ab":
         for image in host("listImages", repositoryId=place)["images"]:
             host("removeImage", repositoryId=place, imageId=image["imageId"], options={"AutoFix": False})
@@ -193,7 +193,7 @@ def _tidy(host: YardHost) -> None:
 
 @contextlib.contextmanager
 def _answers(told: Counts) -> Iterator[None]:
-    """Any error of the table will do, as the storage is hurt; only a defect is none."""
+    """A context that accepts any Diskyard error, as the storage is being damaged, except for a defect."""
     try:
         yield
     except errors.DiskyardError as error:
@@ -227,7 +227,7 @@ def _import(host: YardHost, disk: str, out: Path, rng: random.Random) -> None:
 
 
 def _look_into(out: Path, told: Counts) -> None:
-    """What was exported shows nothing of what is outside; then it goes."""
+    """Require that an exported file shows nothing of what is outside; then remove it."""
     told.wrong += [f"read into {path}" for path in holders_of_secret(out, out / "none")]
     for path in out.iterdir():
         path.unlink()

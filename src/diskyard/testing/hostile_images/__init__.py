@@ -1,1 +1,1 @@
-"""Images that mean harm or are merely odd: each is refused, or imported as exactly its own bytes."""
+"""Images that are malicious or just odd: each is refused, or imported as exactly its own bytes."""

@@ -1,4 +1,4 @@
-"""A hostile or odd image file, and what importing it must come to."""
+"""A hostile or odd image file, and the expected result of importing it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diskyard.testing.hostile_images.site import Site
 _BLOCK_BYTES = 4096
 _ZEROS = bytes(_BLOCK_BYTES)
 
-#: What the honest images of the corpus hold: a start, a middle, a short end.
+#: The contents of the corpus' honest images: a beginning, a middle, a short end.
 STRETCHES = {
     0: b"first" * 1000,
     192 << 10: bytes(range(256)) * 8,
@@ -27,11 +27,11 @@ HONEST = Picture.of(SIZE_BYTES, STRETCHES)
 class Case:
     """One file that is imported.
 
-    :param make: puts the file at a path.
-    :param holds: the disk that the image must be, if it is imported; None: it must be refused.
-    :param may_be_refused: refusing is right as well.
-    :param codes: with which it may be refused.
-    :param is_slow: it is honest, and so large that it takes long.
+    :param make: makes the file at a path.
+    :param holds: the disk that the image must be, if it is imported; None if it must be refused.
+    :param may_be_refused: refusing it is right as well.
+    :param codes: the errors with which it may be refused.
+    :param is_slow: it is honest, but so large that it takes long.
     """
 
     name: str
@@ -66,7 +66,7 @@ def case(
     length_bytes: int | None = None,
     may_be_refused: bool = False,
 ) -> Case:
-    """A case from a file's bytes, which may depend on where the bait is."""
+    """A case made from a file's bytes, which may depend on where the bait is."""
     if callable(data):
         of_site = data
     else:
@@ -93,7 +93,7 @@ def poked(data: bytes | bytearray, offset_bytes: int, value: bytes) -> bytearray
 
 
 def boundaries(width_bytes: int, honest: int, *special: int) -> list[int]:
-    """Values of a field that programs go wrong at, without the honest one."""
+    """Values of a field with which programs often go wrong, without the honest one."""
     bits = 8 * width_bytes
     values = {0, 1, 2, honest - 1, honest + 1, honest * 2, (1 << bits) - 1, 1 << (bits - 1), *special}
     if width_bytes == 8:

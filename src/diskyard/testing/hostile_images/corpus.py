@@ -21,7 +21,7 @@ _OF_FORMAT = {
     "vdi": vdi_cases,
     "vhdx": vhdx_cases,
 }
-#: Where each format keeps what describes it, in bytes: changes elsewhere would be data.
+#: The byte ranges with each format's metadata: changes elsewhere would only change data.
 _METADATA = {
     "qcow2": ((0, 120), (65536, 5 * 65536)),
     "vmdk": ((0, 2048), (10752, 65536)),
@@ -36,9 +36,9 @@ def all_cases(format: str) -> Iterator[Case]:
 
 
 def with_random_changes(data: bytes, format: ImportFormat, randomness: random.Random) -> bytes:
-    """A file with 1 to 8 of the bytes changed that describe its disk."""
+    """A file in which 1 to 8 bytes of its metadata are changed."""
     changed = bytearray(data)
-    # Most tables are nearly empty: change what says something, and what lies next to it.
+    # Most tables are nearly empty: change bytes that are not zero, and their neighbours.
     places = {
         start + found.start() + distance
         for start, end in _METADATA[format]

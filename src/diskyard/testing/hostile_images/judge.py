@@ -1,4 +1,4 @@
-"""Importing a case in a process of its own, under limits, and judging what came of it."""
+"""Importing a case in a process of its own, under limits, and judging the result."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one import.
+    """The result of one import.
 
     :param code: of the error that refused it; None if it was imported.
     :param committed: it was refused only when its bytes were to be read.
-    :param wrong: in words, all that must not be.
+    :param wrong: everything that is wrong, in words.
     """
 
     code: str | None
@@ -44,11 +44,11 @@ class Outcome:
 
 
 class ImportJudge:
-    """A repository, a process that imports into it under limits, and who looks at both.
+    """A repository, a process that imports into it under limits, and the judge of both.
 
-    :param trial: the program that imports; another than Diskyard's own to show that the judge
-        sees a guard that is missing.
-    :param address_space_bytes: how much that program, and each that it starts, may have.
+    :param trial: the program that imports. It can be another than Diskyard's own, to show that the judge
+        notices a missing guard.
+    :param address_space_bytes: how much memory that program, and each that it starts, may have.
     :ivar timeout_s: how long one import may take.
     :ivar peak_bytes: the most memory that any process had.
     """
@@ -107,14 +107,14 @@ class ImportJudge:
             )
 
     def _end(self) -> None:
-        """End the process, and with it what it has started."""
+        """End the process, and with it all that it has started."""
         child, self._child = self._child, None
         if child is not None:
             child.kill()
             child.communicate()
 
     def _ask(self, do: str, **words: object) -> dict[str, Any]:
-        """Let the process do something; raise :class:`TimeoutError` if it does not answer."""
+        """Send the process a request; raise :class:`TimeoutError` if it does not answer."""
         if self._child is None:
             self._child = self._start()
         assert self._child.stdin is not None
@@ -134,7 +134,7 @@ class ImportJudge:
     # -- judging --------------------------------------------------------------------------
 
     def judge(self, case: Case, *, stepwise: bool) -> Outcome:
-        """Import a case, look at everything, and remove it again."""
+        """Import a case, judge everything, and remove the image again."""
         path = self.site.new("itself")
         case.make(self.site, path)
         self.site.touched()
@@ -147,7 +147,7 @@ class ImportJudge:
                 path.rmdir()
 
     def judge_file(self, case: Case, path: Path, *, stepwise: bool) -> Outcome:
-        """The same of a file that is there already, and stays."""
+        """The same for a file that exists already, and stays."""
         try:
             answer = self._ask("import_image", path=str(path), format=case.format, stepwise=stepwise)
             error, image = answer["error"], answer["image"]
@@ -202,7 +202,7 @@ class ImportJudge:
         return picture_of_volume(layer)
 
     def _holds_secret(self) -> bool:
-        """Whether any file of the repository has the secret in it."""
+        """Whether any file of the repository contains the secret."""
         for folder, _, names in os.walk(self._parameters["path"]):
             for name in names:
                 path = os.path.join(folder, name)
@@ -211,7 +211,7 @@ class ImportJudge:
         return False
 
     def _clear(self) -> None:
-        """Remove what an import left that had to be killed."""
+        """Remove what is left of an import that had to be killed."""
         images = [image.id for image in self._opened().state().images.values() if image.is_strong]
         self._ask("remove", images=images)
 
@@ -233,7 +233,7 @@ class ImportJudge:
 
 
 def _contains(path: str, token: bytes) -> bool:
-    """Whether the data of a sparse file has some bytes in it."""
+    """Whether the data of a sparse file contains some bytes."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         end_bytes, offset, before = os.fstat(fd).st_size, 0, b""

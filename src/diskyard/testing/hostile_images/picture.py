@@ -1,4 +1,4 @@
-"""What a disk holds, however large it is: its sectors that are not zero."""
+"""The contents of a disk of any size: its sectors that are not zero."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COMPRESSED, _ZERO = 1 << 62, 1
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A disk's size, and its sectors by number; a sector that is not named is zero."""
+    """A disk's size, and its sectors by number. A missing sector is zero."""
 
     size_bytes: int
     sectors: Mapping[int, bytes]
@@ -28,7 +28,7 @@ class Picture:
     def of(cls, size_bytes: int, stretches: Mapping[int, bytes]) -> Picture:
         """A disk of zeros with some bytes at some offsets, each a multiple of 512.
 
-        What lies beyond the disk's end is cut off.
+        Bytes beyond the disk's end are cut off.
         """
         sectors: dict[int, bytes] = {}
         for offset_bytes, data in stretches.items():
@@ -49,7 +49,7 @@ class Picture:
         return Picture(size_bytes, kept)
 
     def difference(self, other: Picture) -> str:
-        """In words, how another disk differs; empty if it does not."""
+        """How another disk differs, in words; empty if it does not."""
         if self.size_bytes != other.size_bytes:
             return f"{other.size_bytes} bytes for {self.size_bytes}"
         numbers = sorted({*self.sectors, *other.sectors})
@@ -58,7 +58,7 @@ class Picture:
 
 
 def picture_of_file(path: Path, size_bytes: int | None = None) -> Picture:
-    """The disk in a raw file, of which holes are not read; it may end before the disk does."""
+    """The disk in a raw file, whose holes are not read. The file may end before the disk does."""
     size_bytes = path.stat().st_size if size_bytes is None else size_bytes
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -84,10 +84,10 @@ def _raw_stretches(fd: int, size_bytes: int) -> Iterator[tuple[int, bytes]]:
 
 
 def picture_of_volume(layer: Layer) -> Picture:
-    """The disk in a volume without a parent that Diskyard made, read by other code than its own.
+    """The disk in a volume without a parent that Diskyard made, read by other code than Diskyard's.
 
-    The volume's qcow2 header must be one that Diskyard writes: nothing of a header from
-    elsewhere may have come along.
+    The volume's qcow2 header must be one that Diskyard writes: nothing from a foreign header may have been
+    copied.
     """
     assert layer.path is not None
     path = Path(layer.path)
@@ -102,7 +102,7 @@ def _qcow2_stretches(fd: int, size_bytes: int) -> Iterator[tuple[int, bytes]]:
     ours = empty_qcow2(size_bytes, None)
     header = bytearray(os.pread(fd, 65536, 0))
     l1_entries, l1_offset = struct.unpack_from(">IQ", header, 36)
-    # The tables grow and move as QEMU writes; all else is as it was made.
+    # The tables grow and move when QEMU writes; everything else is as it was made.
     header[36:60] = ours[36:60]
     assert header == ours[:65536], "the volume's header is not ours"
     table = struct.unpack(f">{l1_entries}Q", os.pread(fd, 8 * l1_entries, l1_offset))

@@ -1,4 +1,4 @@
-"""qcow2 files that refer to others, lie about themselves, or are merely odd."""
+"""qcow2 files that refer to other files, lie about themselves, or are just odd."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diskyard.testing.hostile_images.site import Site
 _BACKING_FORMAT, _DATA_FILE_NAME = 0xE2792ACA, 0x44415441
 _LUKS, _BITMAPS, _FEATURES = 0x0537BE77, 0x23852875, 0x6803F857
 _ZEROS = Picture(SIZE_BYTES, {})
-#: Fields of which every other value has to be refused.
+#: Fields of which every other value must be refused.
 _STRICT = {
     "magic", "backing_offset", "cluster_bits", "crypt", "l1_offset", "refcount_offset", "snapshots",
     "incompatible",
@@ -30,7 +30,7 @@ _STRICT = {
 
 
 def qcow2_cases() -> Iterator[Case]:
-    """All of them."""
+    """All cases."""
     yield from _honest()
     yield from _fields()
     yield from _references()
@@ -73,7 +73,7 @@ def _honest() -> Iterator[Case]:
 def _fields() -> Iterator[Case]:
     honest = build()
     end = len(honest.data)
-    # The last cluster begins with zeros: an L1 table that names nothing.
+    # The last cluster begins with zeros, so it looks like an L1 table that names nothing.
     image_of_zeros = honest.clusters[15]
     for name, (offset, width) in FIELDS.items():
         is_value = int.from_bytes(honest.data[offset : offset + width], "big")
@@ -133,7 +133,7 @@ def _references() -> Iterator[Case]:
 def _backed(image: Qcow2, name: str) -> bytearray:
     data = image.with_bytes(1024, name.encode())
     struct.pack_into(">QI", data, 8, 1024, len(name))
-    # Nothing is allocated: what shows would be the backing file's.
+    # Nothing is allocated, so whatever is read would be the backing file's.
     data[image.l1_offset : image.l1_offset + 8] = bytes(8)
     return data
 
@@ -199,10 +199,10 @@ def _l1_and_l2() -> Iterator[Case]:
         for where, offset in places.items():
             for flag in (COPIED, 0):
                 if (what, where) == ("L1", "its L2 table"):
-                    # Without the flag the same cluster: an inconsistency, and the same bytes.
+                    # Without the flag it is the same cluster: an inconsistency, and the same bytes.
                     holds, may = HONEST, True
                 elif where == "the header":
-                    # An entry of 0: nothing is allocated.
+                    # An entry of 0 means that nothing is allocated.
                     holds = _ZEROS if what == "L1" else HONEST_WITHOUT_FIRST
                     may = True
                 else:
@@ -291,7 +291,7 @@ def _compressed() -> Iterator[Case]:
 
 
 def random_bytes(count: int) -> bytes:
-    """The same bytes every time, in no order."""
+    """The same random bytes every time."""
     return b"".join((number * 2654435761 % (1 << 32)).to_bytes(4, "big") for number in range(count // 4))
 
 
@@ -302,17 +302,17 @@ def _truncated() -> Iterator[Case]:
         edges |= {edge - 1, edge, edge + 1, edge + 512}
     last = image.clusters[15]
     for edge in sorted(edge for edge in edges if edge <= last):
-        # Behind a cut at the start of the last table or cluster QEMU reads zeros; check sees it.
+        # After a cut at the start of the last table or cluster, QEMU reads zeros; its check notices.
         yield _qcow2(f"cut after {edge} bytes", image.data[:edge])
     short = Picture.of(SIZE_BYTES, {k: v for k, v in STRETCHES.items() if k < 1 << 19})
     for edge in (last + 1, last + 512, len(image.data) - 512):
-        # A last cluster that the file does not hold whole reads as zeros, as QEMU writes some.
+        # A last cluster that the file does not hold completely reads as zeros; QEMU writes such files.
         yield _qcow2(f"cut after {edge} bytes", image.data[:edge], short, may_be_refused=True)
     yield _qcow2("with a tail", image.data + random_bytes(1000), HONEST, may_be_refused=True)
 
 
 def _huge() -> Iterator[Case]:
-    """Files that would take long or much memory."""
+    """Files that would take a long time or much memory."""
     for name, data, length_bytes in (
         ("512-byte clusters in a file of 256 GiB", build(cluster_bits=9).data, 1 << 38),
         ("a file of 8 EiB", build().data, (1 << 63) - 4096),

@@ -1,6 +1,6 @@
-"""A writer of small qcow2 files that is not QEMU: every field where a test wants it.
+"""A writer of small qcow2 files that is not QEMU: it can put any value into every field.
 
-Layout as in QEMU's docs/interop/qcow2.txt.
+The layout is in QEMU's docs/interop/qcow2.txt.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ FIELDS = {
 class Qcow2:
     """A qcow2 file, and where its parts are, in bytes.
 
-    :ivar l2_entries: by guest cluster, where its entry is.
-    :ivar clusters: by guest cluster, where its data is.
+    :ivar l2_entries: by guest cluster, the offset of its entry.
+    :ivar clusters: by guest cluster, the offset of its data.
     """
 
     data: bytearray
@@ -59,7 +59,7 @@ class Qcow2:
         return self.with_bytes(offset, value.to_bytes(width, "big"))
 
     def with_bytes(self, offset_bytes: int, value: bytes) -> bytearray:
-        """The file with other bytes somewhere, and made longer if they lie beyond its end."""
+        """The file with other bytes at an offset, made longer if they lie beyond its end."""
         changed = self.data.ljust(offset_bytes, b"\0")
         changed[offset_bytes : offset_bytes + len(value)] = value
         return changed
@@ -92,9 +92,9 @@ def build(
     extended: bool = False,
     extensions: bytes = b"",
 ) -> Qcow2:
-    """An honest file, unless the arguments are not.
+    """An honest file, unless the arguments are not honest.
 
-    :param compress: what makes of a cluster the bytes that are stored for it.
+    :param compress: makes the bytes that are stored for a cluster.
     :param extensions: the header's extensions, without the one that ends them.
     """
     cluster_bytes = 1 << cluster_bits
@@ -196,6 +196,6 @@ def _header(
 
 
 def extension(kind: int, data: bytes, length_bytes: int | None = None) -> bytes:
-    """One extension of the header, padded; of a length that is a lie if given."""
+    """One extension of the header, padded; a given length may be a lie."""
     length = len(data) if length_bytes is None else length_bytes
     return struct.pack(">II", kind, length) + data + bytes(-len(data) % 8)

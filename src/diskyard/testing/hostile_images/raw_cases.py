@@ -1,4 +1,4 @@
-"""Raw files, and what is no file at all in the place of one."""
+"""Raw files, and other things than files in their place."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _FORMATS: tuple[ImportFormat, ...] = get_args(ImportFormat)
 
 
 def raw_cases() -> Iterator[Case]:
-    """All of them."""
+    """All cases."""
     disk = bytearray(SIZE_BYTES)
     for offset, data in STRETCHES.items():
         disk[offset : offset + len(data)] = data
     yield case("honest", "raw", disk, HONEST)
     for name, head in _heads():
-        # What it looks like does not matter: it is raw, and stays what it is.
+        # What it looks like does not matter: it is imported as raw, and stays unchanged.
         padded = bytes(head).ljust(-(-len(head) // 512) * 512, b"\0")
         yield case(f"begins as {name}", "raw", head, Picture.of(len(padded), {0: padded}))
     for size in (1, 511, 512, 513):

@@ -1,4 +1,4 @@
-"""Where hostile images are made, and what lies beside them that nobody may open."""
+"""Where hostile images are made, with files beside them that nobody may open."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Site:
-    """A folder for the image, and a folder of bait: a secret, a FIFO, and a port that listens.
+    """A directory for the image, and a directory of bait: a secret, a FIFO, and a listening port.
 
-    Nothing but the image may be opened while it is imported: the kernel tells (inotify(7)) of
-    every open of the bait by any process, and the port of every connection.
+    Only the image may be opened during its import. The kernel reports (inotify(7)) every open of the bait by
+    any process, and the port sees every connection.
 
-    :ivar secret: a file, readable, with bytes of its own, in place of ``/etc/shadow``.
+    :ivar secret: a readable file with bytes of its own, in place of ``/etc/shadow``.
     :ivar fifo: a reader of it would wait for ever.
     """
 
@@ -47,7 +47,7 @@ class Site:
         return self.folder / name
 
     def touched(self) -> list[str]:
-        """What of the bait was opened, read, written or connected to since this was last asked."""
+        """The bait that was opened, read, written or connected to since the last call."""
         found = {name for name, mask in self._events() if not mask & _IN_ISDIR}
         try:
             connection, _ = self._listener.accept()

@@ -1,8 +1,7 @@
 """The process that imports hostile images: ``python -m diskyard.testing.hostile_images.trial``.
 
 Its arguments are a JSON object with ``parameters``, ``state``, ``repoFormat`` and
-``address_space_bytes``. It answers each line of stdin with a line of stdout, and uses nothing
-but the verbs.
+``address_space_bytes``. It answers each line of stdin with a line of stdout, and uses only the verbs.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _TIMEOUT_S = 600.0
 
 
 class _Importer:
-    """One service with one repository, which does what it is told."""
+    """One service with one repository, which carries out the requests."""
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.service = Service(host_named("importer"), task["state"])
@@ -32,7 +31,7 @@ class _Importer:
         call(self.service, "connectStorageRepository", {"repoId": REPO, **asked})
 
     def import_image(self, path: str, format: str, *, stepwise: bool) -> dict[str, Any]:
-        """Import as a user does; with AutoFix, or the commit and the fix one after the other."""
+        """Import as a user does: with AutoFix, or the commit and then the fix."""
         asked = {"targetRepoId": REPO, "path": path, "format": format, "options": {"AutoFix": not stepwise}}
         self.service.tasks.take_started()
         try:
@@ -57,7 +56,7 @@ class _Importer:
         return self._ended([task["taskId"]])
 
     def _ended(self, task_ids: list[str]) -> dict[str, Any] | None:
-        """Wait for tasks; the error of the one that failed."""
+        """Wait for tasks; the error of one that failed."""
         assert self.service.tasks.wait(timeout_s=_TIMEOUT_S)
         for task_id in task_ids:
             task = call(self.service, "getTask", {"taskId": task_id})
@@ -67,7 +66,7 @@ class _Importer:
         return None
 
     def remove(self, images: list[str]) -> dict[str, Any]:
-        """Remove images and clean, until nothing is listed; what is listed all the same."""
+        """Remove images and clean until nothing is listed. Return what is still listed."""
         for image in images:
             call(self.service, "removeImage", {"repositoryId": REPO, "imageId": image})
         assert self.service.tasks.wait(timeout_s=_TIMEOUT_S)
@@ -80,7 +79,7 @@ class _Importer:
 
 
 def _children() -> list[int]:
-    """The processes that this one has started and that are still there."""
+    """The processes that this one has started and that still exist."""
     found: list[int] = []
     for thread in os.listdir("/proc/self/task"):
         path = f"/proc/self/task/{thread}/children"
@@ -91,7 +90,7 @@ def _children() -> list[int]:
 
 def _peak_bytes() -> int:
     """The most memory that this process, or any one of its children, has ever had."""
-    # Not ru_maxrss of this process: that counts what its parent had when it was started.
+    # Not ru_maxrss of this process, which includes what its parent had when it started this one.
     with open("/proc/self/status", encoding="ascii") as file:
         (own,) = [line.split()[1] for line in file if line.startswith("VmHWM:")]
     return max(int(own), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) << 10

@@ -57,7 +57,7 @@ def build(size_bytes: int = _SIZE_BYTES) -> bytearray:
 
 
 def vdi_cases() -> Iterator[Case]:
-    """All of them."""
+    """All cases."""
     yield _vdi("dynamic", build(), _HONEST)
     yield _vdi("a size inside a block", build(_SIZE_BYTES - 512), _HONEST.resized(_SIZE_BYTES - 512))
     yield from _fields()
@@ -89,12 +89,12 @@ def _maps() -> Iterator[Case]:
         yield _vdi(f"a block at place {place}", poked(image, _MAP, struct.pack("<I", place)))
     rest = Picture.of(_SIZE_BYTES, {offset: data for offset, data in _STRETCHES.items() if offset})
     for name, place in (("free", _FREE), ("zero", _ZERO)):
-        # One block fewer than the header says: an inconsistency that harms nobody.
+        # One block fewer than the header says: an inconsistency that does no harm.
         yield _vdi(f"a {name} block", poked(image, _MAP, struct.pack("<I", place)), rest, may_be_refused=True)
     twice = {**_STRETCHES, 0: bytes(4096) + b"middle" * 512}
     shared = poked(image, _MAP, struct.pack("<I", 1))
     yield _vdi("a block twice", shared, Picture.of(_SIZE_BYTES, twice), may_be_refused=True)
-    # Few bytes that ask for a table of 256 MiB.
+    # A few bytes that call for a table of 256 MiB.
     huge = poked(poked(image, 368, struct.pack("<Q", 63 << 40)), 384, struct.pack("<I", 63 << 20))
     yield _vdi("63 TiB without its table", huge)
     yield case(

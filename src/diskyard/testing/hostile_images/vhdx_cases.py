@@ -109,7 +109,7 @@ def build(
 
 
 def vhdx_cases() -> Iterator[Case]:
-    """All of them."""
+    """All cases."""
     yield _vhdx("dynamic", build(), _HONEST)
     yield from _headers()
     yield from _regions()
@@ -209,7 +209,7 @@ def _items() -> Iterator[Case]:
         if _SIZE_BYTES < value <= 1 << 33 and value % 512 == 0:
             holds = _HONEST.resized(value)
         yield _vhdx(f"size {value:#x}", build(_metadata(size_bytes=value)), holds, may_be_refused=True)
-    # Each of the larger blocks is two that follow one another in the file.
+    # Each of the larger blocks consists of two that follow one another in the file.
     larger = Picture.of(_SIZE_BYTES, {0: _STRETCHES[0], _MIB + 4096: b"middle" * 512})
     for value in boundaries(4, _BLOCK_BYTES, 512, 256 * _MIB, 512 * _MIB):
         yield _vhdx(

@@ -84,9 +84,9 @@ def sparse(descriptor: bytes | None = None, capacity: int = SIZE_BYTES // _SECTO
 
 
 def streamed(marker_bytes: int | None = None, footer_capacity: int = SIZE_BYTES // _SECTOR) -> bytearray:
-    """A streamOptimized file, its directory named by a footer.
+    """A streamOptimized file, whose footer names its directory.
 
-    :param marker_bytes: what each grain's marker says of its length, if it lies.
+    :param marker_bytes: the length in each grain's marker, if it is to lie.
     """
     capacity = SIZE_BYTES // _SECTOR
     image = bytearray(_header(_AT_END, 0x30001, 1, capacity, 3))
@@ -108,7 +108,7 @@ def streamed(marker_bytes: int | None = None, footer_capacity: int = SIZE_BYTES 
 
 
 def vmdk_cases() -> Iterator[Case]:
-    """All of them."""
+    """All cases."""
     yield _vmdk("monolithicSparse", sparse(), HONEST)
     yield _vmdk("streamOptimized", streamed(), HONEST)
     yield from _fields()
@@ -139,7 +139,7 @@ def _fields() -> Iterator[Case]:
 
 
 def _as_it_says(image: bytearray) -> Picture | None:
-    """The disk in a file whose header or tables were changed; None if it names what is not there."""
+    """The disk in a file whose header or tables were changed; None if it names what does not exist."""
     fields = struct.unpack_from("<4sIIQQQQIQQ", image)
     grain, entries, directory = fields[4], fields[7], fields[9]
     if not (0 < grain <= 4096 and 0 < entries <= 512 and 0 < directory < len(image) // _SECTOR):
@@ -223,7 +223,7 @@ def _tables() -> Iterator[Case]:
 def _streams() -> Iterator[Case]:
     image = streamed()
     for length in (0, 1, 12, 1 << 16, 1 << 20, 1 << 31, (1 << 32) - 1):
-        # Its own end is in what is compressed: a length that is too large changes nothing.
+        # Compressed data marks its own end: a length that is too large changes nothing.
         holds = HONEST if length > 12 else None
         yield _vmdk(f"compressed grains of {length} bytes", streamed(length), holds, may_be_refused=True)
     yield _vmdk("grains that are not compressed", poked(image, _DATA * _SECTOR + 12, b"\xff" * 64))

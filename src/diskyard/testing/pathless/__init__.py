@@ -1,8 +1,8 @@
-"""pathless-1.0: storage whose volumes have no path on this host, as those of Ceph have none. For tests.
+"""pathless-1.0: storage whose volumes have no path on this host, like those of Ceph. For tests.
 
-A program of QEMU reaches a volume over NBD alone, and so does Diskyard; no file of a volume is ever opened by
-its name here. That these bytes lie in files all the same, of a localfs repository, is the business of the
-server (:mod:`.server`) and of tests that damage them.
+QEMU's programs reach a volume only over NBD, and so does Diskyard: no file of a volume is ever opened by
+its name here. The bytes are in files of a localfs repository all the same, but only the server
+(:mod:`.server`), and tests that damage them, know that.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ registry.FORMATS[FORMAT] = PATHLESS
 
 @cache
 def server() -> str:
-    """The socket of a server that ends with this process; it is started when it is first asked for."""
+    """The socket of a server that ends with this process; it is started at the first call."""
     folder = tempfile.mkdtemp(prefix="dy-nbd-")
     socket = os.path.join(folder, "nbd")
     words = [sys.executable, "-m", "diskyard.testing.pathless.server", socket]
@@ -89,5 +89,5 @@ def server() -> str:
 
 
 def parameters(path: str) -> dict[str, str]:
-    """Of a place in a folder."""
+    """The connection parameters of a repository in a directory."""
     return {"path": path, "socket": server()}

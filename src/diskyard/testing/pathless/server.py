@@ -1,11 +1,11 @@
 """An NBD server in a process of its own: the far end of storage that has no files here.
 
-``python -m diskyard.testing.pathless.server SOCKET`` serves every file by its path as the export's name,
-until its stdin ends. A container that may grow (:data:`GROWING`) has room beyond its end, which reads zeros
-and becomes part of it when it is written, as an object of a cluster does. What has been written over a
-connection shows while that lasts by the lock that QEMU takes on a file.
+``python -m diskyard.testing.pathless.server SOCKET`` serves every file, with its path as the export's name,
+until its stdin ends. A container that may grow (:data:`GROWING`) has space beyond its end, which reads as
+zeros and becomes part of it when it is written to, as with an object of a cluster. While a connection
+that has written lasts, a lock shows it: the one that QEMU takes on a file.
 
-The protocol is NetworkBlockDevice/nbd's doc/proto.md; of it there is what QEMU and libnbd ask for.
+The protocol is NetworkBlockDevice/nbd's doc/proto.md. The server has what QEMU and libnbd need of it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import threading
 
 GROWING = ".qcow2"
 ROOM_BYTES = 1 << 30
-_WRITE_LOCK_BYTE = 101  # of QEMU (block/file-posix.c)
+_WRITE_LOCK_BYTE = 101  # QEMU's byte (block/file-posix.c)
 _MOST_BYTES = 32 << 20
 
 _MAGIC, _OPTION_MAGIC, _REPLY_MAGIC = 0x4E42444D41474943, 0x49484156454F5054, 0x0003E889045565A9
 _FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
 _ABORT, _INFO, _GO, _STRUCTURED, _SET_CONTEXT = 2, 6, 7, 8, 10
 _ACK, _EXPORT_INFO, _CONTEXT, _UNSUPPORTED, _UNKNOWN = 1, 3, 4, (1 << 31) + 1, (1 << 31) + 6
-#: Has flags, flush, FUA, trim, write zeroes, several connections.
+#: The export has flags, flush, FUA, trim, write zeroes, several connections.
 _EXPORT_FLAGS = 1 | 4 | 8 | 32 | 64 | 256
 _BLOCK_SIZES = struct.pack(">HIII", 3, 1, 4096, _MOST_BYTES)
 
@@ -46,7 +46,7 @@ class _Ended(Exception):
 
 
 class _Connection(socketserver.StreamRequestHandler):
-    """One client: what it agrees on, and then what it asks."""
+    """One client: the negotiation, and then the requests."""
 
     def setup(self) -> None:
         super().setup()
@@ -72,7 +72,7 @@ class _Connection(socketserver.StreamRequestHandler):
             raise _Ended
         return data
 
-    # -- what is agreed on -------------------------------------------------------------
+    # -- negotiation -------------------------------------------------------------------
 
     def _agree(self) -> bool:
         self.wfile.write(struct.pack(">QQH", _MAGIC, _OPTION_MAGIC, _FIXED_NEWSTYLE | _NO_ZEROES))
@@ -118,7 +118,7 @@ class _Connection(socketserver.StreamRequestHandler):
         self._reply(option, _ACK)
         return True
 
-    # -- what is asked -----------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------
 
     def _answer(self) -> bool:
         _, flags, kind, cookie, offset, length = _REQUEST.unpack(self._take(_REQUEST.size))
@@ -175,7 +175,7 @@ class _Connection(socketserver.StreamRequestHandler):
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def _status(self, offset: int, length: int) -> bytes:
-        """Where there are holes: lengths, and whether they are zeros."""
+        """The lengths of data and holes, and whether they are zeros."""
         found, end = b"", offset + length
         while offset < end:
             data_at = self._seek(offset, os.SEEK_DATA, end)

@@ -1,4 +1,4 @@
-"""A repository whose volumes are reached over NBD alone; its log and leases are those of a localfs one."""
+"""A repository whose volumes are reached only over NBD. Its log and leases are those of a localfs one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PIECE_BYTES = 16 << 20
 
 @contextmanager
 def _system_errors() -> Iterator[None]:
-    """As the interface has them."""
+    """Raise the errors that the interface promises."""
     try:
         yield
     except errors.StorageError as error:
@@ -37,7 +37,7 @@ class _Served:
         self._storage, self._name, self._client = storage, name, client
 
     def read(self, offset_bytes: int, size_bytes: int) -> bytes:
-        """Over NBD, up to the container's end: the server shows room beyond it."""
+        """Read over NBD, up to the container's end: the server shows space beyond it."""
         end_bytes = min(offset_bytes + size_bytes, self.length_bytes())
         with _system_errors():
             return b"".join(
@@ -46,20 +46,20 @@ class _Served:
             )
 
     def length_bytes(self) -> int:
-        """As the storage says."""
+        """The length that the storage knows."""
         stored = self._storage.stored_volume(self._name)
         if stored is None:
             raise FileNotFoundError(errno.ENOENT, "There is no such volume", str(self._name))
         return stored.length_bytes
 
     def set_length(self, length_bytes: int) -> None:
-        """As the storage does, at once durably."""
+        """Let the storage set the length, which is durable at once."""
         with self._storage.open_volume(self._name) as file:
             file.set_length(length_bytes)
             file.sync()
 
     def reserve(self, length_bytes: int) -> None:
-        """As the storage does."""
+        """Let the storage allocate blocks."""
         self._storage.grow_volume(self._name, length_bytes=length_bytes, preallocate=True)
 
     def sync(self) -> None:
@@ -69,10 +69,10 @@ class _Served:
 
 
 class PathlessStorage(WatchedStorage):
-    """One connection to a place.
+    """One connection to a repository.
 
-    :param inner: keeps everything but the volumes' bytes.
-    :param socket: of the server that has these.
+    :param inner: keeps everything except the volumes' bytes.
+    :param socket: of the server that has these bytes.
     """
 
     def __init__(self, inner: Storage, host: Host, socket: str) -> None:
@@ -81,7 +81,7 @@ class PathlessStorage(WatchedStorage):
         self.capabilities = replace(inner.capabilities, reflink=False)
 
     def locate_volume(self, name: VolumeName) -> Located:
-        """The export."""
+        """The export of the volume."""
         server = {"type": "unix", "path": self._socket}
         return Located({"driver": "nbd", "server": server, "export": self._export(name)}, None)
 
@@ -90,7 +90,7 @@ class PathlessStorage(WatchedStorage):
 
     @contextmanager
     def open_volume(self, name: VolumeName) -> Iterator[Container]:
-        """A connection of NBD."""
+        """An NBD connection."""
         if self.inner.stored_volume(name) is None:
             raise FileNotFoundError(errno.ENOENT, "There is no such volume", str(name))
         uri = f"nbd+unix:///{quote(self._export(name), safe='')}?socket={quote(self._socket)}"
@@ -100,17 +100,17 @@ class PathlessStorage(WatchedStorage):
             yield _Served(self.inner, name, client)
 
     def read_volume(self, name: VolumeName, offset_bytes: int, size_bytes: int) -> bytes:
-        """Over a connection of its own."""
+        """Read over a connection of its own."""
         with self.open_volume(name) as container:
             return container.read(offset_bytes, size_bytes)
 
     def clone_volume(self, source: VolumeName, target: VolumeName) -> bool:
-        """Never: the capability is not there."""
+        """Never possible: the format does not have the capability."""
         return False
 
     def private_path(self) -> None:
-        """It has no files."""
+        """None: it has no files."""
 
     def list_foreign(self) -> list[Foreign]:
-        """Nobody else can put anything there."""
+        """None: nobody else can put anything there."""
         return []

@@ -1,4 +1,4 @@
-"""Every operation and fix, each on a world of its own: what crashes, faults and power cuts interrupt."""
+"""Every operation and fix, each on a world of its own. Crashes, faults and power cuts interrupt them."""
 
 from __future__ import annotations
 

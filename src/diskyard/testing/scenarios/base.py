@@ -1,4 +1,4 @@
-"""What a scenario is, and the words that scenarios are written in."""
+"""What a scenario is, and the functions from which scenarios are made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ After = Callable[[World], Images]
 
 
 def nothing_more(world: World, service: Service, *, answered: bool) -> None:
-    """The look of a scenario whose images' bytes tell all."""
+    """The judge of a scenario that needs nothing but the comparison of its images' bytes."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Scenario:
 
     :param prepare: builds what it works on.
     :param act: does it, on the host that is interrupted.
-    :param after: what must be there once it is done: bytes by place and image id.
+    :param after: what must exist once it is done: bytes by repository and image id.
     :param look: what else must be true in the end, whether it was answered or not.
     :param is_slow: judging it takes seconds, so that a quick run tries only some of its steps.
     """
@@ -51,11 +51,11 @@ class Scenario:
         looker.close()
 
 
-# -- what is done ----------------------------------------------------------------------
+# -- actions ---------------------------------------------------------------------------
 
 
 def verb(name: str, **parameters: Any) -> Act:
-    """Call a verb; values that begin with @ are names of the world."""
+    """Call a verb. Values that begin with @ are names in the world."""
 
     def act(world: World, service: Service) -> Any:
         resolved = {
@@ -68,13 +68,13 @@ def verb(name: str, **parameters: Any) -> Act:
 
 
 def new(name: str, **parameters: Any) -> Act:
-    """Call a verb that makes the image of :data:`NEW_ID`, with its own userData."""
+    """Call a verb that makes the image with :data:`NEW_ID`, with userData of its own."""
     options = {**NEW, **parameters.pop("options", {})}
     return verb(name, **parameters, userData=NEW_USER_DATA, options=options)
 
 
 def fix_first(place: str, kind: str | type[AnyAction]) -> Act:
-    """Run the first listed fix of a type, or that does a certain thing, in this thread."""
+    """Run the first listed fix of a type, or with a certain action, in this thread."""
 
     def act(world: World, service: Service) -> None:
         fix = next(
@@ -88,7 +88,7 @@ def fix_first(place: str, kind: str | type[AnyAction]) -> Act:
 
 
 def both(*acts: Act) -> Act:
-    """One after the other."""
+    """Do one action after the other."""
 
     def act(world: World, service: Service) -> None:
         for each in acts:
@@ -98,7 +98,7 @@ def both(*acts: Act) -> Act:
 
 
 def removed(name: str, place: str = "a") -> Act:
-    """Remove an image, which the world then lacks; what it leaves is not cleaned yet."""
+    """Remove an image, which the world then no longer has. What it leaves is not cleaned yet."""
 
     def act(world: World, service: Service) -> None:
         image_id = world.names[name]
@@ -108,16 +108,16 @@ def removed(name: str, place: str = "a") -> Act:
     return act
 
 
-# -- what comes of it ------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------
 
 
 def same(world: World) -> Images:
-    """Nothing that a caller sees changes."""
+    """Nothing changes that a caller sees."""
     return dict(world.images)
 
 
 def with_new(place: str, data: Callable[[World], bytes]) -> After:
-    """One more image, with the userData of :func:`new`."""
+    """There is one more image, with the userData of :func:`new`."""
 
     def after(world: World) -> Images:
         world.user_data[place, NEW_ID] = NEW_USER_DATA
@@ -127,20 +127,20 @@ def with_new(place: str, data: Callable[[World], bytes]) -> After:
 
 
 def with_bytes(name: str, data: Callable[[World], bytes], place: str = "a") -> After:
-    """An image's bytes become others."""
+    """An image has other bytes."""
     return lambda world: {**world.images, (place, world.names[name]): data(world)}
 
 
 def without(name: str, place: str = "a") -> After:
-    """One image less."""
+    """There is one image less."""
     return lambda world: {k: v for k, v in world.images.items() if k != (place, world.names[name])}
 
 
 def zeros(world: World) -> bytes:
-    """An empty disk."""
+    """The bytes of an empty disk."""
     return bytes(SIZE_BYTES)
 
 
 def bytes_of(name: str, place: str = "a") -> Callable[[World], bytes]:
-    """What an image holds."""
+    """The bytes of an image."""
     return lambda world: world.images[place, world.names[name]]

@@ -1,4 +1,4 @@
-"""More operations, so that together every kind of sync there is has been made in one of them."""
+"""More operations, so that every existing kind of sync is made in at least one of them."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class DiskScenario(Scenario):
     """A scenario that only makes sense on a simulated disk.
 
     :param reflink: files can share their blocks there.
-    :param judge: what else must be true after a cut, given whether it was answered; it may also
-        make ready what the usual judgement needs.
-    :param complete: how a host completes it that comes after a cut; by default it runs the fixes.
+    :param judge: what else must be true after a cut, given whether it was answered. It may also
+        prepare what the usual judgement needs.
+    :param complete: how a host that comes after a cut completes it; by default it runs the fixes.
     """
 
     reflink: bool = False
@@ -64,7 +64,7 @@ class DiskScenario(Scenario):
 
 
 def fix_after_an_unknown_outcome(world: World, service: Service) -> None:
-    """The sync of a removal's entry fails; who reads the entry then cleans what it removed."""
+    """The sync of a removal's entry fails. A host that reads the entry then cleans what was removed."""
     files = service.host.files
     asked = {"repositoryId": "a", "imageId": world.names["d"], "options": LATER}
     failing = mock.patch.object(files, "sync_folder", side_effect=OSError(errno.EIO, "no answer"))
@@ -76,7 +76,7 @@ def fix_after_an_unknown_outcome(world: World, service: Service) -> None:
 
 
 def prepare_lost_copy(world: World, service: Service) -> None:
-    """The newest entry is there once, and so is the repository's record."""
+    """The newest entry has one replica, and so has the repository's record."""
     world.chain(service, "a")
     version = service.connections.get("a").state().version
     (world.folder / "a" / "log" / f"{version:016x}.a").unlink()
@@ -84,7 +84,7 @@ def prepare_lost_copy(world: World, service: Service) -> None:
 
 
 def connect_again(world: World, service: Service) -> None:
-    """Connect the place anew, as another process would, and write an entry."""
+    """Connect the repository anew, as another process would, and write an entry."""
     (world.folder / "a").resolve().joinpath("repository.b").unlink()
     service.connections.disconnect("a")
     parameters = {"repoFormat": world.format, "connectionParameters": world.parameters("a")}
@@ -92,7 +92,7 @@ def connect_again(world: World, service: Service) -> None:
 
 
 def prepare_old_entries(world: World, service: Service) -> None:
-    """A log of which the next fold trims much."""
+    """A log of which the next checkpoint trims much."""
     about_to_fold(world, service)
     old_s = time.time() - _TWO_DAYS_S
     for path in sorted((world.folder / "a" / "log").iterdir())[:20]:
@@ -100,7 +100,7 @@ def prepare_old_entries(world: World, service: Service) -> None:
 
 
 def prepare_few_old_entries(world: World, service: Service) -> None:
-    """A log that is young in numbers and old in days."""
+    """A log with few entries that are many days old."""
     world.disk(service, "a", "d")
     change_user_data(world, service)
     old_s = time.time() - _TWO_DAYS_S
@@ -109,14 +109,14 @@ def prepare_few_old_entries(world: World, service: Service) -> None:
 
 
 def fold_again_and_again(world: World, service: Service) -> None:
-    """Each entry is followed by a checkpoint, until the first ones and the old entries have gone."""
+    """Each entry is followed by a checkpoint, until the first checkpoints and the old entries are gone."""
     with mock.patch("diskyard.log.checkpoints._ENTRIES_BETWEEN", 1):
         for _ in range(CHECKPOINTS_KEPT + 1):
             change_user_data(world, service)
 
 
 def remove_on_a_full_storage(world: World, service: Service) -> None:
-    """There is no room for the entry but in the reserve, which is taken again after the clean."""
+    """The entry fits only into the reserve, which is filled again after the clean."""
     files = service.host.files
     write = files.write_temporary
     room = iter([False])
@@ -136,13 +136,13 @@ def remove_on_a_full_storage(world: World, service: Service) -> None:
 
 
 def create_repository(world: World, service: Service) -> None:
-    """In a folder that is not there yet."""
+    """Make a repository in a directory that does not exist yet."""
     asked = {"repoFormat": world.format, "connectionParameters": world.parameters(NEW_PLACE)}
     call(service, "createStorageRepository", asked)
 
 
 def judge_created(world: World, answered: bool) -> None:
-    """It is there, or creating it again goes on; then it works."""
+    """The repository exists, or creating it again completes it. Then it works."""
     service = world.service(host_named("successor"), connected=False)
     _require_repository(world, service, NEW_PLACE, may_be_absent=not answered)
     asked = {"targetRepoId": NEW_PLACE, "size": SIZE_BYTES, "options": NEW}
@@ -151,7 +151,7 @@ def judge_created(world: World, answered: bool) -> None:
 
 
 def judge_removed(world: World, answered: bool) -> None:
-    """It is gone, or it is closed and can be removed again; or its closed log alone is left."""
+    """It is gone; or it is closed and can be removed again; or only its closed log is left."""
     service = world.service(host_named("successor"), connected=False)
     asked = {"repoFormat": world.format, "connectionParameters": world.parameters("b")}
     try:
@@ -167,7 +167,7 @@ def judge_removed(world: World, answered: bool) -> None:
 
 
 def remove_again(world: World, service: Service) -> None:
-    """Remove what is left of it, unless that is no repository any more."""
+    """Remove what is left of it, unless it is not a repository any more."""
     asked = {"repoFormat": world.format, "connectionParameters": world.parameters("b")}
     with contextlib.suppress(errors.NotARepository):
         call(service, "connectStorageRepository", {"repoId": "b", **asked})
@@ -188,7 +188,7 @@ def _require_repository(world: World, service: Service, place: str, *, may_be_ab
 
 
 def prepare_scattered(world: World, service: Service) -> None:
-    """A copy of d committed in b; d has data in many places, of several layers."""
+    """A copy of d committed in b. The data of d is in many places, in several layers."""
     world.disk(service, "a", "d")
     for index in range(8):
         world.write(service, "a", "d", index + 1, index * 256 * KIB, 64 * KIB)
@@ -199,7 +199,7 @@ def prepare_scattered(world: World, service: Service) -> None:
 
 
 def mend_with_checkpoints(world: World, service: Service) -> None:
-    """Progress is written after each move, so that whoever goes on begins there."""
+    """Progress is written after each move, so that another host goes on from there."""
     with (
         mock.patch("diskyard.mover.copying.telling._BATCH_MOVES", 1),
         mock.patch.multiple("diskyard.mover.copying.moving", _CHECKPOINT_S=0.0, _IN_FLIGHT_MOST=1),
@@ -208,7 +208,7 @@ def mend_with_checkpoints(world: World, service: Service) -> None:
 
 
 def prepare_shorter_parent(world: World, service: Service) -> None:
-    """A removed image that ends before the disk above it does, and before what is below it."""
+    """A removed image that ends before the disk above it does, and before the image below it."""
     world.disk(service, "a", "base")
     world.write(service, "a", "base", 1, 0, SIZE_BYTES)
     _copy_small_onto_base(world, service, SIZE_BYTES // 2)
@@ -225,7 +225,7 @@ def prepare_shorter_parent(world: World, service: Service) -> None:
 
 
 def prepare_shorter_parent_below(world: World, service: Service) -> None:
-    """The same with more in it than above it: what is above goes down into it, and makes it longer."""
+    """The same, with more data in it than above it: the data above is merged down, and makes it longer."""
     world.disk(service, "a", "base")
     world.write(service, "a", "base", 1, 0, SIZE_BYTES)
     _copy_small_onto_base(world, service, SIZE_BYTES // 2)
@@ -243,9 +243,9 @@ def prepare_shorter_parent_below(world: World, service: Service) -> None:
 
 
 def prepare_overlay_to_extend(world: World, service: Service) -> None:
-    """A disk smaller than what is below it, which must not show when it grows.
+    """A disk that is smaller than the image below it, which must not show when the disk grows.
 
-    It ends in the middle of a cluster, of which it holds a part.
+    The disk ends in the middle of a cluster, of which it holds a part.
     """
     world.disk(service, "a", "base")
     world.write(service, "a", "base", 1, 0, SIZE_BYTES)
@@ -267,7 +267,7 @@ def _copy_small_onto_base(world: World, service: Service, size_bytes: int) -> No
 
 
 def judge_at_once(world: World, answered: bool) -> None:
-    """Whoever reads the disk before anything is fixed reads the same, or it extended by zeros."""
+    """A reader of the disk, before anything is fixed, reads the same bytes, or these extended by zeros."""
     service = world.service(host_named("reader"))
     found, wanted = world.read(service, "a", _SMALL_ID), world.images["a", _SMALL_ID]
     assert found == wanted.ljust(len(found), b"\0"), "bytes before any fix"
@@ -279,16 +279,16 @@ EXTEND = verb("extendVirtualDisk", repositoryId="a", imageId="@d", size=2 * SIZE
 
 
 def extended(world: World) -> dict[tuple[str, str], bytes]:
-    """The disk is larger, by zeros."""
+    """The disk is longer, by zeros."""
     data = bytes_of("d")(world)
     return {**world.images, ("a", world.names["d"]): data + bytes(2 * SIZE_BYTES - len(data))}
 
 
-# -- files outside --------------------------------------------------------------------------
+# -- files outside the repositories ---------------------------------------------------------
 
 
 def export(world: World, service: Service) -> None:
-    """Export a disk to a file, and wait for it."""
+    """Export a disk to a file, and wait for that."""
     path = str(world.folder / OUTSIDE / "exported.raw")
     asked = {"repositoryId": "a", "imageId": world.names["d"], "path": path, "format": "raw"}
     call(service, "exportImage", asked)
@@ -296,7 +296,7 @@ def export(world: World, service: Service) -> None:
 
 
 def judge_exported(world: World, answered: bool) -> None:
-    """The file is there whole, or, if nobody was told, not at all."""
+    """The file exists and is whole; or, if there was no answer, it may not exist."""
     path = world.folder / OUTSIDE / "exported.raw"
     assert path.exists() or not answered
     assert not path.exists() or path.read_bytes() == bytes_of("d")(world)

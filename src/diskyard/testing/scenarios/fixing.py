@@ -1,4 +1,4 @@
-"""Every fix, and what each of them finds."""
+"""Every fix, and the damage or unfinished work for each of them."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ _DEEPEST = 33  # one more volume than a chain may have
 
 
 def fix_all(world: World, service: Service) -> None:
-    """Run all that is listed, until nothing is."""
+    """Run all listed fixes, until none is listed."""
     world.fix_all([service], random.Random(0))
 
 
-#: On what an interrupted scenario has left: its fixes are interrupted too.
+#: For what an interrupted scenario has left: its fixes are interrupted too.
 FIX_ALL = Scenario("fix all", shapes.lone, fix_all, same)
 
 
-# -- what they find --------------------------------------------------------------------
+# -- what there is to fix ---------------------------------------------------------------
 
 
 def small_parent(world: World, service: Service) -> None:
-    """A removed overlay with less data than the one above it: merged upwards."""
+    """A removed overlay with less data than the one above it, so that it is merged upwards."""
     world.disk(service, "a", "d")
     world.write(service, "a", "d", 1, 0, 512 * KIB)
     world.snapshot(service, "a", "d", "s1")
@@ -79,7 +79,7 @@ def too_deep(world: World, service: Service) -> None:
 
 
 def garbage(world: World, service: Service) -> None:
-    """A volume that the log named and does not name now, as a writer leaves it that was suspended."""
+    """A volume that the log named once and does not name now, as a suspended writer leaves it."""
     shapes.lone(world, service)
     state = service.connections.get("a").state()
     name = VolumeName(entry_id(state.version, state.nonce), str(uuid.UUID(int=7)), "raw")
@@ -87,7 +87,7 @@ def garbage(world: World, service: Service) -> None:
 
 
 def abandoned(world: World, service: Service) -> None:
-    """A volume whose making was cut short, and a temporary file beside it, by a boot that is over."""
+    """A volume whose making was interrupted, and a temporary file beside it, from an earlier boot."""
     shapes.chain(world, service)
     gone = world.service(stepping_host(Steps(), "gone-host", earlier_boot=True))
     files = gone.host.files
@@ -106,7 +106,7 @@ def abandoned(world: World, service: Service) -> None:
 
 
 def attached_before_the_boot(world: World, service: Service) -> None:
-    """An attachment of a boot that is over."""
+    """An attachment from an earlier boot."""
     shapes.chain(world, service)
     gone = world.service(stepping_host(Steps(), "gone-host", earlier_boot=True))
     verb("prepareImage", **DISK_IN_A)(world, gone)
@@ -120,7 +120,7 @@ def held_in_vain(world: World, service: Service) -> None:
 
 
 def half_a_log(world: World, service: Service) -> None:
-    """An entry and a checkpoint of which one copy is gone, and an entry with a damaged copy."""
+    """An entry and a checkpoint that lack one replica, and an entry with a damaged replica."""
     shapes.chain(world, service)
     log = world.folder / "a" / "log"
     names = sorted(path for path in log.iterdir())
@@ -130,7 +130,7 @@ def half_a_log(world: World, service: Service) -> None:
 
 
 def progress_of_nothing(world: World, service: Service) -> None:
-    """Progress of an image that is not there."""
+    """Progress of an image that does not exist."""
     shapes.lone(world, service)
     service.connections.get("a").storage.put_progress(NEW_ID, b"{}")
 
@@ -148,13 +148,13 @@ def lost(world: World, service: Service) -> None:
 
 
 def pending_difference(world: World, service: Service) -> None:
-    """A difference to a disk of b committed, its data not moved yet."""
+    """A difference to a disk of b, committed, its data not moved yet."""
     shapes.copied(world, service)
     new("copyImage", targetRepoId="b", imageId="@d", baseImageId="@base")(world, service)
 
 
 def half_moved(world: World, service: Service) -> None:
-    """A copy that an earlier boot began to move, and of which it wrote progress down."""
+    """A copy that an earlier boot began to move, and for which it wrote progress."""
     pending_copy(world, service)
     gone = world.service(stepping_host(Steps(), "gone-host", earlier_boot=True))
 
@@ -175,7 +175,7 @@ def half_moved(world: World, service: Service) -> None:
 
 
 def cut_extend(shape: Act) -> Act:
-    """An extend of d that an earlier boot began, and of which it made the volume longer."""
+    """An extend of d that an earlier boot began, and for which it made the volume longer."""
 
     def act(world: World, service: Service) -> None:
         shape(world, service)
@@ -194,7 +194,7 @@ def cut_extend(shape: Act) -> Act:
 
 
 def grown_by_its_guest(world: World, service: Service) -> None:
-    """A disk whose volume a guest's QEMU made longer, while nobody knew of it."""
+    """A disk whose volume a guest's QEMU made longer without Diskyard."""
     shapes.lone(world, service)
     disk_id = world.names["d"]
     state = service.connections.get("a").state()

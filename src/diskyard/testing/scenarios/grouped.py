@@ -27,7 +27,7 @@ def prepare(world: World, service: Service) -> None:
 
 
 def act(world: World, service: Service) -> None:
-    """Ask for all at once; each answer is noted where a crash does not lose it."""
+    """Make all requests at once. Each answer is recorded where a crash does not lose it."""
 
     def noted(name: str) -> Callable[[], None]:
         def ask() -> None:
@@ -44,14 +44,14 @@ def act(world: World, service: Service) -> None:
 
 
 def after(world: World) -> Images:
-    """One image more and one less."""
+    """There is one image more and one less."""
     made = with_new("a", bytes_of("s1"))(world)
     gone = without("e")(world)
     return {key: data for key, data in made.items() if key in gone or key == ("a", NEW_ID)}
 
 
 def look(world: World, service: Service, *, answered: bool) -> None:
-    """What was answered is so, though the others were not; and they did share an entry."""
+    """What was answered is done, even if the others were not; and the changes share an entry."""
     path = world.folder / "answers"
     names = list(_REQUESTS) if answered else path.read_text().split() if path.exists() else []
     strong = {image["imageId"] for image in call(service, "listImages", {"repositoryId": "a"})["images"]}

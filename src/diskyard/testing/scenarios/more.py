@@ -1,4 +1,4 @@
-"""What changes no image, and yet asks much of storage: connecting, looking, exporting, serving."""
+"""Actions that change no image, but use storage a lot: connecting, reading, exporting, serving."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def connect(world: World, service: Service) -> None:
 
 
 def look_at_all(world: World, service: Service) -> None:
-    """Everything that only looks."""
+    """Call every verb that only reads."""
     image = {"repositoryId": "a", "imageId": world.names["d"]}
     call(service, "listStorageRepositories", {})
     call(service, "listImages", {"repositoryId": "a"})
@@ -37,7 +37,7 @@ def create_and_remove(world: World, service: Service) -> None:
 
 
 def export(world: World, service: Service) -> None:
-    """Export a disk and wait; under the file's name there are all of its bytes, or nothing."""
+    """Export a disk and wait. The file has all of the disk's bytes, or does not exist."""
     path = world.folder / "exported"
     asked = {"repositoryId": "a", "imageId": world.names["d"], "path": str(path), "format": "raw"}
     try:
@@ -51,7 +51,7 @@ def _await(service: Service, task_id: str) -> None:
     service.tasks.wait([task_id])
     try:
         task = service.records.get(task_id)
-    except OSError as error:  # this host's folder of tasks is sick
+    except OSError as error:  # this host's directory of tasks fails
         raise errors.from_os_error(error, "looking at a task") from error
     if task.error is not None:
         kind = errors.CODES[str(task.error["code"])]

@@ -51,12 +51,12 @@ def pending_copy(world: World, service: Service) -> None:
 
 
 def import_bytes(world: World) -> bytes:
-    """What the file to import holds."""
+    """The bytes of the file to import."""
     return bytes([7]) * (256 * KIB) + bytes(SIZE_BYTES - 256 * KIB)
 
 
 def import_file(format: str) -> Act:
-    """Write a file outside of the repositories, durably, and commit its import."""
+    """Write a file outside the repositories, durably, and commit its import."""
 
     def act(world: World, service: Service) -> Any:
         raw, path = world.folder / "import.raw", world.folder / f"import.{format}"
@@ -89,7 +89,7 @@ def exported_whole(world: World, service: Service, *, answered: bool) -> None:
 
 
 def about_to_fold(world: World, service: Service) -> None:
-    """A log that is about to be folded into a checkpoint, and trimmed."""
+    """A log for which a checkpoint and trimming are due."""
     world.disk(service, "a", "d")
     repo = service.connections.get("a")
     while repo.state().version % 64 != _ENTRIES_BEFORE_FOLDING or repo.state().version < 4 * 64:
@@ -97,7 +97,7 @@ def about_to_fold(world: World, service: Service) -> None:
 
 
 def change_user_data(world: World, service: Service) -> None:
-    """An entry that changes nothing of the bytes."""
+    """An entry that changes no bytes."""
     world.user_data.pop(("a", world.names["d"]), None)
     asked = {"repositoryId": "a", "imageId": world.names["d"], "userData": {"change": next(_changes)}}
     call(service, "setUserData", asked)
@@ -108,7 +108,7 @@ def _info(world: World, service: Service) -> Any:
 
 
 def user_data_is(*, before: Any, after: Any) -> Callable[..., None]:
-    """What d's owner wrote down is one of two values, and the later one if that was answered."""
+    """The userData of d is one of two values, and the later one if that was answered."""
 
     def look(world: World, service: Service, *, answered: bool) -> None:
         found = _info(world, service)["userData"]
@@ -118,12 +118,12 @@ def user_data_is(*, before: Any, after: Any) -> Callable[..., None]:
 
 
 def strategy_is_changed(world: World, service: Service, *, answered: bool) -> None:
-    """The same of its strategy."""
+    """The same for its strategy."""
     assert _info(world, service)["strategy"] == "performance" or not answered
 
 
 def forget_user_data(world: World, service: Service) -> None:
-    """A chain of which the scenario itself looks at the userData."""
+    """A chain whose userData the scenario itself checks."""
     shapes.chain(world, service)
     del world.user_data["a", world.names["d"]]
 
@@ -135,7 +135,7 @@ def prepared(world: World, service: Service) -> None:
 
 
 def prepare_and_tear_down(world: World, service: Service) -> None:
-    """Attach and detach."""
+    """Attach and detach a disk."""
     asked = {"repositoryId": "a", "imageId": world.names["d"]}
     call(service, "prepareImage", asked)
     call(service, "teardownImage", asked)
@@ -159,7 +159,7 @@ def create_repository(world: World, service: Service) -> None:
 
 
 def remove_repository(world: World, service: Service) -> None:
-    """Remove it; it is there and holds no image."""
+    """Remove the repository, which exists and holds no image."""
     call(service, "connectStorageRepository", {"repoId": "c", **_c(world)})
     call(service, "removeStorageRepository", {"repositoryId": "c"})
 
@@ -172,7 +172,7 @@ _COPY_ON_BASE = new("copyImage", targetRepoId="b", imageId="@d", baseImageId="@b
 
 
 def extend_within_snapshot(world: World, service: Service) -> None:
-    """Between a switch's overlay and its seal the disk is extended: the switch begins anew."""
+    """The disk is extended between the overlay and the seal of a switch, which then begins anew."""
     make_empty, extends = Repository.make_empty, iter([True])
 
     def made(repo: Repository, volume: Volume) -> None:
@@ -185,13 +185,13 @@ def extend_within_snapshot(world: World, service: Service) -> None:
 
 
 def snapshot_of_extended(world: World) -> Images:
-    """The Snapshot and the disk are as long as the disk was made."""
+    """The Snapshot and the disk have the disk's new size."""
     images = _extended()(world)
     return {**images, **with_new("a", lambda _: images["a", world.names["d"]])(world), **images}
 
 
 def extend_beside_snapshot(world: World, service: Service) -> None:
-    """While an extend is open nothing is frozen of its disk."""
+    """While an extend of a disk is open, nothing of the disk is frozen."""
 
     def grow_late(*words: Any, **more: Any) -> None:
         with contextlib.suppress(errors.LeaseHeld):
@@ -204,7 +204,7 @@ def extend_beside_snapshot(world: World, service: Service) -> None:
 
 
 def grow_and_tear_down(world: World, service: Service) -> None:
-    """A guest's QEMU makes its disk longer, and the guest ends; what it wrote there were zeros."""
+    """A guest's QEMU makes its disk longer, and the guest ends. The new part is zeros."""
     asked = {"repositoryId": "a", "imageId": world.names["d"]}
     attached = call(service, "prepareImage", asked)
     os.truncate(attached["path"], 2 * SIZE_BYTES)
@@ -299,7 +299,7 @@ OPERATIONS = [
     Scenario("export", shapes.chain, export, same, exported_whole),
 ]  # fmt: skip
 
-#: What is done to a repository itself: judged by doing it again, not by images.
+#: Operations on a repository itself. They are judged by doing them again, not by images.
 ON_REPOSITORIES = [
     Scenario("create repository", shapes.lone, create_repository, same),
     Scenario("remove repository", shapes.lone, remove_repository, same),

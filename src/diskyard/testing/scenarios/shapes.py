@@ -1,4 +1,4 @@
-"""Chains of several shapes, for operations to be done on: disk "d", and snapshots below it."""
+"""Chains of several shapes, for operations to work on: disk "d", and snapshots below it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DIFFERENCE_ID = "33333333-2222-4333-8444-555555555555"
 
 
 def lone(world: World, service: Service) -> None:
-    """A disk that has no snapshot."""
+    """A disk without a snapshot."""
     world.disk(service, "a", "d")
     world.write(service, "a", "d", 1, 0, 512 * KIB)
 
@@ -50,7 +50,7 @@ def weak(world: World, service: Service) -> None:
 
 
 def copied(world: World, service: Service) -> None:
-    """A chain in a, and "base", a whole copy of its disk in b; the disk was written since."""
+    """A chain in a, and "base", a whole copy of its disk in b. The disk was written to since."""
     chain(world, service)
     asked = {"targetRepoId": "b", "imageId": world.names["d"], "userData": {"made as": "base"}}
     call(service, "copyImage", {**asked, "options": {**LATER, "newImageId": _BASE_ID}})
@@ -71,7 +71,7 @@ def tracked(world: World, service: Service) -> None:
 
 
 def across(world: World, service: Service) -> None:
-    """Disk "x" in b that was copied from a as its difference to "base", and a weak image between."""
+    """Disk "x" in b, copied from a as its difference to "base", with a weak image in between."""
     copied(world, service)
     asked = {"targetRepoId": "b", "imageId": world.names["d"], "baseImageId": world.names["base"]}
     call(

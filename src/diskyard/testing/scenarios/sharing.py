@@ -1,4 +1,4 @@
-"""What shares blocks on a file system that can, and so takes other steps there."""
+"""Operations that share blocks if the file system can, and so take other steps there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def prepare_raw_copied(world: World, service: Service) -> None:
 
 
 def with_snapshot_in_b(world: World) -> Images:
-    """The Snapshot is there too."""
+    """The Snapshot is also in b."""
     return {**world.images, ("b", world.names["s"]): world.images["a", world.names["s"]]}
 
 
