@@ -14,7 +14,7 @@ from tests.stateful.parts import parts
 
 STEPS = 40
 #: How many stories are told, and how many operations they have at least.
-FORMATS = {"memory-1.0": (25, 500), rounded.FORMAT: (4, 60)}
+FORMATS = {"memory-1.0": (25, 500), rounded.FORMAT: (3, 40)}
 #: A thorough run tells as many stories again in each part; parts can run side by side.
 PARTS = parts(100)
 

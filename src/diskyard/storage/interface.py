@@ -139,8 +139,8 @@ class VolumeStore(Protocol):
     def grow_volume(self, name: VolumeName, *, length_bytes: int, preallocate: bool = False) -> None:
         """Make a volume's container at least this long, rounded up to ``length_unit_bytes``.
 
-        What is new reads zeros where the capability ``zeroed`` is there, and anything where it is not. A crash
-        leaves the old length or a longer one, and the old bytes up to the old length.
+        What is new reads zeros where the capability ``zeroed`` is there, and anything where it is not. A
+        crash leaves the old length or a longer one, and the old bytes up to the old length.
         """
 
     def delete_volume(self, name: VolumeName) -> bool:
