@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import shutil
@@ -17,8 +18,13 @@ import pytest
 
 from diskyard import errors
 from diskyard.fixes.runner import run_fix
+from diskyard.host import Files, HostIdentity
 from diskyard.model.fix import Merge
+from diskyard.model.transaction import Frees
 from diskyard.service import Service, call
+from diskyard.storage.localfs import layout
+from diskyard.storage.localfs.access import Follower
+from diskyard.storage.localfs.reserve import Reserve
 from diskyard.testing.scenarios.base import LATER
 from diskyard.testing.world import KIB, MIB, PLACES, World, host_named
 from tests.conftest import Tally
@@ -214,3 +220,45 @@ def test_a_storm_of_images_is_removable(small: Path, tmp_path: Path, tally: Tall
     assert set(service.connections.get("a").state().images) == {disk}
     service.close()
     tally("full file systems", runs=1, removed=_STORM)
+
+
+class FullDirectory(Files):
+    """Files in a directory that has no space for a name, but where one at least as long was removed."""
+
+    def __init__(self, host: HostIdentity) -> None:
+        super().__init__(host)
+        self.is_full = False
+        self._hole_bytes = 0
+
+    def unlink(self, path: str) -> None:
+        """See :meth:`Files.unlink`; it leaves a hole."""
+        super().unlink(path)
+        self._hole_bytes = max(self._hole_bytes, len(os.path.basename(path)))
+
+    def rename(self, source: str, target: str) -> None:
+        """See :meth:`Files.rename`; the new name is written before the old one goes."""
+        if self.is_full and len(os.path.basename(target)) > self._hole_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+        super().rename(source, target)
+        self._hole_bytes = len(os.path.basename(source))
+
+
+def test_a_directory_without_space_for_a_name_costs_no_file_of_the_reserve(tmp_path: Path) -> None:
+    """As on a full XFS: which names fit there depends on how long those of this process are."""
+    host, root = host_named("host"), str(tmp_path)
+    (tmp_path / layout.LOG).mkdir()
+    files = FullDirectory(host.identity)
+    reserve = Reserve(files, root, Follower(host, root))
+    reserve.fill()
+    before = _with_blocks(reserve)
+    files.is_full = True
+    published = 5
+    for number in range(published):
+        paths = (str(tmp_path / f"entry-{number}"), str(tmp_path / f"replica-{number}"))
+        assert reserve.publish(paths, b"an entry", Frees.AT_ONCE, lambda: False)
+        assert {Path(path).read_bytes() for path in paths} == {b"an entry"}
+    assert before - _with_blocks(reserve) == 2 * published  # two replicas of each entry
+
+
+def _with_blocks(reserve: Reserve) -> int:
+    return sum(not name.startswith("name.") for name in os.listdir(reserve.folder))
