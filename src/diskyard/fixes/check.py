@@ -13,8 +13,8 @@ def check_storage_repository(engine: Engine, request: CheckStorageRepository) ->
     """The fixes that a repository needs; a deep check keeps what it finds damaged."""
     options = request.options
     repo = engine.connections.get(request.repository_id)
-    places = engine.connections.among(options.participating_repositories)
-    fixes = find_fixes(look(engine, repo, deep=options.deep, places=places))
+    participating = engine.connections.among(options.participating_repositories)
+    fixes = find_fixes(look(engine, repo, deep=options.deep, participating=participating))
     return [
         fix
         for fix in fixes

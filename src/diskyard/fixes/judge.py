@@ -58,8 +58,8 @@ def judge_holds(connections: Connections, state: State, holds: Iterable[AnyHold]
 def _judge_copies(
     connections: Connections, marker: str, holds: Sequence[CopyHold]
 ) -> Iterator[tuple[CopyHold, Judged]]:
-    target = connections.by_marker(marker, to_anybody=True)
-    if target is None:
+    target_repo = connections.by_marker(marker, to_anybody=True)
+    if target_repo is None:
         absent = "the copy's repository is not connected on this host"
         yield from ((hold, (False, absent)) for hold in holds)
         return
@@ -67,21 +67,21 @@ def _judge_copies(
     why_unknown: str | None = None
     state: State | None = None
     try:
-        worked_on = target.locked_among({hold.copy_id for hold in holds})
+        worked_on = target_repo.locked_among({hold.copy_id for hold in holds})
         if any(hold.copy_id not in worked_on for hold in holds):
-            state = target.state()
-            target.log.require_whole()
+            state = target_repo.state()
+            target_repo.log.require_whole()
     except (errors.DiskyardError, OSError) as error:
-        why = f": {error}" if may_use(target.repo_id) else ""
+        why = f": {error}" if may_use(target_repo.repo_id) else ""
         why_unknown = f"the copy's repository cannot be read{why}"
     for hold in holds:
-        if not in_place(hold, target):
+        if not in_place(hold, target_repo):
             yield hold, (False, _ANOTHER_PLACE)
         elif hold.copy_id in worked_on:
             yield hold, (False, None)
         elif why_unknown is not None or state is None:
             yield hold, (False, why_unknown)
-        elif hold.target_entry is not None and target.log.has_entry(hold.target_entry) is False:
+        elif hold.target_entry is not None and target_repo.log.has_entry(hold.target_entry) is False:
             yield hold, (False, _ANOTHER_HISTORY)
         else:
             copy = state.images.get(hold.copy_id)
@@ -119,7 +119,10 @@ class NoSource:
 
 
 def find_source(
-    connections: Connections, target: Repository, image: Image, participating: list[Repository] | None = None
+    connections: Connections,
+    target_repo: Repository,
+    image: Image,
+    participating: list[Repository] | None = None,
 ) -> FoundSource | NoSource:
     """Where a mend of ``image`` can read, or what it waits for.
 
@@ -129,40 +132,40 @@ def find_source(
     if isinstance(source, FileSource):
         raise errors.InternalError("A file is not looked for in repositories.")
     image_id = image.id if source is None else source.image_id
-    places = connections.places() if participating is None else participating
+    source_repos = connections.places() if participating is None else participating
     if source is not None:
         # The repository of the commit first: it holds the image for this copy.
-        places = sorted(places, key=lambda place: place.marker != source.marker)
+        source_repos = sorted(source_repos, key=lambda source_repo: source_repo.marker != source.marker)
     reasons = []
-    for place in places:
-        if source is None and place.marker == target.marker:
+    for source_repo in source_repos:
+        if source is None and source_repo.marker == target_repo.marker:
             continue
-        found = _whole(place, image, image_id)
+        found = _whole(source_repo, image, image_id)
         if isinstance(found, FoundSource):
             return found
         if found is not None:
-            reasons.append(f"{place.repo_id}: {found}")
+            reasons.append(f"{source_repo.repo_id}: {found}")
     return NoSource(image_id, tuple(reasons))
 
 
-def _whole(place: Repository, wanted: Image, image_id: str) -> FoundSource | str | None:
+def _whole(repo: Repository, wanted: Image, image_id: str) -> FoundSource | str | None:
     try:
-        sight = look_at(place, volumes_below(image_id))
+        sight = look_at(repo, volumes_below(image_id))
         image = sight.state.images.get(image_id)
         if image is None or image.consumed_by is not None:
             return None
         why = why_no_source(wanted, image) or why_broken(sight.state, image, sight.missing)
     except (errors.DiskyardError, OSError) as error:
         return str(error)
-    return FoundSource(place, sight.state, image) if why is None else why
+    return FoundSource(repo, sight.state, image) if why is None else why
 
 
-def waits_for_base(target: Repository, state: State, image: Image) -> str | None:
+def waits_for_base(repo: Repository, state: State, image: Image) -> str | None:
     """What a pending image's base lacks now; None if the base is whole or not needed."""
     if image.pending is None or image.pending.base_image_id is None:
         return None
     try:
-        sight = look_at(target, volumes_below(image.pending.base_image_id), state)
+        sight = look_at(repo, volumes_below(image.pending.base_image_id), state)
     except errors.LeaseHeld as error:
         return error.message
     base = sight.state.images.get(image.pending.base_image_id)

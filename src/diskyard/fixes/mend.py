@@ -226,23 +226,23 @@ def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[tuple[Fo
 
     :raises diskyard.errors.LeaseHeld: the hold did not stand until the end.
     """
-    place = found.repo
+    source_repo = found.repo
     hold = next((hold for hold in found.image.held_for if is_hold_of(hold, work.repo, image_id)), None)
     if hold is not None:
         yield found, _fingerprint(found.image, hold)
         _require_held(work, found, hold)
         return
-    if place.is_read_only:
+    if source_repo.is_read_only:
         yield found, new_uuid()  # what an interrupted reading has brought is not relied on
-        require_unchanged(place, found.image)
+        require_unchanged(source_repo, found.image)
         return
     own = copy_hold(work.repo, image_id, new_uuid())
-    image = hold_snapshot(place, found.image, own, work.author).result
+    image = hold_snapshot(source_repo, found.image, own, work.author).result
     try:
-        yield FoundSource(place, found.state, image), _fingerprint(image, own)
+        yield FoundSource(source_repo, found.state, image), _fingerprint(image, own)
         _require_held(work, found, own)
     finally:
-        release_hold(place, found.image.id, own, work.author)
+        release_hold(source_repo, found.image.id, own, work.author)
 
 
 def _fingerprint(image: Image, hold: CopyHold) -> str:
@@ -325,8 +325,8 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
     """Let go of what the copy has read, or keep it as the tracker; then it can be merged."""
     source = pending.source
     assert not isinstance(source, FileSource)
-    home = work.engine.connections.by_marker(source.marker)
-    if home is None or home.is_read_only:
+    home_repo = work.engine.connections.by_marker(source.marker)
+    if home_repo is None or home_repo.is_read_only:
         return []  # check lists the hold, if there is one, when it can be released
 
     def let_go(draft: Draft) -> None:
@@ -339,9 +339,9 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
                 release(draft, source.image_id, hold)
 
     with suppress(errors.NotARepository):  # it is being removed
-        done = home.commit(let_go, work.author)
-        merges = [FollowUp(home, Merge(image_id=key)) for key in sorted(_freed(done.before, done.state))]
-        return [*merges, *cleaning(home, done.before, done.state)]
+        done = home_repo.commit(let_go, work.author)
+        merges = [FollowUp(home_repo, Merge(image_id=key)) for key in sorted(_freed(done.before, done.state))]
+        return [*merges, *cleaning(home_repo, done.before, done.state)]
     return []
 
 

@@ -40,7 +40,7 @@ from diskyard.repository.volume_files import opening
 from diskyard.storage.interface import StoredVolume
 
 
-def look(engine: Engine, repo: Repository, *, deep: bool, places: list[Repository] | None) -> Look:
+def look(engine: Engine, repo: Repository, *, deep: bool, participating: list[Repository] | None) -> Look:
     """Look at everything; the storage is listed before the log is read, in that order.
 
     :raises diskyard.errors.RepositoryUnavailable: the storage does not show its log.
@@ -94,7 +94,7 @@ def look(engine: Engine, repo: Repository, *, deep: bool, places: list[Repositor
         replicas=tuple(_replicas(repo, state, deep=deep)),
         stray=repo.log.stray(),
         longer=longer,
-        sources=_sources(engine, repo, state, missing, allocated, places),
+        sources=_sources(engine, repo, state, missing, allocated, participating),
         differing=_differing(engine, repo, state),
         workers=_workers(repo, [image_id for image_id in progress if image_id in locked]),
     )
@@ -244,29 +244,29 @@ def _sources(
     state: State,
     missing: frozenset[str],
     allocated: Mapping[str, int],
-    places: list[Repository] | None,
+    participating: list[Repository] | None,
 ) -> dict[str, SourceView]:
     views = {}
     for image in state.images.values():
         if (image.is_strong and image.pending is not None) or needs_restore(state, image, missing):
-            views[image.id] = _source_view(engine, repo, state, image, missing, places)
+            views[image.id] = _source_view(engine, repo, state, image, missing, participating)
     return views
 
 
 def _differing(engine: Engine, repo: Repository, state: State) -> dict[str, str]:
     """Snapshots that another connected repository has under the same id with other bytes."""
     found = {}
-    for place in engine.connections.places():
-        if place.marker == repo.marker:
+    for other_repo in engine.connections.places():
+        if other_repo.marker == repo.marker:
             continue
         try:
-            others = place.state().images
+            others = other_repo.state().images
         except errors.DiskyardError:
             continue  # what it has is looked at when it answers
         for image in state.images.values():
             other = others.get(image.id) if image.is_strong and image.kind == "snapshot" else None
             if other is not None and other.is_strong and (why := why_another(image, other)) is not None:
-                found[image.id] = f"repository {place.repo_id} has another image under this id ({why})"
+                found[image.id] = f"repository {other_repo.repo_id} has another image under this id ({why})"
     return found
 
 
@@ -276,7 +276,7 @@ def _source_view(
     state: State,
     image: Image,
     missing: frozenset[str],
-    places: list[Repository] | None,
+    participating: list[Repository] | None,
 ) -> SourceView:
     waits_for = waits_for_base(repo, state, image)
     if image.pending is not None and isinstance(image.pending.source, FileSource):
@@ -284,7 +284,7 @@ def _source_view(
         return SourceView(waits_for or import_waits_for(engine, repo, image, source), image.size_bytes)
     if image.pending is not None or _parent_is_whole(state, image, missing):
         waits_for = waits_for or why_not_read(repo, state, image, own=1)
-    found = find_source(engine.connections, repo, image, places)
+    found = find_source(engine.connections, repo, image, participating)
     if not isinstance(found, FoundSource):
         return SourceView(waits_for or found.told(), None)
     waits_for = waits_for or why_not_read(found.repo, found.state, found.image)

@@ -65,11 +65,11 @@ def holds_of_cancelled(engine: Engine, repo: Repository, removed: Image) -> list
     if removed.pending is None or not isinstance(removed.pending.source, ImageSource):
         return []
     source = removed.pending.source
-    home = engine.connections.by_marker(source.marker)
-    if home is None:
+    home_repo = engine.connections.by_marker(source.marker)
+    if home_repo is None:
         return []
     try:
-        image = home.state().images.get(source.image_id)
+        image = home_repo.state().images.get(source.image_id)
     except errors.DiskyardError:
         return []  # the image is removed all the same; that repository's check lists the hold
     holds = () if image is None else image.held_for
@@ -77,7 +77,7 @@ def holds_of_cancelled(engine: Engine, repo: Repository, removed: Image) -> list
     for hold in holds:
         if is_hold_of(hold, repo, removed.id):
             clean = CleanHold(image_id=source.image_id, hold=hold)
-            follow_ups += [FollowUp(home, clean), FollowUp(home, Merge(image_id=source.image_id))]
+            follow_ups += [FollowUp(home_repo, clean), FollowUp(home_repo, Merge(image_id=source.image_id))]
     return follow_ups
 
 

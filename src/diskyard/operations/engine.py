@@ -150,7 +150,9 @@ def require_user_data(user_data: Any) -> None:
         )
 
 
-def require_new_id(engine: Engine, target: Repository, image_id: str | None, known: dict[str, State]) -> None:
+def require_new_id(
+    engine: Engine, target_repo: Repository, image_id: str | None, known: dict[str, State]
+) -> None:
     """Refuse an id of the caller's that another connected repository has already.
 
     Images of one id are taken for the same one wherever they are. A repository that does not answer
@@ -163,15 +165,17 @@ def require_new_id(engine: Engine, target: Repository, image_id: str | None, kno
     """
     if image_id is None:
         return
-    for place in engine.connections.places(to_anybody=True):
-        if place.marker == target.marker:
+    for other_repo in engine.connections.places(to_anybody=True):
+        if other_repo.marker == target_repo.marker:
             continue
         try:
-            state = known[place.marker] = known.get(place.marker) or place.state()
+            state = known[other_repo.marker] = known.get(other_repo.marker) or other_repo.state()
         except errors.DiskyardError:
             continue
         if image_id in state.images:
-            where = f"repository {place.repo_id}" if may_use(place.repo_id) else "another repository"
+            where = (
+                f"repository {other_repo.repo_id}" if may_use(other_repo.repo_id) else "another repository"
+            )
             raise errors.ImageIdInUse(
                 f"Image id {image_id} belongs to an image of {where}.", imageId=image_id
             )

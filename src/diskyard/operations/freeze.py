@@ -165,48 +165,48 @@ def _clone_once(repo: Repository, asked: Switch, author: Author) -> Committed[Im
     return commit_looking(repo, disk_id, lambda draft: switch.seal_clone(draft, asked, clone), author)
 
 
-def copy_hold(target: Repository, copy_id: str, work_id: str) -> CopyHold:
+def copy_hold(target_repo: Repository, copy_id: str, work_id: str) -> CopyHold:
     """The hold of a copy, which names the very place and history that the copy is in.
 
     A marker is not enough: a copy of the target's bytes has it as well, and knows nothing of the copy.
     """
-    known = target.log.newest_known()
+    known = target_repo.log.newest_known()
     return CopyHold(
-        target_marker=target.marker,
+        target_marker=target_repo.marker,
         copy_id=copy_id,
         work_id=work_id,
-        target_place=target.storage.place_identity,
+        target_place=target_repo.storage.place_identity,
         target_entry=entry_id(known.version, known.nonce),
     )
 
 
-def is_hold_of(hold: AnyHold, target: Repository, copy_id: str) -> TypeGuard[CopyHold]:
+def is_hold_of(hold: AnyHold, target_repo: Repository, copy_id: str) -> TypeGuard[CopyHold]:
     """Whether a hold is for this copy, in this very place."""
     return (
         isinstance(hold, CopyHold)
-        and (hold.target_marker, hold.copy_id) == (target.marker, copy_id)
-        and in_place(hold, target)
+        and (hold.target_marker, hold.copy_id) == (target_repo.marker, copy_id)
+        and in_place(hold, target_repo)
     )
 
 
-def in_place(hold: CopyHold, target: Repository) -> bool:
+def in_place(hold: CopyHold, target_repo: Repository) -> bool:
     """Whether the copy of a hold is in this place, as far as both say which that is."""
-    own = target.storage.place_identity
+    own = target_repo.storage.place_identity
     return hold.target_place == own or "" in (hold.target_place, own)
 
 
-def hold_snapshot(home: Repository, found: Image, hold: AnyHold, author: Author) -> Committed[Image]:
+def hold_snapshot(repo: Repository, found: Image, hold: AnyHold, author: Author) -> Committed[Image]:
     """Hold a Snapshot for whoever reads it, before anything relies on its bytes.
 
     :param found: as it was when it was chosen.
     :returns: the Snapshot, as it is held, and the state in which it is.
     :raises diskyard.errors.Unsupported: nothing can be held there: see :func:`require_holdable`.
     """
-    require_holdable(home, found)
-    return commit_looking(home, found.id, lambda draft: switch.hold(draft, found, hold), author)
+    require_holdable(repo, found)
+    return commit_looking(repo, found.id, lambda draft: switch.hold(draft, found, hold), author)
 
 
-def require_holdable(home: Repository, source: Image) -> None:
+def require_holdable(repo: Repository, source: Image) -> None:
     """Refuse to promise a copy of what nobody would keep for it.
 
     In a place that cannot be written here nothing can be held. Others may write there, be it another
@@ -215,11 +215,11 @@ def require_holdable(home: Repository, source: Image) -> None:
 
     :raises diskyard.errors.Unsupported: the place of the source is read-only.
     """
-    why = home.storage.read_only_because()
+    why = repo.storage.read_only_because()
     if why is not None:
         raise errors.Unsupported(
             f"Image {source.id} cannot be copied: nothing would keep its bytes until the copy is made, as "
-            f"{home.storage.place} is read-only ({why}).",
+            f"{repo.storage.place} is read-only ({why}).",
             advice="Export it and import the file, make its repository writable for this user, or name "
             "another one that has it with imageHints.",
             imageId=source.id,
@@ -227,10 +227,10 @@ def require_holdable(home: Repository, source: Image) -> None:
 
 
 def require_hold(
-    home: Repository,
+    home_repo: Repository,
     image_id: str,
     hold: AnyHold,
-    target: Repository,
+    target_repo: Repository,
     published: State,
     copy_id: str,
     author: Author,
@@ -243,12 +243,12 @@ def require_hold(
     :raises diskyard.errors.LeaseHeld: it does not; the copy is taken back.
     """
     # In one place with the copy the entry that made it is as new as a look; elsewhere it takes one.
-    state = published if home.log is target.log else home.state()
+    state = published if home_repo.log is target_repo.log else home_repo.state()
     image = state.images.get(image_id)
     if image is not None and hold in image.held_for:
         return
     with contextlib.suppress(errors.ImageNotFound):  # somebody was quicker
-        target.commit(lambda draft: change.remove(draft, copy_id), author)
+        target_repo.commit(lambda draft: change.remove(draft, copy_id), author)
     raise errors.LeaseHeld(
         f"The data that copy {copy_id} reads was released by another host meanwhile.",
         advice="The copy was taken back; copy the image again.",
@@ -257,7 +257,7 @@ def require_hold(
 
 
 @contextlib.contextmanager
-def release_if_refused(home: Repository, image_id: str, hold: AnyHold, author: Author) -> Iterator[None]:
+def release_if_refused(repo: Repository, image_id: str, hold: AnyHold, author: Author) -> Iterator[None]:
     """Release a hold if what it is for is certainly not made."""
     try:
         yield
@@ -265,19 +265,19 @@ def release_if_refused(home: Repository, image_id: str, hold: AnyHold, author: A
         raise
     except Exception:
         with contextlib.suppress(errors.DiskyardError):  # the caller is told the first error
-            release_hold(home, image_id, hold, author)
+            release_hold(repo, image_id, hold, author)
         raise
 
 
-def require_held(home: Repository, image_id: str, hold: AnyHold) -> None:
+def require_held(repo: Repository, image_id: str, hold: AnyHold) -> None:
     """The look after reading an image: what was read is its bytes only if the hold stood all the time.
 
     A hold that was released never comes back: it names work of its own.
 
     :raises diskyard.errors.LeaseHeld: it does not stand: what was read must not be used.
     """
-    image = home.state().images.get(image_id)
-    home.log.require_whole()
+    image = repo.state().images.get(image_id)
+    repo.log.require_whole()
     if image is None or hold not in image.held_for:
         raise errors.LeaseHeld(
             f"The data of image {image_id} was released by another host while it was read.",
@@ -286,7 +286,7 @@ def require_held(home: Repository, image_id: str, hold: AnyHold) -> None:
         )
 
 
-def require_unchanged(home: Repository, seen: Image) -> None:
+def require_unchanged(repo: Repository, seen: Image) -> None:
     """The look after reading an image where nothing can be written, and so nothing held.
 
     Who may write there, or a mount made writable in between, could have let its bytes change: only
@@ -295,8 +295,8 @@ def require_unchanged(home: Repository, seen: Image) -> None:
     :param seen: the image before it was read.
     :raises diskyard.errors.LeaseHeld: it is not as it was: what was read must not be used.
     """
-    state = home.state()
-    home.log.require_whole()
+    state = repo.state()
+    repo.log.require_whole()
     image = state.images.get(seen.id)
     same = image is not None and (image.volume_id, image.data_generation, image.consumed_by) == (
         seen.volume_id,
@@ -311,8 +311,8 @@ def require_unchanged(home: Repository, seen: Image) -> None:
         )
 
 
-def release_hold(home: Repository, image_id: str, hold: AnyHold, author: Author) -> Committed[bool] | None:
+def release_hold(repo: Repository, image_id: str, hold: AnyHold, author: Author) -> Committed[bool] | None:
     """End a hold, if it is there; None if nothing can be written: check lists it then."""
-    if home.is_read_only:
+    if repo.is_read_only:
         return None
-    return home.commit(lambda draft: switch.release(draft, image_id, hold), author)
+    return repo.commit(lambda draft: switch.release(draft, image_id, hold), author)

@@ -89,16 +89,19 @@ def _require_unconnected(engine: Engine, storage: Storage) -> bool:
     :returns: whether another is connected that is the same but for its device.
     """
     cloned = False
-    for repo_id, repo in engine.connections.connected().items():
-        known = repo.storage
-        if storage.place == known.place or storage.identity == known.identity:
+    for repo_id, known_repo in engine.connections.connected().items():
+        known_storage = known_repo.storage
+        if storage.place == known_storage.place or storage.identity == known_storage.identity:
             if is_done(storage):
                 continue
             raise errors.RepositoryInUse(
                 f"{storage.place} is connected as {repo_id}.",
                 advice="Disconnect it first: work that is under way in it would be interrupted.",
             )
-        cloned |= (storage.marker, storage.place_identity) == (known.marker, known.place_identity)
+        cloned |= (storage.marker, storage.place_identity) == (
+            known_storage.marker,
+            known_storage.place_identity,
+        )
     return cloned
 
 
@@ -175,8 +178,10 @@ def _require_idle(engine: Engine, repo_id: str) -> None:
     if not engine.connections.is_reachable(repo_id):
         return
     repo = engine.connections.get(repo_id)
-    others = [o for key, o in engine.connections.named(to_anybody=True).items() if key != repo_id]
-    if any(other.marker == repo.marker for other in others):
+    other_repos = [
+        other_repo for key, other_repo in engine.connections.named(to_anybody=True).items() if key != repo_id
+    ]
+    if any(other_repo.marker == repo.marker for other_repo in other_repos):
         return
     names = [f"task {task.task_id}" for task in engine.records.unended() if _works_with(engine, task, repo)]
     names += [
@@ -192,8 +197,8 @@ def _works_with(engine: Engine, task: Task, repo: Repository) -> bool:
     """Whether a task works in a repository, or copies from it."""
     if task.repository_id == repo.repo_id:
         return True
-    place = engine.connections.named(to_anybody=True).get(task.repository_id or "")
-    image = None if place is None else place.state().images.get(task.image_id or "")
+    task_repo = engine.connections.named(to_anybody=True).get(task.repository_id or "")
+    image = None if task_repo is None else task_repo.state().images.get(task.image_id or "")
     source = None if image is None or image.pending is None else image.pending.source
     return isinstance(source, ImageSource) and source.marker == repo.marker
 
@@ -225,8 +230,8 @@ def remove_storage_repository(engine: Engine, request: ask.RemoveStorageReposito
         repo.commit(lambda draft: close(draft, repo.is_locked), engine.author("removeStorageRepository"))
     repo.log.require_writable()
     found.remove(repo.storage, engine.host)
-    for repo_id, other in engine.connections.named(to_anybody=True).items():
-        if other.marker == repo.marker:
+    for repo_id, other_repo in engine.connections.named(to_anybody=True).items():
+        if other_repo.marker == repo.marker:
             _forget(engine, repo_id)
 
 

@@ -137,32 +137,32 @@ def import_image(engine: Engine, request: ImportImage) -> Outcome:
     path = transfer_path(engine.host, request.path)
     if request.format == "raw":
         path = transfer_path(engine.host, engine.host.files.device_behind(path))
-    target = engine.connections.get(request.target_repo_id)
+    repo = engine.connections.get(request.target_repo_id)
     image_id = request.options.new_image_id or new_uuid()
-    state = target.state()
+    state = repo.state()
     digest = _digest(state.images.get(image_id), request)
     if already_made(state, image_id, digest):
-        _remember_again(engine, target, state.images[image_id], request, path)
+        _remember_again(engine, repo, state.images[image_id], request, path)
     else:
-        require_new_id(engine, target, request.options.new_image_id, {})
-        _begin(engine, target, image_id, digest, request, path)
+        require_new_id(engine, repo, request.options.new_image_id, {})
+        _begin(engine, repo, image_id, digest, request, path)
     rate_limit = request.options.rate_limit
-    follow_ups = [FollowUp(target, Mend(image_id=image_id), image_id, rate_limit)]
+    follow_ups = [FollowUp(repo, Mend(image_id=image_id), image_id, rate_limit)]
     if request.options.optimize_now:
-        follow_ups.append(FollowUp(target, Optimize(image_id=image_id), image_id, rate_limit))
+        follow_ups.append(FollowUp(repo, Optimize(image_id=image_id), image_id, rate_limit))
     return Outcome(image_id, follow_ups)
 
 
-def private_path(target: Repository) -> str:
+def private_path(repo: Repository) -> str:
     """Where a file to import can be copied to, so that what is checked is what is then read.
 
     :raises diskyard.errors.Unsupported: the repository has no files.
     """
-    path = target.storage.private_path()
+    path = repo.storage.private_path()
     if path is None:
         raise errors.Unsupported(
             "A file of any format but raw is copied privately before it is imported, and in "
-            f"{target.storage.place} there is no place for that.",
+            f"{repo.storage.place} there is no place for that.",
             advice="Import it into a repository that has files and copy the image from there, or convert it "
             "to raw (qemu-img convert -O raw) and import that.",
         )
@@ -179,10 +179,10 @@ def _digest(image: Image | None, request: ImportImage) -> str:
 
 
 def _begin(
-    engine: Engine, target: Repository, image_id: str, digest: str, request: ImportImage, path: str
+    engine: Engine, repo: Repository, image_id: str, digest: str, request: ImportImage, path: str
 ) -> None:
     if request.format != "raw":
-        private_path(target)
+        private_path(repo)
     source, size_bytes = _look_into(engine, request, path)
     now = engine.host.clock.now()
     asked = PendingImage(
@@ -199,28 +199,26 @@ def _begin(
         captured_at=now,
         rate_limit_bytes_per_s=request.options.rate_limit,
     )
-    with target.work_on([image_id]):
-        engine.asked_imports.remember(target, image_id, source, digest)
-        target.commit(
-            lambda draft: planner.begin(draft, asked, target.storage.capabilities),
+    with repo.work_on([image_id]):
+        engine.asked_imports.remember(repo, image_id, source, digest)
+        repo.commit(
+            lambda draft: planner.begin(draft, asked, repo.storage.capabilities),
             engine.author("importImage", digest),
         )
 
 
-def _remember_again(
-    engine: Engine, target: Repository, image: Image, request: ImportImage, path: str
-) -> None:
+def _remember_again(engine: Engine, repo: Repository, image: Image, request: ImportImage, path: str) -> None:
     """Remember a request that an earlier version, or one with another state folder, has committed."""
     source = None if image.pending is None else image.pending.source
     if not isinstance(source, FileSource):
         return
-    if source.machine_id != engine.host.identity.machine_id or engine.asked_imports.remembers(target, image):
+    if source.machine_id != engine.host.identity.machine_id or engine.asked_imports.remembers(repo, image):
         return
     same, _ = _look_into(engine, request, path)
     # Who has the lease completes the image now. Of another file check says that it has changed.
-    with contextlib.suppress(errors.LeaseHeld), target.work_on([image.id]):
-        if same == source and target.state().images.get(image.id) == image:
-            engine.asked_imports.remember(target, image.id, source, image.request_digest or "")
+    with contextlib.suppress(errors.LeaseHeld), repo.work_on([image.id]):
+        if same == source and repo.state().images.get(image.id) == image:
+            engine.asked_imports.remember(repo, image.id, source, image.request_digest or "")
 
 
 def _look_into(engine: Engine, request: ImportImage, path: str) -> tuple[FileSource, int]:

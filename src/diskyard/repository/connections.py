@@ -106,16 +106,19 @@ class Connections:
                 repo is None or repo.storage.place == storage.place or _is_same_place(repo.storage, storage)
             ):
                 raise errors.RepositoryIdInUse(f"{repo_id} names another repository.", repositoryId=repo_id)
-            alias = next((o for o in self._connected.values() if _is_alias(o, storage)), None)
-            if alias is not None:
-                _require_same_place(alias, storage)
-                log = alias.log
+            alias_repo = next(
+                (known_repo for known_repo in self._connected.values() if _is_alias(known_repo, storage)),
+                None,
+            )
+            if alias_repo is not None:
+                _require_same_place(alias_repo, storage)
+                log = alias_repo.log
             self._known[repo_id] = (format_name, dict(parameters))
             repo = Repository(repo_id, format_name, storage, log, self._host)
             self._follow(repo_id, repo)
-            for other, known in list(self._connected.items()):
-                if known.log.replaced is not None and _is_same_place(known.storage, storage):
-                    self._follow(other, replace(known, log=log, remembered=Remembered()))
+            for known_id, known_repo in list(self._connected.items()):
+                if known_repo.log.replaced is not None and _is_same_place(known_repo.storage, storage):
+                    self._follow(known_id, replace(known_repo, log=log, remembered=Remembered()))
             return True
 
     def _follow(self, repo_id: str, repo: Repository) -> None:
@@ -132,11 +135,11 @@ class Connections:
         known, repo = self._known.get(repo_id), self._connected.get(repo_id)
         if known is None or known == (format_name, dict(parameters)):
             return
-        there = None if repo is None else repo.storage
-        if there is None:
+        known_storage = None if repo is None else repo.storage
+        if known_storage is None:
             with contextlib.suppress(errors.NotARepository, errors.StorageError):
-                there = find_format(known[0]).connect(known[1], self._host)
-        if there is None or not _is_same_place(there, storage):
+                known_storage = find_format(known[0]).connect(known[1], self._host)
+        if known_storage is None or not _is_same_place(known_storage, storage):
             raise errors.RepositoryIdInUse(f"{repo_id} names another repository.", repositoryId=repo_id)
 
     def _index_keeper(self, marker: str) -> IndexKeeper | None:
@@ -145,10 +148,10 @@ class Connections:
         return IndexKeeper(LocalIndex(self._host, self._index_folder, marker))
 
     def _is_connected(self, repo_id: str, storage: Storage) -> bool:
-        existing = self._connected.get(repo_id)
-        if existing is None or existing.log.replaced is not None:
+        repo = self._connected.get(repo_id)
+        if repo is None or repo.log.replaced is not None:
             return False
-        return _is_same_place(existing.storage, storage)
+        return _is_same_place(repo.storage, storage)
 
     def _require_answering(self, repo_id: str) -> None:
         """Do not wait for storage that has kept another thread waiting for too long."""
@@ -266,8 +269,8 @@ class Connections:
 
     def by_marker(self, marker: str, *, to_anybody: bool = False) -> Repository | None:
         """The connected place with this marker; as of :meth:`named`."""
-        places = self.places(to_anybody=to_anybody)
-        return next((repo for repo in places if repo.marker == marker), None)
+        repos = self.places(to_anybody=to_anybody)
+        return next((repo for repo in repos if repo.marker == marker), None)
 
     # -- looking for images --------------------------------------------------------------
 
@@ -275,7 +278,7 @@ class Connections:
         self,
         image_id: str,
         options: Options,
-        first: Repository | None = None,
+        first_repo: Repository | None = None,
         known: Mapping[str, State] | None = None,
     ) -> tuple[Repository, State, Image]:
         """The image with this id that verbs return, and where it is.
@@ -295,7 +298,7 @@ class Connections:
         searched, silent, seen = [], [], set[str]()
         whole: tuple[Repository, State, Image] | None = None
         broken: tuple[Repository, State, Image] | None = None
-        for repo in self._search_order(image_id, options, first):
+        for repo in self._search_order(image_id, options, first_repo):
             if repo.marker in seen:
                 continue
             seen.add(repo.marker)
@@ -310,7 +313,7 @@ class Connections:
                 _require_one_image(whole or broken, repo, image)
                 if why_broken(sight.state, image, sight.missing) is not None:
                     broken = broken or (repo, sight.state, image)
-                elif image.kind == "virtual_disk" or (repo is first and broken is None):
+                elif image.kind == "virtual_disk" or (repo is first_repo and broken is None):
                     return repo, sight.state, image
                 else:
                     whole = whole or (repo, sight.state, image)
@@ -327,7 +330,7 @@ class Connections:
         raise errors.ImageNotFound(nowhere, imageId=image_id)
 
     def _search_order(
-        self, image_id: str, options: Options, first: Repository | None
+        self, image_id: str, options: Options, first_repo: Repository | None
     ) -> Iterator[Repository]:
         """Where to look, one after the other: what is not asked for is not connected either."""
         hint = options.image_hints.get(image_id)
@@ -336,42 +339,40 @@ class Connections:
         elif options.participating_repositories is not None:
             yield from [self.get(repo_id) for repo_id in options.participating_repositories]
         else:
-            if first is not None:
-                yield first
+            if first_repo is not None:
+                yield first_repo
             for repo_id in self.remembered():
                 with contextlib.suppress(errors.DiskyardError):
                     yield self.get(repo_id)
 
 
-def _require_one_image(
-    found: tuple[Repository, State, Image] | None, other: Repository, image: Image
-) -> None:
+def _require_one_image(found: tuple[Repository, State, Image] | None, repo: Repository, image: Image) -> None:
     """Do not choose between two images of one id: which one is meant only the caller knows."""
     if found is None or (why := why_another(found[2], image)) is None:
         return
     raise errors.ImageIdInUse(
-        f"Repositories {found[0].repo_id} and {other.repo_id} have different images under the id "
+        f"Repositories {found[0].repo_id} and {repo.repo_id} have different images under the id "
         f"{image.id}: in the latter {why}.",
         advice="Select one of them with imageHints, or remove the other.",
         imageId=image.id,
     )
 
 
-def _is_alias(known: Repository, storage: Storage) -> bool:
+def _is_alias(repo: Repository, storage: Storage) -> bool:
     """Whether a place is that of another connection; one whose history was replaced lends its log to none."""
-    return known.marker == storage.marker and known.log.replaced is None
+    return repo.marker == storage.marker and repo.log.replaced is None
 
 
-def _is_same_place(one: Storage, other: Storage) -> bool:
-    same = one.place == other.place or one.identity == other.identity
-    return one.marker == other.marker and same
+def _is_same_place(storage: Storage, other_storage: Storage) -> bool:
+    same = storage.place == other_storage.place or storage.identity == other_storage.identity
+    return storage.marker == other_storage.marker and same
 
 
-def _require_same_place(known: Repository, storage: Storage) -> None:
-    if not _is_same_place(known.storage, storage):
+def _require_same_place(known_repo: Repository, storage: Storage) -> None:
+    if not _is_same_place(known_repo.storage, storage):
         raise errors.NotARepository(
-            f"{storage.place} is a byte copy of {known.storage.place}, which is connected as "
-            f"{known.repo_id}: the two have the same identity.",
+            f"{storage.place} is a byte copy of {known_repo.storage.place}, which is connected as "
+            f"{known_repo.repo_id}: the two have the same identity.",
             advice="Disconnect one before you connect the other, or give this one an identity of its own "
             "(newMarker: true; diskyard repo connect --new-identity).",
         )
