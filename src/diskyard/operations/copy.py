@@ -47,10 +47,11 @@ from diskyard.repository.settled import look_at, volumes_below
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A copy with its image ids settled.
+    """A request for a copy, with the source found and the copy's id chosen.
 
-    :param home_state: as it was when the source was found.
-    :param target_state: as it was at the beginning, before the copy's lease was taken.
+    :param home_repo: the repository of the source.
+    :param home_state: its state when the source was found.
+    :param target_state: the target's state at the beginning, before the copy's lease was taken.
     """
 
     engine: Engine
@@ -65,20 +66,20 @@ class _Copy:
 
     @property
     def keeps_id(self) -> bool:
-        """A Snapshot is the same image wherever it is."""
+        """Whether the copy has the source's id: a Snapshot is the same image in every repository."""
         return self.source.kind == "snapshot"
 
     @property
     def author(self) -> Author:
-        """Who writes the entries."""
+        """The author of the entries."""
         return self.engine.author("copyImage", self.digest)
 
 
 def copy_image(engine: Engine, request: CopyImage) -> Outcome:
-    """Copy an image; the copy is durable on return, and its source can be used at once.
+    """Copy an image. On return the copy is recorded durably, and the source can be used at once.
 
-    The result stores what differs from the base and reads the rest from it. A Snapshot keeps
-    its id: where the target has it already nothing is copied.
+    A mend fills the copy. It stores what differs from the base, and reads the rest from the base. A Snapshot
+    keeps its id. If the target has it already, nothing is copied.
 
     :raises diskyard.errors.ImageInUse: the source or the base is a VirtualDisk that is attached.
     """
@@ -87,7 +88,7 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     digest = request_digest("copyImage", request)
     target_state = target_repo.state()
     if _was_made(target_state, request, digest):
-        # What it was made from may be gone since: a lost answer can be asked for all the same.
+        # The source may be gone by now. A caller whose answer was lost can ask again all the same.
         image_id = request.options.new_image_id or request.image_id
         return Outcome(image_id, _follow_ups(request, target_repo, image_id))
     known = {target_repo.marker: target_state}
@@ -114,7 +115,7 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
 
 
 def _was_made(state: State, request: CopyImage, digest: str) -> bool:
-    """Whether this very request has made its image before, under an id of the caller's."""
+    """Whether this very request has made its image before, under the id that the caller chose."""
     image = state.images.get(request.options.new_image_id or "")
     return image is not None and image.is_strong and image.request_digest == digest
 
@@ -122,9 +123,9 @@ def _was_made(state: State, request: CopyImage, digest: str) -> bool:
 def _require_same_elsewhere(
     engine: Engine, request: CopyImage, target_repo: Repository, image: Image
 ) -> None:
-    """Do not call a copy done whose target has another image under the id than the source has.
+    """Refuse to call a copy done if a searched repository has another image under this id than the target.
 
-    :raises diskyard.errors.ImageIdInUse: a repository that is searched has other bytes under it.
+    :raises diskyard.errors.ImageIdInUse: a repository that is searched has other bytes under the id.
     """
     named = request.options.participating_repositories
     searched = map(engine.connections.get, named) if named is not None else engine.connections.places()
@@ -134,7 +135,7 @@ def _require_same_elsewhere(
         try:
             other = other_repo.state().images.get(image.id)
         except errors.DiskyardError:
-            continue  # the target has the image, which is what counts
+            continue  # what counts is that the target has the image
         if other is not None and other.is_strong and (why := why_another(image, other)) is not None:
             raise errors.ImageIdInUse(
                 f"Repository {other_repo.repo_id} has another image under the id {image.id}: {why}.",
@@ -144,7 +145,7 @@ def _require_same_elsewhere(
 
 
 def _require_snapshot_options(request: CopyImage) -> None:
-    """Refuse what a copy of a Snapshot cannot be."""
+    """Refuse options that a copy of a Snapshot cannot have."""
     options = request.options
     if options.new_image_id not in (None, request.image_id):
         raise errors.InvalidParameter(
@@ -186,19 +187,19 @@ def _snapshot_is_here(asked: _Copy, draft: Draft) -> bool:
 
 
 def _begin(asked: _Copy, pending: PendingImage, draft: Draft) -> bool:
-    """Plan the copy; False if whoever had the lease before has made this very one."""
+    """Plan the copy; False if whoever had the lease before has made this very copy."""
     if asked.keeps_id and _snapshot_is_here(asked, draft):
         return False
     return planner.begin(draft, pending, asked.target_repo.storage.capabilities)
 
 
 def _commit_copy(asked: _Copy) -> None:
-    """Hold the source, then publish the copy, then look that the hold stands."""
+    """Hold the source, then publish the copy, then check that the hold still stands."""
     base_id = asked.request.base_image_id
     freezes_base = base_id is not None and _is_disk_here(asked, base_id)
     if freezes_base or not asked.keeps_id:
-        # Freezing needs a disk that no guest has, and leaves an overlay: not for a copy that whoever had
-        # the lease before has made.
+        # Freezing needs an unattached disk, and leaves an overlay. Avoid it if whoever had the lease before
+        # has made this copy.
         asked = replace(asked, target_state=asked.target_repo.state())
         if _is_here(asked):
             return
@@ -214,10 +215,10 @@ def _commit_copy(asked: _Copy) -> None:
 
 
 def _is_disk_here(asked: _Copy, base_id: str) -> bool:
-    """Whether the base is a VirtualDisk of the target, and not a Snapshot, which may not be there yet.
+    """Whether the base is a VirtualDisk of the target. Else it is a Snapshot, which may not be there yet.
 
-    :raises diskyard.errors.NotASnapshot: it is a VirtualDisk of another repository, which
-        can never come to the target under this id.
+    :raises diskyard.errors.NotASnapshot: the base is a VirtualDisk of another repository. It can never come
+        to the target under this id.
     """
     sight = look_at(asked.target_repo, volumes_below(base_id), asked.target_state)
     image = sight.state.images.get(base_id)
@@ -239,7 +240,7 @@ def _is_disk_here(asked: _Copy, base_id: str) -> bool:
 
 
 def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
-    """An image that cannot change and has the source's bytes, as it is held for this copy."""
+    """Hold an image that has the source's bytes and cannot change, and return it with the hold."""
     home_repo, source = asked.home_repo, asked.source
     if source.kind == "snapshot":
         return hold_snapshot(home_repo, source, hold, asked.author).result
@@ -248,9 +249,9 @@ def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
 
 
 def _publish(asked: _Copy, frozen: Image, ids: WorkIds, *, freezes_base: bool) -> State | None:
-    """The commit in the target; a VirtualDisk as base is frozen in the same transaction.
+    """Commit the copy in the target. A base that is a VirtualDisk is frozen in the same transaction.
 
-    :returns: the state after it; None if the copy was made before.
+    :returns: the state after the commit; None if the copy was made before.
     """
     request, source = asked.request, asked.source
     now = asked.engine.host.clock.now()
@@ -280,7 +281,7 @@ def _publish(asked: _Copy, frozen: Image, ids: WorkIds, *, freezes_base: bool) -
 
 
 def _publish_on_disk(asked: _Copy, pending: PendingImage, disk_id: str) -> State:
-    """Freeze the base and publish the copy that reads it, so that it always has a reader."""
+    """Freeze the base, and publish the copy in the same entry, so that the frozen base has a reader."""
     assert pending.base_image_id is not None
     target_repo = asked.target_repo
     hold = copy_hold(target_repo, pending.image_id, pending.ids.work_id)

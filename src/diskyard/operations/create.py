@@ -35,9 +35,9 @@ from diskyard.repository.settled import commit_looking
 
 
 def create_virtual_disk(engine: Engine, request: CreateVirtualDisk) -> Outcome:
-    """Create a VirtualDisk; it is durable, and unless its base is elsewhere usable, on return.
+    """Create a VirtualDisk; durable on return. It is usable too, unless its base is in another repository.
 
-    :raises diskyard.errors.ImageNotFound: the base is nowhere that was searched.
+    :raises diskyard.errors.ImageNotFound: no searched repository has the base.
     """
     require_user_data(request.user_data)
     target_repo = engine.connections.get(request.target_repo_id)
@@ -102,7 +102,7 @@ def _create_from_elsewhere(
     image_id: str,
     digest: str,
 ) -> list[FollowUp]:
-    """A disk from a Snapshot of another repository: committed now, its bytes copied later."""
+    """Create a disk from a Snapshot of another repository: commit it now, and copy its bytes later."""
     assert request.base_snapshot_id is not None
     author = engine.author("createVirtualDisk", digest)
     base = snapshot(home_state, request.base_snapshot_id)
@@ -130,7 +130,7 @@ def _create_from_elsewhere(
             begun = target_repo.commit(
                 lambda draft: copy_planner.begin(draft, asked, target_repo.storage.capabilities), author
             )
-        if not begun.result:  # whoever had the lease before has made it
+        if not begun.result:  # whoever had the lease before has made the disk
             release_hold(home_repo, base.id, hold, author)
             return []
         require_hold(home_repo, base.id, hold, target_repo, begun.state, image_id, author)
@@ -138,7 +138,7 @@ def _create_from_elsewhere(
 
 
 def create_snapshot(engine: Engine, request: CreateSnapshot) -> Outcome:
-    """Keep a disk's bytes as a Snapshot; both are durable and usable on return."""
+    """Keep a disk's bytes as a Snapshot. Both images are durable and usable on return."""
     require_user_data(request.user_data)
     repo = engine.connections.get(request.target_repo_id)
     image_id = request.options.new_image_id or new_uuid()
