@@ -228,7 +228,7 @@ def _replicas(repo: Repository, state: State, *, deep: bool) -> Iterator[Replica
         yield ReplicaFound(CleanReplica(kind="entry", number=state.version + 1), repo.log.damage)
     for number in checkpoints if deep else checkpoints[-1:]:
         if look_at_replicas(storage, repo.log, "checkpoint", number, records=deep) is not None:
-            # Beyond the newest entry nothing tells the state that this checkpoint had.
+            # The state of a checkpoint is known up to the newest entry. Beyond that, nothing tells it.
             waits_for = None if number <= state.version else "neither replica is whole, nor are its entries"
             yield ReplicaFound(CleanReplica(kind="checkpoint", number=number), waits_for)
     for number in entries:
@@ -301,7 +301,7 @@ def _source_view(
 
 
 def _parent_is_whole(state: State, image: Image, missing: frozenset[str]) -> bool:
-    """Whether the lost volume's parent is whole: then a restoration stores the difference, and reads it too."""
+    """Whether the lost volume's parent is whole: then a restoration reads it and stores the difference."""
     volume = state.volumes.get(image.volume_id or "")
     parent = None if volume is None else state.images.get(volume.parent_image_id or "")
     return parent is not None and why_broken(state, parent, missing) is None
@@ -347,6 +347,6 @@ def _may_change(repo: Repository, volume: Volume) -> bool:
 
 
 def _has_changed(repo: Repository, volume: Volume, before: StoredVolume) -> bool:
-    """Whether a volume may have been written to since ``before``. A writer that has gone changed the stamp."""
+    """Whether a volume may have been written to since ``before``. A writer that has gone left a new stamp."""
     now = repo.stored(volume)
     return now is None or now.stamp != before.stamp or _may_change(repo, volume)
