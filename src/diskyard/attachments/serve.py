@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from diskyard.mover.qemu.blockgraph import StorageDaemon
 
 SERVED_IMAGES = 16
-_CONNECTIONS_MOST = 16  # of one image's guest and tools: nbdcopy has 4, a guest one for each queue
+_CONNECTIONS_MOST = 16  # for one image's guest and tools: nbdcopy opens 4, a guest one for each queue
 _SOCKET_PATH_LIMIT_BYTES = 107  # unix(7)
 _TEARDOWN_S = 0.5  # a teardown in another process, which takes the same lease, is over by then
 _POLL_S = 0.02

@@ -83,7 +83,7 @@ def clean_garbage(work: Work, action: CleanGarbage) -> bool:
 
     The storage had the volume before the log was read anew. If an entry of this history named it, and no
     record does now, no later entry will name it again. If this history cannot be shown to have made it, it
-    may hold an image of the history that was there before a restore: only force deletes it then.
+    may hold an image of the history that was there before a restore. Then only force deletes it.
 
     :raises diskyard.errors.ImageInUse: some QEMU writes to the volume.
     """

@@ -64,7 +64,7 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
 
 
 def _settled(work: Work, state: State, plan: MergePlan) -> State:
-    """Settle the sizes of disks on the volumes to merge. Return the state after it, mostly the same one."""
+    """Settle the sizes of disks on the dependent. Return the state after it, which is mostly the same one."""
     for image_id in sorted(state.images_on(plan.dependent.id)):
         state = settle_disk(work.repo, state, image_id, work.author)
     return state

@@ -37,7 +37,7 @@ def prepare_image(engine: Engine, request: PrepareImage) -> Attached:
     left attached, unless it was attached before.
 
     :raises diskyard.errors.TooManyRequests: the limit of served images is reached.
-    :raises diskyard.errors.DiskyardError: as of :func:`_attach_for`.
+    :raises diskyard.errors.DiskyardError: see :func:`_attach_for`.
     """
     repo = engine.connections.get(request.repository_id)
     attached, chain, is_new = _attach_for(engine, repo, request)

@@ -25,7 +25,7 @@ _MARKERS_GIVEN = 3  # a copy that was made while its original was being given a 
 
 
 def create_storage_repository(engine: Engine, request: ask.CreateStorageRepository) -> None:
-    """Make an empty repository."""
+    """Create an empty repository."""
     _require_unbound()
     found, parameters = find_format(request.repo_format), request.connection_parameters
     if found.folder_of is None or found.create_in is None:

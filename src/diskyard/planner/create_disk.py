@@ -85,7 +85,7 @@ def require_not_smaller(size_bytes: int, base: Image) -> None:
 def seal(draft: Draft, request: CreateDisk, new: NewVolume) -> None:
     """Commit the request: the disk exists. Its base may have been removed by now, but not merged away.
 
-    :raises diskyard.planner.common.Superseded: another task has made the disk, or as of :func:`seal_volume`.
+    :raises diskyard.planner.common.Superseded: another task has made the disk; or see :func:`seal_volume`.
     """
     if already_made(draft.state, request.image_id, request.request_digest):
         raise Superseded(f"disk {request.image_id} was made by another task")

@@ -59,8 +59,8 @@ class _Found:
 def find_fixes(look: Look) -> list[Fix]:
     """All fixes, mends first, then merges, optimizes and cleans.
 
-    Among fixes of one type, those that move least come first: merging what is nearly free makes chains
-    short, and QEMU's cost of opening a chain grows with the square of its depth.
+    Among fixes of one type, those that move least come first: merges that are nearly free make chains short,
+    and QEMU's cost of opening a chain grows with the square of its depth.
     """
     fixes = []
     for found in _found(look):

@@ -273,5 +273,5 @@ class Repository(VolumeBytes):
 
 
 def lease_name(image_id: str) -> str:
-    """The name of the work lease of an image, or of a volume that is being deleted."""
+    """The storage's name for the lease of an image or a volume, or of one use of it such as ``<id>/size``."""
     return f"work:{image_id}"
