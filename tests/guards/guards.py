@@ -468,7 +468,7 @@ GUARDS = [
     Guard(
         "what cannot be committed is not done to a file",
         "diskyard.operations.sizes",
-        (("    repo.log.require_writable()  # of what cannot be committed nothing is done to the file either\n", ""),),
+        (("    repo.log.require_writable()  # if nothing can be committed, the volume must not be changed either\n", ""),),
         ("tests/api/test_sizes.py::test_nothing_is_cut_where_it_cannot_be_committed[after it grew-raw]",),
     ),
     Guard(

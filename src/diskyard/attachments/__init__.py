@@ -1,1 +1,1 @@
-"""Attachments: what a guest's QEMU or libvirt is given, and the record that it is in use."""
+"""Attachments: what a guest's QEMU or libvirt is given, and serving images over NBD."""

@@ -1,7 +1,7 @@
-"""A libvirt <disk> element with its backing chain spelled out (I7).
+"""A libvirt <disk> element that spells out its backing chain (I7).
 
-The schema is libvirt's own ``domain.rng``. The last, empty ``<backingStore/>`` is what
-stops libvirt from following the names in qcow2 headers; the schema does not ask for it.
+The schema is libvirt's own ``domain.rng``. The last, empty ``<backingStore/>`` stops libvirt from following
+the names in qcow2 headers. The schema does not require it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TYPES = {"file": "file", "nbd": "network"}
 def disk_xml(host: Host, chain: Chain, *, read_only: bool, device: str = "vda") -> str:
     """The element for a chain.
 
-    :raises diskyard.errors.InternalError: a layer is on storage that nobody has put into libvirt's words.
+    :raises diskyard.errors.InternalError: a layer is on storage for which this module has no libvirt element.
     """
     disk = ET.Element("disk", type=_type_of(chain[0]), device="disk")
     # libvirt has one mode for the whole chain.
@@ -40,13 +40,13 @@ def disk_xml(host: Host, chain: Chain, *, read_only: bool, device: str = "vda") 
     if read_only:
         ET.SubElement(disk, "readonly")
     ET.indent(disk)
-    # In lines and printable: in a path there may be marks that turn what people read around.
+    # Only lines of printable characters: a path may contain marks that reverse the text that people read.
     text = ET.tostring(disk, encoding="unicode")
     return "".join(c if c.isprintable() or c == "\n" else f"&#{ord(c)};" for c in text)
 
 
 def _type_of(layer: Layer) -> str:
-    """How libvirt calls the storage that a layer's blockdev names."""
+    """What libvirt calls the storage that a layer's blockdev names."""
     driver = str(layer.protocol["driver"])
     if driver not in _TYPES:
         raise errors.InternalError(f"Nobody has said how libvirt opens a volume by QEMU's driver {driver}.")

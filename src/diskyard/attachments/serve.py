@@ -30,18 +30,20 @@ if TYPE_CHECKING:
     from diskyard.mover.qemu.blockgraph import StorageDaemon
 
 SERVED_IMAGES = 16
-_CONNECTIONS_MOST = 16  # of one image's guest and tools: nbdcopy has 4, a guest one for each queue
+_CONNECTIONS_MOST = 16  # for one image's guest and tools: nbdcopy opens 4, a guest one for each queue
 _SOCKET_PATH_LIMIT_BYTES = 107  # unix(7)
-_TEARDOWN_S = 0.5  # another process's teardown, which has the lease too, is over by then
+_TEARDOWN_S = 0.5  # a teardown in another process, which takes the same lease, is over by then
 _POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """A program that runs.
+    """A server program that is running.
 
-    :param thread: that started it. A program ends with that thread (host/commands.py), so each has its own,
-        which lasts as long as it does: where storage hangs, only what is served from there waits.
+    :param thread: the thread that started it. A program ends with that thread (host/commands.py), so each
+        program has its own thread, which lasts as long as the program. If storage hangs, only what is served
+        from there waits.
+    :param socket: the name of its socket in the servers' directory.
     """
 
     thread: WorkerPool[StorageDaemon]
@@ -53,33 +55,34 @@ class _Server:
 class Servers:
     """The NBD servers of this process: one for each image and owner.
 
-    A server holds a lease, which its program inherits: while that lives, in whatever
-    process, :func:`nobody_serves` refuses, so an attachment does not end under a writer.
+    A server holds a lease, and its program inherits it. As long as the program lives, :func:`nobody_serves`
+    refuses in every process, so that an attachment does not end under a writer.
 
-    :param folder: where each image's socket has its name, ``<image id>.<owner>``'s hash;
+    :param folder: the directory for the names of the sockets: the image's id and a hash of the owner. It is
         made when it is needed.
-    :param most: how many may run at a time: each is a process of its own. A caller with a token gets a
-        part of them.
+    :param most: how many servers may run at a time. Each is a process of its own. A caller with a token gets
+        a part of them.
     """
 
     def __init__(self, host: Host, folder: str, most: int = SERVED_IMAGES) -> None:
         self._host = host
         self._folder = folder
         self._parts = Parts(most)
-        self._lock = threading.Lock()  # of what is counted: no storage is asked under it
+        self._lock = threading.Lock()  # guards the counts and turns; no storage is asked while it is held
         self._running: dict[tuple[str, str, str], _Server] = {}
-        # For each repository, by its marker: held while a server is started or ended there.
+        # For each repository, by marker: the lock that is held while a server is started or ended there.
         self._turns: defaultdict[str, PatientLock] = defaultdict(PatientLock)
 
     def serve(self, repo: Repository, attached: Attached, chain: Chain) -> Attached:
-        """Serve an image until :meth:`stop`; the attachment with the URI filled in.
+        """Serve an image until :meth:`stop`.
 
-        :raises diskyard.errors.ImageInUse: another process serves it to this owner, or the
-            attachment has ended.
+        :returns: the attachment with the URI filled in.
+        :raises diskyard.errors.ImageInUse: another process serves the image to this owner, or the attachment
+            has ended.
         :raises diskyard.errors.RepositoryUnavailable: another call that starts or ends a server of this
             repository waits for storage that does not answer.
         :raises diskyard.errors.StorageError: the server does not start.
-        :raises diskyard.errors.TooManyRequests: the limit of servers, or the caller's part, is reached.
+        :raises diskyard.errors.TooManyRequests: the limit of servers, or the caller's part of it, is reached.
         """
         key = (repo.marker, attached.image_id, attached.owner)
         with self._turn(repo.marker):
@@ -120,9 +123,11 @@ class Servers:
             self._parts.remove(whose)
 
     def remove_leftovers(self) -> list[str]:
-        """Remove the sockets of processes that have ended, and the names that led to them; the paths.
+        """Remove the sockets of processes that have ended, and the names that led to them.
 
-        For the daemon's start: a server makes the socket before its name.
+        This is for the daemon's start. A server makes the socket before its name.
+
+        :returns: the paths that were removed.
         """
         files = self._host.files
         folders = files.remove_dead_private_folders()
@@ -135,7 +140,7 @@ class Servers:
         return [*folders, *names]
 
     def _leads_nowhere(self, path: str, removed: Sequence[str]) -> bool:
-        """Whether a name is of a socket that is gone, as far as this process can know."""
+        """Whether a name leads to a socket that is gone, as far as this process can know."""
         files = self._host.files
         socket = files.resolve(path)
         folder = os.path.dirname(socket)
@@ -143,7 +148,7 @@ class Servers:
         return socket != path and is_known and not files.exists(socket)
 
     def _start_leased(self, repo: Repository, attached: Attached, chain: Chain, whose: Share) -> _Server:
-        # Imported when an image is served: every service has this class, and few serve anything.
+        # Imported only when an image is served: every service has this class, but few serve anything.
         from diskyard.mover.qemu.blockgraph import StorageDaemon
 
         lease = _take(repo, attached.image_id, attached.host_id, attached.owner)
@@ -179,7 +184,7 @@ class Servers:
             raise
 
     def _socket_name(self, attached: Attached) -> str:
-        """A name that the socket has whenever the image is served to this owner."""
+        """The name of the socket. It is the same whenever the image is served to this owner."""
         owner = hashlib.blake2b(attached.owner.encode(), digest_size=4).hexdigest()
         path = os.path.join(self._folder, f"{attached.image_id}.{owner}")
         if len(path.encode()) > _SOCKET_PATH_LIMIT_BYTES:
@@ -190,9 +195,9 @@ class Servers:
         return path
 
     def stop(self, marker: str, image_id: str, owner: str) -> None:
-        """Stop serving an image to an owner, if this process does.
+        """Stop serving an image to an owner, if this process serves it.
 
-        :raises diskyard.errors.RepositoryUnavailable: as of :meth:`serve`.
+        :raises diskyard.errors.RepositoryUnavailable: see :meth:`serve`.
         """
         with self._turn(marker):
             found = self._running.pop((marker, image_id, owner), None)
@@ -202,20 +207,20 @@ class Servers:
                 _done(found.thread, lambda daemon: daemon.close())
             finally:
                 found.thread.end(0)
-                # Before the lease, with which another process may give the name to a socket of its own.
+                # Before the lease is released: with it, another process may give the name to its own socket.
                 self._host.files.discard(found.socket)
                 found.lease.release()
                 self._give_back(found.share)
 
     def close(self) -> None:
-        """Stop all servers, but for those whose storage does not answer: they end with this process."""
+        """Stop all servers, except those whose storage does not answer: they end with this process."""
         for marker, image_id, owner in list(self._running):
             with contextlib.suppress(errors.RepositoryUnavailable):
                 self.stop(marker, image_id, owner)
 
 
 def _done(thread: WorkerPool[StorageDaemon], work: Callable[[StorageDaemon], None]) -> None:
-    """Run something on the thread of a server; the caller waits for whatever that thread waits for."""
+    """Run something on a server's thread, and wait. Storage calls of that thread count as the caller's."""
     mine, its = calls_of_this_thread(), ThreadCalls()
     its.timeout_s = mine.timeout_s
 
@@ -232,9 +237,9 @@ def _done(thread: WorkerPool[StorageDaemon], work: Callable[[StorageDaemon], Non
 
 @contextmanager
 def nobody_serves(repo: Repository, image_id: str, host_id: str, owner: str) -> Iterator[None]:
-    """Keep an image from being served to an owner of a host meanwhile.
+    """A context in which no process serves an image to an owner on a host.
 
-    :raises diskyard.errors.ImageInUse: it is being served.
+    :raises diskyard.errors.ImageInUse: the image is being served.
     """
     lease = _take(repo, image_id, host_id, owner)
     try:
@@ -260,10 +265,10 @@ def _take(repo: Repository, image_id: str, host_id: str, owner: str) -> Lease:
 
 
 def _require_attached(repo: Repository, attached: Attached, chain: Chain) -> list[Volume]:
-    """With the lease taken: nobody tears the attachment down any more while it is served.
+    """Refuse to serve an attachment that has ended. The caller has the lease, so it cannot end from here on.
 
-    It must be of the very volumes that are to be served: another one of the same owner may be
-    there by now, of a disk that was frozen in between.
+    The attachment must name exactly the volumes that are to be served. Otherwise it is a newer one of the
+    same owner, made after the disk was frozen.
 
     :returns: these volumes, top first.
     """

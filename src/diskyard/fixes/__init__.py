@@ -1,6 +1,6 @@
 """Finding and running fixes: clean, merge, optimize, mend.
 
-Every fix plans anew from the newest state when it starts, and seals with a precondition.
-So it may be run late, twice, or by two hosts: one works, the other gets LeaseHeld or finds
+Every fix makes a new plan from the newest state when it starts, and seals its result under a precondition.
+So a fix may be run late, twice, or by two hosts: one of them works, and the other gets LeaseHeld or finds
 nothing to do.
 """

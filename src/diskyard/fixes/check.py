@@ -1,4 +1,4 @@
-"""checkStorageRepository: the one verb that is not in operations/, as it needs the eyes of the fixes."""
+"""checkStorageRepository: the only verb that is not in operations/, because it needs the fixes' scan."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from diskyard.planner.find_fixes import find_fixes
 
 
 def check_storage_repository(engine: Engine, request: CheckStorageRepository) -> list[Fix]:
-    """The fixes that a repository needs; a deep check keeps what it finds damaged."""
+    """List the fixes that a repository needs. A deep check records the damage that it finds."""
     options = request.options
     repo = engine.connections.get(request.repository_id)
-    places = engine.connections.among(options.participating_repositories)
-    fixes = find_fixes(look(engine, repo, deep=options.deep, places=places))
+    participating = engine.connections.among(options.participating_repositories)
+    fixes = find_fixes(look(engine, repo, deep=options.deep, participating=participating))
     return [
         fix
         for fix in fixes

@@ -1,4 +1,4 @@
-"""clean: deletes what nothing needs, and writes missing replicas again."""
+"""clean: deletes what nothing needs, settles sizes, and writes missing replicas again."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from diskyard.repository.volume_files import opening_chain
 
 
 def clean_volume(work: Work, action: CleanVolume) -> bool:
-    """Delete a volume that is doomed, or whose making was abandoned; then forget its record.
+    """Delete a volume that is doomed, or whose making was abandoned; then remove its record.
 
-    A crash leaves the record, which says doomed, with the data or without it.
+    A crash leaves the record as doomed, with or without the data.
 
-    :raises diskyard.errors.ImageInUse: some QEMU writes to it.
+    :raises diskyard.errors.ImageInUse: some QEMU writes to the volume.
     """
     repo, volume_id = work.repo, action.volume_id
     while True:
@@ -61,7 +61,7 @@ def clean_volume(work: Work, action: CleanVolume) -> bool:
                 return False
             if doomed.state == "building":
                 doomed = repo.commit(lambda draft: doom_abandoned(draft, volume_id), work.author).result
-                # Another may have doomed it, in a history that has replaced ours meanwhile.
+                # Another process may have doomed it, in a history that has replaced ours meanwhile.
                 repo.log.require_writable()
             if doomed is None:
                 return False
@@ -71,7 +71,7 @@ def clean_volume(work: Work, action: CleanVolume) -> bool:
 
 
 def _leases_to_clean(state: State, volume_id: str) -> list[str]:
-    """Of a volume, and of the image for which it is being made."""
+    """The leases of a volume, and of the image for which it is being made, if it is."""
     volume = state.volumes.get(volume_id)
     if volume is None or volume.building is None:
         return [volume_id]
@@ -79,13 +79,13 @@ def _leases_to_clean(state: State, volume_id: str) -> list[str]:
 
 
 def clean_garbage(work: Work, action: CleanGarbage) -> bool:
-    """Delete a volume that the log does not name.
+    """Delete a volume that no record names.
 
-    It was listed before the log was read anew, an entry of this history named it, and none does now:
-    it never will be named again. What this history cannot be shown to have made may hold an image of
-    the history that was there before a restore: only force deletes that.
+    The storage had the volume before the log was read anew. If an entry of this history named it, and no
+    record does now, no later entry will name it again. If this history cannot be shown to have made it, it
+    may hold an image of the history that was there before a restore. Then only force deletes it.
 
-    :raises diskyard.errors.ImageInUse: some QEMU writes to it.
+    :raises diskyard.errors.ImageInUse: some QEMU writes to the volume.
     """
     repo = work.repo
     name = VolumeName.parse(action.name)
@@ -104,7 +104,10 @@ def clean_garbage(work: Work, action: CleanGarbage) -> bool:
 
 
 def _require_unwritten(repo: Repository, name: VolumeName) -> None:
-    """Refuse to delete what a guest still writes: it would go on, and all it wrote be lost with its end."""
+    """Refuse to delete a volume that a guest still writes to.
+
+    The guest would go on writing, and all of that would be lost when it ends.
+    """
     with unasked_is_unwritten():
         if is_written(repo, name):
             raise errors.ImageInUse(
@@ -114,13 +117,13 @@ def _require_unwritten(repo: Repository, name: VolumeName) -> None:
 
 
 def clean_leftover(work: Work, action: CleanLeftover) -> bool:
-    """Delete a temporary file whose process is gone."""
+    """Delete a temporary file whose process has ended."""
     work.newest()
     return work.repo.storage.delete_leftover(action.name)
 
 
 def clean_progress(work: Work, action: CleanProgress) -> bool:
-    """Forget the progress of an image that is not there any more."""
+    """Remove the progress of an image that is gone, or that was removed."""
     repo = work.repo
     if action.image_id not in repo.storage.progress_image_ids():
         return False
@@ -140,8 +143,8 @@ def clean_progress(work: Work, action: CleanProgress) -> bool:
 def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[FollowUp]]:
     """Remove an attachment whose host is provably gone.
 
-    :raises diskyard.errors.ImageInUse: its guest was started again, or another one was, and writes; or
-        another program has left an overlay of the disk, and it is not forced.
+    :raises diskyard.errors.ImageInUse: a guest writes to the disk, because it was started again or is another
+        one; or another program has left an overlay of the disk, and ``force`` is not given.
     """
     before = work.newest()
     attachment = before.attachments.get(action.attachment_id)
@@ -170,7 +173,7 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
 
 
 def _require_no_overlay(repo: Repository, state: State, attachment: Attachment) -> None:
-    """Refuse to let go of a disk whose newest bytes another program may have kept beside it."""
+    """Refuse to end the attachment of a disk whose newest bytes may be in another program's overlay."""
     overlays = overlays_of(repo, state, attachment.volume_ids) if attachment.mode == "read_write" else []
     if overlays:
         raise errors.ImageInUse(
@@ -182,9 +185,9 @@ def _require_no_overlay(repo: Repository, state: State, attachment: Attachment) 
 
 
 def clean_size(work: Work, action: CleanSize) -> bool:
-    """Settle the size of a disk's volume; by force cut off what another program added to a frozen one."""
+    """Settle the size of a disk's volume; with force, cut off what another program added to a frozen one."""
     repo = work.repo
-    state = newest_known(repo.log)  # whose lease to take; with it taken the log is read
+    state = newest_known(repo.log)  # tells whose lease to take; the log is read once it is taken
     disk = _disk_on(state, action.volume_id)
     if disk is None:
         state = work.newest()
@@ -223,15 +226,16 @@ def clean_size(work: Work, action: CleanSize) -> bool:
 
 
 def _disk_on(state: State, volume_id: str) -> Image | None:
-    """The disk that goes on in a volume that is ready."""
+    """The disk that continues in a ready volume, if there is one."""
     volume = state.volumes.get(volume_id)
     return None if volume is None or volume.state != "ready" else disk_of(state, volume)
 
 
 def clean_hold(work: Work, action: CleanHold) -> tuple[bool, list[FollowUp]]:
-    """Release an image from a copy that is over; what it kept can be merged or deleted then.
+    """Release an image that is held for a copy that is over. What it kept can then be merged or deleted.
 
-    By force also where nobody here can know whether it is; never while it is known to go on.
+    With force, also release it if this host cannot know whether the copy is over; but never while the copy is
+    known to go on.
     """
     before = work.newest()
     image = before.images.get(action.image_id)
@@ -246,13 +250,13 @@ def clean_hold(work: Work, action: CleanHold) -> tuple[bool, list[FollowUp]]:
 
 
 def clean_replica(work: Work, action: CleanReplica) -> bool:
-    """Write a missing or damaged copy again from the one that is whole."""
+    """Write a missing or damaged replica again from the one that is whole."""
     work.newest()
     return rewrite_replica(work.repo.storage, work.repo.log, action.kind, action.number)
 
 
 def clean_stray(work: Work, action: CleanStray) -> bool:
-    """By force remove the one entry that follows nothing; the log goes on from what can be read."""
+    """With force, remove the entry that follows nothing. The log continues from what can be read."""
     work.repo.state()
     work.repo.log.require_writable_place()
     return work.force and work.repo.log.remove_stray(action.entry)

@@ -37,12 +37,12 @@ from diskyard.repository.settled import Opening, look_at, open_chains, volumes_b
 
 
 def run_export(engine: Engine, export: Export, watcher: Watcher, rate_limit_bytes_per_s: int) -> bool:
-    """Write an image to a new file, which gets its name when it is durable.
+    """Write an image to a new file, which gets its name once it is durable.
 
-    What is exported is what a VirtualDisk holds when this begins; it can be used meanwhile.
+    The file gets the bytes that a VirtualDisk has when this begins. The disk can be used meanwhile.
 
-    :returns: that something was changed.
-    :raises diskyard.errors.NotEmpty: the path has come into use.
+    :returns: True: something was changed.
+    :raises diskyard.errors.NotEmpty: the path has come into use meanwhile.
     """
     repo, request, path = export.repo, export.request, export.path
     author = engine.author("exportImage")
@@ -56,7 +56,7 @@ def run_export(engine: Engine, export: Export, watcher: Watcher, rate_limit_byte
     hold = copy_hold(repo, export_id, work_id)
     with repo.work_on([export_id]) as leases:
         work.hold(leases)
-        # It may have waited for its turn for long, and a disk's size is judged by its record of now.
+        # The task may have waited long for its turn, and a disk's size is judged by its current record.
         state = repo.state()
         image = strong_image(state, request.image_id)
         if image.kind == "snapshot":
@@ -71,16 +71,16 @@ def run_export(engine: Engine, export: Export, watcher: Watcher, rate_limit_byte
 
 
 def _let_go(work: Work, image: Image, hold: CopyHold) -> None:
-    """End the hold, then merge or delete what only the export needed, as far as that is quick."""
+    """End the hold, then merge or delete what only the export needed, if that is quick."""
     repo = work.repo
     released = release_hold(repo, image.id, hold, work.author)
     if released is None:
-        return  # check lists it when something can be written
+        return  # check lists the hold once something can be written
     follow_ups = [
         FollowUp(repo, Merge(image_id=image.id)),
         *cleaning(repo, released.before, released.state),
     ]
-    # The export has ended, well or not, and that is to be told: check lists what this leaves.
+    # The caller is told how the export ended, and nothing else. Check lists what fails here.
     with contextlib.suppress(errors.DiskyardError):
         run_follow_ups(work.engine, follow_ups)
 
@@ -88,9 +88,9 @@ def _let_go(work: Work, image: Image, hold: CopyHold) -> None:
 def _write_file(
     work: Work, request: ExportImage, image: Image, require_same: Callable[[], None], path: str
 ) -> None:
-    """Write beside the path, then give the file its name, which must still be free.
+    """Write a file beside the path, then give it its name, which must still be free.
 
-    :param require_same: the check after reading: it raises if what was read must not be used.
+    :param require_same: the check after reading. It raises if the bytes that were read must not be used.
 
     The directory is opened once, and everything is done in what was opened: anyone who may change the
     directories on the way can replace one by a link at any moment, and that link must not be followed. A
@@ -129,13 +129,13 @@ def _write_in(
     path: str,
     folder_fd: int,
 ) -> None:
-    """The same, in a folder that is open."""
+    """Like :func:`_write_file`, in a directory that is open."""
     host = work.engine.host
     folder = f"/proc/self/fd/{folder_fd}"
     temporary = host.files.temporary_path(folder)
 
     def export(source: Opening) -> None:
-        host.files.discard(temporary)  # what was written before the source's volumes were merged
+        host.files.discard(temporary)  # left by an attempt during which the source's volumes were merged
         with nobody_writes(work.repo, source.volumes, image.id):
             export_view(host, source.chain, image.size_bytes, temporary, request.format, work)
 
@@ -155,8 +155,8 @@ def _write_in(
 
 
 def _remove_leftovers(files: Files, host: HostIdentity, folder: str) -> None:
-    """Remove what exports of processes that are provably gone left in a folder."""
-    with contextlib.suppress(OSError):  # a folder that may be written and not listed
+    """Remove temporary files in a directory that exports of provably gone processes left."""
+    with contextlib.suppress(OSError):  # the directory may be writable and not readable
         for item in files.list(folder):
             owner = temporary_owner(item.name)
             if item.is_file and owner is not None and provably_gone(owner, host):

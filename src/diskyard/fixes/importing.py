@@ -30,7 +30,7 @@ _LOOK_S = 0.1
 
 
 def import_waits_for(engine: Engine, repo: Repository, image: Image, source: FileSource) -> str | None:
-    """Why the file of a pending image cannot be read on this host now; None if it can."""
+    """Why the file of a pending import cannot be read on this host now; None if it can."""
     if source.machine_id != engine.host.identity.machine_id:
         return "the file to import is on another host"
     return why_not_asked(engine, repo, image, source) or _file_waits_for(engine.host, source)
@@ -55,26 +55,28 @@ def _file_waits_for(host: Host, source: FileSource) -> str | None:
 
 
 def require_free_space_to_import(work: Work, state: State, source: FileSource, image: Image) -> None:
-    """Refuse an import that would only fail when the storage is full.
+    """Refuse an import that would fail later because the storage is full.
 
-    All formats but raw are stored twice while they are read: as the private copy, and in
-    the volume, which needs at least what is left of the file's own data.
+    Every format but raw is stored twice while it is imported: in the private copy, and in the volume. The
+    volume needs at least as much as is left to copy of the file's allocated data.
 
-    :raises diskyard.errors.NoSpace: says how much is needed and how much there is.
+    :raises diskyard.errors.NoSpace: says how much is needed, and how much is free.
     :raises diskyard.errors.PathNotAllowed: the file may not be looked at.
+    :raises diskyard.errors.ImageInUse: a running QEMU has the file open for writing.
+    :raises diskyard.errors.UnsafeImage: the file is no longer the one that was committed.
     """
     _require_as_committed(work, image, source)
     files, given = work.engine.host.files, handed()
     item = files.look(source.path) if given is None else files.look_open(given.fd)
     if item is None:
-        return  # said by who opens it
+        return  # opening it raises the error
     left_bytes = max(0, min(item.allocated_bytes, image.size_bytes) - filled_bytes(work.repo, state, image))
     copy_bytes = 0 if source.format == "raw" else item.allocated_bytes
     require_free_space(work.repo, copy_bytes + left_bytes, "The import")
 
 
 class _Watched:
-    """A monitor of work that ends as soon as it is seen that the file it reads has changed."""
+    """A monitor that ends the work as soon as it sees that the file has changed."""
 
     def __init__(self, work: Work, source: FileSource, fd: int) -> None:
         self._work, self._source, self._fd = work, source, fd
@@ -91,7 +93,7 @@ class _Watched:
         return self._work.inherit_fds
 
     def advance(self, done_bytes: int, total_bytes: int) -> None:
-        """See :class:`Monitor`; looks now and then."""
+        """See :class:`Monitor`. Also looks at the file now and then."""
         now_s = self._work.engine.host.clock.monotonic_s()
         if now_s - self._looked_s >= _LOOK_S:
             self._looked_s = now_s
@@ -99,15 +101,16 @@ class _Watched:
         self._work.advance(done_bytes, total_bytes)
 
     def checkpoint(self, durable_bytes: int) -> None:
-        """See :class:`Monitor`: what is durable was read before this look, from the file as it was."""
+        """See :class:`Monitor`. The durable bytes were read before this look, from the unchanged file."""
         self.look()
         self._work.checkpoint(durable_bytes)
 
     def look(self) -> None:
         """Refuse the file if it has changed, or if a running QEMU may be changing it.
 
-        :raises diskyard.errors.UnsafeImage: it has changed.
-        :raises diskyard.errors.ImageInUse: some QEMU has it open for writing, and it was not forced.
+        :raises diskyard.errors.UnsafeImage: the file has changed.
+        :raises diskyard.errors.ImageInUse: some QEMU has the file open for writing, and the import was not
+            forced.
         """
         host = self._work.engine.host
         if not self._source.force:
@@ -119,16 +122,17 @@ class _Watched:
 def copy_file(work: Work, source: FileSource, image: Image, target: Chain, start_bytes: int) -> None:
     """Copy a file's bytes into a volume, resumably.
 
-    Any format but raw is copied privately first: what is checked is then what is read. Before, meanwhile
-    and afterwards the file is looked at.
+    A file of any format but raw is copied privately first, so that the bytes that are checked are the bytes
+    that are read. The file is looked at before, during and after the copy.
 
-    :raises diskyard.errors.UnsafeImage: the file is not, or no longer, what was committed.
-    :raises diskyard.errors.ImageInUse: a running QEMU has it open for writing.
-    :raises diskyard.errors.PathNotAllowed: nobody asked this host for it, and it is in no transfer folder.
+    :raises diskyard.errors.UnsafeImage: the file is not, or no longer, the one that was committed.
+    :raises diskyard.errors.ImageInUse: a running QEMU has the file open for writing.
+    :raises diskyard.errors.PathNotAllowed: this host was not asked to import the file, and it is in no
+        transfer directory.
     """
     host, size_bytes = work.engine.host, image.size_bytes
     _require_as_committed(work, image, source)
-    # Opened here, once: whatever gets its name or its folder's from now on, this file is read.
+    # Opened here, only once: this file is read, whatever gets its name or its directory's name from now on.
     fd = open_given(host, source.path, block_device=source.format == "raw")
     try:
         require_asked(work.engine, work.repo, image, source, fd)
@@ -140,7 +144,7 @@ def copy_file(work: Work, source: FileSource, image: Image, target: Chain, start
             else:
                 _copy_privately(work, source, fd, size_bytes, target, start_bytes, watched)
         except (errors.StorageError, errors.UnsafeImage):
-            watched.look()  # as one that is cut short while it is read
+            watched.look()  # the failure may come from a change, such as a file that was cut short
             raise
         watched.look()
     finally:
@@ -149,7 +153,7 @@ def copy_file(work: Work, source: FileSource, image: Image, target: Chain, start
 
 
 def _require_as_committed(work: Work, image: Image, source: FileSource) -> None:
-    """Refuse before anything is opened, or asked of the file's folder."""
+    """Refuse the import before anything is opened, and before the file's directory is touched."""
     is_here = source.machine_id == work.engine.host.identity.machine_id
     not_asked = why_not_asked(work.engine, work.repo, image, source) if is_here else None
     if not_asked is not None:
@@ -186,7 +190,7 @@ def _copy_privately(
     work.stage = "1/2"
     copy_fd = private_copy(work.engine.host, source_fd, path, watched)
     try:
-        watched.look()  # the copy is of the file as it was; what becomes of the file now does not matter
+        watched.look()  # the copy is of the unchanged file: what happens to the file now does not matter
         if inspect_import(work.engine.host, copy_fd, source.format) != size_bytes:
             raise changed_file(source.path)
         work.stage = "2/2"

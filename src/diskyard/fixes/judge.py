@@ -1,4 +1,4 @@
-"""Judgements that need a look at other repositories: is a hold over, where is a source."""
+"""Judgements that need a look at other repositories: whether a hold is over, and where a source is."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _ANOTHER_PLACE = (
 _ANOTHER_HISTORY = "the copy's repository has been restored to an older state since"
 
 Judged = tuple[bool, str | None]
-"""Whether what a hold is for is provably over, or why that cannot be known here."""
+"""Whether the purpose of a hold has provably ended; and why this host cannot know that, or None."""
 
 
 def hold_is_over(connections: Connections, state: State, hold: AnyHold) -> Judged:
-    """One hold, as :func:`judge_holds` judges it."""
+    """Judge one hold, as :func:`judge_holds` does."""
     return judge_holds(connections, state, [hold])[hold]
 
 
 def judge_holds(connections: Connections, state: State, holds: Iterable[AnyHold]) -> dict[AnyHold, Judged]:
-    """What is to be said of the holds of a repository, each target asked once for all of them.
+    """Judge the holds of a repository. Each target is asked once for all of its holds.
 
-    A copy is over when its work lease is free and the target's newest state has no such
-    pending copy. A marker alone does not show which repository that is: it must be in the place,
-    and have the history, that the hold names. The lease is looked at first: who commits a copy has
-    it from before the hold until after the record. Also of a target that is none of the caller's:
-    what is wanted there is not given up because the caller may not look.
+    A copy is over when its work lease is free, and the target's newest state has no such pending copy. A
+    marker alone does not identify the target: it must be at the location, and have the history, that the
+    hold names. The lease is checked first, because whoever commits a copy takes it before the hold and keeps
+    it until the copy is recorded. Targets that the caller may not use are judged too: data that is wanted
+    there must not be given up because the caller may not look.
 
-    :param state: the newest of the repository with the holds.
+    :param state: the newest state of the repository that has the holds.
     """
     judged: dict[AnyHold, Judged] = {}
     copies: dict[str, list[CopyHold]] = {}
@@ -58,8 +58,8 @@ def judge_holds(connections: Connections, state: State, holds: Iterable[AnyHold]
 def _judge_copies(
     connections: Connections, marker: str, holds: Sequence[CopyHold]
 ) -> Iterator[tuple[CopyHold, Judged]]:
-    target = connections.by_marker(marker, to_anybody=True)
-    if target is None:
+    target_repo = connections.by_marker(marker, to_anybody=True)
+    if target_repo is None:
         absent = "the copy's repository is not connected on this host"
         yield from ((hold, (False, absent)) for hold in holds)
         return
@@ -67,21 +67,21 @@ def _judge_copies(
     why_unknown: str | None = None
     state: State | None = None
     try:
-        worked_on = target.locked_among({hold.copy_id for hold in holds})
+        worked_on = target_repo.locked_among({hold.copy_id for hold in holds})
         if any(hold.copy_id not in worked_on for hold in holds):
-            state = target.state()
-            target.log.require_whole()
+            state = target_repo.state()
+            target_repo.log.require_whole()
     except (errors.DiskyardError, OSError) as error:
-        why = f": {error}" if may_use(target.repo_id) else ""
+        why = f": {error}" if may_use(target_repo.repo_id) else ""
         why_unknown = f"the copy's repository cannot be read{why}"
     for hold in holds:
-        if not in_place(hold, target):
+        if not in_place(hold, target_repo):
             yield hold, (False, _ANOTHER_PLACE)
         elif hold.copy_id in worked_on:
             yield hold, (False, None)
         elif why_unknown is not None or state is None:
             yield hold, (False, why_unknown)
-        elif hold.target_entry is not None and target.log.has_entry(hold.target_entry) is False:
+        elif hold.target_entry is not None and target_repo.log.has_entry(hold.target_entry) is False:
             yield hold, (False, _ANOTHER_HISTORY)
         else:
             copy = state.images.get(hold.copy_id)
@@ -90,7 +90,7 @@ def _judge_copies(
 
 @dataclass(frozen=True, slots=True)
 class FoundSource:
-    """Where the bytes of an image can be read now."""
+    """A repository in which the bytes of an image can be read now."""
 
     repo: Repository
     state: State
@@ -110,59 +110,65 @@ class NoSource:
     reasons: tuple[str, ...] = ()
 
     def kept(self) -> str:
-        """What may be kept, and read by whoever may use the target."""
+        """The text that may be stored: everyone who may use the target can read it."""
         return f"no connected repository has image {self.image_id} whole"
 
     def told(self) -> str:
-        """What the caller is told."""
+        """The text for the caller."""
         return self.kept() + (f" ({'; '.join(self.reasons)})" if self.reasons else "")
 
 
 def find_source(
-    connections: Connections, target: Repository, image: Image, participating: list[Repository] | None = None
+    connections: Connections,
+    target_repo: Repository,
+    image: Image,
+    participating: list[Repository] | None = None,
 ) -> FoundSource | NoSource:
-    """Where a mend of ``image`` can read, or what it waits for.
+    """Find where a mend of ``image`` can read, or why there is no source.
 
     The bytes of a Snapshot are the same in every repository that has it whole.
+
+    :param target_repo: the repository of ``image``.
+    :param participating: where to look; None for all that are connected.
     """
     source = None if image.pending is None else image.pending.source
     if isinstance(source, FileSource):
         raise errors.InternalError("A file is not looked for in repositories.")
     image_id = image.id if source is None else source.image_id
-    places = connections.places() if participating is None else participating
+    source_repos = connections.places() if participating is None else participating
     if source is not None:
-        # The repository of the commit first: it holds the image for this copy.
-        places = sorted(places, key=lambda place: place.marker != source.marker)
+        # First the repository that the commit names: it holds the image for this copy.
+        source_repos = sorted(source_repos, key=lambda source_repo: source_repo.marker != source.marker)
     reasons = []
-    for place in places:
-        if source is None and place.marker == target.marker:
+    for source_repo in source_repos:
+        if source is None and source_repo.marker == target_repo.marker:
             continue
-        found = _whole(place, image, image_id)
+        found = _whole(source_repo, image, image_id)
         if isinstance(found, FoundSource):
             return found
         if found is not None:
-            reasons.append(f"{place.repo_id}: {found}")
+            reasons.append(f"{source_repo.repo_id}: {found}")
     return NoSource(image_id, tuple(reasons))
 
 
-def _whole(place: Repository, wanted: Image, image_id: str) -> FoundSource | str | None:
+def _whole(repo: Repository, wanted: Image, image_id: str) -> FoundSource | str | None:
     try:
-        sight = look_at(place, volumes_below(image_id))
+        sight = look_at(repo, volumes_below(image_id))
         image = sight.state.images.get(image_id)
         if image is None or image.consumed_by is not None:
             return None
         why = why_no_source(wanted, image) or why_broken(sight.state, image, sight.missing)
     except (errors.DiskyardError, OSError) as error:
         return str(error)
-    return FoundSource(place, sight.state, image) if why is None else why
+    return FoundSource(repo, sight.state, image) if why is None else why
 
 
-def waits_for_base(target: Repository, state: State, image: Image) -> str | None:
-    """What a pending image's base lacks now; None if the base is whole or not needed."""
+def waits_for_base(repo: Repository, state: State, image: Image) -> str | None:
+    """Why a pending image must wait for its base; None if the base is whole or not needed."""
     if image.pending is None or image.pending.base_image_id is None:
         return None
     try:
-        sight = look_at(target, volumes_below(image.pending.base_image_id), state)
+        sight = look_at(repo, volumes_below(image.pending.base_image_id), state)
     except errors.LeaseHeld as error:
         return error.message
     base = sight.state.images.get(image.pending.base_image_id)
@@ -173,9 +179,11 @@ def waits_for_base(target: Repository, state: State, image: Image) -> str | None
 
 
 def why_not_read(repo: Repository, state: State, image: Image, *, own: int = 0) -> str | None:
-    """Why the volumes of a chain cannot be read now as what nobody changes, and no longer than recorded.
+    """Why the volumes of a chain cannot be read now; None if they can.
 
-    :param own: how many of them, from the top, are not read.
+    Somebody may change one of them, or one of them shows more than its record says.
+
+    :param own: how many volumes, from the top, are not read.
     """
     volumes = [volume for _, volume in state.chain(image)]
     try:
@@ -194,5 +202,5 @@ def why_not_read(repo: Repository, state: State, image: Image, *, own: int = 0) 
 
 
 def allocated_of(repo: Repository, state: State, image: Image, allocated: Mapping[str, int]) -> int:
-    """Bytes on the storage in an image's chain: at most so much is to be read of it."""
+    """The allocated bytes in an image's chain: a mend reads at most so many."""
     return sum(allocated.get(volume.id, 0) for _, volume in state.chain(image))

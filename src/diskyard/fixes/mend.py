@@ -1,4 +1,4 @@
-"""mend: sets up the data of a pending image, or restores a Snapshot from another repository."""
+"""mend: copies the data of a pending image, or restores a Snapshot from another repository."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ _BASE_POLL_S = 0.1
 def mend(work: Work, action: Mend, participating: list[Repository] | None) -> tuple[bool, list[FollowUp]]:
     """Complete or restore an image.
 
-    :param participating: where a source is looked for; None for all that are connected.
-    :raises diskyard.errors.ImageBroken: it cannot run now; says what it waits for.
+    :param participating: the repositories in which a source is looked for; None for all that are connected.
+    :raises diskyard.errors.ImageBroken: the mend cannot run now; says what it waits for.
     """
     repo = work.repo
     with repo.work_on([action.image_id]) as leases:
@@ -73,13 +73,13 @@ def mend(work: Work, action: Mend, participating: list[Repository] | None) -> tu
             if planner.needs_restore(sight.state, image, sight.missing):
                 return _restore(work, image, participating)
         except Superseded:
-            # Cancelled or taken over: what was made is left without anybody who wants it.
+            # Cancelled or taken over: nobody wants what was made.
             return False, _left_behind(work, image)
         return False, []
 
 
 def _left_behind(work: Work, image: Image) -> list[FollowUp]:
-    """What a mend that was cancelled leaves for others: its volume, and the hold on its source."""
+    """The fixes for what a cancelled mend leaves behind: its volume, and the hold on its source."""
     repo, volume_id = work.repo, work.volume_id
     follow_ups = [] if volume_id is None else [FollowUp(repo, CleanVolume(volume_id=volume_id))]
     if image.id not in repo.state().images:
@@ -135,7 +135,10 @@ def _complete(
 
 
 def _await_base(work: Work, state: State, base_id: str | None) -> State:
-    """The state once nobody completes the base, nor may be about to: copies are often made in a row."""
+    """Wait while the base is being completed, or may be soon, and return the state after it.
+
+    Copies are often made in a row, each with the one before as its base.
+    """
     clock, repo = work.engine.host.clock, work.repo
     begin_s = clock.monotonic_s()
     while base_id is not None:
@@ -155,12 +158,12 @@ def _seal(work: Work, image_id: str, new: NewVolume) -> None:
 
 
 def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tuple[NewVolume, int]:
-    """Become the one work that may seal the image; its volume, and where to go on in it.
+    """Become the only work that may seal the image. Return its volume, and the offset from which to go on.
 
-    Another worker's volume is used again only if that worker can no longer write into it.
-    What it wrote came from the same source, which cannot change: it is overwritten with
-    the same bytes from the last checkpoint on. The first checkpoint says that the volume
-    was made; one without any is made again.
+    Another worker's volume is used again only if that worker can no longer write to it. That worker copied
+    from the same source, which cannot change, so everything after the last checkpoint is overwritten with
+    the same bytes. The first checkpoint says that the volume was made. A volume without a checkpoint is made
+    again.
     """
     repo = work.repo
     progress = repo.progress(image.id)
@@ -181,7 +184,7 @@ def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tupl
     kept = exists and new.volume.id != ids.volume_id
     start_bytes = _resume_at(progress, old, fingerprint) if kept else None
     if start_bytes is None:
-        # Without a checkpoint it is not known that the volume was ever made whole.
+        # Without a checkpoint nobody knows whether the volume was ever completely made.
         repo.storage.delete_volume(volume_name(new.volume))
         repo.make_empty(new.volume)
     else:
@@ -193,7 +196,7 @@ def _take_over(work: Work, state: State, image: Image, fingerprint: str) -> tupl
 
 
 def _resume_at(progress: Progress | None, old: Volume | None, fingerprint: str) -> int | None:
-    """The last checkpoint, if it is of this volume, of the work that last had it, and source."""
+    """The last checkpoint, if it is for this volume, for the work that last had it, and for this source."""
     if progress is None or old is None or old.building is None:
         return None
     wanted = (old.id, old.building.work_id, fingerprint)
@@ -202,7 +205,7 @@ def _resume_at(progress: Progress | None, old: Volume | None, fingerprint: str) 
 
 
 def _least_needed(found: FoundSource, pending: Pending) -> int:
-    """Room that a full copy needs at least; a difference may need next to nothing."""
+    """The space that a copy needs at least. A copy that stores a difference may need next to nothing."""
     if pending.base_image_id is not None:
         return 0
     return min(found.image.size_bytes, _allocated(found))
@@ -216,33 +219,32 @@ def _allocated(found: FoundSource) -> int:
 
 @contextmanager
 def _reading(work: Work, found: FoundSource, image_id: str) -> Iterator[tuple[FoundSource, str]]:
-    """The source, held for as long as it is read: its bytes stay though it be removed.
+    """Hold the source while it is read, so that its bytes stay even if it is removed.
 
-    The hold of the copy's commit does that already; but a Snapshot may be found whole in
-    another repository than that, and one that is restored has no commit. A crash leaves the
-    hold, which is over as soon as this work's lease is free.
+    The copy's commit has made such a hold already. But a Snapshot may be found whole in another repository,
+    and a Snapshot that is being restored has no such commit. A crash leaves the hold, which is over as soon
+    as this work's lease is free.
 
-    With it comes its fingerprint: of these very bytes, read under this very hold.
-
-    :raises diskyard.errors.LeaseHeld: the hold did not stand until the end.
+    :yields: the source, and a fingerprint of its bytes as read under this hold.
+    :raises diskyard.errors.LeaseHeld: the hold was released before the end.
     """
-    place = found.repo
+    source_repo = found.repo
     hold = next((hold for hold in found.image.held_for if is_hold_of(hold, work.repo, image_id)), None)
     if hold is not None:
         yield found, _fingerprint(found.image, hold)
         _require_held(work, found, hold)
         return
-    if place.is_read_only:
-        yield found, new_uuid()  # what an interrupted reading has brought is not relied on
-        require_unchanged(place, found.image)
+    if source_repo.is_read_only:
+        yield found, new_uuid()  # a new fingerprint: nothing is reused of an interrupted copy
+        require_unchanged(source_repo, found.image)
         return
     own = copy_hold(work.repo, image_id, new_uuid())
-    image = hold_snapshot(place, found.image, own, work.author).result
+    image = hold_snapshot(source_repo, found.image, own, work.author).result
     try:
-        yield FoundSource(place, found.state, image), _fingerprint(image, own)
+        yield FoundSource(source_repo, found.state, image), _fingerprint(image, own)
         _require_held(work, found, own)
     finally:
-        release_hold(place, found.image.id, own, work.author)
+        release_hold(source_repo, found.image.id, own, work.author)
 
 
 def _fingerprint(image: Image, hold: CopyHold) -> str:
@@ -255,15 +257,15 @@ def _require_held(work: Work, found: FoundSource, hold: CopyHold) -> None:
     try:
         require_held(found.repo, found.image.id, hold)
     except errors.LeaseHeld:
-        work.fingerprint = ""  # nothing of what was written is to be used again
+        work.fingerprint = ""  # nothing that was written may be used again
         work.checkpoint(0)
         raise
 
 
 def _copy(work: Work, found: FoundSource, new: NewVolume, start_bytes: int) -> None:
-    """Move the bytes: a clone where storage can, else what differs, extent by extent.
+    """Copy the bytes: by a clone if the storage can, else what differs, extent by extent.
 
-    Source and base are opened as they are now: merges below them may move their bytes meanwhile.
+    Source and base are opened as they are now: merges below them may move their bytes to other volumes.
     """
     repo, volume, size_bytes = work.repo, new.volume, new.volume.size_bytes
 
@@ -296,9 +298,11 @@ def _copy(work: Work, found: FoundSource, new: NewVolume, start_bytes: int) -> N
 
 
 def _require_still_on(found: FoundSource, chain: Chain) -> None:
-    """What was cloned by its name must be the source's volume still: a restored one was damaged.
+    """Refuse a clone of volumes that are no longer the source's.
 
-    :raises diskyard.errors.LeaseHeld: it is not.
+    A Snapshot that was restored meanwhile is on another volume, because the one that was cloned was damaged.
+
+    :raises diskyard.errors.LeaseHeld: the source has other volumes now.
     """
     now = volumes_of(found.image)(found.repo.state())
     if [volume.id for volume in now] != [layer.name for layer in chain]:
@@ -309,7 +313,7 @@ def _require_still_on(found: FoundSource, chain: Chain) -> None:
 
 
 def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:
-    """Clone one raw file into another of one reflink file system; False if that cannot be."""
+    """Clone a raw file into another one on the same file system with reflinks; False if it cannot be done."""
     single = len(source) == 1 == len(target) and source[0].format == "raw" == target[0].format
     can = work.repo.storage.capabilities.reflink and None not in (source[0].fd, target[0].fd)
     if not (single and can and clone_layer(work.engine.host, source[0], target[0])):
@@ -322,12 +326,12 @@ def _share(work: Work, source: Chain, target: Chain, size_bytes: int) -> bool:
 
 
 def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowUp]:
-    """Let go of what the copy has read, or keep it as the tracker; then it can be merged."""
+    """Release what the copy has read, or keep it as the tracker. What is released can be merged."""
     source = pending.source
     assert not isinstance(source, FileSource)
-    home = work.engine.connections.by_marker(source.marker)
-    if home is None or home.is_read_only:
-        return []  # check lists the hold, if there is one, when it can be released
+    home_repo = work.engine.connections.by_marker(source.marker)
+    if home_repo is None or home_repo.is_read_only:
+        return []  # if there is a hold, check lists it once it can be released
 
     def let_go(draft: Draft) -> None:
         frozen = draft.state.images.get(source.image_id)
@@ -338,15 +342,15 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
             else:
                 release(draft, source.image_id, hold)
 
-    with suppress(errors.NotARepository):  # it is being removed
-        done = home.commit(let_go, work.author)
-        merges = [FollowUp(home, Merge(image_id=key)) for key in sorted(_freed(done.before, done.state))]
-        return [*merges, *cleaning(home, done.before, done.state)]
+    with suppress(errors.NotARepository):  # that repository is being removed
+        done = home_repo.commit(let_go, work.author)
+        merges = [FollowUp(home_repo, Merge(image_id=key)) for key in sorted(_freed(done.before, done.state))]
+        return [*merges, *cleaning(home_repo, done.before, done.state)]
     return []
 
 
 def _freed(before: State, after: State) -> set[str]:
-    """Weak images that nothing holds any more."""
+    """The weak images that lost their last hold between two states."""
     return {
         key
         for key in before.held
@@ -355,7 +359,7 @@ def _freed(before: State, after: State) -> set[str]:
 
 
 def _restore(work: Work, image: Image, participating: list[Repository] | None) -> tuple[bool, list[FollowUp]]:
-    """A Snapshot's volume is missing or damaged here, and the Snapshot whole elsewhere."""
+    """Restore a Snapshot whose volume is missing or damaged from a repository that has it whole."""
     repo = work.repo
     found = _require_source(work, image, participating)
     require_free_space(repo, min(image.size_bytes, _allocated(found)), "The restoration")

@@ -1,4 +1,4 @@
-"""merge: a removed image that one volume still reads, and that volume, become one."""
+"""merge: joins the volume of a removed image with the only volume that still reads it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ _MOVE = "Move the repository to a file system that can hold longer files (as XFS
 def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
     """Merge a weak image with the one volume that reads it.
 
-    :returns: whether anything changed, and the clean of the volume that is left over.
+    :returns: whether anything changed, and the clean of the volume that is left over, if one is.
+    :raises diskyard.errors.ImageInUse: an attachment, internal snapshots or a running QEMU are in the way.
+    :raises diskyard.errors.ImageBroken: a volume that the merge would read cannot be read.
+    :raises diskyard.errors.Unsupported: no raw volume here can be as long as the merged one.
     """
     repo = work.repo
 
@@ -45,7 +48,7 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
             if plan is None:
                 return False, []
             if planner.merge_lease_images(state, plan) != image_ids:
-                continue  # the disk was snapshotted meanwhile: other images to hold
+                continue  # a Snapshot was taken meanwhile: the merge needs the leases of other images
             if _settled(work, state, plan) is not state:
                 continue
             _require_free(repo, state, plan)
@@ -61,7 +64,7 @@ def merge(work: Work, action: Merge) -> tuple[bool, list[FollowUp]]:
 
 
 def _settled(work: Work, state: State, plan: MergePlan) -> State:
-    """The state once disks on what is merged are as long as their records say: mostly the same."""
+    """Settle the sizes of disks on the dependent. Return the state after it, which is mostly the same one."""
     for image_id in sorted(state.images_on(plan.dependent.id)):
         state = settle_disk(work.repo, state, image_id, work.author)
     return state
@@ -79,7 +82,7 @@ def _plan(repo: Repository, state: State, image_id: str) -> MergePlan | None:
 
 
 def merge_is_free(repo: Repository, image_id: str) -> bool:
-    """Whether a merge can be done now by dropping an empty volume, moving nothing."""
+    """Whether a merge can be done now by dropping an empty volume, without moving data."""
     state = newest_known(repo.log)  # the merge itself decides on the newest
     plan = _plan(repo, state, image_id)
     if plan is None or planner.merge_in_the_way(state, plan) is not None:
@@ -90,7 +93,7 @@ def merge_is_free(repo: Repository, image_id: str) -> bool:
 
 
 def _snapshots_in_the_way(repo: Repository, plan: MergePlan) -> str | None:
-    """What a merge waits for that would change, or delete, a file with a user's internal snapshots."""
+    """What a merge waits for if it would change, or delete, a volume with a user's internal snapshots."""
     for volume in (plan.parent, plan.dependent):
         if not repo.is_unreadable(volume, repo.stored(volume)) and repo.has_snapshots(volume):
             return snapshots_wait_for(repo, volume)
@@ -104,13 +107,16 @@ def _require_free(repo: Repository, state: State, plan: MergePlan) -> None:
 
 
 def _require_no_stranger(work: Work, plan: MergePlan) -> None:
-    """Refuse while a guest that nobody prepared writes: an overlay may be empty but for its memory."""
+    """Refuse to merge while a guest without an attachment writes.
+
+    An overlay may seem to be empty because the guest's writes are still in QEMU's memory.
+    """
     for volume in (plan.dependent, plan.parent):
         require_no_stranger_in(work.repo, volume)
 
 
 def _volumes_from(volume_id: str) -> Finder:
-    """A volume of the merge, and those that it reads: below the two, others may merge meanwhile."""
+    """Find a volume of the merge, and those that it reads. Other merges may run below the two volumes."""
 
     def find(state: State) -> list[Volume]:
         volume = state.volumes.get(volume_id)
@@ -122,7 +128,7 @@ def _volumes_from(volume_id: str) -> Finder:
 
 
 def _require_whole(repo: Repository, state: State, plan: MergePlan) -> None:
-    """Refuse to write bytes that may be wrong into a volume that is right."""
+    """Refuse to write bytes that may be wrong into a sound volume."""
     sight = look_at(repo, _volumes_from(plan.dependent.id), state)
     for volume in sight.volumes:
         if volume.damage is not None or volume.state != "ready" or volume.id in sight.missing:
@@ -145,13 +151,13 @@ def _merge(work: Work, state: State, plan: MergePlan) -> list[FollowUp]:
 
 
 def _free_direction(repo: Repository, plan: MergePlan) -> Literal["down", "up"] | None:
-    """How to merge by dropping a volume that is empty, which moves nothing; None if that cannot be.
+    """How to merge by dropping an empty volume, without moving data; None if that is not possible.
 
-    The one that stays must show the image's bytes and no more: its own size counts.
+    The volume that stays must show the image's bytes and no more, so its actual size counts.
     """
     same_size = plan.parent.size_bytes == plan.dependent.size_bytes
     if same_size and repo.is_unwritten(plan.dependent):
-        with contextlib.suppress(errors.ImageBroken):  # what cannot be read is not known to be as recorded
+        with contextlib.suppress(errors.ImageBroken):  # it is not known to be as long as its record says
             if repo.virtual_bytes(plan.parent) <= plan.parent.size_bytes:
                 return "down"
     if plan.parent.size_bytes >= plan.dependent.size_bytes and repo.is_unwritten(plan.parent):
@@ -160,13 +166,13 @@ def _free_direction(repo: Repository, plan: MergePlan) -> Literal["down", "up"] 
 
 
 def _merge_down(work: Work, plan: MergePlan) -> str:
-    """The dependent's bytes into the parent.
+    """Move the dependent's bytes into the parent.
 
-    From the first transaction on the parent's own view is going: its image can be read
-    only through the dependent, until the second gives the parent to the dependent's image.
+    From the first transaction on, the parent can be read only through the dependent. The second one gives
+    the parent to the dependent's images.
     """
     repo, fresh_id = work.repo, new_uuid()
-    # Who prepares the image above holds the leases of weak images by the ids they have then.
+    # While an image above is prepared, the leases of weak images are held under the ids that they then have.
     with repo.work_on([fresh_id]) as lease:
         work.hold([*work.leases, *lease])
         consumed_id = repo.commit(lambda draft: planner.consume(draft, plan, fresh_id), work.author).result
@@ -186,11 +192,11 @@ def _seal_down(work: Work, image_id: str, plan: MergePlan) -> str:
 
 
 def _merge_up(work: Work, plan: MergePlan) -> str:
-    """The parent's bytes into the dependent, whose view does not change meanwhile."""
+    """Move the parent's bytes into the dependent, which shows the same bytes all the time."""
 
     def stream(found: Opening) -> None:
         top, parent, *below = found.chain
-        # As it is now: who merges further down may give the image there another id.
+        # As it is now: a merge further down may have given that image another id.
         parent_image_id = found.state.volumes[plan.parent.id].parent_image_id
         name = work.repo.name_in_header(plan.dependent, parent_image_id)
         stream_up(work.engine.host, top, (parent,), tuple(below), name, work)

@@ -36,16 +36,17 @@ from diskyard.repository.settled import (
 def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
     """Build the better representation of a degraded image.
 
-    What is built is of the moment at which it began: attaching the image for writing, or
-    any other change of its bytes, makes the seal fail and the fix stay listed.
+    The new volume has the bytes that the image had when this began. If the image is attached for writing
+    meanwhile, or its bytes change otherwise, the seal fails and the fix stays listed.
 
-    :raises diskyard.errors.ImageInUse: the image is attached for writing.
+    :raises diskyard.errors.ImageInUse: the image is attached for writing, or has a user's internal snapshots.
+    :raises diskyard.errors.Unsupported: no raw volume here can be so long.
     """
     repo = work.repo
     with repo.work_on([action.image_id]) as leases:
         work.hold(leases)
         state = settle_disk(repo, work.newest(), action.image_id, work.author)
-        work.image_id = action.image_id  # from here on: before, its progress may be that of an extend
+        work.image_id = action.image_id  # not earlier: before, its progress may be that of an extend
         sight = look_at(repo, volumes_below(action.image_id), state)
         plan = planner.plan_optimize(sight.state, action.image_id, repo.storage.capabilities)
         if plan is None or sight.missing:
@@ -60,7 +61,7 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
             )
         waits_for = planner.optimize_waits_for(sight.state, plan, repo.storage.capabilities)
         if waits_for is None and repo.has_snapshots(plan.volume):
-            waits_for = snapshots_wait_for(repo, plan.volume)  # it would be lost with its volume
+            waits_for = snapshots_wait_for(repo, plan.volume)  # they would be lost with the volume
         if waits_for is not None:
             raise errors.ImageInUse(f"The optimization waits: {waits_for}.", imageId=plan.image.id)
         if plan.kind == "reserve":
@@ -78,7 +79,7 @@ def _reserve(work: Work, plan: OptimizePlan) -> bool:
                 volume_name(plan.volume), length_bytes=plan.volume.size_bytes, preallocate=True
             )
         except (errors.StorageError, FileNotFoundError):
-            # It may have been removed with its image.
+            # The volume may have been removed with its image.
             planner.require_unchanged(work.repo.state(), plan, NONE_MISSING)
             raise
         work.repo.commit(lambda draft: planner.seal_reserve(draft, plan), work.author)
@@ -120,7 +121,7 @@ def _fill(work: Work, plan: OptimizePlan, new: NewVolume) -> None:
         with nobody_writes(repo, source.volumes, plan.image.id):
             copy_view(
                 work.engine.host,
-                # A guest that is given the disk meanwhile finds no lock of ours on it, and the seal fails.
+                # Shared: a guest that is given the disk meanwhile meets no lock of ours. Then the seal fails.
                 (replace(source.chain[0], shared=True), *source.chain[1:]),
                 target.chain,
                 plan.image.size_bytes,
@@ -135,7 +136,7 @@ def _fill(work: Work, plan: OptimizePlan, new: NewVolume) -> None:
 
 @contextmanager
 def _superseded_if_given_out(repo: Repository, plan: OptimizePlan) -> Iterator[None]:
-    """What a guest was changing while it was read is no failure of the storage."""
+    """Do not report a failed read as the storage's failure if a guest was changing the image meanwhile."""
     try:
         yield
     except errors.StorageError as error:

@@ -1,4 +1,4 @@
-"""Running a fix, whichever it is, and the fixes that it leads to."""
+"""Running a fix of any type, and the fixes that it makes due."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _FOLLOW_UP_LIMIT = 10_000
 SmallAction = (
     CleanVolume | CleanGarbage | CleanLeftover | CleanProgress | CleanReplica | CleanStray | CleanSize
 )
-#: The storage's failures, and others at work: neither says anything of the image.
+#: Failures of the storage, and other work in the way: neither says anything about the image.
 _PASSING = (
     errors.CorruptRecord,
     errors.ImageInUse,
@@ -59,14 +59,16 @@ def run_fix(
     participating: list[Repository] | None = None,
     force: bool = False,
 ) -> bool:
-    """Run a fix to its end, and the small ones that it makes due.
+    """Run a fix to its end, and then the small fixes that it makes due.
 
-    :param force: end a hold whose copy cannot be looked at, or cut off what another program added to
-        a Snapshot's volume; the caller answers for that.
+    :param force: the caller vouches for what this host cannot know. With it, a clean also ends a hold whose
+        copy cannot be checked; deletes a volume that no entry of this history is known to have named; cuts
+        off what another program added to a Snapshot's volume; removes an attachment whose disk has a foreign
+        overlay; and removes an entry of the log that follows nothing.
 
-    :returns: whether anything was changed; False also if it was done already.
+    :returns: whether anything was changed; also False if the fix was done already.
     :raises diskyard.errors.LeaseHeld: another host or task works on it.
-    :raises diskyard.mover.interface.Stopped: the watcher asked for it; what is done stays.
+    :raises diskyard.mover.interface.Stopped: the watcher asked to stop; what is done stays.
     """
     work = Work(
         engine,
@@ -107,7 +109,7 @@ def _begin(
 
 
 def _keep_why(work: Work, action: AnyAction, text: str) -> None:
-    """Keep why work on an image ended early, where getImageStatus shows it."""
+    """Record why work on an image ended early. getImageStatus shows it."""
     if not isinstance(action, Mend | Optimize):
         return
     work.persist(text)
@@ -139,7 +141,7 @@ def _run(
 
 
 def _run_small(work: Work, action: SmallAction) -> bool:
-    """Run a clean after which nothing else is due."""
+    """Run a clean that makes no other fix due."""
     match action:
         case CleanVolume():
             return clean.clean_volume(work, action)
@@ -158,7 +160,7 @@ def _run_small(work: Work, action: SmallAction) -> bool:
 
 
 def _forget_progress(work: Work) -> None:
-    """Work that is done leaves 100 % to be seen, or nothing where its image is gone."""
+    """Let the progress of finished work say 100 %, or remove it if the image is gone."""
     if work.image_id is None or work.percent < 0:
         return
     if work.image_id in newest_known(work.repo.log).images:
@@ -169,9 +171,9 @@ def _forget_progress(work: Work) -> None:
 
 
 def run_follow_ups(engine: Engine, follow_ups: list[FollowUp], watcher: Watcher | None = None) -> None:
-    """Run what a fix made due, as far as it can be run: all of it stays listed by check.
+    """Run the fixes that a fix made due, if they can be run now. Check lists those that are left.
 
-    Only cheap merges follow by themselves: one that moves data is for the caller to start.
+    Of merges, only those that move no data are run. The caller decides whether to start the others.
     """
     for follow_up in follow_ups[:_FOLLOW_UP_LIMIT]:
         with os_errors("looking at what a fix made due"):
@@ -180,12 +182,12 @@ def run_follow_ups(engine: Engine, follow_ups: list[FollowUp], watcher: Watcher 
         try:
             run_fix(engine, follow_up.repo, follow_up.action, watcher=watcher)
         except (errors.LeaseHeld, errors.ImageInUse):
-            continue  # somebody else is at it, or will be: check lists it
+            continue  # other work is in the way: check lists the fix
 
 
 def _is_free(repo: Repository, action: Merge) -> bool:
-    """Whether a merge moves no data; also False where somebody else is doing it at this moment."""
+    """Whether a merge moves no data; also False if somebody else is doing it at this moment."""
     try:
         return merge_is_free(repo, action.image_id)
-    except FileNotFoundError:  # a volume of it went after it was found to be there
+    except FileNotFoundError:  # one of its volumes was there a moment ago, and is gone
         return False

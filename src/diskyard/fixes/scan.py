@@ -1,4 +1,4 @@
-"""One look at a repository's storage, log and neighbours, for ``find_fixes`` to judge."""
+"""One scan of a repository's storage and log, and of other repositories, for ``find_fixes`` to judge."""
 
 from __future__ import annotations
 
@@ -40,9 +40,11 @@ from diskyard.repository.volume_files import opening
 from diskyard.storage.interface import StoredVolume
 
 
-def look(engine: Engine, repo: Repository, *, deep: bool, places: list[Repository] | None) -> Look:
-    """Look at everything; the storage is listed before the log is read, in that order.
+def look(engine: Engine, repo: Repository, *, deep: bool, participating: list[Repository] | None) -> Look:
+    """Scan everything. The storage is listed first, and the log is read after that.
 
+    :param deep: also read every volume's own metadata, and all replicas of the log.
+    :param participating: where mends look for sources; None for all that are connected.
     :raises diskyard.errors.RepositoryUnavailable: the storage does not show its log.
     """
     repo.state()
@@ -81,7 +83,7 @@ def look(engine: Engine, repo: Repository, *, deep: bool, places: list[Repositor
         snapshotted={
             volume.id: snapshots_wait_for(repo, volume)
             for volume in state.volumes.values()
-            # Their headers were read a moment ago, to tell what is missing.
+            # Their headers were read a moment ago, when missing volumes were looked for.
             if volume.id in repo.remembered.snapshotted and volume.id not in missing
         },
         progress=tuple(progress),
@@ -94,17 +96,17 @@ def look(engine: Engine, repo: Repository, *, deep: bool, places: list[Repositor
         replicas=tuple(_replicas(repo, state, deep=deep)),
         stray=repo.log.stray(),
         longer=longer,
-        sources=_sources(engine, repo, state, missing, allocated, places),
+        sources=_sources(engine, repo, state, missing, allocated, participating),
         differing=_differing(engine, repo, state),
         workers=_workers(repo, [image_id for image_id in progress if image_id in locked]),
     )
 
 
 def _missing(repo: Repository, state: State, listed: Mapping[str, StoredVolume]) -> frozenset[str]:
-    """Volumes named ready that are not on the storage whole; each is looked for once more.
+    """The volumes that are recorded as ready, and are not on the storage whole. Each is looked for twice.
 
-    One that was listed as absent may have been made between the listing and the reading; one that is
-    absent now may have been merged into another, and deleted, since the state was read.
+    A volume that was not listed may have been made between the listing and the reading of the log. A volume
+    that is absent now may have been merged into another one, and deleted, since the state was read.
     """
     missing = [
         volume.id
@@ -119,7 +121,7 @@ def _missing(repo: Repository, state: State, listed: Mapping[str, StoredVolume])
 def _longer(
     repo: Repository, state: State, listed: Mapping[str, StoredVolume], missing: Collection[str]
 ) -> dict[str, int]:
-    """Volumes that are longer than their records; of those that a writer has open nobody knows yet."""
+    """The volumes that are longer than their records. Volumes that are attached for writing are left out."""
     found = {}
     for volume in state.volumes.values():
         give_way()
@@ -135,7 +137,7 @@ def _longer(
 
 
 def _locked(repo: Repository, state: State, progress: list[str], longer: Collection[str]) -> frozenset[str]:
-    """Of the images and volumes that a fix could be listed for, those being worked on."""
+    """Which leases somebody holds, among those of the fixes that could be listed."""
     candidates = set(progress)
     for volume in state.volumes.values():
         if volume.extending is not None or volume.id in longer:
@@ -163,7 +165,10 @@ def _written(
     longer: Iterable[str],
     missing: Collection[str],
 ) -> tuple[frozenset[str], dict[str, str]]:
-    """What strangers write to, of what a fix could be listed for, and what cannot be asked: as in a Look."""
+    """Which volumes strangers write to, and for which that cannot be known; see :class:`Look`.
+
+    Only volumes that a fix could be listed for are checked.
+    """
     of_work = set(longer)
     of_work.update(volume.id for volume in state.volumes.values() if volume.extending is not None)
     chains = Chains(state, missing)
@@ -172,9 +177,9 @@ def _written(
         if dependent is not None:
             of_work |= {dependent.id, str(image.volume_id)}
         if image.strategy == "performance" or chains.lasting_depth(image) > CHAIN_DEPTH_LIMIT:
-            of_work.update(volume.id for _, volume in chains.links(image))  # an optimize reads all of it
+            of_work.update(volume.id for _, volume in chains.links(image))  # an optimize reads all of them
     ended = {key for attachment in gone_attachments for key in state.attachments[attachment].volume_ids}
-    unexplained = ended.union(state.unready)  # by any attachment, or lease
+    unexplained = ended.union(state.unready)  # no attachment and no lease can explain a writer of these
     asked = {key: volume_name(state.volumes[key]) for key in of_work | unexplained}
     asked |= {str(name): name for name in unnamed}
     found, unasked = set(), {}
@@ -191,7 +196,7 @@ def _written(
 
 
 def _workers(repo: Repository, image_ids: list[str]) -> dict[str, str]:
-    """Who works on images, as far as their progress tells."""
+    """Which host works on each image, if its progress tells."""
     found = {}
     for image_id in image_ids:
         seen = repo.progress(image_id)
@@ -215,7 +220,7 @@ def _holds(engine: Engine, state: State) -> tuple[list[tuple[str, AnyHold]], lis
 
 
 def _replicas(repo: Repository, state: State, *, deep: bool) -> Iterator[ReplicaFound]:
-    """Objects with a bad copy: those that reading needs, or with ``deep`` all that are kept."""
+    """Objects of the log with a bad replica: those that readers need, or with ``deep`` all that are kept."""
     storage = repo.storage
     checkpoints, entries = sorted(storage.numbers("checkpoint")), sorted(storage.numbers("entry"))
     first = 0 if deep or not checkpoints else checkpoints[-1]
@@ -223,7 +228,7 @@ def _replicas(repo: Repository, state: State, *, deep: bool) -> Iterator[Replica
         yield ReplicaFound(CleanReplica(kind="entry", number=state.version + 1), repo.log.damage)
     for number in checkpoints if deep else checkpoints[-1:]:
         if look_at_replicas(storage, repo.log, "checkpoint", number, records=deep) is not None:
-            # Up to the newest entry its state is known, and from then on nothing tells it.
+            # The state of a checkpoint is known up to the newest entry. Beyond that, nothing tells it.
             waits_for = None if number <= state.version else "neither replica is whole, nor are its entries"
             yield ReplicaFound(CleanReplica(kind="checkpoint", number=number), waits_for)
     for number in entries:
@@ -233,7 +238,7 @@ def _replicas(repo: Repository, state: State, *, deep: bool) -> Iterator[Replica
         if trouble is not None and trouble.whole is not None:
             yield ReplicaFound(CleanReplica(kind="entry", number=number))
         elif trouble is not None and checkpoints and number >= checkpoints[0]:
-            # What is below every checkpoint nobody reads: a late writer may have put it there.
+            # Nobody reads entries below every checkpoint: a late writer may have put them there.
             waits_for = "neither replica is whole; a checkpoint has its result"
             yield ReplicaFound(CleanReplica(kind="entry", number=number), waits_for)
 
@@ -244,29 +249,29 @@ def _sources(
     state: State,
     missing: frozenset[str],
     allocated: Mapping[str, int],
-    places: list[Repository] | None,
+    participating: list[Repository] | None,
 ) -> dict[str, SourceView]:
     views = {}
     for image in state.images.values():
         if (image.is_strong and image.pending is not None) or needs_restore(state, image, missing):
-            views[image.id] = _source_view(engine, repo, state, image, missing, places)
+            views[image.id] = _source_view(engine, repo, state, image, missing, participating)
     return views
 
 
 def _differing(engine: Engine, repo: Repository, state: State) -> dict[str, str]:
-    """Snapshots that another connected repository has under the same id with other bytes."""
+    """Snapshots for which another connected repository has other bytes under the same id."""
     found = {}
-    for place in engine.connections.places():
-        if place.marker == repo.marker:
+    for other_repo in engine.connections.places():
+        if other_repo.marker == repo.marker:
             continue
         try:
-            others = place.state().images
+            others = other_repo.state().images
         except errors.DiskyardError:
-            continue  # what it has is looked at when it answers
+            continue  # the next check looks at it, if it answers then
         for image in state.images.values():
             other = others.get(image.id) if image.is_strong and image.kind == "snapshot" else None
             if other is not None and other.is_strong and (why := why_another(image, other)) is not None:
-                found[image.id] = f"repository {place.repo_id} has another image under this id ({why})"
+                found[image.id] = f"repository {other_repo.repo_id} has another image under this id ({why})"
     return found
 
 
@@ -276,7 +281,7 @@ def _source_view(
     state: State,
     image: Image,
     missing: frozenset[str],
-    places: list[Repository] | None,
+    participating: list[Repository] | None,
 ) -> SourceView:
     waits_for = waits_for_base(repo, state, image)
     if image.pending is not None and isinstance(image.pending.source, FileSource):
@@ -284,7 +289,7 @@ def _source_view(
         return SourceView(waits_for or import_waits_for(engine, repo, image, source), image.size_bytes)
     if image.pending is not None or _parent_is_whole(state, image, missing):
         waits_for = waits_for or why_not_read(repo, state, image, own=1)
-    found = find_source(engine.connections, repo, image, places)
+    found = find_source(engine.connections, repo, image, participating)
     if not isinstance(found, FoundSource):
         return SourceView(waits_for or found.told(), None)
     waits_for = waits_for or why_not_read(found.repo, found.state, found.image)
@@ -296,41 +301,41 @@ def _source_view(
 
 
 def _parent_is_whole(state: State, image: Image, missing: frozenset[str]) -> bool:
-    """Whether a restoration writes the difference to what the lost volume reads, and so reads that too."""
+    """Whether the lost volume's parent is whole: then a restoration reads it and stores the difference."""
     volume = state.volumes.get(image.volume_id or "")
     parent = None if volume is None else state.images.get(volume.parent_image_id or "")
     return parent is not None and why_broken(state, parent, missing) is None
 
 
 def _look_into_volumes(engine: Engine, repo: Repository, state: State) -> None:
-    """Read every ready volume's own metadata, and note in its record what is wrong with it.
+    """Read every ready volume's own metadata, and record what is wrong with it.
 
-    Volumes that a guest may be writing to are left out: their metadata changes under us. No lock is
-    taken that would keep a guest from one that it is given meanwhile; what was seen of that one says nothing.
+    Volumes that a guest may be writing to are left out, because their metadata changes while it is read. This
+    takes no lock that would stop a guest which is given a volume meanwhile. Then the result is not used.
     """
     author: Author = engine.author("checkStorageRepository")
     for volume in state.volumes.values():
         before = repo.stored(volume)
         if before is None:
-            continue  # missing: found without a note
+            continue  # missing: the scan finds that without a record of it
         if volume.state != "ready" or _may_change(repo, volume):
             continue
         try:
             with opening(repo, [volume]) as (layer,):
                 damage = check_volume(engine.host, replace(layer, shared=True))
         except errors.UnsafeImage:
-            continue  # it has other names too: who opens it is told, and nothing is known of its bytes
+            continue  # its file has other names too: whoever opens it is told; nothing is known of its bytes
         except errors.ImageBroken as error:
             damage = error.message
         except errors.LeaseHeld:
-            continue  # a job of QEMU's is at work in it
+            continue  # a job of QEMU is at work in it
         if damage != volume.damage and not _has_changed(repo, volume, before):
             users = users_of(state, volume)
             repo.commit(partial(note_damage, was=volume, users=users, damage=damage), author)
 
 
 def _may_change(repo: Repository, volume: Volume) -> bool:
-    """Whether somebody may be writing to a volume now, be it a guest that nobody told of."""
+    """Whether anybody may be writing to a volume now, including a guest without an attachment."""
     state = repo.state()
     writers = (state.attachments[key] for key in state.attachments_naming(volume.id))
     if any(attachment.mode == "read_write" for attachment in writers):
@@ -342,6 +347,6 @@ def _may_change(repo: Repository, volume: Volume) -> bool:
 
 
 def _has_changed(repo: Repository, volume: Volume, before: StoredVolume) -> bool:
-    """Whether a volume may have been written to since; who came and has gone left its mark."""
+    """Whether a volume may have been written to since ``before``. A writer that has gone left a new stamp."""
     now = repo.stored(volume)
     return now is None or now.stamp != before.stamp or _may_change(repo, volume)

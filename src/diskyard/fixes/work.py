@@ -1,4 +1,4 @@
-"""What a running fix is given: where it works, who watches, and when to stop."""
+"""What a running fix is given: the repository, who watches it, and when to stop."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _PROGRESS_EVERY_S = 1.0
 
 
 class Watcher(Protocol):
-    """Who is told how a fix goes: a task of this host."""
+    """What is told the progress of a fix, and can stop it: a task of this host."""
 
     def report(self, stage: str, done_bytes: int, total_bytes: int) -> None:
-        """Bytes of a stage."""
+        """Take note of how many bytes of a stage are done."""
 
     def stop_asked(self) -> bool:
         """Whether the work should end here."""
 
 
 class NobodyWatches:
-    """For work that is short, or that nobody may stop."""
+    """A watcher for work that is short, or that nobody may stop."""
 
     def report(self, stage: str, done_bytes: int, total_bytes: int) -> None:
-        """Nothing is kept."""
+        """Do nothing."""
 
     def stop_asked(self) -> bool:
         """Never."""
@@ -46,11 +46,11 @@ class NobodyWatches:
 
 @dataclass(slots=True)
 class Work:
-    """One fix at work in one repository; it is also the movers' monitor.
+    """One fix at work in one repository. It is also the movers' monitor.
 
-    :param image_id: whose progress is persisted; None to persist none.
-    :param fix: the fix's type, as progress names it.
-    :param force: the caller answers for what cannot be known here.
+    :param image_id: the image whose progress is persisted; None to persist none.
+    :param fix: the fix's type, as the progress names it.
+    :param force: the caller vouches for what this host cannot know.
     """
 
     engine: Engine
@@ -72,13 +72,13 @@ class Work:
 
     @property
     def inherit_fds(self) -> Sequence[int]:
-        """The leases' descriptors: a child that moves data holds them too."""
+        """The leases' descriptors. A child that moves data inherits them, and so holds the leases too."""
         return [fd for lease in self.leases for fd in lease.descriptors()]
 
     def newest(self) -> State:
-        """The newest state, of a log that can be written; who needs leases asks for it once they are taken.
+        """The newest state of a log that can be written. Work that needs leases calls this after taking them.
 
-        :raises diskyard.errors.CorruptRecord: the log cannot all be read, or its history was replaced.
+        :raises diskyard.errors.CorruptRecord: a part of the log cannot be read, or its history was replaced.
         :raises diskyard.errors.StorageError: the storage is read-only.
         """
         state = self.repo.state()
@@ -86,16 +86,16 @@ class Work:
         return state
 
     def builds(self, new: NewVolume, fingerprint: str = "") -> None:
-        """Name the volume that it makes, and what of, in its progress from now on."""
+        """From now on, let the progress name the volume that this work makes, and its source."""
         self.volume_id, self.work_id, self.fingerprint = new.volume.id, new.work_id, fingerprint
 
     def hold(self, leases: list[Lease]) -> None:
-        """Hand the leases on to every child from now on."""
+        """Let every child from now on inherit these leases, and no others."""
         self.leases = leases
 
     @contextmanager
     def writing(self, *volumes: Volume) -> Iterator[None]:
-        """While a program writes to volumes that others may look at: it inherits what tells them."""
+        """A context in which a program writes to volumes. It inherits the leases that tell others so."""
         held = self.leases
         with writing(self.repo, *volumes) as leases:
             self.hold([*held, *leases])
@@ -105,10 +105,10 @@ class Work:
                 self.hold(held)
 
     def advance(self, done_bytes: int, total_bytes: int) -> None:
-        """Report progress; persist it now and then; stop here if that was asked.
+        """Report progress, persist it now and then, and stop here if the watcher asks to.
 
-        :raises Stopped: it was.
-        :raises Superseded: the image was removed: that is how its making is cancelled.
+        :raises Stopped: the watcher asked to stop.
+        :raises Superseded: the image was removed, which cancels its making.
         """
         self.percent = min(100, done_bytes * 100 // total_bytes) if total_bytes else -1
         self.watcher.report(self.stage, done_bytes, total_bytes)
@@ -122,7 +122,7 @@ class Work:
             raise Stopped
 
     def _require_wanted(self) -> None:
-        """Go no further for an image or a volume that nobody wants any more."""
+        """Stop work for an image or a volume that nobody wants any more."""
         if self.work_id is None or self.volume_id is None:
             return
         state = self.repo.state()
@@ -137,7 +137,7 @@ class Work:
         self.persist()
 
     def persist(self, error: str | None = None) -> None:
-        """Write the progress file; that it may be lost makes failing to no reason to stop."""
+        """Write the progress file. If that fails the work goes on, because progress may be lost."""
         if self.image_id is None:
             return
         try:
@@ -160,16 +160,17 @@ class Work:
 
 
 def filled_bytes(repo: Repository, state: State, image: Image) -> int:
-    """What earlier work on an image has stored of it already."""
+    """How many bytes earlier work has already allocated in an image's volume."""
     volume = state.volumes.get(image.volume_id or "")
     stored = None if volume is None else repo.stored(volume)
     return 0 if stored is None else stored.allocated_bytes
 
 
 def require_free_space(repo: Repository, needs_bytes: int, doing: str) -> None:
-    """Refuse before starting what would only fail when the storage is full.
+    """Refuse work that would fail later because the storage is full.
 
-    :raises diskyard.errors.NoSpace: says how much is needed and how much there is.
+    :param doing: names the work, at the beginning of a sentence.
+    :raises diskyard.errors.NoSpace: says how much is needed, and how much is free.
     """
     free_bytes = repo.storage.capacity().free_bytes
     if needs_bytes > free_bytes:

@@ -1,1 +1,1 @@
-"""The verbs that change images: plan, make what must be made, commit, and say what remains."""
+"""The verbs: they plan, make what must be made, commit, and say what remains to do."""

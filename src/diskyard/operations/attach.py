@@ -31,12 +31,13 @@ _MERGE_WAIT_S = 2.0
 
 
 def prepare_image(engine: Engine, request: PrepareImage) -> Attached:
-    """Attach an image for an owner on this host, and serve it where that is asked for; durable on return.
+    """Attach an image for an owner on this host, and serve it if the request says so; durable on return.
 
-    What cannot be served is not left attached, unless it was before.
+    In a repository that cannot be written to, nothing is recorded. An image that cannot be served is not
+    left attached, unless it was attached before.
 
-    :raises diskyard.errors.TooManyRequests: so many images are served that no more may be.
-    :raises diskyard.errors.DiskyardError: as :func:`_attach_for` says.
+    :raises diskyard.errors.TooManyRequests: the limit of served images is reached.
+    :raises diskyard.errors.DiskyardError: see :func:`_attach_for`.
     """
     repo = engine.connections.get(request.repository_id)
     attached, chain, is_new = _attach_for(engine, repo, request)
@@ -56,14 +57,14 @@ def prepare_image(engine: Engine, request: PrepareImage) -> Attached:
 
 
 def _attach_for(engine: Engine, repo: Repository, request: PrepareImage) -> tuple[Attached, Chain, bool]:
-    """Attach an image for an owner on this host; durable on return.
+    """Attach an image for an owner on this host; durable on return, if the repository can be written to.
 
-    The leases of the weak images below it are held meanwhile: a merge that works on them
-    has them, and what is given out must not be merged under its user.
+    The leases of the weak images below it are held meanwhile. A merge holds the leases of the images that it
+    works on, and no volume may be merged while a guest uses it.
 
-    :returns: what the caller is told; the chain, for serving it; and whether the attachment is new.
+    :returns: the answer to the caller; the chain, for serving it; and whether the attachment is new.
     :raises diskyard.errors.LeaseHeld: a merge works on the image's chain.
-    :raises diskyard.errors.ImageInUse: it is attached, or a guest that nobody prepared writes to it.
+    :raises diskyard.errors.ImageInUse: the image is attached, or a guest without an attachment writes to it.
     :raises diskyard.errors.InvalidParameter: the owner has characters that people cannot see.
     """
     image_id, owner = request.image_id, request.options.owner or DEFAULT_OWNER
@@ -77,7 +78,7 @@ def _attach_for(engine: Engine, repo: Repository, request: PrepareImage) -> tupl
         state = repo.state()
         return *_answer(repo, state, _not_recorded(engine, repo, state, request, owner)), False
     while True:
-        # A guess at the leases: the look once they are taken, and the plan, tell whether it was right.
+        # Which leases to take is a guess. The state that is read once they are taken, and the plan, check it.
         with repo.work_as_known(lambda known: _leased(known, image_id), wait_s=_MERGE_WAIT_S) as (
             (_, *weak),
             leases,
@@ -95,7 +96,7 @@ def _attach_for(engine: Engine, repo: Repository, request: PrepareImage) -> tupl
 
 
 def _given_out(repo: Repository, state: State, attachment: Attachment) -> tuple[Attached, Chain]:
-    """What is answered; another call of the same owner may have torn it down by now."""
+    """The answer to the caller. Another call of the same owner may have torn the attachment down by now."""
     try:
         return _answer(repo, state, attachment)
     except (errors.StorageError, errors.ImageBroken):
@@ -106,12 +107,12 @@ def _given_out(repo: Repository, state: State, attachment: Attachment) -> tuple[
 def _not_recorded(
     engine: Engine, repo: Repository, state: State, request: PrepareImage, owner: str
 ) -> Attachment:
-    """An attachment for reading where nothing can be written: nobody else learns of it.
+    """An attachment for reading in a repository that cannot be written to: nobody else learns of it.
 
-    Those who may write there, as another user, or once it is mounted for writing, can merge or remove what
-    it reads: the caller must prevent that (docs/operating.md).
+    Others may be able to write there, as another user, or once it is mounted for writing. They can merge or
+    remove what the guest reads: the caller must prevent that (docs/operating.md).
 
-    :raises diskyard.errors.StorageError: it would write, or have to be kept for being served.
+    :raises diskyard.errors.StorageError: the request is for writing or serving, which needs a record.
     """
     image = strong_image(state, request.image_id)
     if request.options.serve or (image.kind == "virtual_disk" and not request.options.read_only):
@@ -123,9 +124,10 @@ def _not_recorded(
 
 
 def _require_not_half_extended(repo: Repository, state: State, image: Image) -> None:
-    """Refuse a disk that an extend, which was cut and cannot be taken back here, lets be seen too long.
+    """Refuse a disk that would be seen too long because of an interrupted extend.
 
-    Of a raw volume only as much is shown as its record has.
+    Nobody can take the extend back here. A raw volume is no problem: only as much of it is shown as its
+    record says.
     """
     volume = state.volumes.get(image.volume_id or "")
     if volume is None or volume.extending is None or volume.format != "qcow2":
@@ -145,7 +147,7 @@ def _require_not_half_extended(repo: Repository, state: State, image: Image) -> 
 def _attach(
     engine: Engine, repo: Repository, request: PrepareImage, owner: str, weak: list[str]
 ) -> Committed[Attachment | None]:
-    """Attach, unless the chain has other weak images than those whose leases are held."""
+    """Attach; the result is None if the chain has other weak images than those whose leases are held."""
 
     def plan(draft: Draft) -> Attachment | None:
         if _weak_below(draft.state, request.image_id) != weak:
@@ -171,10 +173,10 @@ def _planned(
 
 
 def _require_bounded(repo: Repository, state: State, image_id: str) -> None:
-    """Refuse an image that would show more than its record has, before it is attached."""
+    """Refuse an image that would show more than its record says, before it is attached."""
     image = strong_image(state, image_id)
     if repo.missing_of(state, image):
-        return  # refused for that
+        return  # the plan refuses it, because volumes are missing
     chain = [volume for _, volume in state.chain(image)]
     repo.require_bounded(state, chain)
     if image.kind == "snapshot" and chain and chain[0].format == "qcow2":
@@ -182,7 +184,7 @@ def _require_bounded(repo: Repository, state: State, image_id: str) -> None:
 
 
 def _leased(state: State, image_id: str) -> list[str]:
-    """What is to be leased while an image is attached: its size, and the weak images below it, if any."""
+    """The leases to take while an image is attached: its size, and the weak images below it, if any."""
     image = state.images.get(image_id)
     weak = [] if image is None or not image.is_strong else _weak_below(state, image_id)
     return [size_lease(image_id), *weak]
@@ -194,7 +196,7 @@ def _weak_below(state: State, image_id: str) -> list[str]:
 
 
 def _require_recorded(state: State, attachment: Attachment) -> None:
-    """Refuse to give out what another call of the same owner has torn down by now."""
+    """Refuse to give out an attachment that another call of the same owner has torn down by now."""
     if attachment.id not in state.attachments:
         raise errors.ImageInUse(
             f"The attachment of image {attachment.image_id} was torn down meanwhile.",
@@ -205,10 +207,10 @@ def _require_recorded(state: State, attachment: Attachment) -> None:
 
 
 def _answer(repo: Repository, state: State, attachment: Attachment) -> tuple[Attached, Chain]:
-    # Volumes that an attachment names are there, and are not merged, for as long as it is.
+    # As long as an attachment exists, the volumes that it names exist, and are not merged.
     chain = repo.layers(state, [state.volumes[key] for key in attachment.volume_ids])
     read_only = attachment.mode == "read_only"
-    # One file is not enough where only a part of it is to be seen.
+    # A file's path is not enough if the guest may see only a part of the file.
     bounded = chain[0].end_bytes(writable=not read_only) is not None
     single = len(chain) == 1 and chain[0].path is not None and not bounded
     attached = Attached(
@@ -226,16 +228,16 @@ def _answer(repo: Repository, state: State, attachment: Attachment) -> tuple[Att
 
 
 def teardown_image(engine: Engine, request: TeardownImage) -> Outcome:
-    """End an attachment, and serving it; durable on return. Nothing happens if there is none.
+    """End an attachment, and stop serving it; durable on return. Nothing happens if there is none.
 
-    A disk that its guest's QEMU has grown is as long from then on.
+    If the guest's QEMU has grown the disk, the disk keeps its new size.
 
-    :raises diskyard.errors.ImageInUse: a process still serves it, or it is another host's, or a running
-        QEMU writes to it, or another program has left an overlay of it in the repository; ``force`` is
-        for all but the first.
+    :raises diskyard.errors.ImageInUse: another process still serves the image, or the attachment belongs to
+        another host, or a running QEMU writes to the image, or another program has left an overlay of it in
+        the repository. ``force`` overrides all of these but the first.
     """
     repo = engine.connections.get(request.repository_id)
-    # The server goes first: what it has open is the attachment's.
+    # The server is stopped first, because it has the attachment's volumes open.
     if request.options.host_id in (None, engine.host.identity.host_id):
         owner = request.options.owner or DEFAULT_OWNER
         engine.servers.stop(repo.marker, request.image_id, owner)
@@ -251,7 +253,7 @@ def _detach(engine: Engine, repo: Repository, request: TeardownImage) -> Outcome
         strong_image(before, request.image_id)
         here = [(found.owner, found.host.host_id) for found in before.attachments_of(request.image_id)]
         if (owner, host_id) not in here:
-            return Outcome(request.image_id)  # it was not recorded
+            return Outcome(request.image_id)  # an attachment here was never recorded
         repo.log.require_writable_place()
 
     def plan(draft: Draft) -> None:
@@ -288,7 +290,7 @@ def _require_writer_gone(repo: Repository, state: State, image_id: str, host_id:
 
 
 def _require_no_overlay(repo: Repository, state: State, image_id: str, host_id: str, owner: str) -> None:
-    """Refuse to let go of a disk whose newest bytes another program may have kept beside it."""
+    """Refuse to end the attachment of a disk whose newest bytes may be in another program's overlay."""
     for found in state.attachments_of(image_id):
         if (found.host.host_id, found.owner, found.mode) != (host_id, owner, "read_write"):
             continue

@@ -1,8 +1,8 @@
 """Making the volume that a plan has begun: after its intent is in the log, and before its seal.
 
 Work that makes a volume begins it (``planner.building``), makes its bytes here or with
-:meth:`Repository.make_empty`, fills it where it is to be filled, and seals it. If it fails in between, the
-volume stays building and check lists its clean: nothing else refers to it.
+:meth:`Repository.make_empty`, fills it if that is needed, and seals it. If the work fails in between, the
+volume stays building, and check lists its clean. Nothing else refers to the volume.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from diskyard.repository.repository import Repository, volume_name
 
 
 def new_ids() -> WorkIds:
-    """For a volume that is to be made."""
+    """New ids for a volume that is to be made, and for the work that makes it."""
     return WorkIds(volume_id=new_uuid(), work_id=new_uuid())
 
 
 @contextmanager
 def others_may_win() -> Iterator[None]:
-    """Tell the caller of a verb what work finds that was taken over, or had its reason taken away.
+    """A context that turns :class:`Superseded` into the error that the caller of a verb gets.
 
-    :raises diskyard.errors.LeaseHeld: it was.
+    :raises diskyard.errors.LeaseHeld: other work has taken over, or the work is no longer wanted.
     """
     try:
         yield
@@ -41,9 +41,9 @@ def others_may_win() -> Iterator[None]:
 def make_volume(repo: Repository, new: NewVolume, image_id: str | None) -> None:
     """Make a volume that the log has as building, empty or as a clone; durable on return.
 
-    :param image_id: whose volume is cloned, if one is.
+    :param image_id: the image whose volume is cloned, if one is.
     :raises diskyard.errors.ImageInUse: some program writes to the volume that is cloned.
-    :raises diskyard.planner.common.Superseded: it could not be cloned, and the image is on another one now.
+    :raises diskyard.planner.common.Superseded: cloning failed, and the image is on another volume now.
     """
     source = new.clone_of
     if source is None:
@@ -66,7 +66,7 @@ def _make_clone(repo: Repository, source: Volume, target: Volume) -> None:
         raise errors.StorageError(f"{storage.place} refused to share the bytes of volume {source.id}.")
     made = repo.stored(target)
     if made is not None and made.length_bytes > source.size_bytes:
-        # Another program has made the source longer: what it holds there is nobody's.
+        # Another program has made the source longer: what is there belongs to no image.
         with storage.open_volume(name) as container:
             container.set_length(source.size_bytes)
             container.sync()
@@ -75,7 +75,7 @@ def _make_clone(repo: Repository, source: Volume, target: Volume) -> None:
 
 
 def forget_volume(repo: Repository, volume_id: str, author: Author) -> None:
-    """Delete a volume that this operation was making, and makes no use of."""
+    """Delete a volume that this operation was making, and does not use."""
     doomed = repo.commit(lambda draft: clean.doom_abandoned(draft, volume_id), author).result
     if doomed is not None:
         repo.storage.delete_volume(volume_name(doomed))

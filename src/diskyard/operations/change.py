@@ -30,7 +30,7 @@ from diskyard.repository.settled import commit_looking
 
 
 def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
-    """Remove an image; durable on return, and its space is given back by what follows."""
+    """Remove an image; durable on return. The follow-ups free its space."""
     repo = engine.connections.get(request.repository_id)
     author = engine.author("removeImage")
     before = repo.state()
@@ -48,7 +48,7 @@ def remove_image(engine: Engine, request: RemoveImage) -> Outcome:
 
 
 def cleaning(repo: Repository, before: State, after: State) -> list[FollowUp]:
-    """The cleans that an operation made due: volumes doomed, or left by work, between two states."""
+    """The cleans that an operation made due: of volumes that were doomed or abandoned between two states."""
     found: list[AnyAction] = []
     for volume_id in after.unready:
         volume = after.volumes[volume_id]
@@ -61,23 +61,23 @@ def cleaning(repo: Repository, before: State, after: State) -> list[FollowUp]:
 
 
 def holds_of_cancelled(engine: Engine, repo: Repository, removed: Image) -> list[FollowUp]:
-    """A copy that is cancelled lets go of its source, where that is connected here."""
+    """The fixes that release the source of a cancelled copy, if the source's repository is connected here."""
     if removed.pending is None or not isinstance(removed.pending.source, ImageSource):
         return []
     source = removed.pending.source
-    home = engine.connections.by_marker(source.marker)
-    if home is None:
+    home_repo = engine.connections.by_marker(source.marker)
+    if home_repo is None:
         return []
     try:
-        image = home.state().images.get(source.image_id)
+        image = home_repo.state().images.get(source.image_id)
     except errors.DiskyardError:
-        return []  # the image is removed all the same; that repository's check lists the hold
+        return []  # the image is removed all the same, and that repository's check lists the hold
     holds = () if image is None else image.held_for
     follow_ups = []
     for hold in holds:
         if is_hold_of(hold, repo, removed.id):
             clean = CleanHold(image_id=source.image_id, hold=hold)
-            follow_ups += [FollowUp(home, clean), FollowUp(home, Merge(image_id=source.image_id))]
+            follow_ups += [FollowUp(home_repo, clean), FollowUp(home_repo, Merge(image_id=source.image_id))]
     return follow_ups
 
 
@@ -89,7 +89,7 @@ def revert_virtual_disk(engine: Engine, request: RevertVirtualDisk) -> Outcome:
     before = repo.state()
     virtual_disk(before, disk_id)
     with repo.work_on([disk_id], wait_s=1.0):
-        # If it is on another volume by now, that one is looked at before the seal.
+        # If the disk is on another volume by now, that volume is checked before the seal.
         require_no_stranger(repo, before, disk_id)
         begun = commit_looking(
             repo,
@@ -120,7 +120,7 @@ def set_user_data(engine: Engine, request: SetUserData) -> Outcome:
 
 
 def set_strategy(engine: Engine, request: SetStrategy) -> Outcome:
-    """Change what an image is optimized for; durable on return. What follows from it is listed."""
+    """Change what an image is optimized for; durable on return. Check lists the fixes that follow from it."""
     repo = engine.connections.get(request.repository_id)
     repo.commit(
         lambda draft: planner.set_strategy(draft, request.image_id, request.strategy),
@@ -130,7 +130,7 @@ def set_strategy(engine: Engine, request: SetStrategy) -> Outcome:
 
 
 def untrack_changes(engine: Engine, request: UntrackChanges) -> Outcome:
-    """Stop tracking a disk's changes; durable on return. What was kept for it can be merged."""
+    """Stop tracking a disk's changes; durable on return. What was kept for that can then be merged."""
     repo = engine.connections.get(request.repository_id)
 
     def plan(draft: Draft) -> None:

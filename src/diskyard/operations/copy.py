@@ -47,100 +47,105 @@ from diskyard.repository.settled import look_at, volumes_below
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A copy with its image ids settled.
+    """A request for a copy, with the source found and the copy's id chosen.
 
-    :param home_state: as it was when the source was found.
-    :param target_state: as it was at the beginning, before the copy's lease was taken.
+    :param home_repo: the repository of the source.
+    :param home_state: its state when the source was found.
+    :param target_state: the target's state at the beginning, before the copy's lease was taken.
     """
 
     engine: Engine
     request: CopyImage
-    home: Repository
+    home_repo: Repository
     home_state: State
     source: Image
-    target: Repository
+    target_repo: Repository
     target_state: State
     image_id: str
     digest: str
 
     @property
     def keeps_id(self) -> bool:
-        """A Snapshot is the same image wherever it is."""
+        """Whether the copy has the source's id: a Snapshot is the same image in every repository."""
         return self.source.kind == "snapshot"
 
     @property
     def author(self) -> Author:
-        """Who writes the entries."""
+        """The author of the entries."""
         return self.engine.author("copyImage", self.digest)
 
 
 def copy_image(engine: Engine, request: CopyImage) -> Outcome:
-    """Copy an image; the copy is durable on return, and its source can be used at once.
+    """Copy an image. On return the copy is recorded durably, and the source can be used at once.
 
-    The result stores what differs from the base and reads the rest from it. A Snapshot keeps
-    its id: where the target has it already nothing is copied.
+    A mend fills the copy. It stores what differs from the base, and reads the rest from the base. A Snapshot
+    keeps its id. If the target has it already, nothing is copied.
 
     :raises diskyard.errors.ImageInUse: the source or the base is a VirtualDisk that is attached.
     """
     require_user_data(request.user_data)
-    target = engine.connections.get(request.target_repo_id)
+    target_repo = engine.connections.get(request.target_repo_id)
     digest = request_digest("copyImage", request)
-    target_state = target.state()
+    target_state = target_repo.state()
     if _was_made(target_state, request, digest):
-        # What it was made from may be gone since: a lost answer can be asked for all the same.
+        # The source may be gone by now. A caller whose answer was lost can ask again all the same.
         image_id = request.options.new_image_id or request.image_id
-        return Outcome(image_id, _follow_ups(request, target, image_id))
-    known = {target.marker: target_state}
-    home, home_state, source = engine.connections.find(request.image_id, request.options, target, known)
+        return Outcome(image_id, _follow_ups(request, target_repo, image_id))
+    known = {target_repo.marker: target_state}
+    home_repo, home_state, source = engine.connections.find(
+        request.image_id, request.options, target_repo, known
+    )
     if source.kind == "snapshot":
         _require_snapshot_options(request)
         image_id = source.id
-        if home.marker == target.marker:
-            _require_same_elsewhere(engine, request, target, source)
+        if home_repo.marker == target_repo.marker:
+            _require_same_elsewhere(engine, request, target_repo, source)
     else:
         image_id = request.options.new_image_id or new_uuid()
     if request.base_image_id == image_id:
         raise errors.InvalidParameter("An image cannot be its own base.", imageId=image_id)
-    asked = _Copy(engine, request, home, home_state, source, target, target_state, image_id, digest)
+    asked = _Copy(engine, request, home_repo, home_state, source, target_repo, target_state, image_id, digest)
     if not _is_here(asked):
         if not asked.keeps_id:
-            known[home.marker] = home_state
-            require_new_id(engine, target, image_id, known)
-        with target.work_on([image_id]):
+            known[home_repo.marker] = home_state
+            require_new_id(engine, target_repo, image_id, known)
+        with target_repo.work_on([image_id]):
             _commit_copy(asked)
-    return Outcome(image_id, _follow_ups(request, target, image_id))
+    return Outcome(image_id, _follow_ups(request, target_repo, image_id))
 
 
 def _was_made(state: State, request: CopyImage, digest: str) -> bool:
-    """Whether this very request has made its image before, under an id of the caller's."""
+    """Whether this very request has made its image before, under the id that the caller chose."""
     image = state.images.get(request.options.new_image_id or "")
     return image is not None and image.is_strong and image.request_digest == digest
 
 
-def _require_same_elsewhere(engine: Engine, request: CopyImage, target: Repository, image: Image) -> None:
-    """Do not call a copy done whose target has another image under the id than the source has.
+def _require_same_elsewhere(
+    engine: Engine, request: CopyImage, target_repo: Repository, image: Image
+) -> None:
+    """Refuse to call a copy done if a searched repository has another image under this id than the target.
 
-    :raises diskyard.errors.ImageIdInUse: a repository that is searched has other bytes under it.
+    :raises diskyard.errors.ImageIdInUse: a repository that is searched has other bytes under the id.
     """
     named = request.options.participating_repositories
     searched = map(engine.connections.get, named) if named is not None else engine.connections.places()
-    for place in searched:
-        if place.marker == target.marker:
+    for other_repo in searched:
+        if other_repo.marker == target_repo.marker:
             continue
         try:
-            other = place.state().images.get(image.id)
+            other = other_repo.state().images.get(image.id)
         except errors.DiskyardError:
-            continue  # the target has the image, which is what counts
+            continue  # what counts is that the target has the image
         if other is not None and other.is_strong and (why := why_another(image, other)) is not None:
             raise errors.ImageIdInUse(
-                f"Repository {place.repo_id} has another image under the id {image.id}: {why}.",
+                f"Repository {other_repo.repo_id} has another image under the id {image.id}: {why}.",
                 advice="Remove the one that is not meant, then copy the other.",
                 imageId=image.id,
             )
 
 
 def _require_snapshot_options(request: CopyImage) -> None:
-    """Refuse what a copy of a Snapshot cannot be."""
+    """Refuse options that a copy of a Snapshot cannot have."""
     options = request.options
     if options.new_image_id not in (None, request.image_id):
         raise errors.InvalidParameter(
@@ -160,11 +165,11 @@ def _require_snapshot_options(request: CopyImage) -> None:
         )
 
 
-def _follow_ups(request: CopyImage, target: Repository, image_id: str) -> list[FollowUp]:
+def _follow_ups(request: CopyImage, repo: Repository, image_id: str) -> list[FollowUp]:
     rate_limit = request.options.rate_limit
-    found = [FollowUp(target, Mend(image_id=image_id), image_id, rate_limit)]
+    found = [FollowUp(repo, Mend(image_id=image_id), image_id, rate_limit)]
     if request.options.optimize_now:
-        found.append(FollowUp(target, Optimize(image_id=image_id), image_id, rate_limit))
+        found.append(FollowUp(repo, Optimize(image_id=image_id), image_id, rate_limit))
     return found
 
 
@@ -174,7 +179,7 @@ def _is_here(asked: _Copy) -> bool:
         return already_made(asked.target_state, asked.image_id, asked.digest)
     if asked.image_id not in asked.target_state.images:
         return False
-    return asked.target.commit(partial(_snapshot_is_here, asked), asked.author).result
+    return asked.target_repo.commit(partial(_snapshot_is_here, asked), asked.author).result
 
 
 def _snapshot_is_here(asked: _Copy, draft: Draft) -> bool:
@@ -182,48 +187,48 @@ def _snapshot_is_here(asked: _Copy, draft: Draft) -> bool:
 
 
 def _begin(asked: _Copy, pending: PendingImage, draft: Draft) -> bool:
-    """Plan the copy; False if whoever had the lease before has made this very one."""
+    """Plan the copy; False if whoever had the lease before has made this very copy."""
     if asked.keeps_id and _snapshot_is_here(asked, draft):
         return False
-    return planner.begin(draft, pending, asked.target.storage.capabilities)
+    return planner.begin(draft, pending, asked.target_repo.storage.capabilities)
 
 
 def _commit_copy(asked: _Copy) -> None:
-    """Hold the source, then publish the copy, then look that the hold stands."""
+    """Hold the source, then publish the copy, then check that the hold still stands."""
     base_id = asked.request.base_image_id
     freezes_base = base_id is not None and _is_disk_here(asked, base_id)
     if freezes_base or not asked.keeps_id:
-        # Freezing needs a disk that no guest has, and leaves an overlay: not for a copy that whoever had
-        # the lease before has made.
-        asked = replace(asked, target_state=asked.target.state())
+        # Freezing needs an unattached disk, and leaves an overlay. Avoid it if whoever had the lease before
+        # has made this copy.
+        asked = replace(asked, target_state=asked.target_repo.state())
         if _is_here(asked):
             return
     ids = new_ids()
-    hold = copy_hold(asked.target, asked.image_id, ids.work_id)
+    hold = copy_hold(asked.target_repo, asked.image_id, ids.work_id)
     frozen = _hold_source(asked, hold)
-    with release_if_refused(asked.home, frozen.id, hold, asked.author):
+    with release_if_refused(asked.home_repo, frozen.id, hold, asked.author):
         published = _publish(asked, frozen, ids, freezes_base=freezes_base)
     if published is None:
-        release_hold(asked.home, frozen.id, hold, asked.author)
+        release_hold(asked.home_repo, frozen.id, hold, asked.author)
         return
-    require_hold(asked.home, frozen.id, hold, asked.target, published, asked.image_id, asked.author)
+    require_hold(asked.home_repo, frozen.id, hold, asked.target_repo, published, asked.image_id, asked.author)
 
 
 def _is_disk_here(asked: _Copy, base_id: str) -> bool:
-    """Whether the base is a VirtualDisk of the target, and not a Snapshot, which may not be there yet.
+    """Whether the base is a VirtualDisk of the target. Else it is a Snapshot, which may not be there yet.
 
-    :raises diskyard.errors.NotASnapshot: it is a VirtualDisk of another repository, which
-        can never come to the target under this id.
+    :raises diskyard.errors.NotASnapshot: the base is a VirtualDisk of another repository. It can never come
+        to the target under this id.
     """
-    sight = look_at(asked.target, volumes_below(base_id), asked.target_state)
+    sight = look_at(asked.target_repo, volumes_below(base_id), asked.target_state)
     image = sight.state.images.get(base_id)
     if image is not None and image.is_strong:
         if image.kind == "virtual_disk":
-            require_no_stranger(asked.target, sight.state, base_id)
-            settle_disk(asked.target, sight.state, base_id, asked.author)
+            require_no_stranger(asked.target_repo, sight.state, base_id)
+            settle_disk(asked.target_repo, sight.state, base_id, asked.author)
             planner.copy_source(sight, base_id)
         return image.kind == "virtual_disk"
-    known = {asked.home.marker: asked.home_state, asked.target.marker: sight.state}
+    known = {asked.home_repo.marker: asked.home_state, asked.target_repo.marker: sight.state}
     _, _, elsewhere = asked.engine.connections.find(base_id, asked.request.options, known=known)
     if elsewhere.kind != "snapshot":
         raise errors.NotASnapshot(
@@ -235,18 +240,18 @@ def _is_disk_here(asked: _Copy, base_id: str) -> bool:
 
 
 def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
-    """An image that cannot change and has the source's bytes, as it is held for this copy."""
-    home, source = asked.home, asked.source
+    """Hold an image that has the source's bytes and cannot change, and return it with the hold."""
+    home_repo, source = asked.home_repo, asked.source
     if source.kind == "snapshot":
-        return hold_snapshot(home, source, hold, asked.author).result
-    require_holdable(home, source)
-    return freeze_disk(home, asked.home_state, source.id, hold, asked.author)[0]
+        return hold_snapshot(home_repo, source, hold, asked.author).result
+    require_holdable(home_repo, source)
+    return freeze_disk(home_repo, asked.home_state, source.id, hold, asked.author)[0]
 
 
 def _publish(asked: _Copy, frozen: Image, ids: WorkIds, *, freezes_base: bool) -> State | None:
-    """The commit in the target; a VirtualDisk as base is frozen in the same transaction.
+    """Commit the copy in the target. A base that is a VirtualDisk is frozen in the same transaction.
 
-    :returns: the state after it; None if the copy was made before.
+    :returns: the state after the commit; None if the copy was made before.
     """
     request, source = asked.request, asked.source
     now = asked.engine.host.clock.now()
@@ -256,7 +261,7 @@ def _publish(asked: _Copy, frozen: Image, ids: WorkIds, *, freezes_base: bool) -
         ids=ids,
         kind="snapshot" if request.options.as_ == "snapshot" else source.kind,
         size_bytes=frozen.size_bytes,
-        source=source_of(asked.home.marker, frozen),
+        source=source_of(asked.home_repo.marker, frozen),
         base_image_id=new_uuid() if freezes_base else base_id,
         strategy=request.options.strategy or "space",
         user_data=request.user_data,
@@ -271,15 +276,15 @@ def _publish(asked: _Copy, frozen: Image, ids: WorkIds, *, freezes_base: bool) -
     )
     if base_id is not None and freezes_base:
         return _publish_on_disk(asked, pending, base_id)
-    begun = asked.target.commit(partial(_begin, asked, pending), asked.author)
+    begun = asked.target_repo.commit(partial(_begin, asked, pending), asked.author)
     return begun.state if begun.result else None
 
 
 def _publish_on_disk(asked: _Copy, pending: PendingImage, disk_id: str) -> State:
-    """Freeze the base and publish the copy that reads it, so that it always has a reader."""
+    """Freeze the base, and publish the copy in the same entry, so that the frozen base has a reader."""
     assert pending.base_image_id is not None
-    target = asked.target
-    hold = copy_hold(target, pending.image_id, pending.ids.work_id)
+    target_repo = asked.target_repo
+    hold = copy_hold(target_repo, pending.image_id, pending.ids.work_id)
     frozen = Switch(
         disk_id=disk_id,
         image_id=pending.base_image_id,
@@ -289,8 +294,8 @@ def _publish_on_disk(asked: _Copy, pending: PendingImage, disk_id: str) -> State
     )
 
     def publish(draft: Draft) -> None:
-        planner.begin(draft, pending, target.storage.capabilities)
+        planner.begin(draft, pending, target_repo.storage.capabilities)
         switch.release(draft, frozen.image_id, hold)
 
-    with target.work_on([frozen.image_id]):
-        return switch_disk(target, asked.target_state, frozen, asked.author, publish)[1]
+    with target_repo.work_on([frozen.image_id]):
+        return switch_disk(target_repo, asked.target_state, frozen, asked.author, publish)[1]

@@ -35,36 +35,38 @@ from diskyard.repository.settled import commit_looking
 
 
 def create_virtual_disk(engine: Engine, request: CreateVirtualDisk) -> Outcome:
-    """Create a VirtualDisk; it is durable, and unless its base is elsewhere usable, on return.
+    """Create a VirtualDisk; durable on return. It is usable too, unless its base is in another repository.
 
-    :raises diskyard.errors.ImageNotFound: the base is nowhere that was searched.
+    :raises diskyard.errors.ImageNotFound: no searched repository has the base.
     """
     require_user_data(request.user_data)
-    target = engine.connections.get(request.target_repo_id)
+    target_repo = engine.connections.get(request.target_repo_id)
     image_id = request.options.new_image_id or new_uuid()
     digest = request_digest("createVirtualDisk", request)
     follow_ups: list[FollowUp] = []
-    state = target.state()
+    state = target_repo.state()
     if not already_made(state, image_id, digest):
-        known = {target.marker: state}
-        require_new_id(engine, target, request.options.new_image_id, known)
-        home, home_state = target, state
+        known = {target_repo.marker: state}
+        require_new_id(engine, target_repo, request.options.new_image_id, known)
+        home_repo, home_state = target_repo, state
         if request.base_snapshot_id is not None:
-            home, home_state, _ = engine.connections.find(
-                request.base_snapshot_id, request.options, target, known
+            home_repo, home_state, _ = engine.connections.find(
+                request.base_snapshot_id, request.options, target_repo, known
             )
-        if home.marker == target.marker:
-            _create_here(engine, request, target, image_id, digest)
+        if home_repo.marker == target_repo.marker:
+            _create_here(engine, request, target_repo, image_id, digest)
         else:
-            follow_ups += _create_from_elsewhere(engine, request, target, home, home_state, image_id, digest)
+            follow_ups += _create_from_elsewhere(
+                engine, request, target_repo, home_repo, home_state, image_id, digest
+            )
     if request.options.optimize_now:
         rate_limit = request.options.rate_limit
-        follow_ups.append(FollowUp(target, Optimize(image_id=image_id), image_id, rate_limit))
+        follow_ups.append(FollowUp(target_repo, Optimize(image_id=image_id), image_id, rate_limit))
     return Outcome(image_id, follow_ups)
 
 
 def _create_here(
-    engine: Engine, request: CreateVirtualDisk, target: Repository, image_id: str, digest: str
+    engine: Engine, request: CreateVirtualDisk, repo: Repository, image_id: str, digest: str
 ) -> None:
     asked = CreateDisk(
         image_id=image_id,
@@ -77,30 +79,30 @@ def _create_here(
         now=engine.host.clock.now(),
     )
     author = engine.author("createVirtualDisk", digest)
-    capabilities = target.storage.capabilities
-    with target.work_on([image_id]):
+    capabilities = repo.storage.capabilities
+    with repo.work_on([image_id]):
         new = commit_looking(
-            target,
+            repo,
             request.base_snapshot_id,
             lambda draft: create_disk.begin(draft, asked, capabilities),
             author,
         ).result
         if new is not None:
             with others_may_win():
-                make_volume(target, new, request.base_snapshot_id)
-                target.commit(lambda draft: create_disk.seal(draft, asked, new), author)
+                make_volume(repo, new, request.base_snapshot_id)
+                repo.commit(lambda draft: create_disk.seal(draft, asked, new), author)
 
 
 def _create_from_elsewhere(
     engine: Engine,
     request: CreateVirtualDisk,
-    target: Repository,
-    home: Repository,
+    target_repo: Repository,
+    home_repo: Repository,
     home_state: State,
     image_id: str,
     digest: str,
 ) -> list[FollowUp]:
-    """A disk from a Snapshot of another repository: committed now, its bytes copied later."""
+    """Create a disk from a Snapshot of another repository: commit it now, and copy its bytes later."""
     assert request.base_snapshot_id is not None
     author = engine.author("createVirtualDisk", digest)
     base = snapshot(home_state, request.base_snapshot_id)
@@ -112,7 +114,7 @@ def _create_from_elsewhere(
         ids=new_ids(),
         kind="virtual_disk",
         size_bytes=request.size,
-        source=source_of(home.marker, base),
+        source=source_of(home_repo.marker, base),
         base_image_id=None,
         strategy=request.options.strategy or "space",
         user_data=request.user_data,
@@ -121,24 +123,24 @@ def _create_from_elsewhere(
         captured_at=now,
         rate_limit_bytes_per_s=request.options.rate_limit,
     )
-    with target.work_on([image_id]):
-        hold = copy_hold(target, image_id, asked.ids.work_id)
-        hold_snapshot(home, base, hold, author)
-        with release_if_refused(home, base.id, hold, author):
-            begun = target.commit(
-                lambda draft: copy_planner.begin(draft, asked, target.storage.capabilities), author
+    with target_repo.work_on([image_id]):
+        hold = copy_hold(target_repo, image_id, asked.ids.work_id)
+        hold_snapshot(home_repo, base, hold, author)
+        with release_if_refused(home_repo, base.id, hold, author):
+            begun = target_repo.commit(
+                lambda draft: copy_planner.begin(draft, asked, target_repo.storage.capabilities), author
             )
-        if not begun.result:  # whoever had the lease before has made it
-            release_hold(home, base.id, hold, author)
+        if not begun.result:  # whoever had the lease before has made the disk
+            release_hold(home_repo, base.id, hold, author)
             return []
-        require_hold(home, base.id, hold, target, begun.state, image_id, author)
-    return [FollowUp(target, Mend(image_id=image_id), image_id, request.options.rate_limit)]
+        require_hold(home_repo, base.id, hold, target_repo, begun.state, image_id, author)
+    return [FollowUp(target_repo, Mend(image_id=image_id), image_id, request.options.rate_limit)]
 
 
 def create_snapshot(engine: Engine, request: CreateSnapshot) -> Outcome:
-    """Keep a disk's bytes as a Snapshot; both are durable and usable on return."""
+    """Keep a disk's bytes as a Snapshot. Both images are durable and usable on return."""
     require_user_data(request.user_data)
-    target = engine.connections.get(request.target_repo_id)
+    repo = engine.connections.get(request.target_repo_id)
     image_id = request.options.new_image_id or new_uuid()
     digest = request_digest("createSnapshot", request)
     asked = Switch(
@@ -150,9 +152,9 @@ def create_snapshot(engine: Engine, request: CreateSnapshot) -> Outcome:
         request_digest=digest,
         strategy=request.options.strategy,
     )
-    state = target.state()
+    state = repo.state()
     if image_id not in state.images:
-        require_new_id(engine, target, request.options.new_image_id, {})
-    with target.work_on([image_id]):
-        switch_disk(target, state, asked, engine.author("createSnapshot", digest))
+        require_new_id(engine, repo, request.options.new_image_id, {})
+    with repo.work_on([image_id]):
+        switch_disk(repo, state, asked, engine.author("createSnapshot", digest))
     return Outcome(image_id)

@@ -1,4 +1,4 @@
-"""What an operation works with, and what it answers."""
+"""What an operation works with, and what it returns."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ from diskyard.tasks.runner import TaskRunner
 class Engine:
     """This host's part of Diskyard: what operations and fixes are given.
 
-    :param asked_imports: what this host was asked to import.
+    :param asked_imports: the imports that this host was asked for.
     :param settings: what this host remembers for its next process.
-    :param supervisor: asks what may not answer on a thread of its own.
-    :param records: of the tasks of all of this host's processes; ``tasks`` runs those of this one.
-    :param servers: serve images over NBD.
-    :param actor: who calls, for the audit trail, where no request says it.
-    :param transfer_folders: in which files are imported for whoever runs a mend, where no request's
-        caller has folders of its own.
+    :param supervisor: runs calls that may not return, each on a thread of its own.
+    :param records: the records of the tasks of all of this host's processes; ``tasks`` runs the tasks of this
+        process.
+    :param servers: the NBD servers of this process.
+    :param actor: the caller, for the audit trail, if no request names it.
+    :param transfer_folders: the directories from which whoever runs a mend may import files, if the request's
+        caller has no transfer directories of its own.
     """
 
     host: Host
@@ -65,8 +66,8 @@ class Engine:
 class FollowUp:
     """A fix that an operation starts after its commit.
 
-    :param participating: where a mend looks for images; None for all that are connected.
-    :param force: run it also where its caller must answer for that (``run_fix``).
+    :param participating: the repositories in which a mend looks for images; None for all that are connected.
+    :param force: see ``run_fix``: the caller vouches for what this host cannot know.
     """
 
     repo: Repository
@@ -81,7 +82,7 @@ class FollowUp:
 class Export:
     """An export that may begin.
 
-    :param path: of the new file, as its folder is really called.
+    :param path: the path of the new file, as checked by ``transfer_path``.
     """
 
     repo: Repository
@@ -91,11 +92,11 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an operation has committed, and what is to be run next, as tasks.
+    """What an operation has committed, and what tasks must run next.
 
-    :param follow_ups: run after the commit, in this order. Unless AutoFix is false; but where a verb is no
-        more than its task, that runs in any case.
-    :param urgency: of those tasks.
+    :param follow_ups: the tasks, run after the commit, in this order. If AutoFix is false they are not run,
+        except where the verb does nothing but start its task.
+    :param urgency: the urgency of these tasks.
     """
 
     image_id: str = ""
@@ -118,7 +119,7 @@ _NOT_IN_DIGEST = frozenset(
 
 
 def request_digest(verb: str, request: Any) -> str:
-    """What tells a repeated request from another: all of it but where and how it is run."""
+    """A digest that tells a repeated request from another one. It leaves out where and how a request runs."""
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
@@ -142,7 +143,7 @@ def require_user_data(user_data: Any) -> None:
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise errors.InvalidParameter(f"userData is not JSON: {error}.") from error
     if as_kept != user_data:
-        # In Python there are values that JSON turns into others: NaN, tuples, keys that are numbers.
+        # JSON turns some Python values into others: NaN, tuples, keys that are numbers.
         raise errors.InvalidParameter("userData would not come back as sent: use JSON's own types only.")
     if len(data) > USER_DATA_LIMIT_BYTES:
         raise errors.InvalidParameter(
@@ -150,28 +151,33 @@ def require_user_data(user_data: Any) -> None:
         )
 
 
-def require_new_id(engine: Engine, target: Repository, image_id: str | None, known: dict[str, State]) -> None:
+def require_new_id(
+    engine: Engine, target_repo: Repository, image_id: str | None, known: dict[str, State]
+) -> None:
     """Refuse an id of the caller's that another connected repository has already.
 
-    Images of one id are taken for the same one wherever they are. A repository that does not answer
-    cannot be asked; images that are not the same one are told apart all the same.
+    Images with one id count as the same image wherever they are. Repositories that do not answer are left
+    out: different images with one id can still be told apart (:mod:`diskyard.planner.same`).
 
-    :param image_id: None: the id will be a fresh one.
-    :param known: the states that the verb has read, by the markers of their repositories; those that are
-        read for this are put into it.
-    :raises diskyard.errors.ImageIdInUse: says where.
+    :param target_repo: the repository in which the image is to be made.
+    :param image_id: None if the id will be a fresh one.
+    :param known: the states that the verb has read, by the markers of their repositories. The states that
+        this reads are added.
+    :raises diskyard.errors.ImageIdInUse: says which repository has the id.
     """
     if image_id is None:
         return
-    for place in engine.connections.places(to_anybody=True):
-        if place.marker == target.marker:
+    for other_repo in engine.connections.places(to_anybody=True):
+        if other_repo.marker == target_repo.marker:
             continue
         try:
-            state = known[place.marker] = known.get(place.marker) or place.state()
+            state = known[other_repo.marker] = known.get(other_repo.marker) or other_repo.state()
         except errors.DiskyardError:
             continue
         if image_id in state.images:
-            where = f"repository {place.repo_id}" if may_use(place.repo_id) else "another repository"
+            where = (
+                f"repository {other_repo.repo_id}" if may_use(other_repo.repo_id) else "another repository"
+            )
             raise errors.ImageIdInUse(
                 f"Image id {image_id} belongs to an image of {where}.", imageId=image_id
             )

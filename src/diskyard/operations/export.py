@@ -16,14 +16,17 @@ from diskyard.repository.settled import look_at, volumes_below
 
 
 def export_image(engine: Engine, request: ExportImage) -> Outcome:
-    """Have an image written to a new file by a task; nothing is changed yet on return.
+    """Let a task write an image to a new file; nothing is changed yet on return.
 
-    Refused at once are a path that exists, and an image that cannot be read. What is
-    exported is what a VirtualDisk holds when the work starts; it can be used meanwhile.
+    A path that exists, and an image that cannot be read, are refused at once. The file gets the bytes that a
+    VirtualDisk has when the task starts. The disk can be used while the task runs.
 
-    :raises diskyard.errors.NotEmpty: something has the path's name.
-    :raises diskyard.errors.PathNotAllowed: it is in no folder that the caller may use.
-    :raises diskyard.errors.InvalidParameter: its folder is not there, or no file can have its name.
+    :raises diskyard.errors.NotEmpty: something has the path's name already.
+    :raises diskyard.errors.PathNotAllowed: the path is in no directory that the caller may use.
+    :raises diskyard.errors.InvalidParameter: the path's directory does not exist or cannot be written to, or
+        cannot hold such a file.
+    :raises diskyard.errors.ImageBroken: the image cannot be read.
+    :raises diskyard.errors.ImageInUse: the image is a VirtualDisk that is attached.
     """
     path = transfer_path(engine.host, request.path)
     repo = engine.connections.get(request.repository_id)
@@ -35,19 +38,19 @@ def export_image(engine: Engine, request: ExportImage) -> Outcome:
 
 
 def folder_of_new(path: str) -> str:
-    """The folder of the new file: that which came with the request, or that of the path."""
+    """The directory of the new file: the one that came with the request, or else the path's."""
     given = handed()
     return os.path.dirname(path) if given is None else f"/proc/self/fd/{given.fd}/."
 
 
 def _require_possible(files: Files, path: str, size_bytes: int) -> None:
-    """Refuse a new file that cannot be made there.
+    """Refuse a new file that cannot be made at a path.
 
-    :param size_bytes: how long it must be able to be.
+    :param size_bytes: the length that the file must be able to have; 0 for any.
     """
     folder = folder_of_new(path)
     try:
-        # What was handed over may have a path that leads to nothing here.
+        # The path of a directory that was handed over may lead nowhere here.
         has_folder = files.is_folder(files.resolve(folder) if handed() is None else folder)
         taken = has_folder and files.exists(os.path.join(folder, os.path.basename(path)))
     except OSError as error:
@@ -64,7 +67,7 @@ def _require_possible(files: Files, path: str, size_bytes: int) -> None:
 
 
 def _require_writable(files: Files, folder: str, path: str) -> None:
-    """Refuse a folder in which no file can be made, before anything is read."""
+    """Refuse a directory in which no file can be made, before anything is read."""
     if files.may_write(folder):
         return
     if files.is_read_only(folder):
@@ -79,7 +82,7 @@ def _require_writable(files: Files, folder: str, path: str) -> None:
 
 
 def _require_long_files(files: Files, folder: str, path: str, size_bytes: int) -> None:
-    """Refuse a raw file that the file system cannot hold; what it can is asked of an empty one."""
+    """Refuse a raw file that is too long for the file system. An empty file is made to find the limit."""
     probe = files.temporary_path(folder)
     try:
         os.close(files.create(probe))

@@ -11,9 +11,9 @@ from diskyard.tasks.limits import Urgency
 
 
 def fix_storage_repository(engine: Engine, request: FixStorageRepository) -> Outcome:
-    """Have a fix run that check listed; nothing is changed yet on return.
+    """Let a task run a fix that check listed; nothing is changed yet on return.
 
-    :raises diskyard.errors.InvalidParameter: it was listed for another repository, or is not as it was.
+    :raises diskyard.errors.InvalidParameter: the fix was listed for another repository, or was changed.
     """
     repo = engine.connections.get(request.repository_id)
     data, options = request.fix.data, request.options
@@ -42,9 +42,9 @@ def fix_storage_repository(engine: Engine, request: FixStorageRepository) -> Out
 
 
 def require_fixable(repo: Repository, action: AnyAction) -> None:
-    """Refuse to fix anything where nothing can be written, but what keeps the log from being written.
+    """Refuse to run a fix if the log cannot be written, except the fix for what keeps it from being written.
 
-    :raises diskyard.errors.CorruptRecord: the log cannot all be read, or its history was replaced.
+    :raises diskyard.errors.CorruptRecord: a part of the log cannot be read, or its history was replaced.
     :raises diskyard.errors.StorageError: the storage is read-only.
     """
     if isinstance(action, CleanStray):

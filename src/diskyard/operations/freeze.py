@@ -1,4 +1,4 @@
-"""Freezing: a copy reads one moment of its source, however often it is resumed."""
+"""Freezing: a copy reads its source as it was at one moment, however often the copy is resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from diskyard.repository.commit import Committed
 from diskyard.repository.repository import Repository
 from diskyard.repository.settled import commit_looking
 
-_CLONES, _SWITCHES = 3, 100  # how often each is tried while others change the disk
+_CLONES, _SWITCHES = 3, 100  # how often each is tried if others change the disk meanwhile
 
 
 def switch_disk(
@@ -35,25 +35,26 @@ def switch_disk(
 ) -> tuple[Image | None, State]:
     """Freeze a disk's bytes as an image, durable on return.
 
-    The caller has the lease of the new image; the disk is not leased.
+    The caller has the lease of the new image. The disk itself is not leased.
 
-    A crash between the intent and the seal leaves a weak image and an overlay that is building; the disk is
-    as it was. Check lists the overlay's clean, with which the image goes.
+    A crash between the intent and the seal leaves a weak image, and an overlay that is building. The disk is
+    as it was. Check lists the overlay's clean, which removes the image too.
 
-    :param state: what the caller has read last, be it before it had the lease.
-    :param also: changes that go into the entry of the seal.
-    :returns: the frozen image, None if this very request was fulfilled before; and the state after it.
-    :raises diskyard.errors.LeaseHeld: it is extended all the time, or others took over.
+    :param state: the state that the caller read last, possibly before it took the lease.
+    :param also: makes further changes in the entry of the seal.
+    :returns: the frozen image, or None if this very request was fulfilled before; and the state after it.
+    :raises diskyard.errors.LeaseHeld: the disk was extended or switched at each attempt, or other work has
+        taken over.
     """
     for _ in range(_SWITCHES):
         made = state.images.get(asked.image_id)
-        if made is None or not made.is_strong:  # who asks once more for an answer need not wait
+        if made is None or not made.is_strong:  # a caller that only repeats its request need not wait
             state = settle_disk(repo, state, asked.disk_id, author)
         try:
             frozen = _switch_once(repo, state, asked, author, also)
             return frozen.result, frozen.state
         except SwitchAgain:
-            # Extended, or on another volume, meanwhile. The next intent discards this one.
+            # The disk was extended, or moved to another volume, meanwhile. The next intent discards this one.
             state = repo.state()
             asked = replace(asked, ids=new_ids())
     raise errors.LeaseHeld(
@@ -64,14 +65,14 @@ def switch_disk(
 def _switch_once(
     repo: Repository, state: State, asked: Switch, author: Author, also: Callable[[Draft], object] | None
 ) -> Committed[Image | None]:
-    # Checked again before the seal: a writer may have come meanwhile.
+    # Checked again before the seal, because a writer may come meanwhile.
     require_no_stranger(repo, state, asked.disk_id)
     begun = commit_looking(repo, asked.disk_id, lambda draft: switch.begin(draft, asked), author)
     if begun.result is None:
         return Committed(None, begun.before, begun.state)
     looked_at = state.images.get(asked.disk_id)
     if looked_at is None or looked_at.volume_id != begun.state.images[asked.disk_id].volume_id:
-        raise SwitchAgain  # whether this volume is as long as its record says is not known
+        raise SwitchAgain  # nobody has checked whether this volume is as long as its record says
     new = begun.result
     repo.make_empty(new.volume)
     require_no_stranger(repo, begun.state, asked.disk_id)
@@ -89,16 +90,17 @@ def _switch_once(
 def freeze_disk(
     repo: Repository, state: State, disk_id: str, hold: AnyHold, author: Author
 ) -> tuple[Image, State]:
-    """A held image with the disk's bytes of now, and the state after it; the disk can be used at once.
+    """Freeze a disk's current bytes as a held image. The disk can be used at once.
 
-    From the cheapest: the freeze point that is there if nothing was written since; a
-    clone, where the disk is one raw volume and storage can share its bytes; a switch.
-    Each is decided anew on the state that its entry is built on.
+    The cheapest possible way is taken. First, an existing freeze point, if nothing was written since. Second,
+    a clone, if the disk is one raw volume and the storage can share its bytes. Last, a switch. Each way is
+    decided anew on the state that its entry is built on.
 
-    :param state: what the caller has read last.
+    :param state: the state that the caller read last.
+    :returns: the image, and the state after it.
     """
     state = settle_disk(repo, state, disk_id, author)
-    require_no_stranger(repo, state, disk_id)  # it may have its tables of an overlay in its memory
+    require_no_stranger(repo, state, disk_id)  # the overlay's tables may still be in that program's memory
     held = _hold_unwritten(repo, state, disk_id, hold, author)
     if held is not None and held.result is not None:
         return held.result, held.state
@@ -114,7 +116,7 @@ def freeze_disk(
         if cloned is not None and cloned.result is not None:
             return cloned.result, cloned.state
         frozen, state = switch_disk(repo, state, asked, author)
-    assert frozen is not None  # only a request that a caller repeats was fulfilled before
+    assert frozen is not None  # only a request with a digest can have been fulfilled before
     return frozen, state
 
 
@@ -135,7 +137,7 @@ def _hold_unwritten(
 
 
 def _freeze_by_clone(repo: Repository, asked: Switch, author: Author) -> Committed[Image] | None:
-    """Freeze a disk that is one raw volume; None if it is not, or if others change it too quickly."""
+    """Freeze a disk that is one raw volume; None if it is not, or if others change it at each attempt."""
     if not repo.storage.capabilities.reflink:
         return None
     for _ in range(_CLONES):
@@ -148,9 +150,9 @@ def _freeze_by_clone(repo: Repository, asked: Switch, author: Author) -> Committ
 
 
 def _clone_once(repo: Repository, asked: Switch, author: Author) -> Committed[Image] | None:
-    """The same; what was begun is left, and nobody needs it, if the disk has changed meanwhile.
+    """Try :func:`_freeze_by_clone` once.
 
-    :raises Superseded: it has.
+    :raises Superseded: the disk has changed meanwhile. The volume that was begun is left; nobody needs it.
     """
     disk_id = asked.disk_id
     clone = commit_looking(
@@ -165,61 +167,62 @@ def _clone_once(repo: Repository, asked: Switch, author: Author) -> Committed[Im
     return commit_looking(repo, disk_id, lambda draft: switch.seal_clone(draft, asked, clone), author)
 
 
-def copy_hold(target: Repository, copy_id: str, work_id: str) -> CopyHold:
-    """The hold of a copy, which names the very place and history that the copy is in.
+def copy_hold(target_repo: Repository, copy_id: str, work_id: str) -> CopyHold:
+    """The hold for a copy. It names the exact location and the history that the copy is in.
 
-    A marker is not enough: a copy of the target's bytes has it as well, and knows nothing of the copy.
+    A marker is not enough: a byte copy of the target's repository has the same marker, and knows nothing of
+    the copy.
     """
-    known = target.log.newest_known()
+    known = target_repo.log.newest_known()
     return CopyHold(
-        target_marker=target.marker,
+        target_marker=target_repo.marker,
         copy_id=copy_id,
         work_id=work_id,
-        target_place=target.storage.place_identity,
+        target_place=target_repo.storage.place_identity,
         target_entry=entry_id(known.version, known.nonce),
     )
 
 
-def is_hold_of(hold: AnyHold, target: Repository, copy_id: str) -> TypeGuard[CopyHold]:
-    """Whether a hold is for this copy, in this very place."""
+def is_hold_of(hold: AnyHold, target_repo: Repository, copy_id: str) -> TypeGuard[CopyHold]:
+    """Whether a hold is for this copy, at this very location."""
     return (
         isinstance(hold, CopyHold)
-        and (hold.target_marker, hold.copy_id) == (target.marker, copy_id)
-        and in_place(hold, target)
+        and (hold.target_marker, hold.copy_id) == (target_repo.marker, copy_id)
+        and in_place(hold, target_repo)
     )
 
 
-def in_place(hold: CopyHold, target: Repository) -> bool:
-    """Whether the copy of a hold is in this place, as far as both say which that is."""
-    own = target.storage.place_identity
+def in_place(hold: CopyHold, target_repo: Repository) -> bool:
+    """Whether the copy of a hold is at the target's location. True if either does not say where it is."""
+    own = target_repo.storage.place_identity
     return hold.target_place == own or "" in (hold.target_place, own)
 
 
-def hold_snapshot(home: Repository, found: Image, hold: AnyHold, author: Author) -> Committed[Image]:
-    """Hold a Snapshot for whoever reads it, before anything relies on its bytes.
+def hold_snapshot(repo: Repository, found: Image, hold: AnyHold, author: Author) -> Committed[Image]:
+    """Hold a Snapshot for a reader, before anything relies on its bytes.
 
-    :param found: as it was when it was chosen.
-    :returns: the Snapshot, as it is held, and the state in which it is.
+    :param found: the Snapshot as it was when it was chosen.
+    :returns: the Snapshot, with the hold, and the state after it.
     :raises diskyard.errors.Unsupported: nothing can be held there: see :func:`require_holdable`.
     """
-    require_holdable(home, found)
-    return commit_looking(home, found.id, lambda draft: switch.hold(draft, found, hold), author)
+    require_holdable(repo, found)
+    return commit_looking(repo, found.id, lambda draft: switch.hold(draft, found, hold), author)
 
 
-def require_holdable(home: Repository, source: Image) -> None:
-    """Refuse to promise a copy of what nobody would keep for it.
+def require_holdable(repo: Repository, source: Image) -> None:
+    """Refuse to promise a copy of an image that nothing would keep for it.
 
-    In a place that cannot be written here nothing can be held. Others may write there, be it another
-    user or who has it mounted otherwise: they could remove the source while the copy, whose id was
-    answered, has yet to be made from it.
+    Nothing can be held in a repository that this host cannot write to. Others may be able to write there:
+    another user, or a host that has it mounted otherwise. They could remove the source after the caller was
+    given the copy's id, and before the copy is made.
 
-    :raises diskyard.errors.Unsupported: the place of the source is read-only.
+    :raises diskyard.errors.Unsupported: the source's repository is read-only.
     """
-    why = home.storage.read_only_because()
+    why = repo.storage.read_only_because()
     if why is not None:
         raise errors.Unsupported(
             f"Image {source.id} cannot be copied: nothing would keep its bytes until the copy is made, as "
-            f"{home.storage.place} is read-only ({why}).",
+            f"{repo.storage.place} is read-only ({why}).",
             advice="Export it and import the file, make its repository writable for this user, or name "
             "another one that has it with imageHints.",
             imageId=source.id,
@@ -227,28 +230,28 @@ def require_holdable(home: Repository, source: Image) -> None:
 
 
 def require_hold(
-    home: Repository,
+    home_repo: Repository,
     image_id: str,
     hold: AnyHold,
-    target: Repository,
+    target_repo: Repository,
     published: State,
     copy_id: str,
     author: Author,
 ) -> None:
-    """The look after publishing a copy: its hold must still stand before the caller is told.
+    """Check, after publishing a copy and before the caller is told, that its hold still stands.
 
-    A cleaner could have released it in between only if this process had lost its lease.
+    A clean can have released the hold in between only if this process had lost its lease.
 
-    :param published: of the target, after the entry that made the copy.
-    :raises diskyard.errors.LeaseHeld: it does not; the copy is taken back.
+    :param published: the target's state after the entry that made the copy.
+    :raises diskyard.errors.LeaseHeld: the hold was released; the copy is taken back.
     """
-    # In one place with the copy the entry that made it is as new as a look; elsewhere it takes one.
-    state = published if home.log is target.log else home.state()
+    # If both are in one repository, the state after the copy's entry is new enough. Else the log is read.
+    state = published if home_repo.log is target_repo.log else home_repo.state()
     image = state.images.get(image_id)
     if image is not None and hold in image.held_for:
         return
-    with contextlib.suppress(errors.ImageNotFound):  # somebody was quicker
-        target.commit(lambda draft: change.remove(draft, copy_id), author)
+    with contextlib.suppress(errors.ImageNotFound):  # somebody else has removed it already
+        target_repo.commit(lambda draft: change.remove(draft, copy_id), author)
     raise errors.LeaseHeld(
         f"The data that copy {copy_id} reads was released by another host meanwhile.",
         advice="The copy was taken back; copy the image again.",
@@ -257,27 +260,27 @@ def require_hold(
 
 
 @contextlib.contextmanager
-def release_if_refused(home: Repository, image_id: str, hold: AnyHold, author: Author) -> Iterator[None]:
-    """Release a hold if what it is for is certainly not made."""
+def release_if_refused(repo: Repository, image_id: str, hold: AnyHold, author: Author) -> Iterator[None]:
+    """A context that releases a hold if it is certain that the image it is for was not made."""
     try:
         yield
     except errors.UnknownOutcome:
         raise
     except Exception:
         with contextlib.suppress(errors.DiskyardError):  # the caller is told the first error
-            release_hold(home, image_id, hold, author)
+            release_hold(repo, image_id, hold, author)
         raise
 
 
-def require_held(home: Repository, image_id: str, hold: AnyHold) -> None:
-    """The look after reading an image: what was read is its bytes only if the hold stood all the time.
+def require_held(repo: Repository, image_id: str, hold: AnyHold) -> None:
+    """Check, after reading an image, that the hold stood all the time: only then are the bytes the image's.
 
-    A hold that was released never comes back: it names work of its own.
+    A hold that was released never comes back, because every hold names its own work.
 
-    :raises diskyard.errors.LeaseHeld: it does not stand: what was read must not be used.
+    :raises diskyard.errors.LeaseHeld: the hold was released: the bytes that were read must not be used.
     """
-    image = home.state().images.get(image_id)
-    home.log.require_whole()
+    image = repo.state().images.get(image_id)
+    repo.log.require_whole()
     if image is None or hold not in image.held_for:
         raise errors.LeaseHeld(
             f"The data of image {image_id} was released by another host while it was read.",
@@ -286,17 +289,17 @@ def require_held(home: Repository, image_id: str, hold: AnyHold) -> None:
         )
 
 
-def require_unchanged(home: Repository, seen: Image) -> None:
-    """The look after reading an image where nothing can be written, and so nothing held.
+def require_unchanged(repo: Repository, seen: Image) -> None:
+    """Check, after reading an image in a repository where nothing can be held, that it is unchanged.
 
-    Who may write there, or a mount made writable in between, could have let its bytes change: only
-    after an entry that shows here.
+    Its bytes could have changed if others can write there, or if it was mounted for writing in between. But
+    then an entry of the log, which this check sees, came before.
 
     :param seen: the image before it was read.
-    :raises diskyard.errors.LeaseHeld: it is not as it was: what was read must not be used.
+    :raises diskyard.errors.LeaseHeld: the image has changed: the bytes that were read must not be used.
     """
-    state = home.state()
-    home.log.require_whole()
+    state = repo.state()
+    repo.log.require_whole()
     image = state.images.get(seen.id)
     same = image is not None and (image.volume_id, image.data_generation, image.consumed_by) == (
         seen.volume_id,
@@ -311,8 +314,8 @@ def require_unchanged(home: Repository, seen: Image) -> None:
         )
 
 
-def release_hold(home: Repository, image_id: str, hold: AnyHold, author: Author) -> Committed[bool] | None:
-    """End a hold, if it is there; None if nothing can be written: check lists it then."""
-    if home.is_read_only:
+def release_hold(repo: Repository, image_id: str, hold: AnyHold, author: Author) -> Committed[bool] | None:
+    """End a hold, if it exists; None if the repository is read-only: then check lists the hold later."""
+    if repo.is_read_only:
         return None
-    return home.commit(lambda draft: switch.release(draft, image_id, hold), author)
+    return repo.commit(lambda draft: switch.release(draft, image_id, hold), author)

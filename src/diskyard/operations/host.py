@@ -12,7 +12,7 @@ from diskyard.version import version
 
 
 def get_host_info(engine: Engine, _request: GetHostInfo) -> HostInfo:
-    """This host: its id, version, formats and connections; no storage is asked."""
+    """This host's id, version, formats and connections. No storage is asked."""
     formats = tuple(
         FormatInfo(
             name=found.name,

@@ -1,7 +1,7 @@
-"""A marker of its own for a copy of a repository, so that it can be used beside its original.
+"""A marker of its own for a copy of a repository, so that the copy can be used beside its original.
 
-Each step can be repeated, and a later call finds where an earlier one was cut short
-(docs/format.md, A marker of its own).
+Each step can be repeated, and a later call finds where an earlier one was interrupted (docs/format.md, A
+marker of its own).
 """
 
 from __future__ import annotations
@@ -35,25 +35,26 @@ SetMarker = Callable[[Storage, str, str, Host], None]
 
 
 def is_done(storage: Storage) -> bool:
-    """Whether a place was given its marker, and nothing is left of the one before."""
+    """Whether a repository was given its marker, and nothing is left from the marker before."""
     return storage.marker_origin == "given" and not _has_leftovers(storage, _switch(storage))
 
 
 def give_new_marker(storage: Storage, set_marker: SetMarker, actor: str, host: Host, *, cloned: bool) -> None:
-    """Give a place that was copied a marker of its own, or go on with that; durable on return.
+    """Give a copied repository a marker of its own, or continue an interrupted attempt; durable on return.
 
-    What others keep for the original, and what is attached, is the original's: no hold, no tracker
-    and no attachment is left in the copy. What is at work in the copy itself refuses it.
+    Holds, trackers and attachments belong to the original: the copy keeps none of them. If somebody works in
+    the copy itself, it is refused.
 
-    Where the copy was made of a place that was just being given a marker, that is completed first, and
-    the place is a copy of that one then: the caller looks, and calls again.
+    The original may have been copied while it was being given a marker. Then that is completed first, and
+    the repository is a copy of the new original after it: the caller must check, and call this again.
 
-    :param set_marker: writes the marker into the place's own record.
-    :param cloned: another place is connected that is the same but for its device: this one is in a copy
-        of the whole file system, though nothing in it says so.
-    :raises diskyard.errors.RepositoryInUse: somebody is at work in it.
-    :raises diskyard.errors.InvalidParameter: it is no copy, as far as can be told.
-    :raises diskyard.errors.CorruptRecord: its newest state cannot be read.
+    :param storage: the storage of the copy.
+    :param set_marker: writes the marker into the repository's own record.
+    :param cloned: another connected repository is the same except for its device. So this one is in a copy
+        of a whole file system, although nothing in it says so.
+    :raises diskyard.errors.RepositoryInUse: somebody is at work in the repository.
+    :raises diskyard.errors.InvalidParameter: the repository is not a copy, as far as can be known.
+    :raises diskyard.errors.CorruptRecord: the newest state cannot be read.
     """
     lease = storage.try_lock("create")
     if lease is None:
@@ -80,9 +81,9 @@ def give_new_marker(storage: Storage, set_marker: SetMarker, actor: str, host: H
 
 
 def _switch(storage: Storage) -> Entry | None:
-    """The entry by which the place got its marker, if it is the oldest that is of this marker.
+    """The entry by which the repository got its marker, if it is the oldest entry with this marker.
 
-    Below it nothing is read any more. Once that is gone the entry itself may be trimmed.
+    Entries before it are no longer read. Once they are deleted, this entry itself may be trimmed.
     """
     for number in sorted(storage.numbers("entry")):
         for entry in _entries(storage, number):
@@ -98,7 +99,7 @@ def _has_leftovers(storage: Storage, switch: Entry | None) -> bool:
 
 
 def _given(storage: Storage) -> Entry | None:
-    """The entry by which this very place got its marker, if there is something left to do after it."""
+    """The entry by which the repository at this very location got its marker, if it is still there."""
     switch = _switch(storage)
     if switch is None or switch.request_digest != place_digest(storage.place_identity):
         return None
@@ -106,9 +107,9 @@ def _given(storage: Storage) -> Entry | None:
 
 
 def _require_copy(storage: Storage, *, cloned: bool) -> None:
-    """Refuse a place whose record says that its marker is its own.
+    """Refuse a repository whose record says that its marker was made for it.
 
-    :raises diskyard.errors.InvalidParameter: so it is.
+    :raises diskyard.errors.InvalidParameter: the record says so, and ``cloned`` is false.
     """
     if storage.marker_origin in ("created", "given") and not cloned:
         raise errors.InvalidParameter(
@@ -119,7 +120,7 @@ def _require_copy(storage: Storage, *, cloned: bool) -> None:
 
 
 def _begun(storage: Storage, state: State) -> Entry | None:
-    """The entry after the newest, if it gives the place a new marker."""
+    """The entry after the newest one, if it gives the repository a new marker."""
     for entry in _entries(storage, state.version + 1):
         if (entry.verb, entry.previous) == (NEW_MARKER, state.nonce) and entry.marker != state.marker:
             return entry
@@ -127,7 +128,7 @@ def _begun(storage: Storage, state: State) -> Entry | None:
 
 
 def _begin(storage: Storage, state: State, actor: str, host: Host) -> Entry:
-    """Publish the entry; from here on the place can only go on to its new marker."""
+    """Publish the entry. From here on, the repository can only continue to its new marker."""
     nonce = new_nonce()
     draft = Draft(state, nonce)
     for image_id in state.held:
@@ -156,7 +157,7 @@ def _begin(storage: Storage, state: State, actor: str, host: Host) -> Entry:
 
 
 def _complete(storage: Storage, state: State, nonces: list[str], entry: Entry) -> None:
-    """Both copies of the entry, and its checkpoint: nobody reads what is before it any more."""
+    """Write both replicas of the entry, and its checkpoint: then nobody reads anything before it."""
     after = replace(follow(state, entry), marker=entry.marker)
     checkpoint = encode(checkpoint_of(after, nonces_kept([*nonces, entry.nonce])))
     objects: tuple[tuple[LogKind, bytes], ...] = (("entry", encode(entry)), ("checkpoint", checkpoint))
@@ -168,13 +169,13 @@ def _complete(storage: Storage, state: State, nonces: list[str], entry: Entry) -
 
 
 def _require_idle(storage: Storage, state: State, host: Host, *, cloned: bool) -> None:
-    """Refuse while somebody works in the place, or has or keeps something of it.
+    """Refuse a repository in which somebody works, or from which somebody uses or keeps something.
 
-    What is older than the place came with the copy and is the original's; the kernel's clock of files, which
-    is some milliseconds late, makes too much newer rather than too little. In a copy of a whole file system
-    that cannot be told: there only those show who are at work.
+    Anything older than the repository itself came with the copy, and belongs to the original. The kernel's
+    clock for files is some milliseconds late, so that rather too much than too little counts as newer. In a
+    copy of a whole file system these ages tell nothing: there only work in progress is found.
 
-    :raises diskyard.errors.RepositoryInUse: names what.
+    :raises diskyard.errors.RepositoryInUse: names what is in use.
     """
     used = [
         f"volume {volume.id}: {WRITER_WORDS}"
@@ -205,7 +206,7 @@ def _is_of_this_boot(attachment: Attachment, host: Host) -> bool:
 
 
 def _copies_since(storage: Storage, state: State, since_s: float) -> set[str]:
-    """Copies that are held in a state by an entry that is not older than that."""
+    """The copies that a state has holds for, if an entry newer than ``since_s`` put the hold."""
     held = {hold for key in state.held for hold in state.images[key].held_for if isinstance(hold, CopyHold)}
     found = set[str]()
     for number in sorted(storage.numbers("entry"), reverse=True) if held else ():
@@ -224,7 +225,7 @@ def _wall_s(time: str) -> float:
 
 
 def _entries(storage: Storage, number: int) -> Iterator[Entry]:
-    """The copies of an entry that can be read, and were written for this number."""
+    """The replicas of an entry that can be read, and were written for this number."""
     for copy in storage.get("entry", number):
         if copy:
             with contextlib.suppress(Damaged, NewerMajor):

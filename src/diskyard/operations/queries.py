@@ -14,12 +14,12 @@ def list_images(engine: Engine, request: ListImages) -> ImagePage:
 
 
 def get_image_info(engine: Engine, request: GetImageInfo) -> ImageInfo:
-    """Everything about one image that is for callers."""
+    """Everything about one image that callers may know."""
     return queries.image_info(engine.connections.get(request.repository_id), request.image_id)
 
 
 def get_image_status(engine: Engine, request: GetImageStatus) -> ImageStatus:
-    """An image's status, and this host's task that works on it."""
+    """An image's status, with the task of this host that works on it, if there is one."""
     repo = engine.connections.get(request.repository_id)
     on_it = [task.task_id for task in engine.records.unended() if task.image_id == request.image_id]
     return queries.status_of(repo, request.image_id, min(on_it, default=None))

@@ -1,4 +1,4 @@
-"""What keeps a repository without images from being removed: bytes that only people can give up."""
+"""What can prevent the removal of a repository without images: bytes that only people can give up."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _NAMED_MOST = 10
 
 
 def require_nothing_kept(repo: Repository) -> None:
-    """Refuse while there is a volume that somebody writes to, or that this history may not have made.
+    """Refuse if there is a volume that somebody writes to, or that this history may not have made.
 
-    The storage is listed before the log is read: what nothing names then is garbage, or another
-    history's, which may have answered for it (docs/format.md, What no entry names).
+    The storage is listed before the log is read. A volume that no record names then is either garbage, or
+    belongs to another history, which may have promised to keep it (docs/format.md, What no entry names).
 
     :raises diskyard.errors.NotEmpty: names the volumes of another history.
     :raises diskyard.errors.RepositoryInUse: names the volumes that are written to.
@@ -36,7 +36,7 @@ def require_nothing_kept(repo: Repository) -> None:
             advice="See what checkStorageRepository lists; run the fixes that delete them with force, or "
             "move the files away, and remove the repository again.",
         )
-    # Of a file that cannot even be opened nobody can tell, and it must not be there for ever.
+    # If a file cannot even be opened, nobody can know who writes to it, and it must not stay for ever.
     asked = [item.name for item in listed if why_unasked(repo, item.name) is None]
     written = sorted(str(name) for name in asked if is_written(repo, name))
     if written:

@@ -1,4 +1,4 @@
-"""Verbs about repositories: making, connecting, listing and removing them."""
+"""The verbs that create, connect, list, disconnect and remove repositories."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from diskyard.repository.repository import Repository
 from diskyard.storage.interface import Storage
 from diskyard.storage.registry import find_format
 
-_MARKERS_GIVEN = 3  # a copy that was made while its original was given one needs two
+_MARKERS_GIVEN = 3  # a copy that was made while its original was being given a marker needs two
 
 
 def create_storage_repository(engine: Engine, request: ask.CreateStorageRepository) -> None:
-    """Make an empty repository."""
+    """Create an empty repository."""
     _require_unbound()
     found, parameters = find_format(request.repo_format), request.connection_parameters
     if found.folder_of is None or found.create_in is None:
@@ -37,7 +37,7 @@ def create_storage_repository(engine: Engine, request: ask.CreateStorageReposito
 
 
 def connect_storage_repository(engine: Engine, request: ask.ConnectStorageRepository) -> None:
-    """Connect a place; remembered for the next process, where the format can be."""
+    """Connect a repository. If its format allows it, the next process remembers the connection."""
     _require_unbound()
     repo_id, parameters = request.repo_id, dict(request.connection_parameters)
     wants_new_marker = parameters.pop("newMarker", False)
@@ -57,9 +57,9 @@ def connect_storage_repository(engine: Engine, request: ask.ConnectStorageReposi
 
 
 def _give_new_marker(engine: Engine, format_name: str, parameters: Mapping[str, object]) -> None:
-    """Make a copy of a repository one of its own, unless it is that already.
+    """Give a copy of a repository its own marker, unless it has one already.
 
-    :raises diskyard.errors.CorruptRecord: its marker is still not its own then.
+    :raises diskyard.errors.CorruptRecord: the copy still has no marker of its own afterwards.
     """
     found = find_format(format_name)
     if found.set_marker is None:
@@ -84,28 +84,31 @@ def _give_new_marker(engine: Engine, format_name: str, parameters: Mapping[str, 
 
 
 def _require_unconnected(engine: Engine, storage: Storage) -> bool:
-    """Refuse a place that is connected, unless nothing is to be done in it.
+    """Refuse storage that is connected already, unless it has its own marker and nothing is left to do.
 
-    :returns: whether another is connected that is the same but for its device.
+    :returns: whether a connected repository is the same except for its device.
     """
     cloned = False
-    for repo_id, repo in engine.connections.connected().items():
-        known = repo.storage
-        if storage.place == known.place or storage.identity == known.identity:
+    for repo_id, known_repo in engine.connections.connected().items():
+        known_storage = known_repo.storage
+        if storage.place == known_storage.place or storage.identity == known_storage.identity:
             if is_done(storage):
                 continue
             raise errors.RepositoryInUse(
                 f"{storage.place} is connected as {repo_id}.",
                 advice="Disconnect it first: work that is under way in it would be interrupted.",
             )
-        cloned |= (storage.marker, storage.place_identity) == (known.marker, known.place_identity)
+        cloned |= (storage.marker, storage.place_identity) == (
+            known_storage.marker,
+            known_storage.place_identity,
+        )
     return cloned
 
 
 def _connect_others(engine: Engine, repo_id: str) -> None:
-    """Connect what was connected before: a copy of one of them is to be refused now, not at its first use.
+    """Connect what was connected before, so that a copy of one of them is refused now, not at its first use.
 
-    A place that does not answer is left out, as it is where images are looked for.
+    A repository that does not answer is left out, as it is in every search for an image.
     """
     connected = engine.connections.connected()
     for other in engine.connections.remembered():
@@ -115,7 +118,10 @@ def _connect_others(engine: Engine, repo_id: str) -> None:
 
 
 def _require_unbound() -> None:
-    """Refuse to name new places to who may use some only: any place could be given such a name."""
+    """Refuse to connect or create repositories for a caller that may use only some of them.
+
+    Otherwise the caller could give any storage the name of a repository that it may use.
+    """
     caller = CALLER.get()
     if caller is not None and caller.repositories is not None:
         raise errors.Forbidden(
@@ -125,9 +131,9 @@ def _require_unbound() -> None:
 
 
 def _require_allowed(engine: Engine, format_name: str, parameters: Mapping[str, object]) -> None:
-    """Refuse a place that is, links followed, in no folder in which the caller may have repositories.
+    """Refuse a location outside the directories in which the caller may have repositories. Follows links.
 
-    :raises diskyard.errors.PathNotAllowed: it is not.
+    :raises diskyard.errors.PathNotAllowed: the location is outside.
     """
     folder_of, caller = find_format(format_name).folder_of, CALLER.get()
     if folder_of is not None and caller is not None and caller.repository_folders is not None:
@@ -135,7 +141,7 @@ def _require_allowed(engine: Engine, format_name: str, parameters: Mapping[str, 
 
 
 def _require_connected_inside(engine: Engine, repo_id: str, *, is_new: bool) -> None:
-    """The same of what was connected: a folder on the way may have become a link meanwhile."""
+    """Like :func:`_require_allowed`, for what was connected: a directory in the path may be a link by now."""
     try:
         _require_inside(engine, engine.connections.get(repo_id).storage.place)
     except errors.PathNotAllowed:
@@ -158,7 +164,7 @@ def _require_inside(engine: Engine, folder: str) -> None:
 
 
 def disconnect_storage_repository(engine: Engine, request: ask.DisconnectStorageRepository) -> None:
-    """Forget a connection; refused while this host uses the repository."""
+    """Forget a connection. Refused while this host uses the repository."""
     require_may_use(request.repo_id)
     _require_idle(engine, request.repo_id)
     _forget(engine, request.repo_id)
@@ -175,8 +181,10 @@ def _require_idle(engine: Engine, repo_id: str) -> None:
     if not engine.connections.is_reachable(repo_id):
         return
     repo = engine.connections.get(repo_id)
-    others = [o for key, o in engine.connections.named(to_anybody=True).items() if key != repo_id]
-    if any(other.marker == repo.marker for other in others):
+    other_repos = [
+        other_repo for key, other_repo in engine.connections.named(to_anybody=True).items() if key != repo_id
+    ]
+    if any(other_repo.marker == repo.marker for other_repo in other_repos):
         return
     names = [f"task {task.task_id}" for task in engine.records.unended() if _works_with(engine, task, repo)]
     names += [
@@ -192,14 +200,14 @@ def _works_with(engine: Engine, task: Task, repo: Repository) -> bool:
     """Whether a task works in a repository, or copies from it."""
     if task.repository_id == repo.repo_id:
         return True
-    place = engine.connections.named(to_anybody=True).get(task.repository_id or "")
-    image = None if place is None else place.state().images.get(task.image_id or "")
+    task_repo = engine.connections.named(to_anybody=True).get(task.repository_id or "")
+    image = None if task_repo is None else task_repo.state().images.get(task.image_id or "")
     source = None if image is None or image.pending is None else image.pending.source
     return isinstance(source, ImageSource) and source.marker == repo.marker
 
 
 def _attachments(repo: Repository) -> list[Attachment]:
-    """The attachments there are; none can be told of a place that does not answer or is destroyed."""
+    """The attachments of a repository; none if it does not answer, or cannot be read."""
     try:
         return list(repo.state().attachments.values())
     except (errors.RepositoryUnavailable, errors.CorruptRecord):
@@ -209,14 +217,15 @@ def _attachments(repo: Repository) -> list[Attachment]:
 def remove_storage_repository(engine: Engine, request: ask.RemoveStorageRepository) -> None:
     """Remove a repository that holds no image, and every connection to it.
 
-    :raises diskyard.errors.NotEmpty: it holds one, or what is not its own.
+    :raises diskyard.errors.NotEmpty: it holds an image, or something that is not its own.
+    :raises diskyard.errors.RepositoryInUse: somebody works in it, or uses something of it.
     """
     repo = engine.connections.get(request.repository_id)
     found = find_format(repo.format)
     if found.folder_of is not None:
         _require_inside(engine, repo.storage.place)
     state = repo.state()
-    if not state.closed:  # it is after a removal that was cut short
+    if not state.closed:  # an earlier removal that was interrupted has closed it
         require_empty(state)
         _require_idle(engine, request.repository_id)
         require_nothing_kept(repo)
@@ -225,19 +234,19 @@ def remove_storage_repository(engine: Engine, request: ask.RemoveStorageReposito
         repo.commit(lambda draft: close(draft, repo.is_locked), engine.author("removeStorageRepository"))
     repo.log.require_writable()
     found.remove(repo.storage, engine.host)
-    for repo_id, other in engine.connections.named(to_anybody=True).items():
-        if other.marker == repo.marker:
+    for repo_id, other_repo in engine.connections.named(to_anybody=True).items():
+        if other_repo.marker == repo.marker:
             _forget(engine, repo_id)
 
 
 def list_storage_repositories(engine: Engine, request: ask.ListStorageRepositories) -> list[RepositoryInfo]:
-    """listStorageRepositories: a place that does not answer is listed with the reason."""
+    """List all known repositories. One that does not answer is listed with the reason."""
     answer = []
     for repo_id, (format_name, parameters) in engine.connections.remembered().items():
         if not may_use(repo_id):
             continue
         try:
-            # On a thread of its own: a place that does not answer is listed so, and the others too.
+            # On a thread of its own, so that one that does not answer does not keep the others from the list.
             answer.append(engine.supervisor.run(partial(_info, engine, repo_id, parameters)))
         except (errors.DiskyardError, OSError) as error:
             answer.append(

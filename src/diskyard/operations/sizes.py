@@ -1,4 +1,4 @@
-"""extendVirtualDisk, and how a disk whose volume is not as long as its record says is settled."""
+"""extendVirtualDisk, and settling disks whose volume is not as long as its record says."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _EXTEND_WAIT_S = 1.0
 def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
     """Make a disk larger; durable on return.
 
-    The intent is published before the volume grows. A crash leaves it, with a volume that is longer
-    or not and holds nothing there: who comes next cuts that off and takes the intent back, as this
-    does if it fails. The caller was not answered, so both sizes are right; the old one can be had
-    on a full storage too.
+    The intent is published before the volume grows. A crash leaves the intent, and a volume that may be
+    longer but holds no data there. The next work on the disk cuts the volume back, and takes the intent back;
+    so does this function if it fails. The caller got no answer, so both sizes are right. The old size needs
+    no space, so a full storage can go back to it.
     """
     repo = engine.connections.get(request.repository_id)
     author = engine.author("extendVirtualDisk")
@@ -67,7 +67,7 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
 def _extend(
     repo: Repository, state: State, image_id: str, grown: Volume, author: Author, fds: list[int]
 ) -> None:
-    """Grow the volume, durably, and then its record."""
+    """Grow the volume durably, and then its record."""
     assert grown.extending is not None
     with reading(repo, state, strong_image(state, image_id)) as chain, writing(repo, grown) as leases:
         fds = [*fds, *(fd for lease in leases for fd in lease.descriptors())]
@@ -78,10 +78,11 @@ def _extend(
 
 
 def _note_filling(engine: Engine, repo: Repository, image_id: str, work_id: str) -> None:
-    """Say beside the log that what an extend adds is not zeros yet; before its intent, durable on return.
+    """Record in the progress file that the bytes which an extend adds are not zeros yet; durable on return.
 
-    From the bytes nobody can tell what the storage had there from what a guest has written since. Work on the
-    disk notes its own progress once it has settled the size.
+    This is done before the intent is published. The bytes alone do not tell whether the storage had them, or
+    a guest has written them since. Other work on the disk writes its own progress only after settling the
+    size.
     """
     with os_errors("noting that an extend begins"):
         repo.put_progress(
@@ -103,7 +104,7 @@ def _forget_filling(repo: Repository, image_id: str) -> None:
 
 
 def _is_filling(repo: Repository, image_id: str, volume: Volume) -> bool:
-    """Whether a raw volume's extend ended before what it adds was zeros."""
+    """Whether a raw volume's extend was interrupted before the bytes that it adds were zeros."""
     if repo.gains_zeros or volume.format != "raw" or volume.extending is None:
         return False
     progress = repo.progress(image_id)
@@ -111,12 +112,12 @@ def _is_filling(repo: Repository, image_id: str, volume: Volume) -> bool:
 
 
 def settle_disk(repo: Repository, state: State, image_id: str, author: Author) -> State:
-    """Make sure that a disk's volume is as long as its record says; mostly a look.
+    """Make sure that a disk's volume is as long as its record says. Mostly this only looks.
 
-    :param state: what the caller has read last.
-    :returns: the same, or what came of it.
+    :param state: the state that the caller read last.
+    :returns: the same state, or the newest one if something had to be settled.
     :raises diskyard.errors.LeaseHeld: an extend is under way.
-    :raises diskyard.errors.ImageBroken: it is longer, and that cannot be taken over.
+    :raises diskyard.errors.ImageBroken: the volume is longer, and its size cannot be taken over.
     """
     image = state.images.get(image_id)
     if image is None or not _is_in_doubt(repo, state, image):
@@ -141,13 +142,16 @@ def _is_in_doubt(repo: Repository, state: State, image: Image) -> bool:
 def settle_size(
     repo: Repository, image_id: str, author: Author, inherit_fds: list[int]
 ) -> tuple[State, bool]:
-    """The same for who has the lease of its size; the newest state, and whether anything changed.
+    """Like :func:`settle_disk`, for a caller that has the lease of the disk's size.
 
-    The log is read for it: what an extend did before it gave up the lease must not be undone.
+    This reads the log: what an extend did before it released the lease must not be undone.
 
-    An extend that was cut is taken back. A volume that is longer without one, or than it was to
-    become, or that holds anything there, was grown or written by its guest's QEMU: the disk becomes as
-    long. A shorter one has lost data: it is damaged, and must not be made to look whole.
+    An interrupted extend is taken back. In three cases the guest's QEMU has grown or written the volume: it
+    is longer without an extend; it is longer than the extend was to make it; or it holds data beyond its
+    record. Then the disk takes over the volume's size. A volume that is too short has lost data. It is
+    damaged, and must not be made to look whole.
+
+    :returns: the newest state, and whether anything changed.
     """
     state, changed = repo.state(), False
     while True:
@@ -156,7 +160,7 @@ def settle_size(
             return state, changed
         volume = state.volumes[str(image.volume_id)]
         if repo.is_unreadable(volume, repo.stored(volume)):
-            return state, changed  # who asked for the disk is told that it cannot be read
+            return state, changed  # whoever uses the disk is told that it cannot be read
         settled = _settle(repo, state, image, volume, author, inherit_fds)
         state, changed = settled.state, changed or settled.result
 
@@ -164,26 +168,28 @@ def settle_size(
 def _settle(
     repo: Repository, state: State, image: Image, volume: Volume, author: Author, inherit_fds: list[int]
 ) -> Committed[bool]:
-    """One try, of who has the lease of its size; False if the disk is not as it was found any more."""
+    """Try once to settle a size whose lease the caller has; False if the disk has changed since."""
     require_no_stranger_in(repo, volume, image.id)
     actual_bytes = repo.virtual_bytes(volume)
-    repo.log.require_writable()  # of what cannot be committed nothing is done to the file either
+    repo.log.require_writable()  # if nothing can be committed, the volume must not be changed either
     extending = volume.extending
     is_cut = extending is not None and actual_bytes <= repo.most_bytes(volume, extending.size_bytes)
     if is_cut and _is_unwritten_beyond(repo, image.id, volume, actual_bytes):
         _cut_back(repo, state, image, volume, actual_bytes, inherit_fds)
         taken_back = repo.commit(lambda draft: planner.take_back(draft, volume), author)
-        _forget_filling(repo, image.id)  # not before: a crash in between leaves the last unit as it was
+        # Not before the commit: after a crash in between, what the storage had in the container's last unit
+        # would count as a guest's bytes.
+        _forget_filling(repo, image.id)
         return taken_back
     growth = growth_of(repo, state, volume)
     return repo.commit(lambda draft: planner.adopt(draft, image.id, growth), author)
 
 
 def _is_unwritten_beyond(repo: Repository, image_id: str, volume: Volume, actual_bytes: int) -> bool:
-    """Whether a volume holds nothing beyond its record, as it must while an extend is under way.
+    """Whether a volume holds no data beyond its record. During an extend, it must hold none.
 
-    Where somebody wrote there the intent is not the newest of the disk: its log was put back, and the disk
-    was extended and given out since.
+    If somebody wrote there, the intent is not the disk's newest one: the log was restored to an older state,
+    and after that state the disk had been extended and given to a guest.
     """
     if actual_bytes <= volume.size_bytes or _is_filling(repo, image_id, volume):
         return True
@@ -194,7 +200,7 @@ def _is_unwritten_beyond(repo: Repository, image_id: str, volume: Volume, actual
 def _cut_back(
     repo: Repository, state: State, image: Image, volume: Volume, actual_bytes: int, inherit_fds: list[int]
 ) -> None:
-    """Let a volume durably end where its record says; what an earlier try cut may not be durable yet."""
+    """Let a volume durably end where its record says. An earlier attempt's cut may not be durable yet."""
     if actual_bytes > volume.size_bytes:
         with reading(repo, state, image) as chain, writing(repo, volume) as leases:
             fds = [*inherit_fds, *(fd for lease in leases for fd in lease.descriptors())]
@@ -209,11 +215,11 @@ def _sync(repo: Repository, volume: Volume) -> None:
 
 
 def growth_of(repo: Repository, state: State, volume: Volume) -> Growth:
-    """The size that a longer volume has, durably, in whole sectors.
+    """The size of a volume that is longer than its record, made durable, in whole sectors.
 
-    A guest's disk ends with a whole sector, whatever its file does: the rest of it are zeros.
+    A guest's disk always ends with a whole sector. If the file ends inside one, zeros fill the rest.
 
-    :raises diskyard.errors.ImageBroken: it cannot be taken over.
+    :raises diskyard.errors.ImageBroken: the size cannot be taken over.
     """
     longer_bytes = max(repo.virtual_bytes(volume), volume.size_bytes)
     size_bytes = -(-longer_bytes // SECTOR_BYTES) * SECTOR_BYTES
@@ -232,9 +238,9 @@ def growth_of(repo: Repository, state: State, volume: Volume) -> Growth:
 
 
 def growth_of_writer(repo: Repository, state: State, image_id: str) -> Growth | None:
-    """What a guest that ends has made of its disk's size; None if nothing, or if that cannot be said.
+    """How a guest that ends has grown its disk; None if it has not, or if that cannot be known.
 
-    An attachment must end whatever the storage says: who looks at the disk next is told.
+    An attachment must be able to end even if the storage fails. The next work on the disk gets the error.
     """
     with contextlib.suppress(errors.DiskyardError, OSError):
         image = state.images.get(image_id)

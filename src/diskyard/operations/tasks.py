@@ -1,4 +1,4 @@
-"""listTasks, getTask, stopTask: what runs on this host."""
+"""listTasks, getTask, stopTask: the tasks of this host."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def list_tasks(engine: Engine, request: ListTasks) -> list[Task]:
 def get_task(engine: Engine, request: GetTask) -> Task:
     """One task.
 
-    :raises diskyard.errors.Forbidden: it works in a repository that the caller may not use.
+    :raises diskyard.errors.Forbidden: the task works in a repository that the caller may not use.
     """
     return _task(engine, request.task_id)
 
 
 def stop_task(engine: Engine, request: StopTask) -> None:
-    """Stop a task that has not ended."""
+    """Stop a task, if it has not ended."""
     task = _task(engine, request.task_id)
     if task.state in ("queued", "running"):
         engine.tasks.stop(task.task_id)

@@ -35,18 +35,19 @@ from diskyard.planner.common import already_made
 from diskyard.planner.copy import PendingImage
 from diskyard.repository.repository import Repository
 
-# A file must have been left alone for so long: within one tick of its file system's clock it may be
-# written again and keep its times. The kernel's tick is at most 10 ms, and what is written piece by
-# piece is mostly seen to be; some file systems keep whole seconds only, FAT every other.
+# A file must have been left alone for this long: within one tick of its file system's clock, it can be
+# written again without a change of its times. The kernel's tick is at most 10 ms; the rest of the time makes
+# it likely that a file which is written piece by piece is noticed. Some file systems keep only whole seconds,
+# and FAT only every other one.
 QUIET_S, _QUIET_WHOLE_S = 0.1, 2.0
 _NS = 1_000_000_000
 
 
 def transfer_path(host: Host, path: str) -> str:
-    """A path of this host as callers must give it, and may.
+    """Check a path of this host that a caller gave, and return it.
 
-    :raises diskyard.errors.InvalidParameter: it is not absolute.
-    :raises diskyard.errors.PathNotAllowed: it leads out of the folders that the caller may use.
+    :raises diskyard.errors.InvalidParameter: the path is not absolute.
+    :raises diskyard.errors.PathNotAllowed: the path leads out of the directories that the caller may use.
     """
     if not os.path.isabs(path) or "\0" in path:
         raise errors.InvalidParameter("path must be an absolute path on this host.")
@@ -55,12 +56,13 @@ def transfer_path(host: Host, path: str) -> str:
 
 
 def require_transfer_folder(host: Host, folder: str, path: str) -> None:
-    """Refuse a folder that is not, links followed, one of the caller's transfer folders or in one.
+    """Refuse a directory that is not one of the caller's transfer directories, or inside one. Follows links.
 
-    Not asked of who opened the file, or the folder, and handed it over: that is what is used.
+    There is no check if the caller opened the file or directory itself and handed it over: then that is
+    used.
 
-    :param path: as the caller gave it.
-    :raises diskyard.errors.PathNotAllowed: it is not.
+    :param path: the path as the caller gave it.
+    :raises diskyard.errors.PathNotAllowed: the directory is outside.
     """
     caller = CALLER.get()
     if (
@@ -81,8 +83,8 @@ def require_transfer_folder(host: Host, folder: str, path: str) -> None:
 def why_not_asked(engine: Engine, repo: Repository, image: Image, source: FileSource) -> str | None:
     """Why a mend may not even look at the file that a record names; None if it may.
 
-    Whoever may write to the repository's storage may have written the record: it counts where this host
-    remembers the request, or for a file in a folder that whoever runs the mend may import from.
+    Anyone who can write to the repository's storage may have written the record. It counts only if this host
+    remembers the request, or if the file is in a directory from which whoever runs the mend may import.
     """
     if engine.asked_imports.remembers(repo, image) or _is_in_own_folder(engine, source.path):
         return None
@@ -94,9 +96,9 @@ def why_not_asked(engine: Engine, repo: Repository, image: Image, source: FileSo
 
 
 def require_asked(engine: Engine, repo: Repository, image: Image, source: FileSource, fd: int) -> None:
-    """The same of what was opened: a folder on the way may have become a link meanwhile.
+    """Like :func:`why_not_asked`, for the opened file: a directory in its path may be a link by now.
 
-    :raises diskyard.errors.PathNotAllowed: it may not be read.
+    :raises diskyard.errors.PathNotAllowed: the file may not be read.
     """
     told = os.readlink(f"/proc/self/fd/{fd}")
     if not engine.asked_imports.remembers(repo, image) and not _is_in_own_folder(engine, told):
@@ -107,7 +109,7 @@ def require_asked(engine: Engine, repo: Repository, image: Image, source: FileSo
 
 
 def _is_in_own_folder(engine: Engine, path: str) -> bool:
-    """Whether a path that a record names is in a folder that the caller may use; no other is touched."""
+    """Whether a record's path is in a directory that the caller may use. No other directory is touched."""
     caller = CALLER.get()
     of_caller = None if caller is None else caller.transfer_folders
     folders = engine.transfer_folders if of_caller is None else of_caller
@@ -121,48 +123,50 @@ def _is_in_own_folder(engine: Engine, path: str) -> bool:
 
 
 def import_image(engine: Engine, request: ImportImage) -> Outcome:
-    """Make an image from a file; durable on return, and completed by a mend.
+    """Make an image from a file. On return the image is recorded durably; a mend completes it.
 
-    The file's headers are read before anything is committed; its tables are checked by the mend,
-    in a copy that its owner cannot change. It must not change until the mend is done. A repeated call
+    The file's headers are read before anything is committed. The mend checks the file's tables, in a copy
+    that the file's owner cannot change. The file must not change until the mend is done. A repeated call
     makes this host remember the request, if it did not.
 
-    :raises diskyard.errors.UnsafeImage: it refers to other files, lies about itself, or changes just now.
-    :raises diskyard.errors.ImageInUse: a running QEMU has it open for writing, and no ``force`` is given.
-    :raises diskyard.errors.InvalidParameter: it is absent or may not be read.
-    :raises diskyard.errors.PathNotAllowed: it is in no folder that the caller may use.
-    :raises diskyard.errors.Unsupported: its format needs a private copy, and the repository has no files.
+    :raises diskyard.errors.UnsafeImage: the file refers to other files, lies about itself, is changing, or
+        its image is too small or too large.
+    :raises diskyard.errors.ImageInUse: a running QEMU has the file open for writing, and ``force`` is not
+        given.
+    :raises diskyard.errors.InvalidParameter: the file is absent or may not be read.
+    :raises diskyard.errors.PathNotAllowed: the file is in no directory that the caller may use.
+    :raises diskyard.errors.Unsupported: the format needs a private copy, and the repository has no files.
     """
     require_user_data(request.user_data)
     path = transfer_path(engine.host, request.path)
     if request.format == "raw":
         path = transfer_path(engine.host, engine.host.files.device_behind(path))
-    target = engine.connections.get(request.target_repo_id)
+    repo = engine.connections.get(request.target_repo_id)
     image_id = request.options.new_image_id or new_uuid()
-    state = target.state()
+    state = repo.state()
     digest = _digest(state.images.get(image_id), request)
     if already_made(state, image_id, digest):
-        _remember_again(engine, target, state.images[image_id], request, path)
+        _remember_again(engine, repo, state.images[image_id], request, path)
     else:
-        require_new_id(engine, target, request.options.new_image_id, {})
-        _begin(engine, target, image_id, digest, request, path)
+        require_new_id(engine, repo, request.options.new_image_id, {})
+        _begin(engine, repo, image_id, digest, request, path)
     rate_limit = request.options.rate_limit
-    follow_ups = [FollowUp(target, Mend(image_id=image_id), image_id, rate_limit)]
+    follow_ups = [FollowUp(repo, Mend(image_id=image_id), image_id, rate_limit)]
     if request.options.optimize_now:
-        follow_ups.append(FollowUp(target, Optimize(image_id=image_id), image_id, rate_limit))
+        follow_ups.append(FollowUp(repo, Optimize(image_id=image_id), image_id, rate_limit))
     return Outcome(image_id, follow_ups)
 
 
-def private_path(target: Repository) -> str:
-    """Where a file to import can be copied to, so that what is checked is what is then read.
+def private_path(repo: Repository) -> str:
+    """The path for a private copy of a file to import, so that the bytes that are checked are then read.
 
     :raises diskyard.errors.Unsupported: the repository has no files.
     """
-    path = target.storage.private_path()
+    path = repo.storage.private_path()
     if path is None:
         raise errors.Unsupported(
             "A file of any format but raw is copied privately before it is imported, and in "
-            f"{target.storage.place} there is no place for that.",
+            f"{repo.storage.place} there is no place for that.",
             advice="Import it into a repository that has files and copy the image from there, or convert it "
             "to raw (qemu-img convert -O raw) and import that.",
         )
@@ -170,7 +174,10 @@ def private_path(target: Repository) -> str:
 
 
 def _digest(image: Image | None, request: ImportImage) -> str:
-    """The request's; of one that was made without newImageId, where it is repeated with the id it got."""
+    """The request's digest.
+
+    If the request repeats one without newImageId, with the id that the image got, that one's digest.
+    """
     if image is not None and image.pending is not None:
         nameless = replace(request, options=replace(request.options, new_image_id=None))
         if (digest := request_digest("importImage", nameless)) == image.request_digest:
@@ -179,10 +186,10 @@ def _digest(image: Image | None, request: ImportImage) -> str:
 
 
 def _begin(
-    engine: Engine, target: Repository, image_id: str, digest: str, request: ImportImage, path: str
+    engine: Engine, repo: Repository, image_id: str, digest: str, request: ImportImage, path: str
 ) -> None:
     if request.format != "raw":
-        private_path(target)
+        private_path(repo)
     source, size_bytes = _look_into(engine, request, path)
     now = engine.host.clock.now()
     asked = PendingImage(
@@ -199,35 +206,34 @@ def _begin(
         captured_at=now,
         rate_limit_bytes_per_s=request.options.rate_limit,
     )
-    with target.work_on([image_id]):
-        engine.asked_imports.remember(target, image_id, source, digest)
-        target.commit(
-            lambda draft: planner.begin(draft, asked, target.storage.capabilities),
+    with repo.work_on([image_id]):
+        engine.asked_imports.remember(repo, image_id, source, digest)
+        repo.commit(
+            lambda draft: planner.begin(draft, asked, repo.storage.capabilities),
             engine.author("importImage", digest),
         )
 
 
-def _remember_again(
-    engine: Engine, target: Repository, image: Image, request: ImportImage, path: str
-) -> None:
-    """Remember a request that an earlier version, or one with another state folder, has committed."""
+def _remember_again(engine: Engine, repo: Repository, image: Image, request: ImportImage, path: str) -> None:
+    """Remember a request that an earlier version, or one with another state directory, has committed."""
     source = None if image.pending is None else image.pending.source
     if not isinstance(source, FileSource):
         return
-    if source.machine_id != engine.host.identity.machine_id or engine.asked_imports.remembers(target, image):
+    if source.machine_id != engine.host.identity.machine_id or engine.asked_imports.remembers(repo, image):
         return
     same, _ = _look_into(engine, request, path)
-    # Who has the lease completes the image now. Of another file check says that it has changed.
-    with contextlib.suppress(errors.LeaseHeld), target.work_on([image.id]):
-        if same == source and target.state().images.get(image.id) == image:
-            engine.asked_imports.remember(target, image.id, source, image.request_digest or "")
+    # If somebody has the lease, the image is being completed. If the file is another one, check says that it
+    # has changed.
+    with contextlib.suppress(errors.LeaseHeld), repo.work_on([image.id]):
+        if same == source and repo.state().images.get(image.id) == image:
+            engine.asked_imports.remember(repo, image.id, source, image.request_digest or "")
 
 
 def _look_into(engine: Engine, request: ImportImage, path: str) -> tuple[FileSource, int]:
-    """A file as its record names it, and how many bytes its image has."""
+    """Read a file's headers: the record that names the file, and the size of its image."""
     fd = open_given(engine.host, path, block_device=request.format == "raw")
     try:
-        # What was opened is what counts: a folder on the way may have become a link meanwhile.
+        # The opened file is what counts: a directory in the path may have become a link meanwhile.
         found = os.readlink(f"/proc/self/fd/{fd}")
         require_transfer_folder(engine.host, os.path.dirname(found), path)
         if not request.options.force:
@@ -252,9 +258,11 @@ def _look_into(engine: Engine, request: ImportImage, path: str) -> tuple[FileSou
 
 
 def open_given(host: Host, path: str, *, block_device: bool) -> int:
-    """A descriptor to read the file that a request names: the one that came with it, or what has its path.
+    """Open the file that a request names, for reading: the file that came with it, or else its path.
 
-    Errors are those of :func:`diskyard.mover.untrusted.open_untrusted`.
+    Raises the errors of :func:`diskyard.mover.untrusted.open_untrusted`.
+
+    :returns: a descriptor.
     """
     given = handed()
     given_fd = None if given is None else given.fd
@@ -268,14 +276,14 @@ def _size_advice(size_bytes: int) -> str:
 
 
 def _settled_fingerprint(host: Host, fd: int, path: str) -> str:
-    """A fingerprint that every later write will change; waits for a moment after one just now.
+    """A fingerprint that every later write will change. Waits for a moment if the file was just written.
 
     :raises diskyard.errors.UnsafeImage: the file changes meanwhile.
     """
     fingerprint = host.files.fingerprint_of(fd)
     changed_ns = int(fingerprint.rpartition(":")[2])
     quiet_s = QUIET_S if changed_ns % _NS else _QUIET_WHOLE_S
-    age_s = max(0.0, host.clock.wall_s() - changed_ns / _NS)  # a clock may be behind its storage's
+    age_s = max(0.0, host.clock.wall_s() - changed_ns / _NS)  # this clock may be behind the storage's
     if age_s < quiet_s:
         host.clock.sleep(quiet_s - age_s)
         _require_same(host, fd, path, fingerprint)
@@ -288,7 +296,7 @@ def _require_same(host: Host, fd: int, path: str, fingerprint: str) -> None:
 
 
 def changed_file(path: str) -> errors.UnsafeImage:
-    """The error for a file that is not, or no longer, what was looked at first."""
+    """The error for a file that is not, or no longer, the one that was looked at first."""
     return errors.UnsafeImage(
         f"{path} changed while it was imported.",
         advice="Remove the image, if there is one, and import the file again when nothing writes to it.",

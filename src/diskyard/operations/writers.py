@@ -1,8 +1,9 @@
-"""Programs of QEMU that write to a volume or file though the log does not say so.
+"""QEMU programs that write to a volume or file although the log does not say so.
 
-A guest may be started without prepareImage, or go on after its attachment was ended by force. What it has
-written is partly in its memory, and what it writes next goes into what others take for frozen. Its own
-locks tell that it is there: so it is looked for wherever bytes are read as frozen or a writer counts as gone.
+A guest may be started without prepareImage, or go on after its attachment was ended by force. Some of its
+writes are still in its memory, and its next writes go into bytes that others take for frozen. QEMU's own
+locks show that it is there. So it is looked for wherever bytes are read as frozen, or a writer counts as
+gone.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from diskyard.repository.repository import Repository, volume_name
 from diskyard.storage.interface import Lease
 
 WRITER_WORDS = "a running QEMU has it open for writing"
-_ENDING_S = 1.0  # a program that was killed a moment ago is gone by then
+_ENDING_S = 1.0  # a program that was just killed is gone by then
 _POLL_S = 0.02
-#: Why a file cannot be opened to be asked: of it alone, not of the storage or of this process.
+#: Errors of looking who writes to a file that concern this file alone, not the storage or this process.
 _UNASKED = frozenset((errno.EACCES, errno.EPERM, errno.EIO, errno.EUCLEAN, errno.ESTALE))
 _END_IT = "End that program first (fuser -v with the file's path shows it)"
 
@@ -31,7 +32,7 @@ _END_IT = "End that program first (fuser -v with the file's path shows it)"
 def require_file_unwritten(host: Host, fd: int, path: str) -> None:
     """Refuse an open file that some QEMU has open for writing.
 
-    :raises diskyard.errors.ImageInUse: one has.
+    :raises diskyard.errors.ImageInUse: some QEMU has it open for writing.
     """
     with os_errors(f"looking who writes to {path}"):
         if not host.files.is_written_by_qemu(fd):
@@ -43,18 +44,18 @@ def require_file_unwritten(host: Host, fd: int, path: str) -> None:
 
 
 def is_written(repo: Repository, name: VolumeName) -> bool:
-    """Whether some QEMU program, of ours or not, has a volume open for writing now.
+    """Whether some QEMU program, ours or another, has a volume open for writing now.
 
-    An OSError says that it cannot be asked: whatever relies on the answer fails by it.
+    :raises OSError: that cannot be known. Work that relies on the answer must fail.
     """
     return repo.storage.volume_is_written(name)
 
 
 @contextmanager
 def unasked_is_unwritten() -> Iterator[None]:
-    """Let what gives a volume up go on where its file cannot be asked who writes to it.
+    """A context for giving a volume up: work goes on if it cannot be known who writes to the volume's file.
 
-    One that cannot even be opened (damage, or another user's rights) must not be there for ever.
+    A file that cannot even be opened (damage, or another user's permissions) must not stay for ever.
     """
     try:
         yield
@@ -64,7 +65,7 @@ def unasked_is_unwritten() -> Iterator[None]:
 
 
 def why_unasked(repo: Repository, name: VolumeName) -> str | None:
-    """Why nobody can tell here whether a volume is written to; None if one can."""
+    """Why this host cannot know whether a volume is being written to; None if it can."""
     try:
         is_written(repo, name)
     except OSError as error:
@@ -76,13 +77,14 @@ def why_unasked(repo: Repository, name: VolumeName) -> str | None:
 
 @contextmanager
 def writing(repo: Repository, *volumes: Volume) -> Iterator[list[Lease]]:
-    """Tell whoever finds volumes written to that it is a program of ours, for as long as one may.
+    """A context that tells others that a writer of these volumes is a program of ours.
 
-    Nobody has their leases for any other reason, as for work that is about to look for strangers itself: so
-    a stranger is taken for no work that it keeps from beginning.
+    These leases are held only while such a program may write. Work that is still looking for strangers does
+    not hold them, so that a stranger is never mistaken for the very work that it prevents.
 
-    :returns: the leases; the program must inherit them, which then outlive it.
-    :raises diskyard.errors.LeaseHeld: other work writes there.
+    :yields: the leases. The program must inherit them, so that they last until it ends, even if this process
+        ends before.
+    :raises diskyard.errors.LeaseHeld: other work writes to one of the volumes.
     """
     with repo.work_on([_writing_lease(volume) for volume in volumes], wait_s=_ENDING_S) as leases:
         yield leases
@@ -93,23 +95,23 @@ def _writing_lease(volume: Volume) -> str:
 
 
 def has_stranger(repo: Repository, volume: Volume, *, wait_s: float = _ENDING_S) -> bool:
-    """Whether a QEMU program writes to a volume that neither the log nor :func:`writing` explains.
+    """Whether a QEMU program that neither the log nor :func:`writing` explains writes to a volume.
 
-    :param wait_s: how long such a program may take to end.
+    :param wait_s: how long to wait for such a program to end.
     """
     deadline_s = repo.host.clock.monotonic_s() + wait_s
     while is_written(repo, volume_name(volume)):
         if _is_known(repo, volume):
             return False
         if repo.host.clock.monotonic_s() >= deadline_s:
-            # Once more: work that ended between the two looks had its lease until its program's end.
+            # Once more: work that ended between the two checks held its lease until its program's end.
             return is_written(repo, volume_name(volume)) and not _is_known(repo, volume)
         repo.host.clock.sleep(_POLL_S)
     return False
 
 
 def _is_known(repo: Repository, volume: Volume) -> bool:
-    """Whether it may be the guest that has the volume attached, or a program of ours that works on it."""
+    """Whether a writer may be the guest that has the volume attached, or a program of ours at work on it."""
     state = repo.state()
     for key in state.attachments_naming(volume.id):
         attachment = state.attachments[key]
@@ -122,10 +124,10 @@ def _is_known(repo: Repository, volume: Volume) -> bool:
 
 
 def require_no_stranger(repo: Repository, state: State, image_id: str, *, depth: int = 1) -> None:
-    """Refuse an image into whose volumes a program writes that nobody has told of.
+    """Refuse an image if a program that nothing explains (:func:`has_stranger`) writes to its volumes.
 
-    :param depth: how many volumes, from the top, are looked at; 0 for all.
-    :raises diskyard.errors.ImageInUse: names image and volume.
+    :param depth: how many volumes, from the top, to check; 0 for all.
+    :raises diskyard.errors.ImageInUse: names the image and the volume.
     """
     image = state.images.get(image_id)
     if image is None or image.volume_id is None:
@@ -137,7 +139,7 @@ def require_no_stranger(repo: Repository, state: State, image_id: str, *, depth:
 
 
 def require_no_stranger_in(repo: Repository, volume: Volume, image_id: str | None = None) -> None:
-    """The same of one volume."""
+    """Like :func:`require_no_stranger`, for one volume."""
     if has_stranger(repo, volume):
         of = "" if image_id is None else f" of image {image_id}"
         raise errors.ImageInUse(
@@ -149,9 +151,9 @@ def require_no_stranger_in(repo: Repository, volume: Volume, image_id: str | Non
 
 @contextmanager
 def nobody_writes(repo: Repository, volumes: Sequence[Volume], image_id: str) -> Iterator[None]:
-    """Look that nobody writes into the volumes of an image, before they are read and after it.
+    """A context for reading an image's volumes: refuse strangers that write to them, before and after.
 
-    :raises diskyard.errors.ImageInUse: some program does.
+    :raises diskyard.errors.ImageInUse: some program writes to one of them.
     """
     for volume in volumes:
         require_no_stranger_in(repo, volume, image_id)
@@ -163,8 +165,9 @@ def nobody_writes(repo: Repository, volumes: Sequence[Volume], image_id: str) ->
 def require_writer_gone(repo: Repository, state: State, attachment: Attachment, *, advice: str) -> None:
     """Refuse to end an attachment whose guest still writes.
 
-    :param state: in which the attachment is: for as long as it is, nobody merges its volumes.
-    :raises diskyard.errors.ImageInUse: some QEMU has one of its volumes open for writing, or none can tell.
+    :param state: a state with the attachment. As long as the attachment exists, nobody merges its volumes.
+    :raises diskyard.errors.ImageInUse: some QEMU has one of the volumes open for writing, or that cannot be
+        known.
     """
     if attachment.mode != "read_write":
         return
@@ -182,7 +185,7 @@ def require_writer_gone(repo: Repository, state: State, attachment: Attachment, 
 
 
 def _why_not_gone(repo: Repository, state: State, attachment: Attachment) -> str | None:
-    """Of its volumes the first that some QEMU has open for writing, or that cannot be asked."""
+    """Why a writer may still be there: a volume is open for writing, or that cannot be known. Else None."""
     for volume_id in attachment.volume_ids:
         volume = state.volumes.get(volume_id)
         if volume is None:

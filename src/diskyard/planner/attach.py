@@ -22,15 +22,16 @@ def attach(
     now: str,
     unsettled: bool = False,
 ) -> Attachment:
-    """The attachment of this image for this host and owner: the one there is, or a new one.
+    """Return the attachment of this image for this host and owner: the existing one, or a new one.
 
-    A VirtualDisk has one writer, and no readers beside it; any number read when none writes.
-    Attaching for writing lets the bytes change from this entry on.
+    A VirtualDisk has either one writer or any number of readers. Attaching for writing lets the bytes
+    change from this entry on.
 
-    :param unsettled: also while it is being extended: nobody can go on with that where this is planned.
-    :raises diskyard.errors.ImageInUse: somebody else's attachment is in the way.
-    :raises diskyard.errors.LeaseHeld: it is being extended.
-    :raises diskyard.errors.Unsupported: its chain is too deep to be opened.
+    :param unsettled: attach even during an extend. For a repository that cannot be written to, where
+        nobody can finish or undo the extend.
+    :raises diskyard.errors.ImageInUse: another attachment is in the way.
+    :raises diskyard.errors.LeaseHeld: the image is being extended.
+    :raises diskyard.errors.Unsupported: the image's chain is too deep to be opened.
     """
     image = strong_image(draft.state, image_id)
     require_usable(draft, image)
@@ -84,9 +85,9 @@ def detach(
     of_host_id: str | None,
     force: bool,
 ) -> bool:
-    """Remove the attachment of an owner; False if there is none, which is no error.
+    """Remove the attachment of an owner; False if there is none, which is not an error.
 
-    :raises diskyard.errors.ImageInUse: it is another host's, and not forced.
+    :raises diskyard.errors.ImageInUse: the attachment belongs to another host, and ``force`` is not given.
     """
     strong_image(draft.state, image_id)
     host_id = of_host_id or host.host_id
@@ -109,10 +110,10 @@ def detach(
 
 
 def _end(draft: Draft, attachment: Attachment) -> None:
-    """Remove an attachment. What a writer wrote is a generation of its own from here on.
+    """Remove an attachment. A writer's bytes get a new data generation here.
 
-    Its own began when it was attached: a copy of the repository that was made meanwhile has that one
-    too, with other bytes.
+    The generation that began with the attachment is not enough: a copy of the repository that was made
+    meanwhile has that generation too, with other bytes.
     """
     image = draft.state.images[attachment.image_id]
     draft.remove_attachment(attachment.id)

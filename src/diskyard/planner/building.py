@@ -1,8 +1,8 @@
 """The records of a volume that is being made: begun before it exists, sealed once it is whole.
 
-Every plan that makes a volume begins it here, so that the log names it before it is on the storage, and
-seals it here, so that none is sealed by work that others have taken over, or over a base that is not what
-it was. What else a plan was chosen for it checks itself.
+Every plan that makes a volume begins it here, so that the log names the volume before it is on the storage.
+The plan also seals it here: so no work can seal a volume that other work has taken over, or whose base has
+changed. A plan checks all its other conditions itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from diskyard.planner.volume_kind import Content, VolumeKind, choose_kind
 
 @dataclass(frozen=True, slots=True)
 class WorkIds:
-    """Ids that nothing has yet: of a volume, and of the work that makes it."""
+    """New ids: for a volume, and for the work that makes it."""
 
     volume_id: str
     work_id: str
@@ -31,8 +31,8 @@ class WorkIds:
 class NewVolume:
     """A volume that work has begun.
 
-    :param volume: as it was put; it names the work, and so who may seal it.
-    :param clone_of: make it by sharing this volume's bytes; None to make an empty one.
+    :param volume: the record as it was put. It names the work that may seal the volume.
+    :param clone_of: the volume whose bytes it shares; None to make an empty volume.
     """
 
     volume: Volume
@@ -40,7 +40,7 @@ class NewVolume:
 
     @property
     def work_id(self) -> str:
-        """The work that may seal it."""
+        """The work that may seal the volume."""
         assert self.volume.building is not None
         return self.volume.building.work_id
 
@@ -55,11 +55,12 @@ def begin_volume(
     parent_image_id: str | None = None,
     same_as: Volume | None = None,
 ) -> NewVolume:
-    """Put a volume that is to be made.
+    """Put the record of a volume that is to be made.
 
-    While it is building even a clone has the base as its parent, so that the base stays; sealing lets it go.
+    While a clone is building, it too has the base as its parent, so that the base stays. Sealing releases
+    the base.
 
-    :param same_as: what it is a clone of, if it is to be one.
+    :param same_as: the volume to clone, if ``kind`` is a clone.
     """
     volume = Volume(
         id=ids.volume_id,
@@ -84,7 +85,7 @@ def begin_filled(
     *,
     reserve: bool = False,
 ) -> NewVolume:
-    """Put a volume that a copy is to fill: with an image's bytes, or those that differ from its parent's."""
+    """Put a volume that a copy is to fill: with all of an image's bytes, or with what its parent lacks."""
     content: Content = "copy" if parent_image_id is None else "difference"
     kind = choose_kind(capabilities, image.size_bytes, content, reserve=reserve)
     return begin_volume(
@@ -93,7 +94,7 @@ def begin_filled(
 
 
 def take_over_volume(draft: Draft, volume: Volume, work_id: str) -> NewVolume:
-    """Go on with a volume that other work was making: that work can seal it no more."""
+    """Continue a volume that other work was making. That work can no longer seal it."""
     assert volume.building is not None
     volume = replace(volume, building=replace(volume.building, work_id=work_id))
     draft.put_volume(volume)
@@ -101,9 +102,9 @@ def take_over_volume(draft: Draft, volume: Volume, work_id: str) -> NewVolume:
 
 
 def require_building(state: State, new: NewVolume) -> Volume:
-    """The record of a volume, while the work that began it is the one that makes it.
+    """Return the record of a volume that is still being made by the work that began it.
 
-    :raises diskyard.planner.common.Superseded: it was cleaned, or taken over by other work.
+    :raises diskyard.planner.common.Superseded: the volume was cleaned, or other work has taken it over.
     """
     volume = state.volumes.get(new.volume.id)
     if volume is None or volume.building is None or volume.building.work_id != new.work_id:
@@ -112,11 +113,11 @@ def require_building(state: State, new: NewVolume) -> Volume:
 
 
 def seal_volume(draft: Draft, new: NewVolume) -> Volume:
-    """Put a volume as ready, which the storage has durably.
+    """Put a volume as ready. The storage must have it durably.
 
-    :raises diskyard.planner.common.Superseded: it is other work's, or what it reads has gone; or what was
-        cloned is not the base's volume any more: that was found to be damaged, and restored.
-    :raises diskyard.errors.ImageBroken: what it reads has turned out to be damaged.
+    :raises diskyard.planner.common.Superseded: other work has the volume; or the image that it reads has
+        gone; or the volume that was cloned was found to be damaged, or is no longer the base's.
+    :raises diskyard.errors.ImageBroken: the image that it reads has turned out to be damaged.
     """
     state = draft.state
     volume = require_building(state, new)
@@ -138,7 +139,8 @@ def seal_volume(draft: Draft, new: NewVolume) -> Volume:
 def require_parent(state: State, image_id: str | None) -> None:
     """Refuse a parent that has gone, or is going, since the work was planned.
 
-    :raises diskyard.planner.common.Superseded: it is not there, a merge consumes it, or its bytes may change.
+    :raises diskyard.planner.common.Superseded: the parent is gone, a merge consumes it, or it is a
+        VirtualDisk, whose bytes may change.
     """
     if image_id is None:
         return

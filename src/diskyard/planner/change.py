@@ -23,7 +23,7 @@ from diskyard.planner.create_disk import volume_from_base
 
 
 def remove(draft: Draft, image_id: str) -> Image:
-    """Make the image weak: normalising removes it, or keeps it hidden while others need it.
+    """Make the image weak. Normalising then removes it, or keeps it hidden while others need it.
 
     Removing a disk ends its trackers. Removing a pending image cancels it.
 
@@ -37,7 +37,10 @@ def remove(draft: Draft, image_id: str) -> Image:
 
 
 def end_trackers(draft: Draft, disk_id: str, copy_id: str | None = None) -> bool:
-    """Release the freeze points that track a disk's changes, all or those for one copy."""
+    """Release the freeze points that track a disk's changes: all, or only those for one copy.
+
+    :returns: whether there were any.
+    """
     ended = False
     for held_id in list(draft.state.held):
         held = draft.state.images[held_id]
@@ -95,7 +98,7 @@ def begin_revert(
 
 
 def seal_revert(draft: Draft, disk_id: str, new: NewVolume) -> None:
-    """The commit: the disk has the Snapshot's bytes and size; normalising dooms the old volume."""
+    """Commit the revert: the disk has the Snapshot's bytes and size. Normalising dooms the old volume."""
     disk = virtual_disk(draft.state, disk_id)
     require_unattached(draft.state, disk)
     if disk.pending is not None:

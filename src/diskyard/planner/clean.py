@@ -9,9 +9,11 @@ from diskyard.planner.common import doomed
 
 
 def doom_abandoned(draft: Draft, volume_id: str) -> Volume | None:
-    """Doom a building volume that its image does not want; None if it is wanted or gone.
+    """Doom a building volume that no image wants.
 
-    The caller has the image's work lease, so nobody is building it.
+    The caller has the work lease of the volume's image, so nobody is building the volume.
+
+    :returns: the doomed volume, also if it was doomed before; None if it is wanted, ready or gone.
     """
     volume = draft.state.volumes.get(volume_id)
     if volume is None or volume.state != "building" or volume.building is None:
@@ -24,12 +26,12 @@ def doom_abandoned(draft: Draft, volume_id: str) -> Volume | None:
 
 
 def wanted(state: State, volume: Volume) -> bool:
-    """Whether an image is on this building volume: only a pending one can be."""
+    """Whether an image is on this building volume. Only a pending image can be."""
     return bool(state.images_on(volume.id))
 
 
 def forget(draft: Draft, volume_id: str) -> bool:
-    """Remove the record of a doomed volume whose data is gone; False if it is gone already."""
+    """Remove the record of a doomed volume whose data is gone; False if there is no such record."""
     volume = draft.state.volumes.get(volume_id)
     if volume is None or volume.state != "doomed":
         return False

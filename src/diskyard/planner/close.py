@@ -1,4 +1,4 @@
-"""The last entry of a repository that is removed: after it nothing can be published."""
+"""The last entry of a repository that is being removed: nothing can be published after it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from diskyard.model.transaction import Draft
 def close(draft: Draft, is_locked: Callable[[str], bool]) -> None:
     """Close the log of a repository that nobody needs.
 
-    What an operation or fix of any host is about to publish comes before this entry, and is
-    seen here, or after it, and is refused. Who makes or deletes a volume has published that,
-    with the lease of an image or of the volume, before.
+    An entry that any host is about to publish comes either before this one, and is seen here, or after it,
+    and is refused. An operation or fix that makes or deletes a volume has published that before it begins,
+    and holds the lease of the image or of the volume.
 
-    :param is_locked: whether the lease of an image or a volume is held.
-    :raises diskyard.errors.NotEmpty: it has an image that verbs return, or the bytes of one.
+    :param is_locked: whether somebody holds the lease of an image or a volume.
+    :raises diskyard.errors.NotEmpty: the repository has an image that verbs return, or data that is held.
     :raises diskyard.errors.RepositoryInUse: something is attached or worked on.
     """
     require_empty(draft.state)
@@ -27,9 +27,9 @@ def close(draft: Draft, is_locked: Callable[[str], bool]) -> None:
 
 
 def require_empty(state: State) -> None:
-    """Refuse a repository whose bytes somebody may still want.
+    """Refuse to remove a repository whose data somebody may still want.
 
-    :raises diskyard.errors.NotEmpty: an image that verbs return, or that is held.
+    :raises diskyard.errors.NotEmpty: there is an image that verbs return, or one that is held.
     """
     strong = sum(image.is_strong for image in state.images.values())
     if strong:

@@ -1,4 +1,4 @@
-"""What every planner needs: finding images, refusing what must be refused, new volumes."""
+"""What every planner needs: finding images, and refusing requests that must be refused."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LOST = (
 
 
 class Superseded(Exception):
-    """The work is no longer wanted: another worker, or a newer change, has come before it."""
+    """The work is no longer wanted: another worker, or a newer change, was quicker."""
 
 
 def strong_image(state: State, image_id: str) -> Image:
-    """The image of this id that verbs return.
+    """The image with this id, if verbs return it.
 
-    :raises diskyard.errors.ImageNotFound: there is none in this repository.
+    :raises diskyard.errors.ImageNotFound: this repository has no such image.
     """
     image = state.images.get(image_id)
     if image is None or not image.is_strong:
@@ -37,9 +37,10 @@ def strong_image(state: State, image_id: str) -> Image:
 
 
 def virtual_disk(state: State, image_id: str) -> Image:
-    """The VirtualDisk of this id.
+    """The VirtualDisk with this id.
 
-    :raises diskyard.errors.NotAVirtualDisk: it is a Snapshot.
+    :raises diskyard.errors.ImageNotFound: this repository has no such image.
+    :raises diskyard.errors.NotAVirtualDisk: the image is a Snapshot.
     """
     image = strong_image(state, image_id)
     if image.kind != "virtual_disk":
@@ -48,9 +49,10 @@ def virtual_disk(state: State, image_id: str) -> Image:
 
 
 def snapshot(state: State, image_id: str) -> Image:
-    """The Snapshot of this id.
+    """The Snapshot with this id.
 
-    :raises diskyard.errors.NotASnapshot: it is a VirtualDisk.
+    :raises diskyard.errors.ImageNotFound: this repository has no such image.
+    :raises diskyard.errors.NotASnapshot: the image is a VirtualDisk.
     """
     image = strong_image(state, image_id)
     if image.kind != "snapshot":
@@ -59,16 +61,16 @@ def snapshot(state: State, image_id: str) -> Image:
 
 
 def require_usable(seen: Seen, image: Image) -> None:
-    """Refuse an image whose bytes cannot be read, as far as storage and records tell.
+    """Refuse an image whose bytes cannot be read, as far as the storage and the records tell.
 
     :raises diskyard.errors.ImageBroken: says why.
-    :raises diskyard.model.looked.LookAgain: what is missing was looked for in another chain, or not at all.
+    :raises diskyard.model.looked.LookAgain: missing volumes were looked for in another chain, or not at all.
     """
     _refuse_broken(seen.state, image, seen.missing)
 
 
 def require_sound(state: State, image: Image) -> None:
-    """Refuse an image that the records alone say cannot be read, where the storage was not looked at again.
+    """Refuse an image that cannot be read according to the records alone, without looking at the storage.
 
     :raises diskyard.errors.ImageBroken: says why.
     """
@@ -78,7 +80,7 @@ def require_sound(state: State, image: Image) -> None:
 def _refuse_broken(state: State, image: Image, missing: Missing) -> None:
     why = why_broken(state, image, missing)
     if why is not None:
-        # What is pending somewhere in its chain is completed by a mend; what is lost may not be.
+        # A mend completes what is pending in the chain. It may not be able to restore what is lost.
         is_lost = all(link.pending is None for link, _ in state.chain(image)) and image.volume_id is not None
         raise errors.ImageBroken(
             f"Image {image.id} cannot be read: {why}.",
@@ -90,8 +92,8 @@ def _refuse_broken(state: State, image: Image, missing: Missing) -> None:
 def require_unattached(state: State, image: Image, *, but_readers: bool = False) -> None:
     """Refuse an image that a guest uses.
 
-    :param but_readers: attachments that only read do not matter.
-    :raises diskyard.errors.ImageInUse: names host and owner.
+    :param but_readers: allow attachments that only read.
+    :raises diskyard.errors.ImageInUse: names the host and the owner.
     """
     for attachment in state.attachments_of(image.id):
         if but_readers and attachment.mode == "read_only":
@@ -105,7 +107,7 @@ def require_unattached(state: State, image: Image, *, but_readers: bool = False)
 
 
 def already_made(state: State, image_id: str, request_digest: str) -> bool:
-    """Whether the same request has made this image: repeating it is a no-op then.
+    """Whether the same request has made this image: then repeating the request does nothing.
 
     :raises diskyard.errors.ImageIdInUse: another request made it.
     """
@@ -120,9 +122,9 @@ def already_made(state: State, image_id: str, request_digest: str) -> bool:
 
 
 def require_openable(state: State, image: Image) -> None:
-    """Refuse an image whose chain is deeper than what can be opened together.
+    """Refuse an image whose chain has more volumes than can be opened together.
 
-    :raises diskyard.errors.Unsupported: it is.
+    :raises diskyard.errors.Unsupported: the chain is too deep.
     """
     depth = sum(1 for _ in state.chain(image))
     if depth > CHAIN_DEPTH_OPENED:
@@ -136,14 +138,14 @@ def require_openable(state: State, image: Image) -> None:
 
 
 def doomed(volume: Volume) -> Volume:
-    """A volume that is to be deleted: it reads nothing any more, and no work wants it."""
+    """The record of a volume as one to be deleted: it no longer reads anything, and no work wants it."""
     return replace(volume, state="doomed", parent_image_id=None, building=None, extending=None)
 
 
 def require_settled(state: State, image: Image) -> None:
-    """Refuse a disk whose size is in doubt: an extend is under way, or was cut and not settled yet.
+    """Refuse a disk whose size is in doubt: an extend is under way, or was interrupted and is not settled.
 
-    :raises diskyard.errors.LeaseHeld: in a moment it may be settled.
+    :raises diskyard.errors.LeaseHeld: the size is in doubt. It may be settled in a moment.
     """
     volume = state.volumes.get(image.volume_id or "")
     if volume is not None and volume.extending is not None:
@@ -162,7 +164,7 @@ def new_image(
     now: str,
     **more: Any,
 ) -> Image:
-    """A strong image that this entry makes, unless ``more`` says otherwise; it is not put."""
+    """Return a new image of this entry, without putting it; strong unless ``more`` says otherwise."""
     fields = {"visibility": "strong", "captured_at": now, "data_generation": draft.entry, **more}
     return Image(
         id=image_id,

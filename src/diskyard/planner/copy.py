@@ -1,4 +1,4 @@
-"""copyImage, importImage and createVirtualDisk from another repository: commit now, data later."""
+"""copyImage, importImage, and createVirtualDisk from another repository: commit now, copy the data later."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from diskyard.planner.same import captured_here, why_another
 class PendingImage:
     """A request for an image whose bytes come later.
 
-    :param base_image_id: of the image in this repository that the volume is to read: a
-        Snapshot, which may not be here yet, or the frozen image of a VirtualDisk.
+    :param base_image_id: the image in this repository that the volume is to read: a Snapshot, which may not
+        be here yet, or the frozen image of a VirtualDisk.
     """
 
     image_id: str
@@ -61,10 +61,10 @@ class PendingImage:
 
 
 def begin(draft: Draft, request: PendingImage, capabilities: Capabilities) -> bool:
-    """The commit: the image exists, pending. False if it was made already.
+    """Commit the request: the image exists, and is pending. False if it was made already.
 
-    The volume is put now where that is possible, so that where volumes need an SDM the
-    commit is all that does.
+    The volume is put in the same entry if its base, if any, is here and can be read. Otherwise the mend puts
+    it.
     """
     state = draft.state
     if already_made(state, request.image_id, request.request_digest):
@@ -109,11 +109,11 @@ def _captured(draft: Draft, request: PendingImage) -> Origin | None:
 
 
 def _base(state: State, request: PendingImage) -> Image | None:
-    """The base, if it is here and usable; waiting for one that waits for this is refused."""
+    """The base, if it is here and usable. A base that itself waits for this image is refused."""
     base = state.images.get(request.base_image_id or "")
     if base is None or base.consumed_by is not None:
         return None
-    if base.kind != "snapshot":  # it came under this id meanwhile; its bytes may change
+    if base.kind != "snapshot":  # it was made under this id meanwhile, and its bytes may change
         raise errors.NotASnapshot(f"The base {base.id} is a VirtualDisk.", imageId=base.id)
     _refuse_cycle(state, base, request.image_id)
     return base if why_broken(state, base) is None else None
@@ -134,10 +134,10 @@ def _refuse_cycle(state: State, base: Image, image_id: str) -> None:
 
 
 def snapshot_is_here(draft: Draft, source: Image, user_data: Any, request_digest: str) -> bool:
-    """Whether the target has the Snapshot, in whatever condition; a weak one becomes strong.
+    """Whether the target has the Snapshot, in whatever condition. A weak one becomes strong.
 
-    Its mend is listed if it is broken. An existing copy keeps its userData; one that had
-    been removed is as good as new and takes the caller's.
+    If it is broken, check lists its mend. An existing copy keeps its userData. One that had been removed
+    takes the caller's userData, as a new copy would.
 
     :param source: the Snapshot that is to be copied.
     :raises diskyard.errors.ImageIdInUse: the target has another image under this id.
@@ -165,11 +165,12 @@ def snapshot_is_here(draft: Draft, source: Image, user_data: Any, request_digest
 
 
 def copy_source(seen: Seen, image_id: str) -> Image:
-    """The image to read: only a usable one is a source, and no guest may be writing to it.
+    """The image to read. A source must be usable, and no guest may use it if it is a VirtualDisk.
 
-    :raises diskyard.errors.ImageBroken: it cannot be read.
-    :raises diskyard.errors.ImageInUse: it is a VirtualDisk that is attached.
-    :raises diskyard.errors.Unsupported: its chain is too deep to be opened.
+    :raises diskyard.errors.ImageNotFound: this repository has no such image.
+    :raises diskyard.errors.ImageBroken: the image cannot be read.
+    :raises diskyard.errors.ImageInUse: the image is a VirtualDisk that is attached.
+    :raises diskyard.errors.Unsupported: the image's chain is too deep to be opened.
     """
     image = strong_image(seen.state, image_id)
     require_usable(seen, image)
@@ -180,7 +181,7 @@ def copy_source(seen: Seen, image_id: str) -> Image:
 
 
 def origin_of(state: State, source: Image) -> Origin:
-    """Which bytes a copy of ``source`` is made of."""
+    """The origin of a copy of ``source``: which bytes the copy is made of."""
     return Origin(
         marker=state.marker,
         image_id=source.captured_of or source.id,

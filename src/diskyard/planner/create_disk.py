@@ -1,4 +1,4 @@
-"""createVirtualDisk, and the volume that represents an image's bytes at no cost."""
+"""createVirtualDisk, and the volume that shows a Snapshot's bytes without copying them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CreateDisk:
 def volume_from_base(
     draft: Draft, base: Image, ids: WorkIds, *, image_id: str, size_bytes: int, capabilities: Capabilities
 ) -> NewVolume:
-    """Put a volume that shows a Snapshot's bytes at once: a clone, or an overlay."""
+    """Put a volume that shows a Snapshot's bytes without copying them: a clone, or an overlay."""
     assert base.volume_id is not None
     base_volume = draft.state.volumes[base.volume_id]
     return begin_volume(
@@ -54,7 +54,7 @@ def volume_from_base(
 def begin(draft: Draft, request: CreateDisk, capabilities: Capabilities) -> NewVolume | None:
     """Put the disk's volume as building; None if the disk was made already.
 
-    :raises diskyard.errors.InvalidParameter: it would be smaller than its base.
+    :raises diskyard.errors.InvalidParameter: the disk would be smaller than its base.
     """
     if already_made(draft.state, request.image_id, request.request_digest):
         return None
@@ -74,7 +74,7 @@ def begin(draft: Draft, request: CreateDisk, capabilities: Capabilities) -> NewV
 def require_not_smaller(size_bytes: int, base: Image) -> None:
     """Refuse a disk that could not show all of its base.
 
-    :raises diskyard.errors.InvalidParameter: it would be smaller.
+    :raises diskyard.errors.InvalidParameter: the disk would be smaller than its base.
     """
     if size_bytes < base.size_bytes:
         raise errors.InvalidParameter(
@@ -83,7 +83,10 @@ def require_not_smaller(size_bytes: int, base: Image) -> None:
 
 
 def seal(draft: Draft, request: CreateDisk, new: NewVolume) -> None:
-    """The commit: the disk exists. That its base may have been removed by now does not matter."""
+    """Commit the request: the disk exists. Its base may have been removed by now, but not merged away.
+
+    :raises diskyard.planner.common.Superseded: another task has made the disk; or see :func:`seal_volume`.
+    """
     if already_made(draft.state, request.image_id, request.request_digest):
         raise Superseded(f"disk {request.image_id} was made by another task")
     volume = seal_volume(draft, new)

@@ -1,4 +1,4 @@
-"""The work that is left in a repository: a pure function of its state and one scan of it."""
+"""The work that is left in a repository: a pure function of the repository's state and one scan of it."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class _Found:
 def find_fixes(look: Look) -> list[Fix]:
     """All fixes, mends first, then merges, optimizes and cleans.
 
-    Among fixes of one type, those that move least come first: merging what is nearly free makes chains
-    short, and QEMU's cost of opening a chain grows with the square of its depth.
+    Among fixes of one type, those that move least come first: merges that are nearly free make chains short,
+    and QEMU's cost of opening a chain grows with the square of its depth.
     """
     fixes = []
     for found in _found(look):
         data = FixData(look.state.marker, found.action)
-        # A log that cannot be written is what a stray entry is about.
+        # A stray entry is the reason why the log cannot be written.
         is_why = isinstance(found.action, CleanStray)
         waits_for = found.waits_for if is_why else look.read_only or found.waits_for
         fixes.append(
@@ -103,7 +103,7 @@ def _found(look: Look) -> Iterator[_Found]:
 
 
 def _holder(look: Look, image_ids: list[str]) -> str | None:
-    """The host that works on one of the images now."""
+    """The host that works on one of the images now, if any does."""
     for image_id in image_ids:
         if image_id in look.locked:
             return look.workers.get(image_id, "another task")
@@ -111,7 +111,7 @@ def _holder(look: Look, image_ids: list[str]) -> str | None:
 
 
 def _not_idle(look: Look, *volume_ids: str) -> str | None:
-    """Why what needs volumes that nobody writes to must wait."""
+    """Why a fix that needs volumes without a writer must wait; None if it need not."""
     for key in volume_ids:
         if key in look.written:
             return f"{_WRITTEN}, {key}"
@@ -147,7 +147,7 @@ def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
             source.moves_bytes,
         )
     elif image.is_strong and (why := chains.why_broken(image)) is not None:
-        # Nothing has its bytes, or what it reads is to be mended first: it must be seen all the same.
+        # No repository has its bytes, or an image that it reads must be mended first. List it all the same.
         yield _Found(
             Mend(image_id=image.id),
             f"mend image {image.id}",
@@ -159,7 +159,7 @@ def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
             None,
         )
     elif image.id in look.differing:
-        # Nothing can be done to either: which one is meant only people know.
+        # No fix can change either image: only people know which one is meant.
         yield _Found(
             Mend(image_id=image.id),
             f"two images have the id {image.id}",
@@ -183,7 +183,7 @@ def _merge(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
         if volume.id in look.missing or volume.damage is not None:
             waits_for = f"volume {volume.id} cannot be read"
         waits_for = waits_for or _not_idle(look, volume.id)
-    # Bytes that may be wrong are not written into what is right, however far below they are.
+    # Bytes that may be wrong are not merged into a sound volume, however far down the chain they are.
     waits_for = waits_for or chains.why_broken(plan.image) or _shows_more(look, plan.parent)
     yield _Found(
         Merge(image_id=image.id),
@@ -220,7 +220,7 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
 
 
 def _not_read(look: Look, image: Image, chains: Chains) -> str | None:
-    """Why an image cannot be read as one that nobody changes, or not without more than its records have."""
+    """Why an image cannot be read now: somebody may write to it, or it shows more than its records say."""
     if not (look.written or look.unasked or look.longer):
         return None
     volumes = [volume for _, volume in chains.links(image)]
@@ -228,7 +228,7 @@ def _not_read(look: Look, image: Image, chains: Chains) -> str | None:
 
 
 def _shows_more(look: Look, top: Volume) -> str | None:
-    """What is to be cut off first where a longer volume would be read through; see ``require_bounded``."""
+    """Why a chain would show more than its records say: a volume in it is longer; see ``require_bounded``."""
     if not look.longer:
         return None
     for above, volume in pairwise(look.state.volume_chain(top)):
@@ -262,7 +262,7 @@ def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
         )
     elif volume.building is not None and not wanted(look.state, volume):
         if volume.building.image_id in look.locked:
-            return  # its work goes on: that is not something to fix
+            return  # its work goes on: there is nothing to fix
         yield _Found(
             CleanVolume(volume_id=volume.id),
             "delete data of work that was abandoned",
@@ -272,7 +272,7 @@ def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
 
 
 def _whose(state: State, name: VolumeName) -> str:
-    """What is known about a volume that this history cannot be shown to have made."""
+    """What is known about a volume that cannot be shown to belong to this history."""
     number, _ = split_entry_id(name.named_by)
     if number > state.version:
         why = f"the log ends at entry {state.version}: it is older than its volumes"
@@ -307,7 +307,7 @@ def _garbage(look: Look) -> Iterator[_Found]:
 
 
 def _of_others(look: Look) -> Iterator[_Found]:
-    """What other programs have left: it is listed, and never changed."""
+    """List what other programs have left. No fix changes it."""
     for volume_id, waits_for in look.snapshotted.items():
         image_id = _visible_on(look.state, volume_id)
         yield _Found(
@@ -338,7 +338,7 @@ def _of_others(look: Look) -> Iterator[_Found]:
 
 
 def _visible_on(state: State, volume_id: str) -> str | None:
-    """An image on a volume that verbs return, if there is one."""
+    """An image on a volume, of those that verbs return, if there is one."""
     strong = (image_id for image_id in state.images_on(volume_id) if state.images[image_id].is_strong)
     return min(strong, default=None)
 
@@ -381,7 +381,7 @@ def _bookkeeping(look: Look) -> Iterator[_Found]:
 
 
 def _overlay_of(look: Look, attachment: Attachment) -> str | None:
-    """Why an attachment is not removed without force: another program's file may hold the newest bytes."""
+    """Why an attachment is not removed without force: a foreign overlay may hold the newest bytes."""
     if attachment.mode != "read_write":
         return None
     names = (name for name, of in look.foreign.items() if of in attachment.volume_ids)
@@ -390,5 +390,5 @@ def _overlay_of(look: Look, attachment: Attachment) -> str | None:
 
 
 def _worked_on(image: Image) -> bool:
-    """Whether an image's progress may still tell its caller something."""
+    """Whether a caller can still ask for the image's progress."""
     return image.is_strong

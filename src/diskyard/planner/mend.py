@@ -1,4 +1,4 @@
-"""mend: which work completes or restores an image, and how that is sealed."""
+"""mend: the records by which work completes or restores an image."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from diskyard.planner.switch import release
 def take_over(
     draft: Draft, was: Image, ids: WorkIds, *, keep: bool, capabilities: Capabilities
 ) -> tuple[NewVolume, Volume | None]:
-    """Make this work the one that may seal a pending image, and put its volume.
+    """Make this work the only one that may seal a pending image, and put its volume.
 
-    :param was: the image as it was when this was decided.
-    :param keep: go on in the volume that there is, if there is one.
-    :returns: the volume, and the one that there was.
-    :raises Superseded: the image is not pending any more, or what is wanted is not the same.
-    :raises diskyard.errors.ImageBroken: its base cannot be read.
+    :param was: the image as it was when the mend was decided.
+    :param keep: continue in the existing volume, if there is one.
+    :returns: the volume, and the one that the image had before, if any.
+    :raises Superseded: the image is no longer pending, or its request has changed.
+    :raises diskyard.errors.ImageBroken: the image's base cannot be read.
     """
     image = draft.state.images.get(was.id)
     if image is None or image.pending is None or was.pending is None or not image.is_strong:
@@ -60,10 +60,10 @@ def take_over(
 
 
 def seal_pending(draft: Draft, image_id: str, new: NewVolume) -> Image:
-    """The image is whole.
+    """Commit that the image is whole.
 
-    :raises Superseded: it was removed, or is another work's.
-    :raises diskyard.errors.ImageBroken: its base has turned out to be damaged.
+    :raises Superseded: the image was removed, or other work has taken it over.
+    :raises diskyard.errors.ImageBroken: the image's base has turned out to be damaged.
     """
     image = draft.state.images.get(image_id)
     if image is None or image.pending is None or image.pending.work_id != new.work_id:
@@ -79,9 +79,9 @@ def begin_restore(
 ) -> tuple[Image, NewVolume]:
     """Put a fresh volume for a Snapshot whose own volume is missing or damaged.
 
-    It reads what the old one read if that is whole, and nothing otherwise.
+    The fresh volume reads the old one's parent if that is whole, and no parent otherwise.
 
-    :raises Superseded: nothing is wrong with it.
+    :raises Superseded: the Snapshot needs no restoring, or its id has another image by now.
     """
     image = draft.state.images.get(was.id)
     if image is None or not needs_restore(draft.state, image, draft.missing) or why_another(was, image):
@@ -103,7 +103,10 @@ def needs_restore(state: State, image: Image, missing: Missing) -> bool:
 
 
 def seal_restore(draft: Draft, image_id: str, new: NewVolume, *, old_volume_id: str) -> None:
-    """The Snapshot, and all that read it, read the fresh volume."""
+    """Commit the restoration: the Snapshot is on the fresh volume, for all images that read it too.
+
+    :raises Superseded: the Snapshot, its volume or its size is not the same any more.
+    """
     image = draft.state.images.get(image_id)
     volume = seal_volume(draft, new)
     if image is None or image.kind != "snapshot" or image.volume_id != old_volume_id:
@@ -114,21 +117,21 @@ def seal_restore(draft: Draft, image_id: str, new: NewVolume, *, old_volume_id: 
 
 
 def set_last_error(draft: Draft, image_id: str, text: str | None) -> None:
-    """Keep why work on an image ended early, where the caller sees it."""
+    """Record why work on an image ended early, so that callers see it; None to clear that."""
     image = draft.state.images.get(image_id)
     if image is not None and image.last_error != text:
         draft.put_image(replace(image, last_error=text))
 
 
 def users_of(state: State, volume: Volume) -> dict[str, str]:
-    """The images on a volume, each with the entry since which its bytes are what they are."""
+    """The images on a volume, each with its data generation: the entry that last changed its bytes."""
     return {key: state.images[key].data_generation for key in state.images_on(volume.id)}
 
 
 def set_damage(draft: Draft, volume_id: str, damage: str | None) -> None:
-    """Note what a deep check found wrong with a volume, or that it is whole again.
+    """Record what a deep check found wrong with a volume, or that the volume is whole again.
 
-    Nothing is noted of one that a guest has been given since: what was seen may be half of a change.
+    Nothing is recorded if a guest may write to the volume by now: the check may have seen half of a change.
     """
     volume = draft.state.volumes.get(volume_id)
     given_out = (draft.state.attachments[key] for key in draft.state.attachments_naming(volume_id))
@@ -139,24 +142,25 @@ def set_damage(draft: Draft, volume_id: str, damage: str | None) -> None:
 
 
 def note_damage(draft: Draft, was: Volume, users: dict[str, str], damage: str | None) -> None:
-    """The same, unless the volume may have been written to since the check of it began.
+    """Like :func:`set_damage`, unless the volume may have been written to since the check of it began.
 
-    What was seen of a volume half written says nothing.
+    What a check sees in the middle of a write means nothing.
 
-    :param was: its record then, and ``users`` the images on it.
+    :param was: the volume's record when the check began.
+    :param users: the images on it then: see :func:`users_of`.
     """
     if draft.state.volumes.get(was.id) == was and users_of(draft.state, was) == users:
         set_damage(draft, was.id, damage)
 
 
 def keep_tracker(draft: Draft, frozen_id: str, hold: CopyHold, disk_id: str) -> None:
-    """Turn the hold of a finished copy into the one tracker of its disk for that target."""
+    """Turn the hold of a finished copy into the only tracker of its disk for that target."""
     frozen = draft.state.images.get(frozen_id)
     if frozen is None or hold not in frozen.held_for:
         return
     disk = draft.state.images.get(disk_id)
     if disk is None or disk.kind != "virtual_disk" or not disk.is_strong:
-        release(draft, frozen_id, hold)  # there are no changes any more to be tracked
+        release(draft, frozen_id, hold)  # the disk is gone: there are no more changes to track
         return
     tracker = TrackHold(target_marker=hold.target_marker, disk_id=disk_id, copy_id=hold.copy_id)
     for held_id in list(draft.state.held):
@@ -177,13 +181,13 @@ def keep_tracker(draft: Draft, frozen_id: str, hold: CopyHold, disk_id: str) -> 
 
 
 def changed_layers(state: State, source: Image, base: Image) -> int | None:
-    """How many volumes of the source's chain, from the top, hold all that differs from a base.
+    """How many volumes of the source's chain, from the top, hold everything that differs from a base.
 
-    Known where the base's origin is the source or an image that it still reads: the bytes
-    of that image were those of the base, and nothing has let either change since.
+    This is known if the base's origin is the source, or an image that the source still reads: that image
+    and the base had the same bytes, and neither can have changed since.
 
-    :param state: of the source's repository; the base may be in another.
-    :returns: None if ancestry does not tell.
+    :param state: the state of the source's repository. The base may be in another repository.
+    :returns: None if the ancestry does not tell.
     """
     origin = base.origin
     if origin is None or origin.marker != state.marker or not names_history(origin.data_generation):

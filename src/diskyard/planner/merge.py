@@ -1,4 +1,4 @@
-"""merge: the records that it puts before it touches bytes, and how it is sealed."""
+"""merge: the records of a merge, before it touches bytes and when it is done."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from diskyard.planner.common import Superseded, doomed
 class MergePlan:
     """A merge that can be done now.
 
-    :param image: the weak image that goes.
-    :param parent: its volume.
+    :param image: the weak image, which the merge removes.
+    :param parent: the volume of that image.
     :param dependent: the volume that reads it.
-    :param generations: since which entries the bytes of the images on it are what they are.
+    :param direction: ``down`` moves the dependent's bytes into the parent, ``up`` the parent's bytes into
+        the dependent.
+    :param generations: the data generations of the images on the dependent.
     """
 
     image: Image
@@ -41,10 +43,9 @@ def plan_merge(
 ) -> MergePlan | None:
     """How to merge a weak image; None if there is nothing to do.
 
-    Down moves the dependent's bytes into the parent, up the parent's into the dependent:
-    whichever moves less, but a raw parent stays raw if it can be as long as its dependent. A merge
-    that has begun downwards can only be finished so, and a dependent shorter than its parent takes
-    the parent's bytes.
+    The direction is the one that moves fewer bytes, with these exceptions. A raw parent is merged down, so
+    that it stays raw, if it can be as long as its dependent. If the dependent is shorter than the parent,
+    the merge goes up. A merge that has begun downwards can only be finished downwards.
     """
     image = state.images.get(image_id)
     dependent = None if image is None else merge_dependent(state, image)
@@ -70,14 +71,17 @@ def _generations(state: State, volume: Volume) -> frozenset[str]:
 
 
 def merge_too_long(plan: MergePlan, capabilities: Capabilities) -> str | None:
-    """Why a merge that has begun elsewhere cannot be finished in this place; None if it can."""
+    """Why a merge down into a raw volume cannot be done in this repository; None if it can.
+
+    A merge can have begun elsewhere: in the repository that this one is a copy of.
+    """
     if plan.direction == "up" or plan.parent.format != "raw":
         return None
     return capabilities.why_not_raw(plan.dependent.size_bytes)
 
 
 def merge_in_the_way(state: State, plan: MergePlan) -> str | None:
-    """The owner of an attachment whose graph has one of the two volumes, for people."""
+    """Why a merge must wait for an attachment whose graph has one of the two volumes; None if none has."""
     for volume_id in (plan.parent.id, plan.dependent.id):
         for key in state.attachments_naming(volume_id):
             attachment = state.attachments[key]
@@ -86,16 +90,17 @@ def merge_in_the_way(state: State, plan: MergePlan) -> str | None:
 
 
 def merge_lease_images(state: State, plan: MergePlan) -> list[str]:
-    """The images that a merge works on: the one that goes, and those on the dependent."""
+    """The images that a merge works on: the one that it removes, and those on the dependent."""
     return sorted({plan.image.id, *state.images_on(plan.dependent.id)})
 
 
 def consume(draft: Draft, plan: MergePlan, fresh_id: str) -> str:
-    """Mark the weak image as consumed, under a fresh id; the id it has from now on.
+    """Mark the weak image as consumed, and give it a fresh id.
 
-    Its own id is free to come back by a copy: its bytes will not.
+    So its own id is free for a copy of the image that comes back. The bytes here cannot come back.
 
-    :raises Superseded: it is held, used or read otherwise since the merge was planned.
+    :returns: the id that it has from now on: the earlier one if it was consumed before.
+    :raises Superseded: the image has been held, used or read otherwise since the merge was planned.
     """
     _, dependent = _require_same_merge(draft.state, plan.image.id, plan)
     image = draft.state.images[plan.image.id]
@@ -119,7 +124,7 @@ def _require_same_merge(state: State, image_id: str, plan: MergePlan) -> tuple[V
         raise Superseded(f"the volume that reads image {image_id} has changed")
     if parent.size_bytes != plan.parent.size_bytes:
         raise Superseded(f"the volume of image {image_id} has changed")
-    # A Snapshot that was taken meanwhile is on the dependent instead of its disk: of the same bytes.
+    # If a Snapshot was taken meanwhile, it is on the dependent in place of its disk, with the same bytes.
     if not _generations(state, dependent) <= plan.generations:
         raise Superseded(f"what reads image {image_id} has been written to")
     if parent.damage is not None or dependent.damage is not None:
@@ -132,20 +137,20 @@ def _require_same_merge(state: State, image_id: str, plan: MergePlan) -> tuple[V
 
 
 def seal_merge_down(draft: Draft, image_id: str, plan: MergePlan) -> None:
-    """The parent has all bytes now: images on the dependent now point at the parent."""
+    """Commit a merge down: the parent has all bytes, so the images on the dependent move to the parent."""
     parent, dependent = _require_same_merge(draft.state, image_id, plan)
     if draft.state.images[image_id].consumed_by not in (None, dependent.id):
         raise Superseded(f"image {image_id} was consumed by another merge")
     draft.put_volume(replace(parent, size_bytes=max(parent.size_bytes, dependent.size_bytes)))
     for key in draft.state.images_on(dependent.id):
         draft.put_image(replace(draft.state.images[key], volume_id=parent.id))
-    # Doomed by hand: normalising would only find so when the image it reads is gone.
+    # Doomed by hand: normalising would find this only once the image that it reads is gone.
     draft.put_volume(doomed(dependent))
     draft.remove_image(image_id)
 
 
 def seal_merge_up(draft: Draft, image_id: str, plan: MergePlan) -> None:
-    """The dependent has all bytes now: it reads what the parent read."""
+    """Commit a merge up: the dependent has all bytes, and reads what the parent read."""
     parent, dependent = _require_same_merge(draft.state, image_id, plan)
     if draft.state.images[image_id].consumed_by is not None:
         raise Superseded(f"image {image_id} was consumed by another merge")

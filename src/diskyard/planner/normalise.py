@@ -1,7 +1,7 @@
 """What every transaction must leave behind, whatever its verb.
 
-It runs on each draft before the draft is published. It checks only what the draft touched and
-what follows from that.
+This runs on each draft before it is published. It looks only at what the draft has touched, and at what
+follows from that.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from diskyard.planner.common import doomed
 def normalise(draft: Draft) -> None:
     """Remove weak images that nothing needs and doom volumes that nothing points at.
 
-    A volume that becomes doomed reads nothing any more: its parent is released at once,
-    so removing the last disk of a chain of weak images releases all of it in one entry.
+    A doomed volume no longer reads anything, so its parent is released at once. Removing the last disk of a
+    chain of weak images therefore releases the whole chain in one entry.
     """
     images = list(draft.images_touched)
     volumes = list(draft.volumes_touched)
@@ -38,14 +38,14 @@ def normalise(draft: Draft) -> None:
 
 
 def _nothing_needs(state: State, image: Image) -> bool:
-    """Whether a weak image may go: no dependent, no hold, no attachment naming its volume."""
+    """Whether an image is weak, and no volume, no hold and no attachment needs it."""
     if image.is_strong or image.held_for or state.dependents(image.id):
         return False
     return image.volume_id is None or not state.attachments_naming(image.volume_id)
 
 
 def _nothing_points_at(state: State, volume: Volume) -> bool:
-    """Whether a volume becomes doomed. One that is building belongs to its work."""
+    """Whether a ready volume becomes doomed. A volume that is building belongs to its work."""
     return (
         volume.state == "ready" and not state.images_on(volume.id) and not state.attachments_naming(volume.id)
     )
@@ -54,7 +54,7 @@ def _nothing_points_at(state: State, volume: Volume) -> bool:
 def verify(draft: Draft) -> None:
     """Refuse a draft that would break an invariant, before it is published.
 
-    :raises diskyard.errors.InternalError: the invariant, by its number in ``docs/format.md``.
+    :raises diskyard.errors.InternalError: names the invariant by its number in ``docs/format.md``.
     """
     flaw = find_flaw(draft.state, draft.images_touched, draft.volumes_touched, draft.attachments_touched)
     if flaw is not None:

@@ -1,4 +1,4 @@
-"""optimize: the better representation, and how it takes the old one's place."""
+"""optimize: the better representation of an image, and how it replaces the old one."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from diskyard.planner.volume_kind import is_whole_raw
 class OptimizePlan:
     """A better representation that can be built now.
 
-    :param kind: ``reserve`` reserves the blocks of the volume there is; ``flatten`` builds
-        a raw volume without a parent; ``shorten`` builds a qcow2 that reads ``parent_image_id``.
+    :param kind: ``reserve`` reserves the blocks of the existing volume; ``flatten`` builds a raw volume
+        without a parent; ``shorten`` builds a qcow2 that reads ``parent_image_id``.
     """
 
     image: Image
@@ -38,7 +38,7 @@ def plan_optimize(
 ) -> OptimizePlan | None:
     """How to optimize a degraded image; None if there is nothing to do.
 
-    :param chains: of the state, where many images are planned for.
+    :param chains: the chains of ``state``, if the caller plans for many images of it.
     """
     chains = chains or Chains(state)
     image = state.images.get(image_id)
@@ -58,7 +58,10 @@ def plan_optimize(
 
 
 def optimize_waits_for(state: State, plan: OptimizePlan, capabilities: Capabilities) -> str | None:
-    """Why it cannot be built now: no volume here can be so long, or a writer would change it meanwhile."""
+    """Why the plan cannot run now; None if it can.
+
+    Either no raw volume here can be so long, or a writer would change the image meanwhile.
+    """
     why_not_raw = capabilities.why_not_raw(plan.image.size_bytes)
     if plan.kind == "flatten" and why_not_raw is not None:
         return why_not_raw
@@ -76,23 +79,23 @@ def begin_optimize(draft: Draft, plan: OptimizePlan, ids: WorkIds, capabilities:
 
 
 def seal_optimize(draft: Draft, plan: OptimizePlan, new: NewVolume) -> None:
-    """Switch to the better volume, if the image's bytes are still those it was built from."""
+    """Commit the switch to the better volume, if the image still has the bytes that it was built from."""
     image = require_unchanged(draft.state, plan, draft.missing)
     volume = seal_volume(draft, new)
     draft.put_image(replace(image, volume_id=volume.id, last_error=None))
 
 
 def seal_reserve(draft: Draft, plan: OptimizePlan) -> None:
-    """Note that the volume's blocks are reserved."""
+    """Commit that the volume's blocks are reserved."""
     image = require_unchanged(draft.state, plan, NONE_MISSING)
     draft.put_volume(replace(draft.state.volumes[plan.volume.id], preallocated=True))
     draft.put_image(replace(image, last_error=None))
 
 
 def require_unchanged(state: State, plan: OptimizePlan, missing: Missing) -> Image:
-    """The image, if it is all that the plan was made for.
+    """Return the image, if everything that the plan depends on is unchanged.
 
-    :raises Superseded: it is not, or what it reads has turned out to be damaged.
+    :raises Superseded: something has changed, or the image can no longer be read.
     """
     image = state.images.get(plan.image.id)
     if image is None or not image.is_strong:

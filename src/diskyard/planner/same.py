@@ -1,7 +1,7 @@
-"""Whether two images of one id are the same image: an id alone says nothing about bytes.
+"""Whether two images with one id are the same image: an id alone says nothing about bytes.
 
-An id can be given to other bytes: by a caller in another repository, or after the image that had it
-was removed. ``captured``, set once and the same in every copy, distinguishes such images.
+An id can be used for other bytes: by a caller in another repository, or after the image that had it was
+removed. ``captured`` is set once and is the same in every copy, so it distinguishes such images.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from diskyard.model.transaction import Draft
 
 
 def names_history(entry: EntryId) -> bool:
-    """Whether an entry's id distinguishes it from others of its number: in format 1.0 none did."""
+    """Whether an entry's id distinguishes it from others with its number. In format 1.0 no id did."""
     return bool(split_entry_id(entry)[1])
 
 
 def captured_now(draft: Draft, disk: Image) -> Origin:
-    """Which bytes a VirtualDisk has that no guest is writing to.
+    """The origin that identifies the current bytes of a VirtualDisk that no guest is writing to.
 
-    A generation of format 1.0 says nothing of the history: the capture is a moment of its own then.
+    A data generation of format 1.0 does not identify the history, so this entry takes its place then.
     """
     known = disk.data_generation if names_history(disk.data_generation) else draft.entry
     return Origin(marker=draft.state.marker, image_id=disk.id, data_generation=known)
 
 
 def captured_here(state: State, image_id: str, entry: EntryId) -> Origin:
-    """Which bytes an image has that is made of a file: its own, from the entry that makes it on."""
+    """The origin of an image that is made from a file: its own bytes, from the entry that makes it."""
     return Origin(marker=state.marker, image_id=image_id, data_generation=entry)
 
 
 def source_of(marker: str, image: Image) -> ImageSource:
-    """Where a copy reads: an image that cannot change, and what distinguishes it from others of its id."""
+    """What a copy reads: an image that cannot change, and what distinguishes it from others with its id."""
     return ImageSource(marker=marker, image_id=image.id, captured=image.captured, size_bytes=image.size_bytes)
 
 
 def why_another(image: Image, other: Image) -> str | None:
-    """Why a Snapshot of another repository, with the id of this one, is not the same; None if it is.
+    """Why a Snapshot of another repository, with the same id, is not the same image; None if it is.
 
-    Of format 1.0 is only known when the bytes were captured.
+    For images of format 1.0 only the time of the capture is known.
     """
     if other.kind != image.kind:
         return "it is not a Snapshot" if image.kind == "snapshot" else "it is not a VirtualDisk"
@@ -51,9 +51,9 @@ def why_another(image: Image, other: Image) -> str | None:
 
 
 def why_no_source(image: Image, other: Image) -> str | None:
-    """Why an image is not what a mend of ``image`` must read; None if it is.
+    """Why a mend of ``image`` must not read another image; None if it may.
 
-    :param other: has the id that the mend reads.
+    :param other: an image with the id of the mend's source.
     """
     source = None if image.pending is None else image.pending.source
     if not isinstance(source, ImageSource):

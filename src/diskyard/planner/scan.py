@@ -1,4 +1,4 @@
-"""What one scan of a repository finds, for :mod:`diskyard.planner.find_fixes` to judge: values only."""
+"""What one scan of a repository finds, as values, for :mod:`diskyard.planner.find_fixes` to judge."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from diskyard.model.volume_name import VolumeName
 
 @dataclass(frozen=True, slots=True)
 class SourceView:
-    """Where a mend would read.
+    """The source that a mend would read.
 
-    :param waits_for: why it cannot run now; None if it can.
-    :param moves_bytes: how much is to read, at most; None if not known.
+    :param waits_for: why the mend cannot run now; None if it can.
+    :param moves_bytes: how many bytes it would read at most; None if not known.
     """
 
     waits_for: str | None
@@ -28,7 +28,7 @@ class SourceView:
 class ReplicaFound:
     """An object of the log with a missing or damaged replica.
 
-    :param waits_for: why it cannot be written again; None if it can.
+    :param waits_for: why the replica cannot be written again; None if it can.
     """
 
     action: CleanReplica
@@ -39,18 +39,21 @@ class ReplicaFound:
 class Look:
     """What one scan of a repository's storage found.
 
-    The storage was listed before ``state`` was read: a volume that was listed then and is not named
-    now will not be named by any later entry either.
+    The storage was listed before ``state`` was read. So if a volume was listed, and ``state`` does not name
+    it, no later entry will name it either.
 
     :param read_only: why nothing can be changed here now; None if it can.
-    :param stored: allocated bytes by volume name, at least of those that ``state`` does not name.
-    :param made_here: those that ``state`` does not name, but an entry of this history named.
-    :param allocated: allocated bytes by volume id.
-    :param missing: volumes that are recorded as ready and are not on the storage.
-    :param leftovers: allocated bytes by name.
+    :param stored: allocated bytes by volume name, at least for the volumes that ``state`` does not name.
+    :param made_here: the volumes that ``state`` does not name, but an entry of this history named.
+    :param allocated: allocated bytes by volume id, for the volumes that ``state`` names.
+    :param missing: volumes that are recorded as ready, and are not on the storage whole.
+    :param leftovers: temporary files of processes that have ended: allocated bytes by name.
     :param foreign: foreign files by name, with the volume that the file is an overlay of, if it is one.
-    :param snapshotted: volumes with internal snapshots of a user's, with what to do before fixes can run.
-    :param locked: the images whose work lease somebody holds.
+    :param snapshotted: volumes in which a user has made internal snapshots, with what to do before fixes can
+        run.
+    :param progress: the images for which there is a progress file.
+    :param locked: the images and volumes whose work lease somebody holds, and the disks' size leases
+        (:func:`~diskyard.planner.sizes.size_lease`), of those that fixes are about.
     :param written: the volumes that a program of QEMU has open for writing although neither an attachment
         nor a lease explains it: among those that fixes are about (ids), and those that no record names
         (names).
@@ -58,12 +61,12 @@ class Look:
     :param gone_attachments: attachments whose host is provably gone.
     :param holds_over: holds whose copy has provably ended.
     :param holds_unknown: holds whose copy cannot be checked, with the reason.
-    :param twins: objects of the log with a missing or damaged replica.
+    :param replicas: objects of the log with a missing or damaged replica.
     :param stray: the entry of the log that follows nothing, if there is one.
     :param longer: the sizes of volumes that are longer than their records.
-    :param sources: for images to mend.
+    :param sources: the source of each image that needs a mend.
     :param differing: Snapshots whose id names a different image in another repository, with the reason.
-    :param workers: the host that last worked on an image.
+    :param workers: for images that are worked on, the host that last wrote their progress.
     """
 
     state: State

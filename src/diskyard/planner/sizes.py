@@ -1,9 +1,9 @@
 """The length of a disk's volume: extending it, and dealing with one that is longer than its record.
 
 An extend begins as an intent: while the volume's record says ``extending``, the disk is not attached and
-no image is frozen on it. So everything beyond the record is zeros, and may be cut off again. If a volume
-is longer *without* that, a program that writes to it made it so, as a guest's QEMU does: the new length
-is taken over, or refused, and never cut.
+no image is frozen on it. So nobody's data is beyond the size in the record, and that part may be cut off
+again. If a volume is longer *without* an intent, a program that writes to it, such as a guest's QEMU, made
+it longer. Then the new length is taken over, or refused, and never cut.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from diskyard.planner.common import (
 
 
 def size_lease(image_id: str) -> str:
-    """The name of the lease of an image's size: a guest must not be attached while it changes.
+    """The name of the lease of an image's size: no guest may be attached while the size changes.
 
-    The holder knows that no extend is under way.
+    Whoever holds the lease knows that nobody else is extending the image.
     """
     return f"{image_id}/size"
 
 
 def growable_disk(draft: Draft, image_id: str, size_bytes: int) -> Image:
-    """The disk to extend, if it may be.
+    """The disk to extend, if it may be extended.
 
-    :raises diskyard.errors.InvalidParameter: it would shrink.
+    :raises diskyard.errors.InvalidParameter: the disk would shrink.
     """
     disk = virtual_disk(draft.state, image_id)
     require_usable(draft, disk)
@@ -54,7 +54,7 @@ def require_free_space_to_grow(
 ) -> None:
     """Refuse a size that the disk's volume cannot have.
 
-    :raises diskyard.errors.Unsupported: it is raw, and no file here can be so long.
+    :raises diskyard.errors.Unsupported: the volume is raw, and no raw volume here can be so long.
     """
     volume = state.volumes[str(disk.volume_id)]
     why_not = capabilities.why_not_raw(size_bytes)
@@ -69,7 +69,7 @@ def require_free_space_to_grow(
 
 
 def begin_extend(draft: Draft, image_id: str, size_bytes: int, work_id: str) -> Volume | None:
-    """Put the intent, before the volume grows; the volume, or None if the disk has that size."""
+    """Put the intent, before the volume grows; the volume with it, or None if the disk has that size."""
     disk = growable_disk(draft, image_id, size_bytes)
     require_settled(draft.state, disk)
     if disk.size_bytes == size_bytes:
@@ -82,9 +82,9 @@ def begin_extend(draft: Draft, image_id: str, size_bytes: int, work_id: str) -> 
 
 
 def seal_extend(draft: Draft, image_id: str, grown: Volume) -> None:
-    """The commit: the disk is as large as its volume has been made.
+    """Commit the extend: the disk is as large as its volume has been made.
 
-    :param grown: as :func:`begin_extend` put it.
+    :param grown: the volume, as :func:`begin_extend` put it.
     :raises Superseded: the disk is on another volume now, or the intent was taken back.
     """
     assert grown.extending is not None
@@ -96,7 +96,10 @@ def seal_extend(draft: Draft, image_id: str, grown: Volume) -> None:
 
 
 def take_back(draft: Draft, grown: Volume) -> bool:
-    """End the intent of an extend that was cut, once its volume ends where its record says."""
+    """End the intent of an interrupted extend, once the volume ends where its record says.
+
+    :returns: False if the volume is not as it was found any more.
+    """
     volume = draft.state.volumes.get(grown.id)
     if volume is None or volume.extending is None or volume != grown:
         return False
@@ -108,8 +111,8 @@ def take_back(draft: Draft, grown: Volume) -> bool:
 class Growth:
     """A volume that is longer than its record, durably.
 
-    :param record: the volume as it was found.
-    :param size_bytes: how long it is, in whole sectors.
+    :param record: the volume's record as it was found.
+    :param size_bytes: the length of the volume, in whole sectors.
     """
 
     record: Volume
@@ -117,9 +120,9 @@ class Growth:
 
 
 def disk_of(state: State, volume: Volume) -> Image | None:
-    """The disk whose own a volume is, with which it may change; None if something frozen has it too.
+    """The disk that alone has a volume and so may change it; None if a frozen image has the volume too.
 
-    A switch that is not sealed has frozen nothing yet: it takes the disk's size when it is sealed.
+    A switch that is not sealed yet has frozen nothing: sealing it takes the size that the disk has then.
     """
     found = None
     for image_id in state.images_on(volume.id):
@@ -136,9 +139,9 @@ def disk_of(state: State, volume: Volume) -> Image | None:
 
 
 def adopt(draft: Draft, image_id: str, growth: Growth) -> bool:
-    """Take over the size that a disk's volume was given; False if it is not as it was found any more.
+    """Take over the size that another program gave a disk's volume; False if the volume has changed since.
 
-    Its bytes have changed, and it is a copy of nothing.
+    The disk's bytes have changed, so it has a new data generation, and no origin.
     """
     volume = draft.state.volumes.get(growth.record.id)
     if volume is None or volume != growth.record or draft.state.attachments_of(image_id):
@@ -146,7 +149,7 @@ def adopt(draft: Draft, image_id: str, growth: Growth) -> bool:
     disk = disk_of(draft.state, volume)
     if disk is None or disk.id != image_id:
         return False
-    # What somebody else added is not reserved.
+    # No blocks are reserved for what the other program added.
     _put_size(draft, disk, replace(volume, preallocated=False), growth.size_bytes)
     return True
 
@@ -168,7 +171,7 @@ def _put_size(draft: Draft, disk: Image, volume: Volume, size_bytes: int) -> Non
 class SizeFix:
     """What to do about a volume that is not as long as its record says, or may not be.
 
-    :param leases: those that any worker on it holds.
+    :param leases: the leases that any worker on the fix holds.
     """
 
     description: str
@@ -192,11 +195,11 @@ def _not_settled(state: State, disk: Image, longer_bytes: int | None) -> str | N
 def size_fix(state: State, volume: Volume, longer_bytes: int | None) -> SizeFix | None:
     """The fix for a volume that is extending, or longer than its record; None if it needs none.
 
-    :param longer_bytes: how long it is, if it is longer.
+    :param longer_bytes: the volume's size, if it is longer than its record; else None.
     """
     images = [state.images[key] for key in sorted(state.images_on(volume.id))]
     if not images or any(image.consumed_by for image in images):
-        return None  # a merge makes it longer, and goes on from there; or it goes with its attachment
+        return None  # a merge makes it longer and will finish; or the volume goes when its attachment ends
     shown = next((image.id for image in images if image.is_strong), None)
     disk = disk_of(state, volume)
     if disk is not None:

@@ -1,8 +1,8 @@
 """The switch: a VirtualDisk continues in a new, empty overlay; what it held until now is frozen.
 
-createSnapshot makes the frozen image strong; a freeze for a copy makes it held. Two
-switches of one disk at a time do not refuse each other: the overlay's parent is the
-frozen *image*, and which volume that image points at is settled when it is sealed.
+createSnapshot makes the frozen image strong; a freeze for a copy makes it held. Two switches of one disk can
+run at the same time: the overlay's parent is the frozen *image*, and sealing decides which volume that image
+points at.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from diskyard.planner.volume_kind import OVERLAY, choose_kind, is_whole_raw
 
 
 class SwitchAgain(Exception):
-    """The disk's size or volume changes, or changed since it was looked at: it needs another overlay."""
+    """The disk's size or volume is changing, or has changed: the switch needs another overlay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
     """A request to freeze a disk's bytes as an image.
 
-    :param image_id: of the frozen image.
-    :param hold: the hold that keeps it; None for a Snapshot, which becomes strong.
-    :param strategy: of the Snapshot; None for the disk's.
+    :param image_id: the id of the frozen image.
+    :param hold: the hold that keeps the image; None for a Snapshot, which becomes strong.
+    :param strategy: the Snapshot's strategy; None for the disk's.
     """
 
     disk_id: str
@@ -57,14 +57,14 @@ class Switch:
 
 
 def begin(draft: Draft, request: Switch) -> NewVolume | None:
-    """Put the weak frozen image and the overlay as building; None if it was done already."""
+    """Put the weak frozen image, and the overlay as building; None if this request was fulfilled before."""
     _discard_abandoned(draft, request)
     state = draft.state
     if request.request_digest is not None and already_made(state, request.image_id, request.request_digest):
         return None
     disk = _freezable(draft, request.disk_id)
     if request.hold is not None:
-        require_openable(state, disk)  # who holds it reads it
+        require_openable(state, disk)  # whoever holds it will read it
     frozen = new_image(
         draft,
         request.image_id,
@@ -77,7 +77,7 @@ def begin(draft: Draft, request: Switch) -> NewVolume | None:
         now=request.now,
         data_generation=disk.data_generation,
         captured_of=disk.id,
-        # What it captures only the seal knows: until then it shows a disk that goes on.
+        # Only the seal knows what it captures: until then the disk may still change.
         origin=disk.origin,
         held_for=() if request.hold is None else (request.hold,),
         request_digest=request.request_digest,
@@ -98,27 +98,27 @@ def _freezable(draft: Draft, disk_id: str) -> Image:
 
 
 def _discard_abandoned(draft: Draft, request: Switch) -> None:
-    """Undo what an earlier try of the same request left, whose lease is ours now."""
+    """Undo what an earlier attempt of the same request left. We have its lease now."""
     image = draft.state.images.get(request.image_id)
     if image is None or image.is_strong or image.request_digest != request.request_digest:
         return
     dependents = [draft.state.volumes[key] for key in draft.state.dependents(image.id)]
     if image.held_for or not all(volume.state == "building" for volume in dependents):
-        return  # it was a Snapshot and others need it: its id is in use
+        return  # it was a Snapshot, and others need it: its id is in use
     for volume in dependents:
         draft.put_volume(doomed(volume))
     draft.remove_image(image.id)
 
 
 def seal(draft: Draft, request: Switch, new: NewVolume) -> Image:
-    """The commit: the disk goes on in the overlay, the frozen image is what it was.
+    """Commit the switch: the disk continues in the overlay, and the frozen image has the disk's bytes of now.
 
-    The disk may have been switched by others since, or changed its volume; it must only
-    not have changed its size, which the overlay was made for, nor be attached.
+    Others may have switched the disk since, or changed its volume. It must not be attached, and it must have
+    the size that the overlay was made for.
 
     :returns: the frozen image.
     :raises Superseded: the overlay or the frozen image is gone.
-    :raises SwitchAgain: the disk has another size now.
+    :raises SwitchAgain: the disk has another size now, or is being extended.
     """
     state = draft.state
     disk = virtual_disk(state, request.disk_id)
@@ -150,10 +150,10 @@ def seal(draft: Draft, request: Switch, new: NewVolume) -> Image:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A frozen image to be made by sharing the bytes of a disk's one raw volume.
+    """A frozen image to be made by sharing the bytes of a disk's only volume, which is raw.
 
-    :param new: the volume that is to hold them.
-    :param disk: as the entry that put ``new`` found it.
+    :param new: the volume that is to hold the bytes.
+    :param disk: the disk, as it was when ``new`` was put.
     """
 
     new: NewVolume
@@ -161,10 +161,11 @@ class Clone:
 
 
 def begin_clone(draft: Draft, request: Switch, capabilities: Capabilities) -> Clone | None:
-    """Put a volume for a frozen image that shares the disk's bytes; None if they are not in one raw volume.
+    """Put a volume for a frozen image that shares the disk's bytes; None if it cannot be a clone.
 
-    What is there now decides, whatever was there when the caller looked: a qcow2 file cloned
-    as if it were raw would be other bytes.
+    It can be one if the storage can share bytes, and all of the disk's bytes are in one raw volume. The
+    state of the draft decides, not what the caller saw before: a qcow2 file that is cloned as if it were raw
+    would show other bytes.
     """
     disk = _freezable(draft, request.disk_id)
     source = draft.state.volumes[disk.volume_id or ""]
@@ -178,7 +179,7 @@ def begin_clone(draft: Draft, request: Switch, capabilities: Capabilities) -> Cl
 
 
 def seal_clone(draft: Draft, request: Switch, clone: Clone) -> Image:
-    """The commit: a weak held image has the disk's bytes, if they have not changed since.
+    """Commit a weak, held image with the disk's bytes, if these have not changed since.
 
     :returns: the frozen image.
     :raises Superseded: the disk may have been written to, or is on another volume.
@@ -212,9 +213,9 @@ def seal_clone(draft: Draft, request: Switch, clone: Clone) -> Image:
 
 
 def reusable_freeze_point(state: State, disk: Image) -> tuple[Image, Volume] | None:
-    """A frozen image that still has the disk's bytes if the disk's overlay is unwritten.
+    """A frozen image that still has the disk's bytes, provided that the disk's overlay is unwritten.
 
-    :returns: the image and the overlay, whose emptiness the caller must look at.
+    :returns: the image and the overlay. The caller must check that the overlay is unwritten.
     """
     if disk.volume_id is None or disk.pending is not None:
         return None
@@ -233,17 +234,17 @@ def reusable_freeze_point(state: State, disk: Image) -> tuple[Image, Volume] | N
 
 
 def hold_again(draft: Draft, disk: Image, frozen_id: str, overlay_id: str, new_hold: AnyHold) -> Image | None:
-    """Hold a freeze point found by :func:`reusable_freeze_point`; None if it is none any more.
+    """Hold a freeze point found by :func:`reusable_freeze_point`; None if it is no longer one.
 
-    :param disk: as it was when its overlay was looked at, which was unwritten then.
-    :returns: the freeze point, as it is held.
+    :param disk: the disk as it was when its overlay was seen to be unwritten.
+    :returns: the freeze point, with the hold.
     """
     now = virtual_disk(draft.state, disk.id)
     require_usable(draft, now)
     found = reusable_freeze_point(draft.state, now)
     if found is None or now.data_generation != disk.data_generation:
         return None
-    # What the overlay reads counts as well: a merge may have written into it, and taken its parent away.
+    # The overlay's parent must be the same too: a merge may have written into the overlay, and removed it.
     frozen, overlay = found
     require_openable(draft.state, frozen)
     return _held(draft, frozen, new_hold) if (frozen.id, overlay.id) == (frozen_id, overlay_id) else None
@@ -252,10 +253,11 @@ def hold_again(draft: Draft, disk: Image, frozen_id: str, overlay_id: str, new_h
 def hold(draft: Draft, was: Image, new_hold: AnyHold) -> Image:
     """Hold a Snapshot, weak or strong, so that its bytes stay.
 
-    :param was: as it was when it was found.
-    :returns: it, as it is held.
-    :raises diskyard.errors.ImageBroken: it cannot be read.
-    :raises diskyard.errors.ImageNotFound: it was removed since it was found.
+    :param was: the Snapshot as it was when it was found.
+    :returns: the Snapshot, with the hold.
+    :raises diskyard.errors.ImageBroken: the Snapshot cannot be read.
+    :raises diskyard.errors.ImageNotFound: the Snapshot was removed since it was found.
+    :raises diskyard.errors.Unsupported: the Snapshot's chain is too deep to be opened.
     """
     image = draft.state.images.get(was.id)
     gone = image is None or image.kind != "snapshot" or image.consumed_by is not None
@@ -274,7 +276,7 @@ def _held(draft: Draft, image: Image, new_hold: AnyHold) -> Image:
 
 
 def release(draft: Draft, image_id: str, old_hold: AnyHold) -> bool:
-    """End a hold; False if it is not there."""
+    """End a hold; False if there is no such hold."""
     image = draft.state.images.get(image_id)
     if image is None or old_hold not in image.held_for:
         return False

@@ -1,4 +1,4 @@
-"""Which kind of volume is made for what: the one place where raw or qcow2 is chosen."""
+"""Which kind of volume to make for which content: the only place where raw or qcow2 is chosen."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Literal
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Volume, VolumeFormat
 
-#: What a volume is to hold when it is sealed: nothing but zeros; bytes that a copy writes, the zeros
-#: among them too; or only what differs from the image that it reads.
+#: What a volume is to hold when it is sealed: only zeros; bytes that a copy writes, including the zeros
+#: among them; or only what differs from the image that it reads.
 Content = Literal["zeros", "copy", "difference"]
 
 
@@ -17,8 +17,8 @@ Content = Literal["zeros", "copy", "difference"]
 class VolumeKind:
     """How to make a volume.
 
-    :param is_clone: it begins with another volume's bytes, by sharing them; else it begins empty.
-    :param preallocated: its blocks are reserved when it is made.
+    :param is_clone: the volume begins with another volume's bytes, by sharing them; else it begins empty.
+    :param preallocated: the volume's blocks are reserved when it is made.
     """
 
     format: VolumeFormat
@@ -26,7 +26,7 @@ class VolumeKind:
     preallocated: bool = False
 
 
-#: The only kind that can read another image; and one that shows zeros wherever nothing was written.
+#: The only kind that can read another image. Without a parent, it shows zeros where nothing was written.
 OVERLAY = VolumeKind("qcow2")
 
 
@@ -40,9 +40,9 @@ def choose_kind(
 ) -> VolumeKind:
     """The kind of volume for this content: raw wherever that is possible and right, else qcow2.
 
-    A raw volume shows each byte that is in its place. Where new volumes are not zero
-    (``capabilities.zeroed``) these are bytes of somebody's deleted volume, so one is raw only if all of it
-    is written before it is sealed:
+    A raw volume shows every byte that the storage has for it. If new volumes are not zero (see
+    ``capabilities.zeroed``), these can be bytes of somebody's deleted volume. Then a volume is raw only if
+    all of it is written before it is sealed:
 
     ========== ======================================= ==========================================
     content    new volumes are zero                    they are not
@@ -54,12 +54,13 @@ def choose_kind(
                                                        shares: nothing writes the rest
     ========== ======================================= ==========================================
 
-    What a place adds by rounding a length up is beyond the size in the record, and shown to nobody.
+    Storage may round a length up. The bytes that this adds are beyond the size in the record, and nobody is
+    shown them.
 
-    :param size_bytes: of the new volume. If no file here can be so long, it is qcow2.
-    :param same_as: a volume whose bytes it shows first of all: it is cloned if this place can share the
-        bytes, and if they are all in that one raw volume.
-    :param reserve: reserve its blocks, if it is raw and this place can.
+    :param size_bytes: the size of the new volume. If no raw volume here can be so long, it is qcow2.
+    :param same_as: a volume whose bytes the new one begins with. It is cloned if this storage can share
+        bytes, and if all of them are in that one raw volume.
+    :param reserve: reserve the new volume's blocks, if it is raw and this storage can reserve them.
     """
     if capabilities.why_not_raw(size_bytes) is not None:
         return OVERLAY
@@ -72,5 +73,5 @@ def choose_kind(
 
 
 def is_whole_raw(volume: Volume) -> bool:
-    """Whether a volume is raw, and so all that an image on it shows."""
+    """Whether a volume is raw, and reads no parent: then it alone has all bytes of an image on it."""
     return volume.format == "raw" and volume.parent_image_id is None

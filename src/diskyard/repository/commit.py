@@ -1,7 +1,7 @@
-"""The one way in which plans become a transaction; those of several threads share one.
+"""The only way in which plans become transactions. Plans of several threads share one transaction.
 
-Who comes while an entry is being published waits, and goes into the next one together with all
-that wait (docs/decisions/0012-group-commit.md).
+Threads that arrive while an entry is being published wait, and join the next entry together
+(docs/decisions/0012-group-commit.md).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from diskyard.planner.normalise import normalise, verify
 
 Result = TypeVar("Result")
 _ATTEMPTS = 10_000
-_RECORDS_MOST = 1000  # of several changes in one entry: far below the size that an entry may have
+_RECORDS_MOST = 1000  # in an entry of several changes: far below the size that an entry may have
 
 
 @dataclass(frozen=True, slots=True)
 class Committed(Generic[Result]):
-    """What came of a plan.
+    """The outcome of a plan. Both states are durable.
 
     :param result: what the plan returned.
-    :param before: durable: the entry that holds the plan's changes was put on it.
-    :param state: durable, and with them: what that entry leads to, which may hold other threads' changes too.
-        If nothing was changed, it is ``before``.
+    :param before: the state to which the entry with the plan's changes was applied.
+    :param state: the state after that entry, which may have other threads' changes too. If nothing was
+        changed, it is ``before``.
     """
 
     result: Result
@@ -43,18 +43,18 @@ class Committed(Generic[Result]):
 def refresh(log: Log) -> State:
     """The newest state, durable.
 
-    :raises diskyard.errors.RepositoryUnavailable: the storage does not show it: it is gone, not
-        mounted, or sick.
+    :raises diskyard.errors.RepositoryUnavailable: the storage does not show it: it is gone, not mounted, or
+        it fails.
     """
     return _answer_of(log.refresh)
 
 
 def newest_known(log: Log) -> State:
-    """The newest state that this process knows, durable or not, without looking for news.
+    """The newest state that this process knows, durable or not, without reading newer entries.
 
-    It says where to look and what to lease; a plan, or a later look, must tell whether that was right.
+    It tells which leases to take and which volumes to look at. A plan, or a newer state, must check that.
 
-    :raises diskyard.errors.RepositoryUnavailable: none is known, and the storage does not show it.
+    :raises diskyard.errors.RepositoryUnavailable: no state is known, and the storage does not show one.
     """
     return _answer_of(log.newest_known)
 
@@ -72,15 +72,15 @@ def _answer_of(ask: Callable[[], State]) -> State:
 def commit(
     log: Log, plan: Callable[[Draft], Result], author: Author, missing: Looked = NOT_LOOKED
 ) -> Committed[Result]:
-    """Plan on the newest state and publish; on losing the number, again.
+    """Plan on the newest state and publish. If another writer takes the entry's number, plan again.
 
-    :param plan: writes on the draft what must change, or raises an error of the table, or
-        leaves it as it is: then nothing is published for it. It may be called any number of
-        times, in any thread that commits to this log.
-    :param missing: what a look at the storage has found; the plan has it in its draft.
-    :returns: what ``plan`` returned, and the state after it; its changes are durable.
+    :param plan: writes the changes on the draft. If it raises an error of the table, or leaves the draft as
+        it is, nothing is published for it. It may be called any number of times, in any thread that commits
+        to this log.
+    :param missing: what a look at the storage has found. The plan finds it in its draft.
+    :returns: what ``plan`` returned, and the states before and after. The changes are durable.
     :raises diskyard.errors.NotARepository: the repository is being removed.
-    :raises diskyard.errors.UnknownOutcome: it may be made (see :meth:`Log.publish`).
+    :raises diskyard.errors.UnknownOutcome: the changes may have been made (see :meth:`Log.publish`).
     """
     change = _Change(plan, author, missing)
     log.writers.take_part(change, partial(_commit, log))
@@ -89,7 +89,7 @@ def commit(
 
 
 class _Change(Waiter[Committed[Any]]):
-    """What one thread wants to change."""
+    """The change that one thread wants to make."""
 
     def __init__(self, plan: Callable[[Draft], object], author: Author, missing: Looked) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class _Change(Waiter[Committed[Any]]):
 
 
 def _commit(log: Log, changes: Sequence[_Change]) -> None:
-    """Answer the first of some changes, and with it those that go into the same entry."""
+    """Answer the first change, and with it all those that go into the same entry."""
     for _ in range(_ATTEMPTS):
         try:
             group = _Group(refresh(log), changes)
@@ -112,8 +112,8 @@ def _commit(log: Log, changes: Sequence[_Change]) -> None:
                 return
         except errors.DiskyardError as error:
             if len(group.members) > 1 and not isinstance(error, errors.UnknownOutcome):
-                # Nothing was made. Alone each gets what it can: the reserve is for those only
-                # that lead to less, and what cannot be published at all is in nobody's way.
+                # Nothing was published. Try each change alone: only changes that free space may use the
+                # reserve, and a change that cannot be published must not be in the others' way.
                 for change in group.members:
                     _commit(log, [change])
                 return
@@ -131,13 +131,13 @@ def _commit(log: Log, changes: Sequence[_Change]) -> None:
 
 
 class _Group:
-    """Changes planned on one state, each on top of those before it.
+    """Changes that are planned on one state, each on top of those before it.
 
-    If the first one changes nothing, it is answered alone, without an entry. Changes that do not fit
-    into the entry are left for the next one.
+    If the first one changes nothing or is refused, it is answered alone, without an entry. Changes that do
+    not fit into the entry are left for the next one.
 
-    :ivar members: those whose changes are in the entry. Others that were planned, and change nothing or are
-        refused, are answered with them: they were planned on changes that must stand first.
+    :ivar members: the changes that are in the entry. Others that were planned, and change nothing or are
+        refused, are answered with them: they were planned on top of changes that must be published first.
     """
 
     def __init__(self, state: State, changes: Sequence[_Change]) -> None:
@@ -174,9 +174,9 @@ class _Group:
             self._parts.append(change.author.part(changes))
 
     def _has_room_for(self, changes: Changes) -> bool:
-        """Whether the entry may have these changes too: of each record it has at most one.
+        """Whether these changes fit into the entry too. An entry changes each record at most once.
 
-        What is noted with the entry that changed it, as a revision is, then still names one change.
+        So an entry's id that is kept in a record, such as a revision, still names a single change.
         """
         if not self.members:
             return True
@@ -184,7 +184,7 @@ class _Group:
         return self._ids.isdisjoint(ids) and len(self._ids) + len(ids) <= _RECORDS_MOST
 
     def publish(self, log: Log) -> bool:
-        """Make the changes, if there are any; False if they must be planned again."""
+        """Publish the changes, if there are any; False if they must be planned again."""
         if not self._parts:
             return True
         after = log.publish(self._parts, self._state, self._nonce, frees=self._frees)
@@ -194,7 +194,7 @@ class _Group:
         return True
 
     def answer(self) -> None:
-        """Tell all that were planned what came of it."""
+        """Give every planned change its outcome."""
         for answer in self._answers:
             answer(self._state, self._after)
 
@@ -208,7 +208,7 @@ def _refuse(change: _Change, error: Exception, _before: State, _after: State) ->
 
 
 def _require_open(state: State) -> None:
-    """Refuse to plan on the last entry there can be."""
+    """Refuse to plan on a state that was closed: no entry can follow."""
     if state.closed:
         raise errors.NotARepository(
             "The repository is being removed: nothing can be changed in it any more.",

@@ -1,4 +1,4 @@
-"""The repositories connected on this host, and where in them an image is."""
+"""The repositories connected on this host, and finding an image in them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from diskyard.storage.registry import find_format
 
 
 def require_may_use(repo_id: str) -> None:
-    """Refuse a repoId that is none of the present caller's, whether it names anything or not.
+    """Refuse a repoId that the present caller may not use, whether it names anything or not.
 
-    :raises diskyard.errors.Forbidden: it is not.
+    :raises diskyard.errors.Forbidden: the caller may not use it.
     """
     if not may_use(repo_id):
         raise errors.Forbidden(
@@ -41,22 +41,22 @@ def require_may_use(repo_id: str) -> None:
         )
 
 
-#: Is given a repoId and the place that it names; its answer ends what it began.
+#: Called with a repoId and the repository that it names. It returns a function that ends what it began.
 Follower = Callable[[str, Repository], Callable[[], None]]
 
 
 class Connections:
-    """repoIds and the places they name, in the order of their connection.
+    """repoIds and the repositories that they name, in the order of their connection.
 
     Safe to use from several threads.
 
-    :param index_folder: where indexes of their logs are kept; None for none.
+    :param index_folder: the directory for indexes of the repositories' logs; None to keep none.
     """
 
     def __init__(self, host: Host, index_folder: str | None = None) -> None:
         self._host = host
         self._index_folder = index_folder
-        self._lock = threading.RLock()  # held for a moment only, never while storage is asked
+        self._lock = threading.RLock()  # held only for a moment, never while storage is asked
         self._connecting: dict[str, ThreadCalls] = {}
         self._connected: dict[str, Repository] = {}
         self._known: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -64,22 +64,22 @@ class Connections:
         self._ends: dict[str, list[Callable[[], None]]] = {}
 
     def when_connected(self, follow: Follower) -> None:
-        """Call ``follow`` for every place that is connected from now on.
+        """Call ``follow`` for every repository that is connected from now on.
 
-        What it answers is called when the place is disconnected.
+        The function that it returns is called when the repository is disconnected, or connected anew.
         """
         self._followers.append(follow)
 
     def connect(self, repo_id: str, format_name: str, parameters: Mapping[str, Any]) -> bool:
-        """Connect a place; False if it was connected under this repoId already.
+        """Connect a repository; False if it was connected under this repoId already.
 
-        The same place under another repoId is an alias, and is searched once. If it was connected by
-        other parameters, as another path to it, these take their place. Where its history was
-        replaced, all its aliases go on from what there is now.
+        The same repository under another repoId is an alias; it is searched only once. If the repository was
+        connected with other parameters, such as another path to it, the new ones replace them. If its history
+        was replaced, all its aliases continue with the history that there is now.
 
-        :raises diskyard.errors.RepositoryIdInUse: the repoId names another place.
-        :raises diskyard.errors.NotARepository: it is a copy of a place that is connected: what one
-            of the two has is garbage in the other.
+        :raises diskyard.errors.RepositoryIdInUse: the repoId names another repository.
+        :raises diskyard.errors.NotARepository: there is no repository, or it is a copy of one that is
+            connected: what one of the two has would be garbage in the other.
         """
         if not repo_id.isprintable() or not 1 <= len(repo_id.encode(errors="replace")) <= 255:
             raise errors.InvalidParameter("A repoId must be 1-255 bytes of UTF-8 without control characters.")
@@ -87,7 +87,7 @@ class Connections:
         attempt = calls_of_this_thread()
         self._connecting[repo_id] = attempt
         try:
-            # Not under the lock: storage that does not answer must not keep others waiting.
+            # Without the lock: storage that does not answer must not keep other threads waiting.
             storage = find_format(format_name).connect(parameters, self._host)
             if self._is_connected(repo_id, storage):
                 self._known[repo_id] = (format_name, dict(parameters))
@@ -106,20 +106,23 @@ class Connections:
                 repo is None or repo.storage.place == storage.place or _is_same_place(repo.storage, storage)
             ):
                 raise errors.RepositoryIdInUse(f"{repo_id} names another repository.", repositoryId=repo_id)
-            alias = next((o for o in self._connected.values() if _is_alias(o, storage)), None)
-            if alias is not None:
-                _require_same_place(alias, storage)
-                log = alias.log
+            alias_repo = next(
+                (known_repo for known_repo in self._connected.values() if _is_alias(known_repo, storage)),
+                None,
+            )
+            if alias_repo is not None:
+                _require_same_place(alias_repo, storage)
+                log = alias_repo.log
             self._known[repo_id] = (format_name, dict(parameters))
             repo = Repository(repo_id, format_name, storage, log, self._host)
             self._follow(repo_id, repo)
-            for other, known in list(self._connected.items()):
-                if known.log.replaced is not None and _is_same_place(known.storage, storage):
-                    self._follow(other, replace(known, log=log, remembered=Remembered()))
+            for known_id, known_repo in list(self._connected.items()):
+                if known_repo.log.replaced is not None and _is_same_place(known_repo.storage, storage):
+                    self._follow(known_id, replace(known_repo, log=log, remembered=Remembered()))
             return True
 
     def _follow(self, repo_id: str, repo: Repository) -> None:
-        """Have a repoId name a place as it is opened now; what followed it before ends."""
+        """Let a repoId name this repository object, and end what followed the object before it."""
         for end in self._ends.pop(repo_id, ()):
             end()
         self._connected[repo_id] = repo
@@ -128,15 +131,15 @@ class Connections:
     def _require_unused(
         self, repo_id: str, format_name: str, parameters: Mapping[str, Any], storage: Storage
     ) -> None:
-        """Refuse a repoId that another place has, also one that was connected before and is not now."""
+        """Refuse a repoId that names another repository, even one that is not connected at present."""
         known, repo = self._known.get(repo_id), self._connected.get(repo_id)
         if known is None or known == (format_name, dict(parameters)):
             return
-        there = None if repo is None else repo.storage
-        if there is None:
+        known_storage = None if repo is None else repo.storage
+        if known_storage is None:
             with contextlib.suppress(errors.NotARepository, errors.StorageError):
-                there = find_format(known[0]).connect(known[1], self._host)
-        if there is None or not _is_same_place(there, storage):
+                known_storage = find_format(known[0]).connect(known[1], self._host)
+        if known_storage is None or not _is_same_place(known_storage, storage):
             raise errors.RepositoryIdInUse(f"{repo_id} names another repository.", repositoryId=repo_id)
 
     def _index_keeper(self, marker: str) -> IndexKeeper | None:
@@ -145,20 +148,20 @@ class Connections:
         return IndexKeeper(LocalIndex(self._host, self._index_folder, marker))
 
     def _is_connected(self, repo_id: str, storage: Storage) -> bool:
-        existing = self._connected.get(repo_id)
-        if existing is None or existing.log.replaced is not None:
+        repo = self._connected.get(repo_id)
+        if repo is None or repo.log.replaced is not None:
             return False
-        return _is_same_place(existing.storage, storage)
+        return _is_same_place(repo.storage, storage)
 
     def _require_answering(self, repo_id: str) -> None:
-        """Do not wait for storage that has kept another thread waiting for too long."""
+        """Refuse to wait for storage that has kept another thread waiting for too long."""
         attempt = self._connecting.get(repo_id)
         call = None if attempt is None else attempt.overdue()
         if call is not None:
             raise no_answer(call, repositoryId=repo_id)
 
     def remember(self, repo_id: str, format_name: str, parameters: Mapping[str, Any]) -> None:
-        """Note a connection of before, to be made when it is needed."""
+        """Take over a connection of an earlier process. It is made when it is needed."""
         with self._lock:
             self._known[repo_id] = (format_name, dict(parameters))
 
@@ -177,16 +180,16 @@ class Connections:
             repo.log.close()
 
     def close(self) -> None:
-        """Leave behind what makes connecting quick; the connections may be used all the same."""
+        """Store what makes the next connection quick. The connections can still be used."""
         for repo in self.connected().values():
             repo.log.close()
 
     def get(self, repo_id: str) -> Repository:
-        """The place that a repoId names.
+        """The repository that a repoId names.
 
-        :raises diskyard.errors.Forbidden: it is none of the present caller's.
-        :raises diskyard.errors.RepositoryNotConnected: none; the message lists those there are.
-        :raises diskyard.errors.RepositoryUnavailable: it was connected before, and cannot be now.
+        :raises diskyard.errors.Forbidden: the present caller may not use it.
+        :raises diskyard.errors.RepositoryNotConnected: it names none; the message lists the repoIds that do.
+        :raises diskyard.errors.RepositoryUnavailable: it was connected before, and cannot be connected now.
         """
         require_may_use(repo_id)
         return self._get(repo_id)
@@ -229,10 +232,10 @@ class Connections:
         return True
 
     def named(self, *, to_anybody: bool = False) -> dict[str, Repository]:
-        """Every repoId that can be used, aliases too, in the order of connection.
+        """Every repoId that can be used, with aliases, in the order of connection.
 
-        :param to_anybody: also those that are none of the caller's: for judging what is in use,
-            never for reading what they hold, or telling of them.
+        :param to_anybody: with the repositories that the caller may not use. Only for judging what is in use,
+            never for reading their contents or telling the caller of them.
         """
         found = {}
         for key in self.remembered():
@@ -241,33 +244,33 @@ class Connections:
         return found
 
     def connected(self) -> dict[str, Repository]:
-        """What is connected just now; nothing is connected again for it."""
+        """What is connected at present. This connects nothing again."""
         with self._lock:
             return dict(self._connected)
 
     def remembered(self) -> dict[str, tuple[str, dict[str, Any]]]:
-        """Format and parameters by repoId, also of those that cannot be used now."""
+        """Format and parameters by repoId, including those that cannot be used now."""
         with self._lock:
             return dict(self._known)
 
     def places(self, *, to_anybody: bool = False) -> list[Repository]:
-        """Every place once, in the order of connection; as of :meth:`named`."""
+        """Every repository once, in the order of connection; see :meth:`named`."""
         seen: dict[str, Repository] = {}
         for repo in self.named(to_anybody=to_anybody).values():
             seen.setdefault(repo.marker, repo)
         return list(seen.values())
 
     def among(self, repo_ids: Iterable[str] | None) -> list[Repository] | None:
-        """The repositories of these names; None, for all there are, where none are named.
+        """The repositories that some repoIds name; None, which stands for all, if ``repo_ids`` is None.
 
-        :raises diskyard.errors.RepositoryNotConnected: one is not connected.
+        :raises diskyard.errors.RepositoryNotConnected: one of them is not connected.
         """
         return None if repo_ids is None else [self.get(repo_id) for repo_id in repo_ids]
 
     def by_marker(self, marker: str, *, to_anybody: bool = False) -> Repository | None:
-        """The connected place with this marker; as of :meth:`named`."""
-        places = self.places(to_anybody=to_anybody)
-        return next((repo for repo in places if repo.marker == marker), None)
+        """The connected repository with this marker; see :meth:`named`."""
+        repos = self.places(to_anybody=to_anybody)
+        return next((repo for repo in repos if repo.marker == marker), None)
 
     # -- looking for images --------------------------------------------------------------
 
@@ -275,27 +278,27 @@ class Connections:
         self,
         image_id: str,
         options: Options,
-        first: Repository | None = None,
+        first_repo: Repository | None = None,
         known: Mapping[str, State] | None = None,
     ) -> tuple[Repository, State, Image]:
-        """The image with this id that verbs return, and where it is.
+        """Find the image with this id that verbs return, and its repository.
 
-        Looked for in ``first``, then in the others in the order of their connection;
-        ``participatingRepositories`` narrows that, and a hint names the only place. A
-        repository that does not answer is skipped. One where the image is whole is
-        preferred to one where it cannot be read, or is not complete. Of a Snapshot that is not
-        whole in ``first`` all that are searched must have the same: an id alone says nothing of bytes.
+        ``first_repo`` is searched first, then the others in the order of their connection.
+        ``participatingRepositories`` replaces these, and a hint names the only repository to search. A
+        repository that does not answer is skipped. A repository with the whole image is preferred to one
+        where the image cannot be read, or is not complete. If a Snapshot is not whole in ``first_repo``, all
+        searched repositories must have the same Snapshot: an id alone says nothing about bytes.
 
-        :param known: the newest states that were read just now, by the markers of their repositories.
-        :raises diskyard.errors.ImageNotFound: names the repositories searched.
-        :raises diskyard.errors.RepositoryUnavailable: it is in none of those that answered, and
-            some did not, which are named.
-        :raises diskyard.errors.ImageIdInUse: two of those searched have different Snapshots of this id.
+        :param known: states that were read just now and are the newest, by the markers of their repositories.
+        :raises diskyard.errors.ImageNotFound: names the repositories that were searched.
+        :raises diskyard.errors.RepositoryUnavailable: none of the repositories that answered has the image.
+            Names those that did not answer.
+        :raises diskyard.errors.ImageIdInUse: two searched repositories have different images with this id.
         """
         searched, silent, seen = [], [], set[str]()
         whole: tuple[Repository, State, Image] | None = None
         broken: tuple[Repository, State, Image] | None = None
-        for repo in self._search_order(image_id, options, first):
+        for repo in self._search_order(image_id, options, first_repo):
             if repo.marker in seen:
                 continue
             seen.add(repo.marker)
@@ -310,7 +313,7 @@ class Connections:
                 _require_one_image(whole or broken, repo, image)
                 if why_broken(sight.state, image, sight.missing) is not None:
                     broken = broken or (repo, sight.state, image)
-                elif image.kind == "virtual_disk" or (repo is first and broken is None):
+                elif image.kind == "virtual_disk" or (repo is first_repo and broken is None):
                     return repo, sight.state, image
                 else:
                     whole = whole or (repo, sight.state, image)
@@ -327,51 +330,52 @@ class Connections:
         raise errors.ImageNotFound(nowhere, imageId=image_id)
 
     def _search_order(
-        self, image_id: str, options: Options, first: Repository | None
+        self, image_id: str, options: Options, first_repo: Repository | None
     ) -> Iterator[Repository]:
-        """Where to look, one after the other: what is not asked for is not connected either."""
+        """The repositories to search, one after the other. None is connected before its turn."""
         hint = options.image_hints.get(image_id)
         if hint is not None:
             yield self.get(hint)
         elif options.participating_repositories is not None:
             yield from [self.get(repo_id) for repo_id in options.participating_repositories]
         else:
-            if first is not None:
-                yield first
+            if first_repo is not None:
+                yield first_repo
             for repo_id in self.remembered():
                 with contextlib.suppress(errors.DiskyardError):
                     yield self.get(repo_id)
 
 
-def _require_one_image(
-    found: tuple[Repository, State, Image] | None, other: Repository, image: Image
-) -> None:
-    """Do not choose between two images of one id: which one is meant only the caller knows."""
+def _require_one_image(found: tuple[Repository, State, Image] | None, repo: Repository, image: Image) -> None:
+    """Refuse to choose between two images with one id: only the caller knows which one is meant."""
     if found is None or (why := why_another(found[2], image)) is None:
         return
     raise errors.ImageIdInUse(
-        f"Repositories {found[0].repo_id} and {other.repo_id} have different images under the id "
+        f"Repositories {found[0].repo_id} and {repo.repo_id} have different images under the id "
         f"{image.id}: in the latter {why}.",
         advice="Select one of them with imageHints, or remove the other.",
         imageId=image.id,
     )
 
 
-def _is_alias(known: Repository, storage: Storage) -> bool:
-    """Whether a place is that of another connection; one whose history was replaced lends its log to none."""
-    return known.marker == storage.marker and known.log.replaced is None
+def _is_alias(repo: Repository, storage: Storage) -> bool:
+    """Whether storage may be that of a connected repository, whose log it can share.
+
+    A repository whose history was replaced shares its log with none.
+    """
+    return repo.marker == storage.marker and repo.log.replaced is None
 
 
-def _is_same_place(one: Storage, other: Storage) -> bool:
-    same = one.place == other.place or one.identity == other.identity
-    return one.marker == other.marker and same
+def _is_same_place(storage: Storage, other_storage: Storage) -> bool:
+    same = storage.place == other_storage.place or storage.identity == other_storage.identity
+    return storage.marker == other_storage.marker and same
 
 
-def _require_same_place(known: Repository, storage: Storage) -> None:
-    if not _is_same_place(known.storage, storage):
+def _require_same_place(known_repo: Repository, storage: Storage) -> None:
+    if not _is_same_place(known_repo.storage, storage):
         raise errors.NotARepository(
-            f"{storage.place} is a byte copy of {known.storage.place}, which is connected as "
-            f"{known.repo_id}: the two have the same identity.",
+            f"{storage.place} is a byte copy of {known_repo.storage.place}, which is connected as "
+            f"{known_repo.repo_id}: the two have the same identity.",
             advice="Disconnect one before you connect the other, or give this one an identity of its own "
             "(newMarker: true; diskyard repo connect --new-identity).",
         )

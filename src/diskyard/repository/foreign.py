@@ -16,10 +16,10 @@ from diskyard.storage.interface import Foreign
 
 @dataclass(frozen=True, slots=True)
 class ForeignFile:
-    """Something that is not Diskyard's.
+    """Something in a repository that is not Diskyard's.
 
-    :param overlay_of: the id of the volume that it is an overlay of, directly or by way of another
-        foreign file, by the name in its header; None if of none.
+    :param overlay_of: the id of the volume that it is an overlay of, according to the name in its header,
+        directly or through another foreign file; None if it is no such overlay.
     """
 
     name: str
@@ -28,7 +28,7 @@ class ForeignFile:
 
 
 def foreign_files(repo: Repository, state: State) -> list[ForeignFile]:
-    """What others have put into a repository; nothing of it is opened but to read its header."""
+    """What others have put into a repository. A file is opened only to read its header."""
     listed = repo.storage.list_foreign()
     if not listed:
         return []
@@ -51,15 +51,15 @@ def foreign_files(repo: Repository, state: State) -> list[ForeignFile]:
 
 
 def overlays_of(repo: Repository, state: State, volume_ids: Iterable[str]) -> list[str]:
-    """The names of the foreign files that are overlays of some volumes."""
+    """The names of the foreign files that are overlays of any of some volumes."""
     wanted = frozenset(volume_ids)
     return [found.name for found in foreign_files(repo, state) if found.overlay_of in wanted]
 
 
 def snapshots_wait_for(repo: Repository, volume: Volume) -> str:
-    """What whatever would lose the internal snapshots in a volume waits for."""
+    """What a fix that would lose the internal snapshots in a volume waits for."""
     file = repo.storage.locate_volume(volume_name(volume)).protocol
-    # Without its backing, as the name of that in the header is not for programs.
+    # Without its backing file, because the name in the header is not for programs.
     alone = json.dumps({"driver": volume.format, "backing": None, "file": file}, separators=(",", ":"))
     return (
         f"a user has made internal snapshots in volume {volume.id}: while no program has it open, delete "
@@ -68,7 +68,7 @@ def snapshots_wait_for(repo: Repository, volume: Volume) -> str:
 
 
 def _for_people(name: str) -> str:
-    """A name as text: on the storage it may be any bytes."""
+    """A name as text. On the storage a name may be any bytes."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
@@ -79,11 +79,11 @@ def _backing(repo: Repository, item: Foreign) -> str | None:
     try:
         return backing_name(lambda offset, size: repo.host.files.read_at(path, offset, size))
     except OSError:
-        return None  # it has gone meanwhile, or cannot be read: it is named all the same
+        return None  # it has gone meanwhile, or cannot be read: it is listed all the same
 
 
 def _named_in(backing: str | None, volumes: dict[str, str]) -> str | None:
-    """The volume whose file a backing name, as a path or within ``json:{…}``, leads to."""
+    """The volume whose file a backing name leads to, as a path or within ``json:{…}``."""
     if backing is None:
         return None
     exact = volumes.get(os.path.basename(backing))

@@ -1,4 +1,4 @@
-"""What this process keeps of a repository so as not to look twice; all of it can be lost."""
+"""What this process remembers of a repository, so that it need not look twice. All of it may be lost."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from diskyard.model.records import TrackHold, Volume
 from diskyard.model.state import State
 from diskyard.storage.interface import StoredVolume
 
-#: So much later than the last change a header must be read for its stamp to stand for it: the
-#: clocks of file systems go on by up to two seconds at a time.
+#: How long after the last change a header must be read before its stamp identifies it: the clocks of file
+#: systems advance by up to two seconds at a time.
 SETTLED_NS = 3_000_000_000
 _HEADERS_MOST = 1 << 18
 Found = TypeVar("Found")
 
 
 class SoundHeaders:
-    """The headers that were read and found to be sound, for as long as nothing is written to them.
+    """The headers that were found to be sound, as long as nothing is written to their volumes.
 
     A volume that has the same stamp as then holds the same bytes as then: see
-    :class:`~diskyard.storage.interface.StoredVolume`. Only what was sound is kept; what was
-    not is read again whenever it is asked for. Who is about to open a volume does not ask here.
+    :class:`~diskyard.storage.interface.StoredVolume`. Only sound headers are kept. Others are read again
+    each time. Code that is about to open a volume does not use this.
     """
 
     def __init__(self) -> None:
@@ -32,10 +32,10 @@ class SoundHeaders:
         return self._stamps.get(volume.id) == (volume.size_bytes, stored.length_bytes, *stored.stamp)
 
     def keep(self, volume: Volume, stored: StoredVolume, read_ns: int) -> None:
-        """A header was found to be sound.
+        """Keep that a header was found to be sound.
 
-        :param stored: as it was looked at before that.
-        :param read_ns: when it began to be read. Too soon after the last change nothing is kept.
+        :param stored: what the storage said of the volume before the header was read.
+        :param read_ns: when reading began. If that was too soon after the last change, nothing is kept.
         """
         if not stored.stamp or read_ns - stored.stamp[-1] < SETTLED_NS:
             return
@@ -45,9 +45,9 @@ class SoundHeaders:
 
 
 class OfState(Generic[Found]):
-    """What was found in one state of a repository, kept until it is asked of another.
+    """What was found in one state of a repository, kept until another state is asked for.
 
-    :param find: looks through the whole state.
+    :param find: finds it by looking through the whole state.
     """
 
     def __init__(self, find: Callable[[State], Found]) -> None:
@@ -55,7 +55,7 @@ class OfState(Generic[Found]):
         self._known: tuple[tuple[int, str], Found] | None = None
 
     def __call__(self, state: State) -> Found:
-        """What there is in this state."""
+        """What ``find`` finds in this state."""
         known, entry = self._known, (state.version, state.nonce)
         if known is None or known[0] != entry:
             known = self._known = entry, self._find(state)
@@ -63,12 +63,12 @@ class OfState(Generic[Found]):
 
 
 class Remembered:
-    """All that is kept of one repository: each page of a list asks for it again.
+    """Everything that is remembered of one repository. Each page of a list needs it again.
 
-    :ivar headers: those that are known to be sound.
-    :ivar trackers: by disk, the copies since which its changes are tracked.
-    :ivar ids: of all images, in order.
-    :ivar snapshotted: the volumes in which there were internal snapshots when their headers were last read.
+    :ivar headers: the headers that are known to be sound.
+    :ivar trackers: for each disk, the copies since which its changes are tracked.
+    :ivar ids: the ids of all images, in order.
+    :ivar snapshotted: the volumes that had internal snapshots when their headers were last read.
     :ivar virtual_bytes: the sizes of qcow2 volumes that were longer than their records then.
     """
 
@@ -80,14 +80,14 @@ class Remembered:
         self.virtual_bytes: dict[str, int] = {}
 
     def note_snapshots(self, volume: Volume, count: int) -> None:
-        """How many internal snapshots a header that was just read tells of."""
+        """Remember whether a header that was just read has internal snapshots."""
         if count:
             self.snapshotted.add(volume.id)
         else:
             self.snapshotted.discard(volume.id)
 
     def note_size(self, volume: Volume, size_bytes: int) -> None:
-        """The virtual size that a header tells that was just read."""
+        """Remember the virtual size in a header that was just read, if it is longer than the record."""
         if size_bytes > volume.size_bytes:
             self.virtual_bytes[volume.id] = size_bytes
         else:
@@ -95,7 +95,7 @@ class Remembered:
 
 
 def trackers_of(state: State) -> dict[str, tuple[str, ...]]:
-    """By disk, the copies since which its changes are tracked, in order."""
+    """For each disk, the copies since which its changes are tracked, in order."""
     found: dict[str, list[str]] = {}
     for image_id in state.held:
         for hold in state.images[image_id].held_for:

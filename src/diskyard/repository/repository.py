@@ -35,7 +35,7 @@ _LEASE_POLL_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Repository(VolumeBytes):
-    """One place, under the first repoId that it was connected by."""
+    """One connected repository, under one of its repoIds. Its aliases are others, which share its log."""
 
     repo_id: str
     format: str
@@ -58,7 +58,7 @@ class Repository(VolumeBytes):
 
     @property
     def is_read_only(self) -> bool:
-        """Whether nothing can be written to the storage now, and so nothing held or attached."""
+        """Whether this host cannot write to the storage now, so that nothing can be held or attached."""
         return self.storage.read_only_because() is not None
 
     def commit(
@@ -66,8 +66,8 @@ class Repository(VolumeBytes):
     ) -> Committed[Result]:
         """Publish what ``plan`` writes: see :func:`diskyard.repository.commit.commit`.
 
-        :raises diskyard.errors.LeaseHeld: the plan relies on a look at the volumes of an image, which
-            are others now. :func:`diskyard.repository.settled.commit_looking` looks again.
+        :raises diskyard.errors.LeaseHeld: the plan relies on a look at the volumes of an image, and the image
+            has other volumes now. :func:`diskyard.repository.settled.commit_looking` looks again.
         """
         try:
             return self.try_commit(plan, author, missing)
@@ -77,9 +77,10 @@ class Repository(VolumeBytes):
     def try_commit(
         self, plan: Callable[[Draft], Result], author: Author, missing: Looked
     ) -> Committed[Result]:
-        """The same.
+        """Like :meth:`commit`, with another error.
 
-        :raises LookAgain: the plan relies on a look at the volumes of an image, which are others now.
+        :raises LookAgain: the plan relies on a look at the volumes of an image, and the image has other
+            volumes now.
         """
         return commit(self.log, plan, author, missing)
 
@@ -87,11 +88,11 @@ class Repository(VolumeBytes):
 
     @contextmanager
     def work_on(self, image_ids: Iterable[str], *, wait_s: float = 0.0) -> Iterator[list[Lease]]:
-        """Hold the work leases of images, taken in order of id.
+        """Hold the work leases of images, taken in the order of their ids.
 
-        :param wait_s: how long to try; work in the way may be short.
-        :raises diskyard.errors.LeaseHeld: names the host that works on it, where known.
-        :raises diskyard.errors.StorageError: nothing can be written there, nor locked.
+        :param wait_s: how long to try; other work may be short.
+        :raises diskyard.errors.LeaseHeld: names the image, and the host that works on it, if that is known.
+        :raises diskyard.errors.StorageError: the storage cannot be written to, so nothing can be locked.
         """
         leases: list[Lease] = []
         self.log.require_writable_place()
@@ -107,13 +108,13 @@ class Repository(VolumeBytes):
     def work_as_known(
         self, images_of: Callable[[State], list[str]], *, wait_s: float = 0.0
     ) -> Iterator[tuple[list[str], list[Lease]]]:
-        """Hold the work leases that a state asks for, as far as this process knows the log.
+        """Hold the work leases that are needed according to the newest state that this process knows.
 
-        With them held the caller reads the log, and begins again if that asks for others. Where one
-        cannot be had the log is read here: old knowledge is no reason to refuse anything.
+        The caller reads the log once it holds them, and begins again if the newer state needs others. If a
+        lease is held by others, this reads the log: old knowledge is no reason to refuse anything.
 
-        :yields: the images, and their leases.
-        :raises diskyard.errors.LeaseHeld: as :meth:`work_on`, with the newest state.
+        :yields: the ids of the images, and their leases.
+        :raises diskyard.errors.LeaseHeld: see :meth:`work_on`; the newest state needs that lease too.
         """
         image_ids = images_of(newest_known(self.log))
         while True:
@@ -148,7 +149,7 @@ class Repository(VolumeBytes):
         return self.storage.is_locked(lease_name(image_id))
 
     def locked_among(self, image_ids: Collection[str]) -> frozenset[str]:
-        """Those of several images that somebody works on now."""
+        """The images, of several, that somebody works on now."""
         names = {lease_name(image_id): image_id for image_id in image_ids}
         return frozenset(names[name] for name in self.storage.locked_among(names))
 
@@ -157,7 +158,7 @@ class Repository(VolumeBytes):
     def make_empty(self, volume: Volume) -> None:
         """Make an empty volume: a raw one, or a qcow2 that shows its parent.
 
-        A raw one reads zeros only where the storage's volumes do (``zeroed``).
+        A raw volume reads as zeros only if the storage's new volumes do (``zeroed``).
         """
         if volume.format == "raw":
             self.storage.create_volume(
@@ -170,20 +171,20 @@ class Repository(VolumeBytes):
         self.storage.create_volume(volume_name(volume), length_bytes=len(header), initial=header)
 
     def name_in_header(self, volume: Volume, parent_image_id: str | None) -> str | None:
-        """What the header of a qcow2 volume says of its parent; None if nothing.
+        """The name of its parent in the header of a qcow2 volume; None if the header has no name.
 
-        It is for people who look at files. From a nested graph QEMU passes it on to what is below, and
-        storage that is not opened by the name of a file refuses it there.
+        The name is for people who look at files. In a nested graph, QEMU passes it on to the node below, and
+        storage that is not opened by a file's name refuses it there.
         """
         is_file = self.storage.locate_volume(volume_name(volume)).path is not None
         return backing_name(parent_image_id) if is_file else None
 
     def stored_all(self, volumes: Sequence[Volume]) -> list[StoredVolume | None]:
-        """The same of several volumes, in their order."""
+        """Like :meth:`stored`, for several volumes, in their order."""
         return self.storage.stored_volumes([volume_name(volume) for volume in volumes])
 
     def look(self, volumes: Sequence[Volume]) -> Looked:
-        """Which of some volumes the storage does not have whole."""
+        """Which of the volumes the storage does not have whole. Only ready volumes are looked at."""
         ready = [volume for volume in volumes if volume.state == "ready"]
         found = zip(ready, self.stored_all(ready), strict=True)
         missing = [volume.id for volume, stored in found if self.is_unreadable(volume, stored)]
@@ -194,16 +195,16 @@ class Repository(VolumeBytes):
         return self.look([volume for _, volume in state.chain(image)])
 
     def missing_below(self, state: State, image_id: str | None) -> Looked:
-        """The same for an image id that may not exist."""
+        """Like :meth:`missing_of`, for the id of an image that may not exist."""
         image = state.images.get(image_id or "")
         return self.look([]) if image is None else self.missing_of(state, image)
 
     def layer(self, volume: Volume, container: Container | None = None) -> Layer:
-        """A volume as the movers and guests open it: the one way to all that QEMU opens of ours.
+        """A volume as the movers and guests open it: every volume that QEMU opens comes from here.
 
-        :param container: what holds it, open (:mod:`diskyard.repository.volume_files`): that
-            is looked at, and is the layer's.
-        :raises diskyard.errors.ImageBroken: what is in its place must not be opened.
+        :param container: the volume's open container (:mod:`diskyard.repository.volume_files`). If it is
+            given, the checks read from it, and it becomes the layer's.
+        :raises diskyard.errors.ImageBroken: the volume must not be opened.
         """
         stored = self.stored(volume)
         if container is not None and stored is not None:
@@ -226,23 +227,25 @@ class Repository(VolumeBytes):
         )
 
     def layers(self, state: State, volumes: Sequence[Volume], *, own: int = 0) -> Chain:
-        """Volumes that read one another, top first.
+        """The layers of volumes that read one another, top first.
 
-        :raises diskyard.errors.ImageBroken: one of them must not be opened so.
+        :param own: for how many volumes, from the top, the caller itself makes sure that the volumes below
+            them show no more than their records say (:meth:`require_bounded`).
+        :raises diskyard.errors.ImageBroken: one of them must not be opened, or not in this chain.
         """
         self.require_bounded(state, volumes[own:])
         return tuple(self.layer(volume) for volume in volumes)
 
     def chain(self, state: State, image: Image) -> Chain:
-        """An image's volumes, top first."""
+        """The layers of an image's volumes, top first."""
         return self.layers(state, [volume for _, volume in state.chain(image)])
 
     def require_bounded(self, state: State, volumes: Sequence[Volume]) -> None:
         """Refuse a chain that would show what a volume in it holds beyond its record.
 
-        A raw one is opened as long as its record says (:attr:`Layer.bound_bytes`); of a qcow2 QEMU can
-        show no part. What a merge consumes is longer by what it is read through; the top is bounded by
-        who opens it.
+        A raw volume is opened with the length in its record (:attr:`Layer.bound_bytes`), but QEMU cannot open
+        a part of a qcow2 volume. A volume that a merge consumes may be longer: the merge has grown it for the
+        volume above. The code that opens the top volume bounds it itself.
         """
         for above, volume in pairwise(volumes):
             if volume.format != "qcow2" or above.size_bytes <= volume.size_bytes:
@@ -254,7 +257,7 @@ class Repository(VolumeBytes):
     # -- progress -----------------------------------------------------------------------------------
 
     def progress(self, image_id: str) -> Progress | None:
-        """The last progress written of work on an image, if it can be read."""
+        """The last progress that work on an image has written, if it can be read."""
         data = self.storage.get_progress(image_id)
         if data is None:
             return None
@@ -265,10 +268,10 @@ class Repository(VolumeBytes):
         return progress if progress.image_id == image_id else None
 
     def put_progress(self, progress: Progress) -> None:
-        """Write progress down; a crash leaves the old or the new."""
+        """Write progress. A crash leaves the old progress or the new."""
         self.storage.put_progress(progress.image_id, encode(progress))
 
 
 def lease_name(image_id: str) -> str:
-    """The name of the work lease of an image, or of a volume that is being deleted."""
+    """The storage's name for the lease of an image or a volume, or of one use of it such as ``<id>/size``."""
     return f"work:{image_id}"

@@ -1,8 +1,8 @@
-"""Volumes as they are now: merges move bytes from one to another while others look at them.
+"""Volumes as they are now: merges move bytes from one volume to another while others look at them.
 
-Nobody who reads an image has the leases of all that it reads. A merge below it does not change its
-bytes, but in which volumes they are; a volume that is not found may have been merged since the state
-was read that named it. So whoever looks, plans or opens does it again until nothing moved meanwhile.
+A reader of an image does not hold the leases of all images below it. A merge below it does not change its
+bytes, but moves them to other volumes. So a volume that is not found may have been merged since the state
+that names it was read. Looking, planning and opening are therefore repeated until nothing moves meanwhile.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from diskyard.repository.volume_files import opening_chain
 from diskyard.storage.interface import StoredVolume
 
 Result = TypeVar("Result")
-#: The volumes wanted of a state, top first; it raises what the caller wants where there are none.
+#: Finds volumes in a state, top first. If they are not there, it raises the error that the caller wants.
 Finder = Callable[[State], Sequence[Volume]]
 _TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """Volumes of one state, top first, and what storage has of them."""
+    """Volumes of one state, top first, and which of them the storage does not have whole."""
 
     state: State
     volumes: tuple[Volume, ...]
@@ -42,7 +42,7 @@ class Sight:
 
 
 def stored_by_id(state: State, listed: Iterable[StoredVolume]) -> dict[str, StoredVolume]:
-    """The volumes on the storage that the log names, by id; a volume matches only if its whole name does."""
+    """The volumes on the storage that the log names, by id. A volume matches only if its whole name does."""
     found = {}
     for item in listed:
         give_way()
@@ -54,7 +54,7 @@ def stored_by_id(state: State, listed: Iterable[StoredVolume]) -> dict[str, Stor
 
 
 def volumes_below(image_id: str | None) -> Finder:
-    """The volumes of an image, which may not be there."""
+    """Find the volumes of an image; none if the image does not exist."""
 
     def find(state: State) -> list[Volume]:
         image = state.images.get(image_id or "")
@@ -64,9 +64,9 @@ def volumes_below(image_id: str | None) -> Finder:
 
 
 def volumes_of(image: Image) -> Finder:
-    """The volumes of an image, for as long as its bytes are those that it had.
+    """Find the volumes of an image, as long as it has the bytes that it had.
 
-    :raises diskyard.errors.LeaseHeld: they may be others, or it is gone.
+    The finder raises :class:`diskyard.errors.LeaseHeld` if the bytes may have changed, or the image is gone.
     """
 
     def find(state: State) -> list[Volume]:
@@ -80,18 +80,20 @@ def volumes_of(image: Image) -> Finder:
 
 
 def volumes_being_built(new: NewVolume) -> Finder:
-    """A volume that this work makes, and those that it reads.
+    """Find a volume that this work makes, and those that it reads.
 
-    :raises diskyard.planner.common.Superseded: it is not this work's any more.
+    The finder raises :class:`diskyard.planner.common.Superseded` if this work no longer makes the volume.
     """
     return lambda state: state.volume_chain(require_building(state, new))
 
 
 def look_at(repo: Repository, find: Finder, state: State | None = None) -> Sight:
-    """What storage has of volumes of the newest state; what is missing is still named after the look.
+    """Look at volumes of the newest state on the storage.
 
-    :param state: the newest, if it was read just now.
-    :raises diskyard.errors.LeaseHeld: they change more quickly than they can be looked at.
+    If some are missing, the log still named them after the look.
+
+    :param state: the newest state, if it was read just now.
+    :raises diskyard.errors.LeaseHeld: the volumes change more quickly than they can be looked at.
     """
     sight = _look(repo, find, state or repo.state())
     for _ in range(_TRIES):
@@ -121,13 +123,13 @@ def _restless(volumes: Sequence[Volume]) -> errors.LeaseHeld:
 def commit_looking(
     repo: Repository, image_id: str | None, plan: Callable[[Draft], Result], author: Author
 ) -> Committed[Result]:
-    """Commit what is planned knowing what storage has of an image's volumes.
+    """Commit a plan that knows which of an image's volumes the storage does not have whole.
 
-    Looks at the volumes of the newest state that is known, then plans on the newest state. If the image has
-    other volumes there, it looks at those and plans again.
+    This looks at the volumes in the newest known state, then plans on the newest state. If the image has
+    other volumes there, this looks at those and plans again.
 
-    :param image_id: of an image that may not be there.
-    :raises diskyard.errors.LeaseHeld: they change more quickly than they can be looked at.
+    :param image_id: the image, which need not exist.
+    :raises diskyard.errors.LeaseHeld: the volumes change more quickly than they can be looked at.
     """
     find, volumes = volumes_below(image_id), list[Volume]()
     for _ in range(_TRIES):
@@ -141,7 +143,7 @@ def commit_looking(
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Volumes of one state, top first, and their files, which are open while they are used."""
+    """Volumes of one state, top first, and their layers, which are open while they are used."""
 
     state: State
     volumes: tuple[Volume, ...]
@@ -151,15 +153,15 @@ class Opening:
 def open_chains(
     wanted: Sequence[tuple[Repository, Finder]], use: Callable[..., Result], *, own: int = 0
 ) -> Result:
-    """Use volumes that others may merge meanwhile; again with what there is then, if one was gone.
+    """Use volumes that others may merge meanwhile. If the volumes have moved, use those of the newer state.
 
-    :param wanted: chains to be opened together, each as the newest known state of its repository has it.
-    :param use: is given an :class:`Opening` of each. What it does may be done twice.
-    :param own: of how many volumes, from the top, it sees to it that those below show no more than their
-        records say (:meth:`Repository.require_bounded`).
-    :raises diskyard.errors.LeaseHeld: they change more quickly than they can be opened.
+    :param wanted: chains to open together, each as the newest known state of its repository has it.
+    :param use: called with an :class:`Opening` of each chain. It may be called again after it has failed.
+    :param own: for how many volumes of each chain, from the top, the caller itself makes sure that the
+        volumes below them show no more than their records say (:meth:`Repository.require_bounded`).
+    :raises diskyard.errors.LeaseHeld: the volumes change more quickly than they can be opened.
     """
-    # Who uses them has read each log with its lease or hold taken; since then they may move at any moment.
+    # The caller has read each log with its lease or hold taken. Since then, the volumes may move at any time.
     states = [newest_known(repo.log) for repo, _ in wanted]
     found: list[tuple[State, tuple[Volume, ...]]] = []
     for _ in range(_TRIES):

@@ -1,4 +1,4 @@
-"""What the bytes of a repository's volumes tell: read by the means of its storage, be they files or not."""
+"""What the bytes of a repository's volumes tell. They are read through its storage, as files or otherwise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def volume_name(volume: Volume) -> VolumeName:
 
 
 def is_missing(volume: Volume, stored: StoredVolume | None) -> bool:
-    """Whether a volume that must be on the storage is not, or is cut short."""
+    """Whether a ready volume is not on the storage, or is too short."""
     if volume.state != "ready":
         return False
     if stored is None:
@@ -34,7 +34,7 @@ def is_missing(volume: Volume, stored: StoredVolume | None) -> bool:
 
 
 class VolumeBytes:
-    """The looks at volumes that a connected repository has. What cannot be read counts as damaged."""
+    """How a connected repository looks at its volumes. A header that cannot be read counts as damaged."""
 
     __slots__ = ()
     storage: Storage
@@ -42,15 +42,15 @@ class VolumeBytes:
     remembered: Remembered
 
     def stored(self, volume: Volume) -> StoredVolume | None:
-        """What the storage says of a volume; None if it does not have it."""
+        """What the storage says of a volume; None if the storage does not have it."""
         return self.storage.stored_volume(volume_name(volume))
 
     def is_unreadable(self, volume: Volume, stored: StoredVolume | None, *, read_again: bool = False) -> bool:
-        """Whether a ready volume is missing or cut short, or its header is damaged.
+        """Whether a ready volume is missing or too short, or its header is damaged.
 
-        :param stored: what the storage says of it.
-        :param read_again: also a header that this process has found to be sound, though nothing has
-            been written to the volume since: the storage may not give it back any more.
+        :param stored: what the storage says of the volume.
+        :param read_again: read the header even if this process has found it to be sound, and nothing has
+            been written to the volume since: the storage may no longer return it.
         """
         give_way()
         if volume.state != "ready":
@@ -70,7 +70,7 @@ class VolumeBytes:
     ) -> str | None:
         """Why no program may open what is in a volume's place; None if one may.
 
-        :param container: what holds it, if that is open: then that is looked at.
+        :param container: the volume's open container, if there is one: then the header is read from it.
         """
         if stored is None:
             return ABSENT_WORDS
@@ -108,7 +108,7 @@ class VolumeBytes:
     def is_unwritten(self, volume: Volume) -> bool:
         """Whether nothing was ever written to a qcow2 volume that nobody has open.
 
-        Of one that is not there, as it may have been merged meanwhile, nothing is known.
+        False if the volume is not there: it may have been merged meanwhile.
         """
         if volume.format != "qcow2" or self.flaw(volume, self.stored(volume)) is not None:
             return False
@@ -124,9 +124,9 @@ class VolumeBytes:
     def longer_bytes(
         self, volume: Volume, stored: StoredVolume | None, *, as_read: bool = False
     ) -> int | None:
-        """The virtual size of a volume that can be read and is longer than its record says; else None.
+        """The virtual size of a volume that can be read, and is longer than its record says; else None.
 
-        :param as_read: its header was read just now, and is not read again.
+        :param as_read: use the size from when the header was last read, which the caller has just had done.
         """
         if stored is None:
             return None
@@ -138,14 +138,14 @@ class VolumeBytes:
                 return None
             try:
                 actual_bytes = int.from_bytes(self._reader(volume)(*QCOW2_SIZE_FIELD), "big")
-            except FileNotFoundError:  # it was merged meanwhile: who goes on with it looks again
+            except FileNotFoundError:  # it was merged meanwhile: work that goes on with it looks again
                 return None
         return actual_bytes if actual_bytes > volume.size_bytes else None
 
     def virtual_bytes(self, volume: Volume) -> int:
-        """How long a volume is: for who decides on it, to whom "not known" is not "as its record says".
+        """The virtual size of a volume. Unlike :meth:`longer_bytes`, this fails if the size cannot be read.
 
-        :raises diskyard.errors.ImageBroken: it cannot be read.
+        :raises diskyard.errors.ImageBroken: the volume cannot be read.
         """
         stored = self.stored(volume)
         if stored is None or self.is_unreadable(volume, stored):
@@ -160,19 +160,19 @@ class VolumeBytes:
 
     @property
     def gains_zeros(self) -> bool:
-        """Whether what a raw volume gains reads zeros, and it ends exactly where it is told to."""
+        """Whether the bytes that a raw volume gains read as zeros, and it can have any length exactly."""
         capabilities = self.storage.capabilities
         return capabilities.zeroed and capabilities.length_unit_bytes == 1
 
     def most_bytes(self, volume: Volume, size_bytes: int) -> int:
-        """How long a volume of this size may be found to be, if nobody else made it longer."""
+        """The length that a volume of this size can have at most, if no other program made it longer."""
         is_raw = volume.format == "raw"
         return self.storage.capabilities.container_bytes(size_bytes) if is_raw else size_bytes
 
     def _raw_bytes(self, volume: Volume, stored: StoredVolume) -> int:
-        """How long a raw volume is: what its container has because lengths are rounded up does not count.
+        """The length of a raw volume, without what its container has because the storage rounds lengths up.
 
-        While it is extended it may be as long as it is to become, in a container that is long enough already.
+        During an extend, it is the length that the volume is to have, once the container is long enough.
         """
         extending = volume.extending
         size_bytes = volume.size_bytes if extending is None else extending.size_bytes

@@ -1,8 +1,9 @@
-"""Volumes, opened once for a piece of work: what is checked is what is then read and written.
+"""Volumes, opened once for a piece of work: the bytes that are checked are then read and written.
 
-Between a look at a name and its next use whoever may write to the repository's folder can put another file
-there, or a link. So a volume is opened here, its header is read from what was opened, and the movers get
-that; QEMU's programs through them its descriptor, where it has one (:mod:`diskyard.mover.opening`).
+Between a look at a name and its next use, anyone who can write to the repository's directory can put another
+file there, or a link. So a volume is opened here, its header is read from the open container, and the movers
+get that container. Through them, QEMU's programs get its descriptor, if it has one
+(:mod:`diskyard.mover.opening`).
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from diskyard.mover.interface import Chain, Layer
 from diskyard.repository.repository import Repository
 from diskyard.repository.volume_bytes import ABSENT_WORDS, volume_name
 
-#: Nothing is there, or a link, or what is no file.
+#: Nothing is there, or a link is, or something that is not a file.
 _NO_FILE = frozenset((errno.ENOENT, errno.ELOOP, errno.EINVAL))
 
 
 @contextmanager
 def opening(repo: Repository, volumes: Sequence[Volume]) -> Iterator[Chain]:
-    """Volumes as layers that are open within.
+    """Open volumes as layers, for the time of the context.
 
-    :raises diskyard.errors.ImageBroken: what is in the place of one must not be opened.
-    :raises diskyard.errors.UnsafeImage: the file of one has other names too.
-    :raises diskyard.errors.StorageError: one cannot be opened.
+    :raises diskyard.errors.ImageBroken: a volume is missing, or must not be opened.
+    :raises diskyard.errors.UnsafeImage: a volume's file has other names too.
+    :raises diskyard.errors.StorageError: a volume cannot be opened.
     """
     with ExitStack() as stack:
         yield tuple(_open(stack, repo, volume) for volume in volumes)
@@ -50,10 +51,10 @@ def _open(stack: ExitStack, repo: Repository, volume: Volume) -> Layer:
 def opening_chain(
     repo: Repository, state: State, volumes: Sequence[Volume], *, own: int = 0
 ) -> Iterator[Chain]:
-    """The same of volumes that read one another, top first.
+    """Like :func:`opening`, for volumes that read one another, top first.
 
-    :param own: of how many, from the top, the caller sees to it that those below show no more than their
-        records say (:meth:`Repository.require_bounded`).
+    :param own: for how many volumes, from the top, the caller itself makes sure that the volumes below them
+        show no more than their records say (:meth:`Repository.require_bounded`).
     """
     repo.require_bounded(state, volumes[own:])
     with opening(repo, volumes) as chain:
@@ -62,11 +63,11 @@ def opening_chain(
 
 @contextmanager
 def reading(repo: Repository, state: State, image: Image) -> Iterator[Chain]:
-    """An image's volumes, open, for who does not hold the leases of all below it.
+    """Open an image's volumes, for a caller that does not hold the leases of all images below it.
 
-    Merges below it do not change the image's bytes, but in which volumes they are.
+    Merges below it do not change the image's bytes, but move them to other volumes.
 
-    :raises diskyard.errors.LeaseHeld: they did, and a volume was gone before it was opened.
+    :raises diskyard.errors.LeaseHeld: the bytes moved, and a volume was gone before it was opened.
     """
     volumes = [volume for _, volume in state.chain(image)]
     try:

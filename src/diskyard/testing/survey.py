@@ -179,7 +179,7 @@ def run_fixes(found: Survey, service: Service) -> None:
 
 def _listed(service: Service, place: str) -> list[Fix]:
     try:
-        return find_fixes(look(service.engine, service.connections.get(place), deep=True, places=None))
+        return find_fixes(look(service.engine, service.connections.get(place), deep=True, participating=None))
     except OSError as error:  # as the verb does
         raise errors.from_os_error(error, "looking for fixes") from error
 
