@@ -45,7 +45,7 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         state, _ = settle_size(repo, image_id, author, fds)
         missing = repo.missing_below(state, image_id)
         disk = planner.growable_disk(Draft(state, missing=missing), image_id, request.size)
-        planner.require_free_space_to_grow(state, disk, request.size, repo.storage.capabilities)
+        planner.require_possible_length(state, disk, request.size, repo.storage.capabilities)
         require_no_stranger(repo, state, image_id)
         work_id = new_uuid()
         if not repo.gains_zeros:

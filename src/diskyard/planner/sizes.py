@@ -49,7 +49,7 @@ def growable_disk(draft: Draft, image_id: str, size_bytes: int) -> Image:
     return disk
 
 
-def require_free_space_to_grow(
+def require_possible_length(
     state: State, disk: Image, size_bytes: int, capabilities: Capabilities
 ) -> None:
     """Refuse a size that the disk's volume cannot have.
