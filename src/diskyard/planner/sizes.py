@@ -49,9 +49,7 @@ def growable_disk(draft: Draft, image_id: str, size_bytes: int) -> Image:
     return disk
 
 
-def require_possible_length(
-    state: State, disk: Image, size_bytes: int, capabilities: Capabilities
-) -> None:
+def require_possible_length(state: State, disk: Image, size_bytes: int, capabilities: Capabilities) -> None:
     """Refuse a size that the disk's volume cannot have.
 
     :raises diskyard.errors.Unsupported: the volume is raw, and no raw volume here can be so long.
