@@ -79,7 +79,7 @@ def test_a_new_place_that_hangs_keeps_none_waiting_who_ask_no_place(
         )
         connecting = asyncio.create_task(answered(verbs, request))
         try:
-            while not verbs._bulkheads._places:
+            while not verbs._bulkheads._of_repositories:
                 await asyncio.sleep(0.01)
             return await answered(verbs, ask.GetHostInfo())
         finally:

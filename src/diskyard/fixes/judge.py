@@ -135,7 +135,7 @@ def find_source(
     if isinstance(source, FileSource):
         raise errors.InternalError("A file is not looked for in repositories.")
     image_id = image.id if source is None else source.image_id
-    source_repos = connections.places() if participating is None else participating
+    source_repos = connections.repositories() if participating is None else participating
     if source is not None:
         # First the repository that the commit names: it holds the image for this copy.
         source_repos = sorted(source_repos, key=lambda source_repo: source_repo.marker != source.marker)

@@ -261,7 +261,7 @@ def _sources(
 def _differing(engine: Engine, repo: Repository, state: State) -> dict[str, str]:
     """Snapshots for which another connected repository has other bytes under the same id."""
     found = {}
-    for other_repo in engine.connections.places():
+    for other_repo in engine.connections.repositories():
         if other_repo.marker == repo.marker:
             continue
         try:

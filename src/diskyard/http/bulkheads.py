@@ -14,7 +14,7 @@ _WAITING_FACTOR = 2
 
 
 @dataclass(slots=True)
-class Place:
+class Bulkhead:
     """Verbs under way on one repository.
 
     :ivar running: the verbs that have a thread.
@@ -38,10 +38,10 @@ class Bulkheads:
     def __init__(self, limits: Limits, patience_s: float) -> None:
         self._limits = limits
         self._patience_s = patience_s
-        self._places: dict[str, Place] = {}
+        self._of_repositories: dict[str, Bulkhead] = {}
         self.requests = Shared(limits.concurrent_requests, "requests are under way")
 
-    async def enter(self, repo_id: str, share: Share) -> Place:
+    async def enter(self, repo_id: str, share: Share) -> Bulkhead:
         """Wait for capacity in a repository's bulkhead; :meth:`leave` returns it.
 
         :raises diskyard.errors.RepositoryUnavailable: everything in the bulkhead waits for storage that
@@ -49,31 +49,35 @@ class Bulkheads:
         :raises diskyard.errors.TooManyRequests: too many wait already, or this one has waited too long.
         """
         width = self._limits.concurrent_per_repository
-        place = self._places.get(repo_id)
-        if place is None:
+        bulkhead = self._of_repositories.get(repo_id)
+        if bulkhead is None:
             waiting = Shared(width * _WAITING_FACTOR, f"requests wait for repository {repo_id}")
-            place = self._places[repo_id] = Place(Queue(width), waiting)
-        if place.free.in_the_way(share) is None:
-            await place.free.enter(share)
-            return place
-        self._require_answering(place)
-        with place.waiting.take(share):
+            bulkhead = self._of_repositories[repo_id] = Bulkhead(Queue(width), waiting)
+        if bulkhead.free.in_the_way(share) is None:
+            await bulkhead.free.enter(share)
+            return bulkhead
+        self._require_answering(bulkhead)
+        with bulkhead.waiting.take(share):
             try:
-                await asyncio.wait_for(place.free.enter(share), self._patience_s)
+                await asyncio.wait_for(bulkhead.free.enter(share), self._patience_s)
             except TimeoutError:
-                self._require_answering(place)
+                self._require_answering(bulkhead)
                 raise errors.TooManyRequests(
-                    f"{place.free.count} requests were at work on repository {repo_id} for "
+                    f"{bulkhead.free.count} requests were at work on repository {repo_id} for "
                     f"{self._patience_s:g} seconds."
                 ) from None
-        return place
+        return bulkhead
 
-    def _require_answering(self, place: Place) -> None:
-        for running in place.running:
+    def _require_answering(self, bulkhead: Bulkhead) -> None:
+        for running in bulkhead.running:
             running.require_answering()
 
-    def leave(self, repo_id: str, place: Place, share: Share) -> None:
+    def leave(self, repo_id: str, bulkhead: Bulkhead, share: Share) -> None:
         """Return the capacity in a bulkhead."""
-        place.free.leave(share)
-        if not place.waiting.count and not place.free.count and self._places.get(repo_id) is place:
-            del self._places[repo_id]
+        bulkhead.free.leave(share)
+        if (
+            not bulkhead.waiting.count
+            and not bulkhead.free.count
+            and self._of_repositories.get(repo_id) is bulkhead
+        ):
+            del self._of_repositories[repo_id]

@@ -119,26 +119,26 @@ class Verbs:
         return piece
 
     async def _in_bulkhead(
-        self, asked: Asked, bulkhead: str, work: Callable[[], tuple[Piece, float]]
+        self, asked: Asked, name: str, work: Callable[[], tuple[Piece, float]]
     ) -> tuple[Piece, float]:
         """Do work on a thread, in a bulkhead."""
-        place = await self._bulkheads.enter(bulkhead, asked.share)
+        bulkhead = await self._bulkheads.enter(name, asked.share)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         done: list[tuple[Piece, float]] = []
 
         def end() -> None:
             try:
-                place.running.remove(running)
-                self._bulkheads.leave(bulkhead, place, asked.share)
+                bulkhead.running.remove(running)
+                self._bulkheads.leave(name, bulkhead, asked.share)
             finally:
                 ended.set()
 
         try:
             running = self.service.supervisor.begin(lambda: done.append(work()), _in_loop(loop, end))
         except BaseException:  # the host allows no more threads
-            self._bulkheads.leave(bulkhead, place, asked.share)
+            self._bulkheads.leave(name, bulkhead, asked.share)
             raise
-        place.running.append(running)
+        bulkhead.running.append(running)
         may_be_done = not BY_REQUEST[type(asked.request)].only_looks
         while True:
             try:

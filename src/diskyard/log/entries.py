@@ -22,7 +22,7 @@ def place_digest(place_identity: str) -> str:
 def check_place(entry: Entry, marker: str, number: int) -> None:
     """Refuse an entry that was written for another repository or number.
 
-    :raises Damaged: it was.
+    :raises Damaged: the entry was written for another one.
     """
     if entry.marker != marker:
         if entry.verb == NEW_MARKER:
@@ -38,7 +38,7 @@ def check_place(entry: Entry, marker: str, number: int) -> None:
 def check_link(entry: Entry, state: State) -> None:
     """Refuse an entry whose predecessor is not the last entry.
 
-    :raises Damaged: so it is.
+    :raises Damaged: the last entry is another one.
     """
     if entry.previous != state.nonce:
         raise Damaged("it does not follow the entry before it")

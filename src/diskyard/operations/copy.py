@@ -128,7 +128,7 @@ def _require_same_elsewhere(
     :raises diskyard.errors.ImageIdInUse: a repository that is searched has other bytes under the id.
     """
     named = request.options.participating_repositories
-    searched = map(engine.connections.get, named) if named is not None else engine.connections.places()
+    searched = map(engine.connections.get, named) if named is not None else engine.connections.repositories()
     for other_repo in searched:
         if other_repo.marker == target_repo.marker:
             continue

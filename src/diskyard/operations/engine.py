@@ -167,7 +167,7 @@ def require_new_id(
     """
     if image_id is None:
         return
-    for other_repo in engine.connections.places(to_anybody=True):
+    for other_repo in engine.connections.repositories(to_anybody=True):
         if other_repo.marker == target_repo.marker:
             continue
         try:

@@ -253,7 +253,7 @@ class Connections:
         with self._lock:
             return dict(self._known)
 
-    def places(self, *, to_anybody: bool = False) -> list[Repository]:
+    def repositories(self, *, to_anybody: bool = False) -> list[Repository]:
         """Every repository once, in the order of connection; see :meth:`named`."""
         seen: dict[str, Repository] = {}
         for repo in self.named(to_anybody=to_anybody).values():
@@ -269,7 +269,7 @@ class Connections:
 
     def by_marker(self, marker: str, *, to_anybody: bool = False) -> Repository | None:
         """The connected repository with this marker; see :meth:`named`."""
-        repos = self.places(to_anybody=to_anybody)
+        repos = self.repositories(to_anybody=to_anybody)
         return next((repo for repo in repos if repo.marker == marker), None)
 
     # -- looking for images --------------------------------------------------------------

@@ -44,9 +44,9 @@ class StoredVolume(msgspec.Struct, frozen=True, gc=False):
 
     :param length_bytes: of the container (file, logical volume), not the virtual size: a raw volume's may be
         longer than its record says, by less than ``length_unit_bytes``.
-    :param stamp: numbers of which one changes with everything that is written to the volume, the last
-        of them when that was, in nanoseconds of this host's clock: what is written so soon afterwards that
-        the clock may not have gone on can leave it as it was. Empty where the storage cannot tell.
+    :param stamp: numbers that differ after anything was written to the volume. The last one is the time of
+        the last write, in nanoseconds of this host's clock: a second write within one tick of that clock may
+        leave the stamp as it was. Empty where the storage cannot tell.
     """
 
     name: VolumeName
@@ -133,7 +133,7 @@ class VolumeStore(Protocol):
     def clone_volume(self, source: VolumeName, target: VolumeName) -> bool:
         """Make a new volume that shares the source's bytes; False if that is not possible here.
 
-        A crash leaves what one in :meth:`create_volume` leaves; the source stays as it is.
+        A crash leaves the same as a crash in :meth:`create_volume`. The source stays as it is.
         """
 
     def grow_volume(self, name: VolumeName, *, length_bytes: int, preallocate: bool = False) -> None:

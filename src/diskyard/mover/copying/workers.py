@@ -88,4 +88,4 @@ def when_ended(pools: Sequence[WorkerPool[Any]], do: Callable[[], None]) -> None
             pool.join()
         do()
 
-    threading.Thread(target=wait, name="crews-end", daemon=True).start()
+    threading.Thread(target=wait, name="pools-end", daemon=True).start()
