@@ -7,15 +7,23 @@ module, and many in a thorough run. All of the API's suite runs on this format b
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from msgspec.structs import replace
 
 from diskyard import KiB, MiB
+from diskyard.fixes.runner import run_fix as run_directly
+from diskyard.model.fix import Mend
+from diskyard.model.transaction import Draft
 from diskyard.mover.qemu import grow as mover
 from diskyard.operations import sizes
 from diskyard.planner import sizes as planner
@@ -219,7 +227,7 @@ def test_what_a_disk_gains_is_zeros(rig: Rig, raw: str, size: int) -> None:
 
 
 def die_before_zeros(patch: pytest.MonkeyPatch) -> None:
-    intercept(patch, mover, "_write_zeros", before=kill)
+    intercept(patch, mover, "write_zeros", before=kill)
 
 
 def die_before_growing(patch: pytest.MonkeyPatch) -> None:
@@ -272,6 +280,66 @@ def test_what_happens_before_an_extend_is_taken_back(
     rig.expect("b", raw, HELD)
     rig.yard.extend_virtual_disk("b", raw, size)
     rig.expect("b", raw, longer(size))
+
+
+@pytest.mark.parametrize("size", [WITHIN, BEYOND])
+@pytest.mark.parametrize("happens", ["it cannot be read", "its end is not taken", "a mend that fails"])
+def test_the_note_of_an_extend_that_was_cut(
+    rig: Rig, raw: str, monkeypatch: pytest.MonkeyPatch, happens: str, size: int
+) -> None:
+    """Nothing but the end of the extend takes it away, and what cannot be read is not absent."""
+    with monkeypatch.context() as patch:
+        die_before_zeros(patch)
+        assert code_of(lambda: rig.yard.extend_virtual_disk("b", raw, size)) == "InternalError"
+    with monkeypatch.context() as patch:
+        if happens == "it cannot be read":
+            unreadable_notes(patch, rig)
+            assert code_of(lambda: rig.read("b", raw)) == "StorageError"
+        elif happens == "its end is not taken":
+            change = partial(change_volume, rig, raw)
+            calls = intercept(patch, sizes, "_cut_back", after=change)
+            rig.expect("b", raw, HELD)
+            assert len(calls) == 2
+        else:
+            intercept(patch, fix_module("mend"), "look_at", before=kill)
+            repo = rig.repository("b")
+            mend = partial(run_directly, rig.yard.service.engine, repo, Mend(image_id=raw))
+            assert code_of(mend) == "InternalError"
+    rig.expect("b", raw, HELD)
+    rig.yard.extend_virtual_disk("b", raw, size)
+    rig.expect("b", raw, longer(size))
+    rig.clean_slate("b")
+
+
+def unreadable_notes(patch: pytest.MonkeyPatch, rig: Rig) -> None:
+    """The next read of what is noted beside the log fails."""
+    files = rig.yard.service.host.files
+    original, failed = files.read, list[str]()
+
+    def read(path: str, *arguments: Any, **words: Any) -> bytes | None:
+        if "/progress/" in path and not failed:
+            failed.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return original(path, *arguments, **words)
+
+    patch.setattr(files, "read", read)
+
+
+def change_volume(rig: Rig, disk: str) -> None:
+    """Another host changes something in the record of a disk's volume."""
+
+    def plan(draft: Draft) -> None:
+        volume = draft.state.volumes[str(draft.state.images[disk].volume_id)]
+        draft.put_volume(replace(volume, preallocated=not volume.preallocated))
+
+    engine = rig.yard.service.engine
+    rig.repository("b").commit(plan, engine.author("setStrategy"))
+
+
+def test_an_extend_that_has_nothing_to_do_leaves_no_note(rig: Rig, raw: str) -> None:
+    before = rig.yard.get_image_status("b", raw)
+    rig.yard.extend_virtual_disk("b", raw, SIZE)
+    assert rig.yard.get_image_status("b", raw) == before
 
 
 @pytest.mark.parametrize("size", [WITHIN, BEYOND])
@@ -331,6 +399,27 @@ def test_a_rest_of_a_sector_is_zeros(rig: Rig) -> None:
     with rig.volume_path("b", disk).open("ab") as file:
         file.write(b"x" * 700)
     rig.expect("b", disk, bytes(UNIT_BYTES) + b"x" * 700 + bytes(1024 - 700))
+    rig.clean_slate("b")
+
+
+def test_what_is_added_meanwhile_is_kept(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program goes on while the size is taken over."""
+    disk = raw_disk(rig, UNIT_BYTES)
+    path = rig.volume_path("b", disk)
+
+    def goes_on() -> None:
+        with path.open("ab") as file:
+            file.write(b"y" * BEYOND)
+
+    with path.open("ab") as file:
+        file.write(b"x" * 700)
+    with monkeypatch.context() as patch:
+        intercept(patch, planner, "disk_of", before=goes_on)
+        rig.yard.prepare_image("b", disk)
+        rig.yard.teardown_image("b", disk)
+    found = rig.read("b", disk)
+    same_bytes(found[UNIT_BYTES : UNIT_BYTES + 700], b"x" * 700)
+    same_bytes(found[UNIT_BYTES + 1024 : UNIT_BYTES + 700 + BEYOND], b"y" * (BEYOND - 324))
     rig.clean_slate("b")
 
 

@@ -255,6 +255,16 @@ class Repository(VolumeBytes):
 
     def progress(self, image_id: str) -> Progress | None:
         """The last progress written of work on an image, if it can be read."""
+        try:
+            return self.read_progress(image_id)
+        except OSError:
+            return None
+
+    def read_progress(self, image_id: str) -> Progress | None:
+        """The same, for who must not take what the storage does not give back now for absent.
+
+        :raises OSError: it cannot be read.
+        """
         data = self.storage.get_progress(image_id)
         if data is None:
             return None
