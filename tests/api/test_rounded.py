@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -22,11 +23,14 @@ from msgspec.structs import replace
 
 from diskyard import KiB, MiB
 from diskyard.fixes.runner import run_fix as run_directly
-from diskyard.model.fix import Mend
+from diskyard.model.fix import Mend, Optimize
 from diskyard.model.transaction import Draft
 from diskyard.mover.qemu import grow as mover
 from diskyard.operations import sizes
+from diskyard.planner import optimize as optimize_planner
 from diskyard.planner import sizes as planner
+from diskyard.repository.repository import Repository
+from diskyard.storage.interface import Lease
 from diskyard.testing import rounded
 from diskyard.testing.effort import Effort
 from diskyard.testing.rounded.storage import UNIT_BYTES
@@ -309,6 +313,65 @@ def test_the_note_of_an_extend_that_was_cut(
     rig.yard.extend_virtual_disk("b", raw, size)
     rig.expect("b", raw, longer(size))
     rig.clean_slate("b")
+
+
+@pytest.mark.parametrize("size", [WITHIN, BEYOND])
+@pytest.mark.parametrize("work", ["a copy", "an optimize that fails"])
+def test_an_extend_just_after_other_work(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, work: str, size: int
+) -> None:
+    """It is cut while whoever had the disk's lease before has not told its end yet: its note stays."""
+    engine, repo = rig.yard.service.engine, rig.repository("b")
+    cut: list[str] = []
+
+    def extend(disk: str) -> None:
+        with monkeypatch.context() as patch:
+            die_before_zeros(patch)
+            cut.append(code_of(lambda: rig.yard.extend_virtual_disk("b", disk, size)))
+
+    if work == "a copy":
+        source = rig.disk("a", ONE, LAST, size=SIZE)
+        with monkeypatch.context() as patch:
+            once_released(patch, extend)
+            disk = rig.yard.copy_image("b", source)
+            rig.wait()
+    else:
+        disk = raw_disk(rig, SIZE, ONE, LAST)
+        rig.yard.set_strategy("b", disk, "performance")
+        with monkeypatch.context() as patch:
+            intercept(patch, optimize_planner, "seal_reserve", before=kill)
+            once_released(patch, extend)
+            optimize = partial(run_directly, engine, repo, Optimize(image_id=disk))
+            assert code_of(optimize) == "InternalError"
+    assert cut == ["InternalError"]
+    rig.expect("b", disk, HELD)
+    settle(rig.yard, "b")
+    rig.clean_slate("b")
+
+
+def once_released(patch: pytest.MonkeyPatch, act: Callable[[str], None]) -> None:
+    """Do something as soon as a mend, or an optimize, has let go of its image in ``b``."""
+    original, acted = Repository.work_on, list[str]()
+
+    @contextmanager
+    def work_on(repo: Repository, image_ids: Iterable[str], *, wait_s: float = 0.0) -> Iterator[list[Lease]]:
+        (*ids,) = image_ids
+        try:
+            with original(repo, ids, wait_s=wait_s) as leases:
+                begun = [image_id for image_id in ids if is_begun(repo, image_id)]
+                yield leases
+        finally:
+            if len(ids) == 1 and begun and not acted:
+                acted.extend(ids)
+                act(ids[0])
+
+    patch.setattr(Repository, "work_on", work_on)
+
+
+def is_begun(repo: Repository, image_id: str) -> bool:
+    """Whether there is something to do with an image: its bytes are not there, or not reserved."""
+    image = repo.state().images.get(image_id)
+    return image is not None and (image.pending is not None or image.strategy == "performance")
 
 
 def unreadable_notes(patch: pytest.MonkeyPatch, rig: Rig) -> None:

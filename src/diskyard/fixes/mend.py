@@ -69,14 +69,14 @@ def mend(work: Work, action: Mend, participating: list[Repository] | None) -> tu
         is_pending = image.pending is not None and image.is_strong
         if not is_pending and not planner.needs_restore(sight.state, image, sight.missing):
             return False, []
-        work.image_id = action.image_id  # from here on: before, its progress may be that of an extend
-        try:
-            if is_pending:
-                return _complete(work, sight.state, image, participating)
-            return _restore(work, image, participating)
-        except Superseded:
-            # Cancelled or taken over: what was made is left without anybody who wants it.
-            return False, _left_behind(work, image)
+        with work.of_image(image.id):
+            try:
+                if is_pending:
+                    return _complete(work, sight.state, image, participating)
+                return _restore(work, image, participating)
+            except Superseded:
+                # Cancelled or taken over: what was made is left without anybody who wants it.
+                return False, _left_behind(work, image)
 
 
 def _left_behind(work: Work, image: Image) -> list[FollowUp]:

@@ -17,10 +17,20 @@ from diskyard.operations.engine import Engine
 from diskyard.operations.writers import writing
 from diskyard.planner.building import NewVolume
 from diskyard.planner.common import Superseded
+from diskyard.repository.commit import newest_known
 from diskyard.repository.repository import Repository
 from diskyard.storage.interface import Lease
 
 _PROGRESS_EVERY_S = 1.0
+#: The storage's failures, and others at work: neither says anything of the image.
+_PASSING = (
+    OSError,
+    errors.CorruptRecord,
+    errors.ImageInUse,
+    errors.LeaseHeld,
+    errors.RepositoryUnavailable,
+    errors.StorageError,
+)
 
 
 class Watcher(Protocol):
@@ -48,7 +58,7 @@ class NobodyWatches:
 class Work:
     """One fix at work in one repository; it is also the movers' monitor.
 
-    :param image_id: whose progress is persisted; None to persist none.
+    :param image_id: whose progress is persisted (:meth:`of_image`); None to persist none.
     :param fix: the fix's type, as progress names it.
     :param force: the caller answers for what cannot be known here.
     """
@@ -88,6 +98,35 @@ class Work:
     def builds(self, new: NewVolume, fingerprint: str = "") -> None:
         """Name the volume that it makes, and what of, in its progress from now on."""
         self.volume_id, self.work_id, self.fingerprint = new.volume.id, new.work_id, fingerprint
+
+    @contextmanager
+    def of_image(self, image_id: str | None) -> Iterator[None]:
+        """Persist the progress of an image within, and at the end how the work ended.
+
+        The caller has the image's lease until then. Without it nothing is written: others may have noted
+        what they rely on, as an extend does.
+        """
+        self.image_id = image_id
+        try:
+            yield
+            self._forget_progress()
+        except Exception as error:
+            why = why_ended(error)
+            if why is not None and not isinstance(error, Superseded):
+                self.persist(why)
+            raise
+        finally:
+            self.image_id = None
+
+    def _forget_progress(self) -> None:
+        """Work that is done leaves 100 % to be seen, or nothing where its image is gone."""
+        if self.image_id is None or self.percent < 0:
+            return
+        if self.image_id in newest_known(self.repo.log).images:
+            self.percent = 100
+            self.persist()
+        else:
+            self.repo.storage.remove_progress(self.image_id)
 
     def hold(self, leases: list[Lease]) -> None:
         """Hand the leases on to every child from now on."""
@@ -157,6 +196,15 @@ class Work:
             )
         except OSError:
             return
+
+
+def why_ended(error: Exception) -> str | None:
+    """What is kept of why work on an image ended early, where getImageStatus shows it; None for nothing."""
+    if isinstance(error, Stopped):
+        return "stopped"
+    if isinstance(error, _PASSING):
+        return None
+    return error.message if isinstance(error, errors.DiskyardError) else errors.unexpected(error).message
 
 
 def filled_bytes(repo: Repository, state: State, image: Image) -> int:
