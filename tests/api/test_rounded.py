@@ -7,18 +7,30 @@ module, and many in a thorough run. All of the API's suite runs on this format b
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from msgspec.structs import replace
 
 from diskyard import KiB, MiB
+from diskyard.fixes.runner import run_fix as run_directly
+from diskyard.model.fix import Mend, Optimize
+from diskyard.model.transaction import Draft
 from diskyard.mover.qemu import grow as mover
 from diskyard.operations import sizes
+from diskyard.planner import optimize as optimize_planner
 from diskyard.planner import sizes as planner
+from diskyard.repository.repository import Repository
+from diskyard.storage.interface import Lease
 from diskyard.testing import rounded
 from diskyard.testing.effort import Effort
 from diskyard.testing.rounded.storage import UNIT_BYTES
@@ -219,7 +231,7 @@ def test_what_a_disk_gains_is_zeros(rig: Rig, raw: str, size: int) -> None:
 
 
 def die_before_zeros(patch: pytest.MonkeyPatch) -> None:
-    intercept(patch, mover, "_write_zeros", before=kill)
+    intercept(patch, mover, "write_zeros", before=kill)
 
 
 def die_before_growing(patch: pytest.MonkeyPatch) -> None:
@@ -272,6 +284,125 @@ def test_what_happens_before_an_extend_is_taken_back(
     rig.expect("b", raw, HELD)
     rig.yard.extend_virtual_disk("b", raw, size)
     rig.expect("b", raw, longer(size))
+
+
+@pytest.mark.parametrize("size", [WITHIN, BEYOND])
+@pytest.mark.parametrize("happens", ["it cannot be read", "its end is not taken", "a mend that fails"])
+def test_the_note_of_an_extend_that_was_cut(
+    rig: Rig, raw: str, monkeypatch: pytest.MonkeyPatch, happens: str, size: int
+) -> None:
+    """Nothing but the end of the extend takes it away, and what cannot be read is not absent."""
+    with monkeypatch.context() as patch:
+        die_before_zeros(patch)
+        assert code_of(lambda: rig.yard.extend_virtual_disk("b", raw, size)) == "InternalError"
+    with monkeypatch.context() as patch:
+        if happens == "it cannot be read":
+            unreadable_notes(patch, rig)
+            assert code_of(lambda: rig.read("b", raw)) == "StorageError"
+        elif happens == "its end is not taken":
+            change = partial(change_volume, rig, raw)
+            calls = intercept(patch, sizes, "_cut_back", after=change)
+            rig.expect("b", raw, HELD)
+            assert len(calls) == 2
+        else:
+            intercept(patch, fix_module("mend"), "look_at", before=kill)
+            repo = rig.repository("b")
+            mend = partial(run_directly, rig.yard.service.engine, repo, Mend(image_id=raw))
+            assert code_of(mend) == "InternalError"
+    rig.expect("b", raw, HELD)
+    rig.yard.extend_virtual_disk("b", raw, size)
+    rig.expect("b", raw, longer(size))
+    rig.clean_slate("b")
+
+
+@pytest.mark.parametrize("size", [WITHIN, BEYOND])
+@pytest.mark.parametrize("work", ["a copy", "an optimize that fails"])
+def test_an_extend_just_after_other_work(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, work: str, size: int
+) -> None:
+    """It is cut while whoever had the disk's lease before has not told its end yet: its note stays."""
+    engine, repo = rig.yard.service.engine, rig.repository("b")
+    cut: list[str] = []
+
+    def extend(disk: str) -> None:
+        with monkeypatch.context() as patch:
+            die_before_zeros(patch)
+            cut.append(code_of(lambda: rig.yard.extend_virtual_disk("b", disk, size)))
+
+    if work == "a copy":
+        source = rig.disk("a", ONE, LAST, size=SIZE)
+        with monkeypatch.context() as patch:
+            once_released(patch, extend)
+            disk = rig.yard.copy_image("b", source)
+            rig.wait()
+    else:
+        disk = raw_disk(rig, SIZE, ONE, LAST)
+        rig.yard.set_strategy("b", disk, "performance")
+        with monkeypatch.context() as patch:
+            intercept(patch, optimize_planner, "seal_reserve", before=kill)
+            once_released(patch, extend)
+            optimize = partial(run_directly, engine, repo, Optimize(image_id=disk))
+            assert code_of(optimize) == "InternalError"
+    assert cut == ["InternalError"]
+    rig.expect("b", disk, HELD)
+    settle(rig.yard, "b")
+    rig.clean_slate("b")
+
+
+def once_released(patch: pytest.MonkeyPatch, act: Callable[[str], None]) -> None:
+    """Do something as soon as a mend, or an optimize, has let go of its image in ``b``."""
+    original, acted = Repository.work_on, list[str]()
+
+    @contextmanager
+    def work_on(repo: Repository, image_ids: Iterable[str], *, wait_s: float = 0.0) -> Iterator[list[Lease]]:
+        (*ids,) = image_ids
+        try:
+            with original(repo, ids, wait_s=wait_s) as leases:
+                begun = [image_id for image_id in ids if is_begun(repo, image_id)]
+                yield leases
+        finally:
+            if len(ids) == 1 and begun and not acted:
+                acted.extend(ids)
+                act(ids[0])
+
+    patch.setattr(Repository, "work_on", work_on)
+
+
+def is_begun(repo: Repository, image_id: str) -> bool:
+    """Whether there is something to do with an image: its bytes are not there, or not reserved."""
+    image = repo.state().images.get(image_id)
+    return image is not None and (image.pending is not None or image.strategy == "performance")
+
+
+def unreadable_notes(patch: pytest.MonkeyPatch, rig: Rig) -> None:
+    """The next read of what is noted beside the log fails."""
+    files = rig.yard.service.host.files
+    original, failed = files.read, list[str]()
+
+    def read(path: str, *arguments: Any, **words: Any) -> bytes | None:
+        if "/progress/" in path and not failed:
+            failed.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return original(path, *arguments, **words)
+
+    patch.setattr(files, "read", read)
+
+
+def change_volume(rig: Rig, disk: str) -> None:
+    """Another host changes something in the record of a disk's volume."""
+
+    def plan(draft: Draft) -> None:
+        volume = draft.state.volumes[str(draft.state.images[disk].volume_id)]
+        draft.put_volume(replace(volume, preallocated=not volume.preallocated))
+
+    engine = rig.yard.service.engine
+    rig.repository("b").commit(plan, engine.author("setStrategy"))
+
+
+def test_an_extend_that_has_nothing_to_do_leaves_no_note(rig: Rig, raw: str) -> None:
+    before = rig.yard.get_image_status("b", raw)
+    rig.yard.extend_virtual_disk("b", raw, SIZE)
+    assert rig.yard.get_image_status("b", raw) == before
 
 
 @pytest.mark.parametrize("size", [WITHIN, BEYOND])
@@ -331,6 +462,27 @@ def test_a_rest_of_a_sector_is_zeros(rig: Rig) -> None:
     with rig.volume_path("b", disk).open("ab") as file:
         file.write(b"x" * 700)
     rig.expect("b", disk, bytes(UNIT_BYTES) + b"x" * 700 + bytes(1024 - 700))
+    rig.clean_slate("b")
+
+
+def test_what_is_added_meanwhile_is_kept(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program goes on while the size is taken over."""
+    disk = raw_disk(rig, UNIT_BYTES)
+    path = rig.volume_path("b", disk)
+
+    def goes_on() -> None:
+        with path.open("ab") as file:
+            file.write(b"y" * BEYOND)
+
+    with path.open("ab") as file:
+        file.write(b"x" * 700)
+    with monkeypatch.context() as patch:
+        intercept(patch, planner, "disk_of", before=goes_on)
+        rig.yard.prepare_image("b", disk)
+        rig.yard.teardown_image("b", disk)
+    found = rig.read("b", disk)
+    same_bytes(found[UNIT_BYTES : UNIT_BYTES + 700], b"x" * 700)
+    same_bytes(found[UNIT_BYTES + 1024 : UNIT_BYTES + 700 + BEYOND], b"y" * (BEYOND - 324))
     rig.clean_slate("b")
 
 

@@ -381,3 +381,22 @@ def test_a_snapshot_that_somebody_made_longer(rig: Rig, format: str) -> None:
     rig.expect("a", base, picture(SIZE, ONE))
     rig.expect("a", disk, picture(SIZE, ONE, (3, MiB, MiB)))
     rig.clean_slate("a")
+
+
+def test_what_is_added_while_a_size_is_taken_over_is_kept(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program lengthens a volume step by step, first by no whole sector: none of it is cut off."""
+    disk = made(rig, "raw")
+    path = rig.volume_path("a", disk)
+
+    def append(data: bytes) -> None:
+        with path.open("ab") as file:
+            file.write(data)
+
+    append(b"x" * 700)
+    with monkeypatch.context() as patch:
+        intercept(patch, planner, "disk_of", before=lambda: append(b"y" * MiB))
+        rig.yard.prepare_image("a", disk)
+        rig.yard.teardown_image("a", disk)
+    wanted = picture(SIZE, ONE) + b"x" * 700 + b"y" * MiB
+    rig.expect("a", disk, wanted.ljust(-(-len(wanted) // 512) * 512, b"\0"))
+    rig.clean_slate("a")

@@ -62,20 +62,21 @@ def mend(work: Work, action: Mend, participating: list[Repository] | None) -> tu
     repo = work.repo
     with repo.work_on([action.image_id]) as leases:
         work.hold(leases)
-        work.image_id = action.image_id
         sight = look_at(repo, volumes_below(action.image_id), work.newest())
         image = sight.state.images.get(action.image_id)
         if image is None:
             return False, []
-        try:
-            if image.pending is not None and image.is_strong:
-                return _complete(work, sight.state, image, participating)
-            if planner.needs_restore(sight.state, image, sight.missing):
+        is_pending = image.pending is not None and image.is_strong
+        if not is_pending and not planner.needs_restore(sight.state, image, sight.missing):
+            return False, []
+        with work.of_image(image.id):
+            try:
+                if is_pending:
+                    return _complete(work, sight.state, image, participating)
                 return _restore(work, image, participating)
-        except Superseded:
-            # Cancelled or taken over: nobody wants what was made.
-            return False, _left_behind(work, image)
-        return False, []
+            except Superseded:
+                # Cancelled or taken over: nobody wants what was made.
+                return False, _left_behind(work, image)
 
 
 def _left_behind(work: Work, image: Image) -> list[FollowUp]:

@@ -140,13 +140,13 @@ def _require_whole(repo: Repository, state: State, plan: MergePlan) -> None:
 
 def _merge(work: Work, state: State, plan: MergePlan) -> list[FollowUp]:
     repo = work.repo
-    work.image_id = next(iter(sorted(state.images_on(plan.dependent.id))), None)
-    free = None if plan.image.consumed_by is not None else _free_direction(repo, plan)
-    if free is not None:
-        gone = _seal_down(work, plan.image.id, plan) if free == "down" else _seal_up(work, plan)
-    else:
-        require_free_space(repo, plan.moves_bytes, "The merge")
-        gone = _merge_down(work, plan) if plan.direction == "down" else _merge_up(work, plan)
+    with work.of_image(next(iter(sorted(state.images_on(plan.dependent.id))), None)):
+        free = None if plan.image.consumed_by is not None else _free_direction(repo, plan)
+        if free is not None:
+            gone = _seal_down(work, plan.image.id, plan) if free == "down" else _seal_up(work, plan)
+        else:
+            require_free_space(repo, plan.moves_bytes, "The merge")
+            gone = _merge_down(work, plan) if plan.direction == "down" else _merge_up(work, plan)
     return [FollowUp(repo, CleanVolume(volume_id=gone))]
 
 

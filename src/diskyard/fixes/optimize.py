@@ -46,27 +46,31 @@ def optimize(work: Work, action: Optimize) -> tuple[bool, list[FollowUp]]:
     with repo.work_on([action.image_id]) as leases:
         work.hold(leases)
         state = settle_disk(repo, work.newest(), action.image_id, work.author)
-        work.image_id = action.image_id  # not earlier: before, its progress may be that of an extend
-        sight = look_at(repo, volumes_below(action.image_id), state)
-        plan = planner.plan_optimize(sight.state, action.image_id, repo.storage.capabilities)
-        if plan is None or sight.missing:
-            return False, []
-        too_long = repo.storage.capabilities.why_not_raw(plan.image.size_bytes)
-        if plan.kind == "flatten" and too_long is not None:
-            raise errors.Unsupported(
-                f"The optimization waits: {too_long}.",
-                advice="Copy the image to a repository whose file system can hold longer files (such as "
-                "XFS).",
-                imageId=plan.image.id,
-            )
-        waits_for = planner.optimize_waits_for(sight.state, plan, repo.storage.capabilities)
-        if waits_for is None and repo.has_snapshots(plan.volume):
-            waits_for = snapshots_wait_for(repo, plan.volume)  # they would be lost with the volume
-        if waits_for is not None:
-            raise errors.ImageInUse(f"The optimization waits: {waits_for}.", imageId=plan.image.id)
-        if plan.kind == "reserve":
-            return _reserve(work, plan), []
-        return _build(work, plan)
+        with work.of_image(action.image_id):  # not earlier: the progress may be an extend's
+            sight = look_at(repo, volumes_below(action.image_id), state)
+            plan = planner.plan_optimize(sight.state, action.image_id, repo.storage.capabilities)
+            if plan is None or sight.missing:
+                return False, []
+            _require_possible(repo, sight.state, plan)
+            if plan.kind == "reserve":
+                return _reserve(work, plan), []
+            return _build(work, plan)
+
+
+def _require_possible(repo: Repository, state: State, plan: OptimizePlan) -> None:
+    """Refuse a plan that must wait for something."""
+    too_long = repo.storage.capabilities.why_not_raw(plan.image.size_bytes)
+    if plan.kind == "flatten" and too_long is not None:
+        raise errors.Unsupported(
+            f"The optimization waits: {too_long}.",
+            advice="Copy the image to a repository whose file system can hold longer files (such as XFS).",
+            imageId=plan.image.id,
+        )
+    waits_for = planner.optimize_waits_for(state, plan, repo.storage.capabilities)
+    if waits_for is None and repo.has_snapshots(plan.volume):
+        waits_for = snapshots_wait_for(repo, plan.volume)  # they would be lost with the volume
+    if waits_for is not None:
+        raise errors.ImageInUse(f"The optimization waits: {waits_for}.", imageId=plan.image.id)
 
 
 def _reserve(work: Work, plan: OptimizePlan) -> bool:

@@ -9,7 +9,7 @@ from diskyard.fixes import clean
 from diskyard.fixes.mend import mend
 from diskyard.fixes.merge import merge, merge_is_free
 from diskyard.fixes.optimize import optimize
-from diskyard.fixes.work import NobodyWatches, Watcher, Work
+from diskyard.fixes.work import NobodyWatches, Watcher, Work, why_ended
 from diskyard.model.fix import (
     AnyAction,
     CleanAttachment,
@@ -32,20 +32,11 @@ from diskyard.mover.durable import os_errors
 from diskyard.mover.interface import Stopped
 from diskyard.operations.engine import Engine, FollowUp
 from diskyard.planner.mend import set_last_error
-from diskyard.repository.commit import newest_known
 from diskyard.repository.repository import Repository
 
 _FOLLOW_UP_LIMIT = 10_000
 SmallAction = (
     CleanVolume | CleanGarbage | CleanLeftover | CleanProgress | CleanReplica | CleanStray | CleanSize
-)
-#: Failures of the storage, and other work in the way: neither says anything about the image.
-_PASSING = (
-    errors.CorruptRecord,
-    errors.ImageInUse,
-    errors.LeaseHeld,
-    errors.RepositoryUnavailable,
-    errors.StorageError,
 )
 
 
@@ -81,21 +72,13 @@ def run_fix(
     )
     try:
         changed, follow_ups = _begin(work, action, participating)
-    except Stopped:
-        _keep_why(work, action, "stopped")
-        raise
-    except errors.DiskyardError as error:
-        if not isinstance(error, _PASSING):
-            _keep_why(work, action, error.message)
-        raise
-    except OSError as error:
-        raise errors.from_os_error(error, f"running a {fix_type(action)} fix") from error
     except Exception as error:
-        defect = errors.unexpected(error)
-        _keep_why(work, action, defect.message)
-        raise defect from error
-    with os_errors(f"ending a {fix_type(action)} fix"):
-        _forget_progress(work)
+        _keep_why(work, action, error)
+        if isinstance(error, Stopped | errors.DiskyardError):
+            raise
+        if isinstance(error, OSError):
+            raise errors.from_os_error(error, f"running a {fix_type(action)} fix") from error
+        raise errors.unexpected(error) from error
     run_follow_ups(engine, follow_ups, watcher)
     return changed
 
@@ -108,13 +91,13 @@ def _begin(
     return _run(work, action, participating)
 
 
-def _keep_why(work: Work, action: AnyAction, text: str) -> None:
+def _keep_why(work: Work, action: AnyAction, error: Exception) -> None:
     """Record why work on an image ended early. getImageStatus shows it."""
-    if not isinstance(action, Mend | Optimize):
+    why = why_ended(error)
+    if why is None or not isinstance(action, Mend | Optimize):
         return
-    work.persist(text)
     with contextlib.suppress(errors.DiskyardError):  # the caller is told the first error
-        work.repo.commit(lambda draft: set_last_error(draft, action.image_id, text), work.author)
+        work.repo.commit(lambda draft: set_last_error(draft, action.image_id, why), work.author)
 
 
 def _run(
@@ -157,17 +140,6 @@ def _run_small(work: Work, action: SmallAction) -> bool:
             return clean.clean_stray(work, action)
         case CleanSize():
             return clean.clean_size(work, action)
-
-
-def _forget_progress(work: Work) -> None:
-    """Let the progress of finished work say 100 %, or remove it if the image is gone."""
-    if work.image_id is None or work.percent < 0:
-        return
-    if work.image_id in newest_known(work.repo.log).images:
-        work.percent = 100
-        work.persist()
-    else:
-        work.repo.storage.remove_progress(work.image_id)
 
 
 def run_follow_ups(engine: Engine, follow_ups: list[FollowUp], watcher: Watcher | None = None) -> None:

@@ -17,10 +17,20 @@ from diskyard.operations.engine import Engine
 from diskyard.operations.writers import writing
 from diskyard.planner.building import NewVolume
 from diskyard.planner.common import Superseded
+from diskyard.repository.commit import newest_known
 from diskyard.repository.repository import Repository
 from diskyard.storage.interface import Lease
 
 _PROGRESS_EVERY_S = 1.0
+#: Failures of the storage, and other work in the way: neither says anything about the image.
+_PASSING = (
+    OSError,
+    errors.CorruptRecord,
+    errors.ImageInUse,
+    errors.LeaseHeld,
+    errors.RepositoryUnavailable,
+    errors.StorageError,
+)
 
 
 class Watcher(Protocol):
@@ -48,7 +58,7 @@ class NobodyWatches:
 class Work:
     """One fix at work in one repository. It is also the movers' monitor.
 
-    :param image_id: the image whose progress is persisted; None to persist none.
+    :param image_id: the image whose progress is persisted (:meth:`of_image`); None to persist none.
     :param fix: the fix's type, as the progress names it.
     :param force: the caller vouches for what this host cannot know.
     """
@@ -88,6 +98,35 @@ class Work:
     def builds(self, new: NewVolume, fingerprint: str = "") -> None:
         """From now on, let the progress name the volume that this work makes, and its source."""
         self.volume_id, self.work_id, self.fingerprint = new.volume.id, new.work_id, fingerprint
+
+    @contextmanager
+    def of_image(self, image_id: str | None) -> Iterator[None]:
+        """A context in which the progress of an image is persisted, at its end how the work ended.
+
+        The caller holds the image's lease until then. Nothing is written without it, because other work may
+        have noted what it relies on, as an extend does.
+        """
+        self.image_id = image_id
+        try:
+            yield
+            self._forget_progress()
+        except Exception as error:
+            why = why_ended(error)
+            if why is not None and not isinstance(error, Superseded):
+                self.persist(why)
+            raise
+        finally:
+            self.image_id = None
+
+    def _forget_progress(self) -> None:
+        """Let the progress of finished work say 100 %, or remove it if the image is gone."""
+        if self.image_id is None or self.percent < 0:
+            return
+        if self.image_id in newest_known(self.repo.log).images:
+            self.percent = 100
+            self.persist()
+        else:
+            self.repo.storage.remove_progress(self.image_id)
 
     def hold(self, leases: list[Lease]) -> None:
         """Let every child from now on inherit these leases, and no others."""
@@ -157,6 +196,15 @@ class Work:
             )
         except OSError:
             return
+
+
+def why_ended(error: Exception) -> str | None:
+    """Why work on an image ended early, for getImageStatus to show; None if nothing is to be kept."""
+    if isinstance(error, Stopped):
+        return "stopped"
+    if isinstance(error, _PASSING):
+        return None
+    return error.message if isinstance(error, errors.DiskyardError) else errors.unexpected(error).message
 
 
 def filled_bytes(repo: Repository, state: State, image: Image) -> int:

@@ -14,7 +14,7 @@ from diskyard.model.requests import ExtendVirtualDisk
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.durable import os_errors, sync_layer
-from diskyard.mover.qemu.grow import grow, reads_zeros
+from diskyard.mover.qemu.grow import grow, reads_zeros, write_zeros
 from diskyard.operations.building import others_may_win
 from diskyard.operations.engine import Engine, Outcome
 from diskyard.operations.writers import require_no_stranger, require_no_stranger_in, writing
@@ -22,7 +22,7 @@ from diskyard.planner import sizes as planner
 from diskyard.planner.common import strong_image
 from diskyard.planner.sizes import Growth, size_lease
 from diskyard.repository.commit import Committed
-from diskyard.repository.repository import Repository
+from diskyard.repository.repository import Repository, volume_name
 from diskyard.repository.settled import commit_looking
 from diskyard.repository.volume_files import opening, reading
 
@@ -48,7 +48,7 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         planner.require_possible_length(state, disk, request.size, repo.storage.capabilities)
         require_no_stranger(repo, state, image_id)
         work_id = new_uuid()
-        if not repo.gains_zeros:
+        if request.size != disk.size_bytes and not repo.gains_zeros:
             _note_filling(engine, repo, image_id, work_id)
         begun = repo.commit(
             lambda draft: planner.begin_extend(draft, image_id, request.size, work_id), author, missing
@@ -107,7 +107,8 @@ def _is_filling(repo: Repository, image_id: str, volume: Volume) -> bool:
     """Whether a raw volume's extend was interrupted before the bytes that it adds were zeros."""
     if repo.gains_zeros or volume.format != "raw" or volume.extending is None:
         return False
-    progress = repo.progress(image_id)
+    with os_errors("reading what an extend has noted"):
+        progress = repo.read_progress(image_id)
     return progress is not None and progress.work_id == volume.extending.work_id
 
 
@@ -179,7 +180,8 @@ def _settle(
         taken_back = repo.commit(lambda draft: planner.take_back(draft, volume), author)
         # Not before the commit: after a crash in between, what the storage had in the container's last unit
         # would count as a guest's bytes.
-        _forget_filling(repo, image.id)
+        if taken_back.result:
+            _forget_filling(repo, image.id)
         return taken_back
     growth = growth_of(repo, state, volume)
     return repo.commit(lambda draft: planner.adopt(draft, image.id, growth), author)
@@ -231,8 +233,11 @@ def growth_of(repo: Repository, state: State, volume: Volume) -> Growth:
             advice="Once nobody needs the bytes beyond that, cut it to the length that its record says.",
         )
     if volume.format == "raw" and size_bytes > longer_bytes:
-        with opening(repo, [volume]) as (layer,):
-            grow(repo.host, (replace(layer, size_bytes=longer_bytes),), size_bytes, preallocate=False)
+        # Neither of the two cuts, as growing a layer does: the program may still be adding to it.
+        repo.storage.grow_volume(volume_name(volume), length_bytes=size_bytes)
+        if not repo.gains_zeros:
+            with opening(repo, [volume]) as (layer,):
+                write_zeros(repo.host, replace(layer, size_bytes=longer_bytes), size_bytes)
     _sync(repo, volume)
     return Growth(volume, size_bytes)
 

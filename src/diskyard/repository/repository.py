@@ -258,6 +258,16 @@ class Repository(VolumeBytes):
 
     def progress(self, image_id: str) -> Progress | None:
         """The last progress that work on an image has written, if it can be read."""
+        try:
+            return self.read_progress(image_id)
+        except OSError:
+            return None
+
+    def read_progress(self, image_id: str) -> Progress | None:
+        """The same, for callers that must tell progress that cannot be read from progress that does not exist.
+
+        :raises OSError: it cannot be read.
+        """
         data = self.storage.get_progress(image_id)
         if data is None:
             return None

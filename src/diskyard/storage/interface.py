@@ -187,7 +187,7 @@ class VolumeStore(Protocol):
         """
 
     def get_progress(self, image_id: str) -> bytes | None:
-        """The last progress that was put; None if there is none or it cannot be read."""
+        """The last progress that was put; None if there is none. An OSError says that it cannot be read."""
 
     def remove_progress(self, image_id: str) -> None:
         """Remove an image's progress, if there is any. A power cut may bring it back."""

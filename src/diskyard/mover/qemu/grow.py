@@ -109,7 +109,7 @@ def set_size(host: Host, chain: Chain, size_bytes: int, *, inherit_fds: Sequence
     if top.format == "raw":
         _set_raw_size(top, size_bytes)
         if size_bytes > top.size_bytes and not top.gains_zeros:
-            _write_zeros(host, top, size_bytes, inherit_fds=inherit_fds)
+            write_zeros(host, top, size_bytes, inherit_fds=inherit_fds)
         return
     zero_to_bytes = min(size_bytes, -(-top.size_bytes // CLUSTER_BYTES) * CLUSTER_BYTES)
     if below_bytes and below_bytes[0] > top.size_bytes:
@@ -141,8 +141,11 @@ def _set_raw_size(top: Layer, size_bytes: int) -> None:
         top.open_container.set_length(size_bytes)
 
 
-def _write_zeros(host: Host, top: Layer, end_bytes: int, *, inherit_fds: Sequence[int]) -> None:
-    """Have a raw volume hold zeros from its recorded size on, whatever its container held there."""
+def write_zeros(host: Host, top: Layer, end_bytes: int, *, inherit_fds: Sequence[int] = ()) -> None:
+    """Have an open raw layer hold zeros from its ``size_bytes`` on, whatever its container held there.
+
+    Its container is long enough already. Durable once the layer is synced.
+    """
     whole = replace(top, bound_bytes=None)
     with StorageDaemon(host, ((whole,),), inherit_fds=inherit_fds) as daemon:
         node = daemon.open_chain((whole,), writable=(top.name,))

@@ -203,11 +203,8 @@ class LocalStorage(LocalLogStore):
         self._files.replace(path, data, make=self._follower.making(path, data))
 
     def get_progress(self, image_id: str) -> bytes | None:
-        """The image's progress file, if it can be read."""
-        try:
-            return self._files.read(self._progress_path(image_id), _PROGRESS_LIMIT_BYTES)
-        except OSError:
-            return None
+        """The image's progress file."""
+        return self._files.read(self._progress_path(image_id), _PROGRESS_LIMIT_BYTES)
 
     def remove_progress(self, image_id: str) -> None:
         """Unlink the image's progress file."""
