@@ -264,7 +264,7 @@ class Repository(VolumeBytes):
             return None
 
     def read_progress(self, image_id: str) -> Progress | None:
-        """The same, for callers that must tell progress that cannot be read from progress that does not exist.
+        """The same, for callers that must tell unreadable progress from none.
 
         :raises OSError: it cannot be read.
         """
