@@ -100,7 +100,8 @@ class CopyImage(Request, kw_only=True, frozen=True):
 class RemoveImage(Request, kw_only=True, frozen=True):
     """Remove an image; other images that read its bytes keep them.
 
-    Removing an image that is still being made cancels that work.
+    Removing an image that is still being made cancels that work. An image that is attached, or that a copy
+    needs as its base and does not read yet, is not removed.
 
     :param repository_id: the repoId under which the repository is connected on this host.
     :param image_id: the image.

@@ -23,6 +23,7 @@ _FIELDS = {
     "attachments": "attachments",
     "volumes_by_parent": "_volumes_by_parent",
     "images_by_volume": "_images_by_volume",
+    "images_by_base": "_images_by_base",
     "attachments_by_volume": "_attachments_by_volume",
     "attachments_by_image": "_attachments_by_image",
     "held": "held",
@@ -43,6 +44,11 @@ def _without(index: Index, key: str | None, member: str) -> Index:
         return index
     rest = index.get(key, _NOTHING) - {member}
     return index.set(key, rest) if rest else index.delete(key)
+
+
+def _awaited_base(image: Image) -> str | None:
+    """The base of an image that has no volume yet, and so is not among the base's dependents."""
+    return None if image.pending is None or image.volume_id is not None else image.pending.base_image_id
 
 
 def _index(pairs: Iterable[tuple[str | None, str]]) -> Index:
@@ -71,6 +77,7 @@ class State:
     attachments: Records[Attachment] = Map()
     _volumes_by_parent: Index = Map()
     _images_by_volume: Index = Map()
+    _images_by_base: Index = Map()
     _attachments_by_volume: Index = Map()
     _attachments_by_image: Index = Map()
     held: Records[None] = Map()
@@ -98,6 +105,7 @@ class State:
             attachments=Map({attachment.id: attachment for attachment in attachment_list}),
             _volumes_by_parent=_index((v.parent_image_id, v.id) for v in volume_list),
             _images_by_volume=_index((i.volume_id, i.id) for i in image_list),
+            _images_by_base=_index((_awaited_base(i), i.id) for i in image_list),
             _attachments_by_volume=_index((v, a.id) for a in attachment_list for v in a.volume_ids),
             _attachments_by_image=_index((a.image_id, a.id) for a in attachment_list),
             held=Map({image.id: None for image in image_list if image.held_for}),
@@ -114,19 +122,26 @@ class State:
             if old is not None:
                 index = _without(index, old.volume_id, image.id)
             index = _with(index, image.volume_id, image.id)
+        waiting, base = self._images_by_base, _awaited_base(image)
+        old_base = None if old is None else _awaited_base(old)
+        if old_base != base:
+            waiting = _with(_without(waiting, old_base, image.id), base, image.id)
         return replace(
             self,
             images=self.images.set(image.id, image),
             _images_by_volume=index,
+            _images_by_base=waiting,
             held=self.held.set(image.id, None) if image.held_for else _gone(self.held, image.id),
         )
 
     def remove_image(self, image_id: str) -> State:
         """This state without an image that it has."""
+        image = self.images[image_id]
         return replace(
             self,
             images=self.images.delete(image_id),
-            _images_by_volume=_without(self._images_by_volume, self.images[image_id].volume_id, image_id),
+            _images_by_volume=_without(self._images_by_volume, image.volume_id, image_id),
+            _images_by_base=_without(self._images_by_base, _awaited_base(image), image_id),
             held=_gone(self.held, image_id),
         )
 
@@ -207,6 +222,10 @@ class State:
     def dependents(self, image_id: str) -> frozenset[str]:
         """The ids of the volumes that have the image as their parent."""
         return self._volumes_by_parent.get(image_id, _NOTHING)
+
+    def waiting_for(self, base_id: str) -> frozenset[str]:
+        """The ids of the pending images that have no volume yet, and will read this image once they have."""
+        return self._images_by_base.get(base_id, _NOTHING)
 
     def images_on(self, volume_id: str) -> frozenset[str]:
         """The ids of the images that point at the volume."""

@@ -28,9 +28,17 @@ def remove(draft: Draft, image_id: str) -> Image:
     Removing a disk ends its trackers. Removing a pending image cancels it.
 
     :returns: the image as it was.
+    :raises diskyard.errors.ImageInUse: it is attached; or the base of a copy that has no volume yet, and so
+        nothing but its request that would keep the base.
     """
     image = strong_image(draft.state, image_id)
     require_unattached(draft.state, image)
+    for copy_id in sorted(draft.state.waiting_for(image_id)):
+        raise errors.ImageInUse(
+            f"Image {image_id} is the base of image {copy_id}, which is still to be copied.",
+            advice="Let the copy be completed first (checkStorageRepository lists its mend), or remove it.",
+            imageId=image_id,
+        )
     end_trackers(draft, image_id)
     draft.put_image(replace(image, visibility="weak", user_data=None))
     return image

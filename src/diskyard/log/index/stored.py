@@ -51,6 +51,7 @@ CODECS: dict[str, Codec[Any]] = {
     "attachments": _json(Attachment),
     "volumes_by_parent": _members,
     "images_by_volume": _members,
+    "images_by_base": _members,
     "attachments_by_volume": _members,
     "attachments_by_image": _members,
     "held": _json(None),
