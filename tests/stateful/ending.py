@@ -36,11 +36,13 @@ def settle(machine: ImageMachine) -> None:
     fix_all(machine)
     # What still waits has a base that never came; taking it back must leave nothing.
     machine.look_at_statuses(0)
-    for name in model.names(complete=False):
-        repo, image = model.find(name)
-        machine.yards[1].remove_image(repo, image.id)
-        assert machine.yards[1].wait_for_tasks(timeout_s=120)
-        model.remove(repo, image)
+    while waiting := model.names(complete=False):
+        for name in waiting:
+            repo, image = model.find(name)
+            if machine.remove_unless_awaited(1, repo, image.id):
+                model.remove(repo, image)
+            assert machine.yards[1].wait_for_tasks(timeout_s=120)
+        assert len(model.names(complete=False)) < len(waiting), "what waits cannot be taken back"
     fix_all(machine)
     for host, repo in enumerate(model.images):
         left = machine.check(host, repo, deep=True)

@@ -114,6 +114,16 @@ class ImageMachine(RuleBasedStateMachine):
                 assert task.state == "done" or (task.error or {}).get("code") in WAITS, f"{task}"
         self.look_at_statuses(host)
 
+    def remove_unless_awaited(self, host: int, repo: str, image_id: str, *, auto: bool = True) -> bool:
+        """Remove an image unless a copy waits for it as its base. Return whether it is gone."""
+        try:
+            self.yards[host].remove_image(repo, image_id, {"auto_fix": auto})
+        except errors.ImageInUse:
+            waiting = self.yards[host].service.connections.get(repo).state().waiting_for(image_id)
+            assert waiting, f"nothing waits for {image_id}"
+            return False
+        return True
+
     def look_at_statuses(self, host: int) -> None:
         """What was usable once stays so."""
         for repo in REPOS:
@@ -281,8 +291,8 @@ class ImageMachine(RuleBasedStateMachine):
     @rule(data=st.data(), host=HOST, auto=st.booleans())
     def remove(self, data: st.DataObject, host: int, auto: bool) -> None:
         repo, image = self.pick(data, self.model.names(attached=False), "image")
-        self.yards[host].remove_image(repo, image.id, {"auto_fix": auto})
-        self.model.remove(repo, image)
+        if self.remove_unless_awaited(host, repo, image.id, auto=auto):
+            self.model.remove(repo, image)
         self.done(host)
 
     @precondition(lambda self: self.model.names(kind="virtual_disk"))

@@ -34,10 +34,13 @@ def settle(machine: ProcessMachine) -> None:
         words = {"repositoryId": key[0], "imageId": key[1]}
         machine.ask(first, Asked("untrackChanges", words, mean.untrack(key)))
     fix_all(machine)
-    # What still waits has a base or source that never came; taking it back must leave nothing.
-    for key in machine.having(complete=False):
-        words = {"repositoryId": key[0], "imageId": key[1]}
-        machine.ask(last, Asked("removeImage", words, mean.remove(key)))
+    # What still waits has a base or source that never came; taking it back must leave nothing. A base that is
+    # waited for stays until what waits for it is gone.
+    while waiting := machine.having(complete=False):
+        for key in waiting:
+            words = {"repositoryId": key[0], "imageId": key[1]}
+            machine.ask(last, Asked("removeImage", words, mean.remove(key), allowed=["ImageInUse"]))
+        assert len(machine.having(complete=False)) < len(waiting), "what waits cannot be taken back"
     fix_all(machine)
     left = [fix for repo in PLACES for fix in check(machine, 0, repo)]
     assert left == [], machine.in_short_names(f"left: {left}")

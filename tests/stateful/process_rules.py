@@ -256,7 +256,9 @@ class StoryMachine(ProcessMachine):
     def remove(self, data: st.DataObject, auto: bool, steps: int | None) -> None:
         key = self.pick(data, self.having(attached=False), "image")
         parameters = {"repositoryId": key[0], "imageId": key[1], "options": {"AutoFix": auto}}
-        self.tell(data, Asked("removeImage", parameters, mean.remove(key), (key,)), steps)
+        # A copy may wait for it, as its base.
+        asked = Asked("removeImage", parameters, mean.remove(key), (key,), allowed=["ImageInUse"])
+        self.tell(data, asked, steps)
 
     @precondition(lambda self: some_idle(self) and self.having(kind="virtual_disk"))
     @rule(data=st.data(), steps=STEPS)
