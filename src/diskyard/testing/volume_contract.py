@@ -178,7 +178,7 @@ class VolumeContract:
         layer = Layer("volume", "raw", located.protocol, located.path, MIB)
         xml = disk_xml(Host.real(), (layer,), read_only=True)
         # Diskyard itself has just written this text, so no parser for hostile XML is needed.
-        source = ET.fromstring(xml).find("source")  # noqa: S314
+        source = ET.fromstring(xml).find("source")  # noqa: S314 - our own
         assert source is not None
         assert set(source.attrib) & {"file", "dev", "name"}
 
