@@ -40,3 +40,16 @@ def mounted(folder: Path, make: Sequence[str], size_bytes: int = _SIZE_BYTES) ->
 def remount(place: Path, how: str) -> None:
     """Mount a file system anew as read-only (``ro``) or writable (``rw``)."""
     subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=True)
+
+
+@contextmanager
+def another_namespace() -> Iterator[None]:
+    """A mount namespace with all that is mounted now, as any program on the host may make one."""
+    words = ["unshare", "--mount", "--", "sh", "-c", "echo ready; exec sleep infinity"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            yield
+        finally:
+            process.kill()

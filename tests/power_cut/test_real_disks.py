@@ -18,6 +18,7 @@ from diskyard.testing.scenarios import SCENARIOS, SHARING, Scenario
 from diskyard.testing.scenarios.sharing import CLONE, MORE_SHARING
 from tests.conftest import Tally
 from tests.crash.bench import Bench
+from tests.mounts import another_namespace
 
 CUTS = 2
 _EFFORT = Effort.of_environment()
@@ -64,6 +65,20 @@ def test_what_was_not_synced_is_lost(kind: str, log_kept: bool, quick_folder: Pa
         assert kept.read_bytes() != b"synced, and more that was not"
         assert lost.exists() <= log_kept
         assert not lost.exists() or not lost.read_bytes().strip(b"\0")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_disk_that_another_namespace_still_has_mounted(kind: str, quick_folder: Path, tally: Tally) -> None:
+    """Such a one lives on, dead, beside the one that is mounted after the cut."""
+    tally("real power cut")
+    if reason := why_no_real_disk(kind):
+        pytest.skip(reason)
+    with real_disk(kind, quick_folder) as disk, another_namespace():
+        (disk.place / "kept").write_bytes(b"synced")
+        disk.sync()
+        disk.cut_power(log_kept=False)
+        (disk.place / "new").mkdir()
+        assert (disk.place / "kept").read_bytes() == b"synced"
 
 
 def _cut(disk: RealDisk, kind: str, scenario: Scenario, effort: Effort) -> tuple[int, int]:

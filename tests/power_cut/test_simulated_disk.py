@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from diskyard.testing.power_cut import BEGIN, RecordedDisk
 from diskyard.testing.simulated_disk import mounted, read_journal
 from diskyard.testing.simulated_files import BLOCK_BYTES, MARK, ROOT, SimulatedFiles
 from diskyard.testing.world import host_named
+from tests.mounts import another_namespace
 
 OLD, NEW = b"o" * BLOCK_BYTES, b"n" * BLOCK_BYTES
 OPERATIONS = 400
@@ -52,6 +54,17 @@ def write_new(files: SimulatedFiles, name: str, data: bytes, *, sync: bool) -> N
     files.write(node.number, 0, data)
     if sync:
         files.sync(node.number)
+
+
+def test_it_ends_though_another_namespace_still_has_it_mounted(tmp_path: Path, held: Path) -> None:
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    with ExitStack() as stack:
+        with mounted(held, mount, tmp_path / "journal"):
+            stack.enter_context(another_namespace())
+            (mount / "name").write_bytes(b"data")
+        assert not os.path.ismount(mount)
+    assert read_journal(tmp_path / "journal")
 
 
 def test_names_and_bytes_are_lost_apart(held: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,10 +46,16 @@ class Request:
         return [os.fsdecode(name) for name in self.body[skip_bytes:].split(b"\0")[:-1]]
 
 
-def serve(descriptor: int, files: SimulatedFiles) -> None:
-    """Answer the kernel's requests on a mounted ``/dev/fuse`` until it is unmounted."""
+def serve(descriptor: int, files: SimulatedFiles, unmounted: int) -> None:
+    """Answer the kernel's requests on a mounted ``/dev/fuse`` until it is unmounted.
+
+    :param unmounted: a descriptor that can be read once it is unmounted in this mount namespace: another one,
+        made meanwhile by whatever else runs on this host, keeps a mount of its own.
+    """
     handlers = _Handlers(files).table()
     while True:
+        if descriptor not in select.select((descriptor, unmounted), (), ())[0]:
+            return
         try:
             message = os.read(descriptor, _REQUEST_BYTES)
         except OSError as error:

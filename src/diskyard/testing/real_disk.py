@@ -22,6 +22,8 @@ _MAKE = {
     "xfs": (320 * MIB, ["mkfs.xfs", "-q", "-m", "reflink=1"]),
     "ext4": (64 * MIB, ["mkfs.ext4", "-q", "-m", "0", "-N", "2048"]),
 }
+# The dead one that another namespace still has mounted has the same UUID.
+_MOUNT_OPTIONS = {"xfs": ("nouuid",), "ext4": ()}
 KINDS = tuple(_MAKE)
 _GOING_DOWN = 0x8004587D  # _IOR('X', 125, __u32)
 _DYING_MOST_S, _POLL_S = 10.0, 0.01
@@ -42,14 +44,16 @@ def why_no_real_disk(kind: str) -> str | None:
 class RealDisk:
     """A file system in a file.
 
-    :param file: where it is kept, and ``place``: where it is mounted.
+    :param kind: of the file system; ``file``: where it is kept; ``place``: where it is mounted.
     """
 
+    kind: str
     file: Path
     place: Path
 
     def _mount(self) -> None:
-        subprocess.run(["mount", "-o", "loop", str(self.file), str(self.place)], check=True)
+        options = ",".join(("loop", *_MOUNT_OPTIONS[self.kind]))
+        subprocess.run(["mount", "-o", options, str(self.file), str(self.place)], check=True)
 
     def _unmount(self) -> None:
         """Unmount it, with patience: a killed program may still have files open when its name is gone."""
@@ -74,14 +78,25 @@ class RealDisk:
         finally:
             os.close(fd)
         self._unmount()
+        self._take_out()
         self._mount()
+
+    def _take_out(self) -> None:
+        """Keep what it holds in another file.
+
+        A mount namespace that was made meanwhile, by whatever else runs on this host, still has the dead
+        file system mounted, and mounting the same file again would give that one back.
+        """
+        copy = self.file.with_name("copy-of-disk")
+        subprocess.run(["cp", "--sparse=always", str(self.file), str(copy)], check=True)
+        copy.replace(self.file)
 
 
 @contextmanager
 def real_disk(kind: str, folder: Path) -> Iterator[RealDisk]:
     """A small file system of a kind, mounted for the time of the context."""
     size_bytes, words = _MAKE[kind]
-    disk = RealDisk(folder / "disk", folder / "mounted")
+    disk = RealDisk(kind, folder / "disk", folder / "mounted")
     disk.place.mkdir()
     with disk.file.open("wb") as file:
         file.truncate(size_bytes)

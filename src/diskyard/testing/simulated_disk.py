@@ -65,13 +65,18 @@ def read_journal(path: Path) -> list[Record]:
     return msgspec.msgpack.decode(path.read_bytes(), type=list[Record])
 
 
-def _unmount_at_end(mount: str, pipe: Connection) -> None:
-    """Who started this is done, or dead: nothing stays mounted, be it still in use."""
+def _unmount_at_end(mount: str, pipe: Connection, unmounted: int) -> None:
+    """Who started this is done, or dead: nothing stays mounted, be it still in use.
+
+    :param unmounted: the end of a pipe for writing, which is closed once nobody uses it any more.
+    """
     with suppress(EOFError):
         pipe.recv()
     plain = subprocess.run(["umount", mount], capture_output=True, check=False)
     if plain.returncode:
         subprocess.run(["umount", "--lazy", mount], check=True)
+    else:
+        os.close(unmounted)
 
 
 def _serve(folder: str, mount: str, journal: str, pipe: Connection) -> None:
@@ -81,7 +86,8 @@ def _serve(folder: str, mount: str, journal: str, pipe: Connection) -> None:
     options = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,default_permissions"
     words = ["mount", "-i", "-t", "fuse", "-o", options, "diskyard-simulated-disk", mount]
     subprocess.run(words, check=True, pass_fds=[descriptor])
-    threading.Thread(target=_unmount_at_end, args=(mount, pipe), daemon=True).start()
+    unmounted, end = os.pipe()
+    threading.Thread(target=_unmount_at_end, args=(mount, pipe, end), daemon=True).start()
     pipe.send(True)
-    serve(descriptor, files)
+    serve(descriptor, files, unmounted)
     Path(journal).write_bytes(msgspec.msgpack.encode(files.journal))
