@@ -13,7 +13,7 @@ from diskyard.model.results import Attached
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.interface import Chain
-from diskyard.mover.qemu.graphs import blockdev_graph
+from diskyard.mover.qemu.graphs import guest_graph
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import Engine, Outcome
 from diskyard.operations.sizes import growth_of_writer, settle_size
@@ -218,7 +218,7 @@ def _answer(repo: Repository, state: State, attachment: Attachment) -> tuple[Att
         host_id=attachment.host.host_id,
         owner=attachment.owner,
         mode=attachment.mode,
-        blockdev=blockdev_graph(repo.host, chain, read_only=read_only),
+        blockdev=guest_graph(repo.host, chain, read_only=read_only, attachment_id=attachment.id),
         path=chain[0].path if single else None,
         format=chain[0].format if single else None,
         nbd_uri=None,

@@ -18,8 +18,9 @@ from diskyard.host import Commands, Host
 from diskyard.mover.interface import Chain
 from diskyard.mover.opening import opened_files
 from diskyard.mover.qemu.blockgraph import StorageDaemon, layer_sizes_bytes
-from diskyard.mover.qemu.graphs import blockdev_graph
+from diskyard.mover.qemu.graphs import blockdev_graph, guest_graph, guest_nodes
 from diskyard.mover.qemu.nbdclient import NbdClient
+from tests.live_qemu import LiveQemu
 from tests.unit.mover.bench import MIB, Bench, RecordingMonitor, run
 
 
@@ -190,3 +191,34 @@ def test_no_process_and_no_descriptor_is_left(bench: Bench) -> None:
     for _ in range(3):
         layer_sizes_bytes(bench.host, (layer,))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_two_disks_of_one_snapshot_are_in_one_guest(bench: Bench) -> None:
+    """No two of its nodes have one name, and what is below can be merged while both are open."""
+    base = bench.layer("base", "qcow2", MIB)
+    middle = bench.layer("middle", "qcow2", MIB, (base,))
+    bench.fill((middle, base), [(0, 65536, 4)])
+    first = (bench.layer("one", "qcow2", MIB, (middle, base)), middle, base)
+    second = (bench.layer("two", "qcow2", MIB, (middle, base)), middle, base)
+    with StorageDaemon(bench.host) as daemon:
+        for chain, read_only in ((first, False), (second, True)):
+            graph = guest_graph(bench.host, chain, read_only=read_only, attachment_id=chain[0].name)
+            daemon.command("blockdev-add", graph, doing="opening a graph")
+        one = guest_nodes("one", "one")[0]
+        daemon.command("blockdev-del", {"node-name": guest_nodes("two", "two")[0]}, doing="closing one")
+        job = {
+            "device": one,
+            "top-node": guest_nodes("one", "middle")[0],
+            "base-node": guest_nodes("one", "base")[0],
+            "backing-file": "diskyard:base",
+        }
+        daemon.run_job("block-commit", job, RecordingMonitor(), doing="merging under a guest")
+    run("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 4 0 65536", str(base.path))
+
+
+def test_a_running_guest_leaves_what_is_below_to_other_readers(bench: Bench) -> None:
+    base = bench.layer("base", "qcow2", MIB)
+    top = bench.layer("top", "qcow2", MIB, (base,))
+    graph = guest_graph(bench.host, (top, base), read_only=False, attachment_id="a")
+    with LiveQemu("json:" + json.dumps(graph)):
+        run("qemu-io", "-r", "-f", "qcow2", "-c", "read 0 512", str(base.path))

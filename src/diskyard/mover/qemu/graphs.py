@@ -6,6 +6,8 @@ none), so that nothing written in an image decides what is opened.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from dataclasses import replace
 
@@ -17,6 +19,35 @@ from diskyard.mover.opening import storage_told
 
 BACKED_FORMATS = ("qcow2", "vmdk")  # the drivers that take a backing of any kind
 _SECTOR_MOST_BYTES = 4096  # the largest of any disk in use
+_NAME_BYTES = 16  # as base32, with a prefix, it has 29 of the 31 characters that QEMU allows
+
+
+def guest_nodes(attachment_id: str, volume_id: str) -> tuple[str, str]:
+    """The names of a volume's format node and file node in the guest of an attachment.
+
+    A guest may have two disks that read the same Snapshot, and a name is unique in a QEMU process.
+    """
+    digest = hashlib.blake2b(f"{attachment_id}/{volume_id}".encode(), digest_size=_NAME_BYTES).digest()
+    name = base64.b32encode(digest).decode().rstrip("=").lower()
+    return f"dy-{name}", f"df-{name}"
+
+
+def guest_graph(host: Host, chain: Chain, *, read_only: bool, attachment_id: str) -> dict[str, object]:
+    """The whole chain as one nested QEMU blockdev for a guest, by the names of its files.
+
+    If the guest writes, the files of the layers below are opened for reading, but not for ever read-only:
+    QEMU opens them anew for writing when it merges something into them, and refuses that otherwise.
+    """
+    graph = blockdev_graph(host, chain, read_only=read_only)
+    node: object = graph
+    for layer in chain:
+        assert isinstance(node, dict)
+        node["node-name"], node["file"]["node-name"] = guest_nodes(attachment_id, layer.name)
+        if not read_only:
+            del node["file"]["read-only"]
+            node["file"]["auto-read-only"] = True
+        node = node.get("backing")
+    return graph
 
 
 def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = True) -> dict[str, object]:
