@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 
 import pytest
 
 from diskyard import KiB, MiB, errors
-from tests.api.helpers import COMMIT_ONLY, SIZE, Rig, code_of, fixes, picture, run_fix, settle
+from tests.api.helpers import (
+    COMMIT_ONLY,
+    SIZE,
+    Rig,
+    code_of,
+    fix_module,
+    fixes,
+    intercept,
+    picture,
+    run_fix,
+    settle,
+)
 
 BIG = 64 * MiB
 
@@ -180,9 +192,13 @@ def test_snapshots_on_two_sides_are_one(rig: Rig) -> None:
     rig.clean_slate("a", "b")
 
 
-def test_copies_in_a_row_wait_for_each_other(rig: Rig) -> None:
-    """A difference to a Snapshot that is still being copied is completed after it."""
+def test_copies_in_a_row_wait_for_each_other(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A difference to a Snapshot that is still being copied is completed after it.
+
+    So it is on a busy host, where the first copy's task takes long to begin.
+    """
     yard = rig.yard
+    intercept(monkeypatch, fix_module("runner"), "mend", before=lambda: time.sleep(2.5))
     stretches = [(number + 1, number * 8 * MiB, 6 * MiB) for number in range(8)]
     disk = rig.disk("a", *stretches, size=BIG)
     first = yard.create_snapshot("a", disk)

@@ -49,7 +49,7 @@ from diskyard.repository.settled import (
 )
 from diskyard.repository.volume_files import opening
 
-_BASE_STARTS_WITHIN_S = 1.0
+_BASE_STARTS_WITHIN_S, _BASE_QUEUED_MOST_S = 1.0, 60.0
 _BASE_POLL_S = 0.1
 
 
@@ -138,7 +138,8 @@ def _complete(
 def _await_base(work: Work, state: State, base_id: str | None) -> State:
     """Wait while the base is being completed, or may be soon, and return the state after it.
 
-    Copies are often made in a row, each with the one before as its base.
+    Copies are often made in a row, each with the one before as its base. A task of this host that is queued
+    for the base is waited for longer, but not for ever: it may be queued for the thread that this one has.
     """
     clock, repo = work.engine.host.clock, work.repo
     begin_s = clock.monotonic_s()
@@ -146,12 +147,19 @@ def _await_base(work: Work, state: State, base_id: str | None) -> State:
         base = state.images.get(base_id)
         if base is None or base.pending is None:
             return state
-        if not repo.is_locked(base_id) and clock.monotonic_s() - begin_s > _BASE_STARTS_WITHIN_S:
-            break
+        waited_s = clock.monotonic_s() - begin_s
+        if waited_s > _BASE_STARTS_WITHIN_S and not repo.is_locked(base_id):
+            if waited_s > _BASE_QUEUED_MOST_S or not _has_task(work, base_id):
+                break
         work.advance(0, 0)
         clock.sleep(_BASE_POLL_S)
         state = repo.state()
     return state
+
+
+def _has_task(work: Work, image_id: str) -> bool:
+    """Whether a task of this host works on an image, or will."""
+    return any(task.image_id == image_id for task in work.engine.records.unended())
 
 
 def _seal(work: Work, image_id: str, new: NewVolume) -> None:
