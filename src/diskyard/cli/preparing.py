@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ _owner = click.option("--owner", help="The guest that uses it; each guest has it
     cls=Command,
     example="diskyard image prepare fast/web-1\n"
     "diskyard image prepare fast/web-1 --format libvirt\n"
+    "diskyard image prepare fast/web-1 --qmp /run/web-1/monitor\n"
     "diskyard image prepare fast/web-installed --serve nbd",
 )
 @click.argument("image", shell_complete=complete_image)
@@ -35,12 +37,20 @@ _owner = click.option("--owner", help="The guest that uses it; each guest has it
     "--serve", type=click.Choice(["nbd"]), help="Serve it, print its URI, and tear it down on Ctrl-C."
 )
 @click.option(
+    "--qmp",
+    metavar="PATH",
+    help="The guest runs with what this command printed before, and this is a monitor of its QEMU: snapshots, "
+    "copies and exports then work while it runs.",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["json", "blockdev", "libvirt"]),
     help="json: everything; blockdev: for QEMU's blockdev-add; libvirt: a <disk> element.",
 )
-def prepare(image: str, read_only: bool, owner: str | None, serve: str | None, form: str | None) -> None:
+def prepare(
+    image: str, read_only: bool, owner: str | None, serve: str | None, qmp: str | None, form: str | None
+) -> None:
     """Attach an image on this host, and print what QEMU or libvirt needs to open it.
 
     Until 'diskyard image teardown' no other host can write to it, and it cannot be removed, extended
@@ -48,13 +58,19 @@ def prepare(image: str, read_only: bool, owner: str | None, serve: str | None, f
     """
     if serve is not None and form is not None and form != "json":
         raise refuse("An image that is served is opened by its URI.", "Leave --format out.")
-    options = {"read_only": True if read_only else None, "owner": owner, "serve": serve}
+    if qmp is not None and (serve is not None or read_only):
+        raise refuse("--qmp is for a guest that writes to the disk.", "Leave --serve and --read-only out.")
+    live = None if qmp is None else {"qmp": os.path.abspath(qmp)}
+    options = {"read_only": True if read_only else None, "owner": owner, "serve": serve, "live": live}
     with open_yard() as yard:
         found = find(yard, image)
         if serve is not None:
             _serve(yard, found, options, owner, form)
             return
         attached = yard.prepare_image(found.repo_id, found.image_id, options)
+        if qmp is not None and form is None and not wants_json():
+            note(f"{found.title} can be snapshotted, copied and exported while its guest runs.")
+            return
         _print(attached, found, form)
 
 

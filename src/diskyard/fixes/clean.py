@@ -16,6 +16,7 @@ from diskyard.model.fix import (
     CleanReplica,
     CleanSize,
     CleanStray,
+    CleanSwitch,
     CleanVolume,
     Merge,
 )
@@ -26,6 +27,7 @@ from diskyard.model.volume_name import VolumeName
 from diskyard.mover.qemu.grow import grow
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import FollowUp
+from diskyard.operations.running import settle_guest
 from diskyard.operations.sizes import growth_of_writer, settle_size
 from diskyard.operations.writers import (
     is_written,
@@ -170,6 +172,15 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
 
     ended = work.repo.commit(plan, work.author)
     return ended.result, cleaning(work.repo, before, ended.state)
+
+
+def clean_switch(work: Work, action: CleanSwitch) -> bool:
+    """End an interrupted switch of a running guest, as the guest has followed or not."""
+    before = work.newest().attachments.get(action.attachment_id)
+    if before is None or before.switching is None:
+        return False
+    settle_guest(work.engine, work.repo, action.attachment_id, work.author)
+    return True
 
 
 def _require_no_overlay(repo: Repository, state: State, attachment: Attachment) -> None:

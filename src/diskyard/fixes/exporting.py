@@ -62,7 +62,7 @@ def run_export(engine: Engine, export: Export, watcher: Watcher, rate_limit_byte
         if image.kind == "snapshot":
             image = hold_snapshot(repo, image, hold, author).result
         else:
-            image, _ = freeze_disk(repo, state, image.id, hold, author)
+            image, _ = freeze_disk(engine, repo, state, image.id, hold, author)
         try:
             _write_file(work, request, image, partial(require_held, repo, image.id, hold), path)
         finally:

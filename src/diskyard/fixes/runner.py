@@ -20,6 +20,7 @@ from diskyard.model.fix import (
     CleanReplica,
     CleanSize,
     CleanStray,
+    CleanSwitch,
     CleanVolume,
     Mend,
     Merge,
@@ -36,7 +37,14 @@ from diskyard.repository.repository import Repository
 
 _FOLLOW_UP_LIMIT = 10_000
 SmallAction = (
-    CleanVolume | CleanGarbage | CleanLeftover | CleanProgress | CleanReplica | CleanStray | CleanSize
+    CleanVolume
+    | CleanGarbage
+    | CleanLeftover
+    | CleanProgress
+    | CleanSwitch
+    | CleanReplica
+    | CleanStray
+    | CleanSize
 )
 
 
@@ -134,6 +142,8 @@ def _run_small(work: Work, action: SmallAction) -> bool:
             return clean.clean_leftover(work, action)
         case CleanProgress():
             return clean.clean_progress(work, action)
+        case CleanSwitch():
+            return clean.clean_switch(work, action)
         case CleanReplica():
             return clean.clean_replica(work, action)
         case CleanStray():

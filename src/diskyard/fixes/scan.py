@@ -28,6 +28,7 @@ from diskyard.model.status import CHAIN_DEPTH_LIMIT, merge_dependent, why_broken
 from diskyard.model.volume_name import VolumeName
 from diskyard.mover.qemu.inspect import check_volume
 from diskyard.operations.engine import Engine
+from diskyard.operations.guests import why_not_reachable
 from diskyard.operations.writers import has_stranger, is_written, why_unasked
 from diskyard.planner.mend import needs_restore, note_damage, users_of
 from diskyard.planner.same import why_another
@@ -49,6 +50,7 @@ def look(engine: Engine, repo: Repository, *, deep: bool, participating: list[Re
     """
     repo.state()
     engine.asked_imports.forget_over(repo)
+    engine.known_guests.forget_ended(repo)
     listed = repo.storage.list_volumes()
     leftovers = repo.storage.list_leftovers()
     progress = repo.storage.progress_image_ids()
@@ -91,6 +93,7 @@ def look(engine: Engine, repo: Repository, *, deep: bool, participating: list[Re
         written=written,
         unasked=unasked,
         gone_attachments=gone,
+        switching=_switching(engine, repo, state),
         holds_over=tuple(over),
         holds_unknown=tuple(unknown),
         replicas=tuple(_replicas(repo, state, deep=deep)),
@@ -100,6 +103,15 @@ def look(engine: Engine, repo: Repository, *, deep: bool, participating: list[Re
         differing=_differing(engine, repo, state),
         workers=_workers(repo, [image_id for image_id in progress if image_id in locked]),
     )
+
+
+def _switching(engine: Engine, repo: Repository, state: State) -> dict[str, str | None]:
+    """The guests that are being moved, each with why that cannot be ended from here."""
+    return {
+        key: why_not_reachable(engine, repo, attachment)
+        for key, attachment in state.attachments.items()
+        if attachment.switching is not None
+    }
 
 
 def _missing(repo: Repository, state: State, listed: Mapping[str, StoredVolume]) -> frozenset[str]:
@@ -139,6 +151,7 @@ def _longer(
 def _locked(repo: Repository, state: State, progress: list[str], longer: Collection[str]) -> frozenset[str]:
     """Which leases somebody holds, among those of the fixes that could be listed."""
     candidates = set(progress)
+    candidates |= {a.switching.image_id for a in state.attachments.values() if a.switching is not None}
     for volume in state.volumes.values():
         if volume.extending is not None or volume.id in longer:
             candidates |= {size_lease(image_id) for image_id in state.images_on(volume.id)}

@@ -22,7 +22,7 @@ from diskyard.host.calls import storage_call
 from diskyard.host.identity import this_process
 from diskyard.host.locking import LockingFiles
 from diskyard.host.names import require_one_name
-from diskyard.host.ownership import Grant, set_access_of_socket
+from diskyard.host.ownership import Grant, copy_access, set_access_of_socket
 from diskyard.host.renaming import rename_exclusively
 from diskyard.host.temporary import temporary_name, temporary_owner
 from diskyard.model.identity import HostIdentity
@@ -305,6 +305,11 @@ class Files(LockingFiles):
     def give(self, fd: int, grant: Grant) -> None:
         """Set the owner and mode of an open file."""
         grant.apply(fd)
+
+    @storage_call
+    def copy_access(self, source_fd: int, target_fd: int) -> None:
+        """Let whoever may open one file open another, as far as this user may say so; not durable yet."""
+        copy_access(source_fd, target_fd)
 
     @storage_call
     def set_access(self, path: str, mode: int, group_id: int | None) -> None:

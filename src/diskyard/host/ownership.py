@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from dataclasses import dataclass
 
 _PERMISSIONS = 0o7777
+_ACCESS_ATTRIBUTES = ("system.posix_acl_access", "security.selinux")  # acl(5), selinux(8)
+_NO_ATTRIBUTE = frozenset((errno.ENODATA, errno.EOPNOTSUPP))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,27 @@ class Grant:
         if not is_ours or os.listdir(fd):
             raise PermissionError(errno.EACCES, "Another folder came in its place", path)
         self.apply(fd)
+
+
+def copy_access(source_fd: int, target_fd: int) -> None:
+    """Give an open file the owner, mode, access list and security label of another.
+
+    Another owner is something that only root can give. A user who cannot leaves it at what there is.
+    """
+    source, target = os.fstat(source_fd), os.fstat(target_fd)
+    if (source.st_uid, source.st_gid) != (target.st_uid, target.st_gid):
+        with contextlib.suppress(PermissionError):
+            os.fchown(target_fd, source.st_uid, source.st_gid)
+    os.fchmod(target_fd, source.st_mode & _PERMISSIONS)
+    for name in _ACCESS_ATTRIBUTES:
+        try:
+            value = os.getxattr(source_fd, name)
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTE:
+                raise
+            continue
+        with contextlib.suppress(PermissionError):
+            os.setxattr(target_fd, name, value)
 
 
 def set_access_of_socket(handle: int, path: str, mode: int, group_id: int | None) -> None:

@@ -32,7 +32,7 @@ from diskyard.model.records import (
 from diskyard.model.state import State
 from diskyard.model.transaction import Entry
 
-MAJOR, MINOR = 1, 1
+MAJOR, MINOR = 1, 2
 ENTRY_LIMIT_BYTES = 64 << 20
 CHECKPOINT_LIMIT_BYTES = 1 << 30
 HEADER_LIMIT_BYTES = 256

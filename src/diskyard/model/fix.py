@@ -62,6 +62,15 @@ class CleanAttachment(Action, tag="cleanAttachment", frozen=True):
     attachment_id: str
 
 
+class CleanSwitch(Action, tag="cleanSwitch", frozen=True):
+    """End an interrupted switch of a running guest: ask the guest where it is, then complete or undo it.
+
+    :param attachment_id: the attachment of the guest.
+    """
+
+    attachment_id: str
+
+
 class CleanHold(Action, tag="cleanHold", frozen=True):
     """Release a frozen image from a copy that is over.
 
@@ -156,6 +165,7 @@ AnyAction = (
     | CleanLeftover
     | CleanProgress
     | CleanAttachment
+    | CleanSwitch
     | CleanHold
     | CleanReplica
     | CleanStray

@@ -146,6 +146,16 @@ class SetUserDataOptions(Options, kw_only=True, frozen=True):
     if_revision: str | None = None
 
 
+class LiveGuest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to talk to a guest while it runs.
+
+    :param qmp: the path of the socket on which a monitor of its QEMU listens, one that is for Diskyard alone
+        (``-qmp unix:PATH,server=on,wait=off``).
+    """
+
+    qmp: Annotated[str, msgspec.Meta(min_length=1, max_length=107, description="an absolute path")]
+
+
 class PrepareOptions(Options, kw_only=True, frozen=True):
     """Options of prepareImage.
 
@@ -154,11 +164,14 @@ class PrepareOptions(Options, kw_only=True, frozen=True):
         control characters or marks of the direction of text.
     :param serve: ``nbd``: serve the image on a Unix socket, until it is torn down or the serving process
         ends.
+    :param live: how to talk to the guest, which runs and has the disk open as this verb returned it. Then
+        createSnapshot, copyImage and exportImage work while it runs.
     """
 
     read_only: bool | None = None
     owner: Owner | None = None
     serve: Literal["nbd"] | None = None
+    live: LiveGuest | None = None
 
 
 class TeardownOptions(Options, kw_only=True, frozen=True):
@@ -186,6 +199,7 @@ __all__ = [
     "ImageId",
     "ImportFormat",
     "ImportOptions",
+    "LiveGuest",
     "Options",
     "Owner",
     "PrepareOptions",

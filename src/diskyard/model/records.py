@@ -20,6 +20,8 @@ ImportFormat = Literal["raw", "qcow2", "vmdk", "vdi", "vhdx"]
 
 USER_DATA_LIMIT_BYTES = 16 * 1024
 SECTOR_BYTES = 512
+#: Begins the damage that no check of the volume alone can find, nor find gone.
+DONE_BY_OTHERS = "another program "
 IMAGE_SIZE_LIMIT_BYTES = 63 << 40  # qcow2 overlays were checked up to here
 
 # In Python `$` also matches before a newline at the end, and JSON schemas do not know `\Z`.
@@ -235,7 +237,7 @@ class Volume(Record, kw_only=True, frozen=True):
     :param parent_image_id: the only record of parentage that is trusted (I7).
     :param preallocated: its blocks are reserved.
     :param named_by: the entry that first named it; part of its name on the storage.
-    :param damage: what a deep check found.
+    :param damage: what a deep check found, or what another program did to it (:data:`DONE_BY_OTHERS`).
     :param extending: an extend of its disk is under way, or was interrupted.
     """
 
@@ -251,12 +253,33 @@ class Volume(Record, kw_only=True, frozen=True):
     extending: Extending | None = None
 
 
+class Switching(Record, kw_only=True, frozen=True):
+    """A running guest is being moved to a new overlay; the log has it there already.
+
+    While an attachment has this, nothing else is done to its disk until the guest was asked where it is.
+
+    :param work_id: of the work that may end it.
+    :param image_id: the frozen image, which has ``from_volume_id``. Until this ends it is weak, and its bytes
+        may still change.
+    :param from_volume_id: what the guest wrote to before.
+    :param to_volume_id: the overlay.
+    """
+
+    work_id: str
+    image_id: Uuid
+    from_volume_id: Uuid
+    to_volume_id: Uuid
+
+
 class Attachment(Record, kw_only=True, frozen=True):
     """A guest, or another reader, that uses an image.
 
     :param owner: the caller's name for it.
-    :param volume_ids: every volume in the graph that it was given, top first. None of them is
-        deleted or merged while the attachment lasts.
+    :param volume_ids: every volume that the guest may have open, the one that it writes to first. None of
+        them is deleted or merged while the attachment lasts.
+    :param live: how the guest can be talked to while it runs; None if it cannot. Where it answers is known to
+        its host alone (decision 0045).
+    :param switching: the guest's top volume is being changed, or was when that was interrupted.
     """
 
     id: Uuid
@@ -266,3 +289,5 @@ class Attachment(Record, kw_only=True, frozen=True):
     mode: Literal["read_only", "read_write"]
     volume_ids: Annotated[tuple[Uuid, ...], msgspec.Meta(min_length=1)]
     attached_at: str
+    live: Literal["qmp"] | None = None
+    switching: Switching | None = None

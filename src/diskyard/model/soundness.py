@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from diskyard.model.records import Attachment, Image, Volume
+from diskyard.model.records import Attachment, Image, Switching, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Changes
 
@@ -101,8 +101,19 @@ def _attachment_flaw(state: State, attachment: Attachment) -> str | None:
     volumes = [state.volumes.get(volume_id) for volume_id in attachment.volume_ids]
     if None in volumes or len(set(attachment.volume_ids)) < len(volumes):
         return f"I3: attachment {attachment.id} names a volume twice, or one that is not there"
-    if any(volume is not None and volume.format == "raw" for volume in volumes[:-1]):
-        return f"I7: attachment {attachment.id} has a raw volume above another"
+    return None if attachment.switching is None else _switching_flaw(state, attachment, attachment.switching)
+
+
+def _switching_flaw(state: State, attachment: Attachment, switching: Switching) -> str | None:
+    """Both chains must be there, whichever of them the guest is found on."""
+    disk, frozen = state.images[attachment.image_id], state.images.get(switching.image_id)
+    overlay = state.volumes.get(switching.to_volume_id)
+    if not {switching.from_volume_id, switching.to_volume_id} <= set(attachment.volume_ids):
+        return f"I3: attachment {attachment.id} does not name what its guest is being moved between"
+    if overlay is None or disk.volume_id != overlay.id or overlay.parent_image_id != switching.image_id:
+        return f"I4: the disk of attachment {attachment.id} is not on the overlay that its guest moves to"
+    if frozen is None or frozen.is_strong or frozen.volume_id != switching.from_volume_id:
+        return f"I2: image {switching.image_id} does not have, weak, what a guest may still write to"
     return None
 
 

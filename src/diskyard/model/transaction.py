@@ -111,7 +111,9 @@ class Frees(IntEnum):
 
     NOTHING = 0
     LATER = 1  # an image is not wanted any more; the data that others need must be moved first
-    WHEN_FIXED = 2  # an attachment or a hold has ended that a fix waited for, or an extend is taken back
+    WHEN_FIXED = (
+        2  # an attachment, a hold or a switch has ended that a fix waited for, or an extend is taken back
+    )
     AT_ONCE = 3  # something is removed or doomed, or a fix is being finished
 
 
@@ -161,19 +163,24 @@ class Draft:
         self.state = self.state.remove_volume(volume_id)
 
     def put_attachment(self, attachment: Attachment) -> None:
-        """Add an attachment."""
+        """Add or change an attachment. What it names no longer may now be free."""
         self.attachments_touched[attachment.id] = None
+        was = self.state.attachments.get(attachment.id)
         self.state = self.state.put_attachment(attachment)
+        self._touch_named(() if was is None else set(was.volume_ids) - set(attachment.volume_ids))
 
     def remove_attachment(self, attachment_id: str) -> None:
         """Remove an attachment. What it named may now be free."""
         self.attachments_touched[attachment_id] = None
-        for volume_id in self.state.attachments[attachment_id].volume_ids:
+        self._touch_named(self.state.attachments[attachment_id].volume_ids)
+        self.state = self.state.remove_attachment(attachment_id)
+
+    def _touch_named(self, volume_ids: Iterable[str]) -> None:
+        for volume_id in volume_ids:
             if volume_id in self.state.volumes:
                 self.touch_volume(volume_id)
                 for image_id in self.state.images_on(volume_id):
                     self.touch_image(image_id)
-        self.state = self.state.remove_attachment(attachment_id)
 
     def close(self) -> None:
         """Let nothing be published after these changes."""
@@ -185,12 +192,15 @@ class Draft:
         puts = ((changes.put_images, before.images), (changes.put_volumes, before.volumes))
         removes = changes.remove_images or changes.remove_volumes
         dooms = any(volume.state == "doomed" for volume in changes.put_volumes)
-        if changes.closes or (removes and not changes.put_attachments):
+        adds = any(not _settles(before.attachments.get(a.id), a) for a in changes.put_attachments)
+        if changes.closes or (removes and not adds):
             return Frees.AT_ONCE
-        if changes.put_attachments or any(r.id not in known for put, known in puts for r in put):
+        if adds or any(r.id not in known for put, known in puts for r in put):
             return Frees.NOTHING
         if dooms:
             return Frees.AT_ONCE
+        if changes.put_attachments:
+            return Frees.WHEN_FIXED
         if any(_takes_back(before.volumes[volume.id], volume) for volume in changes.put_volumes):
             return Frees.WHEN_FIXED
         if changes.remove_attachments or any(
@@ -241,6 +251,11 @@ class Draft:
             ),
             closes=after.closed and not before.closed,
         )
+
+
+def _settles(old: Attachment | None, new: Attachment) -> bool:
+    """Whether an attachment's switch has ended: its disk cannot be used otherwise."""
+    return old is not None and old.switching is not None and new.switching is None
 
 
 def _takes_back(old: Volume, new: Volume) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from diskyard import errors
 from diskyard.attachments.libvirt import disk_xml
 from diskyard.attachments.serve import nobody_serves
@@ -16,7 +18,10 @@ from diskyard.mover.interface import Chain
 from diskyard.mover.qemu.graphs import guest_graph
 from diskyard.operations.change import cleaning
 from diskyard.operations.engine import Engine, Outcome
+from diskyard.operations.guests import require_ended
+from diskyard.operations.running import make_live, settle_guest
 from diskyard.operations.sizes import growth_of_writer, settle_size
+from diskyard.operations.transfer import require_transfer_folder
 from diskyard.operations.writers import require_no_stranger, require_writer_gone
 from diskyard.planner import attach as planner
 from diskyard.planner.common import strong_image
@@ -40,6 +45,7 @@ def prepare_image(engine: Engine, request: PrepareImage) -> Attached:
     :raises diskyard.errors.DiskyardError: see :func:`_attach_for`.
     """
     repo = engine.connections.get(request.repository_id)
+    _meet_guest(engine, repo, request)
     attached, chain, is_new = _attach_for(engine, repo, request)
     if request.options.serve is None:
         return attached
@@ -54,6 +60,43 @@ def prepare_image(engine: Engine, request: PrepareImage) -> Attached:
             )
             _detach(engine, repo, again)
         raise
+
+
+def _meet_guest(engine: Engine, repo: Repository, request: PrepareImage) -> None:
+    """Bring the log and the guest of an attachment that exists together; note how that guest is reached.
+
+    :raises diskyard.errors.InvalidParameter: ``live`` is given for what no running guest writes to.
+    :raises diskyard.errors.DiskyardError: see ``operations/running.py``.
+    """
+    live, owner = request.options.live, request.options.owner or DEFAULT_OWNER
+    if live is not None and (request.options.serve or not _is_address(live.qmp)):
+        raise errors.InvalidParameter(
+            "options.live.qmp must be the absolute path of a socket, in printable characters, and cannot be "
+            "given with serve.",
+        )
+    if repo.is_read_only:
+        return  # nobody can write to the image here
+    here = engine.host.identity
+    author = engine.author("prepareImage")
+    for found in repo.state().attachments_of(request.image_id):
+        if (found.host, found.owner, found.mode) == (here, owner, "read_write"):
+            if live is None:
+                settle_guest(engine, repo, found.id, author)
+            else:
+                require_transfer_folder(engine.host, os.path.dirname(live.qmp), live.qmp)
+                make_live(engine, repo, found, live.qmp, author)
+            return
+    if live is not None:
+        raise errors.InvalidParameter(
+            f"No guest {owner} has image {request.image_id} attached for writing on this host.",
+            advice="Prepare the image without live, start the guest with the blockdev that is returned, and "
+            "then call prepareImage again with live.",
+            imageId=request.image_id,
+        )
+
+
+def _is_address(path: str) -> bool:
+    return os.path.isabs(path) and path.isprintable()
 
 
 def _attach_for(engine: Engine, repo: Repository, request: PrepareImage) -> tuple[Attached, Chain, bool]:
@@ -208,8 +251,12 @@ def _require_recorded(state: State, attachment: Attachment) -> None:
 
 def _answer(repo: Repository, state: State, attachment: Attachment) -> tuple[Attached, Chain]:
     # As long as an attachment exists, the volumes that it names exist, and are not merged.
-    chain = repo.layers(state, [state.volumes[key] for key in attachment.volume_ids])
     read_only = attachment.mode == "read_only"
+    if read_only or attachment.id not in state.attachments:  # its volumes may have been exchanged for better
+        volumes = [state.volumes[key] for key in attachment.volume_ids]
+    else:
+        volumes = [volume for _, volume in state.chain(state.images[attachment.image_id])]
+    chain = repo.layers(state, volumes)
     # A file's path is not enough if the guest may see only a part of the file.
     bounded = chain[0].end_bytes(writable=not read_only) is not None
     single = len(chain) == 1 and chain[0].path is not None and not bounded
@@ -269,6 +316,7 @@ def _detach(engine: Engine, repo: Repository, request: TeardownImage) -> Outcome
             adopt(draft, request.image_id, growth)
 
     with nobody_serves(repo, request.image_id, host_id, owner):
+        _settle_before_end(engine, repo, request, host_id, owner)
         before = repo.state()
         if not options.force:
             _require_no_overlay(repo, before, request.image_id, host_id, owner)
@@ -276,6 +324,22 @@ def _detach(engine: Engine, repo: Repository, request: TeardownImage) -> Outcome
         growth = growth_of_writer(repo, before, request.image_id)
         ended = repo.commit(plan, engine.author("teardownImage"))
     return Outcome(request.image_id, cleaning(repo, before, ended.state))
+
+
+def _settle_before_end(
+    engine: Engine, repo: Repository, request: TeardownImage, host_id: str, owner: str
+) -> None:
+    """End what a guest of this host was in the midst of, and refuse while it runs.
+
+    :raises diskyard.errors.ImageInUse: the guest runs, or ``force`` is not given and it cannot be asked.
+    """
+    force = request.options.force
+    for found in repo.state().attachments_of(request.image_id):
+        if (found.host.host_id, found.owner) != (host_id, owner):
+            continue
+        require_ended(engine, repo, found, force=force)
+        if found.switching is not None and not force and found.host == engine.host.identity:
+            settle_guest(engine, repo, found.id, engine.author("teardownImage"))
 
 
 def _require_writer_gone(repo: Repository, state: State, image_id: str, host_id: str, owner: str) -> None:

@@ -81,7 +81,8 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     A mend fills the copy. It stores what differs from the base, and reads the rest from the base. A Snapshot
     keeps its id. If the target has it already, nothing is copied.
 
-    :raises diskyard.errors.ImageInUse: the source or the base is a VirtualDisk that is attached.
+    :raises diskyard.errors.ImageInUse: the source or the base is a VirtualDisk that is attached, and nothing
+        can be said to its guest from here.
     """
     require_user_data(request.user_data)
     target_repo = engine.connections.get(request.target_repo_id)
@@ -226,7 +227,7 @@ def _is_disk_here(asked: _Copy, base_id: str) -> bool:
         if image.kind == "virtual_disk":
             require_no_stranger(asked.target_repo, sight.state, base_id)
             settle_disk(asked.target_repo, sight.state, base_id, asked.author)
-            planner.copy_source(sight, base_id)
+            planner.copy_source(sight, base_id, but_live=True)
         return image.kind == "virtual_disk"
     known = {asked.home_repo.marker: asked.home_state, asked.target_repo.marker: sight.state}
     _, _, elsewhere = asked.engine.connections.find(base_id, asked.request.options, known=known)
@@ -245,7 +246,7 @@ def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
     if source.kind == "snapshot":
         return hold_snapshot(home_repo, source, hold, asked.author).result
     require_holdable(home_repo, source)
-    return freeze_disk(home_repo, asked.home_state, source.id, hold, asked.author)[0]
+    return freeze_disk(asked.engine, home_repo, asked.home_state, source.id, hold, asked.author)[0]
 
 
 def _publish(asked: _Copy, frozen: Image, ids: WorkIds, *, freezes_base: bool) -> State | None:
@@ -298,4 +299,4 @@ def _publish_on_disk(asked: _Copy, pending: PendingImage, disk_id: str) -> State
         switch.release(draft, frozen.image_id, hold)
 
     with target_repo.work_on([frozen.image_id]):
-        return switch_disk(target_repo, asked.target_state, frozen, asked.author, publish)[1]
+        return switch_disk(asked.engine, target_repo, asked.target_state, frozen, asked.author, publish)[1]

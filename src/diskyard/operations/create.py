@@ -156,5 +156,5 @@ def create_snapshot(engine: Engine, request: CreateSnapshot) -> Outcome:
     if image_id not in state.images:
         require_new_id(engine, repo, request.options.new_image_id, {})
     with repo.work_on([image_id]):
-        switch_disk(repo, state, asked, engine.author("createSnapshot", digest))
+        switch_disk(engine, repo, state, asked, engine.author("createSnapshot", digest))
     return Outcome(image_id)

@@ -16,6 +16,7 @@ from diskyard.caller import CALLER, may_use
 from diskyard.events import Events
 from diskyard.host import Host
 from diskyard.host.supervise import Supervisor
+from diskyard.known_guests import KnownGuests
 from diskyard.log.log import Author
 from diskyard.model.fix import AnyAction
 from diskyard.model.records import USER_DATA_LIMIT_BYTES
@@ -34,6 +35,7 @@ class Engine:
     """This host's part of Diskyard: what operations and fixes are given.
 
     :param asked_imports: the imports that this host was asked for.
+    :param known_guests: the running guests that this host can talk to.
     :param settings: what this host remembers for its next process.
     :param supervisor: runs calls that may not return, each on a thread of its own.
     :param records: the records of the tasks of all of this host's processes; ``tasks`` runs the tasks of this
@@ -47,6 +49,7 @@ class Engine:
     host: Host
     connections: Connections
     asked_imports: AskedImports
+    known_guests: KnownGuests
     settings: Settings
     events: Events
     supervisor: Supervisor

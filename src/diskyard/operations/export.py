@@ -26,12 +26,13 @@ def export_image(engine: Engine, request: ExportImage) -> Outcome:
     :raises diskyard.errors.InvalidParameter: the path's directory does not exist or cannot be written to, or
         cannot hold such a file.
     :raises diskyard.errors.ImageBroken: the image cannot be read.
-    :raises diskyard.errors.ImageInUse: the image is a VirtualDisk that is attached.
+    :raises diskyard.errors.ImageInUse: the image is a VirtualDisk that is attached, and its guest cannot be
+        talked to from here.
     """
     path = transfer_path(engine.host, request.path)
     repo = engine.connections.get(request.repository_id)
     sight = look_at(repo, volumes_below(request.image_id))
-    planner.copy_source(sight, request.image_id)
+    planner.copy_source(sight, request.image_id, but_live=not repo.is_read_only)
     longest_bytes = sight.state.images[request.image_id].size_bytes if request.format == "raw" else 0
     _require_possible(engine.host.files, path, longest_bytes)
     return Outcome(request.image_id, [Export(repo, request, path)])

@@ -14,6 +14,8 @@ from diskyard.model.records import AnyHold, CopyHold, Image, entry_id
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.operations.building import forget_volume, make_volume, new_ids, others_may_win
+from diskyard.operations.engine import Engine
+from diskyard.operations.running import switch_running
 from diskyard.operations.sizes import settle_disk
 from diskyard.operations.writers import require_no_stranger
 from diskyard.planner import change, switch
@@ -27,13 +29,14 @@ _CLONES, _SWITCHES = 3, 100  # how often each is tried if others change the disk
 
 
 def switch_disk(
+    engine: Engine,
     repo: Repository,
     state: State,
     asked: Switch,
     author: Author,
     also: Callable[[Draft], object] | None = None,
 ) -> tuple[Image | None, State]:
-    """Freeze a disk's bytes as an image, durable on return.
+    """Freeze a disk's bytes as an image, durable on return; those of a running guest's disk at one moment.
 
     The caller has the lease of the new image. The disk itself is not leased.
 
@@ -45,8 +48,12 @@ def switch_disk(
     :returns: the frozen image, or None if this very request was fulfilled before; and the state after it.
     :raises diskyard.errors.LeaseHeld: the disk was extended or switched at each attempt, or other work has
         taken over.
+    :raises diskyard.errors.DiskyardError: see :func:`diskyard.operations.running.switch_running`.
     """
     for _ in range(_SWITCHES):
+        writer = state.writer_of(asked.disk_id)
+        if writer is not None:
+            return switch_running(engine, repo, writer.id, asked, author, also)
         made = state.images.get(asked.image_id)
         if made is None or not made.is_strong:  # a caller that only repeats its request need not wait
             state = settle_disk(repo, state, asked.disk_id, author)
@@ -88,7 +95,7 @@ def _switch_once(
 
 
 def freeze_disk(
-    repo: Repository, state: State, disk_id: str, hold: AnyHold, author: Author
+    engine: Engine, repo: Repository, state: State, disk_id: str, hold: AnyHold, author: Author
 ) -> tuple[Image, State]:
     """Freeze a disk's current bytes as a held image. The disk can be used at once.
 
@@ -112,10 +119,11 @@ def freeze_disk(
         hold=hold,
     )
     with repo.work_on([asked.image_id]):
-        cloned = _freeze_by_clone(repo, asked, author)
+        # Sharing the bytes of a file that a guest writes to would not show those of one moment.
+        cloned = None if state.writer_of(disk_id) else _freeze_by_clone(repo, asked, author)
         if cloned is not None and cloned.result is not None:
             return cloned.result, cloned.state
-        frozen, state = switch_disk(repo, state, asked, author)
+        frozen, state = switch_disk(engine, repo, state, asked, author)
     assert frozen is not None  # only a request with a digest can have been fulfilled before
     return frozen, state
 

@@ -115,12 +115,18 @@ def _is_known(repo: Repository, volume: Volume) -> bool:
     state = repo.state()
     for key in state.attachments_naming(volume.id):
         attachment = state.attachments[key]
-        if attachment.mode == "read_write" and attachment.volume_ids[0] == volume.id:
+        if attachment.mode == "read_write" and volume.id in _written_by(attachment):
             return True
     building = None if (now := state.volumes.get(volume.id)) is None else now.building
     if building is not None and repo.is_locked(building.image_id):
         return True
     return repo.is_locked(_writing_lease(volume))
+
+
+def _written_by(attachment: Attachment) -> tuple[str, ...]:
+    """The volumes that the guest of an attachment may write to: one, or two while it is moved."""
+    top_id, switching = attachment.volume_ids[0], attachment.switching
+    return (top_id,) if switching is None else (top_id, switching.from_volume_id)
 
 
 def require_no_stranger(repo: Repository, state: State, image_id: str, *, depth: int = 1) -> None:

@@ -6,8 +6,9 @@ from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.model.identity import HostIdentity
-from diskyard.model.records import Attachment
+from diskyard.model.records import Attachment, Image
 from diskyard.model.transaction import Draft
+from diskyard.planner import running
 from diskyard.planner.common import require_openable, require_settled, require_usable, strong_image
 
 
@@ -46,7 +47,7 @@ def attach(
     for found in draft.state.attachments_of(image_id):
         if found.host == host and found.owner == owner:
             if (found.mode == "read_write") == writes:
-                return found
+                return _as_now(draft, image, found)
             raise errors.ImageInUse(
                 f"Image {image_id} is attached for {owner} as {found.mode}.",
                 advice="Tear it down before attaching it in another mode.",
@@ -73,6 +74,39 @@ def attach(
     draft.put_attachment(attachment)
     if writes:
         draft.put_image(replace(image, data_generation=draft.entry, origin=None))
+    return attachment
+
+
+def _as_now(draft: Draft, image: Image, found: Attachment) -> Attachment:
+    """An attachment that names also the volumes which a guest that starts now would open.
+
+    Those below its own may have been exchanged for better ones since. A guest that runs has the others open.
+
+    :raises diskyard.errors.LeaseHeld: its guest is being moved.
+    """
+    running.require_not_switching(found)
+    chain = [volume.id for _, volume in draft.state.chain(image)]
+    if found.mode == "read_only" or set(chain) <= set(found.volume_ids):
+        return found
+    rest = (key for key in found.volume_ids if key not in chain)
+    return _put(draft, replace(found, volume_ids=(*chain, *rest)))
+
+
+def make_live(draft: Draft, attachment_id: str) -> Attachment:
+    """Note that the guest of an attachment can be talked to while it runs.
+
+    :raises diskyard.errors.ImageInUse: the attachment was torn down meanwhile.
+    :raises diskyard.errors.LeaseHeld: its guest is being moved.
+    """
+    found = draft.state.attachments.get(attachment_id)
+    if found is None:
+        raise errors.ImageInUse("The attachment was torn down meanwhile.", advice="Prepare the image again.")
+    running.require_not_switching(found)
+    return found if found.live is not None else _put(draft, replace(found, live="qmp"))
+
+
+def _put(draft: Draft, attachment: Attachment) -> Attachment:
+    draft.put_attachment(attachment)
     return attachment
 
 
@@ -104,6 +138,8 @@ def detach(
                 hostID=host_id,
                 owner=owner,
             )
+        if force:  # the caller vouches for what another program did to the disk
+            running.clear_changed(draft, found.volume_ids[0])
         _end(draft, found)
         return True
     return False
@@ -115,6 +151,8 @@ def _end(draft: Draft, attachment: Attachment) -> None:
     The generation that began with the attachment is not enough: a copy of the repository that was made
     meanwhile has that generation too, with other bytes.
     """
+    if attachment.switching is not None:  # a guest that has ended has done what it did
+        running.complete(draft, attachment.id, attachment.switching.work_id)
     image = draft.state.images[attachment.image_id]
     draft.remove_attachment(attachment.id)
     if attachment.mode == "read_write":

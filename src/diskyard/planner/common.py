@@ -89,14 +89,19 @@ def _refuse_broken(state: State, image: Image, missing: Missing) -> None:
         )
 
 
-def require_unattached(state: State, image: Image, *, but_readers: bool = False) -> None:
+def require_unattached(
+    state: State, image: Image, *, but_readers: bool = False, but_live: bool = False
+) -> None:
     """Refuse an image that a guest uses.
 
     :param but_readers: allow attachments that only read.
+    :param but_live: allow a guest that can be talked to while it runs.
     :raises diskyard.errors.ImageInUse: names the host and the owner.
     """
     for attachment in state.attachments_of(image.id):
         if but_readers and attachment.mode == "read_only":
+            continue
+        if but_live and attachment.live is not None:
             continue
         raise errors.ImageInUse(
             f"Image {image.id} is attached on host {attachment.host.host_id} for {attachment.owner}.",

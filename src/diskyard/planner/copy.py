@@ -164,8 +164,10 @@ def snapshot_is_here(draft: Draft, source: Image, user_data: Any, request_digest
     return True
 
 
-def copy_source(seen: Seen, image_id: str) -> Image:
+def copy_source(seen: Seen, image_id: str, *, but_live: bool = False) -> Image:
     """The image to read. A source must be usable, and no guest may use it if it is a VirtualDisk.
+
+    :param but_live: it will be frozen before it is read: a guest that can be talked to may use it.
 
     :raises diskyard.errors.ImageNotFound: this repository has no such image.
     :raises diskyard.errors.ImageBroken: the image cannot be read.
@@ -176,7 +178,7 @@ def copy_source(seen: Seen, image_id: str) -> Image:
     require_usable(seen, image)
     require_openable(seen.state, image)
     if image.kind == "virtual_disk":
-        require_unattached(seen.state, image)
+        require_unattached(seen.state, image, but_live=but_live)
     return image
 
 

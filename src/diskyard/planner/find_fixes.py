@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 from diskyard.model.chains import Chains
 from diskyard.model.courtesy import give_way
 from diskyard.model.fix import (
-    AnyAction,
-    CleanAttachment,
     CleanGarbage,
-    CleanHold,
     CleanLeftover,
-    CleanProgress,
     CleanSize,
     CleanStray,
     CleanVolume,
@@ -28,32 +23,21 @@ from diskyard.model.fix import (
     fix_id,
     fix_type,
 )
-from diskyard.model.records import Attachment, Image, Volume, split_entry_id
+from diskyard.model.records import Image, Volume, split_entry_id
 from diskyard.model.state import State
 from diskyard.model.status import merge_dependent
 from diskyard.model.volume_name import VolumeName
 from diskyard.planner.clean import wanted
+from diskyard.planner.find_bookkeeping import bookkeeping
+from diskyard.planner.found import WRITTEN, Found, holder, not_idle
 from diskyard.planner.mend import needs_restore
 from diskyard.planner.merge import merge_in_the_way, merge_lease_images, merge_too_long, plan_merge
 from diskyard.planner.optimize import OptimizePlan, optimize_waits_for, plan_optimize
 from diskyard.planner.scan import Look, SourceView
 from diskyard.planner.sizes import size_fix
 
-_WRITTEN = "a running QEMU has the volume open for writing"
 _FOREIGN_NAMED_MOST = 100
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    action: AnyAction
-    description: str
-    image_id: str | None = None
-    waits_for: str | None = None
-    held_by: str | None = None
-    frees_bytes: int | None = 0
-    moves_bytes: int | None = 0
-    needs_bytes: int | None = 0
 
 
 def find_fixes(look: Look) -> list[Fix]:
@@ -86,7 +70,7 @@ def find_fixes(look: Look) -> list[Fix]:
     return sorted(fixes, key=lambda fix: (_TYPE_ORDER[fix.type], fix.moves_bytes or 0, fix.fix_id))
 
 
-def _found(look: Look) -> Iterator[_Found]:
+def _found(look: Look) -> Iterator[Found]:
     chains = Chains(look.state, look.missing, look.allocated)
     for image in look.state.images.values():
         give_way()
@@ -99,56 +83,38 @@ def _found(look: Look) -> Iterator[_Found]:
             yield from _of_size(look, volume)
     yield from _garbage(look)
     yield from _of_others(look)
-    yield from _bookkeeping(look)
+    yield from bookkeeping(look)
 
 
-def _holder(look: Look, image_ids: list[str]) -> str | None:
-    """The host that works on one of the images now, if any does."""
-    for image_id in image_ids:
-        if image_id in look.locked:
-            return look.workers.get(image_id, "another task")
-    return None
-
-
-def _not_idle(look: Look, *volume_ids: str) -> str | None:
-    """Why a fix that needs volumes without a writer must wait; None if it need not."""
-    for key in volume_ids:
-        if key in look.written:
-            return f"{_WRITTEN}, {key}"
-        if key in look.unasked:
-            return look.unasked[key]
-    return None
-
-
-def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
+def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[Found]:
     visible = image.id if image.is_strong else None
     if image.is_strong and image.pending is not None:
         source = look.sources.get(image.id, SourceView("its source is not known", None))
-        yield _Found(
+        yield Found(
             Mend(image_id=image.id),
             f"complete image {image.id}",
             visible,
             source.waits_for,
-            _holder(look, [image.id]),
+            holder(look, [image.id]),
             0,
             source.moves_bytes,
             source.moves_bytes,
         )
     elif needs_restore(look.state, image, look.missing):
         source = look.sources.get(image.id, SourceView("no repository has it whole", None))
-        yield _Found(
+        yield Found(
             Mend(image_id=image.id),
             f"restore Snapshot {image.id} from another repository",
             visible,
             source.waits_for,
-            _holder(look, [image.id]),
+            holder(look, [image.id]),
             0,
             source.moves_bytes,
             source.moves_bytes,
         )
     elif image.is_strong and (why := chains.why_broken(image)) is not None:
         # No repository has its bytes, or an image that it reads must be mended first. List it all the same.
-        yield _Found(
+        yield Found(
             Mend(image_id=image.id),
             f"mend image {image.id}",
             visible,
@@ -160,7 +126,7 @@ def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
         )
     elif image.id in look.differing:
         # No fix can change either image: only people know which one is meant.
-        yield _Found(
+        yield Found(
             Mend(image_id=image.id),
             f"two images have the id {image.id}",
             visible,
@@ -172,7 +138,7 @@ def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
         yield _optimize(look, plan, chains)
 
 
-def _merge(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
+def _merge(look: Look, image: Image, chains: Chains) -> Iterator[Found]:
     plan = plan_merge(look.state, image.id, look.allocated, look.capabilities)
     if plan is None:
         return
@@ -182,22 +148,22 @@ def _merge(look: Look, image: Image, chains: Chains) -> Iterator[_Found]:
         waits_for = waits_for or look.snapshotted.get(volume.id)
         if volume.id in look.missing or volume.damage is not None:
             waits_for = f"volume {volume.id} cannot be read"
-        waits_for = waits_for or _not_idle(look, volume.id)
+        waits_for = waits_for or not_idle(look, volume.id)
     # Bytes that may be wrong are not merged into a sound volume, however far down the chain they are.
     waits_for = waits_for or chains.why_broken(plan.image) or _shows_more(look, plan.parent)
-    yield _Found(
+    yield Found(
         Merge(image_id=image.id),
         f"merge a removed image {plan.direction} with the volume that reads it",
         shown[0] if shown else None,
         waits_for,
-        _holder(look, merge_lease_images(look.state, plan)),
+        holder(look, merge_lease_images(look.state, plan)),
         min(look.allocated.get(plan.parent.id, 0), look.allocated.get(plan.dependent.id, 0)),
         plan.moves_bytes,
         plan.moves_bytes,
     )
 
 
-def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
+def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> Found:
     image = plan.image
     moves_bytes = chains.allocated_bytes(image)
     words = {
@@ -205,14 +171,14 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> _Found:
         "flatten": "give its own raw volume to",
         "shorten": "shorten the chain of",
     }
-    return _Found(
+    return Found(
         Optimize(image_id=image.id),
         f"{words[plan.kind]} image {image.id}",
         image.id,
         optimize_waits_for(look.state, plan, look.capabilities)
         or look.snapshotted.get(plan.volume.id)
         or (None if plan.kind == "reserve" else _not_read(look, image, chains)),
-        _holder(look, [image.id]),
+        holder(look, [image.id]),
         0,
         0 if plan.kind == "reserve" else moves_bytes,
         moves_bytes if plan.kind == "shorten" else image.size_bytes,
@@ -224,7 +190,7 @@ def _not_read(look: Look, image: Image, chains: Chains) -> str | None:
     if not (look.written or look.unasked or look.longer):
         return None
     volumes = [volume for _, volume in chains.links(image)]
-    return _not_idle(look, *(volume.id for volume in volumes)) or _shows_more(look, volumes[0])
+    return not_idle(look, *(volume.id for volume in volumes)) or _shows_more(look, volumes[0])
 
 
 def _shows_more(look: Look, top: Volume) -> str | None:
@@ -239,31 +205,31 @@ def _shows_more(look: Look, top: Volume) -> str | None:
     return None
 
 
-def _of_size(look: Look, volume: Volume) -> Iterator[_Found]:
+def _of_size(look: Look, volume: Volume) -> Iterator[Found]:
     fix = size_fix(look.state, volume, look.longer.get(volume.id))
     if fix is not None:
         unreadable = volume.id in look.missing or volume.damage is not None
         waits_for = f"volume {volume.id} cannot be read" if unreadable else fix.waits_for
-        waits_for = waits_for or _not_idle(look, volume.id)
-        held_by = _holder(look, fix.leases)
-        yield _Found(CleanSize(volume_id=volume.id), fix.description, fix.image_id, waits_for, held_by)
+        waits_for = waits_for or not_idle(look, volume.id)
+        held_by = holder(look, fix.leases)
+        yield Found(CleanSize(volume_id=volume.id), fix.description, fix.image_id, waits_for, held_by)
 
 
-def _of_unready_volume(look: Look, volume: Volume) -> Iterator[_Found]:
+def _of_unready_volume(look: Look, volume: Volume) -> Iterator[Found]:
     frees_bytes = look.allocated.get(volume.id, 0)
-    waits_for = _WRITTEN if volume.id in look.written else None
+    waits_for = WRITTEN if volume.id in look.written else None
     if volume.state == "doomed":
-        yield _Found(
+        yield Found(
             CleanVolume(volume_id=volume.id),
             "delete data that nothing needs",
             waits_for=waits_for,
-            held_by=_holder(look, [volume.id]),
+            held_by=holder(look, [volume.id]),
             frees_bytes=frees_bytes,
         )
     elif volume.building is not None and not wanted(look.state, volume):
         if volume.building.image_id in look.locked:
             return  # its work goes on: there is nothing to fix
-        yield _Found(
+        yield Found(
             CleanVolume(volume_id=volume.id),
             "delete data of work that was abandoned",
             waits_for=waits_for,
@@ -284,33 +250,33 @@ def _whose(state: State, name: VolumeName) -> str:
     )
 
 
-def _garbage(look: Look) -> Iterator[_Found]:
+def _garbage(look: Look) -> Iterator[Found]:
     for name, size_bytes in look.stored.items():
         volume = look.state.volumes.get(name.volume_id)
         if volume is not None and (volume.named_by, volume.format) == (name.named_by, name.format):
             continue
         waits_for = None if name in look.made_here else _whose(look.state, name)
         if str(name) in look.written:
-            waits_for = _WRITTEN
-        yield _Found(
+            waits_for = WRITTEN
+        yield Found(
             CleanGarbage(name=str(name)),
             f"delete volume {name}, which no record names",
             waits_for=waits_for,
             frees_bytes=size_bytes,
         )
     for leftover, size_bytes in look.leftovers.items():
-        yield _Found(
+        yield Found(
             CleanLeftover(name=leftover),
             "delete a temporary file of a process that has ended",
             frees_bytes=size_bytes,
         )
 
 
-def _of_others(look: Look) -> Iterator[_Found]:
+def _of_others(look: Look) -> Iterator[Found]:
     """List what other programs have left. No fix changes it."""
     for volume_id, waits_for in look.snapshotted.items():
         image_id = _visible_on(look.state, volume_id)
-        yield _Found(
+        yield Found(
             NameSnapshots(volume_id=volume_id),
             f"look at the internal snapshots in {f'image {image_id}' if image_id else f'volume {volume_id}'}",
             image_id,
@@ -334,61 +300,10 @@ def _of_others(look: Look) -> Iterator[_Found]:
                 continue
             words = f"look at {name}, which is not Diskyard's"
             waits_for = "only people can decide whether it is needed: move it elsewhere, or remove it"
-        yield _Found(NameForeign(name=name), words, image_id, waits_for, frees_bytes=None)
+        yield Found(NameForeign(name=name), words, image_id, waits_for, frees_bytes=None)
 
 
 def _visible_on(state: State, volume_id: str) -> str | None:
     """An image on a volume, of those that verbs return, if there is one."""
     strong = (image_id for image_id in state.images_on(volume_id) if state.images[image_id].is_strong)
     return min(strong, default=None)
-
-
-def _bookkeeping(look: Look) -> Iterator[_Found]:
-    state = look.state
-    for image_id in look.progress:
-        image = state.images.get(image_id)
-        if image_id not in look.locked and (image is None or not _worked_on(image)):
-            yield _Found(CleanProgress(image_id=image_id), "forget the progress of work that is done")
-    for key in sorted(look.gone_attachments):
-        attachment = state.attachments[key]
-        yield _Found(
-            CleanAttachment(attachment_id=key),
-            f"remove the attachment of {attachment.owner}, whose host has restarted since",
-            attachment.image_id,
-            _not_idle(look, *attachment.volume_ids) or _overlay_of(look, attachment),
-        )
-    for image_id, hold in look.holds_over:
-        yield _Found(CleanHold(image_id=image_id, hold=hold), "release data kept for a copy that is over")
-    for image_id, hold, why in look.holds_unknown:
-        yield _Found(
-            CleanHold(image_id=image_id, hold=hold),
-            "release data kept for a copy",
-            waits_for=why,
-            frees_bytes=None,
-        )
-    if look.stray is not None:
-        number, _ = split_entry_id(look.stray)
-        yield _Found(
-            CleanStray(entry=look.stray),
-            f"remove entry {number} of the log, which follows nothing: the repository was restored while "
-            f"it was published, or entries {state.version + 1} to {number - 1} are lost",
-            waits_for=f"restore the log from a backup that has those; with force the entry is removed, and "
-            f"the log goes on from entry {state.version}",
-        )
-    for replica in look.replicas:
-        words = f"write the missing or damaged replica of {replica.action.kind} {replica.action.number} again"
-        yield _Found(replica.action, words, waits_for=replica.waits_for)
-
-
-def _overlay_of(look: Look, attachment: Attachment) -> str | None:
-    """Why an attachment is not removed without force: a foreign overlay may hold the newest bytes."""
-    if attachment.mode != "read_write":
-        return None
-    names = (name for name, of in look.foreign.items() if of in attachment.volume_ids)
-    name = next(names, None)
-    return name and f"{name} is an overlay of it: commit that or move it away; force removes it without that"
-
-
-def _worked_on(image: Image) -> bool:
-    """Whether a caller can still ask for the image's progress."""
-    return image.is_strong

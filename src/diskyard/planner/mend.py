@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.looked import Missing
-from diskyard.model.records import CopyHold, Image, TrackHold, Volume
+from diskyard.model.records import DONE_BY_OTHERS, CopyHold, Image, TrackHold, Volume
 from diskyard.model.state import State
 from diskyard.model.status import (
     why_broken,
@@ -137,7 +137,9 @@ def set_damage(draft: Draft, volume_id: str, damage: str | None) -> None:
     given_out = (draft.state.attachments[key] for key in draft.state.attachments_naming(volume_id))
     if any(attachment.mode == "read_write" for attachment in given_out):
         return
-    if volume is not None and volume.state == "ready" and volume.damage != damage:
+    if volume is None or volume.state != "ready" or volume.damage == damage:
+        return
+    if not (volume.damage or "").startswith(DONE_BY_OTHERS):  # a check of the bytes cannot know of that
         draft.put_volume(replace(volume, damage=damage))
 
 

@@ -59,6 +59,8 @@ class Look:
         (names).
     :param unasked: the same kind of volumes for which that cannot be known, with the reason.
     :param gone_attachments: attachments whose host is provably gone.
+    :param switching: attachments whose guests are being moved to another volume, with why that cannot be
+        ended from here; None if it can.
     :param holds_over: holds whose copy has provably ended.
     :param holds_unknown: holds whose copy cannot be checked, with the reason.
     :param replicas: objects of the log with a missing or damaged replica.
@@ -84,6 +86,7 @@ class Look:
     written: frozenset[str] = frozenset()
     unasked: Mapping[str, str] = field(default_factory=dict)
     gone_attachments: frozenset[str] = frozenset()
+    switching: Mapping[str, str | None] = field(default_factory=dict)
     holds_over: tuple[tuple[str, AnyHold], ...] = ()
     holds_unknown: tuple[tuple[str, AnyHold, str], ...] = ()
     replicas: tuple[ReplicaFound, ...] = ()

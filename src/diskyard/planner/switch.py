@@ -14,9 +14,10 @@ from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.model.capabilities import Capabilities
-from diskyard.model.records import AnyHold, Image, Strategy, Volume
+from diskyard.model.records import AnyHold, Attachment, Image, Strategy, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
+from diskyard.planner import running
 from diskyard.planner.building import NewVolume, WorkIds, begin_volume, require_building, seal_volume
 from diskyard.planner.common import (
     Superseded,
@@ -44,12 +45,15 @@ class Switch:
     :param image_id: the id of the frozen image.
     :param hold: the hold that keeps the image; None for a Snapshot, which becomes strong.
     :param strategy: the Snapshot's strategy; None for the disk's.
+    :param attachment_id: the attachment whose running guest is to follow (``planner/running.py``); None for a
+        disk that nobody uses.
     """
 
     disk_id: str
     image_id: str
     ids: WorkIds
     now: str
+    attachment_id: str | None = None
     hold: AnyHold | None = None
     user_data: Any = None
     request_digest: str | None = None
@@ -62,7 +66,7 @@ def begin(draft: Draft, request: Switch) -> NewVolume | None:
     state = draft.state
     if request.request_digest is not None and already_made(state, request.image_id, request.request_digest):
         return None
-    disk = _freezable(draft, request.disk_id)
+    disk = _freezable(draft, request)
     if request.hold is not None:
         require_openable(state, disk)  # whoever holds it will read it
     frozen = new_image(
@@ -88,13 +92,21 @@ def begin(draft: Draft, request: Switch) -> NewVolume | None:
     )
 
 
-def _freezable(draft: Draft, disk_id: str) -> Image:
-    """The disk, if its bytes are whole and nothing may be changing them."""
-    disk = virtual_disk(draft.state, disk_id)
+def _freezable(draft: Draft, request: Switch) -> Image:
+    """The disk, if its bytes are whole and nothing may be changing them but a guest that is to follow."""
+    disk = virtual_disk(draft.state, request.disk_id)
     require_usable(draft, disk)
-    require_unattached(draft.state, disk)
+    _writer(draft.state, disk, request)
     require_settled(draft.state, disk)
     return disk
+
+
+def _writer(state: State, disk: Image, request: Switch) -> Attachment | None:
+    """The attachment whose guest is to follow; None if nobody uses the disk, as the request has it."""
+    if request.attachment_id is None:
+        require_unattached(state, disk)
+        return None
+    return running.require_followable(state, disk, request.attachment_id)
 
 
 def _discard_abandoned(draft: Draft, request: Switch) -> None:
@@ -113,8 +125,11 @@ def _discard_abandoned(draft: Draft, request: Switch) -> None:
 def seal(draft: Draft, request: Switch, new: NewVolume) -> Image:
     """Commit the switch: the disk continues in the overlay, and the frozen image has the disk's bytes of now.
 
-    Others may have switched the disk since, or changed its volume. It must not be attached, and it must have
-    the size that the overlay was made for.
+    Others may have switched the disk since, or changed its volume. It must have the size that the overlay was
+    made for.
+
+    If a guest uses the disk, this comes before it follows: the overlay is empty, so both volumes are right.
+    The frozen image is weak until ``running.complete``, or goes again with ``running.undo``.
 
     :returns: the frozen image.
     :raises Superseded: the overlay or the frozen image is gone.
@@ -123,7 +138,7 @@ def seal(draft: Draft, request: Switch, new: NewVolume) -> Image:
     state = draft.state
     disk = virtual_disk(state, request.disk_id)
     require_usable(draft, disk)
-    require_unattached(state, disk)
+    writer = _writer(state, disk, request)
     overlay = require_building(state, new)
     frozen = state.images.get(request.image_id)
     if frozen is None or overlay.parent_image_id != frozen.id:
@@ -142,9 +157,15 @@ def seal(draft: Draft, request: Switch, new: NewVolume) -> Image:
         strategy=request.strategy or disk.strategy,
         visibility="strong" if request.hold is None else "weak",
     )
+    if writer is not None:
+        frozen = replace(frozen, visibility="weak", captured=None)  # the guest still writes to it
     draft.put_image(frozen)
     seal_volume(draft, new)
-    draft.put_image(replace(disk, volume_id=overlay.id))
+    disk = replace(disk, volume_id=overlay.id)
+    if writer is not None:
+        running.expect_guest(draft, writer, frozen, overlay.id, new.work_id)
+        disk = replace(disk, data_generation=draft.entry, origin=None)
+    draft.put_image(disk)
     return frozen
 
 
@@ -167,7 +188,7 @@ def begin_clone(draft: Draft, request: Switch, capabilities: Capabilities) -> Cl
     state of the draft decides, not what the caller saw before: a qcow2 file that is cloned as if it were raw
     would show other bytes.
     """
-    disk = _freezable(draft, request.disk_id)
+    disk = _freezable(draft, request)
     source = draft.state.volumes[disk.volume_id or ""]
     kind = choose_kind(capabilities, source.size_bytes, "difference", same_as=source)
     if not kind.is_clone:
@@ -184,7 +205,7 @@ def seal_clone(draft: Draft, request: Switch, clone: Clone) -> Image:
     :returns: the frozen image.
     :raises Superseded: the disk may have been written to, or is on another volume.
     """
-    disk = _freezable(draft, request.disk_id)
+    disk = _freezable(draft, request)
     source, cloned, was = draft.state.volumes[disk.volume_id or ""], clone.new.clone_of, clone.disk
     same = cloned is not None and (source.id, source.size_bytes) == (cloned.id, cloned.size_bytes)
     if not same or not is_whole_raw(source):

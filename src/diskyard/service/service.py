@@ -12,6 +12,7 @@ from diskyard.host import Host
 from diskyard.host.calls import default_timeout_s
 from diskyard.host.sockets import allow_open_files
 from diskyard.host.supervise import Supervisor
+from diskyard.known_guests import KnownGuests
 from diskyard.model.fix import FixData, Mend, fix_type
 from diskyard.model.requests import Request
 from diskyard.model.results import Task
@@ -58,7 +59,6 @@ class Service:
         self.settings = Settings(self.host, folder)
         self.events = Events()
         self.connections = Connections(self.host, os.path.join(folder, "index"))
-        asked = AskedImports(self.host, self.settings)
         self.records = TaskRecords(self.host, os.path.join(folder, "tasks"))
         self.limits = limits or TaskLimits()
         self.tasks = TaskRunner(self.records, self.host.clock, self.limits, timeout_s, self._tell_task)
@@ -66,7 +66,8 @@ class Service:
         self.engine = Engine(
             host=self.host,
             connections=self.connections,
-            asked_imports=asked,
+            asked_imports=AskedImports(self.host, self.settings),
+            known_guests=KnownGuests(self.host, self.settings),
             settings=self.settings,
             events=self.events,
             supervisor=self.supervisor,

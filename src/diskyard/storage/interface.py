@@ -143,6 +143,12 @@ class VolumeStore(Protocol):
         crash leaves the old length or a longer one, and the old bytes up to the old length.
         """
 
+    def share_access(self, source: VolumeName, target: VolumeName) -> None:
+        """Let the programs that may open a volume open another, which a guest is about to open; durable.
+
+        A guest's QEMU runs as a user of its own, and whoever started it may have let that user in.
+        """
+
     def delete_volume(self, name: VolumeName) -> bool:
         """Remove a volume; False if it does not exist. A crash leaves the whole volume, or none."""
 

@@ -234,6 +234,10 @@ class WatchedStorage(Storage):
         """Watched."""
         self._call("grow_volume", name, length_bytes=length_bytes, preallocate=preallocate)
 
+    def share_access(self, source: VolumeName, target: VolumeName) -> None:
+        """Watched."""
+        self._call("share_access", source, target)
+
     def delete_volume(self, name: VolumeName) -> bool:
         """Watched."""
         return bool(self._call("delete_volume", name))

@@ -125,6 +125,19 @@ class LocalStorage(LocalLogStore):
         finally:
             os.close(fd)
 
+    def share_access(self, source: VolumeName, target: VolumeName) -> None:
+        """Copy the file's owner, group, mode, access list and label."""
+        source_fd = self._files.open_alone(self._volume_path(source))
+        try:
+            target_fd = self._files.open_alone(self._volume_path(target), writable=True)
+            try:
+                self._files.copy_access(source_fd, target_fd)
+                self._files.sync(target_fd)
+            finally:
+                os.close(target_fd)
+        finally:
+            os.close(source_fd)
+
     def delete_volume(self, name: VolumeName) -> bool:
         """Unlink the file. Its blocks are free once the last process closes it.
 

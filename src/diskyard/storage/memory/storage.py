@@ -151,6 +151,9 @@ class MemoryStorage:
         finally:
             os.close(fd)
 
+    def share_access(self, source: VolumeName, target: VolumeName) -> None:
+        """Nothing: its files are this process's own."""
+
     def delete_volume(self, name: VolumeName) -> bool:
         """Unlink the file."""
         try:
