@@ -6,15 +6,22 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from diskyard import Diskyard, MiB
-from diskyard.testing.running_guest import RunningGuest, StorageDaemonGuest, judge, require_one_moment
+from diskyard.testing.running_guest import (
+    EmulatedGuest,
+    RunningGuest,
+    StorageDaemonGuest,
+    judge,
+    require_one_moment,
+)
 from diskyard.testing.running_guest.blocks import BLOCK_BYTES, SLOTS, block_of, slot_of, stride_bytes
 from diskyard.testing.running_guest.by_hand import by_hand
+from diskyard.testing.running_guest.machine import Machine
 from tests.api.helpers import UNLIMITED, Rig, run
 
 SIZE = 4 * MiB
@@ -115,8 +122,10 @@ def test_disks_are_of_one_moment() -> None:
 
 
 @pytest.fixture
-def rig(quick_folder: Path) -> Rig:
-    return Rig(quick_folder)
+def rig(quick_folder: Path) -> Iterator[Rig]:
+    made = Rig(quick_folder)
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -205,6 +214,11 @@ def writes_and_is_frozen_and_killed(guest: RunningGuest, graphs: Sequence[Graph]
 
 def test_storage_daemon_guest(graphs: list[Graph], quick_folder: Path) -> None:
     with StorageDaemonGuest(quick_folder / "guest", graphs) as guest:
+        writes_and_is_frozen_and_killed(guest, graphs)
+
+
+def test_emulated_guest(graphs: list[Graph], quick_folder: Path, machine: Machine) -> None:
+    with EmulatedGuest(quick_folder / "guest", graphs, machine) as guest:
         writes_and_is_frozen_and_killed(guest, graphs)
 
 

@@ -6,8 +6,16 @@ are told their disks as ``prepareImage`` described them, and have a monitor for 
 """
 
 from diskyard.testing.running_guest.blocks import judge, require_one_moment
+from diskyard.testing.running_guest.emulated import EmulatedGuest
 from diskyard.testing.running_guest.guest import RunningGuest
 from diskyard.testing.running_guest.record import Acknowledged
 from diskyard.testing.running_guest.storage_daemon import StorageDaemonGuest
 
-__all__ = ["Acknowledged", "RunningGuest", "StorageDaemonGuest", "judge", "require_one_moment"]
+__all__ = [
+    "Acknowledged",
+    "EmulatedGuest",
+    "RunningGuest",
+    "StorageDaemonGuest",
+    "judge",
+    "require_one_moment",
+]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
+import shutil
 import signal
 import subprocess
 import time
@@ -21,6 +23,11 @@ _POLL_S = 0.005
 _SOCKET_PATH_MOST_BYTES = 107
 
 
+def option_value(path: Path) -> str:
+    """A path as a value among QEMU's options."""
+    return str(path).replace(",", ",,")
+
+
 class RunningGuest(ABC):
     """A guest that writes numbered blocks to all its disks in turn; a context manager.
 
@@ -35,6 +42,7 @@ class RunningGuest(ABC):
     :param first_sizes_bytes: the sizes that the disks had when a guest first wrote to them, if they have been
         extended since.
     :param gap_ms: how long it rests after each write.
+    :param user: of this machine, as whom QEMU runs; the folder becomes theirs, and the disks have to be.
     :ivar monitor: the path of its QMP socket, which serves one client at a time. It uses none itself.
     """
 
@@ -46,10 +54,11 @@ class RunningGuest(ABC):
         after: int = 0,
         first_sizes_bytes: Sequence[int] | None = None,
         gap_ms: float = 1.0,
+        user: str | None = None,
     ) -> None:
         self.folder, self.monitor = folder, folder / "monitor"
         self._graphs = [{"node-name": f"disk{index}", **graph} for index, graph in enumerate(graphs)]
-        self._after, self._gap_ms = after, gap_ms
+        self._after, self._gap_ms, self._user = after, gap_ms, user
         self._first_sizes_bytes = list(first_sizes_bytes or [0] * len(graphs))
         self._record_path = folder / "acknowledged"
         self._record = Acknowledged(self._record_path, after)
@@ -57,6 +66,8 @@ class RunningGuest(ABC):
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self._user is not None:
+            shutil.chown(self.folder, self._user)
         assert len(os.fsencode(self.monitor)) <= _SOCKET_PATH_MOST_BYTES, f"too long a path: {self.monitor}"
         for path in (self.monitor, self._record_path):
             path.unlink(missing_ok=True)
@@ -93,7 +104,11 @@ class RunningGuest(ABC):
     # -- the process -------------------------------------------------------------------
 
     def _start_program(self, words: Sequence[str]) -> None:
-        self._child = self._popen(words, "output", stdin=subprocess.DEVNULL)
+        as_user: list[str] = []
+        if self._user is not None:
+            who = pwd.getpwnam(self._user)
+            as_user = [f"--reuid={who.pw_uid}", f"--regid={who.pw_gid}", "--clear-groups"]
+        self._child = self._popen([*as_user, *words], "output", stdin=subprocess.DEVNULL)
         self._wait_until(self.monitor.exists, "has no monitor")
 
     def _popen(self, words: Sequence[str], output: str, stdin: int) -> subprocess.Popen[bytes]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from diskyard.testing.running_guest import nbd_writer
-from diskyard.testing.running_guest.guest import AT_MOST_S, RunningGuest
+from diskyard.testing.running_guest.guest import AT_MOST_S, RunningGuest, option_value
 
 _LAST_WRITE_MOST_S = 2.0
 
@@ -25,9 +25,9 @@ class StorageDaemonGuest(RunningGuest):
         server = self.folder / "nbd"
         server.unlink(missing_ok=True)
         words = ["qemu-storage-daemon"]
-        words += ["--chardev", f"socket,id=q,path={_value(self.monitor)},server=on,wait=off"]
+        words += ["--chardev", f"socket,id=q,path={option_value(self.monitor)},server=on,wait=off"]
         words += ["--monitor", "chardev=q"]
-        words += ["--nbd-server", f"addr.type=unix,addr.path={_value(server)}"]
+        words += ["--nbd-server", f"addr.type=unix,addr.path={option_value(server)}"]
         for index, graph in enumerate(self._graphs):
             words += ["--blockdev", json.dumps(graph)]
             export = {"type": "nbd", "id": f"export{index}", "name": f"disk{index}", "writable": True}
@@ -60,8 +60,3 @@ class StorageDaemonGuest(RunningGuest):
             self._writer.kill()
             self._writer.communicate()
             raise AssertionError(f"the writer does not end with its disks: {self._last_words()}") from None
-
-
-def _value(path: Path) -> str:
-    """A path as a value among QEMU's options."""
-    return str(path).replace(",", ",,")
