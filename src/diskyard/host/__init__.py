@@ -10,6 +10,7 @@ from diskyard.host.confinement import Limits
 from diskyard.host.files import Files
 from diskyard.host.identity import (
     ProcessIdentity,
+    process_of,
     provably_gone,
     provably_gone_host,
     this_host,
@@ -31,6 +32,7 @@ __all__ = [
     "Limits",
     "ProcessIdentity",
     "made_s",
+    "process_of",
     "provably_gone",
     "provably_gone_host",
 ]

@@ -82,6 +82,20 @@ def this_process(host: HostIdentity) -> ProcessIdentity:
     )
 
 
+def process_of(host: HostIdentity, pid: int) -> ProcessIdentity | None:
+    """The identity of the process that has a number in this namespace; None if /proc shows none that runs."""
+    start_ticks = _start_ticks(pid)
+    if start_ticks is None:
+        return None
+    return ProcessIdentity(
+        machine_id=host.machine_id,
+        boot_id=host.boot_id,
+        pid_namespace=_pid_namespace(),
+        pid=pid,
+        start_ticks=start_ticks,
+    )
+
+
 @functools.cache
 def _own_numbers() -> tuple[int, int, int]:
     """Process id, PID namespace and start time of this process; cached, as each temporary file needs them."""

@@ -130,11 +130,41 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     return made
 
 
+def connect_unix(path: str) -> socket.socket:
+    """A connection to a Unix socket. It is made at once or not at all.
+
+    :raises FileNotFoundError: nothing has the name.
+    :raises ConnectionRefusedError: nobody listens there.
+    :raises BlockingIOError: so many wait there to be served that no other may wait.
+    :raises OSError: it cannot be reached, or the path is longer than a socket's may be.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)  # else connecting waits as long as the queue is full
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int, int]:
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, user_id, group_id = _CREDENTIALS.unpack(data)
+    return int(pid), int(user_id), int(group_id)
+
+
+def peer_process_id(connection: socket.socket) -> int:
+    """The number of the process at the other end of a Unix socket; of a listener: who began to listen.
+
+    :returns: 0 if it has no number in this process's namespace.
+    """
+    return _credentials(connection)[0]
+
+
 def peer_user_id(connection: socket.socket) -> int:
     """The id of the user whose process is at the other end of a Unix socket."""
-    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, user_id, _ = _CREDENTIALS.unpack(data)
-    return int(user_id)
+    return _credentials(connection)[1]
 
 
 def peer_user(connection: socket.socket) -> str:

@@ -17,6 +17,7 @@ _LOCK_WORDS = (
     "Failed to lock byte",
     "Is another process using the image",
 )
+_JOB_WORDS = "is in use by block job"
 _NO_SPACE_WORDS = ("No space left on device", "Disk quota exceeded")
 
 
@@ -33,6 +34,11 @@ def failure(words: str, doing: str) -> errors.DiskyardError:
         # A reader's chain may contain volumes whose leases a merge holds, and the other way round. Both
         # are safe, but only one of them can have the file open.
         return errors.LeaseHeld(f"Another task has a needed volume open while {doing}: {words}.")
+    if _JOB_WORDS in all_words:
+        return errors.LeaseHeld(
+            f"A block job of this QEMU uses what is needed while {doing}: {words}.",
+            advice="Try again when the job is done, or end it where it was started.",
+        )
     return errors.StorageError(f"QEMU failed while {doing}: {words}.")
 
 

@@ -50,6 +50,17 @@ def guest_graph(host: Host, chain: Chain, *, read_only: bool, attachment_id: str
     return graph
 
 
+def guest_overlay(host: Host, layer: Layer, *, attachment_id: str) -> dict[str, object]:
+    """The overlay that a running guest's disk is to be switched to: as in its graph, with nothing below.
+
+    That is spelled out: QEMU would else open what the overlay's header names.
+
+    :raises diskyard.errors.InternalError: the overlay is not qcow2.
+    """
+    check_format(layer, is_root=False)
+    return guest_graph(host, (layer,), read_only=False, attachment_id=attachment_id)
+
+
 def blockdev_graph(host: Host, chain: Chain, *, read_only: bool, direct: bool = True) -> dict[str, object]:
     """The whole chain as one nested QEMU blockdev, by the names of its files: for a guest.
 
