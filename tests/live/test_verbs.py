@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from diskyard import Diskyard, MiB, errors
+from diskyard.live.graph import Move
+from diskyard.live.qmp_graph import QmpGraph
 from diskyard.model.fix import CleanSwitch
-from diskyard.operations import guests, running
+from diskyard.mover.qemu.graphs import guest_nodes
+from diskyard.operations import guests
 from diskyard.testing.running_guest import StorageDaemonGuest, judge
 from diskyard.testing.running_guest.by_hand import by_hand
-from tests.api.helpers import Killed, Rig, code_of, fixes, run, run_fix
+from tests.api.helpers import Killed, Rig, code_of, fixes, run, run_fix, wait_until
 
 SIZE = 4 * MiB
 OWNER = {"owner": "vm"}
@@ -243,18 +246,18 @@ def test_teardown_of_a_guest_that_was_killed_meanwhile(
 def test_a_guest_that_refuses(rig: Rig, disk: LiveDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The overlay is gone before it is opened: QEMU says so, and all is as it was."""
     before = disk.volumes()
-    move = guests.RunningGuest.move
+    switch = QmpGraph.switch
 
-    def without_overlay(guest: guests.RunningGuest, repo: object, state: object, overlay_id: str) -> None:
-        (path,) = (path for path in rig.files("a") if overlay_id in path.name)
+    def without_overlay(graph: QmpGraph, moves: Sequence[Move]) -> None:
+        path = Path(moves[0].overlay.path or "")
         path.rename(rig.folder / "away")
         try:
-            move(guest, repo, state, overlay_id)  # type: ignore[arg-type]  # what the method takes
+            switch(graph, moves)
         finally:
             (rig.folder / "away").rename(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(guests.RunningGuest, "move", without_overlay)
+        patched.setattr(QmpGraph, "switch", without_overlay)
         with pytest.raises(errors.StorageError, match="No such file"):
             rig.yard.create_snapshot("a", disk.id)
     assert disk.volumes() == before
@@ -285,7 +288,7 @@ def test_a_chain_that_another_program_changed(rig: Rig, disk: LiveDisk) -> None:
     """Nothing is frozen or merged, and the disk is damaged until a person has put it right."""
     disk.snapshot()
     (attached,) = rig.repository("a").state().attachments_of(disk.id)
-    top, _ = guests.guest_nodes(attached.id, disk.volumes()[0])
+    top, _ = guest_nodes(attached.id, disk.volumes()[0])
     overlay = rig.folder / "by-hand.qcow2"
     run("qemu-img", "create", "-q", "-f", "qcow2", str(overlay), str(SIZE))
     with by_hand(disk.guest.monitor) as monitor:
@@ -296,13 +299,10 @@ def test_a_chain_that_another_program_changed(rig: Rig, disk: LiveDisk) -> None:
     assert rig.yard.get_image_status("a", disk.id).status == "broken"
     disk.guest.wait_for(3)
     with by_hand(disk.guest.monitor) as monitor:
-        monitor.command("block-commit", job_id="by-hand", device="by-hand", auto_finalize=True)
-        for _ in range(600):
-            (job,) = monitor.command("query-jobs") or [{"status": "gone"}]  # type: ignore[misc,index]
-            if job["status"] == "ready":
-                monitor.command("job-complete", id="by-hand")
-            elif job["status"] == "gone":
-                break
+        monitor.command("block-commit", job_id="by-hand", device="by-hand", base_node=top)
+        wait_until(lambda: "ready" in str(monitor.command("query-jobs")))
+        monitor.command("job-complete", id="by-hand")
+        wait_until(lambda: monitor.command("query-jobs") == [])
     disk.prepare()
     assert rig.yard.get_image_status("a", disk.id).status != "broken"
     disk.snapshot()
