@@ -303,6 +303,7 @@ def test_a_chain_that_another_program_changed(rig: Rig, disk: LiveDisk) -> None:
         wait_until(lambda: "ready" in str(monitor.command("query-jobs")))
         monitor.command("job-complete", id="by-hand")
         wait_until(lambda: monitor.command("query-jobs") == [])
+        monitor.command("blockdev-del", node_name="by-hand")
     disk.prepare()
     assert rig.yard.get_image_status("a", disk.id).status != "broken"
     disk.snapshot()

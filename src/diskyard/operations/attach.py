@@ -26,7 +26,7 @@ from diskyard.operations.writers import require_no_stranger, require_writer_gone
 from diskyard.planner import attach as planner
 from diskyard.planner.common import strong_image
 from diskyard.planner.sizes import adopt, size_lease
-from diskyard.repository.commit import Committed
+from diskyard.repository.commit import Committed, newest_known
 from diskyard.repository.foreign import overlays_of
 from diskyard.repository.repository import Repository
 from diskyard.repository.settled import commit_looking
@@ -74,15 +74,15 @@ def _meet_guest(engine: Engine, repo: Repository, request: PrepareImage) -> None
             "options.live.qmp must be the absolute path of a socket, in printable characters, and cannot be "
             "given with serve.",
         )
-    if repo.is_read_only:
-        return  # nobody can write to the image here
     here = engine.host.identity
     author = engine.author("prepareImage")
-    for found in repo.state().attachments_of(request.image_id):
+    # Mostly there is nothing to do, and then nothing is read for it. What is older here is refused by the plan.
+    state = newest_known(repo.log) if live is None else repo.state()
+    for found in state.attachments_of(request.image_id):
         if (found.host, found.owner, found.mode) == (here, owner, "read_write"):
-            if live is None:
+            if live is None and found.switching is not None:
                 settle_guest(engine, repo, found.id, author)
-            else:
+            elif live is not None:
                 require_transfer_folder(engine.host, os.path.dirname(live.qmp), live.qmp)
                 make_live(engine, repo, found, live.qmp, author)
             return
@@ -316,8 +316,7 @@ def _detach(engine: Engine, repo: Repository, request: TeardownImage) -> Outcome
             adopt(draft, request.image_id, growth)
 
     with nobody_serves(repo, request.image_id, host_id, owner):
-        _settle_before_end(engine, repo, request, host_id, owner)
-        before = repo.state()
+        before = _settled_before_end(engine, repo, request, host_id, owner)
         if not options.force:
             _require_no_overlay(repo, before, request.image_id, host_id, owner)
             _require_writer_gone(repo, before, request.image_id, host_id, owner)
@@ -326,20 +325,22 @@ def _detach(engine: Engine, repo: Repository, request: TeardownImage) -> Outcome
     return Outcome(request.image_id, cleaning(repo, before, ended.state))
 
 
-def _settle_before_end(
+def _settled_before_end(
     engine: Engine, repo: Repository, request: TeardownImage, host_id: str, owner: str
-) -> None:
+) -> State:
     """End what a guest of this host was in the midst of, and refuse while it runs.
 
+    :returns: the newest state.
     :raises diskyard.errors.ImageInUse: the guest runs, or ``force`` is not given and it cannot be asked.
     """
-    force = request.options.force
-    for found in repo.state().attachments_of(request.image_id):
+    force, state = request.options.force, repo.state()
+    for found in state.attachments_of(request.image_id):
         if (found.host.host_id, found.owner) != (host_id, owner):
             continue
         require_ended(engine, repo, found, force=force)
         if found.switching is not None and not force and found.host == engine.host.identity:
-            settle_guest(engine, repo, found.id, engine.author("teardownImage"))
+            state = settle_guest(engine, repo, found.id, engine.author("teardownImage"))
+    return state
 
 
 def _require_writer_gone(repo: Repository, state: State, image_id: str, host_id: str, owner: str) -> None:

@@ -32,7 +32,7 @@ def export_image(engine: Engine, request: ExportImage) -> Outcome:
     path = transfer_path(engine.host, request.path)
     repo = engine.connections.get(request.repository_id)
     sight = look_at(repo, volumes_below(request.image_id))
-    planner.copy_source(sight, request.image_id, but_live=not repo.is_read_only)
+    planner.copy_source(sight, request.image_id, but_live=True)
     longest_bytes = sight.state.images[request.image_id].size_bytes if request.format == "raw" else 0
     _require_possible(engine.host.files, path, longest_bytes)
     return Outcome(request.image_id, [Export(repo, request, path)])

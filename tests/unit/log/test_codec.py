@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diskyard.log.codec import (
+    MAJOR,
+    MINOR,
     Checkpoint,
     Damaged,
     NewerMajor,
@@ -21,6 +23,7 @@ from diskyard.model.records import Origin
 from diskyard.model.transaction import Changes, Entry, Part
 from tests.unit.records import HOST, MARKER, NOW, attachment, building, copy_hold, disk, uid, volume, weak
 
+NEWER = b"%d.%d" % (MAJOR, MINOR + 1)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -203,6 +206,15 @@ def with_strange_fields(value: object) -> object:
     return value
 
 
+def test_an_attachment_of_1_1_has_no_guest_to_talk_to() -> None:
+    """It had no such fields, and nothing is guessed."""
+    value = entry(put_attachments=(attachment(uid("a"), uid("d"), uid("v")),))
+    builtins = msgspec.json.decode(msgspec.json.encode(value))
+    (written,) = builtins["changes"]["putAttachments"]
+    del written["live"], written["switching"]
+    assert decode(raw(b"diskyard-entry", b"1.1", msgspec.json.encode(builtins)), Entry) == (value, False)
+
+
 def test_fields_of_a_newer_minor_version_are_dropped_at_any_depth() -> None:
     plain = msgspec.structs.replace(RICH, changes=msgspec.structs.replace(RICH.changes, put_images=()))
     for value in (plain, RICH):
@@ -211,7 +223,7 @@ def test_fields_of_a_newer_minor_version_are_dropped_at_any_depth() -> None:
         if value is RICH:  # userData is the caller's: nothing of it is dropped
             strange["changes"]["putImages"][0]["userData"] = {"é": [1, None]}  # type: ignore[index]
             strange["changes"]["putImages"][1]["userData"] = {}  # type: ignore[index]
-        data = raw(b"diskyard-entry", b"1.2", msgspec.json.encode(strange))
+        data = raw(b"diskyard-entry", NEWER, msgspec.json.encode(strange))
         assert decode(data, Entry) == (value, True)
 
 
@@ -225,7 +237,7 @@ def test_an_unknown_tag_of_a_newer_minor_version_is_damage() -> None:
     builtins = msgspec.json.decode(msgspec.json.encode(RICH))
     builtins["changes"]["putImages"][1]["heldFor"][0]["purpose"] = "backup"
     with pytest.raises(Damaged):
-        decode(raw(b"diskyard-entry", b"1.2", msgspec.json.encode(builtins)), Entry)
+        decode(raw(b"diskyard-entry", NEWER, msgspec.json.encode(builtins)), Entry)
 
 
 def test_a_newer_major_version_is_refused_by_name() -> None:

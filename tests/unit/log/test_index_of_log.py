@@ -17,7 +17,7 @@ import pytest
 from diskyard import errors
 from diskyard.host import Files, Host
 from diskyard.host.identity import new_nonce, new_uuid
-from diskyard.log.codec import Checkpoint, decode, encode
+from diskyard.log.codec import MAJOR, MINOR, Checkpoint, decode, encode
 from diskyard.log.index.keeper import IndexKeeper
 from diskyard.log.index.local import LocalIndex, is_bad
 from diskyard.log.index.stored import stored_in
@@ -280,7 +280,7 @@ def test_what_a_newer_minor_version_wrote_is_not_indexed(shelf: IndexedShelf) ->
     write_many(shelf.log(), 1)
     store = shelf.storage().store.objects
     entry, _ = decode(store["entry", 11][0] or b"", Entry)
-    store["entry", 11] = [encode(entry, version=(1, 2))] * 2
+    store["entry", 11] = [encode(entry, version=(MAJOR, MINOR + 1))] * 2
     log = shelf.indexed()
     assert shelf.expect_as_without(log).version == 11
     assert log.newer_minor

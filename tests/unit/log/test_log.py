@@ -12,7 +12,7 @@ from diskyard import errors
 from diskyard.host.identity import new_nonce
 from diskyard.host.publishing import UncertainError
 from diskyard.log import entries
-from diskyard.log.codec import Checkpoint, decode, encode
+from diskyard.log.codec import MAJOR, MINOR, Checkpoint, decode, encode
 from diskyard.log.replicas import look_at_replicas, rewrite_replica
 from diskyard.model.transaction import Entry
 from tests.unit.log.shelf import Shelf, once, part, write, write_many
@@ -229,7 +229,7 @@ def republish(shelf: Shelf, number: int, version: tuple[int, int]) -> None:
 
 def test_a_newer_minor_version_is_read_and_not_written(shelf: Shelf) -> None:
     write_many(shelf.log(), 2)
-    republish(shelf, 1, (1, 2))
+    republish(shelf, 1, (MAJOR, MINOR + 1))
     log, watched = shelf.open()
     assert log.refresh().version == 2
     with pytest.raises(errors.Unsupported):
