@@ -10,6 +10,7 @@ from diskyard.testing.running_guest.guest import RunningGuest, option_value
 from diskyard.testing.running_guest.machine import Machine
 
 _MEMORY_MIB = 192
+_QUICK_BOOT = ("console=ttyS0", "quiet", "panic=-1", "nokaslr", "mitigations=off", "no_timer_check")
 
 
 class EmulatedGuest(RunningGuest):
@@ -62,6 +63,3 @@ class EmulatedGuest(RunningGuest):
 
     def _after_the_end(self) -> None:
         """It has ended with its machine."""
-
-
-_QUICK_BOOT = ("console=ttyS0", "quiet", "panic=-1", "nokaslr", "mitigations=off", "no_timer_check")
