@@ -10,7 +10,9 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from diskyard import Diskyard, MiB
@@ -22,9 +24,9 @@ from diskyard.testing.running_guest import (
     require_one_moment,
 )
 from diskyard.testing.running_guest.blocks import BLOCK_BYTES, SLOTS, block_of, slot_of, stride_bytes
-from diskyard.testing.running_guest.by_hand import by_hand
+from diskyard.testing.running_guest.by_hand import Monitor, by_hand
 from diskyard.testing.running_guest.machine import Machine
-from tests.api.helpers import UNLIMITED, Rig, run
+from tests.api.helpers import UNLIMITED, Rig, run, wait_until
 
 SIZE = 4 * MiB
 Graph = Mapping[str, object]
@@ -280,6 +282,30 @@ def test_guest_that_ends_has_written_everything(graphs: list[Graph], quick_folde
         last = guest.end()
         assert not guest.is_alive()
     assert judged(graphs, last, quick_folder) == [last, last]
+
+
+def job_status(monitor: Monitor) -> str:
+    """The status of the only job."""
+    (job,) = msgspec.convert(monitor.command("query-jobs"), list[dict[str, Any]])
+    return str(job["status"])
+
+
+def test_guest_ends_though_a_job_holds_its_writes(graphs: list[Graph], quick_folder: Path) -> None:
+    with StorageDaemonGuest(quick_folder / "guest", graphs) as guest:
+        hand = ByHand(guest, graphs)
+        hand.freeze()
+        guest.wait_for(10)
+        with by_hand(guest.monitor) as monitor:
+            top, below = hand.graphs[0]["node-name"], graphs[0]["node-name"]
+            held = {"auto_finalize": False, "auto_dismiss": False}
+            monitor.command("block-commit", job_id="j", device=top, top_node=top, base_node=below, **held)
+            wait_until(lambda: job_status(monitor) == "ready")
+            monitor.command("job-complete", id="j")
+            wait_until(lambda: job_status(monitor) == "pending")
+        last = guest.end()
+        assert guest.errors() == []
+    for chain in (hand.graphs, [graphs[0], hand.graphs[1]]):
+        assert judged(chain, last, quick_folder)[0] <= last + 1
 
 
 def test_guest_says_that_what_it_has_written_is_gone(graphs: list[Graph], quick_folder: Path) -> None:
