@@ -69,7 +69,14 @@ def test_it_is_built_once(tmp_path: Path) -> None:
     assert both[0] == both[1]
     made = both[0].initrd.stat()
     assert machine(tmp_path / "cache", [root]).initrd.stat() == made
-    assert len(list((tmp_path / "cache").iterdir())) == 2, "the lock, and what was built"
+
+
+def test_only_what_was_built_last_is_kept(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    old, new = (machine(cache, [package(tmp_path / name)]) for name in ("old", "new"))
+    assert set(cache.iterdir()) == {cache / "lock", new.kernel.parent}
+    assert set(new.kernel.parent.iterdir()) == {new.kernel, new.initrd}
+    assert not old.kernel.exists()
 
 
 def test_a_kernel_is_decompressed_if_what_knows_it_is_installed(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import os
 import pwd
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -237,10 +239,19 @@ def test_disks_that_are_frozen_one_after_the_other_are_not_of_one_moment(
 
 
 def test_emulated_guest(graphs: list[Graph], rig: Rig, quick_folder: Path, machine: Machine) -> None:
-    """All in one, since it takes long to boot. The guest's third disk is one that fails it."""
-    third = attached(rig.yard, rig.yard.create_virtual_disk("a", SIZE))
-    with EmulatedGuest(quick_folder / "guest", [*graphs, failing_once(third)], machine) as guest:
+    """All in one, since it takes long to boot. Its third disk fails it, the fourth is served to it."""
+    third, fourth = (attached(rig.yard, rig.yard.create_virtual_disk("a", SIZE)) for _ in range(2))
+    socket = quick_folder / "served"
+    with ExitStack() as stack:
+        first_server = stack.enter_context(ExitStack())
+        first_server.enter_context(served_as_vhost_user(fourth, socket))
+        disks = [*graphs, failing_once(third)]
+        guest = stack.enter_context(
+            EmulatedGuest(quick_folder / "guest", disks, machine, vhost_user=[socket])
+        )
         guest.wait_for(SLOTS)
+        first_server.close()
+        stack.enter_context(served_as_vhost_user(fourth, socket))
         assert guest.errors() == ["write 1 on disk 2: Input/output error"]
         hand = ByHand(guest, graphs)
         is_frozen_while_it_writes(guest, hand)
@@ -249,14 +260,31 @@ def test_emulated_guest(graphs: list[Graph], rig: Rig, quick_folder: Path, machi
             zero = f'qemu-io -d /machine/peripheral/disk2/virtio-backend "write -z 0 {SIZE}"'
             assert monitor.command("human-monitor-command", command_line=zero) == ""
         guest.wait_for(SLOTS + 1)  # every slot is written anew
-        assert "of disk 2 instead of write" in guest.errors()[1]
-        assert guest.sizes_bytes() == [SIZE, 2 * SIZE, SIZE]
+        errors = guest.errors()
+        assert all("of disk 2 instead of write" in error for error in errors[1:])
+        assert len(errors) > 1
+        assert guest.sizes_bytes() == [SIZE, 2 * SIZE, SIZE, SIZE]
         last = killed(guest)
     points = [
         judge(converted(graph, quick_folder), last, disk=index, first_size_bytes=SIZE)
-        for index, graph in enumerate([*hand.graphs, third])
+        for index, graph in enumerate([*hand.graphs, third, fourth])
     ]
     require_one_moment(points)
+
+
+@contextmanager
+def served_as_vhost_user(graph: Graph, socket: Path) -> Iterator[None]:
+    """A storage daemon that serves a disk, and is killed in the end."""
+    export = {"type": "vhost-user-blk", "id": "x", "node-name": graph["node-name"], "writable": True}
+    export |= {"writethrough": True, "addr": {"type": "unix", "path": str(socket)}}
+    words = ["qemu-storage-daemon", "--blockdev", json.dumps(graph), "--export", json.dumps(export)]
+    with subprocess.Popen(words) as daemon:
+        try:
+            wait_until(socket.exists)
+            yield
+        finally:
+            daemon.kill()
+    socket.unlink()
 
 
 def failing_once(graph: Graph) -> Graph:
