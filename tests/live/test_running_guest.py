@@ -5,10 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pwd
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from diskyard import Diskyard, MiB
@@ -20,9 +26,9 @@ from diskyard.testing.running_guest import (
     require_one_moment,
 )
 from diskyard.testing.running_guest.blocks import BLOCK_BYTES, SLOTS, block_of, slot_of, stride_bytes
-from diskyard.testing.running_guest.by_hand import by_hand
+from diskyard.testing.running_guest.by_hand import Monitor, by_hand
 from diskyard.testing.running_guest.machine import Machine
-from tests.api.helpers import UNLIMITED, Rig, run
+from tests.api.helpers import UNLIMITED, Rig, run, wait_until
 
 SIZE = 4 * MiB
 Graph = Mapping[str, object]
@@ -163,24 +169,20 @@ class ByHand:
         self._guest, self.graphs = guest, list(graphs)
         self._names = (f"overlay{number}" for number in itertools.count())
 
-    def freeze(self) -> list[Graph]:
-        """All disks at one moment; returns the graphs that are frozen from now on."""
-        frozen = [frozen_graph(graph) for graph in self.graphs]
+    def freeze(self, *disks: int) -> list[Graph]:
+        """Some disks, or all, at one moment; returns the graphs that are frozen from now on."""
+        chosen = disks or range(len(self.graphs))
+        frozen = [frozen_graph(self.graphs[disk]) for disk in chosen]
         overlays = [self._guest.folder / f"{next(self._names)}.qcow2" for _ in frozen]
         for overlay in overlays:
             run("qemu-img", "create", "-q", "-f", "qcow2", str(overlay), str(SIZE))
         with by_hand(self._guest.monitor) as monitor:
-            tops = [str(graph["node-name"]) for graph in self.graphs]
+            tops = [str(graph["node-name"]) for graph in frozen]
             monitor.switch(dict(zip(tops, overlays, strict=True)))
-        self.graphs = [
-            {
-                "driver": "qcow2",
-                "node-name": overlay.stem,
-                "file": {"driver": "file", "filename": str(overlay)},
-                "backing": graph,
-            }
-            for overlay, graph in zip(overlays, frozen, strict=True)
-        ]
+        for disk, overlay, graph in zip(chosen, overlays, frozen, strict=True):
+            file = {"driver": "file", "filename": str(overlay)}
+            top = {"driver": "qcow2", "node-name": overlay.stem, "file": file, "backing": graph}
+            self.graphs[disk] = top
         return frozen
 
 
@@ -190,36 +192,105 @@ def frozen_graph(graph: Graph) -> Graph:
     return {**graph, "read-only": True, "file": {**file, "read-only": True}}
 
 
-def writes_and_is_frozen_and_killed(guest: RunningGuest, graphs: Sequence[Graph]) -> None:
-    """What both kinds of guests must show; the guest is killed at the end."""
-    guest.wait_for(SLOTS)
-    hand = ByHand(guest, graphs)
-    seen = 0
+def is_frozen_while_it_writes(guest: RunningGuest, hand: ByHand) -> None:
+    """The disks that are frozen are exact prefixes of what the guest has written, all of one moment."""
+    errors = guest.errors()
     for _ in range(3):
         before = guest.acknowledged()
         frozen = hand.freeze()
         seen = guest.wait_for(20)
         points = judged(frozen, before, guest.folder)
         assert points[0] <= seen
-    assert 0 < guest.pause_longest_ms(seen - 20) <= guest.pause_longest_ms(0)
+    assert 0 < guest.pause_longest_ms(guest.acknowledged() - 20) <= guest.pause_longest_ms(0)
+    assert guest.errors() == errors
+
+
+def killed(guest: RunningGuest) -> int:
+    """Kill the guest; the number of the last write that was acknowledged."""
+    seen = guest.acknowledged()
     assert guest.is_alive()
-    assert guest.errors() == []
-    assert guest.sizes_bytes() == [SIZE] * len(graphs)
     last = guest.kill()
     assert not guest.is_alive()
     assert last == guest.acknowledged() >= seen
-    points = judged(hand.graphs, last, guest.folder)
-    assert points[0] <= last + 1
+    return last
 
 
 def test_storage_daemon_guest(graphs: list[Graph], quick_folder: Path) -> None:
     with StorageDaemonGuest(quick_folder / "guest", graphs) as guest:
-        writes_and_is_frozen_and_killed(guest, graphs)
+        guest.wait_for(SLOTS)
+        hand = ByHand(guest, graphs)
+        is_frozen_while_it_writes(guest, hand)
+        assert guest.errors() == []
+        assert guest.sizes_bytes() == [SIZE, SIZE]
+        last = killed(guest)
+    assert judged(hand.graphs, last, quick_folder)[0] <= last + 1
 
 
-def test_emulated_guest(graphs: list[Graph], quick_folder: Path, machine: Machine) -> None:
-    with EmulatedGuest(quick_folder / "guest", graphs, machine) as guest:
-        writes_and_is_frozen_and_killed(guest, graphs)
+def test_disks_that_are_frozen_one_after_the_other_are_not_of_one_moment(
+    graphs: list[Graph], quick_folder: Path
+) -> None:
+    with StorageDaemonGuest(quick_folder / "guest", graphs) as guest:
+        hand = ByHand(guest, graphs)
+        first = hand.freeze(0)
+        guest.wait_for(2)
+        second = hand.freeze(1)
+        with pytest.raises(AssertionError, match="a disk is ahead of one that is always written before it"):
+            judged(first + second, 0, quick_folder)
+
+
+def test_emulated_guest(graphs: list[Graph], rig: Rig, quick_folder: Path, machine: Machine) -> None:
+    """All in one, since it takes long to boot. Its third disk fails it, the fourth is served to it."""
+    third, fourth = (attached(rig.yard, rig.yard.create_virtual_disk("a", SIZE)) for _ in range(2))
+    socket = quick_folder / "served"
+    with ExitStack() as stack:
+        first_server = stack.enter_context(ExitStack())
+        first_server.enter_context(served_as_vhost_user(fourth, socket))
+        disks = [*graphs, failing_once(third)]
+        guest = stack.enter_context(
+            EmulatedGuest(quick_folder / "guest", disks, machine, vhost_user=[socket])
+        )
+        guest.wait_for(SLOTS)
+        first_server.close()
+        stack.enter_context(served_as_vhost_user(fourth, socket))
+        assert guest.errors() == ["write 1 on disk 2: Input/output error"]
+        hand = ByHand(guest, graphs)
+        is_frozen_while_it_writes(guest, hand)
+        with by_hand(guest.monitor) as monitor:
+            monitor.command("block_resize", node_name=hand.graphs[1]["node-name"], size=2 * SIZE)
+            zero = f'qemu-io -d /machine/peripheral/disk2/virtio-backend "write -z 0 {SIZE}"'
+            assert monitor.command("human-monitor-command", command_line=zero) == ""
+        guest.wait_for(SLOTS + 1)  # every slot is written anew
+        errors = guest.errors()
+        assert all("of disk 2 instead of write" in error for error in errors[1:])
+        assert len(errors) > 1
+        assert guest.sizes_bytes() == [SIZE, 2 * SIZE, SIZE, SIZE]
+        last = killed(guest)
+    points = [
+        judge(converted(graph, quick_folder), last, disk=index, first_size_bytes=SIZE)
+        for index, graph in enumerate([*hand.graphs, third, fourth])
+    ]
+    require_one_moment(points)
+
+
+@contextmanager
+def served_as_vhost_user(graph: Graph, socket: Path) -> Iterator[None]:
+    """A storage daemon that serves a disk, and is killed in the end."""
+    export = {"type": "vhost-user-blk", "id": "x", "node-name": graph["node-name"], "writable": True}
+    export |= {"writethrough": True, "addr": {"type": "unix", "path": str(socket)}}
+    words = ["qemu-storage-daemon", "--blockdev", json.dumps(graph), "--export", json.dumps(export)]
+    with subprocess.Popen(words) as daemon:
+        try:
+            wait_until(socket.exists)
+            yield
+        finally:
+            daemon.kill()
+    socket.unlink()
+
+
+def failing_once(graph: Graph) -> Graph:
+    """A disk of which the first write fails."""
+    once = {"event": "none", "iotype": "write", "errno": 5, "once": True, "immediately": True}
+    return {"driver": "blkdebug", "image": graph, "inject-error": [once]}
 
 
 def test_next_guest_goes_on_where_one_was_killed(graphs: list[Graph], quick_folder: Path) -> None:
@@ -241,6 +312,30 @@ def test_guest_that_ends_has_written_everything(graphs: list[Graph], quick_folde
     assert judged(graphs, last, quick_folder) == [last, last]
 
 
+def job_status(monitor: Monitor) -> str:
+    """The status of the only job."""
+    (job,) = msgspec.convert(monitor.command("query-jobs"), list[dict[str, Any]])
+    return str(job["status"])
+
+
+def test_guest_ends_though_a_job_holds_its_writes(graphs: list[Graph], quick_folder: Path) -> None:
+    with StorageDaemonGuest(quick_folder / "guest", graphs) as guest:
+        hand = ByHand(guest, graphs)
+        hand.freeze()
+        guest.wait_for(10)
+        with by_hand(guest.monitor) as monitor:
+            top, below = hand.graphs[0]["node-name"], graphs[0]["node-name"]
+            held = {"auto_finalize": False, "auto_dismiss": False}
+            monitor.command("block-commit", job_id="j", device=top, top_node=top, base_node=below, **held)
+            wait_until(lambda: job_status(monitor) == "ready")
+            monitor.command("job-complete", id="j")
+            wait_until(lambda: job_status(monitor) == "pending")
+        last = guest.end()
+        assert guest.errors() == []
+    for chain in (hand.graphs, [graphs[0], hand.graphs[1]]):
+        assert judged(chain, last, quick_folder)[0] <= last + 1
+
+
 def test_guest_says_that_what_it_has_written_is_gone(graphs: list[Graph], quick_folder: Path) -> None:
     with StorageDaemonGuest(quick_folder / "guest", graphs) as guest:
         guest.wait_for(2 * SLOTS)
@@ -255,9 +350,7 @@ def test_guest_says_that_what_it_has_written_is_gone(graphs: list[Graph], quick_
 
 
 def test_guest_says_that_a_write_failed_and_tries_again(graphs: list[Graph], quick_folder: Path) -> None:
-    once = {"event": "none", "iotype": "write", "errno": 5, "once": True, "immediately": True}
-    failing = {"driver": "blkdebug", "image": graphs[1], "inject-error": [once], "node-name": "failing"}
-    with StorageDaemonGuest(quick_folder / "guest", [graphs[0], failing]) as guest:
+    with StorageDaemonGuest(quick_folder / "guest", [graphs[0], failing_once(graphs[1])]) as guest:
         guest.wait_for(10)
         (told,) = guest.errors()
         assert told.startswith("write 1 on disk 1: EIO: ")
@@ -282,3 +375,16 @@ def test_disks_that_cannot_be_opened_are_told_in_words(graphs: list[Graph], quic
         StorageDaemonGuest(quick_folder / "guest", [missing]),
     ):
         raise AssertionError("it has started")
+
+
+def test_qemu_runs_as_the_user_that_is_named(graphs: list[Graph], rig: Rig, quick_folder: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    quick_folder.chmod(0o755)
+    for path in rig.files("a"):
+        shutil.chown(path, "nobody")
+    with StorageDaemonGuest(quick_folder / "guest", graphs, user="nobody") as guest:
+        assert Path(f"/proc/{guest.pid}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
+        guest.wait_for(10)
+        last = guest.end()
+    assert judged(graphs, last, quick_folder) == [last, last]

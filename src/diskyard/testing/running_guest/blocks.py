@@ -140,7 +140,7 @@ def _rest(lines: set[bytes]) -> str:
 
 def _require_zeros(data: bytes | bytearray, start: int, end: int) -> None:
     part = bytes(data[start:end])
-    if part.count(0) != len(part):
+    if part != bytes(len(part)):
         at = next(offset for offset, byte in enumerate(part, start) if byte)
         raise AssertionError(
             f"the guest has written nothing at {at}, but there is {bytes(data[at : at + 64])!r}"

@@ -41,7 +41,7 @@ class Machine:
 def machine(cache: Path, roots: Sequence[Path]) -> Machine:
     """Build what is not in the cache yet: once, whichever process comes first.
 
-    :param cache: a folder, which is made if need be.
+    :param cache: a folder, which is made if need be. It has what was built last, and nothing older.
     :param roots: where a Debian kernel may be, the best first: each has ``boot`` and ``lib/modules`` in it.
     :raises CannotBoot: see there.
     """
@@ -56,8 +56,10 @@ def machine(cache: Path, roots: Sequence[Path]) -> Machine:
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
+            for old in cache.iterdir():  # from another kernel, or by a process that was killed
+                if old.is_dir():
+                    shutil.rmtree(old)
             building = cache / "building"
-            shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
             building.mkdir()
             _build_kernel(image, building / "kernel")
             _build_initrd(modules, building)
@@ -152,6 +154,7 @@ def _build_initrd(modules: Sequence[Path], folder: Path) -> None:
     names = [str(path.relative_to(root)) for path in sorted(root.rglob("*"))]
     words = ["cpio", "--quiet", "--create", "--format=newc", "--directory", str(root)]
     (folder / "initrd").write_bytes(_run(words, "\n".join(names).encode()))
+    shutil.rmtree(root)
 
 
 def _run(words: Sequence[str], given: bytes = b"") -> bytes:
