@@ -100,6 +100,8 @@ def _attachment_info(attachment: Attachment) -> AttachmentInfo:
         owner=attachment.owner,
         mode=attachment.mode,
         attached_at=attachment.attached_at,
+        live=attachment.live is not None,
+        switching=attachment.switching is not None,
     )
 
 

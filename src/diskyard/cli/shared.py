@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from diskyard.cli.base import (
@@ -18,6 +20,9 @@ from diskyard.cli.output import print_fields, print_json
 from diskyard.cli.removing import remove_and_tell
 from diskyard.cli.session import open_yard
 from diskyard.cli.values import human_size
+
+if TYPE_CHECKING:
+    from diskyard.model.results import AttachmentInfo
 
 _STATUSES = click.Choice(["optimized", "degraded", "broken"])
 
@@ -88,12 +93,15 @@ def _show(found: Found) -> None:
             ("captured", info.captured_at),
             ("revision", info.revision),
             ("tracking since", ", ".join(info.tracking)),
-            *(
-                ("attached", f"{at.mode} for {at.owner} on {at.host_id} since {at.attached_at}")
-                for at in info.attachments
-            ),
+            *(("attached", _attached_words(at)) for at in info.attachments),
         ]
     )
+
+
+def _attached_words(at: AttachmentInfo) -> str:
+    words = f"{at.mode} for {at.owner} on {at.host_id} since {at.attached_at}"
+    words += ", can be talked to" if at.live else ""
+    return words + (", being moved to another volume" if at.switching else "")
 
 
 def _pairs(pairs: dict[str, object]) -> str:

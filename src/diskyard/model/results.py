@@ -85,12 +85,16 @@ class AttachmentInfo(Result, kw_only=True, frozen=True):
     :param owner: the caller's name of the guest.
     :param mode: whether the owner may write to it.
     :param attached_at: when it was attached, in RFC 3339 form.
+    :param live: the guest can be talked to while it runs: verbs that need that work on its host.
+    :param switching: the guest is being moved to another volume, or was when that was interrupted.
     """
 
     host_id: str
     owner: str
     mode: Literal["read_only", "read_write"]
     attached_at: str
+    live: bool
+    switching: bool
 
 
 class ImageInfo(Result, kw_only=True, frozen=True):

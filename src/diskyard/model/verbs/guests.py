@@ -30,11 +30,13 @@ VERBS = (
                         "driver": "raw",
                         "read-only": False,
                         "cache": {"direct": True},
+                        "node-name": "dy-5y3xkztnkcslzbcg6n2gnt4dbm",
                         "file": {
                             "driver": "file",
                             "filename": _VOLUME,
-                            "read-only": False,
+                            "auto-read-only": True,
                             "cache": {"direct": True},
+                            "node-name": "df-5y3xkztnkcslzbcg6n2gnt4dbm",
                         },
                     },
                     "path": _VOLUME,
@@ -46,6 +48,14 @@ VERBS = (
                     "  <backingStore />\n"
                     '  <target dev="vda" bus="virtio" />\n'
                     "</disk>",
+                },
+            ),
+            Example(
+                "The guest runs, and a monitor of its QEMU is for Diskyard",
+                {
+                    "repositoryId": "fast",
+                    "imageId": DISK,
+                    "options": {"owner": "web-1", "live": {"qmp": "/run/web-1/diskyard.qmp"}},
                 },
             ),
         ),

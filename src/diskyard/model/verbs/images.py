@@ -28,6 +28,8 @@ _IMAGE_INFO = {
             "owner": "web-1",
             "mode": "read_write",
             "attachedAt": "2025-11-20T10:16:40.500312Z",
+            "live": False,
+            "switching": False,
         }
     ],
 }
