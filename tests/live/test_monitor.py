@@ -207,11 +207,8 @@ MISBEHAVING: dict[str, Talk] = {
             "an id of another type": says({"return": {}, "id": [1]}),
         }.items()
     },
-    **{
-        f"version {answer}": answering(query_version=answer)
-        for answer in (None, [], {"qemu": {"major": "7"}})
-    },
-    **{f"commands {answer}": answering(query_commands=answer) for answer in ({}, 7, [7], [{"name": 7}])},
+    **{f"version {wrong}": answering(query_version=wrong) for wrong in VERSIONS},
+    **{f"commands {wrong}": answering(query_commands=wrong) for wrong in LISTS},
 }
 
 
