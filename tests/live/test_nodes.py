@@ -52,8 +52,14 @@ def test_an_overlay_that_nothing_uses_does_not_hide_the_disk() -> None:
     assert view([*CHAIN, *added]).foreign == ()
 
 
-def test_an_export_of_what_is_below_is_no_second_disk() -> None:
-    assert view([*CHAIN, ("device 2", "root", "base")]) == View(VOLUMES, path=("top", "base"))
+def test_exports_of_what_is_below_are_no_other_disks() -> None:
+    """However many there are of them, the disk is what is above."""
+    exports = [(f"device {number}", "root", f"filter {number}") for number in range(50)]
+    filters = [(f"filter {number}", "file", f"filter {number + 1}") for number in range(50)]
+    above = [("device", "root", "theirs"), ("theirs", "backing", "top"), ("theirs", "file", "their file")]
+    below = [("top", "file", "top file"), ("top", "backing", "filter 0"), ("filter 50", "file", "base")]
+    found = view([*exports, ("device 0", "root", "base"), *filters, *above, *below])
+    assert (found.chain, found.above, found.foreign) == (VOLUMES, ("theirs",), ("theirs",))
 
 
 def test_two_devices_that_share_a_disk() -> None:

@@ -186,8 +186,7 @@ class Monitor:
 
     def _taken(self) -> errors.LeaseHeld:
         return errors.LeaseHeld(
-            f"Another client has the monitor {self._address}: QEMU did not greet within "
-            f"{self._greeting_timeout_s:g} seconds.",
+            f"Another client has the monitor {self._address}: QEMU did not greet this one.",
             advice="Give Diskyard a monitor of its own. If it has, another of its tasks uses it, or QEMU "
             "hangs: try again later.",
         )

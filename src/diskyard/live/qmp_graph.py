@@ -199,7 +199,7 @@ def _check(view: View, move: Move, jobs: dict[str, _Job]) -> None:
             advice="Try again when the job is done, or end it where it was started.",
         )
     if view.chain[:1] != (move.top_id,) or view.above:
-        found = ", ".join((*view.above, *view.chain[:1])) or "nothing of it"
+        found = brief(", ".join((*view.above, *view.chain[:1]))) or "nothing of it"
         raise errors.ImageInUse(
             f"The guest does not write to volume {move.top_id}, but to {found}: the chain of its disk was "
             "changed by another program.",
