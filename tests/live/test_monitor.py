@@ -289,7 +289,7 @@ def test_a_qemu_that_cannot_show_its_graph(tmp_path: Path) -> None:
 # -- whether something was done -------------------------------------------------------
 
 
-NO_ANSWER = [(wait_for_the_end, 2.0), (closes, LONG_S), (garbage, LONG_S)]
+NO_ANSWER = [(wait_for_the_end, 4.0), (closes, LONG_S), (garbage, LONG_S)]
 
 
 @pytest.mark.parametrize(("talk", "timeout_s"), NO_ANSWER)

@@ -19,6 +19,7 @@ from diskyard.live.monitor import Monitor, NobodyAnswers
 from diskyard.live.process import is_alive
 from diskyard.live.qmp_graph import QmpGraph
 from diskyard.mover.interface import Chain, Layer
+from diskyard.testing.fault_injection import Injector, faulty_host
 from tests.live.fake_monitor import answering, fake_monitor
 from tests.live.running import (
     PATIENCE_S,
@@ -443,6 +444,23 @@ def test_an_overlay_of_another_size(bench: Bench) -> None:
                 graph.switch([Move("a", "top", shorter)])
             assert not has_node(monitor, "a", "shorter")
         assert_unchanged(running, bench, (top, base))
+
+
+def test_a_guest_does_not_stand_still_for_the_sizes_of_deep_chains(bench: Bench) -> None:
+    chain: Chain = ()
+    for number in range(40):
+        chain = (bench.layer(f"layer {number}", "qcow2", SIZE_BYTES, chain), *chain)
+    overlay = bench.layer("overlay", "qcow2", SIZE_BYTES, chain)
+    injector = Injector()
+    with VirtioQemu(bench.folder, graph_of(chain, "a"), "a") as running:
+        injector.begin(None)
+        with live(running, host=faulty_host(injector, "counting")) as (graph, _):
+            graph.switch([Move("a", chain[0].name, overlay)])
+            ids = tuple(layer.name for layer in (overlay, *chain))
+            assert graph.look(Disk("a", ids)).chain == ids
+    names = {call.name for call in injector.calls}
+    assert "qmp transaction" in names
+    assert "qmp query-block" not in names
 
 
 # -- no answer ------------------------------------------------------------------------
