@@ -1,4 +1,4 @@
-"""Verbs on the disk of a guest that writes all the time: no acknowledged write is lost, and nothing stops it."""
+"""Verbs on the disk of a guest that writes all the time: it loses nothing, and nothing stops it."""
 
 from __future__ import annotations
 

@@ -148,9 +148,9 @@ def _await_base(work: Work, state: State, base_id: str | None) -> State:
         if base is None or base.pending is None:
             return state
         waited_s = clock.monotonic_s() - begin_s
-        if waited_s > _BASE_STARTS_WITHIN_S and not repo.is_locked(base_id):
-            if waited_s > _BASE_QUEUED_MOST_S or not _has_task(work, base_id):
-                break
+        is_late = waited_s > _BASE_STARTS_WITHIN_S and not repo.is_locked(base_id)
+        if is_late and (waited_s > _BASE_QUEUED_MOST_S or not _has_task(work, base_id)):
+            break
         work.advance(0, 0)
         clock.sleep(_BASE_POLL_S)
         state = repo.state()

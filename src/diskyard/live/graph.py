@@ -77,7 +77,8 @@ class LiveGraph(Protocol):
         After an error that is no :class:`~diskyard.errors.UnknownOutcome` no disk has been switched.
 
         :raises diskyard.errors.UnknownOutcome: the disks may have been switched or may still be. Nothing may
-            be undone until :meth:`look` tells.
+            be undone until :meth:`look` tells: QEMU does one command of a monitor at a time, and drops those
+            of a client that has gone, so that it then answers how the switch ended.
         :raises diskyard.errors.LeaseHeld: a block job uses one of the disks.
         :raises diskyard.errors.ImageInUse: the top of a disk is not the volume that the move names.
         :raises diskyard.errors.NoSpace: the storage is full.

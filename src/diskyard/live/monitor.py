@@ -74,7 +74,7 @@ class Monitor:
         greeting_timeout_s: float = GREETING_TIMEOUT_S,
         timeout_s: float = COMMAND_TIMEOUT_S,
     ) -> None:
-        self._host = host
+        self.host = host
         self._address = address
         self._greeting_timeout_s = greeting_timeout_s
         self._timeout_s = timeout_s
@@ -86,7 +86,7 @@ class Monitor:
         # Not at the top: asyncio is slow to import, and most work is not about a running guest.
         from diskyard.mover.qemu.connection import QmpConnection
 
-        self._connection = QmpConnection(self._host, timeout_s=self._timeout_s, unanswered=self._unanswered)
+        self._connection = QmpConnection(self.host, timeout_s=self._timeout_s, unanswered=self._unanswered)
         try:
             self._open(self._connection)
             self._check()
@@ -141,7 +141,7 @@ class Monitor:
         from diskyard.mover.qemu.connection import CONNECTION_ERRORS
 
         try:
-            with self._host.commands.asking("qmp connect"):
+            with self.host.commands.asking("qmp connect"):
                 connected = self._connect()
                 pid = peer_process_id(connected)
                 connection.open(connected, greeting_timeout_s=self._greeting_timeout_s)
@@ -153,7 +153,7 @@ class Monitor:
                 advice="Check which program listens there, and that the guest was started with this monitor.",
             ) from error
         # Only now: the process has answered, so its number has not become another's.
-        self._process = process_with(self._host, pid)
+        self._process = process_with(self.host, pid)
         if self._process is None:
             raise errors.StorageError(
                 f"The process at the monitor {self._address} cannot be told.",
@@ -186,8 +186,7 @@ class Monitor:
 
     def _taken(self) -> errors.LeaseHeld:
         return errors.LeaseHeld(
-            f"Another client has the monitor {self._address}: QEMU did not greet within "
-            f"{self._greeting_timeout_s:g} seconds.",
+            f"Another client has the monitor {self._address}: QEMU did not greet this one.",
             advice="Give Diskyard a monitor of its own. If it has, another of its tasks uses it, or QEMU "
             "hangs: try again later.",
         )

@@ -1,8 +1,8 @@
 """What a block graph of QEMU's says of one disk: values, without the program that it is from.
 
-``x-debug-query-block-graph`` gives nodes and edges, with names but without drivers. What a node is shows in its
-edges: a format's node with something below has "backing" beside "file", a filter has one of the two. Nothing
-of it is trusted: it may be in circles, or of any depth.
+``x-debug-query-block-graph`` gives nodes and edges, with names but without drivers. What a node is shows in
+its edges: a format's node with something below has "backing" beside "file", a filter has one of the two.
+Nothing of it is trusted: it may be in circles, or of any depth.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import msgspec
 
 _DRIVER, _BACKEND, _JOB = "block-driver", "block-backend", "block-job"
-_MAIN = "main node"  # of a job's edges: to the node above which nothing of the job's is
+_ROOTS_MOST = 8  # so many are followed down; there is one, or somebody else has made others
+_TARGET = "target"  # the edge of a job that copies
 
 
 class _Node(msgspec.Struct):
@@ -80,17 +81,20 @@ class BlockGraph:
         """
         ours = {self._drivers[name]: volume for name, volume in volume_of.items() if name in self._drivers}
         over = self._closure(ours, self._drivers_above)
-        paths = [self._path(root, over, ours) for root in self._roots(over)]
+        roots = self._roots(over)
+        paths = [self._path(root, over, ours) for root in roots[:_ROOTS_MOST]]
         # What has most of the disk is its chain; there is no second one unless somebody else made it.
         paths.sort(key=lambda path: (-sum(node in ours for node in path), path))
         path = paths[0] if paths else []
-        strangers = [node for node in path if node not in ours and not self._is_filter(node, over)]
-        beside = {node: None for other in paths[1:] for node in other if node not in path}
+        strangers = self._strangers(path, ours, over)
+        on_path = frozenset(path)
+        others = [*(node for other in paths[1:] for node in other), *roots[_ROOTS_MOST:]]
+        beside = dict.fromkeys(node for node in others if node not in on_path)
         first = next((place for place, node in enumerate(path) if node in ours), len(path))
         used = self._closure([*path, *beside, *ours], self._drivers_below)
         return View(
             chain=tuple(ours[node] for node in path if node in ours),
-            above=self._names(node for node in strangers if node in path[:first]),
+            above=self._names(self._strangers(path[:first], ours, over)),
             foreign=self._names([*strangers, *beside]),
             idle=tuple(volume for node, volume in ours.items() if not self._above[node]),
             job_ids=self._jobs(used),
@@ -100,23 +104,21 @@ class BlockGraph:
     def _roots(self, nodes: Iterable[int]) -> list[int]:
         """The nodes that devices or exports use, without those that are below another of them.
 
-        A job uses nodes too, in the same way. Those that it has in the midst of a chain are below another; for
-        the target of a copy it has an edge of its own.
+        A job uses nodes too, in the same way. Those that it has in the midst of a chain are below another;
+        for the target of a copy it has an edge of its own, until the copy takes the disk's place.
         """
-        used = [node for node in nodes if self._has_backend(node) and not self._is_worked_on(node)]
-        return [
-            node
-            for node in used
-            if not any(
-                other != node and other in self._closure([node], self._drivers_above) for other in used
-            )
-        ]
+        used = [node for node in nodes if self._has_backend(node) and not self._is_target(node)]
+        children = [edge.child for node in used for edge in self._below[node]]
+        below = self._closure(children, self._drivers_below)
+        return [node for node in used if node not in below]
 
     def _has_backend(self, node: int) -> bool:
         return any(self._nodes[edge.parent].type == _BACKEND for edge in self._above[node])
 
-    def _is_worked_on(self, node: int) -> bool:
-        return any(self._nodes[edge.parent].type == _JOB and edge.name != _MAIN for edge in self._above[node])
+    def _is_target(self, node: int) -> bool:
+        return any(
+            self._nodes[edge.parent].type == _JOB and edge.name == _TARGET for edge in self._above[node]
+        )
 
     def _path(self, root: int, over: Mapping[int, None], ours: Mapping[int, str]) -> list[int]:
         """The nodes from a root down, as far as backings lead."""
@@ -141,6 +143,9 @@ class BlockGraph:
         if any(edge.name == "backing" for edge in edges):
             return len(edges) == 1
         return any(edge.name == "file" and edge.child in over for edge in edges)
+
+    def _strangers(self, path: Iterable[int], ours: Mapping[int, str], over: Mapping[int, None]) -> list[int]:
+        return [node for node in path if node not in ours and not self._is_filter(node, over)]
 
     def _jobs(self, used: Mapping[int, None]) -> tuple[str, ...]:
         jobs = [node for node in self._nodes.values() if node.type == _JOB]

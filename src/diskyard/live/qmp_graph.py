@@ -8,7 +8,6 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from diskyard import errors
-from diskyard.host import Host
 from diskyard.live.graph import Disk, Move, Seen
 from diskyard.live.monitor import Monitor
 from diskyard.live.nodes import BlockGraph, GraphAnswer, View
@@ -49,14 +48,13 @@ class _Device(msgspec.Struct):
 class QmpGraph:
     """The disks of one running program; a :class:`~diskyard.live.graph.LiveGraph`.
 
-    Nodes are listed with ``x-debug-query-block-graph`` alone: ``query-named-block-nodes`` ends QEMU 7.2 while a
-    stream has concluded and is not dismissed.
+    Nodes are listed with ``x-debug-query-block-graph`` alone: ``query-named-block-nodes`` ends QEMU 7.2 while
+    a stream has concluded and is not dismissed.
 
     :param monitor: in whose context this object is used.
     """
 
-    def __init__(self, host: Host, monitor: Monitor) -> None:
-        self._host = host
+    def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
 
     @property
@@ -73,7 +71,7 @@ class QmpGraph:
         return Seen(view.chain, view.foreign, _job_words(view, jobs), self._is_running(), view.idle)
 
     def _jobs(self) -> dict[str, _Job]:
-        """The jobs of the program, by their ids, once those of Diskyard's own that have ended are dismissed."""
+        """The jobs of the program by their ids, once Diskyard's own that have ended are dismissed."""
         doing = "looking for jobs of the guest's QEMU"
         jobs = expected(self._monitor.command("query-jobs", doing=doing), list[_Job], doing)
         for job in jobs:
@@ -102,7 +100,8 @@ class QmpGraph:
         worth mentioning: not in a storage daemon, which does not tell, nor if the program has many layers
         open. QEMU itself takes an overlay of any size. So callers must know that the sizes are the same.
 
-        :raises diskyard.errors.InternalError: an overlay is not qcow2, or has another size than the disk.
+        :raises diskyard.errors.InternalError: an overlay is not qcow2.
+        :raises diskyard.errors.StorageError: an overlay has another size than the disk.
         """
         jobs, graph = self._jobs(), self._graph()
         wanted = [move for move in moves if not _is_switched(graph, move)]
@@ -114,8 +113,9 @@ class QmpGraph:
         added: list[Move] = []
         try:
             for move in wanted:
-                self.forget(move.attachment_id, move.overlay.name)  # an interrupted switch may have left it
-                node = guest_overlay(self._host, move.overlay, attachment_id=move.attachment_id)
+                if move.overlay.name in _around(graph, move).idle:  # an interrupted switch has left it
+                    self.forget(move.attachment_id, move.overlay.name)
+                node = guest_overlay(self._monitor.host, move.overlay, attachment_id=move.attachment_id)
                 self._monitor.command("blockdev-add", node, doing=f"opening volume {move.overlay.name}")
                 added.append(move)
             actions = [{"type": "blockdev-snapshot", "data": _snapshot(move)} for move in wanted]
@@ -141,9 +141,10 @@ class QmpGraph:
             path = _around(graph, move).path
             for size_bytes in (told.image.virtual_size for told in inserted if told.node_name in path):
                 if size_bytes != move.overlay.size_bytes:
-                    raise errors.InternalError(
+                    raise errors.StorageError(
                         f"The guest's disk has {size_bytes} bytes, and its overlay {move.overlay.name} "
-                        f"{move.overlay.size_bytes}."
+                        f"{move.overlay.size_bytes}: another program has changed the disk's size.",
+                        advice="Stop the guest, tear its attachment down, then run checkStorageRepository.",
                     )
 
     def forget(self, attachment_id: str, volume_id: str) -> None:
@@ -198,7 +199,7 @@ def _check(view: View, move: Move, jobs: dict[str, _Job]) -> None:
             advice="Try again when the job is done, or end it where it was started.",
         )
     if view.chain[:1] != (move.top_id,) or view.above:
-        found = ", ".join((*view.above, *view.chain[:1])) or "nothing of it"
+        found = brief(", ".join((*view.above, *view.chain[:1]))) or "nothing of it"
         raise errors.ImageInUse(
             f"The guest does not write to volume {move.top_id}, but to {found}: the chain of its disk was "
             "changed by another program.",

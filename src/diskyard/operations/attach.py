@@ -76,7 +76,7 @@ def _meet_guest(engine: Engine, repo: Repository, request: PrepareImage) -> None
         )
     here = engine.host.identity
     author = engine.author("prepareImage")
-    # Mostly there is nothing to do, and then nothing is read for it. What is older here is refused by the plan.
+    # Mostly there is nothing to do, and nothing is read for it. If this knows too little, the plan refuses.
     state = newest_known(repo.log) if live is None else repo.state()
     for found in state.attachments_of(request.image_id):
         if (found.host, found.owner, found.mode) == (here, owner, "read_write"):

@@ -40,7 +40,7 @@ _READS = frozenset(
         "lock_folder", "try_lock_folder", "read_open", "names", "is_written_by_qemu",
         "name_is_written_by_qemu", "reads_past_cache", "longest_file_bytes", "is_read_only", "may_write",
         "file_system", "read_into", "read_each", "read_cached", "will_need", "next_data", "physical_extents",
-        "nbd connect", "nbd read", "nbd block status", "qemu-img map",
+        "qmp connect", "nbd connect", "nbd read", "nbd block status", "qemu-img map",
     )
 )  # fmt: skip
 _ANSWER_A_DESCRIPTOR = frozenset(
@@ -89,7 +89,7 @@ class Call:
     @property
     def reads(self) -> bool:
         """Whether it changes nothing."""
-        return self.name in _READS or self.name.startswith("qmp query-")
+        return self.name in _READS or self.name.startswith(("qmp query-", "qmp x-debug-query-"))
 
     @property
     def is_private(self) -> bool:
