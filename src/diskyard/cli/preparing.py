@@ -39,7 +39,7 @@ _owner = click.option("--owner", help="The guest that uses it; each guest has it
 @click.option(
     "--qmp",
     metavar="PATH",
-    help="The guest runs with what this command printed before, and this is a monitor of its QEMU: snapshots, "
+    help="The guest runs with what this command printed, and this is a monitor of its QEMU: snapshots, "
     "copies and exports then work while it runs.",
 )
 @click.option(

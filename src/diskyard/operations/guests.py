@@ -63,7 +63,7 @@ def asked_guest(engine: Engine, repo: Repository, attachment: Attachment) -> Ite
     known = _require_reachable(engine, repo, attachment)
     try:
         with Monitor(engine.host, known.address) as monitor:
-            graph = QmpGraph(engine.host, monitor)
+            graph = QmpGraph(monitor)
             seen = graph.look(Disk(attachment.id, attachment.volume_ids))
             is_known = monitor.process == known.process
             if not is_known and is_alive(engine.host, known.process):

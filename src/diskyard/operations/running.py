@@ -187,7 +187,7 @@ def make_live(engine: Engine, repo: Repository, attachment: Attachment, address:
     state = settle_guest(engine, repo, attachment.id, author)
     attachment = _attachment(state, attachment.id, attachment.image_id)
     with Monitor(engine.host, address) as monitor:
-        graph = QmpGraph(engine.host, monitor)
+        graph = QmpGraph(monitor)
         seen = graph.look(Disk(attachment.id, attachment.volume_ids))
         if not seen.chain:
             raise errors.InvalidParameter(
