@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from msgspec.structs import replace
 
@@ -178,13 +180,14 @@ def test_what_others_did_is_not_found_to_be_gone() -> None:
     detached = LIVE.remove_attachment("a")
     draft = draft_on(detached)
     found = []
-    for change in (
+    changes: list[Callable[[], object]] = [
         lambda: running.mark_changed(draft, "v", "wrote to it"),
         lambda: set_damage(draft, "v", None),
         lambda: running.clear_changed(draft, "v"),
         lambda: set_damage(draft, "v", "its refcounts are wrong"),
         lambda: running.clear_changed(draft, "v"),
-    ):
+    ]
+    for change in changes:
         change()
         found.append(draft.state.volumes["v"].damage)
     marked, checked = f"{DONE_BY_OTHERS}wrote to it", "its refcounts are wrong"
