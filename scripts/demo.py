@@ -25,6 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from diskyard.testing.running_guest import StorageDaemonGuest, judge
+
 MIB = 1 << 20
 BLOCK_BYTES = 4096
 TREE_LEAST_BYTES = 520 * MIB
@@ -174,6 +176,7 @@ class Demo:
         self.import_and_snapshot()
         copy2_bytes, changed = self.rfc_flow()
         self.kill_a_copy()
+        self.keep_a_guest_running()
         self.step("Every image, read through QEMU")
         images = {
             "A/imageA": "imageA",
@@ -252,6 +255,40 @@ class Demo:
         self.diskyard("repo", "fix", "B", host="host-2")
         self.diskyard("image", "status", f"B/{self.golden_id}", host="host-2")
         self.diskyard("repo", "fix", "A", host="host-2", quiet=True)
+
+    def keep_a_guest_running(self) -> None:
+        """Snapshots and a copy of a disk whose guest writes all the time, and is killed in the end."""
+        self.step("A guest that writes throughout, while its disk is snapshotted and copied")
+        owner = ("--owner", "guest")
+        self.diskyard("disk", "create", "A", "64M", "--name", "busy")
+        graph = self.ask("image", "prepare", "A/busy", *owner)["blockdev"]
+        frozen: dict[str, int] = {}
+        with StorageDaemonGuest(self.folder / "guest", [graph]) as guest:
+            self.diskyard("image", "prepare", "A/busy", *owner, "--qmp", str(guest.monitor))
+            for name in ("busy-1", "busy-2", "busy-3"):
+                frozen[f"A/{name}"] = guest.acknowledged()
+                self.diskyard("snapshot", "create", "A/busy", "--name", name)
+            frozen["B/busy-copy"] = guest.acknowledged()
+            self.diskyard("image", "copy", "A/busy", "B", "--name", "busy-copy")
+            guest.wait_for(100)
+            errors, last = guest.errors(), guest.kill()
+        if errors:
+            raise SystemExit(f"the guest saw errors: {errors}")
+        self.diskyard("image", "teardown", "A/busy", *owner)
+        frozen["A/busy"] = last
+        points = {image: self.judged(image, before) for image, before in frozen.items()}
+        say(f"the guest had {last} writes acknowledged; frozen after {', '.join(map(str, points.values()))}")
+        self.rows.append(
+            ("a guest that was never stopped", "each image is exactly what it had written by then")
+        )
+
+    def judged(self, image: str, acknowledged_before: int) -> int:
+        """Up to which write an image has all that the guest wrote, and nothing else."""
+        graph = self.ask("image", "prepare", image, "--read-only")["blockdev"]
+        raw = self.folder / "frozen.raw"
+        _quietly(["qemu-img", "convert", "-O", "raw", "json:" + json.dumps(graph), str(raw)])
+        self.diskyard("image", "teardown", image, quiet=True)
+        return judge(raw, acknowledged_before)
 
     def merge_the_middle(self) -> int:
         """Remove the middle of a chain, merge and clean; the bytes that came back."""
