@@ -23,7 +23,7 @@ TWO = (2, 64 * KiB, 64 * KiB)
 THREE = (3, 128 * KiB, 512)
 OTHER = (4, 0, 192 * KiB)
 OLD, NOW, LATER = picture(SIZE, ONE), picture(SIZE, ONE, TWO), picture(SIZE, ONE, TWO, THREE)
-TRIED_OF_EACH, MORE_OF_SOME, THOROUGH_ROUNDS = 2, 3, 8
+TRIED_OF_EACH, MORE_OF_SOME, THOROUGH_ROUNDS = 2, 6, 8
 
 #: True whatever the other host did: somebody works on it, uses it, or has removed it.
 TRUE_ERRORS = {"LeaseHeld", "ImageInUse", "ImageNotFound"}
