@@ -42,7 +42,8 @@ def _killed(folder: Path) -> Path:
 
 def _encrypted(folder: Path) -> Path:
     path = folder / "it.qcow2"
-    secret = ["--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s"]
+    luks = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"  # ms; of itself it takes seconds
+    secret = ["--object", "secret,id=s,data=x", "-o", luks]
     run("qemu-img", "create", "-q", "-f", "qcow2", *secret, str(path), "1M")
     return path
 

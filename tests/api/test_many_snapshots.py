@@ -8,7 +8,7 @@ from diskyard import KiB, MiB
 from diskyard.testing.effort import Effort
 from tests.api.helpers import SIZE, Rig, Stretch, fixes, picture, run, run_fix
 
-QUICK_COUNT, THOROUGH_COUNT = 300, 1000  # both deeper than QEMU opens a chain
+QUICK_COUNT, THOROUGH_COUNT = 220, 1000  # both deeper than QEMU opens a chain
 WRITES = 50
 
 

@@ -75,7 +75,7 @@ def test_a_disk_larger_than_any_file(rig: Rig) -> None:
 
 def test_a_disk_from_a_snapshot_and_back(rig: Rig) -> None:
     """Over a raw base one may grow beyond what raw can have; merged, it keeps the larger size."""
-    disk = rig.disk("a", ONE, size=10 * GiB)
+    disk = rig.disk("a", ONE, size=GiB)
     with pytest.raises(errors.Unsupported, match="longer than a file can be") as caught:
         rig.yard.extend_virtual_disk("a", disk, 20 * GiB)
     assert "Snapshot" in caught.value.advice

@@ -54,7 +54,7 @@ class Daemons:
             state_folder.mkdir()
             shutil.copy(self._state_folder / "connections.json", state_folder)
         folder = self._folder / f"{len(self._running)}"
-        daemon = DaemonProcess(folder, _TABLES, environment, state_folder=state_folder)
+        daemon = DaemonProcess(folder, _TABLES, environment, state_folder=state_folder, forked=True)
         if self.transport == "tls":
             _, token = Tokens(str(state_folder)).create("tests", "admin", None, None)
             (state_folder / "test-token").write_text(token)

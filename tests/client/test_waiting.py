@@ -41,7 +41,7 @@ class Host:
 @pytest.fixture
 def daemon(short_folder: Path) -> Iterator[DaemonProcess]:
     tables = {"transfer": {"folders": ["/"]}, "limits": {"event_streams": 1}}
-    with DaemonProcess(short_folder, tables) as running:
+    with DaemonProcess(short_folder, tables, forked=True) as running:
         yield running
 
 

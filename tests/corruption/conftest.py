@@ -20,7 +20,7 @@ _DAY_S = 24 * 3600.0
 _MEMORY = Path("/dev/shm")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bench() -> Iterator[Bench]:
     """The world, with its log trimmed, chains in both repositories, and a Snapshot in both."""
     parent = str(_MEMORY) if os.access(_MEMORY, os.W_OK) else None

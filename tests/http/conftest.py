@@ -24,7 +24,7 @@ def daemon(short_folder: Path) -> Iterator[DaemonProcess]:
     """A daemon with a transfer folder and no repositories."""
     (short_folder / "transfer").mkdir()
     tables = {"transfer": {"folders": [str(short_folder / "transfer")]}}
-    with DaemonProcess(short_folder, tables) as running:
+    with DaemonProcess(short_folder, tables, forked=True) as running:
         yield running
 
 

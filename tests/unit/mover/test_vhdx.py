@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,22 @@ from diskyard import errors
 from diskyard.host import Host
 from diskyard.mover.formats.foreign_headers import BlockMap
 from diskyard.mover.untrusted import blocks_held, inspect_import
+from diskyard.testing.hostile_images.cases import Case
 from diskyard.testing.hostile_images.corpus import all_cases
 from diskyard.testing.hostile_images.site import Site
 from diskyard.testing.world import MIB
 
-CASES = {case.name: case for case in all_cases("vhdx")}
+
+@cache
+def cases() -> dict[str, Case]:
+    """The corpus by name; not made before a test needs it, for every worker imports this file."""
+    return {case.name: case for case in all_cases("vhdx")}
 
 
 def made(folder: Path, name: str) -> str:
     """A file of the corpus."""
     site = Site(folder / "site")
-    CASES[name].make(site, folder / "image")
+    cases()[name].make(site, folder / "image")
     site.close()
     return str(folder / "image")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import cache
 
 from diskyard.testing.hostile_images.cases import Case, boundaries, case, poked
 from diskyard.testing.hostile_images.picture import Picture
@@ -45,6 +46,7 @@ def _crc32c(data: bytes) -> int:
     return value ^ 0xFFFFFFFF
 
 
+@cache
 def _sealed(data: bytes, length_bytes: int) -> bytes:
     data = data.ljust(length_bytes, b"\0")
     return data[:4] + struct.pack("<I", _crc32c(data[:4] + bytes(4) + data[8:])) + data[8:]
