@@ -12,6 +12,7 @@ from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.operations.freeze import in_place
 from diskyard.operations.writers import WRITER_WORDS, has_stranger, why_unasked
+from diskyard.planner.common import base_image
 from diskyard.planner.same import why_no_source
 from diskyard.repository.connections import Connections
 from diskyard.repository.repository import Repository, volume_name
@@ -171,8 +172,8 @@ def waits_for_base(repo: Repository, state: State, image: Image) -> str | None:
         sight = look_at(repo, volumes_below(image.pending.base_image_id), state)
     except errors.LeaseHeld as error:
         return error.message
-    base = sight.state.images.get(image.pending.base_image_id)
-    if base is None or base.consumed_by is not None or base.kind != "snapshot":
+    base = base_image(sight.state, image.pending.base_image_id)
+    if base is None:
         return f"its base {image.pending.base_image_id} is not in this repository"
     why = why_broken(sight.state, base, sight.missing)
     return None if why is None else f"its base {base.id} cannot be read: {why}"

@@ -89,6 +89,24 @@ def _refuse_broken(state: State, image: Image, missing: Missing) -> None:
         )
 
 
+def base_image(state: State, image_id: str | None) -> Image | None:
+    """The image with this id, if a volume may read it: nobody changes its bytes, and no merge consumes it."""
+    image = state.images.get(image_id or "")
+    if image is None or image.kind != "snapshot" or image.consumed_by is not None:
+        return None
+    return image if _is_frozen(state, image) else None
+
+
+def _is_frozen(state: State, image: Image) -> bool:
+    """Whether nobody writes to an image's volume.
+
+    A kind does not tell: until a switch is sealed, the image that it makes is on the volume of its disk, and
+    a guest may still be given that.
+    """
+    on_it = () if image.volume_id is None else state.images_on(image.volume_id)
+    return all(state.images[key].kind == "snapshot" for key in on_it)
+
+
 def require_unattached(state: State, image: Image, *, but_readers: bool = False) -> None:
     """Refuse an image that a guest uses.
 

@@ -25,6 +25,7 @@ from diskyard.model.transaction import Draft
 from diskyard.planner.building import WorkIds, begin_filled
 from diskyard.planner.common import (
     already_made,
+    base_image,
     new_image,
     require_openable,
     require_unattached,
@@ -110,11 +111,14 @@ def _captured(draft: Draft, request: PendingImage) -> Origin | None:
 
 def _base(state: State, request: PendingImage) -> Image | None:
     """The base, if it is here and usable. A base that itself waits for this image is refused."""
-    base = state.images.get(request.base_image_id or "")
-    if base is None or base.consumed_by is not None:
+    named = state.images.get(request.base_image_id or "")
+    if (
+        named is not None and named.kind != "snapshot"
+    ):  # it was made under this id meanwhile, and its bytes may change
+        raise errors.NotASnapshot(f"The base {named.id} is a VirtualDisk.", imageId=named.id)
+    base = base_image(state, request.base_image_id)
+    if base is None:
         return None
-    if base.kind != "snapshot":  # it was made under this id meanwhile, and its bytes may change
-        raise errors.NotASnapshot(f"The base {base.id} is a VirtualDisk.", imageId=base.id)
     _refuse_cycle(state, base, request.image_id)
     return base if why_broken(state, base) is None else None
 

@@ -22,6 +22,7 @@ from diskyard.planner.building import (
 )
 from diskyard.planner.common import (
     Superseded,
+    base_image,
     require_usable,
 )
 from diskyard.planner.same import names_history, why_another
@@ -88,8 +89,8 @@ def begin_restore(
         raise Superseded(f"image {was.id} needs no mending")
     assert image.volume_id is not None
     parent_id = draft.state.volumes[image.volume_id].parent_image_id
-    parent = draft.state.images.get(parent_id or "")
-    if parent is None or parent.consumed_by or why_broken(draft.state, parent, draft.missing):
+    parent = base_image(draft.state, parent_id)
+    if parent is None or why_broken(draft.state, parent, draft.missing):
         parent_id = None
     return image, begin_filled(draft, ids, image, capabilities, parent_id)
 

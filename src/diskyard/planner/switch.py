@@ -143,8 +143,8 @@ def seal(draft: Draft, request: Switch, new: NewVolume) -> Image:
         visibility="strong" if request.hold is None else "weak",
     )
     draft.put_image(frozen)
-    seal_volume(draft, new)
     draft.put_image(replace(disk, volume_id=overlay.id))
+    seal_volume(draft, new)  # now that nothing writes to the frozen image any more
     return frozen
 
 

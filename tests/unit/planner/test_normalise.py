@@ -116,6 +116,8 @@ def _forget(draft: Draft, volume_id: str) -> None:
         ("I1", lambda draft: draft.put_volume(building("v", "d", "w"))),
         ("I2", lambda draft: draft.put_image(image("s", "r", consumed_by="p"))),
         ("I2", lambda draft: draft.put_volume(volume("r", "d"))),
+        ("I2", lambda draft: draft.put_image(disk("n", "p"))),
+        ("I2", lambda draft: draft.put_volume(volume("n", "d"))),
         ("I3", lambda draft: draft.put_volume(volume("v", state="doomed"))),
         ("I3", lambda draft: draft.put_volume(volume("r", state="doomed"))),
         ("I3", lambda draft: _forget(draft, "stray")),
