@@ -6,7 +6,19 @@ import pytest
 
 from diskyard import KiB, errors
 from diskyard.repository.repository import Repository
-from tests.api.helpers import COMMIT_ONLY, SIZE, Killed, Rig, intercept, kill, picture, settle
+from tests.api.helpers import (
+    COMMIT_ONLY,
+    SIZE,
+    Killed,
+    Rig,
+    code_of,
+    fixes,
+    intercept,
+    kill,
+    picture,
+    run_fix,
+    settle,
+)
 
 FULL = (7, 0, SIZE)
 LIVE = (3, 0, SIZE)
@@ -53,3 +65,42 @@ def test_a_snapshot_that_was_begun_and_never_made(
     settle(rig.yard, "a", "b")
     rig.write("b", live, (9, 0, SIZE))
     rig.expect("b", copies[0], picture(SIZE, LIVE, ONE))
+
+
+# -- bases that go -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base_is", ["pending", "complete", "not there yet"])
+def test_a_base_that_arrived_after_its_copy_was_asked_for(rig: Rig, base_is: str) -> None:
+    """It is not removed before the copy has a volume that reads it: nothing else would keep it."""
+    disk = rig.disk("a", (1, 0, 4 * KiB))
+    if base_is == "not there yet":
+        source = rig.disk("a", (7, 0, SIZE))
+        base = rig.yard.create_snapshot("a", source)
+        copy = rig.yard.copy_image("b", disk, base, options=COMMIT_ONLY)
+        assert rig.yard.copy_image("b", base) == base
+    else:
+        file = rig.folder / "file.raw"
+        file.write_bytes(bytes([7]) * SIZE)
+        base = rig.yard.import_image("b", str(file), "raw", options={**COMMIT_ONLY, "as_": "snapshot"})
+        copy = rig.yard.copy_image("b", disk, base, options=COMMIT_ONLY)
+        if base_is == "complete":
+            (mend,) = [fix for fix in fixes(rig.yard, "b", "mend") if fix.image_id == base]
+            run_fix(rig.yard, "b", mend)
+    assert code_of(lambda: rig.yard.remove_image("b", base)) == "ImageInUse"
+    rig.yard.remove_image("a", disk)
+    settle(rig.yard, "a", "b")
+    rig.yard.remove_image("b", base)
+    settle(rig.yard, "a", "b")
+    rig.expect("b", copy, picture(SIZE, (1, 0, 4 * KiB)))
+
+
+def test_a_base_whose_waiting_copy_is_removed(rig: Rig) -> None:
+    """It can be removed then."""
+    file = rig.folder / "file.raw"
+    file.write_bytes(bytes([7]) * SIZE)
+    base = rig.yard.import_image("b", str(file), "raw", options={**COMMIT_ONLY, "as_": "snapshot"})
+    copy = rig.yard.copy_image("b", rig.disk("a", (1, 0, 4 * KiB)), base, options=COMMIT_ONLY)
+    rig.yard.remove_image("b", copy)
+    rig.yard.remove_image("b", base)
+    rig.clean_slate("b")

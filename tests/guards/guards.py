@@ -470,7 +470,7 @@ GUARDS = [
         "a base that a copy waits for",
         "diskyard.planner.change",
         (("    for copy_id in sorted(draft.state.waiting_for(image_id)):\n", "    for copy_id in ():\n"),),
-        ("tests/api/test_copy.py::test_a_base_that_arrived_after_its_copy_was_asked_for",),
+        (f"{BASES}::test_a_base_that_arrived_after_its_copy_was_asked_for",),
     ),
     Guard(
         "a base that a disk still writes to",

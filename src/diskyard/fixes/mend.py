@@ -331,17 +331,24 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
     source = pending.source
     assert not isinstance(source, FileSource)
     home_repo = work.engine.connections.by_marker(source.marker)
-    if home_repo is None or home_repo.is_read_only:
+    tracked_disk_id = pending.tracked_disk_id if pending.track_changes else None
+    return [] if home_repo is None else _let_go(work, home_repo, source.image_id, image_id, tracked_disk_id)
+
+
+def _let_go(
+    work: Work, home_repo: Repository, held_id: str, image_id: str, tracked_disk_id: str | None = None
+) -> list[FollowUp]:
+    if home_repo.is_read_only:
         return []  # if there is a hold, check lists it once it can be released
 
     def let_go(draft: Draft) -> None:
-        frozen = draft.state.images.get(source.image_id)
+        frozen = draft.state.images.get(held_id)
         holds = () if frozen is None else frozen.held_for
         for hold in (found for found in holds if is_hold_of(found, work.repo, image_id)):
-            if pending.track_changes and pending.tracked_disk_id is not None:
-                planner.keep_tracker(draft, source.image_id, hold, pending.tracked_disk_id)
+            if tracked_disk_id is not None:
+                planner.keep_tracker(draft, held_id, hold, tracked_disk_id)
             else:
-                release(draft, source.image_id, hold)
+                release(draft, held_id, hold)
 
     with suppress(errors.NotARepository):  # that repository is being removed
         done = home_repo.commit(let_go, work.author)
@@ -380,4 +387,7 @@ def _restore(work: Work, image: Image, participating: list[Repository] | None) -
     repo.commit(
         lambda draft: planner.seal_restore(draft, image.id, new, old_volume_id=old_volume_id), work.author
     )
-    return True, [FollowUp(repo, CleanVolume(volume_id=old_volume_id))]
+    follow_ups = [FollowUp(repo, CleanVolume(volume_id=old_volume_id))]
+    if any(is_hold_of(hold, repo, image.id) for hold in found.image.held_for):
+        follow_ups += _let_go(work, found.repo, image.id, image.id)
+    return True, follow_ups

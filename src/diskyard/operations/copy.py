@@ -42,7 +42,7 @@ from diskyard.planner.copy import PendingImage
 from diskyard.planner.same import source_of, why_another
 from diskyard.planner.switch import Switch
 from diskyard.repository.repository import Repository
-from diskyard.repository.settled import look_at, volumes_below
+from diskyard.repository.settled import commit_looking, look_at, volumes_below
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     """Copy an image. On return the copy is recorded durably, and the source can be used at once.
 
     A mend fills the copy. It stores what differs from the base, and reads the rest from the base. A Snapshot
-    keeps its id. If the target has it already, nothing is copied.
+    keeps its id. If the target has it already, nothing is copied. If the target has it broken, the source is
+    held until the mend has restored it.
 
     :raises diskyard.errors.ImageInUse: the source or the base is a VirtualDisk that is attached.
     """
@@ -115,7 +116,12 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
 
 
 def _was_made(state: State, request: CopyImage, digest: str) -> bool:
-    """Whether this very request has made its image before, under the id that the caller chose."""
+    """Whether this very request has made its image before, under the id that the caller chose.
+
+    A Snapshot that keeps its id is looked at instead.
+    """
+    if request.options.new_image_id == request.image_id:
+        return False
     image = state.images.get(request.options.new_image_id or "")
     return image is not None and image.is_strong and image.request_digest == digest
 
@@ -179,7 +185,8 @@ def _is_here(asked: _Copy) -> bool:
         return already_made(asked.target_state, asked.image_id, asked.digest)
     if asked.image_id not in asked.target_state.images:
         return False
-    return asked.target_repo.commit(partial(_snapshot_is_here, asked), asked.author).result
+    here = commit_looking(asked.target_repo, asked.image_id, partial(_snapshot_is_here, asked), asked.author)
+    return here.result
 
 
 def _snapshot_is_here(asked: _Copy, draft: Draft) -> bool:
@@ -187,16 +194,23 @@ def _snapshot_is_here(asked: _Copy, draft: Draft) -> bool:
 
 
 def _begin(asked: _Copy, pending: PendingImage, draft: Draft) -> bool:
-    """Plan the copy; False if whoever had the lease before has made this very copy."""
-    if asked.keeps_id and _snapshot_is_here(asked, draft):
-        return False
+    """Plan the copy; False if whoever had the lease before has made this very copy.
+
+    If the target has the Snapshot broken, there is nothing to plan: what is held is for its mend.
+    """
+    if asked.keeps_id:
+        if _snapshot_is_here(asked, draft):
+            return False
+        if planner.ask_to_restore(draft, asked.source, asked.request.user_data, asked.digest):
+            return True
     return planner.begin(draft, pending, asked.target_repo.storage.capabilities)
 
 
 def _commit_copy(asked: _Copy) -> None:
     """Hold the source, then publish the copy, then check that the hold still stands."""
     base_id = asked.request.base_image_id
-    freezes_base = base_id is not None and _is_disk_here(asked, base_id)
+    is_lost = asked.image_id in asked.target_state.images  # it is to be restored, with the base that it had
+    freezes_base = base_id is not None and not is_lost and _is_disk_here(asked, base_id)
     if freezes_base or not asked.keeps_id:
         # Freezing needs an unattached disk, and leaves an overlay. Avoid it if whoever had the lease before
         # has made this copy.
@@ -276,7 +290,7 @@ def _publish(asked: _Copy, frozen: Image, ids: WorkIds, *, freezes_base: bool) -
     )
     if base_id is not None and freezes_base:
         return _publish_on_disk(asked, pending, base_id)
-    begun = asked.target_repo.commit(partial(_begin, asked, pending), asked.author)
+    begun = commit_looking(asked.target_repo, asked.image_id, partial(_begin, asked, pending), asked.author)
     return begun.state if begun.result else None
 
 

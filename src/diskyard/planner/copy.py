@@ -138,23 +138,51 @@ def _refuse_cycle(state: State, base: Image, image_id: str) -> None:
 
 
 def snapshot_is_here(draft: Draft, source: Image, user_data: Any, request_digest: str) -> bool:
-    """Whether the target has the Snapshot, in whatever condition. A weak one becomes strong.
+    """Whether the target has the Snapshot, either whole or pending. A weak one becomes strong.
 
-    If it is broken, check lists its mend. An existing copy keeps its userData. One that had been removed
-    takes the caller's userData, as a new copy would.
+    An existing copy keeps its userData. One that had been removed takes the caller's userData, as a new copy
+    would.
 
     :param source: the Snapshot that is to be copied.
     :raises diskyard.errors.ImageIdInUse: the target has another image under this id.
+    :raises diskyard.model.looked.LookAgain: the plan has not looked at the target's volumes.
     """
-    image = draft.state.images.get(source.id)
-    if image is None or image.consumed_by is not None:
+    image = _same_snapshot(draft.state, source)
+    if image is None:
         return False
+    is_pending = image.pending is not None and image.is_strong  # and a hold keeps its source
+    if not is_pending and why_broken(draft.state, image, draft.missing) is not None:
+        return False
+    _make_strong(draft, image, user_data, request_digest)
+    return True
+
+
+def ask_to_restore(draft: Draft, source: Image, user_data: Any, request_digest: str) -> bool:
+    """Like :func:`snapshot_is_here`, for a target that may have the Snapshot broken. The source is held.
+
+    Check lists the mend that restores it. The hold lasts until the target has it whole.
+    """
+    image = _same_snapshot(draft.state, source)
+    if image is None:
+        return False
+    _make_strong(draft, image, user_data, request_digest)
+    return True
+
+
+def _same_snapshot(state: State, source: Image) -> Image | None:
+    image = state.images.get(source.id)
+    if image is None or image.consumed_by is not None:
+        return None
     if (why := why_another(source, image)) is not None:
         raise errors.ImageIdInUse(
             f"The target has another image under the id {source.id}: {why}.",
             advice="If nobody needs that image, remove it first, and run the fixes that check then lists.",
             imageId=source.id,
         )
+    return image
+
+
+def _make_strong(draft: Draft, image: Image, user_data: Any, request_digest: str) -> None:
     if not image.is_strong:
         draft.put_image(
             replace(
@@ -165,7 +193,6 @@ def snapshot_is_here(draft: Draft, source: Image, user_data: Any, request_digest
                 revision=draft.entry,
             )
         )
-    return True
 
 
 def copy_source(seen: Seen, image_id: str) -> Image:
