@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from diskyard import KiB, errors
+from diskyard.operations import freeze
 from diskyard.repository.repository import Repository
 from tests.api.helpers import (
     COMMIT_ONLY,
@@ -32,6 +35,14 @@ def full_snapshot(rig: Rig, repo: str = "a") -> str:
     rig.yard.remove_image(repo, disk)
     rig.wait()
     return snapshot
+
+
+def pending_snapshot(rig: Rig) -> str:
+    """A Snapshot of ``b`` that is still to be imported."""
+    file = rig.folder / "file.raw"
+    file.write_bytes(bytes([7]) * SIZE)
+    imported: str = rig.yard.import_image("b", str(file), "raw", options={**COMMIT_ONLY, "as_": "snapshot"})
+    return imported
 
 
 # -- what is no base -------------------------------------------------------------------------
@@ -80,9 +91,7 @@ def test_a_base_that_arrived_after_its_copy_was_asked_for(rig: Rig, base_is: str
         copy = rig.yard.copy_image("b", disk, base, options=COMMIT_ONLY)
         assert rig.yard.copy_image("b", base) == base
     else:
-        file = rig.folder / "file.raw"
-        file.write_bytes(bytes([7]) * SIZE)
-        base = rig.yard.import_image("b", str(file), "raw", options={**COMMIT_ONLY, "as_": "snapshot"})
+        base = pending_snapshot(rig)
         copy = rig.yard.copy_image("b", disk, base, options=COMMIT_ONLY)
         if base_is == "complete":
             (mend,) = [fix for fix in fixes(rig.yard, "b", "mend") if fix.image_id == base]
@@ -97,10 +106,25 @@ def test_a_base_that_arrived_after_its_copy_was_asked_for(rig: Rig, base_is: str
 
 def test_a_base_whose_waiting_copy_is_removed(rig: Rig) -> None:
     """It can be removed then."""
-    file = rig.folder / "file.raw"
-    file.write_bytes(bytes([7]) * SIZE)
-    base = rig.yard.import_image("b", str(file), "raw", options={**COMMIT_ONLY, "as_": "snapshot"})
+    base = pending_snapshot(rig)
     copy = rig.yard.copy_image("b", rig.disk("a", (1, 0, 4 * KiB)), base, options=COMMIT_ONLY)
     rig.yard.remove_image("b", copy)
     rig.yard.remove_image("b", base)
     rig.clean_slate("b")
+
+
+@pytest.mark.parametrize("base_is", ["pending", "complete"])
+def test_a_base_that_is_removed_while_its_copy_is_begun(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, base_is: str
+) -> None:
+    """The copy is refused: it would wait for what nobody has any more. Nothing is left of it."""
+    other, disk = rig.host("two"), rig.disk("a", ONE)
+    base = pending_snapshot(rig)
+    if base_is == "complete":
+        settle(rig.yard, "b")
+    intercept(monkeypatch, freeze, "freeze_disk", before=partial(other.remove_image, "b", base))
+    monkeypatch.setattr("diskyard.operations.copy.freeze_disk", freeze.freeze_disk)
+    assert code_of(lambda: rig.yard.copy_image("b", disk, base)) == "ImageNotFound"
+    settle(rig.yard, "a", "b")
+    rig.clean_slate("a", "b")
+    assert rig.yard.list_images("b").images == ()

@@ -210,7 +210,8 @@ def _commit_copy(asked: _Copy) -> None:
     """Hold the source, then publish the copy, then check that the hold still stands."""
     base_id = asked.request.base_image_id
     is_lost = asked.image_id in asked.target_state.images  # it is to be restored, with the base that it had
-    freezes_base = base_id is not None and not is_lost and _is_disk_here(asked, base_id)
+    base = None if base_id is None or is_lost else _base_here(asked, base_id)
+    freezes_base = base is not None and base.kind == "virtual_disk"
     if freezes_base or not asked.keeps_id:
         # Freezing needs an unattached disk, and leaves an overlay. Avoid it if whoever had the lease before
         # has made this copy.
@@ -221,15 +222,15 @@ def _commit_copy(asked: _Copy) -> None:
     hold = copy_hold(asked.target_repo, asked.image_id, ids.work_id)
     frozen = _hold_source(asked, hold)
     with release_if_refused(asked.home_repo, frozen.id, hold, asked.author):
-        published = _publish(asked, frozen, ids, freezes_base=freezes_base)
+        published = _publish(asked, frozen, ids, base)
     if published is None:
         release_hold(asked.home_repo, frozen.id, hold, asked.author)
         return
     require_hold(asked.home_repo, frozen.id, hold, asked.target_repo, published, asked.image_id, asked.author)
 
 
-def _is_disk_here(asked: _Copy, base_id: str) -> bool:
-    """Whether the base is a VirtualDisk of the target. Else it is a Snapshot, which may not be there yet.
+def _base_here(asked: _Copy, base_id: str) -> Image | None:
+    """The base, if the target has it: a Snapshot or a VirtualDisk. Else it is a Snapshot, and may come later.
 
     :raises diskyard.errors.NotASnapshot: the base is a VirtualDisk of another repository. It can never come
         to the target under this id.
@@ -241,7 +242,7 @@ def _is_disk_here(asked: _Copy, base_id: str) -> bool:
             require_no_stranger(asked.target_repo, sight.state, base_id)
             settle_disk(asked.target_repo, sight.state, base_id, asked.author)
             planner.copy_source(sight, base_id)
-        return image.kind == "virtual_disk"
+        return image
     known = {asked.home_repo.marker: asked.home_state, asked.target_repo.marker: sight.state}
     _, _, elsewhere = asked.engine.connections.find(base_id, asked.request.options, known=known)
     if elsewhere.kind != "snapshot":
@@ -250,7 +251,7 @@ def _is_disk_here(asked: _Copy, base_id: str) -> bool:
             advice="Use a base of the target repository, or a Snapshot.",
             imageId=base_id,
         )
-    return False
+    return None
 
 
 def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
@@ -262,14 +263,16 @@ def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
     return freeze_disk(home_repo, asked.home_state, source.id, hold, asked.author)[0]
 
 
-def _publish(asked: _Copy, frozen: Image, ids: WorkIds, *, freezes_base: bool) -> State | None:
+def _publish(asked: _Copy, frozen: Image, ids: WorkIds, base: Image | None) -> State | None:
     """Commit the copy in the target. A base that is a VirtualDisk is frozen in the same transaction.
 
+    :param base: the base, if the target has it.
     :returns: the state after the commit; None if the copy was made before.
     """
     request, source = asked.request, asked.source
     now = asked.engine.host.clock.now()
     base_id = request.base_image_id
+    freezes_base = base is not None and base.kind == "virtual_disk"
     pending = PendingImage(
         image_id=asked.image_id,
         ids=ids,
@@ -287,6 +290,7 @@ def _publish(asked: _Copy, frozen: Image, ids: WorkIds, *, freezes_base: bool) -
         rate_limit_bytes_per_s=request.options.rate_limit,
         track_changes=request.options.track_changes,
         tracked_disk_id=source.id if source.kind == "virtual_disk" else None,
+        base_was_here=base is not None and not freezes_base,
     )
     if base_id is not None and freezes_base:
         return _publish_on_disk(asked, pending, base_id)

@@ -41,6 +41,7 @@ class PendingImage:
 
     :param base_image_id: the image in this repository that the volume is to read: a Snapshot, which may not
         be here yet, or the frozen image of a VirtualDisk.
+    :param base_was_here: the request relies on a base that was seen here. Nobody will copy it here again.
     """
 
     image_id: str
@@ -59,6 +60,7 @@ class PendingImage:
     rate_limit_bytes_per_s: int = 0
     track_changes: bool = False
     tracked_disk_id: str | None = None
+    base_was_here: bool = False
 
 
 def begin(draft: Draft, request: PendingImage, capabilities: Capabilities) -> bool:
@@ -110,13 +112,20 @@ def _captured(draft: Draft, request: PendingImage) -> Origin | None:
 
 
 def _base(state: State, request: PendingImage) -> Image | None:
-    """The base, if it is here and usable. A base that itself waits for this image is refused."""
+    """The base, if it is here and usable.
+
+    A base that itself waits for this image is refused, and one that was here and has gone.
+    """
     named = state.images.get(request.base_image_id or "")
     if (
         named is not None and named.kind != "snapshot"
     ):  # it was made under this id meanwhile, and its bytes may change
         raise errors.NotASnapshot(f"The base {named.id} is a VirtualDisk.", imageId=named.id)
     base = base_image(state, request.base_image_id)
+    if base is None and request.base_was_here:
+        raise errors.ImageNotFound(
+            f"The base {request.base_image_id} was removed meanwhile.", imageId=request.base_image_id
+        )
     if base is None:
         return None
     _refuse_cycle(state, base, request.image_id)
