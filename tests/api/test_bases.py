@@ -128,3 +128,29 @@ def test_a_base_that_is_removed_while_its_copy_is_begun(
     settle(rig.yard, "a", "b")
     rig.clean_slate("a", "b")
     assert rig.yard.list_images("b").images == ()
+
+
+@pytest.mark.parametrize("meanwhile", ["what reads it is removed", "it is restored"])
+def test_a_broken_base_that_nobody_sees_any_more(rig: Rig, meanwhile: str) -> None:
+    """It is kept for the copy that waits for it: neither removed with its last reader, nor merged into it."""
+    base, disk = full_snapshot(rig), rig.disk("a", ONE)
+    rig.yard.copy_image("b", base)
+    rig.wait()
+    reader = rig.yard.create_virtual_disk("b", SIZE, base)
+    rig.write("b", reader, LIVE)
+    rig.yard.remove_image("b", base, options=COMMIT_ONLY)
+    rig.damage("b", base)
+    copy = rig.yard.copy_image("b", disk, base, options=COMMIT_ONLY)
+    if meanwhile == "what reads it is removed":
+        rig.yard.remove_image("b", reader)
+        rig.wait()
+    (restore,) = [fix for fix in fixes(rig.yard, "b", "mend") if fix.image_id is None]
+    run_fix(rig.yard, "b", restore)
+    for image in (base, disk):
+        rig.yard.remove_image("a", image)
+    rig.wait()
+    for merge in fixes(rig.yard, "b", "merge"):
+        run_fix(rig.yard, "b", merge)
+    settle(rig.yard, "a", "b")
+    rig.expect("b", copy, picture(SIZE, ONE))
+    rig.clean_slate("a", "b")

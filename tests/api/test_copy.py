@@ -10,7 +10,6 @@ import pytest
 
 from diskyard import KiB, MiB, errors
 from diskyard.operations import freeze
-from diskyard.planner.mend import set_damage
 from diskyard.repository.repository import volume_name
 from tests.api.helpers import (
     COMMIT_ONLY,
@@ -97,14 +96,11 @@ def test_a_snapshot_that_is_broken_where_it_is_copied_to(rig: Rig, target_has_it
     snapshot = rig.yard.create_snapshot("a", disk)
     rig.yard.copy_image("b", snapshot)
     rig.wait()
-    repository = rig.repository("b")
     if target_has_it == "missing and weak":
         rig.yard.create_virtual_disk("b", SIZE, snapshot)
         rig.yard.remove_image("b", snapshot, options=COMMIT_ONLY)
     if target_has_it == "damaged":
-        volume_id = repository.state().images[snapshot].volume_id
-        author = rig.yard.service.engine.author("checkStorageRepository")
-        repository.commit(lambda draft: set_damage(draft, str(volume_id), "for a test"), author)
+        rig.damage("b", snapshot)
     else:
         rig.volume_path("b", snapshot).unlink()
     assert rig.yard.copy_image("b", snapshot, options=COMMIT_ONLY) == snapshot

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, ImageSource, Pending, Volume
@@ -93,6 +94,7 @@ def test_a_weak_image_with_one_ready_dependent_can_be_merged() -> None:
         lambda s: s.put_image(image("w", "p")),
         lambda s: s.put_image(weak("w", "p", held_for=(copy_hold(),))),
         lambda s: s.put_image(weak("w", "p", pending=PENDING)),
+        lambda s: s.put_image(disk("c", None, pending=replace(PENDING, base_image_id="w"))),
         lambda s: s.put_volume(volume("u", "w")),
         lambda s: s.put_volume(building("v", "d", "w")),
         lambda s: s.remove_image("d"),

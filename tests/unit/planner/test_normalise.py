@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
+from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.model.records import Image, ImageSource, Pending
@@ -70,6 +72,25 @@ def test_a_hold_keeps_an_image_and_releasing_it_lets_go() -> None:
     found = after(found, lambda draft: draft.put_image(weak("w", "p")))
     assert set(found.images) == {"s"}
     assert doomed(found) == {"v", "p"}
+
+
+def test_a_weak_base_stays_while_a_copy_waits_for_it() -> None:
+    """Not if the base itself was cancelled, nor if its disk may still write to it."""
+    waiting = disk("c", None, pending=replace(PENDING, base_image_id="w"))
+    awaited = CHAIN.put_image(waiting)
+    found = after(awaited, lambda draft: remove(draft, "d"))
+    assert set(found.images) == {"w", "s", "c"}
+    assert doomed(found) == {"v"}
+    for change in (
+        lambda draft: remove(draft, "c"),
+        lambda draft: draft.put_image(replace(waiting, pending=PENDING)),
+    ):
+        assert "w" not in after(found, change).images
+    begun = found.put_volume(building("n", "c", "w"))
+    assert "w" in after(begun, lambda draft: draft.put_image(replace(waiting, volume_id="n"))).images
+    for gone in (weak("w", None, pending=PENDING), weak("w", "v")):
+        live = state(disk("d", "v"), volume("v"), waiting)
+        assert "w" not in after(live, partial(Draft.put_image, image=gone)).images
 
 
 def test_an_attachment_keeps_every_volume_of_its_graph() -> None:
