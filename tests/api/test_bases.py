@@ -154,3 +154,31 @@ def test_a_broken_base_that_nobody_sees_any_more(rig: Rig, meanwhile: str) -> No
     settle(rig.yard, "a", "b")
     rig.expect("b", copy, picture(SIZE, ONE))
     rig.clean_slate("a", "b")
+
+
+@pytest.mark.parametrize("base_is", ["nowhere", "lost after the copy was begun"])
+def test_a_copy_whose_base_never_comes(rig: Rig, base_is: str) -> None:
+    """Its source is kept, so force completes it: whole, and without a base."""
+    base, disk = full_snapshot(rig), rig.disk("a", ONE)
+    if base_is == "lost after the copy was begun":
+        rig.yard.copy_image("b", base)
+        rig.wait()
+    copy = rig.yard.copy_image("b", disk, base, options=COMMIT_ONLY)
+    if base_is == "lost after the copy was begun":
+        rig.volume_path("b", base).unlink()
+    for image in (disk, base):
+        rig.yard.remove_image("a", image)
+    rig.wait()
+    settle(rig.yard, "a", "b")
+    (mend,) = [fix for fix in fixes(rig.yard, "b", "mend") if fix.image_id == copy]
+    assert "with force" in (mend.waits_for or "")
+    with pytest.raises(errors.ImageBroken, match="its base"):
+        run_fix(rig.yard, "b", mend)
+    task = rig.yard.fix_storage_repository("b", mend, options={"force": True})
+    assert rig.yard.wait_for_task(task.task_id).changed
+    settle(rig.yard, "a", "b")
+    rig.expect("b", copy, picture(SIZE, ONE))
+    if base_is == "lost after the copy was begun":
+        rig.yard.remove_image("b", base)
+        settle(rig.yard, "b")
+    rig.clean_slate("a", "b")

@@ -12,7 +12,6 @@ from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.operations.freeze import in_place
 from diskyard.operations.writers import WRITER_WORDS, has_stranger, why_unasked
-from diskyard.planner.common import base_image
 from diskyard.planner.same import why_no_source
 from diskyard.repository.connections import Connections
 from diskyard.repository.repository import Repository, volume_name
@@ -182,21 +181,6 @@ def _whole(repo: Repository, wanted: Image, image_id: str) -> FoundSource | str 
     except (errors.DiskyardError, OSError) as error:
         return str(error)
     return FoundSource(repo, sight.state, image) if why is None else why
-
-
-def waits_for_base(repo: Repository, state: State, image: Image) -> str | None:
-    """Why a pending image must wait for its base; None if the base is whole or not needed."""
-    if image.pending is None or image.pending.base_image_id is None:
-        return None
-    try:
-        sight = look_at(repo, volumes_below(image.pending.base_image_id), state)
-    except errors.LeaseHeld as error:
-        return error.message
-    base = base_image(sight.state, image.pending.base_image_id)
-    if base is None:
-        return f"its base {image.pending.base_image_id} is not in this repository"
-    why = why_broken(sight.state, base, sight.missing)
-    return None if why is None else f"its base {base.id} cannot be read: {why}"
 
 
 def why_not_read(repo: Repository, state: State, image: Image, *, own: int = 0) -> str | None:

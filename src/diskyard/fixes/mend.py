@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from diskyard import errors
+from diskyard.fixes.bases import prepare_base
 from diskyard.fixes.importing import copy_file, require_free_space_to_import
-from diskyard.fixes.judge import FoundSource, NoSource, find_source, waits_for_base
+from diskyard.fixes.judge import FoundSource, NoSource, find_source
 from diskyard.fixes.work import Work, filled_bytes, require_free_space
 from diskyard.host import provably_gone_host
 from diskyard.host.identity import new_uuid
@@ -48,9 +49,6 @@ from diskyard.repository.settled import (
     volumes_of,
 )
 from diskyard.repository.volume_files import opening
-
-_BASE_STARTS_WITHIN_S = 1.0
-_BASE_POLL_S = 0.1
 
 
 def mend(work: Work, action: Mend, participating: list[Repository] | None) -> tuple[bool, list[FollowUp]]:
@@ -104,15 +102,9 @@ def _complete(
 ) -> tuple[bool, list[FollowUp]]:
     repo = work.repo
     assert image.pending is not None
-    state = _await_base(work, state, image.pending.base_image_id)
     work.rate_limit_bytes_per_s = work.rate_limit_bytes_per_s or image.pending.rate_limit_bytes_per_s
-    waits_for = waits_for_base(repo, state, image)
-    if waits_for is not None:
-        raise errors.ImageBroken(
-            f"Image {image.id} cannot be mended yet: {waits_for}.",
-            imageId=image.id,
-            advice="Copy the base to this repository, then run the fix again.",
-        )
+    image, state = prepare_base(work, state, image)
+    assert image.pending is not None
     source = image.pending.source
     if isinstance(source, FileSource):
         require_free_space_to_import(work, state, source, image)
@@ -133,25 +125,6 @@ def _complete(
         _copy(work, held, new, start_bytes)
     _seal(work, image.id, new)
     return True, _release_source(work, image.pending, image.id)
-
-
-def _await_base(work: Work, state: State, base_id: str | None) -> State:
-    """Wait while the base is being completed, or may be soon, and return the state after it.
-
-    Copies are often made in a row, each with the one before as its base.
-    """
-    clock, repo = work.engine.host.clock, work.repo
-    begin_s = clock.monotonic_s()
-    while base_id is not None:
-        base = state.images.get(base_id)
-        if base is None or base.pending is None:
-            return state
-        if not repo.is_locked(base_id) and clock.monotonic_s() - begin_s > _BASE_STARTS_WITHIN_S:
-            break
-        work.advance(0, 0)
-        clock.sleep(_BASE_POLL_S)
-        state = repo.state()
-    return state
 
 
 def _seal(work: Work, image_id: str, new: NewVolume) -> None:

@@ -60,6 +60,23 @@ def take_over(
     return new, old
 
 
+def forget_base(draft: Draft, was: Image) -> Image:
+    """Let a pending image need no base: all of its bytes are where it is copied from.
+
+    A volume that it may have reads the base, and is left to be cleaned.
+
+    :param was: the image as it was when this was decided.
+    :returns: the image, without base and volume.
+    :raises Superseded: the image is no longer pending, or other work has it.
+    """
+    image = draft.state.images.get(was.id)
+    if image is None or image.pending is None or image.pending != was.pending or not image.is_strong:
+        raise Superseded(f"image {was.id} is not pending any more, or is another's work")
+    alone = replace(image, volume_id=None, pending=replace(image.pending, base_image_id=None))
+    draft.put_image(alone)
+    return alone
+
+
 def seal_pending(draft: Draft, image_id: str, new: NewVolume) -> Image:
     """Commit that the image is whole.
 

@@ -150,6 +150,8 @@ def test_exclusive_is_what_removing_frees() -> None:
     assert exclusive_bytes(more, more.chain(d), allocated) == 1
     held = found.put_image(weak("w", "p", held_for=(copy_hold(),)))
     assert exclusive_bytes(held, held.chain(d), allocated) == 1
+    awaited = found.put_image(disk("c", None, pending=replace(PENDING, base_image_id="w")))
+    assert exclusive_bytes(awaited, awaited.chain(d), allocated) == 1
     read = found.put_volume(volume("u", "d"))
     assert exclusive_bytes(read, read.chain(d), allocated) == 0
     assert exclusive_bytes(found, found.chain(found.images["s"]), allocated) == 0
