@@ -128,6 +128,21 @@ def test_a_broken_snapshot_that_turns_out_whole_again(rig: Rig) -> None:
     assert rig.repository("a").state().images[snapshot].held_for == ()
 
 
+@pytest.mark.parametrize("target", ["b", "c"])
+def test_a_disk_under_the_id_of_a_snapshot(rig: Rig, target: str) -> None:
+    """A host that does not see the one can use the id for the other: only the caller knows which is meant."""
+    rig.yard.create_storage_repository(rig.format, rig.place("c"))
+    snapshot = rig.yard.create_snapshot("a", rig.disk("a", ONE))
+    apart = rig.host("two", connect=("b",))
+    apart.create_virtual_disk("b", SIZE, options={"new_image_id": snapshot})
+    rig.write("b", snapshot, TWO)
+    yard = rig.host("three", connect=("b", "a", "c"))
+    assert code_of(lambda: yard.copy_image(target, snapshot)) == "ImageIdInUse"
+    copy = yard.copy_image(target, snapshot, options={"image_hints": {snapshot: "b"}})
+    assert yard.wait_for_tasks(60)
+    rig.expect(target, copy, picture(SIZE, TWO), yard)
+
+
 def test_as_snapshot(rig: Rig) -> None:
     """A disk's copy can be immutable from the beginning, under an id of its own."""
     disk = rig.disk("a", ONE)

@@ -96,11 +96,12 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     home_repo, home_state, source = engine.connections.find(
         request.image_id, request.options, target_repo, known
     )
+    known[home_repo.marker] = home_state
+    if source.kind == "virtual_disk" or home_repo.marker == target_repo.marker:
+        _require_same_elsewhere(engine, request, home_repo, source, known)
     if source.kind == "snapshot":
         _require_snapshot_options(request)
         image_id = source.id
-        if home_repo.marker == target_repo.marker:
-            _require_same_elsewhere(engine, request, target_repo, source)
     else:
         image_id = request.options.new_image_id or new_uuid()
     if request.base_image_id == image_id:
@@ -108,7 +109,6 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     asked = _Copy(engine, request, home_repo, home_state, source, target_repo, target_state, image_id, digest)
     if not _is_here(asked):
         if not asked.keeps_id:
-            known[home_repo.marker] = home_state
             require_new_id(engine, target_repo, image_id, known)
         with target_repo.work_on([image_id]):
             _commit_copy(asked)
@@ -127,25 +127,34 @@ def _was_made(state: State, request: CopyImage, digest: str) -> bool:
 
 
 def _require_same_elsewhere(
-    engine: Engine, request: CopyImage, target_repo: Repository, image: Image
+    engine: Engine, request: CopyImage, home_repo: Repository, image: Image, known: dict[str, State]
 ) -> None:
-    """Refuse to call a copy done if a searched repository has another image under this id than the target.
+    """Refuse to copy an image, or to call it copied, if a searched repository has another one under its id.
 
+    Nothing is refused if the caller has selected the repository by a hint.
+
+    :param home_repo: the repository in which the image was found, before some of the others were searched.
+    :param known: the states that the verb has read, by the markers of their repositories. The states that
+        this reads are added.
     :raises diskyard.errors.ImageIdInUse: a repository that is searched has other bytes under the id.
     """
+    if image.id in request.options.image_hints:
+        return
     named = request.options.participating_repositories
     searched = map(engine.connections.get, named) if named is not None else engine.connections.repositories()
     for other_repo in searched:
-        if other_repo.marker == target_repo.marker:
+        if other_repo.marker == home_repo.marker:
             continue
         try:
-            other = other_repo.state().images.get(image.id)
+            state = known[other_repo.marker] = known.get(other_repo.marker) or other_repo.state()
         except errors.DiskyardError:
-            continue  # what counts is that the target has the image
+            continue  # what counts is the repository that has the image
+        other = state.images.get(image.id)
         if other is not None and other.is_strong and (why := why_another(image, other)) is not None:
             raise errors.ImageIdInUse(
-                f"Repository {other_repo.repo_id} has another image under the id {image.id}: {why}.",
-                advice="Remove the one that is not meant, then copy the other.",
+                f"Repository {other_repo.repo_id} has another image under the id {image.id} than "
+                f"{home_repo.repo_id}: {why}.",
+                advice="Select the one that is meant with imageHints, or remove the other.",
                 imageId=image.id,
             )
 
