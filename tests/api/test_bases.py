@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from functools import partial
 
 import pytest
@@ -76,6 +77,33 @@ def test_a_snapshot_that_was_begun_and_never_made(
     settle(rig.yard, "a", "b")
     rig.write("b", live, (9, 0, SIZE))
     rig.expect("b", copies[0], picture(SIZE, LIVE, ONE))
+
+
+def test_a_disk_under_the_id_of_a_base_that_is_to_come(rig: Rig) -> None:
+    """It is no base, so nothing waits for it: it can be removed, and makes room for the base."""
+    base, disk = full_snapshot(rig), rig.disk("a", ONE)
+    copy = rig.yard.copy_image("b", disk, base, options=COMMIT_ONLY)
+    apart = rig.host("two", connect=("b",))
+    apart.create_virtual_disk("b", SIZE, options={"new_image_id": base})
+    settle(rig.yard, "a", "b")
+    apart.remove_image("b", base)
+    assert rig.yard.copy_image("b", base) == base
+    rig.wait()
+    settle(rig.yard, "a", "b")
+    rig.expect("b", copy, picture(SIZE, ONE))
+
+
+def test_a_snapshot_that_is_asked_for_again_after_it_was_removed(rig: Rig) -> None:
+    """The work of a copy that it was the base of is not taken for an attempt to make it."""
+    live, disk, new_id = rig.disk("b", FULL), rig.disk("a", ONE), str(uuid.uuid4())
+    ask = partial(rig.yard.create_snapshot, "b", live, options={"new_image_id": new_id})
+    base = ask()
+    rig.yard.revert_virtual_disk("b", live, full_snapshot(rig, "b"))
+    copy = rig.yard.copy_image("b", disk, base, options=COMMIT_ONLY)
+    rig.yard.remove_image("b", base, options=COMMIT_ONLY)
+    assert code_of(ask) == "ImageIdInUse"
+    settle(rig.yard, "a", "b")
+    rig.expect("b", copy, picture(SIZE, ONE))
 
 
 # -- bases that go -----------------------------------------------------------------------

@@ -103,7 +103,8 @@ def _discard_abandoned(draft: Draft, request: Switch) -> None:
     if image is None or image.is_strong or image.request_digest != request.request_digest:
         return
     dependents = [draft.state.volumes[key] for key in draft.state.dependents(image.id)]
-    if image.held_for or not all(volume.state == "building" for volume in dependents):
+    own = (volume.building is not None and volume.building.image_id == image.id for volume in dependents)
+    if image.held_for or not all(own):
         return  # it was a Snapshot, and others need it: its id is in use
     for volume in dependents:
         draft.put_volume(doomed(volume))
