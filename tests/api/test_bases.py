@@ -79,6 +79,28 @@ def test_a_snapshot_that_was_begun_and_never_made(
     rig.expect("b", copies[0], picture(SIZE, LIVE, ONE))
 
 
+def test_a_snapshot_that_was_never_made_of_a_disk_that_is_gone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says of the origin of its bytes was true when it was begun: a guest has written since."""
+    base, disk = full_snapshot(rig), rig.disk("a", LIVE)
+    live = rig.yard.copy_image("b", disk)
+    rig.wait()
+    apart = rig.host("two", connect=("b",))
+    with monkeypatch.context() as patch:
+        intercept(patch, Repository, "make_empty", before=kill)
+        with pytest.raises((errors.DiskyardError, Killed)):
+            apart.create_snapshot("b", live, options={"new_image_id": base})
+    rig.write("b", live, (9, 0, SIZE))
+    rig.yard.remove_image("b", live, options=COMMIT_ONLY)
+    copy = rig.yard.copy_image("b", disk, base, options=COMMIT_ONLY)
+    settle(rig.yard, "a", "b")
+    rig.yard.copy_image("b", base)
+    rig.wait()
+    settle(rig.yard, "a", "b")
+    rig.expect("b", copy, picture(SIZE, LIVE))
+
+
 def test_a_disk_under_the_id_of_a_base_that_is_to_come(rig: Rig) -> None:
     """It is no base, so nothing waits for it: it can be removed, and makes room for the base."""
     base, disk = full_snapshot(rig), rig.disk("a", ONE)

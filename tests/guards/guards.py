@@ -475,13 +475,13 @@ GUARDS = [
     Guard(
         "a base that a disk still writes to",
         "diskyard.planner.common",
-        (("    return all(state.images[key].kind == \"snapshot\" for key in on_it)\n", "    return True\n"),),
+        (("    return image if _is_frozen(state, image) else None\n", "    return image\n"),),
         (f"{BASES}::test_a_snapshot_that_was_begun_and_never_made", f"{STALE}::test_a_base_that_a_switch_is_making"),
     ),
     Guard(
         "a removed base that a copy waits for",
         "diskyard.planner.normalise",
-        (("    return waits and base_image(state, image.id) is not None\n", "    return False\n"),),
+        (("    return is_sealed and bool(state.waiting_for(image.id))\n", "    return False\n"),),
         (f"{BASES}::test_a_broken_base_that_nobody_sees_any_more",),
     ),
     Guard(

@@ -98,13 +98,21 @@ def base_image(state: State, image_id: str | None) -> Image | None:
 
 
 def _is_frozen(state: State, image: Image) -> bool:
-    """Whether nobody writes to an image's volume.
+    """Whether nobody writes to an image's volume, and the image's record says what its bytes are.
 
-    A kind does not tell: until a switch is sealed, the image that it makes is on the volume of its disk, and
-    a guest may still be given that.
+    A kind does not tell. Until a switch is sealed, the image that it makes is on its disk's volume, which a
+    guest may be given. If the disk then goes, the record still has the origin of the bytes before the guest.
     """
     on_it = () if image.volume_id is None else state.images_on(image.volume_id)
-    return all(state.images[key].kind == "snapshot" for key in on_it)
+    if any(state.images[key].kind == "virtual_disk" for key in on_it):
+        return False
+    return image.is_strong or image.captured is not None or not _is_being_made(state, image)
+
+
+def _is_being_made(state: State, image: Image) -> bool:
+    """Whether a switch that makes an image is not sealed: the overlay that reads it is built for it."""
+    readers = (state.volumes[key].building for key in state.dependents(image.id))
+    return any(building is not None and building.image_id == image.id for building in readers)
 
 
 def require_unattached(state: State, image: Image, *, but_readers: bool = False) -> None:

@@ -11,7 +11,7 @@ from diskyard.model.records import Image, Volume
 from diskyard.model.soundness import find_flaw
 from diskyard.model.state import State, awaited_base
 from diskyard.model.transaction import Draft
-from diskyard.planner.common import base_image, doomed
+from diskyard.planner.common import doomed
 
 
 def normalise(draft: Draft) -> None:
@@ -49,10 +49,11 @@ def _nothing_needs(state: State, image: Image) -> bool:
 def _is_awaited(state: State, image: Image) -> bool:
     """Whether a copy waits for an image that is its base, though nothing can read it now.
 
-    A weak image that is pending is cancelled, and one that its disk still writes to is no base.
+    A weak image that is pending is cancelled. One whose bytes were never captured goes with the switch that
+    was to make it.
     """
-    waits = image.pending is None and bool(state.waiting_for(image.id))
-    return waits and base_image(state, image.id) is not None
+    is_sealed = image.pending is None and image.captured is not None
+    return is_sealed and bool(state.waiting_for(image.id))
 
 
 def _awaited_before(draft: Draft) -> list[str]:

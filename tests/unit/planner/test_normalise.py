@@ -9,12 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 from diskyard import errors
-from diskyard.model.records import Image, ImageSource, Pending
+from diskyard.model.records import Image, ImageSource, Origin, Pending
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.planner.change import remove
 from diskyard.planner.normalise import normalise, verify
-from tests.unit.records import attachment, building, copy_hold, disk, image, state, volume, weak
+from tests.unit.records import ENTRY, attachment, building, copy_hold, disk, image, state, volume, weak
 
 #: d -> v -> w (weak) -> p -> s (strong) -> r
 CHAIN = state(
@@ -75,9 +75,10 @@ def test_a_hold_keeps_an_image_and_releasing_it_lets_go() -> None:
 
 
 def test_a_weak_base_stays_while_a_copy_waits_for_it() -> None:
-    """Not if the base itself was cancelled, nor if its disk may still write to it."""
+    """Not if the base itself was cancelled, nor if the switch that was to make it is not sealed."""
     waiting = disk("c", None, pending=replace(PENDING, base_image_id="w"))
-    awaited = CHAIN.put_image(waiting)
+    captured = Origin(marker="m", image_id="d", data_generation=ENTRY)
+    awaited = CHAIN.put_image(waiting).put_image(weak("w", "p", captured=captured))
     found = after(awaited, lambda draft: remove(draft, "d"))
     assert set(found.images) == {"w", "s", "c"}
     assert doomed(found) == {"v"}

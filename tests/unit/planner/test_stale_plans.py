@@ -217,13 +217,15 @@ def test_a_base_that_a_switch_is_making() -> None:
     pending = disk("c", "n", pending=_pending(work_id="w"))
     found = state(pending, building("n", "c", "b"), weak("b", "v"), volume("v"))
     new = NewVolume(found.volumes["n"])
-    live = found.put_image(disk("d", "v"))
     seal_pending(draft_on(found), "c", new)
-    with pytest.raises(Superseded):
-        seal_pending(draft_on(live), "c", new)
     take_over(draft_on(found), pending, WorkIds("m", "new"), keep=True, capabilities=CAPABILITIES)
-    with pytest.raises(Superseded):
-        take_over(draft_on(live), pending, WorkIds("m", "new"), keep=True, capabilities=CAPABILITIES)
+    for being_made in (found.put_image(disk("d", "v")), found.put_volume(building("o", "b", "b"))):
+        with pytest.raises(Superseded):
+            seal_pending(draft_on(being_made), "c", new)
+        with pytest.raises(Superseded):
+            take_over(
+                draft_on(being_made), pending, WorkIds("m", "new"), keep=True, capabilities=CAPABILITIES
+            )
 
 
 def _pending(**more: object) -> Pending:
