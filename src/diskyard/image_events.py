@@ -11,7 +11,7 @@ from diskyard.model.capabilities import Capabilities
 from diskyard.model.chains import Chains
 from diskyard.model.options import wire_name
 from diskyard.model.records import ImageKind, TrackHold
-from diskyard.model.state import State
+from diskyard.model.state import State, awaited_base
 from diskyard.model.status import Status, merge_dependent
 from diskyard.model.transaction import Changes, Entry
 
@@ -132,12 +132,15 @@ def _affected(changes: Changes, before: State, after: State) -> dict[str, None]:
     """The images that the changes name, those whose volumes read these, and the disks that track them."""
     found = dict.fromkeys(_named(changes, before))
     volumes = {volume.id: None for volume in changes.put_volumes} | dict.fromkeys(changes.remove_volumes)
+    bases: dict[str, None] = {}
     for state in (before, after):
         for image_id in found:
             image = state.images.get(image_id)
             if image is not None and image.volume_id is not None:
                 volumes[image.volume_id] = None
-    links = {image_id: None for state in (before, after) for image_id in _links(state, volumes)}
+            if image is not None and (base_id := awaited_base(image)) is not None:
+                bases[base_id] = None  # it cannot be merged while a copy waits for it
+    links = {image_id: None for state in (before, after) for image_id in _links(state, volumes)} | bases
     changed = [key for key in (*found, *links) if _link(before, key) != _link(after, key)]
     for volume_id in volumes:
         if _volume(before, volume_id) != _volume(after, volume_id):

@@ -19,6 +19,7 @@ from diskyard.log.codec import decode
 from diskyard.model.fix import Fix
 from diskyard.model.results import Attached, Task
 from diskyard.model.transaction import Entry
+from diskyard.planner.mend import set_damage
 from diskyard.repository.repository import Repository, volume_name
 from diskyard.testing import pathless
 from diskyard.testing import rounded as rounded  # so that its format is known
@@ -180,6 +181,12 @@ class Rig:
         state = self.repository(repo).state()
         volume = state.volumes[state.images[image].volume_id or ""]
         return Path(self.place(repo)["path"]) / "volumes" / str(volume_name(volume))
+
+    def damage(self, repo: str, image: str) -> None:
+        """Record that an image's own volume is damaged, as a deep check does."""
+        repository, author = self.repository(repo), self.yard.service.engine.author("checkStorageRepository")
+        volume_id = str(repository.state().images[image].volume_id)
+        repository.commit(lambda draft: set_damage(draft, volume_id, "for a test"), author)
 
     def files(self, repo: str) -> list[Path]:
         """The volumes on the storage."""

@@ -89,6 +89,60 @@ def test_a_snapshot_keeps_its_id(rig: Rig) -> None:
     assert code_of(lambda: rig.yard.copy_image("b", snapshot, options=other)) == "InvalidParameter"
 
 
+@pytest.mark.parametrize("target_has_it", ["damaged", "missing", "missing and weak"])
+def test_a_snapshot_that_is_broken_where_it_is_copied_to(rig: Rig, target_has_it: str) -> None:
+    """Once a copy is answered the source may go: what restores the Snapshot is kept."""
+    disk = rig.disk("a", (7, 0, SIZE))
+    snapshot = rig.yard.create_snapshot("a", disk)
+    rig.yard.copy_image("b", snapshot)
+    rig.wait()
+    if target_has_it == "missing and weak":
+        rig.yard.create_virtual_disk("b", SIZE, snapshot)
+        rig.yard.remove_image("b", snapshot, options=COMMIT_ONLY)
+    if target_has_it == "damaged":
+        rig.damage("b", snapshot)
+    else:
+        rig.volume_path("b", snapshot).unlink()
+    assert rig.yard.copy_image("b", snapshot, options=COMMIT_ONLY) == snapshot
+    for image in (disk, snapshot):
+        rig.yard.remove_image("a", image)
+    rig.wait()
+    settle(rig.yard, "a")
+    settle(rig.yard, "b", "a")
+    rig.expect("b", snapshot, picture(SIZE, (7, 0, SIZE)))
+    rig.clean_slate("a", "b")
+    assert rig.files("a") == []
+
+
+def test_a_broken_snapshot_that_turns_out_whole_again(rig: Rig) -> None:
+    """Its volume was put back: what was kept to restore it is let go."""
+    snapshot = rig.yard.create_snapshot("a", rig.disk("a", ONE))
+    rig.yard.copy_image("b", snapshot)
+    rig.wait()
+    path, aside = rig.volume_path("b", snapshot), rig.folder / "aside"
+    path.rename(aside)
+    rig.yard.copy_image("b", snapshot, options=COMMIT_ONLY)
+    assert len(rig.repository("a").state().images[snapshot].held_for) == 1
+    aside.rename(path)
+    settle(rig.yard, "a")
+    assert rig.repository("a").state().images[snapshot].held_for == ()
+
+
+@pytest.mark.parametrize("target", ["b", "c"])
+def test_a_disk_under_the_id_of_a_snapshot(rig: Rig, target: str) -> None:
+    """A host that does not see the one can use the id for the other: only the caller knows which is meant."""
+    rig.yard.create_storage_repository(rig.format, rig.place("c"))
+    snapshot = rig.yard.create_snapshot("a", rig.disk("a", ONE))
+    apart = rig.host("two", connect=("b",))
+    apart.create_virtual_disk("b", SIZE, options={"new_image_id": snapshot})
+    rig.write("b", snapshot, TWO)
+    yard = rig.host("three", connect=("b", "a", "c"))
+    assert code_of(lambda: yard.copy_image(target, snapshot)) == "ImageIdInUse"
+    copy = yard.copy_image(target, snapshot, options={"image_hints": {snapshot: "b"}})
+    assert yard.wait_for_tasks(60)
+    rig.expect(target, copy, picture(SIZE, TWO), yard)
+
+
 def test_as_snapshot(rig: Rig) -> None:
     """A disk's copy can be immutable from the beginning, under an id of its own."""
     disk = rig.disk("a", ONE)
@@ -362,39 +416,3 @@ def test_a_snapshot_that_is_removed_while_it_is_copied(rig: Rig, monkeypatch: py
     monkeypatch.setattr("diskyard.operations.copy.hold_snapshot", freeze.hold_snapshot)
     assert code_of(lambda: yard.copy_image("b", snapshot)) == "ImageNotFound"
     rig.clean_slate("a", "b")
-
-
-@pytest.mark.parametrize("base_is", ["pending", "complete", "not there yet"])
-def test_a_base_that_arrived_after_its_copy_was_asked_for(rig: Rig, base_is: str) -> None:
-    """It is not removed before the copy has a volume that reads it: nothing else would keep it."""
-    disk = rig.disk("a", (1, 0, 4 * KiB))
-    if base_is == "not there yet":
-        source = rig.disk("a", (7, 0, SIZE))
-        base = rig.yard.create_snapshot("a", source)
-        copy = rig.yard.copy_image("b", disk, base, options=COMMIT_ONLY)
-        assert rig.yard.copy_image("b", base) == base
-    else:
-        file = rig.folder / "file.raw"
-        file.write_bytes(bytes([7]) * SIZE)
-        base = rig.yard.import_image("b", str(file), "raw", options={**COMMIT_ONLY, "as_": "snapshot"})
-        copy = rig.yard.copy_image("b", disk, base, options=COMMIT_ONLY)
-        if base_is == "complete":
-            (mend,) = [fix for fix in fixes(rig.yard, "b", "mend") if fix.image_id == base]
-            run_fix(rig.yard, "b", mend)
-    assert code_of(lambda: rig.yard.remove_image("b", base)) == "ImageInUse"
-    rig.yard.remove_image("a", disk)
-    settle(rig.yard, "a", "b")
-    rig.yard.remove_image("b", base)
-    settle(rig.yard, "a", "b")
-    rig.expect("b", copy, picture(SIZE, (1, 0, 4 * KiB)))
-
-
-def test_a_base_whose_waiting_copy_is_removed(rig: Rig) -> None:
-    """It can be removed then."""
-    file = rig.folder / "file.raw"
-    file.write_bytes(bytes([7]) * SIZE)
-    base = rig.yard.import_image("b", str(file), "raw", options={**COMMIT_ONLY, "as_": "snapshot"})
-    copy = rig.yard.copy_image("b", rig.disk("a", (1, 0, 4 * KiB)), base, options=COMMIT_ONLY)
-    rig.yard.remove_image("b", copy)
-    rig.yard.remove_image("b", base)
-    rig.clean_slate("b")

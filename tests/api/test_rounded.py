@@ -287,6 +287,28 @@ def test_what_happens_before_an_extend_is_taken_back(
 
 
 @pytest.mark.parametrize("size", [WITHIN, BEYOND])
+def test_the_note_of_an_extend_that_a_power_cut_brings_back(
+    rig: Rig, raw: str, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Its removal is not durable. It says nothing of what a guest has written there since."""
+    note = Path(rig.place("b")["path"]) / "progress" / raw
+    backups: list[Path] = []
+    removed: list[bytes] = []
+    with monkeypatch.context() as patch:
+        intercept(patch, sizes, "grow", before=lambda: backups.append(back_up(rig, "b")))
+        removing = rig.repository("b").storage
+        intercept(patch, removing, "remove_progress", before=lambda: removed.append(note.read_bytes()))
+        rig.yard.extend_virtual_disk("b", raw, size)
+    assert not note.exists()
+    note.write_bytes(removed[0])
+    rig.write("b", raw, (9, size - 512, 512))
+    rig.yard.disconnect_storage_repository("b")
+    restore_log(rig, "b", backups[0])
+    rig.yard.connect_storage_repository("b", rig.format, rig.place("b"))
+    rig.expect("b", raw, longer(size, (9, size - 512, 512)))
+
+
+@pytest.mark.parametrize("size", [WITHIN, BEYOND])
 @pytest.mark.parametrize("happens", ["it cannot be read", "its end is not taken", "a mend that fails"])
 def test_the_note_of_an_extend_that_was_cut(
     rig: Rig, raw: str, monkeypatch: pytest.MonkeyPatch, happens: str, size: int

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from diskyard import KiB, MiB
+from diskyard import Diskyard, KiB, MiB
 from diskyard.fixes.runner import run_fix as run_action
 from diskyard.model.fix import CleanGarbage
 from diskyard.operations import copy as copying
@@ -55,23 +56,59 @@ def test_a_source_merged_while_a_snapshot_is_restored_from_it(
     rig.clean_slate("a", "b")
 
 
+def release_first(rig: Rig, yard: Diskyard) -> None:
+    """Release the first hold in ``a``, as a host does that has found the copy's lease to be free."""
+    source, author = rig.repository("a", yard), yard.service.engine.author("test")
+    image = next(found for found in source.state().images.values() if found.held_for)
+    source.commit(lambda draft: switch.release(draft, image.id, image.held_for[0]), author)
+
+
 def test_a_hold_released_before_the_copy_is_answered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller is not told of a copy whose source may change: it is taken back."""
     yard, other = rig.yard, rig.host("two")
     disk = rig.disk("a", ONE)
-    source = rig.repository("a", other)
-
-    def release() -> None:
-        (image,) = [found for found in source.state().images.values() if found.held_for]
-        author = other.service.engine.author("test")
-        source.commit(lambda draft: switch.release(draft, image.id, image.held_for[0]), author)
-
-    intercept(monkeypatch, copying, "require_hold", before=release)
+    intercept(monkeypatch, copying, "require_hold", before=partial(release_first, rig, other))
     assert code_of(lambda: yard.copy_image("b", disk, options=COMMIT_ONLY)) == "LeaseHeld"
     assert not yard.list_images("b").images
     settle(yard, "a", "b")
     rig.expect("a", disk, picture(SIZE, ONE))
     rig.clean_slate("a", "b")
+
+
+def test_a_copy_that_is_taken_back_while_another_waits_for_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one goes on to wait, until the first is copied again."""
+    yard, other = rig.yard, rig.host("two")
+    base, disk = yard.create_snapshot("a", rig.disk("a", ONE)), rig.disk("a", TWO)
+    copies = []
+
+    def release() -> None:
+        release_first(rig, other)
+        copies.append(other.copy_image("b", disk, base, options=COMMIT_ONLY))
+
+    intercept(monkeypatch, copying, "require_hold", before=release)
+    assert code_of(lambda: yard.copy_image("b", base, options=COMMIT_ONLY)) == "LeaseHeld"
+    assert [image.image_id for image in yard.list_images("b").images] == copies
+    assert yard.copy_image("b", base, options=COMMIT_ONLY) == base
+    settle(yard, "b", "a")
+    rig.expect("b", copies[0], picture(SIZE, TWO))
+
+
+def test_a_hold_for_a_broken_snapshot_released_before_the_answer(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Snapshot was there before, and stays."""
+    yard, other = rig.yard, rig.host("two")
+    snapshot = yard.create_snapshot("a", rig.disk("a", ONE))
+    yard.copy_image("b", snapshot)
+    rig.wait()
+    rig.volume_path("b", snapshot).unlink()
+    intercept(monkeypatch, copying, "require_hold", before=partial(release_first, rig, other))
+    assert code_of(lambda: yard.copy_image("b", snapshot, options=COMMIT_ONLY)) == "LeaseHeld"
+    assert yard.get_image_status("b", snapshot).status == "broken"
+    settle(yard, "b", "a")
+    rig.expect("b", snapshot, picture(SIZE, ONE))
 
 
 def test_a_disk_made_between_the_look_at_the_log_and_at_the_storage(

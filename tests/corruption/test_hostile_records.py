@@ -114,6 +114,9 @@ CHANGES: dict[str, Callable[[Known], Words]] = {
         k.volume("s1", state="building", building={"workId": "w", "imageId": ID})
     ),
     "two disks on one volume": lambda k: _images(k.image("d", id=ID)),
+    "a disk on a volume that another reads": lambda k: _images(
+        k.image("other", visibility="weak", volumeId=k.volume("s1")["id"])
+    ),
     "strong and consumed": lambda k: _images(k.image("s1", consumedBy=ID)),
     "an attachment of nothing": lambda k: {"putAttachments": [k.attachment("d", ID, imageId=OTHER)]},
     "an attachment without volumes": lambda k: {"putAttachments": [k.attachment("d")]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BASES = "tests/api/test_bases.py"
 CONTRACT = "tests/contract/test_localfs.py::TestLocalfs"
 INTERLEAVINGS = "tests/api/test_interleavings.py"
 FIRST_COPY = "tests/unit/log/test_first_copy_lost.py"
@@ -468,8 +469,50 @@ GUARDS = [
     Guard(
         "a base that a copy waits for",
         "diskyard.planner.change",
-        (("    for copy_id in sorted(draft.state.waiting_for(image_id)):\n", "    for copy_id in ():\n"),),
-        ("tests/api/test_copy.py::test_a_base_that_arrived_after_its_copy_was_asked_for",),
+        (("    for copy_id in sorted(state.waiting_for(image_id)):\n", "    for copy_id in ():\n"),),
+        (f"{BASES}::test_a_base_that_arrived_after_its_copy_was_asked_for",),
+    ),
+    Guard(
+        "a base that a disk still writes to",
+        "diskyard.planner.common",
+        (("    return image if _is_frozen(state, image) else None\n", "    return image\n"),),
+        (f"{BASES}::test_a_snapshot_that_was_begun_and_never_made", f"{STALE}::test_a_base_that_a_switch_is_making"),
+    ),
+    Guard(
+        "a removed base that a copy waits for",
+        "diskyard.planner.normalise",
+        (("    return is_sealed and bool(state.waiting_for(image.id))\n", "    return False\n"),),
+        (f"{BASES}::test_a_broken_base_that_nobody_sees_any_more",),
+    ),
+    Guard(
+        "a base that was seen is there when its copy is committed",
+        "diskyard.planner.copy",
+        (("    if base is None and request.base_was_here:\n", "    if False:\n"),),
+        (f"{BASES}::test_a_base_that_is_removed_while_its_copy_is_begun",),
+    ),
+    Guard(
+        "a broken Snapshot is not the copy that was asked for",
+        "diskyard.planner.copy",
+        (("    if not is_pending and why_broken(draft.state, image, draft.missing) is not None:\n", "    if False:\n"),),
+        ("tests/api/test_copy.py::test_a_snapshot_that_is_broken_where_it_is_copied_to",),
+    ),
+    Guard(
+        "what restores a broken Snapshot is held until it is whole",
+        "diskyard.fixes.judge",
+        (("    return copy is None or why_broken(sight.state, copy, sight.missing) is None, None\n", "    return True, None\n"),),
+        ("tests/api/test_copy.py::test_a_snapshot_that_is_broken_where_it_is_copied_to",),
+    ),
+    Guard(
+        "a disk is not copied for a Snapshot",
+        "diskyard.operations.copy",
+        (("    if source.kind == \"virtual_disk\" or home_repo.marker == target_repo.marker:\n", "    if False:\n"),),
+        ("tests/api/test_copy.py::test_a_disk_under_the_id_of_a_snapshot",),
+    ),
+    Guard(
+        "the note of an extend that is done",
+        "diskyard.operations.sizes",
+        (("            _put_note(repo, image_id, None)\n", ""),),
+        ("tests/api/test_rounded.py::test_the_note_of_an_extend_that_a_power_cut_brings_back",),
     ),
     Guard(
         "what cannot be committed is not done to a file",

@@ -125,6 +125,14 @@ def test_a_merge_that_is_no_more_possible_is_seen_above_it(monkeypatch: pytest.M
     assert short(events) == {("t", "created", "optimized"), ("d", "changed", "degraded")}
 
 
+def test_a_merge_that_waits_for_a_copy_is_seen_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "CHAIN_DEPTH_LIMIT", 2)
+    source = ImageSource(marker="m", image_id=uid("s"))
+    pending = Pending(work_id="w", source=source, base_image_id="w")
+    events = told(CHAIN, lambda draft: draft.put_image(disk("c", None, pending=pending)))
+    assert short(events) == {("c", "created", "broken"), ("d", "changed", "degraded")}
+
+
 def test_what_no_caller_sees_is_not_told() -> None:
     held = TrackHold(target_marker="m", disk_id=uid("other"), copy_id=uid("c"))
     for plan in (

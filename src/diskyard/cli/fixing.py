@@ -87,8 +87,8 @@ class How:
     :param rate: bytes per second, 0 for no limit.
     :param first: before all tasks that wait on this host.
     :param force: also run a chosen fix that waits: delete a volume that another history of the
-        repository may have made, or release data kept for a copy that cannot be
-        checked.
+        repository may have made, release data kept for a copy that cannot be checked, or
+        store a copy whole that waits for its base.
     """
 
     types: Sequence[str] = ()

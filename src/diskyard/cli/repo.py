@@ -202,7 +202,7 @@ def check(context: click.Context, repo: str, deep: bool, types: tuple[str, ...],
 @click.option(
     "--force",
     is_flag=True,
-    help="Run a FIX-ID that says that it needs force: you vouch for what it cannot know.",
+    help="Run a FIX-ID that says what force does: you vouch for what it cannot know.",
 )
 def fix(
     repo: str,

@@ -34,7 +34,8 @@ def hold_is_over(connections: Connections, state: State, hold: AnyHold) -> Judge
 def judge_holds(connections: Connections, state: State, holds: Iterable[AnyHold]) -> dict[AnyHold, Judged]:
     """Judge the holds of a repository. Each target is asked once for all of its holds.
 
-    A copy is over when its work lease is free, and the target's newest state has no such pending copy. A
+    A copy is over when its work lease is free, and the target's newest state has no such pending copy, nor a
+    Snapshot with the id of the held one that cannot be read there and is to be restored. A
     marker alone does not identify the target: it must be at the location, and have the history, that the
     hold names. The lease is checked first, because whoever commits a copy takes it before the hold and keeps
     it until the copy is recorded. Targets that the caller may not use are judged too: data that is wanted
@@ -51,12 +52,12 @@ def judge_holds(connections: Connections, state: State, holds: Iterable[AnyHold]
         else:
             copies.setdefault(hold.target_marker, []).append(hold)
     for marker, of_target in copies.items():
-        judged.update(_judge_copies(connections, marker, of_target))
+        judged.update(_judge_copies(connections, state, marker, of_target))
     return judged
 
 
 def _judge_copies(
-    connections: Connections, marker: str, holds: Sequence[CopyHold]
+    connections: Connections, home_state: State, marker: str, holds: Sequence[CopyHold]
 ) -> Iterator[tuple[CopyHold, Judged]]:
     target_repo = connections.by_marker(marker, to_anybody=True)
     if target_repo is None:
@@ -72,8 +73,7 @@ def _judge_copies(
             state = target_repo.state()
             target_repo.log.require_whole()
     except (errors.DiskyardError, OSError) as error:
-        why = f": {error}" if may_use(target_repo.repo_id) else ""
-        why_unknown = f"the copy's repository cannot be read{why}"
+        why_unknown = _unreadable(target_repo, error)
     for hold in holds:
         if not in_place(hold, target_repo):
             yield hold, (False, _ANOTHER_PLACE)
@@ -84,8 +84,28 @@ def _judge_copies(
         elif hold.target_entry is not None and target_repo.log.has_entry(hold.target_entry) is False:
             yield hold, (False, _ANOTHER_HISTORY)
         else:
-            copy = state.images.get(hold.copy_id)
-            yield hold, (copy is None or copy.pending is None or not copy.is_strong, None)
+            yield hold, _is_over(target_repo, home_state, state, hold)
+
+
+def _is_over(target_repo: Repository, home_state: State, state: State, hold: CopyHold) -> Judged:
+    copy, held = state.images.get(hold.copy_id), home_state.images.get(hold.copy_id)
+    if copy is None or not copy.is_strong:
+        return True, None
+    if copy.pending is not None:
+        return False, None
+    if held is None or hold not in held.held_for:
+        return True, None
+    try:
+        sight = look_at(target_repo, volumes_below(copy.id), state)
+    except (errors.DiskyardError, OSError) as error:
+        return False, _unreadable(target_repo, error)
+    copy = sight.state.images.get(copy.id)
+    return copy is None or why_broken(sight.state, copy, sight.missing) is None, None
+
+
+def _unreadable(target_repo: Repository, error: Exception) -> str:
+    why = f": {error}" if may_use(target_repo.repo_id) else ""
+    return f"the copy's repository cannot be read{why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,21 +181,6 @@ def _whole(repo: Repository, wanted: Image, image_id: str) -> FoundSource | str 
     except (errors.DiskyardError, OSError) as error:
         return str(error)
     return FoundSource(repo, sight.state, image) if why is None else why
-
-
-def waits_for_base(repo: Repository, state: State, image: Image) -> str | None:
-    """Why a pending image must wait for its base; None if the base is whole or not needed."""
-    if image.pending is None or image.pending.base_image_id is None:
-        return None
-    try:
-        sight = look_at(repo, volumes_below(image.pending.base_image_id), state)
-    except errors.LeaseHeld as error:
-        return error.message
-    base = sight.state.images.get(image.pending.base_image_id)
-    if base is None or base.consumed_by is not None or base.kind != "snapshot":
-        return f"its base {image.pending.base_image_id} is not in this repository"
-    why = why_broken(sight.state, base, sight.missing)
-    return None if why is None else f"its base {base.id} cannot be read: {why}"
 
 
 def why_not_read(repo: Repository, state: State, image: Image, *, own: int = 0) -> str | None:

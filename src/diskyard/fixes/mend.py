@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from diskyard import errors
+from diskyard.fixes.bases import prepare_base
 from diskyard.fixes.importing import copy_file, require_free_space_to_import
-from diskyard.fixes.judge import FoundSource, NoSource, find_source, waits_for_base
+from diskyard.fixes.judge import FoundSource, NoSource, find_source
 from diskyard.fixes.work import Work, filled_bytes, require_free_space
 from diskyard.host import provably_gone_host
 from diskyard.host.identity import new_uuid
@@ -48,9 +49,6 @@ from diskyard.repository.settled import (
     volumes_of,
 )
 from diskyard.repository.volume_files import opening
-
-_BASE_STARTS_WITHIN_S, _BASE_QUEUED_MOST_S = 1.0, 60.0
-_BASE_POLL_S = 0.1
 
 
 def mend(work: Work, action: Mend, participating: list[Repository] | None) -> tuple[bool, list[FollowUp]]:
@@ -104,15 +102,9 @@ def _complete(
 ) -> tuple[bool, list[FollowUp]]:
     repo = work.repo
     assert image.pending is not None
-    state = _await_base(work, state, image.pending.base_image_id)
     work.rate_limit_bytes_per_s = work.rate_limit_bytes_per_s or image.pending.rate_limit_bytes_per_s
-    waits_for = waits_for_base(repo, state, image)
-    if waits_for is not None:
-        raise errors.ImageBroken(
-            f"Image {image.id} cannot be mended yet: {waits_for}.",
-            imageId=image.id,
-            advice="Copy the base to this repository, then run the fix again.",
-        )
+    image, state = prepare_base(work, state, image)
+    assert image.pending is not None
     source = image.pending.source
     if isinstance(source, FileSource):
         require_free_space_to_import(work, state, source, image)
@@ -133,33 +125,6 @@ def _complete(
         _copy(work, held, new, start_bytes)
     _seal(work, image.id, new)
     return True, _release_source(work, image.pending, image.id)
-
-
-def _await_base(work: Work, state: State, base_id: str | None) -> State:
-    """Wait while the base is being completed, or may be soon, and return the state after it.
-
-    Copies are often made in a row, each with the one before as its base. A task of this host that is queued
-    for the base is waited for longer, but not for ever: it may be queued for the thread that this one has.
-    """
-    clock, repo = work.engine.host.clock, work.repo
-    begin_s = clock.monotonic_s()
-    while base_id is not None:
-        base = state.images.get(base_id)
-        if base is None or base.pending is None:
-            return state
-        waited_s = clock.monotonic_s() - begin_s
-        is_late = waited_s > _BASE_STARTS_WITHIN_S and not repo.is_locked(base_id)
-        if is_late and (waited_s > _BASE_QUEUED_MOST_S or not _has_task(work, base_id)):
-            break
-        work.advance(0, 0)
-        clock.sleep(_BASE_POLL_S)
-        state = repo.state()
-    return state
-
-
-def _has_task(work: Work, image_id: str) -> bool:
-    """Whether a task of this host works on an image, or will."""
-    return any(task.image_id == image_id for task in work.engine.records.unended())
 
 
 def _seal(work: Work, image_id: str, new: NewVolume) -> None:
@@ -339,17 +304,24 @@ def _release_source(work: Work, pending: Pending, image_id: str) -> list[FollowU
     source = pending.source
     assert not isinstance(source, FileSource)
     home_repo = work.engine.connections.by_marker(source.marker)
-    if home_repo is None or home_repo.is_read_only:
+    tracked_disk_id = pending.tracked_disk_id if pending.track_changes else None
+    return [] if home_repo is None else _let_go(work, home_repo, source.image_id, image_id, tracked_disk_id)
+
+
+def _let_go(
+    work: Work, home_repo: Repository, held_id: str, image_id: str, tracked_disk_id: str | None = None
+) -> list[FollowUp]:
+    if home_repo.is_read_only:
         return []  # if there is a hold, check lists it once it can be released
 
     def let_go(draft: Draft) -> None:
-        frozen = draft.state.images.get(source.image_id)
+        frozen = draft.state.images.get(held_id)
         holds = () if frozen is None else frozen.held_for
         for hold in (found for found in holds if is_hold_of(found, work.repo, image_id)):
-            if pending.track_changes and pending.tracked_disk_id is not None:
-                planner.keep_tracker(draft, source.image_id, hold, pending.tracked_disk_id)
+            if tracked_disk_id is not None:
+                planner.keep_tracker(draft, held_id, hold, tracked_disk_id)
             else:
-                release(draft, source.image_id, hold)
+                release(draft, held_id, hold)
 
     with suppress(errors.NotARepository):  # that repository is being removed
         done = home_repo.commit(let_go, work.author)
@@ -388,4 +360,7 @@ def _restore(work: Work, image: Image, participating: list[Repository] | None) -
     repo.commit(
         lambda draft: planner.seal_restore(draft, image.id, new, old_volume_id=old_volume_id), work.author
     )
-    return True, [FollowUp(repo, CleanVolume(volume_id=old_volume_id))]
+    follow_ups = [FollowUp(repo, CleanVolume(volume_id=old_volume_id))]
+    if any(is_hold_of(hold, repo, image.id) for hold in found.image.held_for):
+        follow_ups += _let_go(work, found.repo, image.id, image.id)
+    return True, follow_ups

@@ -63,7 +63,8 @@ def run_fix(
     :param force: the caller vouches for what this host cannot know. With it, a clean also ends a hold whose
         copy cannot be checked; deletes a volume that no entry of this history is known to have named; cuts
         off what another program added to a Snapshot's volume; removes an attachment whose disk has a foreign
-        overlay; and removes an entry of the log that follows nothing.
+        overlay; and removes an entry of the log that follows nothing. A mend stores a whole image if its base
+        cannot be read.
 
     :returns: whether anything was changed; also False if the fix was done already.
     :raises diskyard.errors.LeaseHeld: another host or task works on it.

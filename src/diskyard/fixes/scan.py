@@ -7,13 +7,13 @@ from dataclasses import replace
 from functools import partial
 
 from diskyard import errors
+from diskyard.fixes.bases import waits_for_base
 from diskyard.fixes.importing import import_waits_for
 from diskyard.fixes.judge import (
     FoundSource,
     allocated_of,
     find_source,
     judge_holds,
-    waits_for_base,
     why_not_read,
 )
 from diskyard.host import provably_gone_host
@@ -297,6 +297,8 @@ def _source_view(
     participating: list[Repository] | None,
 ) -> SourceView:
     waits_for = waits_for_base(repo, state, image)
+    if waits_for is not None:
+        waits_for += "; with force the whole image is stored, without a base"
     if image.pending is not None and isinstance(image.pending.source, FileSource):
         source = image.pending.source
         return SourceView(waits_for or import_waits_for(engine, repo, image, source), image.size_bytes)

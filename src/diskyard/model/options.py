@@ -115,7 +115,9 @@ class FixOptions(RateOptions, kw_only=True, frozen=True):
     :param force: release data kept for a copy that cannot be checked from here; delete a volume that
         this history of the repository cannot be shown to have made; cut off what another program has
         added to the volume of a Snapshot; or remove an entry of the log that follows nothing. The
-        caller vouches that the copy has ended, or that nobody needs the data. It changes no other fix.
+        caller vouches that the copy has ended, or that nobody needs the data. A mend that waits for the
+        base of a copy loses nothing by force: it stores the whole image, without a base. It changes no
+        other fix.
     :param run_first: run it before all tasks that wait on this host, whatever its type.
     """
 

@@ -78,13 +78,14 @@ class CopyImage(Request, kw_only=True, frozen=True):
 
     The call returns when the copy exists. A mend then moves the bytes that the image had at the
     moment of the call; meanwhile the source can be used, and even removed. A Snapshot keeps its id:
-    if the target has it already, nothing is copied.
+    if the target has it already, nothing is copied, and if the target has it broken, a mend restores it.
 
     :param target_repo_id: the repoId of the repository in which to make the copy.
     :param image_id: the image to copy, in any connected repository.
     :param base_image_id: the copy stores only what differs from this image, and reads the rest from
-        it: an image of the target repository, or a Snapshot that is copied there later. null for a
-        copy that stands by itself.
+        it: an image of the target repository, or a Snapshot that is copied there later. The copy
+        waits for such a Snapshot; if that never comes, its mend with force stores the whole copy. null
+        for a copy that stands by itself.
     :param user_data: any JSON of at most 16 KiB, stored as sent and never interpreted. A copy
         does not inherit its source's.
     :param options: how to copy it.

@@ -82,13 +82,37 @@ def _volume_flaw(state: State, volume: Volume) -> str | None:
         return f"I2: two images that callers see have volume {volume.id}"
     if volume.extending is not None and (volume.state != "ready" or _is_frozen(on_it)):
         return f"I2: volume {volume.id} is being extended, and is {volume.state} or a Snapshot's"
+    if _is_a_disks(on_it) and (reader := _reader_of(state, on_it)) is not None:
+        return _changing(reader, volume.id)
+    return _parent_flaw(state, volume)
+
+
+def _parent_flaw(state: State, volume: Volume) -> str | None:
     if volume.parent_image_id is None:
         return None
     if volume.state == "ready" and volume.format == "raw":
         return f"I7: volume {volume.id} is raw and has a parent"
-    if volume.parent_image_id not in state.images:
+    parent = state.images.get(volume.parent_image_id)
+    if parent is None:
         return f"I4: volume {volume.id} reads image {volume.parent_image_id}, which is not there"
+    if volume.state == "ready" and parent.volume_id is not None:
+        below = [state.images[image_id] for image_id in state.images_on(parent.volume_id)]
+        return _changing(volume.id, parent.volume_id) if _is_a_disks(below) else None
     return None
+
+
+def _changing(reader_id: str, volume_id: str) -> str:
+    return f"I2: volume {reader_id} reads volume {volume_id}, which a VirtualDisk has: its bytes may change"
+
+
+def _is_a_disks(on_it: list[Image]) -> bool:
+    return any(image.kind == "virtual_disk" for image in on_it)
+
+
+def _reader_of(state: State, on_it: list[Image]) -> str | None:
+    """A ready volume that reads one of some images. One that is building may: before a switch is sealed."""
+    readers = (volume_id for image in on_it for volume_id in state.dependents(image.id))
+    return next((volume_id for volume_id in readers if state.volumes[volume_id].state == "ready"), None)
 
 
 def _is_frozen(on_it: list[Image]) -> bool:

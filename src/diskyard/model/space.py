@@ -95,6 +95,8 @@ def exclusive_bytes(state: State, chain: Iterable[tuple[Image, Volume]], allocat
         readers = state.dependents(link.id)
         if len(readers) > (reader in readers) or link.held_for or len(state.images_on(volume.id)) > 1:
             break
+        if state.waiting_for(link.id):
+            break
         found_bytes += allocated.get(volume.id, 0)
         reader = volume.id
     return found_bytes

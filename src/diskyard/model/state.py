@@ -46,7 +46,7 @@ def _without(index: Index, key: str | None, member: str) -> Index:
     return index.set(key, rest) if rest else index.delete(key)
 
 
-def _awaited_base(image: Image) -> str | None:
+def awaited_base(image: Image) -> str | None:
     """The base of an image that has no volume yet, and so is not among the base's dependents."""
     return None if image.pending is None or image.volume_id is not None else image.pending.base_image_id
 
@@ -105,7 +105,7 @@ class State:
             attachments=Map({attachment.id: attachment for attachment in attachment_list}),
             _volumes_by_parent=_index((v.parent_image_id, v.id) for v in volume_list),
             _images_by_volume=_index((i.volume_id, i.id) for i in image_list),
-            _images_by_base=_index((_awaited_base(i), i.id) for i in image_list),
+            _images_by_base=_index((awaited_base(i), i.id) for i in image_list),
             _attachments_by_volume=_index((v, a.id) for a in attachment_list for v in a.volume_ids),
             _attachments_by_image=_index((a.image_id, a.id) for a in attachment_list),
             held=Map({image.id: None for image in image_list if image.held_for}),
@@ -122,8 +122,8 @@ class State:
             if old is not None:
                 index = _without(index, old.volume_id, image.id)
             index = _with(index, image.volume_id, image.id)
-        waiting, base = self._images_by_base, _awaited_base(image)
-        old_base = None if old is None else _awaited_base(old)
+        waiting, base = self._images_by_base, awaited_base(image)
+        old_base = None if old is None else awaited_base(old)
         if old_base != base:
             waiting = _with(_without(waiting, old_base, image.id), base, image.id)
         return replace(
@@ -141,7 +141,7 @@ class State:
             self,
             images=self.images.delete(image_id),
             _images_by_volume=_without(self._images_by_volume, image.volume_id, image_id),
-            _images_by_base=_without(self._images_by_base, _awaited_base(image), image_id),
+            _images_by_base=_without(self._images_by_base, awaited_base(image), image_id),
             held=_gone(self.held, image_id),
         )
 

@@ -47,9 +47,11 @@ def why_link_broken(link: Image, volume: Volume, missing: Missing) -> str | None
 def merge_dependent(state: State, image: Image) -> Volume | None:
     """The one volume that a weak image can be merged with; None if it cannot be merged.
 
-    Attachments do not count here: they only postpone a merge.
+    A base that a copy waits for is kept as it is. Attachments do not count here: they only postpone a merge.
     """
     if image.is_strong or image.held_for or image.pending or image.volume_id is None:
+        return None
+    if state.waiting_for(image.id):
         return None
     dependents = state.dependents(image.id)
     if len(dependents) != 1:

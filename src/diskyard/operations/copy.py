@@ -42,7 +42,7 @@ from diskyard.planner.copy import PendingImage
 from diskyard.planner.same import source_of, why_another
 from diskyard.planner.switch import Switch
 from diskyard.repository.repository import Repository
-from diskyard.repository.settled import look_at, volumes_below
+from diskyard.repository.settled import commit_looking, look_at, volumes_below
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     """Copy an image. On return the copy is recorded durably, and the source can be used at once.
 
     A mend fills the copy. It stores what differs from the base, and reads the rest from the base. A Snapshot
-    keeps its id. If the target has it already, nothing is copied.
+    keeps its id. If the target has it already, nothing is copied. If the target has it broken, the source is
+    held until the mend has restored it.
 
     :raises diskyard.errors.ImageInUse: the source or the base is a VirtualDisk that is attached, and nothing
         can be said to its guest from here.
@@ -96,11 +97,12 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     home_repo, home_state, source = engine.connections.find(
         request.image_id, request.options, target_repo, known
     )
+    known[home_repo.marker] = home_state
+    if source.kind == "virtual_disk" or home_repo.marker == target_repo.marker:
+        _require_same_elsewhere(engine, request, home_repo, source, known)
     if source.kind == "snapshot":
         _require_snapshot_options(request)
         image_id = source.id
-        if home_repo.marker == target_repo.marker:
-            _require_same_elsewhere(engine, request, target_repo, source)
     else:
         image_id = request.options.new_image_id or new_uuid()
     if request.base_image_id == image_id:
@@ -108,7 +110,6 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
     asked = _Copy(engine, request, home_repo, home_state, source, target_repo, target_state, image_id, digest)
     if not _is_here(asked):
         if not asked.keeps_id:
-            known[home_repo.marker] = home_state
             require_new_id(engine, target_repo, image_id, known)
         with target_repo.work_on([image_id]):
             _commit_copy(asked)
@@ -116,31 +117,45 @@ def copy_image(engine: Engine, request: CopyImage) -> Outcome:
 
 
 def _was_made(state: State, request: CopyImage, digest: str) -> bool:
-    """Whether this very request has made its image before, under the id that the caller chose."""
+    """Whether this very request has made its image before, under the id that the caller chose.
+
+    A Snapshot that keeps its id is looked at instead.
+    """
+    if request.options.new_image_id == request.image_id:
+        return False
     image = state.images.get(request.options.new_image_id or "")
     return image is not None and image.is_strong and image.request_digest == digest
 
 
 def _require_same_elsewhere(
-    engine: Engine, request: CopyImage, target_repo: Repository, image: Image
+    engine: Engine, request: CopyImage, home_repo: Repository, image: Image, known: dict[str, State]
 ) -> None:
-    """Refuse to call a copy done if a searched repository has another image under this id than the target.
+    """Refuse to copy an image, or to call it copied, if a searched repository has another one under its id.
 
+    Nothing is refused if the caller has selected the repository by a hint.
+
+    :param home_repo: the repository in which the image was found, before some of the others were searched.
+    :param known: the states that the verb has read, by the markers of their repositories. The states that
+        this reads are added.
     :raises diskyard.errors.ImageIdInUse: a repository that is searched has other bytes under the id.
     """
+    if image.id in request.options.image_hints:
+        return
     named = request.options.participating_repositories
     searched = map(engine.connections.get, named) if named is not None else engine.connections.repositories()
     for other_repo in searched:
-        if other_repo.marker == target_repo.marker:
+        if other_repo.marker == home_repo.marker:
             continue
         try:
-            other = other_repo.state().images.get(image.id)
+            state = known[other_repo.marker] = known.get(other_repo.marker) or other_repo.state()
         except errors.DiskyardError:
-            continue  # what counts is that the target has the image
+            continue  # what counts is the repository that has the image
+        other = state.images.get(image.id)
         if other is not None and other.is_strong and (why := why_another(image, other)) is not None:
             raise errors.ImageIdInUse(
-                f"Repository {other_repo.repo_id} has another image under the id {image.id}: {why}.",
-                advice="Remove the one that is not meant, then copy the other.",
+                f"Repository {other_repo.repo_id} has another image under the id {image.id} than "
+                f"{home_repo.repo_id}: {why}.",
+                advice="Select the one that is meant with imageHints, or remove the other.",
                 imageId=image.id,
             )
 
@@ -180,7 +195,8 @@ def _is_here(asked: _Copy) -> bool:
         return already_made(asked.target_state, asked.image_id, asked.digest)
     if asked.image_id not in asked.target_state.images:
         return False
-    return asked.target_repo.commit(partial(_snapshot_is_here, asked), asked.author).result
+    here = commit_looking(asked.target_repo, asked.image_id, partial(_snapshot_is_here, asked), asked.author)
+    return here.result
 
 
 def _snapshot_is_here(asked: _Copy, draft: Draft) -> bool:
@@ -188,16 +204,24 @@ def _snapshot_is_here(asked: _Copy, draft: Draft) -> bool:
 
 
 def _begin(asked: _Copy, pending: PendingImage, draft: Draft) -> bool:
-    """Plan the copy; False if whoever had the lease before has made this very copy."""
-    if asked.keeps_id and _snapshot_is_here(asked, draft):
-        return False
+    """Plan the copy; False if whoever had the lease before has made this very copy.
+
+    If the target has the Snapshot broken, there is nothing to plan: what is held is for its mend.
+    """
+    if asked.keeps_id:
+        if _snapshot_is_here(asked, draft):
+            return False
+        if planner.ask_to_restore(draft, asked.source, asked.request.user_data, asked.digest):
+            return True
     return planner.begin(draft, pending, asked.target_repo.storage.capabilities)
 
 
 def _commit_copy(asked: _Copy) -> None:
     """Hold the source, then publish the copy, then check that the hold still stands."""
     base_id = asked.request.base_image_id
-    freezes_base = base_id is not None and _is_disk_here(asked, base_id)
+    is_lost = asked.image_id in asked.target_state.images  # it is to be restored, with the base that it had
+    base = None if base_id is None or is_lost else _base_here(asked, base_id)
+    freezes_base = base is not None and base.kind == "virtual_disk"
     if freezes_base or not asked.keeps_id:
         # Freezing needs an unattached disk, and leaves an overlay. Avoid it if whoever had the lease before
         # has made this copy.
@@ -208,15 +232,15 @@ def _commit_copy(asked: _Copy) -> None:
     hold = copy_hold(asked.target_repo, asked.image_id, ids.work_id)
     frozen = _hold_source(asked, hold)
     with release_if_refused(asked.home_repo, frozen.id, hold, asked.author):
-        published = _publish(asked, frozen, ids, freezes_base=freezes_base)
+        published = _publish(asked, frozen, ids, base)
     if published is None:
         release_hold(asked.home_repo, frozen.id, hold, asked.author)
         return
     require_hold(asked.home_repo, frozen.id, hold, asked.target_repo, published, asked.image_id, asked.author)
 
 
-def _is_disk_here(asked: _Copy, base_id: str) -> bool:
-    """Whether the base is a VirtualDisk of the target. Else it is a Snapshot, which may not be there yet.
+def _base_here(asked: _Copy, base_id: str) -> Image | None:
+    """The base, if the target has it: a Snapshot or a VirtualDisk. Else it is a Snapshot, and may come later.
 
     :raises diskyard.errors.NotASnapshot: the base is a VirtualDisk of another repository. It can never come
         to the target under this id.
@@ -228,7 +252,7 @@ def _is_disk_here(asked: _Copy, base_id: str) -> bool:
             require_no_stranger(asked.target_repo, sight.state, base_id)
             settle_disk(asked.target_repo, sight.state, base_id, asked.author)
             planner.copy_source(sight, base_id, but_live=True)
-        return image.kind == "virtual_disk"
+        return image
     known = {asked.home_repo.marker: asked.home_state, asked.target_repo.marker: sight.state}
     _, _, elsewhere = asked.engine.connections.find(base_id, asked.request.options, known=known)
     if elsewhere.kind != "snapshot":
@@ -237,7 +261,7 @@ def _is_disk_here(asked: _Copy, base_id: str) -> bool:
             advice="Use a base of the target repository, or a Snapshot.",
             imageId=base_id,
         )
-    return False
+    return None
 
 
 def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
@@ -249,14 +273,16 @@ def _hold_source(asked: _Copy, hold: CopyHold) -> Image:
     return freeze_disk(asked.engine, home_repo, asked.home_state, source.id, hold, asked.author)[0]
 
 
-def _publish(asked: _Copy, frozen: Image, ids: WorkIds, *, freezes_base: bool) -> State | None:
+def _publish(asked: _Copy, frozen: Image, ids: WorkIds, base: Image | None) -> State | None:
     """Commit the copy in the target. A base that is a VirtualDisk is frozen in the same transaction.
 
+    :param base: the base, if the target has it.
     :returns: the state after the commit; None if the copy was made before.
     """
     request, source = asked.request, asked.source
     now = asked.engine.host.clock.now()
     base_id = request.base_image_id
+    freezes_base = base is not None and base.kind == "virtual_disk"
     pending = PendingImage(
         image_id=asked.image_id,
         ids=ids,
@@ -274,10 +300,11 @@ def _publish(asked: _Copy, frozen: Image, ids: WorkIds, *, freezes_base: bool) -
         rate_limit_bytes_per_s=request.options.rate_limit,
         track_changes=request.options.track_changes,
         tracked_disk_id=source.id if source.kind == "virtual_disk" else None,
+        base_was_here=base is not None and not freezes_base,
     )
     if base_id is not None and freezes_base:
         return _publish_on_disk(asked, pending, base_id)
-    begun = asked.target_repo.commit(partial(_begin, asked, pending), asked.author)
+    begun = commit_looking(asked.target_repo, asked.image_id, partial(_begin, asked, pending), asked.author)
     return begun.state if begun.result else None
 
 

@@ -251,18 +251,17 @@ def require_hold(
     A clean can have released the hold in between only if this process had lost its lease.
 
     :param published: the target's state after the entry that made the copy.
-    :raises diskyard.errors.LeaseHeld: the hold was released; the copy is taken back.
+    :raises diskyard.errors.LeaseHeld: the hold was released; the copy is taken back, if it is pending.
     """
     # If both are in one repository, the state after the copy's entry is new enough. Else the log is read.
     state = published if home_repo.log is target_repo.log else home_repo.state()
     image = state.images.get(image_id)
     if image is not None and hold in image.held_for:
         return
-    with contextlib.suppress(errors.ImageNotFound):  # somebody else has removed it already
-        target_repo.commit(lambda draft: change.remove(draft, copy_id), author)
+    target_repo.commit(lambda draft: change.take_back(draft, copy_id), author)
     raise errors.LeaseHeld(
         f"The data that copy {copy_id} reads was released by another host meanwhile.",
-        advice="The copy was taken back; copy the image again.",
+        advice="Copy the image again.",
         imageId=copy_id,
     )
 

@@ -49,7 +49,7 @@ def extend_virtual_disk(engine: Engine, request: ExtendVirtualDisk) -> Outcome:
         require_no_stranger(repo, state, image_id)
         work_id = new_uuid()
         if request.size != disk.size_bytes and not repo.gains_zeros:
-            _note_filling(engine, repo, image_id, work_id)
+            _note_filling(repo, image_id, work_id)
         begun = repo.commit(
             lambda draft: planner.begin_extend(draft, image_id, request.size, work_id), author, missing
         )
@@ -77,7 +77,7 @@ def _extend(
         commit_looking(repo, image_id, lambda draft: planner.seal_extend(draft, image_id, grown), author)
 
 
-def _note_filling(engine: Engine, repo: Repository, image_id: str, work_id: str) -> None:
+def _note_filling(repo: Repository, image_id: str, work_id: str) -> None:
     """Record in the progress file that the bytes which an extend adds are not zeros yet; durable on return.
 
     This is done before the intent is published. The bytes alone do not tell whether the storage had them, or
@@ -85,22 +85,28 @@ def _note_filling(engine: Engine, repo: Repository, image_id: str, work_id: str)
     size.
     """
     with os_errors("noting that an extend begins"):
-        repo.put_progress(
-            Progress(
-                image_id=image_id,
-                host=engine.host.identity,
-                fix="extend",
-                stage="1/1",
-                percent=-1,
-                work_id=work_id,
-            )
-        )
+        _put_note(repo, image_id, work_id)
 
 
 def _forget_filling(repo: Repository, image_id: str) -> None:
+    """Take the note away. It is made another one first: a power cut may bring back what was removed."""
     if not repo.gains_zeros:
         with os_errors("noting that an extend has filled a volume"):
+            _put_note(repo, image_id, None)
             repo.storage.remove_progress(image_id)
+
+
+def _put_note(repo: Repository, image_id: str, work_id: str | None) -> None:
+    repo.put_progress(
+        Progress(
+            image_id=image_id,
+            host=repo.host.identity,
+            fix="extend",
+            stage="1/1",
+            percent=-1,
+            work_id=work_id,
+        )
+    )
 
 
 def _is_filling(repo: Repository, image_id: str, volume: Volume) -> bool:

@@ -15,7 +15,7 @@ from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Building, Image, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
-from diskyard.planner.common import Superseded, require_sound
+from diskyard.planner.common import Superseded, base_image, require_sound
 from diskyard.planner.volume_kind import Content, VolumeKind, choose_kind
 
 
@@ -137,13 +137,10 @@ def seal_volume(draft: Draft, new: NewVolume) -> Volume:
 
 
 def require_parent(state: State, image_id: str | None) -> None:
-    """Refuse a parent that has gone, or is going, since the work was planned.
+    """Refuse a parent that has gone, is going, or whose bytes may change.
 
-    :raises diskyard.planner.common.Superseded: the parent is gone, a merge consumes it, or it is a
-        VirtualDisk, whose bytes may change.
+    :raises diskyard.planner.common.Superseded: the image is no base: see
+        :func:`diskyard.planner.common.base_image`.
     """
-    if image_id is None:
-        return
-    parent = state.images.get(image_id)
-    if parent is None or parent.consumed_by is not None or parent.kind != "snapshot":
-        raise Superseded(f"image {image_id} is gone")
+    if image_id is not None and base_image(state, image_id) is None:
+        raise Superseded(f"image {image_id} is gone, or is not frozen")

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from diskyard import errors
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, Strategy, TrackHold
+from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.planner.building import NewVolume, WorkIds, seal_volume
 from diskyard.planner.common import (
@@ -29,19 +30,39 @@ def remove(draft: Draft, image_id: str) -> Image:
 
     :returns: the image as it was.
     :raises diskyard.errors.ImageInUse: it is attached; or the base of a copy that has no volume yet, and so
-        nothing but its request that would keep the base.
+        nothing but its request that would keep the base. A VirtualDisk with the base's id is no base.
     """
     image = strong_image(draft.state, image_id)
     require_unattached(draft.state, image)
-    for copy_id in sorted(draft.state.waiting_for(image_id)):
+    if image.kind == "snapshot":
+        _require_not_awaited(draft.state, image_id)
+    _make_weak(draft, image)
+    return image
+
+
+def take_back(draft: Draft, copy_id: str) -> None:
+    """Remove a pending copy that was not answered: nothing keeps its bytes.
+
+    A copy that waits for this one as its base does not keep it: force completes that one without it. An image
+    that is not pending stays: others have completed it, or it is a Snapshot that was there before.
+    """
+    image = draft.state.images.get(copy_id)
+    if image is not None and image.is_strong and image.pending is not None:
+        _make_weak(draft, image)
+
+
+def _require_not_awaited(state: State, image_id: str) -> None:
+    for copy_id in sorted(state.waiting_for(image_id)):
         raise errors.ImageInUse(
             f"Image {image_id} is the base of image {copy_id}, which is still to be copied.",
             advice="Let the copy be completed first (checkStorageRepository lists its mend), or remove it.",
             imageId=image_id,
         )
-    end_trackers(draft, image_id)
+
+
+def _make_weak(draft: Draft, image: Image) -> None:
+    end_trackers(draft, image.id)
     draft.put_image(replace(image, visibility="weak", user_data=None))
-    return image
 
 
 def end_trackers(draft: Draft, disk_id: str, copy_id: str | None = None) -> bool:

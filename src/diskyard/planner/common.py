@@ -89,6 +89,39 @@ def _refuse_broken(state: State, image: Image, missing: Missing) -> None:
         )
 
 
+def base_image(state: State, image_id: str | None) -> Image | None:
+    """The image with this id, if a volume may read it: nobody changes its bytes, and no merge consumes it."""
+    image = state.images.get(image_id or "")
+    if image is None or image.kind != "snapshot" or image.consumed_by is not None:
+        return None
+    return image if _is_frozen(state, image) else None
+
+
+def _is_frozen(state: State, image: Image) -> bool:
+    """Whether nobody writes to an image's volume, and the image's record says what its bytes are.
+
+    A kind does not tell. Until a switch is sealed, the image that it makes is on its disk's volume, which a
+    guest may be given. If the disk then goes, the record still has the origin of the bytes before the guest.
+    """
+    on_it = () if image.volume_id is None else state.images_on(image.volume_id)
+    if any(state.images[key].kind == "virtual_disk" for key in on_it) or _is_left(state, image):
+        return False
+    return image.is_strong or image.captured is not None or not _is_being_made(state, image)
+
+
+def _is_left(state: State, image: Image) -> bool:
+    """Whether a running guest is being moved from an image's volume, and may still write there."""
+    naming = () if image.volume_id is None else state.attachments_naming(image.volume_id)
+    switches = (state.attachments[key].switching for key in naming)
+    return any(switching is not None and switching.image_id == image.id for switching in switches)
+
+
+def _is_being_made(state: State, image: Image) -> bool:
+    """Whether a switch that makes an image is not sealed: the overlay that reads it is built for it."""
+    readers = (state.volumes[key].building for key in state.dependents(image.id))
+    return any(building is not None and building.image_id == image.id for building in readers)
+
+
 def require_unattached(
     state: State, image: Image, *, but_readers: bool = False, but_live: bool = False
 ) -> None:

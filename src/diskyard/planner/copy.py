@@ -25,6 +25,7 @@ from diskyard.model.transaction import Draft
 from diskyard.planner.building import WorkIds, begin_filled
 from diskyard.planner.common import (
     already_made,
+    base_image,
     new_image,
     require_openable,
     require_unattached,
@@ -40,6 +41,7 @@ class PendingImage:
 
     :param base_image_id: the image in this repository that the volume is to read: a Snapshot, which may not
         be here yet, or the frozen image of a VirtualDisk.
+    :param base_was_here: the request relies on a base that was seen here. Nobody will copy it here again.
     """
 
     image_id: str
@@ -58,6 +60,7 @@ class PendingImage:
     rate_limit_bytes_per_s: int = 0
     track_changes: bool = False
     tracked_disk_id: str | None = None
+    base_was_here: bool = False
 
 
 def begin(draft: Draft, request: PendingImage, capabilities: Capabilities) -> bool:
@@ -109,12 +112,22 @@ def _captured(draft: Draft, request: PendingImage) -> Origin | None:
 
 
 def _base(state: State, request: PendingImage) -> Image | None:
-    """The base, if it is here and usable. A base that itself waits for this image is refused."""
-    base = state.images.get(request.base_image_id or "")
-    if base is None or base.consumed_by is not None:
+    """The base, if it is here and usable.
+
+    A base that itself waits for this image is refused, and one that was here and has gone.
+    """
+    named = state.images.get(request.base_image_id or "")
+    if (
+        named is not None and named.kind != "snapshot"
+    ):  # it was made under this id meanwhile, and its bytes may change
+        raise errors.NotASnapshot(f"The base {named.id} is a VirtualDisk.", imageId=named.id)
+    base = base_image(state, request.base_image_id)
+    if base is None and request.base_was_here:
+        raise errors.ImageNotFound(
+            f"The base {request.base_image_id} was removed meanwhile.", imageId=request.base_image_id
+        )
+    if base is None:
         return None
-    if base.kind != "snapshot":  # it was made under this id meanwhile, and its bytes may change
-        raise errors.NotASnapshot(f"The base {base.id} is a VirtualDisk.", imageId=base.id)
     _refuse_cycle(state, base, request.image_id)
     return base if why_broken(state, base) is None else None
 
@@ -134,23 +147,51 @@ def _refuse_cycle(state: State, base: Image, image_id: str) -> None:
 
 
 def snapshot_is_here(draft: Draft, source: Image, user_data: Any, request_digest: str) -> bool:
-    """Whether the target has the Snapshot, in whatever condition. A weak one becomes strong.
+    """Whether the target has the Snapshot, either whole or pending. A weak one becomes strong.
 
-    If it is broken, check lists its mend. An existing copy keeps its userData. One that had been removed
-    takes the caller's userData, as a new copy would.
+    An existing copy keeps its userData. One that had been removed takes the caller's userData, as a new copy
+    would.
 
     :param source: the Snapshot that is to be copied.
     :raises diskyard.errors.ImageIdInUse: the target has another image under this id.
+    :raises diskyard.model.looked.LookAgain: the plan has not looked at the target's volumes.
     """
-    image = draft.state.images.get(source.id)
-    if image is None or image.consumed_by is not None:
+    image = _same_snapshot(draft.state, source)
+    if image is None:
         return False
+    is_pending = image.pending is not None and image.is_strong  # and a hold keeps its source
+    if not is_pending and why_broken(draft.state, image, draft.missing) is not None:
+        return False
+    _make_strong(draft, image, user_data, request_digest)
+    return True
+
+
+def ask_to_restore(draft: Draft, source: Image, user_data: Any, request_digest: str) -> bool:
+    """Like :func:`snapshot_is_here`, for a target that may have the Snapshot broken. The source is held.
+
+    Check lists the mend that restores it. The hold lasts until the target has it whole.
+    """
+    image = _same_snapshot(draft.state, source)
+    if image is None:
+        return False
+    _make_strong(draft, image, user_data, request_digest)
+    return True
+
+
+def _same_snapshot(state: State, source: Image) -> Image | None:
+    image = state.images.get(source.id)
+    if image is None or image.consumed_by is not None:
+        return None
     if (why := why_another(source, image)) is not None:
         raise errors.ImageIdInUse(
             f"The target has another image under the id {source.id}: {why}.",
             advice="If nobody needs that image, remove it first, and run the fixes that check then lists.",
             imageId=source.id,
         )
+    return image
+
+
+def _make_strong(draft: Draft, image: Image, user_data: Any, request_digest: str) -> None:
     if not image.is_strong:
         draft.put_image(
             replace(
@@ -161,7 +202,6 @@ def snapshot_is_here(draft: Draft, source: Image, user_data: Any, request_digest
                 revision=draft.entry,
             )
         )
-    return True
 
 
 def copy_source(seen: Seen, image_id: str, *, but_live: bool = False) -> Image:

@@ -22,6 +22,7 @@ from diskyard.planner.building import (
 )
 from diskyard.planner.common import (
     Superseded,
+    base_image,
     require_usable,
 )
 from diskyard.planner.same import names_history, why_another
@@ -59,6 +60,23 @@ def take_over(
     return new, old
 
 
+def forget_base(draft: Draft, was: Image) -> Image:
+    """Let a pending image need no base: all of its bytes are where it is copied from.
+
+    A volume that it may have reads the base, and is left to be cleaned.
+
+    :param was: the image as it was when this was decided.
+    :returns: the image, without base and volume.
+    :raises Superseded: the image is no longer pending, or other work has it.
+    """
+    image = draft.state.images.get(was.id)
+    if image is None or image.pending is None or image.pending != was.pending or not image.is_strong:
+        raise Superseded(f"image {was.id} is not pending any more, or is another's work")
+    alone = replace(image, volume_id=None, pending=replace(image.pending, base_image_id=None))
+    draft.put_image(alone)
+    return alone
+
+
 def seal_pending(draft: Draft, image_id: str, new: NewVolume) -> Image:
     """Commit that the image is whole.
 
@@ -88,8 +106,8 @@ def begin_restore(
         raise Superseded(f"image {was.id} needs no mending")
     assert image.volume_id is not None
     parent_id = draft.state.volumes[image.volume_id].parent_image_id
-    parent = draft.state.images.get(parent_id or "")
-    if parent is None or parent.consumed_by or why_broken(draft.state, parent, draft.missing):
+    parent = base_image(draft.state, parent_id)
+    if parent is None or why_broken(draft.state, parent, draft.missing):
         parent_id = None
     return image, begin_filled(draft, ids, image, capabilities, parent_id)
 

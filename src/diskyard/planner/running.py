@@ -52,9 +52,11 @@ def require_not_switching(attachment: Attachment) -> None:
         )
 
 
-def expect_guest(draft: Draft, attachment: Attachment, frozen: Image, overlay_id: str, work_id: str) -> None:
-    """Say that the guest of an attachment is to follow its disk to an overlay."""
+def expect_guest(draft: Draft, attachment: Attachment, frozen: Image, work_id: str) -> None:
+    """Say that the guest of an attachment is to follow its disk to the volume that the disk is on now."""
+    overlay_id = draft.state.images[attachment.image_id].volume_id
     assert frozen.volume_id is not None
+    assert overlay_id is not None
     switching = Switching(
         work_id=work_id, image_id=frozen.id, from_volume_id=frozen.volume_id, to_volume_id=overlay_id
     )

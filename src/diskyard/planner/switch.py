@@ -115,7 +115,8 @@ def _discard_abandoned(draft: Draft, request: Switch) -> None:
     if image is None or image.is_strong or image.request_digest != request.request_digest:
         return
     dependents = [draft.state.volumes[key] for key in draft.state.dependents(image.id)]
-    if image.held_for or not all(volume.state == "building" for volume in dependents):
+    own = (volume.building is not None and volume.building.image_id == image.id for volume in dependents)
+    if image.held_for or not all(own):
         return  # it was a Snapshot, and others need it: its id is in use
     for volume in dependents:
         draft.put_volume(doomed(volume))
@@ -157,15 +158,14 @@ def seal(draft: Draft, request: Switch, new: NewVolume) -> Image:
         strategy=request.strategy or disk.strategy,
         visibility="strong" if request.hold is None else "weak",
     )
-    if writer is not None:
-        frozen = replace(frozen, visibility="weak", captured=None)  # the guest still writes to it
     draft.put_image(frozen)
-    seal_volume(draft, new)
     disk = replace(disk, volume_id=overlay.id)
-    if writer is not None:
-        running.expect_guest(draft, writer, frozen, overlay.id, new.work_id)
-        disk = replace(disk, data_generation=draft.entry, origin=None)
     draft.put_image(disk)
+    seal_volume(draft, new)  # now that nothing writes to the frozen image any more
+    if writer is not None:  # but the guest does, until it has followed
+        draft.put_image(replace(frozen, visibility="weak", captured=None))
+        draft.put_image(replace(disk, data_generation=draft.entry, origin=None))
+        running.expect_guest(draft, writer, frozen, new.work_id)
     return frozen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from diskyard.model.capabilities import Capabilities
 from diskyard.model.records import Image, ImageSource, Pending, Volume
@@ -93,6 +94,7 @@ def test_a_weak_image_with_one_ready_dependent_can_be_merged() -> None:
         lambda s: s.put_image(image("w", "p")),
         lambda s: s.put_image(weak("w", "p", held_for=(copy_hold(),))),
         lambda s: s.put_image(weak("w", "p", pending=PENDING)),
+        lambda s: s.put_image(disk("c", None, pending=replace(PENDING, base_image_id="w"))),
         lambda s: s.put_volume(volume("u", "w")),
         lambda s: s.put_volume(building("v", "d", "w")),
         lambda s: s.remove_image("d"),
@@ -148,6 +150,8 @@ def test_exclusive_is_what_removing_frees() -> None:
     assert exclusive_bytes(more, more.chain(d), allocated) == 1
     held = found.put_image(weak("w", "p", held_for=(copy_hold(),)))
     assert exclusive_bytes(held, held.chain(d), allocated) == 1
+    awaited = found.put_image(disk("c", None, pending=replace(PENDING, base_image_id="w")))
+    assert exclusive_bytes(awaited, awaited.chain(d), allocated) == 1
     read = found.put_volume(volume("u", "d"))
     assert exclusive_bytes(read, read.chain(d), allocated) == 0
     assert exclusive_bytes(found, found.chain(found.images["s"]), allocated) == 0

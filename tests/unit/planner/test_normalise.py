@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
+from msgspec.structs import replace
 
 from diskyard import errors
-from diskyard.model.records import Image, ImageSource, Pending
+from diskyard.model.records import Image, ImageSource, Origin, Pending
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.planner.change import remove
 from diskyard.planner.normalise import normalise, verify
-from tests.unit.records import attachment, building, copy_hold, disk, image, state, volume, weak
+from tests.unit.records import ENTRY, attachment, building, copy_hold, disk, image, state, volume, weak
 
 #: d -> v -> w (weak) -> p -> s (strong) -> r
 CHAIN = state(
@@ -72,6 +74,26 @@ def test_a_hold_keeps_an_image_and_releasing_it_lets_go() -> None:
     assert doomed(found) == {"v", "p"}
 
 
+def test_a_weak_base_stays_while_a_copy_waits_for_it() -> None:
+    """Not if the base itself was cancelled, nor if the switch that was to make it is not sealed."""
+    waiting = disk("c", None, pending=replace(PENDING, base_image_id="w"))
+    captured = Origin(marker="m", image_id="d", data_generation=ENTRY)
+    awaited = CHAIN.put_image(waiting).put_image(weak("w", "p", captured=captured))
+    found = after(awaited, lambda draft: remove(draft, "d"))
+    assert set(found.images) == {"w", "s", "c"}
+    assert doomed(found) == {"v"}
+    for change in (
+        lambda draft: remove(draft, "c"),
+        lambda draft: draft.put_image(replace(waiting, pending=PENDING)),
+    ):
+        assert "w" not in after(found, change).images
+    begun = found.put_volume(building("n", "c", "w"))
+    assert "w" in after(begun, lambda draft: draft.put_image(replace(waiting, volume_id="n"))).images
+    for gone in (weak("w", None, pending=PENDING), weak("w", "v")):
+        live = state(disk("d", "v"), volume("v"), waiting)
+        assert "w" not in after(live, partial(Draft.put_image, image=gone)).images
+
+
 def test_an_attachment_keeps_every_volume_of_its_graph() -> None:
     used = CHAIN.put_attachment(attachment("a", "d", "v", "p", "r"))
     # A merge has given the disk another volume; its guest still has the old ones.
@@ -116,6 +138,8 @@ def _forget(draft: Draft, volume_id: str) -> None:
         ("I1", lambda draft: draft.put_volume(building("v", "d", "w"))),
         ("I2", lambda draft: draft.put_image(image("s", "r", consumed_by="p"))),
         ("I2", lambda draft: draft.put_volume(volume("r", "d"))),
+        ("I2", lambda draft: draft.put_image(disk("n", "p"))),
+        ("I2", lambda draft: draft.put_volume(volume("n", "d"))),
         ("I3", lambda draft: draft.put_volume(volume("v", state="doomed"))),
         ("I3", lambda draft: draft.put_volume(volume("r", state="doomed"))),
         ("I3", lambda draft: _forget(draft, "stray")),

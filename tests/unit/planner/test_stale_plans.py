@@ -212,6 +212,22 @@ def test_a_base_that_came_meanwhile_as_a_disk() -> None:
         begin_copy(draft_on(state(disk("b", "v"), volume("v"))), asked, CAPABILITIES)
 
 
+def test_a_base_that_a_switch_is_making() -> None:
+    """It is on its disk's own volume until the switch is sealed: nothing reads it before that."""
+    pending = disk("c", "n", pending=_pending(work_id="w"))
+    found = state(pending, building("n", "c", "b"), weak("b", "v"), volume("v"))
+    new = NewVolume(found.volumes["n"])
+    seal_pending(draft_on(found), "c", new)
+    take_over(draft_on(found), pending, WorkIds("m", "new"), keep=True, capabilities=CAPABILITIES)
+    for being_made in (found.put_image(disk("d", "v")), found.put_volume(building("o", "b", "b"))):
+        with pytest.raises(Superseded):
+            seal_pending(draft_on(being_made), "c", new)
+        with pytest.raises(Superseded):
+            take_over(
+                draft_on(being_made), pending, WorkIds("m", "new"), keep=True, capabilities=CAPABILITIES
+            )
+
+
 def _pending(**more: object) -> Pending:
     source = ImageSource(marker=MARKER, image_id="s")
     return Pending(**{"work_id": "old", "source": source, "base_image_id": "b", **more})  # type: ignore[arg-type]
