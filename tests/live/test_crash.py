@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,12 @@ import pytest
 from diskyard.testing.effort import Effort
 from diskyard.testing.live_runs import FATES, THEN, LiveBench
 from diskyard.testing.scenarios import LIVE
-from diskyard.testing.scenarios.live import LiveScenario
+from diskyard.testing.scenarios.live import LiveScenario, interrupted
 from diskyard.testing.steps import Side
 from tests.conftest import Tally
 
 SIDES: tuple[Side, ...] = ("before", "after")
-MOST = 5  # of the runs of a scenario, in a quick run
+MOST = 4  # of the runs of a scenario, in a quick run
 
 
 @pytest.mark.parametrize("scenario", LIVE, ids=lambda scenario: scenario.name)
@@ -40,3 +41,30 @@ def test_killed_at_every_step(
             error.add_note(f"{side} step {step}, {bench.steps[step]}: the guest {fate}, then {then}")
             raise
         tally("live", runs=1)
+
+
+SNAPSHOT_WITH_ID = next(scenario for scenario in LIVE if scenario.name == "live create snapshot with an id")
+
+
+@pytest.mark.parametrize("followed", [False, True])
+def test_a_repeated_request_ends_what_it_began(followed: bool, quick_folder: Path, effort: Effort) -> None:
+    """It has the lease of the Snapshot already that the interrupted one would have made."""
+    bench = LiveBench(replace(SNAPSHOT_WITH_ID, begin=interrupted(followed=followed)), quick_folder)
+    chance = effort.random("repeated", followed)
+    with bench.run() as run:
+        run.go_on("retry", chance)
+        run.judge(chance, answered=True)
+
+
+def test_a_repeated_request_once_the_guest_has_ended(quick_folder: Path, effort: Effort) -> None:
+    """What was done is answered, though nothing more could be done."""
+    bench = LiveBench(SNAPSHOT_WITH_ID, quick_folder)
+    chance = effort.random("repeated, and ended")
+    with bench.run() as run:
+        service = run.service()
+        run.retry(service)
+        run.meet("ends")
+        run.retry(service)
+        service.close()
+        run.go_on("teardown", chance)
+        run.judge(chance, answered=True)

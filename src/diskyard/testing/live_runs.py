@@ -1,21 +1,21 @@
 """A verb on the disk of a guest that writes: it is interrupted, the guest lives or dies, and all is judged.
 
-A :class:`LiveRun` has a world, a host that has told its Diskyard of the guest, and the guest. What the verb is
-interrupted by is the suite's. Then the same host goes on in another process, as :attr:`LiveRun.go_on` has it,
-the guest ends, and :meth:`LiveRun.judge` requires what must be true whatever happened.
+A :class:`LiveRun` has a world, a host that has told its Diskyard of the guest, and the guest. What interrupts
+the verb is the suite's. Then the same host goes on in another process, and the guest ends:
+:meth:`LiveRun.go_on`. :meth:`LiveRun.judge` requires what must be true whatever happened.
 """
 
 from __future__ import annotations
 
 import random
 import shutil
-
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 from diskyard import errors
 from diskyard.fixes.runner import run_fix
+from diskyard.live.monitor import NobodyAnswers
 from diskyard.model.fix import CleanSwitch
 from diskyard.model.records import Attachment
 from diskyard.model.verbs import EVERY_CALL, VERBS
@@ -52,7 +52,7 @@ class LiveRun:
     """One run; a context manager, in which the guest runs until it is ended.
 
     :ivar guest: the guest.
-    :ivar before: the last write that was acknowledged before the scenario.
+    :ivar before: the last write that was acknowledged before the scenario froze anything.
     """
 
     def __init__(self, scenario: LiveScenario, world: World) -> None:
@@ -73,13 +73,12 @@ class LiveRun:
         try:
             if self.scenario.is_known:
                 make_known(world, service)
-            self.scenario.begin(world, service, self.guest)
+            self.before = self.scenario.begin(world, service, self.guest)
         except BaseException:
             self.guest.kill()
             raise
         finally:
             service.close()
-        self.before = self.guest.acknowledged()
         return self
 
     def __exit__(
@@ -175,10 +174,12 @@ class LiveRun:
             scenario.act(self.world, service)
         except StopIteration:
             assert fix, "only a fix can have nothing left to do"
-        except errors.ImageInUse:
+        except (errors.ImageInUse, NobodyAnswers):
             # What has been done is answered in the same way, whatever has become of the guest.
             assert not self.guest.is_alive(), "it is refused while the guest runs"
             assert not was_made, "it is refused, though it was done"
+        except errors.NotEmpty:
+            assert export_file(self.world).exists(), "nothing is in the way of the export"
         assert service.tasks.wait(timeout_s=_TASKS_END_S), "what it started does not end"
 
     def _is_there(self, service: Service, place: str | None, image_id: str) -> bool:
@@ -207,14 +208,11 @@ class LiveRun:
                 continue
             with asked_guest(service.engine, repo, attachment) as guest:
                 assert guest is not None, "the guest runs"
-                chain = tuple(volume.id for _, volume in self._chain(service))
+                state = repo.state()
+                chain = tuple(volume.id for _, volume in state.chain(state.images[self._disk[1]]))
                 assert guest.seen.chain[:1] == chain[:1], "the guest writes where the log has its disk"
                 assert set(chain) <= set(attachment.volume_ids), "its attachment names all that it reads"
                 assert (guest.seen.foreign, guest.seen.idle, guest.seen.job) == ((), (), None)
-
-    def _chain(self, service: Service) -> list[tuple[object, object]]:
-        state = service.connections.get("a").state()
-        return list(state.chain(state.images[self._disk[1]]))
 
     def _read_what_is_frozen(self, service: Service) -> None:
         """Snapshots can be read while the guest writes, and read the same ever after."""
@@ -269,16 +267,11 @@ class LiveRun:
                 if key not in self._made and self.scenario.content is not None:
                     assert data == self.scenario.content(self.world), f"the bytes of {image.id} in {place}"
                 else:
-                    judge(data, self._made.get(key, self._least()))
+                    judge(data, self._made.get(key, self.before))
                 self.world.images[key] = data
         missing = self._made.keys() - self.world.images.keys()
         assert not missing, f"it was answered, and is not there: {missing}"
         self._judge_made(made, answered=answered)
-
-    def _least(self) -> int:
-        """The write that is certainly in what the scenario froze: one that began before knows of none."""
-        is_verb = self.scenario.verb is not None and self.scenario.verb != "teardownImage"
-        return self.before if is_verb else 0
 
     def _judge_made(self, made: set[tuple[str, str]], *, answered: bool) -> None:
         """The scenario has made its image if it was answered; otherwise it may have."""
@@ -331,5 +324,3 @@ class LiveBench:
         """A run on a copy of the world."""
         self._runs += 1
         return LiveRun(self.scenario, self._prepared.copied(self._folder / f"run-{self._runs}"))
-
-

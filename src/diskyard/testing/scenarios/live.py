@@ -36,11 +36,14 @@ BASE_ID = "44444444-2222-4333-8444-555555555555"
 _TASKS_END_S = 120.0
 _EARLIER_WRITES = 5
 
-Begin = Callable[[World, Service, RunningGuest], object]
+Begin = Callable[[World, Service, RunningGuest], int]
+"""Does something on the guest's host after its start. The result is a write that is certainly in what the
+scenario freezes."""
 
 
-def nothing_before(world: World, service: Service, guest: RunningGuest) -> None:
+def nothing_before(world: World, service: Service, guest: RunningGuest) -> int:
     """Nothing is done between the guest's start and the verb."""
+    return guest.acknowledged()
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,7 @@ class LiveScenario(Scenario):
     :param makes: the repository in which it makes one image; None if it makes none.
     :param new_id: the id of that image, if the caller chose it.
     :param content: the bytes of that image; None for those of the guest's disk at one moment.
-    :param begin: what is done on the guest's host after its start, and before the scenario. It may end the
-        guest.
+    :param begin: what is done before the scenario. It may end the guest.
     :param is_known: whether Diskyard has been told before where the guest's monitor is.
     """
 
@@ -111,18 +113,21 @@ def beside_another(world: World, service: Service) -> None:
     world.write(service, "a", "e", 7, 0, 256 * KIB)
 
 
-def tracked(world: World, service: Service, guest: RunningGuest) -> None:
+def tracked(world: World, service: Service, guest: RunningGuest) -> int:
     """A copy in b from which a difference can be made, and writes since."""
     options = {"newImageId": BASE_ID, "trackChanges": True}
     call(service, "copyImage", {"targetRepoId": "b", "imageId": world.names["d"], "options": options})
     _wait(world, service)
     world.names["first copy"] = BASE_ID
     world.images["b", BASE_ID] = world.read(service, "b", BASE_ID)
-    guest.wait_for(3)
+    return guest.wait_for(3)
 
 
 class _Interrupted(BaseException):
     """Ends a verb as the death of its process does: nothing is undone, and nobody is told."""
+
+
+_SNAPSHOT = new("createSnapshot", targetRepoId="a", baseVirtualDiskId="@d")
 
 
 def interrupted(*, followed: bool) -> Begin:
@@ -134,11 +139,11 @@ def interrupted(*, followed: bool) -> Begin:
             move(*words)
         raise _Interrupted
 
-    def begin(world: World, service: Service, guest: RunningGuest) -> None:
-        asked = {"targetRepoId": "a", "baseVirtualDiskId": world.names["d"], "options": {"newImageId": NEW_ID}}
+    def begin(world: World, service: Service, guest: RunningGuest) -> int:
+        before = guest.acknowledged()
         with mock.patch.object(guests.RunningGuest, "move", cut):
             try:
-                call(service, "createSnapshot", asked)
+                _SNAPSHOT(world, service)
             except (_Interrupted, errors.InternalError):
                 pass
             else:
@@ -146,6 +151,7 @@ def interrupted(*, followed: bool) -> Begin:
         (attachment,) = service.connections.get("a").state().attachments_of(world.names["d"])
         assert attachment.switching is not None
         guest.wait_for(3)
+        return before
 
     return begin
 
@@ -153,9 +159,10 @@ def interrupted(*, followed: bool) -> Begin:
 def then_killed(begin: Begin) -> Begin:
     """The same, and then the guest is killed."""
 
-    def killed(world: World, service: Service, guest: RunningGuest) -> None:
-        begin(world, service, guest)
+    def killed(world: World, service: Service, guest: RunningGuest) -> int:
+        before = begin(world, service, guest)
         guest.kill()
+        return before
 
     return killed
 
@@ -217,7 +224,7 @@ LIVE = [
     LiveScenario(
         "live create snapshot with an id",
         written_before,
-        told(new("createSnapshot", targetRepoId="a", baseVirtualDiskId="@d")),
+        told(_SNAPSHOT),
         same,
         verb="createSnapshot",
         makes="a",
@@ -261,9 +268,7 @@ LIVE = [
         begin=tracked,
     ),
     LiveScenario("live export", written_before, told(_export), same, verb="exportImage"),
-    LiveScenario(
-        "live prepare", written_before, told(make_known), same, verb="prepareImage", is_known=False
-    ),
+    LiveScenario("live prepare", written_before, told(make_known), same, verb="prepareImage", is_known=False),
     *(
         LiveScenario(
             f"live fix of a switch that the guest {'followed' if followed else 'did not follow'}",
