@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from diskyard.errors import DiskyardError
 from diskyard.testing.effort import Effort
 from diskyard.testing.live_runs import FATES, THEN, LiveBench
 from diskyard.testing.scenarios import LIVE
@@ -26,6 +27,7 @@ def test_killed_at_every_step(
     tally("live")
     bench = LiveBench(scenario, quick_folder)
     tally("live", steps=len(bench.steps))
+    wrong: list[Exception] = []
     kinds = [(step, side, fate) for step in range(len(bench.steps)) for side in SIDES for fate in FATES]
     names = [f"{bench.steps[step]} {side} {fate}" for step, side, fate in kinds]
     for index in effort.sample_of_kinds(names, MOST, scenario.name, "live"):
@@ -37,10 +39,12 @@ def test_killed_at_every_step(
                 ran = run.kill_at(step, side, fate)
                 run.go_on(then, chance)
                 run.judge(chance, answered=ran.answered)
-        except BaseException as error:
+        except (AssertionError, DiskyardError) as error:
             error.add_note(f"{side} step {step}, {bench.steps[step]}: the guest {fate}, then {then}")
-            raise
+            wrong.append(error)
         tally("live", runs=1)
+    if wrong:
+        raise ExceptionGroup(f"{len(wrong)} runs", wrong)
 
 
 SNAPSHOT_WITH_ID = next(scenario for scenario in LIVE if scenario.name == "live create snapshot with an id")
