@@ -24,6 +24,7 @@ from diskyard.service import Service, call
 from diskyard.testing.crash import ACTING_HOST, Ran, held_scenario, run_scenario
 from diskyard.testing.running_guest import StorageDaemonGuest, judge
 from diskyard.testing.scenarios.live import (
+    BESIDE,
     OWNER,
     LiveScenario,
     answer_file,
@@ -111,6 +112,22 @@ class LiveRun:
             assert ran.killed or ran.answered, ran
         self.meet(fate)
         return ran
+
+    def beside(self, name: str) -> bool:
+        """Do something else in this process; return whether it was refused, as two cannot be done at once."""
+        place, act = BESIDE[name]
+        if name == "teardown":
+            self._end_guest(well=True)
+        service, before = self.service(), self.guest.acknowledged()
+        try:
+            made = act(self.world, service)
+        except (errors.LeaseHeld, errors.ImageInUse):
+            return True
+        finally:
+            service.close()
+        if place is not None:
+            self._made[place, made] = before
+        return False
 
     def meet(self, fate: Fate) -> None:
         """Let the guest meet its fate, if it has not ended before."""

@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 from diskyard import errors
+from diskyard.fixes.runner import run_fix
 from diskyard.model.fix import CleanSwitch
 from diskyard.operations import guests
 from diskyard.service import Service, call
@@ -211,6 +212,24 @@ def _disk_e(world: World) -> bytes:
 
 
 _TEARDOWN = verb("teardownImage", **DISK, options={**OWNER, **LATER})
+
+
+def _fix_switches(world: World, service: Service) -> None:
+    """Run the fixes of all switches that check lists, also of those that somebody works on."""
+    for fix in world.fixes(service, "a"):
+        if isinstance(fix.data.action, CleanSwitch):
+            run_fix(service.engine, service.connections.get("a"), fix.data.action)
+
+
+#: What is done beside a scenario: with the repository in which it makes one image, if it does.
+BESIDE: dict[str, tuple[str | None, Act]] = {
+    "create snapshot": ("a", verb("createSnapshot", targetRepoId="a", baseVirtualDiskId="@d")),
+    "copy": ("b", verb("copyImage", targetRepoId="b", imageId="@d", options=LATER)),
+    "prepare": (None, verb("prepareImage", **DISK, options=OWNER)),
+    "prepare with live": (None, make_known),
+    "fix": (None, _fix_switches),
+    "teardown": (None, _TEARDOWN),
+}
 
 LIVE = [
     LiveScenario(
