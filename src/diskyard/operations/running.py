@@ -58,7 +58,10 @@ def switch_running(
     :raises diskyard.errors.StorageError: the guest's QEMU refuses it, or does not answer. If it is not known
         whether the guest follows, the next verb on the disk asks it.
     """
-    state = settle_guest(engine, repo, attachment_id, author)
+    state = settle_guest(engine, repo, attachment_id, author, leased=asked.image_id)
+    made = state.images.get(asked.image_id)
+    if made is not None and made.is_strong and made.request_digest == asked.request_digest:
+        return None, state  # whatever has become of the guest since
     attachment = _attachment(state, attachment_id, asked.disk_id)
     with asked_guest(engine, repo, attachment) as guest:
         guest = require_as_recorded(repo, state, attachment, guest, author)
@@ -127,9 +130,12 @@ def _complete(
     return done.result, done.state
 
 
-def settle_guest(engine: Engine, repo: Repository, attachment_id: str, author: Author) -> State:
+def settle_guest(
+    engine: Engine, repo: Repository, attachment_id: str, author: Author, *, leased: str | None = None
+) -> State:
     """End a switch that was interrupted: ask the guest where it is, then complete or undo. Mostly only look.
 
+    :param leased: an image whose lease the caller has: that of a Snapshot which is asked for once more.
     :returns: the newest state. The attachment is not switching in it.
     :raises diskyard.errors.LeaseHeld: the verb that switches is at it.
     :raises diskyard.errors.ImageInUse: only another host, or another state directory, can ask the guest.
@@ -139,7 +145,8 @@ def settle_guest(engine: Engine, repo: Repository, attachment_id: str, author: A
     found = state.attachments.get(attachment_id)
     if found is None or found.switching is None:
         return state
-    with repo.work_on([found.switching.image_id], wait_s=_SETTLE_WAIT_S):
+    needed = [] if found.switching.image_id == leased else [found.switching.image_id]
+    with repo.work_on(needed, wait_s=_SETTLE_WAIT_S):
         state = repo.state()
         found = state.attachments.get(attachment_id)
         if found is None or found.switching is None:

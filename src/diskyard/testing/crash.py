@@ -25,6 +25,7 @@ from diskyard.testing.scenarios import find_scenario
 from diskyard.testing.steps import Side, Steps, stepping_host
 from diskyard.testing.world import World
 
+ACTING_HOST = "acting-host"
 _END_TIMEOUT_S = 120.0
 _ORPHANS_TIMEOUT_S = 10.0
 _POLL_S = 0.002
@@ -47,15 +48,18 @@ class Ran:
     killed: bool
 
 
-def run_scenario(name: str, world: World, *, kill_at: int | None = None, side: Side = "before") -> Ran:
+def run_scenario(
+    name: str, world: World, *, kill_at: int | None = None, side: Side = "before", earlier_boot: bool = True
+) -> Ran:
     """Run a scenario's operation in another process, which may be killed.
 
     :param kill_at: the index of the step at which it is killed; None to let it live.
     :param side: whether just before that step, or just after it.
+    :param earlier_boot: other hosts see that its boot has ended; see :func:`stepping_host`.
     """
     ours, theirs = FORKING.Pipe()
     run_id = new_nonce()
-    args = (name, _bare(world), run_id, kill_at, side, False, theirs)
+    args = (name, _bare(world), run_id, kill_at, side, False, earlier_boot, theirs)
     process = FORKING.Process(target=_play, args=args)
     process.start()
     theirs.close()
@@ -87,7 +91,7 @@ def held_scenario(name: str, world: World, *, hold_at: int) -> Iterator[Held]:
     """Run a scenario's operation in another process, which waits before a step until it may go on."""
     ours, theirs = FORKING.Pipe()
     run_id = new_nonce()
-    args = (name, _bare(world), run_id, hold_at, "before", True, theirs)
+    args = (name, _bare(world), run_id, hold_at, "before", True, False, theirs)
     process = FORKING.Process(target=_play, args=args)
     process.start()
     theirs.close()
@@ -120,12 +124,19 @@ def _listen(pipe: Connection, first: Any = None) -> Ran:
 
 
 def _play(
-    name: str, world: World, run_id: str, stop_at: int | None, side: Side, hold: bool, pipe: Connection
+    name: str,
+    world: World,
+    run_id: str,
+    stop_at: int | None,
+    side: Side,
+    hold: bool,
+    earlier_boot: bool,
+    pipe: Connection,
 ) -> None:
     """The work of the other process."""
     os.environ[_RUN_VARIABLE] = run_id
     steps = Steps()
-    service = world.service(stepping_host(steps, "acting-host", earlier_boot=not hold))
+    service = world.service(stepping_host(steps, ACTING_HOST, earlier_boot=earlier_boot))
     scenario = find_scenario(name)
     steps.names.clear()
     steps.side, steps.stop_at = side, stop_at

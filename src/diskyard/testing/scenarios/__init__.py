@@ -5,6 +5,7 @@ from __future__ import annotations
 from diskyard.testing.scenarios.base import Scenario
 from diskyard.testing.scenarios.fixing import FIX_ALL, FIXES
 from diskyard.testing.scenarios.grouped import GROUPED
+from diskyard.testing.scenarios.live import LIVE
 from diskyard.testing.scenarios.more import MORE
 from diskyard.testing.scenarios.operations import ON_REPOSITORIES, OPERATIONS
 from diskyard.testing.scenarios.raw_copies import RAW_COPIES
@@ -15,8 +16,10 @@ SCENARIOS = [*OPERATIONS, *FIXES]
 
 def find_scenario(name: str) -> Scenario:
     """The scenario of this name."""
-    everything = (*SCENARIOS, *GROUPED, *MORE, *MORE_SHARING, *ON_REPOSITORIES, *RAW_COPIES, FIX_ALL)
+    everything = (
+        *(*SCENARIOS, *GROUPED, *LIVE, *MORE, *MORE_SHARING, *ON_REPOSITORIES, *RAW_COPIES, FIX_ALL),
+    )
     return next(scenario for scenario in everything if scenario.name == name)
 
 
-__all__ = ["FIX_ALL", "GROUPED", "RAW_COPIES", "SCENARIOS", "SHARING", "Scenario", "find_scenario"]
+__all__ = ["FIX_ALL", "GROUPED", "LIVE", "RAW_COPIES", "SCENARIOS", "SHARING", "Scenario", "find_scenario"]

@@ -1,0 +1,74 @@
+"""A verb on a running guest's disk is killed at each of its steps, and the guest lives on or dies too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diskyard.errors import DiskyardError
+from diskyard.testing.effort import Effort
+from diskyard.testing.live_runs import FATES, THEN, LiveBench
+from diskyard.testing.scenarios import LIVE
+from diskyard.testing.scenarios.live import LiveScenario, interrupted
+from diskyard.testing.steps import Side
+from tests.conftest import Tally
+
+SIDES: tuple[Side, ...] = ("before", "after")
+MOST = 4  # of the runs of a scenario, in a quick run
+
+
+@pytest.mark.parametrize("scenario", LIVE, ids=lambda scenario: scenario.name)
+def test_killed_at_every_step(
+    scenario: LiveScenario, quick_folder: Path, effort: Effort, tally: Tally
+) -> None:
+    """No write that the guest had acknowledged is lost, whatever is interrupted and whoever dies."""
+    tally("live")
+    bench = LiveBench(scenario, quick_folder)
+    tally("live", steps=len(bench.steps))
+    wrong: list[Exception] = []
+    kinds = [(step, side, fate) for step in range(len(bench.steps)) for side in SIDES for fate in FATES]
+    names = [f"{bench.steps[step]} {side} {fate}" for step, side, fate in kinds]
+    for index in effort.sample_of_kinds(names, MOST, scenario.name, "live"):
+        step, side, fate = kinds[index]
+        chance = effort.random(scenario.name, "live", step, side, fate)
+        then = chance.choice(THEN)
+        try:
+            with bench.run() as run:
+                ran = run.kill_at(step, side, fate)
+                run.go_on(then, chance)
+                run.judge(chance, answered=ran.answered)
+        except (AssertionError, DiskyardError) as error:
+            error.add_note(f"{side} step {step}, {bench.steps[step]}: the guest {fate}, then {then}")
+            wrong.append(error)
+        tally("live", runs=1)
+    if wrong:
+        raise ExceptionGroup(f"{len(wrong)} runs", wrong)
+
+
+SNAPSHOT_WITH_ID = next(scenario for scenario in LIVE if scenario.name == "live create snapshot with an id")
+
+
+@pytest.mark.parametrize("followed", [False, True])
+def test_a_repeated_request_ends_what_it_began(followed: bool, quick_folder: Path, effort: Effort) -> None:
+    """It has the lease of the Snapshot already that the interrupted one would have made."""
+    bench = LiveBench(replace(SNAPSHOT_WITH_ID, begin=interrupted(followed=followed)), quick_folder)
+    chance = effort.random("repeated", followed)
+    with bench.run() as run:
+        run.go_on("retry", chance)
+        run.judge(chance, answered=True)
+
+
+def test_a_repeated_request_once_the_guest_has_ended(quick_folder: Path, effort: Effort) -> None:
+    """What was done is answered, though nothing more could be done."""
+    bench = LiveBench(SNAPSHOT_WITH_ID, quick_folder)
+    chance = effort.random("repeated, and ended")
+    with bench.run() as run:
+        service = run.service()
+        run.retry(service)
+        run.meet("ends")
+        run.retry(service)
+        service.close()
+        run.go_on("teardown", chance)
+        run.judge(chance, answered=True)
