@@ -71,7 +71,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fixStorageRepository": {"rateLimit": 0, "force": False, "runFirst": False},
     "exportImage": {"rateLimit": 0},
     "setUserData": {"ifRevision": None},
-    "prepareImage": {"readOnly": None, "owner": None, "serve": None},
+    "prepareImage": {"readOnly": None, "owner": None, "serve": None, "live": None},
     "teardownImage": {"owner": None, "hostID": None, "force": False},
 }
 

@@ -145,6 +145,11 @@ def new_uuid() -> str:
     return str(uuid.uuid4())
 
 
+def uuid_of(*words: str) -> str:
+    """The UUID that stands for some words: the same whenever it is asked for."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, "\0".join(words)))
+
+
 def new_nonce() -> str:
     """128 random bits in hexadecimal."""
     return uuid.uuid4().hex

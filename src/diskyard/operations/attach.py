@@ -7,7 +7,7 @@ import os
 from diskyard import errors
 from diskyard.attachments.libvirt import disk_xml
 from diskyard.attachments.serve import nobody_serves
-from diskyard.host.identity import new_uuid
+from diskyard.host.identity import new_uuid, uuid_of
 from diskyard.model.options import TeardownOptions
 from diskyard.model.records import Attachment, Image
 from diskyard.model.requests import PrepareImage, TeardownImage
@@ -206,7 +206,10 @@ def _planned(
     return planner.attach(
         draft,
         request.image_id,
-        attachment_id=new_uuid(),
+        # What is not recorded cannot be found again: the same owner gets the same id, and names of nodes.
+        attachment_id=uuid_of(request.image_id, engine.host.identity.host_id, owner)
+        if unsettled
+        else new_uuid(),
         host=engine.host.identity,
         owner=owner,
         read_only=request.options.read_only,
