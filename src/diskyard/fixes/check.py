@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diskyard.fixes.scan import look
+from diskyard.fixes.scan import scan
 from diskyard.model.fix import Fix
 from diskyard.model.requests import CheckStorageRepository
 from diskyard.operations.engine import Engine
@@ -14,7 +14,7 @@ def check_storage_repository(engine: Engine, request: CheckStorageRepository) ->
     options = request.options
     repo = engine.connections.get(request.repository_id)
     participating = engine.connections.among(options.participating_repositories)
-    fixes = find_fixes(look(engine, repo, deep=options.deep, participating=participating))
+    fixes = find_fixes(scan(engine, repo, deep=options.deep, participating=participating))
     return [
         fix
         for fix in fixes

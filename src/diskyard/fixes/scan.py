@@ -32,7 +32,7 @@ from diskyard.operations.guests import why_not_reachable
 from diskyard.operations.writers import has_stranger, is_written, why_unasked
 from diskyard.planner.mend import needs_restore, note_damage, users_of
 from diskyard.planner.same import why_another
-from diskyard.planner.scan import Look, ReplicaFound, SourceView
+from diskyard.planner.scan import ReplicaFound, Scan, SourceView
 from diskyard.planner.sizes import size_lease
 from diskyard.repository.foreign import foreign_files, snapshots_wait_for
 from diskyard.repository.repository import Repository, volume_name
@@ -41,7 +41,7 @@ from diskyard.repository.volume_files import opening
 from diskyard.storage.interface import StoredVolume
 
 
-def look(engine: Engine, repo: Repository, *, deep: bool, participating: list[Repository] | None) -> Look:
+def scan(engine: Engine, repo: Repository, *, deep: bool, participating: list[Repository] | None) -> Scan:
     """Scan everything. The storage is listed first, and the log is read after that.
 
     :param deep: also read every volume's own metadata, and all replicas of the log.
@@ -72,7 +72,7 @@ def look(engine: Engine, repo: Repository, *, deep: bool, participating: list[Re
         if provably_gone_host(attachment.host, engine.host.identity)
     )
     written, unasked = _written(repo, state, gone, [item.name for item in unnamed], longer, missing)
-    return Look(
+    return Scan(
         state=state,
         capabilities=repo.storage.capabilities,
         read_only=repo.log.read_only_because(),
@@ -178,7 +178,7 @@ def _written(
     longer: Iterable[str],
     missing: Collection[str],
 ) -> tuple[frozenset[str], dict[str, str]]:
-    """Which volumes strangers write to, and for which that cannot be known; see :class:`Look`.
+    """Which volumes strangers write to, and for which that cannot be known; see :class:`Scan`.
 
     Only volumes that a fix could be listed for are checked.
     """

@@ -33,25 +33,25 @@ from diskyard.planner.found import WRITTEN, Found, holder, not_idle
 from diskyard.planner.mend import needs_restore
 from diskyard.planner.merge import merge_in_the_way, merge_lease_images, merge_too_long, plan_merge
 from diskyard.planner.optimize import OptimizePlan, optimize_waits_for, plan_optimize
-from diskyard.planner.scan import Look, SourceView
+from diskyard.planner.scan import Scan, SourceView
 from diskyard.planner.sizes import size_fix
 
 _FOREIGN_NAMED_MOST = 100
 _TYPE_ORDER = {"mend": 0, "merge": 1, "optimize": 2, "clean": 3}
 
 
-def find_fixes(look: Look) -> list[Fix]:
+def find_fixes(scan: Scan) -> list[Fix]:
     """All fixes, mends first, then merges, optimizes and cleans.
 
     Among fixes of one type, those that move least come first: merges that are nearly free make chains short,
     and QEMU's cost of opening a chain grows with the square of its depth.
     """
     fixes = []
-    for found in _found(look):
-        data = FixData(look.state.marker, found.action)
+    for found in _found(scan):
+        data = FixData(scan.state.marker, found.action)
         # A stray entry is the reason why the log cannot be written.
         is_why = isinstance(found.action, CleanStray)
-        waits_for = found.waits_for if is_why else look.read_only or found.waits_for
+        waits_for = found.waits_for if is_why else scan.read_only or found.waits_for
         fixes.append(
             Fix(
                 fix_id=fix_id(data),
@@ -70,44 +70,44 @@ def find_fixes(look: Look) -> list[Fix]:
     return sorted(fixes, key=lambda fix: (_TYPE_ORDER[fix.type], fix.moves_bytes or 0, fix.fix_id))
 
 
-def _found(look: Look) -> Iterator[Found]:
-    chains = Chains(look.state, look.missing, look.allocated)
-    for image in look.state.images.values():
+def _found(scan: Scan) -> Iterator[Found]:
+    chains = Chains(scan.state, scan.missing, scan.allocated)
+    for image in scan.state.images.values():
         give_way()
-        yield from _of_image(look, image, chains)
-    for volume in look.state.volumes.values():
+        yield from _of_image(scan, image, chains)
+    for volume in scan.state.volumes.values():
         give_way()
         if volume.state != "ready":
-            yield from _of_unready_volume(look, volume)
-        elif volume.extending is not None or volume.id in look.longer:
-            yield from _of_size(look, volume)
-    yield from _garbage(look)
-    yield from _of_others(look)
-    yield from bookkeeping(look)
+            yield from _of_unready_volume(scan, volume)
+        elif volume.extending is not None or volume.id in scan.longer:
+            yield from _of_size(scan, volume)
+    yield from _garbage(scan)
+    yield from _of_others(scan)
+    yield from bookkeeping(scan)
 
 
-def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[Found]:
+def _of_image(scan: Scan, image: Image, chains: Chains) -> Iterator[Found]:
     visible = image.id if image.is_strong else None
     if image.is_strong and image.pending is not None:
-        source = look.sources.get(image.id, SourceView("its source is not known", None))
+        source = scan.sources.get(image.id, SourceView("its source is not known", None))
         yield Found(
             Mend(image_id=image.id),
             f"complete image {image.id}",
             visible,
             source.waits_for,
-            holder(look, [image.id]),
+            holder(scan, [image.id]),
             0,
             source.moves_bytes,
             source.moves_bytes,
         )
-    elif needs_restore(look.state, image, look.missing):
-        source = look.sources.get(image.id, SourceView("no repository has it whole", None))
+    elif needs_restore(scan.state, image, scan.missing):
+        source = scan.sources.get(image.id, SourceView("no repository has it whole", None))
         yield Found(
             Mend(image_id=image.id),
             f"restore Snapshot {image.id} from another repository",
             visible,
             source.waits_for,
-            holder(look, [image.id]),
+            holder(scan, [image.id]),
             0,
             source.moves_bytes,
             source.moves_bytes,
@@ -124,46 +124,46 @@ def _of_image(look: Look, image: Image, chains: Chains) -> Iterator[Found]:
             None,
             None,
         )
-    elif image.id in look.differing:
+    elif image.id in scan.differing:
         # No fix can change either image: only people know which one is meant.
         yield Found(
             Mend(image_id=image.id),
             f"two images have the id {image.id}",
             visible,
-            f"{look.differing[image.id]}: neither is used for the other; remove the one that you do not need",
+            f"{scan.differing[image.id]}: neither is used for the other; remove the one that you do not need",
         )
-    if not image.is_strong and merge_dependent(look.state, image) is not None:
-        yield from _merge(look, image, chains)
-    elif (plan := plan_optimize(look.state, image.id, look.capabilities, chains)) is not None:
-        yield _optimize(look, plan, chains)
+    if not image.is_strong and merge_dependent(scan.state, image) is not None:
+        yield from _merge(scan, image, chains)
+    elif (plan := plan_optimize(scan.state, image.id, scan.capabilities, chains)) is not None:
+        yield _optimize(scan, plan, chains)
 
 
-def _merge(look: Look, image: Image, chains: Chains) -> Iterator[Found]:
-    plan = plan_merge(look.state, image.id, look.allocated, look.capabilities)
+def _merge(scan: Scan, image: Image, chains: Chains) -> Iterator[Found]:
+    plan = plan_merge(scan.state, image.id, scan.allocated, scan.capabilities)
     if plan is None:
         return
-    shown = sorted(key for key in look.state.images_on(plan.dependent.id) if look.state.images[key].is_strong)
-    waits_for = merge_in_the_way(look.state, plan) or merge_too_long(plan, look.capabilities)
+    shown = sorted(key for key in scan.state.images_on(plan.dependent.id) if scan.state.images[key].is_strong)
+    waits_for = merge_in_the_way(scan.state, plan) or merge_too_long(plan, scan.capabilities)
     for volume in (plan.parent, plan.dependent):
-        waits_for = waits_for or look.snapshotted.get(volume.id)
-        if volume.id in look.missing or volume.damage is not None:
+        waits_for = waits_for or scan.snapshotted.get(volume.id)
+        if volume.id in scan.missing or volume.damage is not None:
             waits_for = f"volume {volume.id} cannot be read"
-        waits_for = waits_for or not_idle(look, volume.id)
+        waits_for = waits_for or not_idle(scan, volume.id)
     # Bytes that may be wrong are not merged into a sound volume, however far down the chain they are.
-    waits_for = waits_for or chains.why_broken(plan.image) or _shows_more(look, plan.parent)
+    waits_for = waits_for or chains.why_broken(plan.image) or _shows_more(scan, plan.parent)
     yield Found(
         Merge(image_id=image.id),
         f"merge a removed image {plan.direction} with the volume that reads it",
         shown[0] if shown else None,
         waits_for,
-        holder(look, merge_lease_images(look.state, plan)),
-        min(look.allocated.get(plan.parent.id, 0), look.allocated.get(plan.dependent.id, 0)),
+        holder(scan, merge_lease_images(scan.state, plan)),
+        min(scan.allocated.get(plan.parent.id, 0), scan.allocated.get(plan.dependent.id, 0)),
         plan.moves_bytes,
         plan.moves_bytes,
     )
 
 
-def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> Found:
+def _optimize(scan: Scan, plan: OptimizePlan, chains: Chains) -> Found:
     image = plan.image
     moves_bytes = chains.allocated_bytes(image)
     words = {
@@ -175,59 +175,59 @@ def _optimize(look: Look, plan: OptimizePlan, chains: Chains) -> Found:
         Optimize(image_id=image.id),
         f"{words[plan.kind]} image {image.id}",
         image.id,
-        optimize_waits_for(look.state, plan, look.capabilities)
-        or look.snapshotted.get(plan.volume.id)
-        or (None if plan.kind == "reserve" else _not_read(look, image, chains)),
-        holder(look, [image.id]),
+        optimize_waits_for(scan.state, plan, scan.capabilities)
+        or scan.snapshotted.get(plan.volume.id)
+        or (None if plan.kind == "reserve" else _not_read(scan, image, chains)),
+        holder(scan, [image.id]),
         0,
         0 if plan.kind == "reserve" else moves_bytes,
         moves_bytes if plan.kind == "shorten" else image.size_bytes,
     )
 
 
-def _not_read(look: Look, image: Image, chains: Chains) -> str | None:
+def _not_read(scan: Scan, image: Image, chains: Chains) -> str | None:
     """Why an image cannot be read now: somebody may write to it, or it shows more than its records say."""
-    if not (look.written or look.unasked or look.longer):
+    if not (scan.written or scan.unasked or scan.longer):
         return None
     volumes = [volume for _, volume in chains.links(image)]
-    return not_idle(look, *(volume.id for volume in volumes)) or _shows_more(look, volumes[0])
+    return not_idle(scan, *(volume.id for volume in volumes)) or _shows_more(scan, volumes[0])
 
 
-def _shows_more(look: Look, top: Volume) -> str | None:
+def _shows_more(scan: Scan, top: Volume) -> str | None:
     """Why a chain would show more than its records say: a volume in it is longer; see ``require_bounded``."""
-    if not look.longer:
+    if not scan.longer:
         return None
-    for above, volume in pairwise(look.state.volume_chain(top)):
-        if volume.id not in look.longer or volume.format != "qcow2" or above.size_bytes <= volume.size_bytes:
+    for above, volume in pairwise(scan.state.volume_chain(top)):
+        if volume.id not in scan.longer or volume.format != "qcow2" or above.size_bytes <= volume.size_bytes:
             continue
-        if not any(look.state.images[key].consumed_by for key in look.state.images_on(volume.id)):
+        if not any(scan.state.images[key].consumed_by for key in scan.state.images_on(volume.id)):
             return f"volume {volume.id} is longer than its record: its own clean fix, with force, comes first"
     return None
 
 
-def _of_size(look: Look, volume: Volume) -> Iterator[Found]:
-    fix = size_fix(look.state, volume, look.longer.get(volume.id))
+def _of_size(scan: Scan, volume: Volume) -> Iterator[Found]:
+    fix = size_fix(scan.state, volume, scan.longer.get(volume.id))
     if fix is not None:
-        unreadable = volume.id in look.missing or volume.damage is not None
+        unreadable = volume.id in scan.missing or volume.damage is not None
         waits_for = f"volume {volume.id} cannot be read" if unreadable else fix.waits_for
-        waits_for = waits_for or not_idle(look, volume.id)
-        held_by = holder(look, fix.leases)
+        waits_for = waits_for or not_idle(scan, volume.id)
+        held_by = holder(scan, fix.leases)
         yield Found(CleanSize(volume_id=volume.id), fix.description, fix.image_id, waits_for, held_by)
 
 
-def _of_unready_volume(look: Look, volume: Volume) -> Iterator[Found]:
-    frees_bytes = look.allocated.get(volume.id, 0)
-    waits_for = WRITTEN if volume.id in look.written else None
+def _of_unready_volume(scan: Scan, volume: Volume) -> Iterator[Found]:
+    frees_bytes = scan.allocated.get(volume.id, 0)
+    waits_for = WRITTEN if volume.id in scan.written else None
     if volume.state == "doomed":
         yield Found(
             CleanVolume(volume_id=volume.id),
             "delete data that nothing needs",
             waits_for=waits_for,
-            held_by=holder(look, [volume.id]),
+            held_by=holder(scan, [volume.id]),
             frees_bytes=frees_bytes,
         )
-    elif volume.building is not None and not wanted(look.state, volume):
-        if volume.building.image_id in look.locked:
+    elif volume.building is not None and not wanted(scan.state, volume):
+        if volume.building.image_id in scan.locked:
             return  # its work goes on: there is nothing to fix
         yield Found(
             CleanVolume(volume_id=volume.id),
@@ -250,13 +250,13 @@ def _whose(state: State, name: VolumeName) -> str:
     )
 
 
-def _garbage(look: Look) -> Iterator[Found]:
-    for name, size_bytes in look.stored.items():
-        volume = look.state.volumes.get(name.volume_id)
+def _garbage(scan: Scan) -> Iterator[Found]:
+    for name, size_bytes in scan.stored.items():
+        volume = scan.state.volumes.get(name.volume_id)
         if volume is not None and (volume.named_by, volume.format) == (name.named_by, name.format):
             continue
-        waits_for = None if name in look.made_here else _whose(look.state, name)
-        if str(name) in look.written:
+        waits_for = None if name in scan.made_here else _whose(scan.state, name)
+        if str(name) in scan.written:
             waits_for = WRITTEN
         yield Found(
             CleanGarbage(name=str(name)),
@@ -264,7 +264,7 @@ def _garbage(look: Look) -> Iterator[Found]:
             waits_for=waits_for,
             frees_bytes=size_bytes,
         )
-    for leftover, size_bytes in look.leftovers.items():
+    for leftover, size_bytes in scan.leftovers.items():
         yield Found(
             CleanLeftover(name=leftover),
             "delete a temporary file of a process that has ended",
@@ -272,10 +272,10 @@ def _garbage(look: Look) -> Iterator[Found]:
         )
 
 
-def _of_others(look: Look) -> Iterator[Found]:
+def _of_others(scan: Scan) -> Iterator[Found]:
     """List what other programs have left. No fix changes it."""
-    for volume_id, waits_for in look.snapshotted.items():
-        image_id = _visible_on(look.state, volume_id)
+    for volume_id, waits_for in scan.snapshotted.items():
+        image_id = _visible_on(scan.state, volume_id)
         yield Found(
             NameSnapshots(volume_id=volume_id),
             f"look at the internal snapshots in {f'image {image_id}' if image_id else f'volume {volume_id}'}",
@@ -284,10 +284,10 @@ def _of_others(look: Look) -> Iterator[Found]:
             frees_bytes=None,
         )
     others = 0
-    for name, overlay_of in look.foreign.items():
+    for name, overlay_of in scan.foreign.items():
         image_id = None
         if overlay_of is not None:
-            image_id = _visible_on(look.state, overlay_of)
+            image_id = _visible_on(scan.state, overlay_of)
             of = f"image {image_id}" if image_id else f"volume {overlay_of}"
             words = f"look at {name}, which another program made as an overlay of {of}"
             waits_for = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diskyard.model.fix import AnyAction
-from diskyard.planner.scan import Look
+from diskyard.planner.scan import Scan
 
 WRITTEN = "a running QEMU has the volume open for writing"
 
@@ -24,19 +24,19 @@ class Found:
     needs_bytes: int | None = 0
 
 
-def holder(look: Look, image_ids: list[str]) -> str | None:
+def holder(scan: Scan, image_ids: list[str]) -> str | None:
     """The host that works on one of the images now, if any does."""
     for image_id in image_ids:
-        if image_id in look.locked:
-            return look.workers.get(image_id, "another task")
+        if image_id in scan.locked:
+            return scan.workers.get(image_id, "another task")
     return None
 
 
-def not_idle(look: Look, *volume_ids: str) -> str | None:
+def not_idle(scan: Scan, *volume_ids: str) -> str | None:
     """Why a fix that needs volumes without a writer must wait; None if it need not."""
     for key in volume_ids:
-        if key in look.written:
+        if key in scan.written:
             return f"{WRITTEN}, {key}"
-        if key in look.unasked:
-            return look.unasked[key]
+        if key in scan.unasked:
+            return scan.unasked[key]
     return None

@@ -36,7 +36,7 @@ class ReplicaFound:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Scan:
     """What one scan of a repository's storage found.
 
     The storage was listed before ``state`` was read. So if a volume was listed, and ``state`` does not name

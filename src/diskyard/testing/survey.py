@@ -16,7 +16,7 @@ import msgspec
 
 from diskyard import errors
 from diskyard.fixes.runner import run_fix
-from diskyard.fixes.scan import look
+from diskyard.fixes.scan import scan
 from diskyard.model.fix import AnyAction, Fix
 from diskyard.planner.find_fixes import find_fixes
 from diskyard.service import Service, call
@@ -179,7 +179,7 @@ def run_fixes(found: Survey, service: Service) -> None:
 
 def _listed(service: Service, place: str) -> list[Fix]:
     try:
-        return find_fixes(look(service.engine, service.connections.get(place), deep=True, participating=None))
+        return find_fixes(scan(service.engine, service.connections.get(place), deep=True, participating=None))
     except OSError as error:  # as the verb does
         raise errors.from_os_error(error, "looking for fixes") from error
 

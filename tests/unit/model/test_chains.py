@@ -13,7 +13,7 @@ from diskyard.model.records import Image, Volume
 from diskyard.model.state import State
 from diskyard.model.status import why_broken
 from diskyard.planner.find_fixes import find_fixes
-from diskyard.planner.scan import Look
+from diskyard.planner.scan import Scan
 from tests.unit.model.one_by_one import image_status, lasting_depth
 from tests.unit.records import copy_hold, disk, image, state, volume, weak
 
@@ -76,6 +76,6 @@ def test_a_chain_of_thousands_is_walked_once(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Chains, "_above", counted)
     monkeypatch.setattr(State, "chain", never)
-    fixes = find_fixes(Look(found, Capabilities()))
+    fixes = find_fixes(Scan(found, Capabilities()))
     assert len(fixes) == 5000 - 32
     assert walked == 5000

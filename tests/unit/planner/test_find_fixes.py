@@ -23,7 +23,7 @@ from diskyard.model.records import ImageSource, Pending, entry_id
 from diskyard.model.state import State
 from diskyard.model.volume_name import VolumeName
 from diskyard.planner.find_fixes import find_fixes
-from diskyard.planner.scan import Look, ReplicaFound, SourceView
+from diskyard.planner.scan import ReplicaFound, Scan, SourceView
 from tests.unit.records import attachment, building, copy_hold, disk, image, state, volume, weak
 
 PENDING = Pending(work_id="w", source=ImageSource(marker="m", image_id="x"))
@@ -31,12 +31,12 @@ MERGEABLE = state(disk("d", "v"), volume("v", "w"), weak("w", "p"), volume("p"))
 ID = "00000000-0000-4000-8000-000000000000"
 
 
-def look(found: State, **more: Any) -> Look:
-    return replace(Look(state=found, capabilities=Capabilities()), **more)
+def scanned(found: State, **more: Any) -> Scan:
+    return replace(Scan(state=found, capabilities=Capabilities()), **more)
 
 
 def fixes(found: State, **more: Any) -> list[Fix]:
-    return find_fixes(look(found, **more))
+    return find_fixes(scanned(found, **more))
 
 
 def only(found: State, **more: Any) -> Fix:
