@@ -6,8 +6,7 @@ each way, five at a time in turn; the longest write that was under way meanwhile
 it is the longest one of an equal time before. All that was written is compared in the end.
 
 - ours: the overlay is made as Diskyard makes a volume, opened, and put in by `blockdev-snapshot`. This
-  is the switch as docs/decisions and the data model have it: createSnapshot still refuses a disk that a
-  guest writes to (ImageInUse), so the step under the guest is measured, not the verb;
+  is the step under the guest alone; benchmarks.running_guest has the whole verb;
 - `blockdev-snapshot-sync` on what `qemu-img create` has made: an external snapshot by hand;
 - what libvirt 9 does for one: `blockdev-create`, `blockdev-add`, and a transaction.
 
