@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from diskyard.errors import DiskyardError
 from diskyard.testing.effort import Effort
-from diskyard.testing.live_runs import FATES, THEN, LiveBench
+from diskyard.testing.live_runs import FATES, THEN
 from diskyard.testing.scenarios import LIVE
 from diskyard.testing.scenarios.live import LiveScenario, interrupted
 from diskyard.testing.steps import Side
 from tests.conftest import Tally
+from tests.live.conftest import Bench
 
 SIDES: tuple[Side, ...] = ("before", "after")
-MOST = 4  # of the runs of a scenario, in a quick run
+MOST = 3  # of the runs of a scenario, in a quick run
 
 
 @pytest.mark.parametrize("scenario", LIVE, ids=lambda scenario: scenario.name)
 def test_killed_at_every_step(
-    scenario: LiveScenario, quick_folder: Path, effort: Effort, tally: Tally
+    scenario: LiveScenario, live_bench: Bench, effort: Effort, tally: Tally
 ) -> None:
     """No write that the guest had acknowledged is lost, whatever is interrupted and whoever dies."""
     tally("live")
-    bench = LiveBench(scenario, quick_folder)
+    bench = live_bench(scenario)
     tally("live", steps=len(bench.steps))
     wrong: list[Exception] = []
     kinds = [(step, side, fate) for step in range(len(bench.steps)) for side in SIDES for fate in FATES]
@@ -51,18 +51,18 @@ SNAPSHOT_WITH_ID = next(scenario for scenario in LIVE if scenario.name == "live 
 
 
 @pytest.mark.parametrize("followed", [False, True])
-def test_a_repeated_request_ends_what_it_began(followed: bool, quick_folder: Path, effort: Effort) -> None:
+def test_a_repeated_request_ends_what_it_began(followed: bool, live_bench: Bench, effort: Effort) -> None:
     """It has the lease of the Snapshot already that the interrupted one would have made."""
-    bench = LiveBench(replace(SNAPSHOT_WITH_ID, begin=interrupted(followed=followed)), quick_folder)
+    bench = live_bench(replace(SNAPSHOT_WITH_ID, begin=interrupted(followed=followed)))
     chance = effort.random("repeated", followed)
     with bench.run() as run:
         run.go_on("retry", chance)
         run.judge(chance, answered=True)
 
 
-def test_a_repeated_request_once_the_guest_has_ended(quick_folder: Path, effort: Effort) -> None:
+def test_a_repeated_request_once_the_guest_has_ended(live_bench: Bench, effort: Effort) -> None:
     """What was done is answered, though nothing more could be done."""
-    bench = LiveBench(SNAPSHOT_WITH_ID, quick_folder)
+    bench = live_bench(SNAPSHOT_WITH_ID)
     chance = effort.random("repeated, and ended")
     with bench.run() as run:
         service = run.service()

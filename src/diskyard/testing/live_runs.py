@@ -23,6 +23,7 @@ from diskyard.operations.guests import asked_guest
 from diskyard.service import Service, call
 from diskyard.testing.crash import ACTING_HOST, Ran, held_scenario, run_scenario
 from diskyard.testing.running_guest import StorageDaemonGuest, judge
+from diskyard.testing.scenarios.base import Act
 from diskyard.testing.scenarios.live import (
     BESIDE,
     OWNER,
@@ -40,9 +41,10 @@ FATES: tuple[Fate, ...] = ("lives on", "dies first", "dies", "dies later", "ends
 """What becomes of the guest: it dies while the verb waits at the step, and the verb goes on; it dies with the
 verb; it dies after some more writes, before anybody looks; or it is shut down then."""
 
-Then = Literal["verb", "fix", "retry", "teardown"]
-THEN: tuple[Then, ...] = ("verb", "fix", "retry", "teardown")
-"""What the host does next: a Snapshot of the disk; the fixes of switches; the same again; or a teardown."""
+Then = Literal["verb", "fix", "retry", "restart", "teardown"]
+THEN: tuple[Then, ...] = ("verb", "fix", "retry", "restart", "teardown")
+"""What the host does next: a Snapshot of the disk; the fixes of switches; the same again; another guest, if the
+first has ended, and a Snapshot; or a teardown."""
 
 _MORE_WRITES = 3
 _TASKS_END_S = 120.0
@@ -66,11 +68,7 @@ class LiveRun:
 
     def __enter__(self) -> Self:
         world, service = self.world, self.service()
-        asked = {"repositoryId": "a", "imageId": self._disk[1], "options": OWNER}
-        graph = call(service, "prepareImage", asked)["blockdev"]
-        after = judge(world.images[self._disk], 0)
-        self.guest = StorageDaemonGuest(guest_folder(world), [graph], after=after)
-        self.guest.__enter__()
+        self.guest = self._started(service, after=judge(world.images[self._disk], 0))
         try:
             if self.scenario.is_known:
                 make_known(world, service)
@@ -81,6 +79,13 @@ class LiveRun:
         finally:
             service.close()
         return self
+
+    def _started(self, service: Service, *, after: int) -> StorageDaemonGuest:
+        """A guest on the disk as prepareImage gives it out now."""
+        asked = {"repositoryId": "a", "imageId": self._disk[1], "options": OWNER}
+        graph = call(service, "prepareImage", asked)["blockdev"]
+        guest = StorageDaemonGuest(guest_folder(self.world), [graph], after=after)
+        return guest.__enter__()
 
     def __exit__(
         self,
@@ -162,7 +167,9 @@ class LiveRun:
         service.close()
 
     def _do_next(self, service: Service, then: Then) -> None:
-        if then == "verb":
+        if then == "restart" and not self.guest.is_alive():
+            self._start_again(service)
+        if then in ("verb", "restart"):
             self._snapshot(service)
         elif then == "fix":
             for fix in self.world.fixes(service, "a"):
@@ -171,6 +178,13 @@ class LiveRun:
                     run_fix(service.engine, service.connections.get("a"), fix.data.action)
         else:
             self.retry(service)
+
+    def _start_again(self, service: Service) -> None:
+        """Start another guest on the disk of one that has ended, as a manager does after a crash."""
+        assert self.guest.errors() == [], "the guest was told of errors"
+        self.guest = self._started(service, after=self.guest.acknowledged())
+        self._ended_well = None
+        make_known(self.world, service)
 
     def _snapshot(self, service: Service) -> None:
         before, alive = self.guest.acknowledged(), self.guest.is_alive()
@@ -314,19 +328,25 @@ def require_described(scenario: LiveScenario, ran: Ran) -> None:
     assert ran.error_code in described - {"InternalError"}, f"{scenario.name} answers {ran.error_code}"
 
 
+def prepared_world(prepare: Act, folder: Path) -> World:
+    """A world in which a scenario can begin."""
+    world = World(folder)
+    world.create()
+    builder = world.service(host_named("builder"))
+    prepare(world, builder)
+    builder.close()
+    return world
+
+
 class LiveBench:
     """A world made ready for a scenario, copied for each run.
 
+    :param prepared: from :func:`prepared_world`.
     :ivar steps: what a run does, in order.
     """
 
-    def __init__(self, scenario: LiveScenario, folder: Path) -> None:
-        self.scenario, self._folder, self._runs = scenario, folder, 0
-        self._prepared = World(folder / "prepared")
-        self._prepared.create()
-        builder = self._prepared.service(host_named("builder"))
-        scenario.prepare(self._prepared, builder)
-        builder.close()
+    def __init__(self, scenario: LiveScenario, prepared: World, folder: Path) -> None:
+        self.scenario, self._prepared, self._folder, self._runs = scenario, prepared, folder, 0
         self.steps: tuple[str, ...] = ()
         chance = random.Random(0)
         with self.run() as run:
