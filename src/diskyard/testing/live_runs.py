@@ -43,8 +43,8 @@ verb; it dies after some more writes, before anybody looks; or it is shut down t
 
 Then = Literal["verb", "fix", "retry", "restart", "teardown"]
 THEN: tuple[Then, ...] = ("verb", "fix", "retry", "restart", "teardown")
-"""What the host does next: a Snapshot of the disk; the fixes of switches; the same again; another guest, if the
-first has ended, and a Snapshot; or a teardown."""
+"""What the host does next: a Snapshot of the disk; the fixes of switches; the same again; another guest, if
+the first has ended, and a Snapshot; or a teardown."""
 
 _MORE_WRITES = 3
 _TASKS_END_S = 120.0
