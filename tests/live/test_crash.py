@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from diskyard.testing.scenarios import LIVE
 from diskyard.testing.scenarios.live import LiveScenario, interrupted
 from diskyard.testing.steps import Side
 from tests.conftest import Tally
-from tests.live.conftest import Bench
+from tests.live.benches import live_bench
 
 SIDES: tuple[Side, ...] = ("before", "after")
 MOST = 3  # of the runs of a scenario, in a quick run
@@ -21,11 +22,11 @@ MOST = 3  # of the runs of a scenario, in a quick run
 
 @pytest.mark.parametrize("scenario", LIVE, ids=lambda scenario: scenario.name)
 def test_killed_at_every_step(
-    scenario: LiveScenario, live_bench: Bench, effort: Effort, tally: Tally
+    scenario: LiveScenario, quick_folder: Path, effort: Effort, tally: Tally
 ) -> None:
     """No write that the guest had acknowledged is lost, whatever is interrupted and whoever dies."""
     tally("live")
-    bench = live_bench(scenario)
+    bench = live_bench(scenario, quick_folder)
     tally("live", steps=len(bench.steps))
     wrong: list[Exception] = []
     kinds = [(step, side, fate) for step in range(len(bench.steps)) for side in SIDES for fate in FATES]
@@ -51,18 +52,18 @@ SNAPSHOT_WITH_ID = next(scenario for scenario in LIVE if scenario.name == "live 
 
 
 @pytest.mark.parametrize("followed", [False, True])
-def test_a_repeated_request_ends_what_it_began(followed: bool, live_bench: Bench, effort: Effort) -> None:
+def test_a_repeated_request_ends_what_it_began(followed: bool, quick_folder: Path, effort: Effort) -> None:
     """It has the lease of the Snapshot already that the interrupted one would have made."""
-    bench = live_bench(replace(SNAPSHOT_WITH_ID, begin=interrupted(followed=followed)))
+    bench = live_bench(replace(SNAPSHOT_WITH_ID, begin=interrupted(followed=followed)), quick_folder)
     chance = effort.random("repeated", followed)
     with bench.run() as run:
         run.go_on("retry", chance)
         run.judge(chance, answered=True)
 
 
-def test_a_repeated_request_once_the_guest_has_ended(live_bench: Bench, effort: Effort) -> None:
+def test_a_repeated_request_once_the_guest_has_ended(quick_folder: Path, effort: Effort) -> None:
     """What was done is answered, though nothing more could be done."""
-    bench = live_bench(SNAPSHOT_WITH_ID)
+    bench = live_bench(SNAPSHOT_WITH_ID, quick_folder)
     chance = effort.random("repeated, and ended")
     with bench.run() as run:
         service = run.service()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from diskyard.errors import DiskyardError
@@ -19,7 +21,7 @@ from diskyard.testing.live_runs import THEN
 from diskyard.testing.scenarios import LIVE
 from diskyard.testing.scenarios.live import LiveScenario
 from tests.conftest import Tally
-from tests.live.conftest import Bench
+from tests.live.benches import live_bench
 
 FAULTS, TROUBLED, HANGS = 2, 3, 1  # of each scenario that is tried
 EFFORT = Effort.of_environment()
@@ -33,10 +35,10 @@ def some(count: int, purpose: str) -> pytest.MarkDecorator:
 
 
 @some(4, "faults")
-def test_storage_fails(scenario: LiveScenario, live_bench: Bench, effort: Effort, tally: Tally) -> None:
+def test_storage_fails(scenario: LiveScenario, quick_folder: Path, effort: Effort, tally: Tally) -> None:
     """Each call to the storage, and each request to the guest's QEMU, fails once; then it is done again."""
     tally("live")
-    bench, injector, wrong = live_bench(scenario), Injector(), list[Exception]()
+    bench, injector, wrong = live_bench(scenario, quick_folder), Injector(), list[Exception]()
     chance = effort.random(scenario.name, "live faults")
     with bench.run() as run:
         assert with_failing_storage(run, injector, None)
@@ -63,11 +65,11 @@ def test_storage_fails(scenario: LiveScenario, live_bench: Bench, effort: Effort
 
 @some(4, "trouble")
 def test_the_monitor_is_in_trouble(
-    scenario: LiveScenario, live_bench: Bench, effort: Effort, tally: Tally
+    scenario: LiveScenario, quick_folder: Path, effort: Effort, tally: Tally
 ) -> None:
     """A request to the guest's QEMU is refused, is lost, or gets no answer: nothing is decided on that."""
     tally("live")
-    bench, wrong = live_bench(scenario), list[Exception]()
+    bench, wrong = live_bench(scenario, quick_folder), list[Exception]()
     chance = effort.random(scenario.name, "live trouble")
     with bench.run() as run:
         asked, answered = in_trouble(run, None, "refused")
@@ -93,11 +95,11 @@ def test_the_monitor_is_in_trouble(
 
 @some(3, "hangs")
 def test_storage_hangs(
-    scenario: LiveScenario, live_bench: Bench, effort: Effort, tally: Tally, monkeypatch: pytest.MonkeyPatch
+    scenario: LiveScenario, quick_folder: Path, effort: Effort, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The guest does not notice, nor does anybody whose repository answers."""
     tally("live")
-    bench, injector, wrong = live_bench(scenario), Injector(), list[Exception]()
+    bench, injector, wrong = live_bench(scenario, quick_folder), Injector(), list[Exception]()
     chance = effort.random(scenario.name, "live hangs")
     with bench.run() as run:
         assert with_failing_storage(run, injector, None)
@@ -122,11 +124,12 @@ def test_storage_hangs(
         raise ExceptionGroup(f"{len(wrong)} runs", wrong)
 
 
-def test_teardown_while_somebody_has_the_monitor(live_bench: Bench, effort: Effort) -> None:
+def test_teardown_while_somebody_has_the_monitor(quick_folder: Path, effort: Effort) -> None:
     """Of a guest that died in the midst of a switch, on whose socket another one may answer by now."""
     name = "live teardown of a guest that died after it followed"
     chance = effort.random(name, "no greeting")
-    with live_bench(next(scenario for scenario in LIVE if scenario.name == name)).run() as run:
+    scenario = next(scenario for scenario in LIVE if scenario.name == name)
+    with live_bench(scenario, quick_folder).run() as run:
         asked, answered = in_trouble(run, 0, "silent before")
         assert (asked, answered) == (["qmp connect"], False)
         run.go_on("retry", chance)

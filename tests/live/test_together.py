@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from diskyard import errors
@@ -11,7 +13,7 @@ from diskyard.testing.live_runs import THEN, require_described
 from diskyard.testing.scenarios import LIVE
 from diskyard.testing.scenarios.live import BESIDE, LiveScenario
 from tests.conftest import Tally
-from tests.live.conftest import Bench
+from tests.live.benches import live_bench
 
 HELD = ("live create snapshot with an id", "live copy onto the running disk", "live difference")
 MOST = 2  # steps of each pair that are tried in a quick run
@@ -21,11 +23,11 @@ TRIED = Effort.of_environment().sample(PAIRS, 4, "live together")
 
 @pytest.mark.parametrize(("scenario", "beside"), TRIED, ids=lambda value: getattr(value, "name", value))
 def test_two_at_once(
-    scenario: LiveScenario, beside: str, live_bench: Bench, effort: Effort, tally: Tally
+    scenario: LiveScenario, beside: str, quick_folder: Path, effort: Effort, tally: Tally
 ) -> None:
     """While one waits at a step, the other is done or refused; then the first is done or refused."""
     tally("live")
-    bench, wrong = live_bench(scenario), list[Exception]()
+    bench, wrong = live_bench(scenario, quick_folder), list[Exception]()
     chance = effort.random(scenario.name, beside)
     for step in effort.sample_of_kinds(bench.steps, MOST, scenario.name, beside):
         then = chance.choice(THEN)

@@ -31,8 +31,8 @@ TROUBLES: tuple[Trouble, ...] = (
 """How a request to the guest's QEMU goes wrong.
 
 It is refused, with words for an I/O error or for full storage. The connection ends, or no answer comes,
-before the request has an effect or after it. Or QEMU stands still (SIGSTOP), and finds the request when it goes
-on, after the verb has ended.
+before the request has an effect or after it. Or QEMU stands still (SIGSTOP), and finds the request when it
+goes on, after the verb has ended.
 """
 
 _STOPPED_TIMEOUT_S = 2.0
