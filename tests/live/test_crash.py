@@ -48,6 +48,17 @@ def test_killed_at_every_step(
         raise ExceptionGroup(f"{len(wrong)} runs", wrong)
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_killed_around_the_switch(side: Side, quick_folder: Path, effort: Effort) -> None:
+    """The guest has the overlay open, and has not followed; or it has, and nobody knows."""
+    bench = live_bench(SNAPSHOT_WITH_ID, quick_folder)
+    chance = effort.random("around the switch", side)
+    with bench.run() as run:
+        ran = run.kill_at(bench.steps.index("qmp transaction"), side, "lives on")
+        run.go_on("fix", chance)
+        run.judge(chance, answered=ran.answered)
+
+
 SNAPSHOT_WITH_ID = next(scenario for scenario in LIVE if scenario.name == "live create snapshot with an id")
 
 

@@ -11,7 +11,7 @@ import random
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from diskyard import errors
 from diskyard.fixes.runner import run_fix
@@ -19,10 +19,12 @@ from diskyard.live.monitor import NobodyAnswers
 from diskyard.model.fix import CleanSwitch
 from diskyard.model.records import Attachment
 from diskyard.model.verbs import EVERY_CALL, VERBS
+from diskyard.mover.qemu.graphs import guest_nodes
 from diskyard.operations.guests import asked_guest
 from diskyard.service import Service, call
 from diskyard.testing.crash import ACTING_HOST, Ran, held_scenario, run_scenario
 from diskyard.testing.running_guest import StorageDaemonGuest, judge
+from diskyard.testing.running_guest.by_hand import by_hand
 from diskyard.testing.scenarios.base import Act
 from diskyard.testing.scenarios.live import (
     BESIDE,
@@ -235,6 +237,7 @@ class LiveRun:
         self.guest.wait_for(_MORE_WRITES, _WRITES_STOP_MOST_S)
         repo = service.connections.get("a")
         for attachment in self._attachments(service):
+            self._look_for_strange_nodes(attachment)
             if attachment.live is None:
                 continue
             with asked_guest(service.engine, repo, attachment) as guest:
@@ -244,6 +247,14 @@ class LiveRun:
                 assert guest.seen.chain[:1] == chain[:1], "the guest writes where the log has its disk"
                 assert set(chain) <= set(attachment.volume_ids), "its attachment names all that it reads"
                 assert (guest.seen.foreign, guest.seen.idle, guest.seen.job) == ((), (), None)
+
+    def _look_for_strange_nodes(self, attachment: Attachment) -> None:
+        """Require the guest to have nothing open that its attachment does not name."""
+        named = {node for key in attachment.volume_ids for node in guest_nodes(attachment.id, key)}
+        with by_hand(self.guest.monitor) as monitor:
+            graph: Any = monitor.command("x-debug-query-block-graph")
+        opened = {node["name"] for node in graph["nodes"] if node["type"] == "block-driver"}
+        assert opened <= named, f"the guest has {opened - named} open, which its attachment does not name"
 
     def _read_what_is_frozen(self, service: Service) -> None:
         """Snapshots can be read while the guest writes, and read the same ever after."""
