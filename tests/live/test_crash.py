@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from diskyard.errors import DiskyardError
+from diskyard.host.identity import new_nonce
 from diskyard.testing.effort import Effort
 from diskyard.testing.live_runs import FATES, THEN
 from diskyard.testing.scenarios import LIVE
@@ -17,6 +18,7 @@ from tests.conftest import Tally
 from tests.live.benches import live_bench
 
 SIDES: tuple[Side, ...] = ("before", "after")
+REBOOTED = Effort.of_environment().sample(LIVE, 3, "reboot")
 MOST = 3  # of the runs of a scenario, in a quick run
 
 
@@ -46,6 +48,20 @@ def test_killed_at_every_step(
         tally("live", runs=1)
     if wrong:
         raise ExceptionGroup(f"{len(wrong)} runs", wrong)
+
+
+@pytest.mark.parametrize("scenario", REBOOTED, ids=lambda scenario: scenario.name)
+def test_the_host_goes_down(scenario: LiveScenario, quick_folder: Path, effort: Effort, tally: Tally) -> None:
+    """With the guest: then any host may end the attachment, and the log is right."""
+    tally("live")
+    bench = live_bench(scenario, quick_folder)
+    for step in effort.sample_of_kinds(bench.steps, MOST, scenario.name, "reboot"):
+        chance = effort.random(scenario.name, "reboot", step)
+        with bench.run(new_nonce()) as run:
+            ran = run.kill_at(step, "before", "dies")
+            run.go_on("reboot", chance)
+            run.judge(chance, answered=ran.answered)
+        tally("live", runs=1)
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -13,8 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from msgspec.structs import replace
+
 from diskyard import errors
 from diskyard.fixes.runner import run_fix
+from diskyard.host import Clock, Commands, Files, Host
 from diskyard.live.monitor import NobodyAnswers
 from diskyard.model.fix import CleanSwitch
 from diskyard.model.records import Attachment
@@ -43,10 +46,11 @@ FATES: tuple[Fate, ...] = ("lives on", "dies first", "dies", "dies later", "ends
 """What becomes of the guest: it dies while the verb waits at the step, and the verb goes on; it dies with the
 verb; it dies after some more writes, before anybody looks; or it is shut down then."""
 
-Then = Literal["verb", "fix", "retry", "restart", "teardown"]
+Then = Literal["verb", "fix", "retry", "restart", "teardown", "reboot"]
 THEN: tuple[Then, ...] = ("verb", "fix", "retry", "restart", "teardown")
 """What the host does next: a Snapshot of the disk; the fixes of switches; the same again; another guest, if
-the first has ended, and a Snapshot; or a teardown."""
+the first has ended, and a Snapshot; or a teardown. (A run that is made for it may end with a "reboot": its
+host goes down with the guest, another one mends what it leaves, and then it takes a Snapshot.)"""
 
 _MORE_WRITES = 3
 _TASKS_END_S = 120.0
@@ -56,12 +60,14 @@ _WRITES_STOP_MOST_S = 30.0
 class LiveRun:
     """One run; a context manager, in which the guest runs until it is ended.
 
+    :param boot_id: of the boot that a reboot ends; None if there will be no reboot.
     :ivar guest: the guest.
     :ivar before: the last write that was acknowledged before the scenario froze anything.
     """
 
-    def __init__(self, scenario: LiveScenario, world: World) -> None:
+    def __init__(self, scenario: LiveScenario, world: World, boot_id: str | None = None) -> None:
         self.scenario, self.world = scenario, world
+        self._boot_id = boot_id or Host.real().identity.boot_id
         self._disk = ("a", world.names["d"])
         self._made: dict[tuple[str, str], int] = {}
         self._seen: dict[tuple[str, str], bytes] = {}
@@ -101,7 +107,10 @@ class LiveRun:
 
     def service(self, name: str = ACTING_HOST) -> Service:
         """Another process of the guest's host, or another host."""
-        return self.world.service(host_named(name))
+        if name != ACTING_HOST:
+            return self.world.service(host_named(name))
+        identity = replace(host_named(name).identity, boot_id=self._boot_id)
+        return self.world.service(Host(identity, Files(identity), Commands(), Clock()))
 
     # -- what happens ----------------------------------------------------------------------
 
@@ -109,12 +118,12 @@ class LiveRun:
         """Do it in a process that is killed at a step, or whose guest is. The guest meets its fate."""
         name, world = self.scenario.name, self.world
         if fate == "dies first":
-            with held_scenario(name, world, hold_at=step) as held:
+            with held_scenario(name, world, hold_at=step, boot_id=self._boot_id) as held:
                 self.guest.kill()
                 ran = held.go_on()
             require_described(self.scenario, ran)
         else:
-            ran = run_scenario(name, world, kill_at=step, side=side, earlier_boot=False)
+            ran = run_scenario(name, world, kill_at=step, side=side, boot_id=self._boot_id)
             # Threads make the steps of a copy vary: the last ones may not be reached.
             assert ran.killed or ran.answered, ran
         self.meet(fate)
@@ -155,7 +164,9 @@ class LiveRun:
 
     def go_on(self, then: Then, chance: random.Random) -> None:
         """Let the same host go on, and end the guest and its attachment."""
-        if chance.random() < 1 / 2:
+        if then == "reboot":
+            self._reboot(chance)
+        elif chance.random() < 1 / 2:
             self._let_another_host_meddle(chance)
         service = self.service()
         if then != "teardown":
@@ -171,7 +182,7 @@ class LiveRun:
     def _do_next(self, service: Service, then: Then) -> None:
         if then == "restart" and not self.guest.is_alive():
             self._start_again(service)
-        if then in ("verb", "restart"):
+        if then in ("verb", "restart", "reboot"):
             self._snapshot(service)
         elif then == "fix":
             for fix in self.world.fixes(service, "a"):
@@ -228,6 +239,15 @@ class LiveRun:
         assert not any(fix.runnable for fix in listed), "another host cannot ask the guest"
         self.world.fix_all([other], chance)
         assert [found for found in self._attachments(other) if found.switching] == switching
+        other.close()
+
+    def _reboot(self, chance: random.Random) -> None:
+        """The host goes down, and another one mends what it leaves: nobody asks who certainly is no more."""
+        self.meet("dies")
+        self._boot_id = Host.real().identity.boot_id
+        other = self.service("other-host")
+        self.world.fix_all([other], chance)
+        assert not self._attachments(other), "an attachment of an earlier boot is left"
         other.close()
 
     def _look(self, service: Service) -> None:
@@ -361,14 +381,14 @@ class LiveBench:
         self.steps: tuple[str, ...] = ()
         chance = random.Random(0)
         with self.run() as run:
-            ran = run_scenario(scenario.name, run.world, earlier_boot=False)
+            ran = run_scenario(scenario.name, run.world, boot_id=Host.real().identity.boot_id)
             assert ran.answered, ran
             run.go_on("verb", chance)
             run.judge(chance, answered=True)
         self.steps = ran.names
         assert self.steps
 
-    def run(self) -> LiveRun:
+    def run(self, boot_id: str | None = None) -> LiveRun:
         """A run on a copy of the world."""
         self._runs += 1
-        return LiveRun(self.scenario, self._prepared.copied(self._folder / f"run-{self._runs}"))
+        return LiveRun(self.scenario, self._prepared.copied(self._folder / f"run-{self._runs}"), boot_id)
