@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 
 from diskyard.errors import DiskyardError
+from diskyard.host.identity import new_nonce
 from diskyard.testing.effort import Effort
-from diskyard.testing.live_runs import FATES, THEN, LiveBench
+from diskyard.testing.live_runs import FATES, THEN
 from diskyard.testing.scenarios import LIVE
 from diskyard.testing.scenarios.live import LiveScenario, interrupted
 from diskyard.testing.steps import Side
 from tests.conftest import Tally
+from tests.live.benches import live_bench
 
 SIDES: tuple[Side, ...] = ("before", "after")
-MOST = 4  # of the runs of a scenario, in a quick run
+REBOOTED = Effort.of_environment().sample(LIVE, 3, "reboot")
+MOST = 3  # of the runs of a scenario, in a quick run
 
 
 @pytest.mark.parametrize("scenario", LIVE, ids=lambda scenario: scenario.name)
@@ -25,7 +28,7 @@ def test_killed_at_every_step(
 ) -> None:
     """No write that the guest had acknowledged is lost, whatever is interrupted and whoever dies."""
     tally("live")
-    bench = LiveBench(scenario, quick_folder)
+    bench = live_bench(scenario, quick_folder)
     tally("live", steps=len(bench.steps))
     wrong: list[Exception] = []
     kinds = [(step, side, fate) for step in range(len(bench.steps)) for side in SIDES for fate in FATES]
@@ -47,13 +50,38 @@ def test_killed_at_every_step(
         raise ExceptionGroup(f"{len(wrong)} runs", wrong)
 
 
+@pytest.mark.parametrize("scenario", REBOOTED, ids=lambda scenario: scenario.name)
+def test_the_host_goes_down(scenario: LiveScenario, quick_folder: Path, effort: Effort, tally: Tally) -> None:
+    """With the guest: then any host may end the attachment, and the log is right."""
+    tally("live")
+    bench = live_bench(scenario, quick_folder)
+    for step in effort.sample_of_kinds(bench.steps, MOST, scenario.name, "reboot"):
+        chance = effort.random(scenario.name, "reboot", step)
+        with bench.run(new_nonce()) as run:
+            ran = run.kill_at(step, "before", "dies")
+            run.go_on("reboot", chance)
+            run.judge(chance, answered=ran.answered)
+        tally("live", runs=1)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_killed_around_the_switch(side: Side, quick_folder: Path, effort: Effort) -> None:
+    """The guest has the overlay open, and has not followed; or it has, and nobody knows."""
+    bench = live_bench(SNAPSHOT_WITH_ID, quick_folder)
+    chance = effort.random("around the switch", side)
+    with bench.run() as run:
+        ran = run.kill_at(bench.steps.index("qmp transaction"), side, "lives on")
+        run.go_on("fix", chance)
+        run.judge(chance, answered=ran.answered)
+
+
 SNAPSHOT_WITH_ID = next(scenario for scenario in LIVE if scenario.name == "live create snapshot with an id")
 
 
 @pytest.mark.parametrize("followed", [False, True])
 def test_a_repeated_request_ends_what_it_began(followed: bool, quick_folder: Path, effort: Effort) -> None:
     """It has the lease of the Snapshot already that the interrupted one would have made."""
-    bench = LiveBench(replace(SNAPSHOT_WITH_ID, begin=interrupted(followed=followed)), quick_folder)
+    bench = live_bench(replace(SNAPSHOT_WITH_ID, begin=interrupted(followed=followed)), quick_folder)
     chance = effort.random("repeated", followed)
     with bench.run() as run:
         run.go_on("retry", chance)
@@ -62,7 +90,7 @@ def test_a_repeated_request_ends_what_it_began(followed: bool, quick_folder: Pat
 
 def test_a_repeated_request_once_the_guest_has_ended(quick_folder: Path, effort: Effort) -> None:
     """What was done is answered, though nothing more could be done."""
-    bench = LiveBench(SNAPSHOT_WITH_ID, quick_folder)
+    bench = live_bench(SNAPSHOT_WITH_ID, quick_folder)
     chance = effort.random("repeated, and ended")
     with bench.run() as run:
         service = run.service()

@@ -17,10 +17,11 @@ from diskyard.testing.live_faults import (
     while_storage_hangs,
     with_failing_storage,
 )
-from diskyard.testing.live_runs import THEN, LiveBench
+from diskyard.testing.live_runs import THEN
 from diskyard.testing.scenarios import LIVE
 from diskyard.testing.scenarios.live import LiveScenario
 from tests.conftest import Tally
+from tests.live.benches import live_bench
 
 FAULTS, TROUBLED, HANGS = 2, 3, 1  # of each scenario that is tried
 EFFORT = Effort.of_environment()
@@ -33,11 +34,11 @@ def some(count: int, purpose: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("scenario", tried, ids=lambda scenario: scenario.name)
 
 
-@some(5, "faults")
+@some(4, "faults")
 def test_storage_fails(scenario: LiveScenario, quick_folder: Path, effort: Effort, tally: Tally) -> None:
     """Each call to the storage, and each request to the guest's QEMU, fails once; then it is done again."""
     tally("live")
-    bench, injector, wrong = LiveBench(scenario, quick_folder), Injector(), list[Exception]()
+    bench, injector, wrong = live_bench(scenario, quick_folder), Injector(), list[Exception]()
     chance = effort.random(scenario.name, "live faults")
     with bench.run() as run:
         assert with_failing_storage(run, injector, None)
@@ -62,13 +63,13 @@ def test_storage_fails(scenario: LiveScenario, quick_folder: Path, effort: Effor
         raise ExceptionGroup(f"{len(wrong)} of {len(faults)} faults", wrong)
 
 
-@some(5, "trouble")
+@some(4, "trouble")
 def test_the_monitor_is_in_trouble(
     scenario: LiveScenario, quick_folder: Path, effort: Effort, tally: Tally
 ) -> None:
     """A request to the guest's QEMU is refused, is lost, or gets no answer: nothing is decided on that."""
     tally("live")
-    bench, wrong = LiveBench(scenario, quick_folder), list[Exception]()
+    bench, wrong = live_bench(scenario, quick_folder), list[Exception]()
     chance = effort.random(scenario.name, "live trouble")
     with bench.run() as run:
         asked, answered = in_trouble(run, None, "refused")
@@ -92,13 +93,13 @@ def test_the_monitor_is_in_trouble(
         raise ExceptionGroup(f"{len(wrong)} runs", wrong)
 
 
-@some(4, "hangs")
+@some(3, "hangs")
 def test_storage_hangs(
     scenario: LiveScenario, quick_folder: Path, effort: Effort, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The guest does not notice, nor does anybody whose repository answers."""
     tally("live")
-    bench, injector, wrong = LiveBench(scenario, quick_folder), Injector(), list[Exception]()
+    bench, injector, wrong = live_bench(scenario, quick_folder), Injector(), list[Exception]()
     chance = effort.random(scenario.name, "live hangs")
     with bench.run() as run:
         assert with_failing_storage(run, injector, None)
@@ -121,3 +122,15 @@ def test_storage_hangs(
         tally("live", hangs=hung, runs=1)
     if wrong:
         raise ExceptionGroup(f"{len(wrong)} runs", wrong)
+
+
+def test_teardown_while_somebody_has_the_monitor(quick_folder: Path, effort: Effort) -> None:
+    """Of a guest that died in the midst of a switch, on whose socket another one may answer by now."""
+    name = "live teardown of a guest that died after it followed"
+    chance = effort.random(name, "no greeting")
+    scenario = next(scenario for scenario in LIVE if scenario.name == name)
+    with live_bench(scenario, quick_folder).run() as run:
+        asked, answered = in_trouble(run, 0, "silent before")
+        assert (asked, answered) == (["qmp connect"], False)
+        run.go_on("retry", chance)
+        run.judge(chance, answered=False)

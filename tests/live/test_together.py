@@ -9,15 +9,16 @@ import pytest
 from diskyard import errors
 from diskyard.testing.crash import held_scenario
 from diskyard.testing.effort import Effort
-from diskyard.testing.live_runs import THEN, LiveBench, require_described
+from diskyard.testing.live_runs import THEN, require_described
 from diskyard.testing.scenarios import LIVE
 from diskyard.testing.scenarios.live import BESIDE, LiveScenario
 from tests.conftest import Tally
+from tests.live.benches import live_bench
 
 HELD = ("live create snapshot with an id", "live copy onto the running disk", "live difference")
 MOST = 2  # steps of each pair that are tried in a quick run
 PAIRS = [(scenario, name) for scenario in LIVE if scenario.name in HELD for name in BESIDE]
-TRIED = Effort.of_environment().sample(PAIRS, 6, "live together")
+TRIED = Effort.of_environment().sample(PAIRS, 4, "live together")
 
 
 @pytest.mark.parametrize(("scenario", "beside"), TRIED, ids=lambda value: getattr(value, "name", value))
@@ -26,7 +27,7 @@ def test_two_at_once(
 ) -> None:
     """While one waits at a step, the other is done or refused; then the first is done or refused."""
     tally("live")
-    bench, wrong = LiveBench(scenario, quick_folder), list[Exception]()
+    bench, wrong = live_bench(scenario, quick_folder), list[Exception]()
     chance = effort.random(scenario.name, beside)
     for step in effort.sample_of_kinds(bench.steps, MOST, scenario.name, beside):
         then = chance.choice(THEN)

@@ -49,17 +49,22 @@ class Ran:
 
 
 def run_scenario(
-    name: str, world: World, *, kill_at: int | None = None, side: Side = "before", earlier_boot: bool = True
+    name: str,
+    world: World,
+    *,
+    kill_at: int | None = None,
+    side: Side = "before",
+    boot_id: str | None = None,
 ) -> Ran:
     """Run a scenario's operation in another process, which may be killed.
 
     :param kill_at: the index of the step at which it is killed; None to let it live.
     :param side: whether just before that step, or just after it.
-    :param earlier_boot: other hosts see that its boot has ended; see :func:`stepping_host`.
+    :param boot_id: of its boot; None for one that has ended.
     """
     ours, theirs = FORKING.Pipe()
     run_id = new_nonce()
-    args = (name, _bare(world), run_id, kill_at, side, False, earlier_boot, theirs)
+    args = (name, _bare(world), run_id, kill_at, side, False, boot_id or new_nonce(), theirs)
     process = FORKING.Process(target=_play, args=args)
     process.start()
     theirs.close()
@@ -87,11 +92,14 @@ class Held:
 
 
 @contextmanager
-def held_scenario(name: str, world: World, *, hold_at: int) -> Iterator[Held]:
-    """Run a scenario's operation in another process, which waits before a step until it may go on."""
+def held_scenario(name: str, world: World, *, hold_at: int, boot_id: str | None = None) -> Iterator[Held]:
+    """Run a scenario's operation in another process, which waits before a step until it may go on.
+
+    :param boot_id: of its boot; None for this machine's.
+    """
     ours, theirs = FORKING.Pipe()
     run_id = new_nonce()
-    args = (name, _bare(world), run_id, hold_at, "before", True, False, theirs)
+    args = (name, _bare(world), run_id, hold_at, "before", True, boot_id, theirs)
     process = FORKING.Process(target=_play, args=args)
     process.start()
     theirs.close()
@@ -130,13 +138,13 @@ def _play(
     stop_at: int | None,
     side: Side,
     hold: bool,
-    earlier_boot: bool,
+    boot_id: str | None,
     pipe: Connection,
 ) -> None:
     """The work of the other process."""
     os.environ[_RUN_VARIABLE] = run_id
     steps = Steps()
-    service = world.service(stepping_host(steps, ACTING_HOST, earlier_boot=earlier_boot))
+    service = world.service(stepping_host(steps, ACTING_HOST, boot_id=boot_id))
     scenario = find_scenario(name)
     steps.names.clear()
     steps.side, steps.stop_at = side, stop_at

@@ -28,9 +28,12 @@ Trouble = Literal["refused", "full", "lost before", "lost after", "silent before
 TROUBLES: tuple[Trouble, ...] = (
     *("refused", "full", "lost before", "lost after", "silent before", "silent after", "stopped"),
 )
-"""How a request to the guest's QEMU goes wrong: it is refused, with words for an I/O error or for full storage;
-the connection ends, or no answer comes, before the request has an effect or after it; or QEMU stands still
-(SIGSTOP) and finds the request when it goes on, after the verb has ended."""
+"""How a request to the guest's QEMU goes wrong.
+
+It is refused, with words for an I/O error or for full storage. The connection ends, or no answer comes,
+before the request has an effect or after it. Or QEMU stands still (SIGSTOP), and finds the request when it
+goes on, after the verb has ended.
+"""
 
 _STOPPED_TIMEOUT_S = 2.0
 _HANG_END_S = 60.0

@@ -11,18 +11,24 @@ import random
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
+
+from msgspec.structs import replace
 
 from diskyard import errors
 from diskyard.fixes.runner import run_fix
+from diskyard.host import Clock, Commands, Files, Host
 from diskyard.live.monitor import NobodyAnswers
 from diskyard.model.fix import CleanSwitch
 from diskyard.model.records import Attachment
 from diskyard.model.verbs import EVERY_CALL, VERBS
+from diskyard.mover.qemu.graphs import guest_nodes
 from diskyard.operations.guests import asked_guest
 from diskyard.service import Service, call
 from diskyard.testing.crash import ACTING_HOST, Ran, held_scenario, run_scenario
 from diskyard.testing.running_guest import StorageDaemonGuest, judge
+from diskyard.testing.running_guest.by_hand import by_hand
+from diskyard.testing.scenarios.base import Act
 from diskyard.testing.scenarios.live import (
     BESIDE,
     OWNER,
@@ -40,9 +46,11 @@ FATES: tuple[Fate, ...] = ("lives on", "dies first", "dies", "dies later", "ends
 """What becomes of the guest: it dies while the verb waits at the step, and the verb goes on; it dies with the
 verb; it dies after some more writes, before anybody looks; or it is shut down then."""
 
-Then = Literal["verb", "fix", "retry", "teardown"]
-THEN: tuple[Then, ...] = ("verb", "fix", "retry", "teardown")
-"""What the host does next: a Snapshot of the disk; the fixes of switches; the same again; or a teardown."""
+Then = Literal["verb", "fix", "retry", "restart", "teardown", "reboot"]
+THEN: tuple[Then, ...] = ("verb", "fix", "retry", "restart", "teardown")
+"""What the host does next: a Snapshot of the disk; the fixes of switches; the same again; another guest, if
+the first has ended, and a Snapshot; or a teardown. (A run that is made for it may end with a "reboot": its
+host goes down with the guest, another one mends what it leaves, and then it takes a Snapshot.)"""
 
 _MORE_WRITES = 3
 _TASKS_END_S = 120.0
@@ -52,12 +60,14 @@ _WRITES_STOP_MOST_S = 30.0
 class LiveRun:
     """One run; a context manager, in which the guest runs until it is ended.
 
+    :param boot_id: of the boot that a reboot ends; None if there will be no reboot.
     :ivar guest: the guest.
     :ivar before: the last write that was acknowledged before the scenario froze anything.
     """
 
-    def __init__(self, scenario: LiveScenario, world: World) -> None:
+    def __init__(self, scenario: LiveScenario, world: World, boot_id: str | None = None) -> None:
         self.scenario, self.world = scenario, world
+        self._boot_id = boot_id or Host.real().identity.boot_id
         self._disk = ("a", world.names["d"])
         self._made: dict[tuple[str, str], int] = {}
         self._seen: dict[tuple[str, str], bytes] = {}
@@ -66,11 +76,7 @@ class LiveRun:
 
     def __enter__(self) -> Self:
         world, service = self.world, self.service()
-        asked = {"repositoryId": "a", "imageId": self._disk[1], "options": OWNER}
-        graph = call(service, "prepareImage", asked)["blockdev"]
-        after = judge(world.images[self._disk], 0)
-        self.guest = StorageDaemonGuest(guest_folder(world), [graph], after=after)
-        self.guest.__enter__()
+        self.guest = self._started(service, after=judge(world.images[self._disk], 0))
         try:
             if self.scenario.is_known:
                 make_known(world, service)
@@ -81,6 +87,13 @@ class LiveRun:
         finally:
             service.close()
         return self
+
+    def _started(self, service: Service, *, after: int) -> StorageDaemonGuest:
+        """A guest on the disk as prepareImage gives it out now."""
+        asked = {"repositoryId": "a", "imageId": self._disk[1], "options": OWNER}
+        graph = call(service, "prepareImage", asked)["blockdev"]
+        guest = StorageDaemonGuest(guest_folder(self.world), [graph], after=after)
+        return guest.__enter__()
 
     def __exit__(
         self,
@@ -94,7 +107,10 @@ class LiveRun:
 
     def service(self, name: str = ACTING_HOST) -> Service:
         """Another process of the guest's host, or another host."""
-        return self.world.service(host_named(name))
+        if name != ACTING_HOST:
+            return self.world.service(host_named(name))
+        identity = replace(host_named(name).identity, boot_id=self._boot_id)
+        return self.world.service(Host(identity, Files(identity), Commands(), Clock()))
 
     # -- what happens ----------------------------------------------------------------------
 
@@ -102,12 +118,12 @@ class LiveRun:
         """Do it in a process that is killed at a step, or whose guest is. The guest meets its fate."""
         name, world = self.scenario.name, self.world
         if fate == "dies first":
-            with held_scenario(name, world, hold_at=step) as held:
+            with held_scenario(name, world, hold_at=step, boot_id=self._boot_id) as held:
                 self.guest.kill()
                 ran = held.go_on()
             require_described(self.scenario, ran)
         else:
-            ran = run_scenario(name, world, kill_at=step, side=side, earlier_boot=False)
+            ran = run_scenario(name, world, kill_at=step, side=side, boot_id=self._boot_id)
             # Threads make the steps of a copy vary: the last ones may not be reached.
             assert ran.killed or ran.answered, ran
         self.meet(fate)
@@ -148,7 +164,9 @@ class LiveRun:
 
     def go_on(self, then: Then, chance: random.Random) -> None:
         """Let the same host go on, and end the guest and its attachment."""
-        if chance.random() < 1 / 2:
+        if then == "reboot":
+            self._reboot(chance)
+        elif chance.random() < 1 / 2:
             self._let_another_host_meddle(chance)
         service = self.service()
         if then != "teardown":
@@ -162,7 +180,9 @@ class LiveRun:
         service.close()
 
     def _do_next(self, service: Service, then: Then) -> None:
-        if then == "verb":
+        if then == "restart" and not self.guest.is_alive():
+            self._start_again(service)
+        if then in ("verb", "restart", "reboot"):
             self._snapshot(service)
         elif then == "fix":
             for fix in self.world.fixes(service, "a"):
@@ -171,6 +191,13 @@ class LiveRun:
                     run_fix(service.engine, service.connections.get("a"), fix.data.action)
         else:
             self.retry(service)
+
+    def _start_again(self, service: Service) -> None:
+        """Start another guest on the disk of one that has ended, as a manager does after a crash."""
+        assert self.guest.errors() == [], "the guest was told of errors"
+        self.guest = self._started(service, after=self.guest.acknowledged())
+        self._ended_well = None
+        make_known(self.world, service)
 
     def _snapshot(self, service: Service) -> None:
         before, alive = self.guest.acknowledged(), self.guest.is_alive()
@@ -214,6 +241,15 @@ class LiveRun:
         assert [found for found in self._attachments(other) if found.switching] == switching
         other.close()
 
+    def _reboot(self, chance: random.Random) -> None:
+        """The host goes down, and another one mends what it leaves: nobody asks who certainly is no more."""
+        self.meet("dies")
+        self._boot_id = Host.real().identity.boot_id
+        other = self.service("other-host")
+        self.world.fix_all([other], chance)
+        assert not self._attachments(other), "an attachment of an earlier boot is left"
+        other.close()
+
     def _look(self, service: Service) -> None:
         """Require a guest that runs to write on, and to be where the log has its disk."""
         if not self.guest.is_alive():
@@ -221,6 +257,7 @@ class LiveRun:
         self.guest.wait_for(_MORE_WRITES, _WRITES_STOP_MOST_S)
         repo = service.connections.get("a")
         for attachment in self._attachments(service):
+            self._look_for_strange_nodes(attachment)
             if attachment.live is None:
                 continue
             with asked_guest(service.engine, repo, attachment) as guest:
@@ -230,6 +267,14 @@ class LiveRun:
                 assert guest.seen.chain[:1] == chain[:1], "the guest writes where the log has its disk"
                 assert set(chain) <= set(attachment.volume_ids), "its attachment names all that it reads"
                 assert (guest.seen.foreign, guest.seen.idle, guest.seen.job) == ((), (), None)
+
+    def _look_for_strange_nodes(self, attachment: Attachment) -> None:
+        """Require the guest to have nothing open that its attachment does not name."""
+        named = {node for key in attachment.volume_ids for node in guest_nodes(attachment.id, key)}
+        with by_hand(self.guest.monitor) as monitor:
+            graph: Any = monitor.command("x-debug-query-block-graph")
+        opened = {node["name"] for node in graph["nodes"] if node["type"] == "block-driver"}
+        assert opened <= named, f"the guest has {opened - named} open, which its attachment does not name"
 
     def _read_what_is_frozen(self, service: Service) -> None:
         """Snapshots can be read while the guest writes, and read the same ever after."""
@@ -314,30 +359,36 @@ def require_described(scenario: LiveScenario, ran: Ran) -> None:
     assert ran.error_code in described - {"InternalError"}, f"{scenario.name} answers {ran.error_code}"
 
 
+def prepared_world(prepare: Act, folder: Path) -> World:
+    """A world in which a scenario can begin."""
+    world = World(folder)
+    world.create()
+    builder = world.service(host_named("builder"))
+    prepare(world, builder)
+    builder.close()
+    return world
+
+
 class LiveBench:
     """A world made ready for a scenario, copied for each run.
 
+    :param prepared: from :func:`prepared_world`.
     :ivar steps: what a run does, in order.
     """
 
-    def __init__(self, scenario: LiveScenario, folder: Path) -> None:
-        self.scenario, self._folder, self._runs = scenario, folder, 0
-        self._prepared = World(folder / "prepared")
-        self._prepared.create()
-        builder = self._prepared.service(host_named("builder"))
-        scenario.prepare(self._prepared, builder)
-        builder.close()
+    def __init__(self, scenario: LiveScenario, prepared: World, folder: Path) -> None:
+        self.scenario, self._prepared, self._folder, self._runs = scenario, prepared, folder, 0
         self.steps: tuple[str, ...] = ()
         chance = random.Random(0)
         with self.run() as run:
-            ran = run_scenario(scenario.name, run.world, earlier_boot=False)
+            ran = run_scenario(scenario.name, run.world, boot_id=Host.real().identity.boot_id)
             assert ran.answered, ran
             run.go_on("verb", chance)
             run.judge(chance, answered=True)
         self.steps = ran.names
         assert self.steps
 
-    def run(self) -> LiveRun:
+    def run(self, boot_id: str | None = None) -> LiveRun:
         """A run on a copy of the world."""
         self._runs += 1
-        return LiveRun(self.scenario, self._prepared.copied(self._folder / f"run-{self._runs}"))
+        return LiveRun(self.scenario, self._prepared.copied(self._folder / f"run-{self._runs}"), boot_id)

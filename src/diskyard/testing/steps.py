@@ -108,13 +108,17 @@ class SteppingCommands(Commands):
             yield
 
 
-def stepping_host(steps: Steps, host_id: str, *, earlier_boot: bool) -> Host:
+def stepping_host(
+    steps: Steps, host_id: str, *, earlier_boot: bool = False, boot_id: str | None = None
+) -> Host:
     """This machine under another name, whose changes are steps.
 
     :param earlier_boot: every other host of this machine sees that its boot has ended, so that what it
         leaves behind certainly belongs to nobody, as after a crash of the whole machine.
+    :param boot_id: of which boot it is instead, for several processes of one.
     """
     real = Host.real().identity
-    boot_id = new_nonce() if earlier_boot else real.boot_id
+    if boot_id is None:
+        boot_id = new_nonce() if earlier_boot else real.boot_id
     identity = HostIdentity(host_id, real.machine_id, boot_id)
     return Host(identity, SteppingFiles(identity, steps), SteppingCommands(steps), Clock())

@@ -66,7 +66,7 @@ VERBS = (
         "operations.attach",
         starts_tasks=True,
         is_of_guests=True,
-        errors=WRITING | IMAGE | {"ImageInUse"},
+        errors=WRITING | IMAGE | {"ImageInUse", "LeaseHeld"},
         examples=(
             Example(
                 "When the guest has ended",
