@@ -9,6 +9,7 @@ from diskyard.host import provably_gone_host
 from diskyard.log.replicas import rewrite_replica
 from diskyard.model.fix import (
     CleanAttachment,
+    CleanChanged,
     CleanGarbage,
     CleanHold,
     CleanLeftover,
@@ -37,6 +38,7 @@ from diskyard.operations.writers import (
 )
 from diskyard.planner.attach import remove_attachment
 from diskyard.planner.clean import doom_abandoned, forget
+from diskyard.planner.running import accept_changed
 from diskyard.planner.sizes import adopt, disk_of, size_lease
 from diskyard.planner.switch import release
 from diskyard.repository.commit import newest_known
@@ -162,6 +164,8 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
     )
     if not work.force:
         _require_no_overlay(work.repo, before, attachment)
+    # Its host has started again since, so the guest has ended.
+    before = settle_guest(work.engine, work.repo, action.attachment_id, work.author, ended=True)
     growth = growth_of_writer(work.repo, before, attachment.image_id)
 
     def plan(draft: Draft) -> bool:
@@ -181,6 +185,20 @@ def clean_switch(work: Work, action: CleanSwitch) -> bool:
         return False
     settle_guest(work.engine, work.repo, action.attachment_id, work.author)
     return True
+
+
+def clean_changed(work: Work, action: CleanChanged) -> bool:
+    """Accept, by force, what another program did to a volume.
+
+    :raises diskyard.errors.ImageInUse: force is not given.
+    """
+    if not work.force:
+        raise errors.ImageInUse(
+            f"Another program has changed volume {action.volume_id}: only a person can decide what its bytes "
+            "are worth.",
+            advice="Force accepts them as they are now.",
+        )
+    return work.repo.commit(lambda draft: accept_changed(draft, action.volume_id), work.author).result
 
 
 def _require_no_overlay(repo: Repository, state: State, attachment: Attachment) -> None:

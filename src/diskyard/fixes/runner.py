@@ -13,6 +13,7 @@ from diskyard.fixes.work import NobodyWatches, Watcher, Work, why_ended
 from diskyard.model.fix import (
     AnyAction,
     CleanAttachment,
+    CleanChanged,
     CleanGarbage,
     CleanHold,
     CleanLeftover,
@@ -42,6 +43,7 @@ SmallAction = (
     | CleanLeftover
     | CleanProgress
     | CleanSwitch
+    | CleanChanged
     | CleanReplica
     | CleanStray
     | CleanSize
@@ -143,6 +145,8 @@ def _run_small(work: Work, action: SmallAction) -> bool:
             return clean.clean_leftover(work, action)
         case CleanProgress():
             return clean.clean_progress(work, action)
+        case CleanChanged():
+            return clean.clean_changed(work, action)
         case CleanSwitch():
             return clean.clean_switch(work, action)
         case CleanReplica():

@@ -71,6 +71,15 @@ class CleanSwitch(Action, tag="cleanSwitch", frozen=True):
     attachment_id: str
 
 
+class CleanChanged(Action, tag="cleanChanged", frozen=True):
+    """Accept what another program did to a volume, by force only: its images have the bytes that it has now.
+
+    :param volume_id: the volume.
+    """
+
+    volume_id: str
+
+
 class CleanHold(Action, tag="cleanHold", frozen=True):
     """Release a frozen image from a copy that is over.
 
@@ -166,6 +175,7 @@ AnyAction = (
     | CleanProgress
     | CleanAttachment
     | CleanSwitch
+    | CleanChanged
     | CleanHold
     | CleanReplica
     | CleanStray

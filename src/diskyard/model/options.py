@@ -114,8 +114,9 @@ class FixOptions(RateOptions, kw_only=True, frozen=True):
 
     :param force: release data kept for a copy that cannot be checked from here; delete a volume that
         this history of the repository cannot be shown to have made; cut off what another program has
-        added to the volume of a Snapshot; or remove an entry of the log that follows nothing. The
-        caller vouches that the copy has ended, or that nobody needs the data. A mend that waits for the
+        added to the volume of a Snapshot; accept the bytes of a volume that another program has changed;
+        or remove an entry of the log that follows nothing. The caller vouches that the copy has ended, or
+        that nobody needs the data. A mend that waits for the
         base of a copy loses nothing by force: it stores the whole image, without a base. It changes no
         other fix.
     :param run_first: run it before all tasks that wait on this host, whatever its type.
@@ -183,7 +184,7 @@ class TeardownOptions(Options, kw_only=True, frozen=True):
     :param host_id: the host that has the attachment; default this one.
     :param force: end it even if that host may still be using it, a running QEMU has the disk open for
         writing, or another program has left an overlay of it in the repository: the caller vouches
-        that this is safe.
+        that this is safe. A guest of this host that can be talked to must have ended all the same.
     """
 
     owner: Owner | None = None

@@ -26,7 +26,7 @@ from diskyard.operations.writers import require_no_stranger, require_writer_gone
 from diskyard.planner import attach as planner
 from diskyard.planner.common import strong_image
 from diskyard.planner.sizes import adopt, size_lease
-from diskyard.repository.commit import Committed, newest_known
+from diskyard.repository.commit import Committed
 from diskyard.repository.foreign import overlays_of
 from diskyard.repository.repository import Repository
 from diskyard.repository.settled import commit_looking
@@ -63,36 +63,35 @@ def prepare_image(engine: Engine, request: PrepareImage) -> Attached:
 
 
 def _meet_guest(engine: Engine, repo: Repository, request: PrepareImage) -> None:
-    """Bring the log and the guest of an attachment that exists together; note how that guest is reached.
+    """Note how the guest of an attachment is reached, if the request says that.
 
     :raises diskyard.errors.InvalidParameter: ``live`` is given for what no running guest writes to.
     :raises diskyard.errors.DiskyardError: see ``operations/running.py``.
     """
     live, owner = request.options.live, request.options.owner or DEFAULT_OWNER
-    if live is not None and (request.options.serve or not _is_address(live.qmp)):
+    if live is None:
+        return
+    if request.options.serve or not _is_address(live.qmp):
         raise errors.InvalidParameter(
             "options.live.qmp must be the absolute path of a socket, in printable characters, and cannot be "
             "given with serve.",
         )
-    here = engine.host.identity
-    author = engine.author("prepareImage")
-    # Mostly there is nothing to do, and nothing is read for it. If this knows too little, the plan refuses.
-    state = newest_known(repo.log) if live is None else repo.state()
-    for found in state.attachments_of(request.image_id):
-        if (found.host, found.owner, found.mode) == (here, owner, "read_write"):
-            if live is None and found.switching is not None:
-                settle_guest(engine, repo, found.id, author)
-            elif live is not None:
-                require_transfer_folder(engine.host, os.path.dirname(live.qmp), live.qmp)
-                make_live(engine, repo, found, live.qmp, author)
+    for found in repo.state().attachments_of(request.image_id):
+        if _is_own_writer(engine, found, owner):
+            require_transfer_folder(engine.host, os.path.dirname(live.qmp), live.qmp)
+            make_live(engine, repo, found.id, live.qmp, engine.author("prepareImage"))
             return
-    if live is not None:
-        raise errors.InvalidParameter(
-            f"No guest {owner} has image {request.image_id} attached for writing on this host.",
-            advice="Prepare the image without live, start the guest with the blockdev that is returned, and "
-            "then call prepareImage again with live.",
-            imageId=request.image_id,
-        )
+    raise errors.InvalidParameter(
+        f"No guest {owner} has image {request.image_id} attached for writing on this host.",
+        advice="Prepare the image without live, start the guest with the blockdev that is returned, and "
+        "then call prepareImage again with live.",
+        imageId=request.image_id,
+    )
+
+
+def _is_own_writer(engine: Engine, attachment: Attachment, owner: str) -> bool:
+    known = (attachment.host, attachment.owner, attachment.mode)
+    return known == (engine.host.identity, owner, "read_write")
 
 
 def _is_address(path: str) -> bool:
@@ -130,12 +129,27 @@ def _attach_for(engine: Engine, repo: Repository, request: PrepareImage) -> tupl
             state, _ = settle_size(repo, image_id, author, fds)
             if _weak_below(state, image_id) != weak:
                 continue
+            if (found := _own_switching(engine, state, image_id, owner)) is not None:
+                frozen_id, attachment_id = found
+                settle_guest(engine, repo, attachment_id, author, leased=frozen_id)
+                continue
             require_no_stranger(repo, state, image_id)
             _require_bounded(repo, state, image_id)
             committed = _attach(engine, repo, request, owner, weak)
         if (attachment := committed.result) is not None:
             is_new = attachment.id not in committed.before.attachments
             return *_given_out(repo, committed.state, attachment), is_new
+
+
+def _own_switching(engine: Engine, state: State, image_id: str, owner: str) -> tuple[str, str] | None:
+    """What an interrupted switch of this very guest freezes, and its attachment; None if there is none.
+
+    The frozen image is weak, so its lease is held: no verb is at it.
+    """
+    for found in state.attachments_of(image_id):
+        if found.switching is not None and _is_own_writer(engine, found, owner):
+            return found.switching.image_id, found.id
+    return None
 
 
 def _given_out(repo: Repository, state: State, attachment: Attachment) -> tuple[Attached, Chain]:
@@ -319,30 +333,37 @@ def _detach(engine: Engine, repo: Repository, request: TeardownImage) -> Outcome
             adopt(draft, request.image_id, growth)
 
     with nobody_serves(repo, request.image_id, host_id, owner):
-        before = _settled_before_end(engine, repo, request, host_id, owner)
+        first = repo.state()
+        before = _settled_before_end(engine, repo, request, first, host_id, owner)
         if not options.force:
             _require_no_overlay(repo, before, request.image_id, host_id, owner)
             _require_writer_gone(repo, before, request.image_id, host_id, owner)
         growth = growth_of_writer(repo, before, request.image_id)
         ended = repo.commit(plan, engine.author("teardownImage"))
-    return Outcome(request.image_id, cleaning(repo, before, ended.state))
+    return Outcome(request.image_id, cleaning(repo, first, ended.state))
 
 
 def _settled_before_end(
-    engine: Engine, repo: Repository, request: TeardownImage, host_id: str, owner: str
+    engine: Engine, repo: Repository, request: TeardownImage, state: State, host_id: str, owner: str
 ) -> State:
-    """End what a guest of this host was in the midst of, and refuse while it runs.
+    """End what a guest was in the midst of, and refuse while it runs.
 
     :returns: the newest state.
-    :raises diskyard.errors.ImageInUse: the guest runs, or ``force`` is not given and it cannot be asked.
+    :raises diskyard.errors.ImageInUse: the guest runs, with or without ``force``; or ``force`` is not given,
+        and it cannot be asked from here.
     """
-    force, state = request.options.force, repo.state()
+    force, here = request.options.force, engine.host.identity
     for found in state.attachments_of(request.image_id):
         if (found.host.host_id, found.owner) != (host_id, owner):
             continue
-        require_ended(engine, repo, found, force=force)
-        if found.switching is not None and not force and found.host == engine.host.identity:
-            state = settle_guest(engine, repo, found.id, engine.author("teardownImage"))
+        if found.host == here:
+            require_ended(engine, repo, found)
+            ended = force and engine.known_guests.recall(repo, found.id) is None
+        else:
+            has_restarted = found.host.machine_id == here.machine_id and found.host.boot_id != here.boot_id
+            ended = force or has_restarted
+        if found.switching is not None:
+            state = settle_guest(engine, repo, found.id, engine.author("teardownImage"), ended=ended)
     return state
 
 

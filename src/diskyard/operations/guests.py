@@ -17,8 +17,9 @@ from diskyard.log.log import Author
 from diskyard.model.records import Attachment
 from diskyard.model.state import State
 from diskyard.operations.engine import Engine
+from diskyard.operations.writers import is_written
 from diskyard.planner import running as planner
-from diskyard.repository.repository import Repository
+from diskyard.repository.repository import Repository, volume_name
 
 AGAIN = "Call prepareImage for this owner again, with live, while the guest runs."
 
@@ -50,36 +51,66 @@ def guest_words(attachment: Attachment) -> str:
     return f"guest {attachment.owner} of image {attachment.image_id}"
 
 
-@contextmanager
-def asked_guest(engine: Engine, repo: Repository, attachment: Attachment) -> Iterator[RunningGuest | None]:
-    """A context with the running guest of an attachment; None if that guest has certainly ended.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A guest, and the state while nobody else can move it.
 
-    Nobody else can talk to it in the context: a monitor has one client at a time.
+    :param guest: None if it has certainly ended, or does not have the disk.
+    """
+
+    state: State
+    attachment: Attachment
+    guest: RunningGuest | None
+
+
+@contextmanager
+def asked_guest(engine: Engine, repo: Repository, attachment_id: str) -> Iterator[Asked]:
+    """A context with the guest of an attachment, and the newest state.
+
+    Nobody else can talk to the guest in the context: a monitor has one client at a time. So the state is read
+    when QEMU has greeted. What was read before may lack a volume that somebody else has moved the guest to.
 
     :raises diskyard.errors.ImageInUse: it cannot be talked to from here.
-    :raises diskyard.errors.LeaseHeld: somebody else talks to it.
+    :raises diskyard.errors.LeaseHeld: somebody else talks to it, or it was torn down meanwhile.
     :raises diskyard.errors.StorageError: it does not answer, or as no QEMU does. Nothing is known of it then.
     """
-    known = _require_reachable(engine, repo, attachment)
-    try:
-        with Monitor(engine.host, known.address) as monitor:
-            graph = QmpGraph(monitor)
-            seen = graph.look(Disk(attachment.id, attachment.volume_ids))
-            is_known = monitor.process == known.process
-            if not is_known and is_alive(engine.host, known.process):
-                raise errors.StorageError(
-                    f"The monitor at {known.address} belongs to another process ({monitor.process.pid}) than "
-                    f"{guest_words(attachment)} ({known.pid}), which runs.",
-                    advice=AGAIN,
-                )
-            if is_known or seen.chain or seen.foreign:
-                yield RunningGuest(graph, attachment, seen, is_known)
-            else:
-                yield None
-    except NobodyAnswers:
-        if is_alive(engine.host, known.process):
-            raise
-        yield None
+    known = _require_reachable(engine, repo, require_attached(repo.state(), attachment_id))
+    with contextlib.ExitStack() as stack:
+        try:
+            monitor = stack.enter_context(Monitor(engine.host, known.address))
+        except NobodyAnswers:
+            if is_alive(engine.host, known.process):
+                raise
+            monitor = None
+        state = repo.state()
+        attachment = require_attached(state, attachment_id)
+        guest = None if monitor is None else _look(monitor, known, attachment)
+        yield Asked(state, attachment, guest)
+
+
+def require_attached(state: State, attachment_id: str) -> Attachment:
+    """The attachment with this id.
+
+    :raises diskyard.errors.LeaseHeld: it has ended.
+    """
+    found = state.attachments.get(attachment_id)
+    if found is None:
+        raise errors.LeaseHeld("The image was torn down meanwhile.", advice="Try again.")
+    return found
+
+
+def _look(monitor: Monitor, known: KnownGuest, attachment: Attachment) -> RunningGuest | None:
+    graph = QmpGraph(monitor)
+    seen = graph.look(Disk(attachment.id, attachment.volume_ids))
+    is_known = monitor.process == known.process
+    if not is_known and is_alive(monitor.host, known.process):
+        raise errors.StorageError(
+            f"The monitor at {known.address} belongs to another process ({monitor.process.pid}) than "
+            f"{guest_words(attachment)} ({known.pid}), which runs.",
+            advice=AGAIN,
+        )
+    has_disk = seen.chain or seen.foreign or seen.idle
+    return RunningGuest(graph, attachment, seen, is_known) if is_known or has_disk else None
 
 
 def _require_reachable(engine: Engine, repo: Repository, attachment: Attachment) -> KnownGuest:
@@ -110,14 +141,13 @@ def why_not_reachable(engine: Engine, repo: Repository, attachment: Attachment) 
     return None
 
 
-def require_as_recorded(
-    repo: Repository, state: State, attachment: Attachment, guest: RunningGuest | None, author: Author
-) -> RunningGuest:
+def require_as_recorded(repo: Repository, asked: Asked, author: Author) -> RunningGuest:
     """Refuse a guest that is not where the log has its disk, and record what that has done to the bytes.
 
     :raises diskyard.errors.ImageInUse: it has ended, was started again, or was changed by another program.
     :raises diskyard.errors.LeaseHeld: its QEMU is at work on the disk.
     """
+    state, attachment, guest = asked.state, asked.attachment, asked.guest
     of = guest_words(attachment)
     details = {"imageId": attachment.image_id, "owner": attachment.owner}
     if guest is None:
@@ -127,6 +157,7 @@ def require_as_recorded(
             **details,
         )
     require_own_chain(repo, state, guest, author)
+    require_own_file(repo, state, attachment)
     if not guest.process_is_known:
         raise errors.ImageInUse(f"The {of} was started again.", advice=AGAIN, **details)
     if guest.seen.job is not None:
@@ -180,23 +211,40 @@ def require_own_chain(repo: Repository, state: State, guest: RunningGuest, autho
     )
 
 
-def require_ended(engine: Engine, repo: Repository, attachment: Attachment, *, force: bool) -> None:
-    """Refuse to end the attachment of a guest that runs and has the disk open.
+def require_own_file(repo: Repository, state: State, attachment: Attachment) -> None:
+    """Refuse a guest that has something else open than the file of its disk's volume in this repository.
 
-    :param force: the caller vouches for a guest that cannot be asked; not for one that answers.
+    The names of its nodes say which volume it means, not which file: the repository may have been put back
+    from a backup since, or a copy of it is in its place. QEMU's locks are on the very file that it has open.
+
+    :raises diskyard.errors.ImageInUse: no QEMU has that file open for writing.
+    """
+    top_id = attachment.volume_ids[0]
+    if is_written(repo, volume_name(state.volumes[top_id])):
+        return
+    raise errors.ImageInUse(
+        f"The {guest_words(attachment)} does not have volume {top_id} of {repo.storage.place} open: the "
+        "file was exchanged since the guest opened it, as when a repository is put back from a backup.",
+        advice="What the guest writes goes to the file that was there before. End the guest, tear the image "
+        "down, and start the guest from what prepareImage returns then.",
+        imageId=attachment.image_id,
+        owner=attachment.owner,
+    )
+
+
+def require_ended(engine: Engine, repo: Repository, attachment: Attachment) -> None:
+    """Refuse to end the attachment of a guest that runs and has the disk open; no force overrules this.
+
     :raises diskyard.errors.ImageInUse: it runs.
+    :raises diskyard.errors.DiskyardError: its process runs and cannot be asked: see :func:`asked_guest`.
     """
     known = engine.known_guests.recall(repo, attachment.id)
     if attachment.live is None or known is None or not is_alive(engine.host, known.process):
         return
-    try:
-        with asked_guest(engine, repo, attachment) as guest:
-            if guest is None or not (guest.seen.chain or guest.seen.foreign or guest.seen.idle):
-                return
-    except errors.DiskyardError:
-        if force:
+    with asked_guest(engine, repo, attachment.id) as asked:
+        seen = None if asked.guest is None else asked.guest.seen
+        if seen is None or not (seen.chain or seen.foreign):
             return
-        raise
     raise errors.ImageInUse(
         f"The {guest_words(attachment)} runs, as process {known.pid}, and has the disk open.",
         advice="End the guest, or take the disk from it; then try again.",

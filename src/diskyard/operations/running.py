@@ -16,19 +16,23 @@ from diskyard.live.monitor import Monitor
 from diskyard.live.process import is_alive
 from diskyard.live.qmp_graph import QmpGraph
 from diskyard.log.log import Author
-from diskyard.model.records import Attachment, Image, Switching
+from diskyard.model.records import Attachment, Image, Switching, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.mover.durable import os_errors
 from diskyard.operations.building import others_may_win
 from diskyard.operations.engine import Engine
 from diskyard.operations.guests import (
+    Asked,
     RunningGuest,
     asked_guest,
     guest_words,
     require_as_recorded,
+    require_attached,
     require_own_chain,
+    require_own_file,
 )
+from diskyard.operations.writers import is_written
 from diskyard.planner import attach, switch
 from diskyard.planner import running as planner
 from diskyard.planner.building import NewVolume
@@ -62,16 +66,16 @@ def switch_running(
     made = state.images.get(asked.image_id)
     if made is not None and made.is_strong and made.request_digest == asked.request_digest:
         return None, state  # whatever has become of the guest since
-    attachment = _attachment(state, attachment_id, asked.disk_id)
-    with asked_guest(engine, repo, attachment) as guest:
-        guest = require_as_recorded(repo, state, attachment, guest, author)
+    with asked_guest(engine, repo, attachment_id) as found:
+        planner.require_not_switching(found.attachment)
+        guest = require_as_recorded(repo, found, author)
         asked = replace(asked, attachment_id=attachment_id)
         begun = commit_looking(repo, asked.disk_id, lambda draft: switch.begin(draft, asked), author)
         if begun.result is None:
             return None, begun.state
         new = begun.result
         repo.make_empty(new.volume)
-        top = state.volumes[attachment.volume_ids[0]]
+        top = found.state.volumes[found.attachment.volume_ids[0]]
         with os_errors("letting the guest open its new volume"):
             repo.storage.share_access(volume_name(top), volume_name(new.volume))
         with others_may_win():
@@ -80,13 +84,6 @@ def switch_running(
             )
         _move_or_undo(repo, published.state, guest, new, author)
         return _complete(repo, attachment_id, new.work_id, author, also)
-
-
-def _attachment(state: State, attachment_id: str, disk_id: str) -> Attachment:
-    found = state.attachments.get(attachment_id)
-    if found is None:
-        raise errors.LeaseHeld(f"Image {disk_id} was torn down meanwhile.", imageId=disk_id)
-    return found
 
 
 def _move_or_undo(
@@ -98,7 +95,8 @@ def _move_or_undo(
     except errors.UnknownOutcome:
         raise  # whoever comes next asks the guest
     except errors.DiskyardError:
-        repo.commit(lambda draft: planner.undo(draft, guest.attachment.id, new.work_id), author)
+        with others_may_win():
+            repo.commit(lambda draft: planner.undo(draft, guest.attachment.id, new.work_id), author)
         raise
 
 
@@ -131,14 +129,23 @@ def _complete(
 
 
 def settle_guest(
-    engine: Engine, repo: Repository, attachment_id: str, author: Author, *, leased: str | None = None
+    engine: Engine,
+    repo: Repository,
+    attachment_id: str,
+    author: Author,
+    *,
+    leased: str | None = None,
+    ended: bool = False,
 ) -> State:
     """End a switch that was interrupted: ask the guest where it is, then complete or undo. Mostly only look.
 
     :param leased: an image whose lease the caller has: that of a Snapshot which is asked for once more.
+    :param ended: the guest has ended, so nobody need be asked: its host has started again since, or the
+        caller of the verb vouches for it.
     :returns: the newest state. The attachment is not switching in it.
     :raises diskyard.errors.LeaseHeld: the verb that switches is at it.
-    :raises diskyard.errors.ImageInUse: only another host, or another state directory, can ask the guest.
+    :raises diskyard.errors.ImageInUse: only another host, or another state directory, can ask the guest; or
+        some QEMU writes to what the guest is to have left, although it has followed.
     :raises diskyard.errors.StorageError: the guest does not answer: nothing is decided then.
     """
     state = repo.state()
@@ -146,42 +153,61 @@ def settle_guest(
     if found is None or found.switching is None:
         return state
     needed = [] if found.switching.image_id == leased else [found.switching.image_id]
-    with repo.work_on(needed, wait_s=_SETTLE_WAIT_S):
-        state = repo.state()
-        found = state.attachments.get(attachment_id)
-        if found is None or found.switching is None:
-            return state
-        with asked_guest(engine, repo, found) as guest, others_may_win():
-            return _end_switch(repo, state, found, found.switching, guest, author)
+    with repo.work_on(needed, wait_s=_SETTLE_WAIT_S), others_may_win():
+        if ended:
+            state = repo.state()
+            return _end_switch(repo, Asked(state, require_attached(state, attachment_id), None), author)
+        with asked_guest(engine, repo, attachment_id) as asked:
+            return _end_switch(repo, asked, author)
 
 
-def _end_switch(
-    repo: Repository,
-    state: State,
-    attachment: Attachment,
-    switching: Switching,
-    guest: RunningGuest | None,
-    author: Author,
-) -> State:
+def _end_switch(repo: Repository, asked: Asked, author: Author) -> State:
     """Complete or undo a switch, as the guest has followed or not.
 
-    A guest that has ended may have followed before. The overlay has what it wrote since, if anything, so that
-    is right in both cases.
+    If the guest does not tell, as it has ended or does not have the disk any more, the overlay does: it is
+    empty unless the guest has followed, and nobody has it open. An overlay that is empty and closed holds
+    nothing that could be lost.
     """
-    work_id = switching.work_id
-    followed = guest is None or switching.to_volume_id in guest.seen.chain
-    if guest is None or followed:
-        return repo.commit(lambda draft: planner.complete(draft, attachment.id, work_id), author).state
-    if guest.process_is_known or repo.is_unwritten(state.volumes[switching.to_volume_id]):
-        guest.graph.forget(attachment.id, switching.to_volume_id)
-        return repo.commit(lambda draft: planner.undo(draft, attachment.id, work_id), author).state
-    # It followed, wrote to the overlay, ended, and was started again with the graph from before.
-    state = repo.commit(lambda draft: planner.complete(draft, attachment.id, work_id), author).state
-    require_own_chain(repo, state, guest, author)
-    return state
+    attachment, guest, switching = asked.attachment, asked.guest, asked.attachment.switching
+    if switching is None:
+        return asked.state
+    overlay = asked.state.volumes[switching.to_volume_id]
+    seen = () if guest is None else guest.seen.chain
+    if guest is not None and overlay.id not in seen:
+        guest.graph.forget(attachment.id, overlay.id)  # what it may still have in memory is written then
+    has_followed = overlay.id in seen or _is_used(repo, overlay)
+    if not has_followed:
+        return repo.commit(lambda draft: planner.undo(draft, attachment.id, switching.work_id), author).state
+    if overlay.id not in seen and not seen:
+        _require_left(repo, asked, switching)
+    done = repo.commit(lambda draft: planner.complete(draft, attachment.id, switching.work_id), author).state
+    if guest is not None and seen and overlay.id not in seen:
+        # It followed, wrote to the overlay, ended, and was started again with the graph from before.
+        require_own_chain(repo, done, guest, author)
+    return done
 
 
-def make_live(engine: Engine, repo: Repository, attachment: Attachment, address: str, author: Author) -> None:
+def _is_used(repo: Repository, overlay: Volume) -> bool:
+    """Whether a guest has written to an overlay, or has it open to do so."""
+    with os_errors("looking who writes to an overlay"):
+        return is_written(repo, volume_name(overlay)) or not repo.is_unwritten(overlay)
+
+
+def _require_left(repo: Repository, asked: Asked, switching: Switching) -> None:
+    """Refuse to call what a guest has left frozen while some QEMU, which cannot be asked, writes to it."""
+    left = asked.state.volumes[switching.from_volume_id]
+    with os_errors("looking who writes to what a guest has left"):
+        if not is_written(repo, volume_name(left)):
+            return
+    raise errors.ImageInUse(
+        f"A running QEMU writes to volume {left.id}, which the {guest_words(asked.attachment)} had left.",
+        advice="It was started with a graph from before. End it, then try again.",
+        imageId=asked.attachment.image_id,
+        owner=asked.attachment.owner,
+    )
+
+
+def make_live(engine: Engine, repo: Repository, attachment_id: str, address: str, author: Author) -> None:
     """Make known how a running guest can be talked to; durable on return.
 
     If another program had changed the guest's chain, and it is the log's again, the disk is whole again.
@@ -191,29 +217,29 @@ def make_live(engine: Engine, repo: Repository, attachment: Attachment, address:
     :raises diskyard.errors.ImageInUse: the guest that was known before still runs, or this one is not where
         the log has its disk.
     """
-    state = settle_guest(engine, repo, attachment.id, author)
-    attachment = _attachment(state, attachment.id, attachment.image_id)
+    if engine.known_guests.recall(repo, attachment_id) is None:
+        _introduce(engine, repo, attachment_id, address)
+    settle_guest(engine, repo, attachment_id, author)
     with Monitor(engine.host, address) as monitor:
+        state = repo.state()  # only now nobody else moves the guest
+        attachment = require_attached(state, attachment_id)
+        planner.require_not_switching(attachment)
         graph = QmpGraph(monitor)
         seen = graph.look(Disk(attachment.id, attachment.volume_ids))
         if not seen.chain:
-            raise errors.InvalidParameter(
-                f"The QEMU at {address} has no node of image {attachment.image_id}.",
-                advice="Start it with the blockdev that prepareImage returned, names of nodes included; then "
-                "call prepareImage for this owner again, with live.",
-                imageId=attachment.image_id,
-            )
+            raise _without_disk(address, attachment)
         known = engine.known_guests.recall(repo, attachment.id)
         if known is not None and known.process != monitor.process and is_alive(engine.host, known.process):
             raise errors.ImageInUse(
                 f"The {guest_words(attachment)} still runs as process {known.pid}, and "
-                f" {address} belongs to process {monitor.process.pid}.",
+                f"{address} belongs to process {monitor.process.pid}.",
                 advice="End one of the two.",
                 imageId=attachment.image_id,
                 owner=attachment.owner,
             )
         guest = RunningGuest(graph, attachment, seen, process_is_known=True)
         require_own_chain(repo, state, guest, author)
+        require_own_file(repo, state, attachment)
         engine.known_guests.remember(repo, attachment.id, address, monitor.process)
 
         def plan(draft: Draft) -> None:
@@ -221,3 +247,21 @@ def make_live(engine: Engine, repo: Repository, attachment: Attachment, address:
             planner.clear_changed(draft, live.volume_ids[0])
 
         repo.commit(plan, author)
+
+
+def _introduce(engine: Engine, repo: Repository, attachment_id: str, address: str) -> None:
+    """Note where a guest is that this state directory knows nothing of: only then it can be asked."""
+    with Monitor(engine.host, address) as monitor:
+        attachment = require_attached(repo.state(), attachment_id)
+        if not QmpGraph(monitor).look(Disk(attachment.id, attachment.volume_ids)).chain:
+            raise _without_disk(address, attachment)
+        engine.known_guests.remember(repo, attachment.id, address, monitor.process)
+
+
+def _without_disk(address: str, attachment: Attachment) -> errors.InvalidParameter:
+    return errors.InvalidParameter(
+        f"The QEMU at {address} has no node of image {attachment.image_id}.",
+        advice="Start it with the blockdev that prepareImage returned, names of nodes included; then call "
+        "prepareImage for this owner again, with live.",
+        imageId=attachment.image_id,
+    )

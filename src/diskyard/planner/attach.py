@@ -138,8 +138,6 @@ def detach(
                 hostID=host_id,
                 owner=owner,
             )
-        if force:  # the caller vouches for what another program did to the disk
-            running.clear_changed(draft, found.volume_ids[0])
         _end(draft, found)
         return True
     return False
@@ -151,8 +149,7 @@ def _end(draft: Draft, attachment: Attachment) -> None:
     The generation that began with the attachment is not enough: a copy of the repository that was made
     meanwhile has that generation too, with other bytes.
     """
-    if attachment.switching is not None:  # a guest that has ended has done what it did
-        running.complete(draft, attachment.id, attachment.switching.work_id)
+    running.require_not_switching(attachment)  # only the bytes tell whether the guest has followed
     image = draft.state.images[attachment.image_id]
     draft.remove_attachment(attachment.id)
     if attachment.mode == "read_write":

@@ -159,12 +159,13 @@ def already_made(state: State, image_id: str, request_digest: str) -> bool:
     )
 
 
-def require_openable(state: State, image: Image) -> None:
+def require_openable(state: State, image: Image, *, more: int = 0) -> None:
     """Refuse an image whose chain has more volumes than can be opened together.
 
+    :param more: how many volumes the chain is about to get.
     :raises diskyard.errors.Unsupported: the chain is too deep.
     """
-    depth = sum(1 for _ in state.chain(image))
+    depth = more + sum(1 for _ in state.chain(image))
     if depth > CHAIN_DEPTH_OPENED:
         raise errors.Unsupported(
             f"The chain of image {image.id} is {depth} volumes deep; at most {CHAIN_DEPTH_OPENED} "

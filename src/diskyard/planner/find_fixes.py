@@ -8,6 +8,7 @@ from itertools import pairwise
 from diskyard.model.chains import Chains
 from diskyard.model.courtesy import give_way
 from diskyard.model.fix import (
+    CleanChanged,
     CleanGarbage,
     CleanLeftover,
     CleanSize,
@@ -33,6 +34,7 @@ from diskyard.planner.found import WRITTEN, Found, holder, not_idle
 from diskyard.planner.mend import needs_restore
 from diskyard.planner.merge import merge_in_the_way, merge_lease_images, merge_too_long, plan_merge
 from diskyard.planner.optimize import OptimizePlan, optimize_waits_for, plan_optimize
+from diskyard.planner.running import was_changed
 from diskyard.planner.scan import Scan, SourceView
 from diskyard.planner.sizes import size_fix
 
@@ -81,9 +83,20 @@ def _found(scan: Scan) -> Iterator[Found]:
             yield from _of_unready_volume(scan, volume)
         elif volume.extending is not None or volume.id in scan.longer:
             yield from _of_size(scan, volume)
+        if was_changed(volume):
+            yield _changed_by_others(scan, volume)
     yield from _garbage(scan)
     yield from _of_others(scan)
     yield from bookkeeping(scan)
+
+
+def _changed_by_others(scan: Scan, volume: Volume) -> Found:
+    return Found(
+        CleanChanged(volume_id=volume.id),
+        f"accept the bytes of volume {volume.id} as they are, although {volume.damage}",
+        _visible_on(scan.state, volume.id),
+        "only a person can decide what they are worth; force accepts them",
+    )
 
 
 def _of_image(scan: Scan, image: Image, chains: Chains) -> Iterator[Found]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from diskyard import errors
-from diskyard.model.records import DONE_BY_OTHERS, Attachment, Image, Origin, Switching
+from diskyard.model.records import DONE_BY_OTHERS, Attachment, Image, Origin, Switching, Volume
 from diskyard.model.state import State
 from diskyard.model.transaction import Draft
 from diskyard.planner.common import Superseded, doomed
@@ -125,8 +125,36 @@ def mark_changed(draft: Draft, volume_id: str, words: str) -> None:
         draft.put_volume(replace(volume, damage=DONE_BY_OTHERS + words))
 
 
+def was_changed(volume: Volume | None) -> bool:
+    """Whether that is recorded of a volume."""
+    return volume is not None and (volume.damage or "").startswith(DONE_BY_OTHERS)
+
+
 def clear_changed(draft: Draft, volume_id: str) -> None:
     """Take that back, as a person has put it right."""
     volume = draft.state.volumes.get(volume_id)
-    if volume is not None and (volume.damage or "").startswith(DONE_BY_OTHERS):
+    if volume is not None and was_changed(volume):
         draft.put_volume(replace(volume, damage=None))
+
+
+def accept_changed(draft: Draft, volume_id: str) -> bool:
+    """Let the images on a volume have the bytes that another program has left; False if there is nothing to.
+
+    They are other bytes from now on than those of any copy with the same id.
+    """
+    if not was_changed(draft.state.volumes.get(volume_id)):
+        return False
+    clear_changed(draft, volume_id)
+    for key in draft.state.images_on(volume_id):
+        image = draft.state.images[key]
+        captured = Origin(marker=draft.state.marker, image_id=image.id, data_generation=draft.entry)
+        draft.put_image(
+            replace(
+                image,
+                data_generation=draft.entry,
+                revision=draft.entry,
+                origin=None,
+                captured=None if image.captured is None else captured,
+            )
+        )
+    return True

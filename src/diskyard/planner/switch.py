@@ -96,7 +96,8 @@ def _freezable(draft: Draft, request: Switch) -> Image:
     """The disk, if its bytes are whole and nothing may be changing them but a guest that is to follow."""
     disk = virtual_disk(draft.state, request.disk_id)
     require_usable(draft, disk)
-    _writer(draft.state, disk, request)
+    if _writer(draft.state, disk, request) is not None:
+        require_openable(draft.state, disk, more=1)  # its guest must be able to start again
     require_settled(draft.state, disk)
     return disk
 

@@ -260,9 +260,9 @@ class LiveRun:
             self._look_for_strange_nodes(attachment)
             if attachment.live is None:
                 continue
-            with asked_guest(service.engine, repo, attachment) as guest:
+            with asked_guest(service.engine, repo, attachment.id) as asked:
+                state, guest = asked.state, asked.guest
                 assert guest is not None, "the guest runs"
-                state = repo.state()
                 chain = tuple(volume.id for _, volume in state.chain(state.images[self._disk[1]]))
                 assert guest.seen.chain[:1] == chain[:1], "the guest writes where the log has its disk"
                 assert set(chain) <= set(attachment.volume_ids), "its attachment names all that it reads"

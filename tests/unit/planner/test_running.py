@@ -156,14 +156,24 @@ def test_a_guest_that_cannot_follow(found: Attachment, error: type[errors.Diskya
         running.require_followable(state(LIVE.images["d"]), LIVE.images["d"], "a")
 
 
-def test_an_attachment_that_ends_completes_what_it_was_in() -> None:
-    """Its guest has ended. The overlay has what it wrote there, if it had followed."""
-    draft = draft_on(switching(), "three")
-    assert attach.detach(draft, "d", host=HOST, owner="vm", of_host_id=None, force=False)
+def test_an_attachment_does_not_end_while_it_is_switching() -> None:
+    """Whether its guest has followed is in the overlay's bytes, which a plan cannot see."""
+    with pytest.raises(errors.LeaseHeld):
+        attach.detach(draft_on(switching()), "d", host=HOST, owner="vm", of_host_id=None, force=True)
+    with pytest.raises(errors.LeaseHeld):
+        attach.remove_attachment(draft_on(switching()), "a")
+
+
+def test_what_is_accepted_is_no_other_image_any_more() -> None:
+    """A copy elsewhere with the same id has the bytes from before."""
+    frozen = image("s", "v", captured=Origin(marker=MARKER, image_id="d", data_generation="3."))
+    draft = draft_on(state(frozen, volume("v")), "one")
+    assert not running.accept_changed(draft, "v")
+    running.mark_changed(draft, "v", "wrote to it")
+    assert running.accept_changed(draft, "v")
     after = published(draft)
-    assert after.images["s"].is_strong
-    assert after.images["d"].volume_id == "new"
-    assert not after.attachments
+    assert after.volumes["v"].damage is None
+    assert after.images["s"].captured == Origin(marker=MARKER, image_id="s", data_generation=draft.entry)
 
 
 def test_a_guest_that_starts_now_opens_what_is_better_now() -> None:
