@@ -10,7 +10,8 @@ import pytest
 from diskyard.errors import DiskyardError
 from diskyard.host.identity import new_nonce
 from diskyard.testing.effort import Effort
-from diskyard.testing.live_runs import FATES, THEN
+from diskyard.testing.live_restarts import judge_refused, start_as_before
+from diskyard.testing.live_runs import FATES, THEN, Fate
 from diskyard.testing.scenarios import LIVE
 from diskyard.testing.scenarios.live import LiveScenario, interrupted
 from diskyard.testing.steps import Side
@@ -19,6 +20,7 @@ from tests.live.benches import live_bench
 
 SIDES: tuple[Side, ...] = ("before", "after")
 REBOOTED = Effort.of_environment().sample(LIVE, 3, "reboot")
+AS_BEFORE = 4  # restarts with the first graph, in a quick run
 MOST = 3  # of the runs of a scenario, in a quick run
 
 
@@ -61,6 +63,34 @@ def test_the_host_goes_down(scenario: LiveScenario, quick_folder: Path, effort: 
             ran = run.kill_at(step, "before", "dies")
             run.go_on("reboot", chance)
             run.judge(chance, answered=ran.answered)
+        tally("live", runs=1)
+
+
+def test_started_again_as_before(quick_folder: Path, effort: Effort, tally: Tally) -> None:
+    """The guest dies with the verb, and whoever runs it does not ask where its disk is now.
+
+    Where it would write to what is frozen, it is refused; what it has spoilt until then is not read as if
+    nothing had happened.
+    """
+    tally("live")
+    bench = live_bench(SNAPSHOT_WITH_ID, quick_folder)
+    fates: tuple[Fate, ...] = ("dies", "dies later")
+    kinds = [(step, fate) for step in range(len(bench.steps)) for fate in fates]
+    names = [f"{bench.steps[step]} {fate}" for step, fate in kinds]
+    for index in effort.sample_of_kinds(names, AS_BEFORE, "as before"):
+        step, fate = kinds[index]
+        chance = effort.random("as before", step, fate)
+        try:
+            with bench.run() as run:
+                ran = run.kill_at(step, "before", fate)
+                if start_as_before(run):
+                    tally("live", refused=1, broken=judge_refused(run, chance))
+                else:
+                    run.go_on("verb", chance)
+                    run.judge(chance, answered=ran.answered)
+        except (AssertionError, DiskyardError) as error:
+            error.add_note(f"before step {step}, {bench.steps[step]}: the guest {fate}")
+            raise
         tally("live", runs=1)
 
 

@@ -62,6 +62,7 @@ class LiveRun:
 
     :param boot_id: of the boot that a reboot ends; None if there will be no reboot.
     :ivar guest: the guest.
+    :ivar first_graph: with which it was started first.
     :ivar before: the last write that was acknowledged before the scenario froze anything.
     """
 
@@ -73,6 +74,7 @@ class LiveRun:
         self._seen: dict[tuple[str, str], bytes] = {}
         self._ended_well: bool | None = None
         self._retried = False
+        self.first_graph: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         world, service = self.world, self.service()
@@ -92,8 +94,8 @@ class LiveRun:
         """A guest on the disk as prepareImage gives it out now."""
         asked = {"repositoryId": "a", "imageId": self._disk[1], "options": OWNER}
         graph = call(service, "prepareImage", asked)["blockdev"]
-        guest = StorageDaemonGuest(guest_folder(self.world), [graph], after=after)
-        return guest.__enter__()
+        self.first_graph = self.first_graph or graph
+        return StorageDaemonGuest(guest_folder(self.world), [graph], after=after).__enter__()
 
     def __exit__(
         self,
