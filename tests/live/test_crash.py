@@ -19,9 +19,9 @@ from tests.conftest import Tally
 from tests.live.benches import live_bench
 
 SIDES: tuple[Side, ...] = ("before", "after")
-REBOOTED = Effort.of_environment().sample(LIVE, 3, "reboot")
-AS_BEFORE = 4  # restarts with the first graph, in a quick run
-MOST = 3  # of the runs of a scenario, in a quick run
+REBOOTED = Effort.of_environment().sample(LIVE, 1, "reboot")
+AS_BEFORE = 3  # restarts with the first graph, in a quick run
+MOST = 2  # of the runs of a scenario, in a quick run
 
 
 @pytest.mark.parametrize("scenario", LIVE, ids=lambda scenario: scenario.name)
