@@ -204,8 +204,9 @@ def test_a_person_accepts_what_others_did(rig: Rig, disk: LiveDisk, by: str) -> 
         disk.guest.kill()
     else:
         last = disk.guest.kill()
-        with StorageDaemonGuest(rig.folder / "guest", [old], after=last) as again:
-            again.wait_for(3)
+        disk.guest = StorageDaemonGuest(rig.folder / "guest", [old], after=last)
+        with disk.guest:
+            disk.guest.wait_for(3)
             assert code_of(disk.prepare) == "ImageInUse"
     rig.yard.teardown_image("a", disk.id, OWNER)
     assert not is_sound(rig, disk)

@@ -334,8 +334,9 @@ def test_a_guest_that_is_started_with_a_graph_from_before(rig: Rig, disk: LiveDi
     old = rig.yard.prepare_image("a", disk.id, OWNER).blockdev
     snapshot = disk.snapshot()
     last = disk.guest.kill()
-    with StorageDaemonGuest(rig.folder / "guest", [old], after=last) as again:
-        again.wait_for(3)
+    disk.guest = StorageDaemonGuest(rig.folder / "guest", [old], after=last)
+    with disk.guest:
+        disk.guest.wait_for(3)
         with pytest.raises(errors.ImageInUse, match="graph from before"):
             disk.prepare()
     assert rig.yard.get_image_status("a", snapshot).status == "broken"
