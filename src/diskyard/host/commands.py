@@ -140,7 +140,7 @@ class Commands:
             "--",
             *words,
         ]
-        told = told_to(environment)
+        told = told_to(environment, limits)
         # setpriv looks for the program itself, and would report a missing one in its own words.
         for program in (words[0], command[0]):
             if shutil.which(program, path=told["PATH"]) is None:

@@ -12,6 +12,7 @@ _DESCRIPTORS_MOST = 65_536  # a deep backing chain needs more than a shell's usu
 _CAP_DAC_OVERRIDE, _CAP_SETPCAP = 1, 8  # linux/capability.h
 _KIB = 1 << 10
 _BLOCK_BYTES = 512  # of the shell's ulimit -f
+_FEW_HEAPS = "glibc.malloc.arena_max=2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,15 @@ def _capabilities() -> dict[str, int]:
     return found
 
 
-def told_to(environment: Mapping[str, str] | None) -> dict[str, str]:
+def told_to(environment: Mapping[str, str] | None, limits: Limits | None) -> dict[str, str]:
     """The whole environment of a program: of this process's own variables only PATH.
 
     A program has no business with the tokens and passwords in Diskyard's environment.
 
     :param environment: additional variables for this program.
+    :param limits: of this program. If its address space is limited, few of its threads get a heap of their
+        own: glibc reserves 64 MiB for each, and on a busy host QEMU's threads could need all there is.
     """
-    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **(environment or {})}
+    few_heaps = {} if limits is None else {"GLIBC_TUNABLES": _FEW_HEAPS}
+    path = os.environ.get("PATH", os.defpath)
+    return {"PATH": path, "LC_ALL": "C", **few_heaps, **(environment or {})}
