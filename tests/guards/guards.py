@@ -340,7 +340,7 @@ GUARDS = [
     Guard(
         "only what this history made is garbage",
         "diskyard.planner.find_fixes",
-        (("waits_for = None if name in look.made_here else _whose(look.state, name)", "waits_for = None"),),
+        (("waits_for = None if name in scan.made_here else _whose(scan.state, name)", "waits_for = None"),),
         ("tests/unit/planner/test_find_fixes.py",),
     ),
     Guard(

@@ -164,8 +164,8 @@ def clean_attachment(work: Work, action: CleanAttachment) -> tuple[bool, list[Fo
     )
     if not work.force:
         _require_no_overlay(work.repo, before, attachment)
-    # Its host has started again since, so the guest has ended.
-    before = settle_guest(work.engine, work.repo, action.attachment_id, work.author, ended=True)
+    if attachment.switching is not None:  # its host has started again since, so the guest has ended
+        before = settle_guest(work.engine, work.repo, action.attachment_id, work.author, ended=True)
     growth = growth_of_writer(work.repo, before, attachment.image_id)
 
     def plan(draft: Draft) -> bool:
