@@ -97,7 +97,7 @@ class LibvirtHost:
 
         :param fails: whether it is meant to.
         """
-        words = ["nsenter", "--target", str(self._pid), "--mount", "--pid", "--root"]
+        words = ["nsenter", "--target", str(self._pid), "--mount", "--pid", "--root", "--wd"]
         environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "DISKYARD_STATE_DIR": "/run/state",
