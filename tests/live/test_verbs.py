@@ -14,8 +14,10 @@ from diskyard import Diskyard, MiB, errors
 from diskyard.live.graph import Move
 from diskyard.live.qmp_graph import QmpGraph
 from diskyard.model.fix import CleanSwitch
+from diskyard.model.state import State
 from diskyard.mover.qemu.graphs import guest_nodes
 from diskyard.operations import guests
+from diskyard.repository.repository import Repository
 from diskyard.testing.running_guest import StorageDaemonGuest, judge
 from diskyard.testing.running_guest.by_hand import by_hand
 from tests.api.helpers import Killed, Rig, code_of, fixes, run, run_fix, wait_until
@@ -73,6 +75,13 @@ class LiveDisk:
         last = self.guest.kill()
         self.rig.yard.teardown_image("a", self.id, OWNER)
         assert judge(self.rig.read("a", self.id), last) <= last + 1
+
+    def judged_snapshots(self) -> int:
+        """How many Snapshots there are; each is exactly what the guest had written by some moment."""
+        snapshots = self.rig.yard.list_images("a", kind="snapshot").images
+        for snapshot in snapshots:
+            judge(self.rig.read("a", snapshot.image_id), 0)
+        return len(snapshots)
 
     def volumes(self) -> tuple[str, ...]:
         """What its attachment names."""
@@ -194,9 +203,9 @@ def interrupted(disk: LiveDisk, patch: pytest.MonkeyPatch, *, followed: bool) ->
     """A verb is cut off between the log and the guest, or between the guest and the log."""
     move = guests.RunningGuest.move
 
-    def cut(*words: object) -> None:
+    def cut(guest: guests.RunningGuest, repo: Repository, state: State, overlay_id: str) -> None:
         if followed:
-            move(*words)  # type: ignore[arg-type]  # what the method takes
+            move(guest, repo, state, overlay_id)
         raise Killed
 
     with patch.context() as patched:
@@ -215,10 +224,7 @@ def test_the_next_verb_asks_the_guest(
     interrupted(disk, monkeypatch, followed=followed)
     disk.guest.wait_for(3)
     disk.snapshot()
-    snapshots = rig.yard.list_images("a", kind="snapshot").images
-    assert len(snapshots) == (2 if followed else 1)
-    for snapshot in snapshots:
-        judge(rig.read("a", snapshot.image_id), 0)
+    assert disk.judged_snapshots() == (2 if followed else 1)
     disk.end()
     for fix in fixes(rig.yard, "a"):
         run_fix(rig.yard, "a", fix)
@@ -254,10 +260,7 @@ def test_teardown_of_a_guest_that_was_killed_meanwhile(
     interrupted(disk, monkeypatch, followed=followed)
     disk.guest.wait_for(3)
     disk.kill()
-    snapshots = rig.yard.list_images("a", kind="snapshot").images
-    assert len(snapshots) == followed
-    for snapshot in snapshots:
-        judge(rig.read("a", snapshot.image_id), 0)
+    assert disk.judged_snapshots() == followed
     rig.wait()
     rig.clean_slate("a")
 

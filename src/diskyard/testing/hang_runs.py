@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from diskyard import errors
 from diskyard.service import Service, call
@@ -15,6 +16,20 @@ from diskyard.testing.fault_runs import ROUNDS, FaultRuns, nothing_left_behind, 
 from diskyard.testing.world import PLACES, World, judge_outcome
 
 _END_S = 60.0
+
+
+def note_outcome(act: Callable[[], object], injector: Injector, outcome: list[BaseException | None]) -> None:
+    """Do it in a thread, as the caller of a verb does, or as a task runs a fix, and note how it ended."""
+    try:
+        act()
+        outcome.append(None)
+    except (errors.DiskyardError, StopIteration) as error:
+        outcome.append(error)
+    except BaseException as error:
+        outcome.append(error)
+        raise
+    finally:
+        injector.hangs.set()
 
 
 class HangRuns(FaultRuns):
@@ -32,7 +47,9 @@ class HangRuns(FaultRuns):
         outcome: list[BaseException | None] = []
         with nothing_left_behind(world.folder):
             injector.hang(at, [str(world.folder / place) for place in PLACES])
-            thread = threading.Thread(target=self._act_in_thread, args=(world, service, injector, outcome))
+            thread = threading.Thread(
+                target=note_outcome, args=(partial(self.scenario.act, world, service), injector, outcome)
+            )
             thread.start()
             try:
                 hung = injector.hangs.wait(_END_S) and not outcome
@@ -53,21 +70,6 @@ class HangRuns(FaultRuns):
         judge_outcome(world, before, after, answered=outcome == [None], order=random.Random(at))
         shutil.rmtree(world.folder)
         return hung
-
-    def _act_in_thread(
-        self, world: World, service: Service, injector: Injector, outcome: list[BaseException | None]
-    ) -> None:
-        """Do it in a thread, as the caller of a verb does, or as a task runs a fix."""
-        try:
-            self.scenario.act(world, service)
-            outcome.append(None)
-        except (errors.DiskyardError, StopIteration) as error:
-            outcome.append(error)
-        except BaseException as error:
-            outcome.append(error)
-            raise
-        finally:
-            injector.hangs.set()
 
     def _look_around(self, world: World, service: Service, injector: Injector) -> None:
         """Check that the other repository answers as usual, and that the one that hangs gives an error."""

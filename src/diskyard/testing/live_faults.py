@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 from qemu.qmp.message import Message
@@ -21,6 +22,7 @@ from diskyard.service import Service, call
 from diskyard.testing.crash import ACTING_HOST
 from diskyard.testing.fault_injection import Fault, Injector, faulty_host
 from diskyard.testing.fault_runs import nothing_left_behind, require_clear
+from diskyard.testing.hang_runs import note_outcome
 from diskyard.testing.live_runs import LiveRun
 from diskyard.testing.world import PLACES, host_named
 
@@ -177,7 +179,9 @@ def while_storage_hangs(run: LiveRun, at: int) -> tuple[bool, bool]:
     outcome: list[BaseException | None] = []
     service = run.world.service(faulty_host(injector, ACTING_HOST))
     others = set(threading.enumerate())
-    thread = threading.Thread(target=_act, args=(run, service, injector, outcome))
+    thread = threading.Thread(
+        target=note_outcome, args=(partial(run.scenario.act, run.world, service), injector, outcome)
+    )
     injector.hang(at, [str(run.world.folder / place) for place in PLACES])
     thread.start()
     try:
@@ -196,19 +200,6 @@ def while_storage_hangs(run: LiveRun, at: int) -> tuple[bool, bool]:
     assert service.tasks.wait(timeout_s=_HANG_END_S), "what it started does not end"
     service.close()
     return hung, outcome == [None]
-
-
-def _act(run: LiveRun, service: Service, injector: Injector, outcome: list[BaseException | None]) -> None:
-    try:
-        run.scenario.act(run.world, service)
-        outcome.append(None)
-    except (errors.DiskyardError, StopIteration) as error:
-        outcome.append(error)
-    except BaseException as error:
-        outcome.append(error)
-        raise
-    finally:
-        injector.hangs.set()
 
 
 def _look_around(run: LiveRun, service: Service, injector: Injector) -> None:

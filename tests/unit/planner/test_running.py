@@ -114,16 +114,16 @@ def test_a_guest_that_did_not_follow() -> None:
 
 
 @pytest.mark.parametrize("end", [running.complete, running.undo])
-def test_only_one_of_two_ends_it(end: object) -> None:
+def test_only_one_of_two_ends_it(end: Callable[[Draft, str, str], object]) -> None:
     """Whoever was held up and comes late changes nothing."""
     draft = draft_on(switching(), "three")
     running.undo(draft, "a", "work")
     late = draft_on(published(draft), "four")
     with pytest.raises(Superseded):
-        end(late, "a", "work")  # type: ignore[operator]  # either of two functions
+        end(late, "a", "work")
     other = draft_on(switching(), "three")
     with pytest.raises(Superseded):
-        end(other, "a", "another's work")  # type: ignore[operator]  # either of two functions
+        end(other, "a", "another's work")
 
 
 def test_ending_it_may_use_the_logs_reserve() -> None:
@@ -213,6 +213,6 @@ def test_what_others_did_is_not_found_to_be_gone() -> None:
         lambda found: found.put_image(replace(found.images["s"], volume_id="b")),
     ],
 )
-def test_a_record_of_a_switch_that_contradicts_the_rest(spoilt: object) -> None:
+def test_a_record_of_a_switch_that_contradicts_the_rest(spoilt: Callable[[State], State]) -> None:
     assert flaw_of(switching()) is None
-    assert flaw_of(spoilt(switching())) is not None  # type: ignore[operator]  # one of four functions
+    assert flaw_of(spoilt(switching())) is not None
